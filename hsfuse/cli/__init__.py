@@ -1,0 +1,1 @@
+"""Command line: parses, calls the workflow of the same name, prints the result."""

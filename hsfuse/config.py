@@ -1,0 +1,165 @@
+"""Configuration: one pydantic class per command is flags, TOML file, documentation and provenance at once.
+
+A field's name with dashes is the flag, the field's name is the TOML key, its description is the help text.
+Unknown keys are errors. What runs is the resolved, frozen object; its hash names the run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from hsfuse.errors import UsageError
+
+CoregisterMode = Literal["auto", "global", "local", "off"]
+OutputFormat = Literal["auto", "gtiff", "cog", "envi"]
+OutputDtype = Literal["int16", "uint16", "float32"]
+Compression = Literal["zstd", "deflate", "lerc", "none"]
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    @classmethod
+    def resolve(cls, file: Path | None = None, **flags: Any) -> Self:
+        """Merge flags over a TOML file over the defaults.
+
+        Raises
+        ------
+        UsageError
+            The file is missing or not TOML, or a key or value is wrong.
+        """
+        values: dict[str, Any] = {}
+        if file is not None:
+            try:
+                values = tomllib.loads(Path(file).read_text(encoding="utf-8"))
+            except OSError as error:
+                raise UsageError(f"The configuration file {file} cannot be read: {error.strerror}.") from error
+            except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+                raise UsageError(f"The configuration file {file} is not valid TOML: {error}.") from error
+        values |= {key: value for key, value in flags.items() if value is not None}
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"]) or "configuration"
+            where = f" (in {file})" if file is not None and name not in flags else ""
+            message = first["msg"].removeprefix("Value error, ")
+            raise UsageError(
+                f"Option '{name.replace('_', '-')}'{where}: {message}.",
+                hint="See `hsfuse run --help`; a configuration file uses the same names with underscores.",
+            ) from error
+
+    def digest(self, *, exclude: frozenset[str] = frozenset()) -> str:
+        """Hash of all settings (hexadecimal, 16 digits); equal settings give equal hashes."""
+        content = json.dumps(self.model_dump(mode="json", exclude=set(exclude)), sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+class CoregisterConfig(_Config):
+    """Settings of the co-registration."""
+
+    coregister: CoregisterMode = Field("auto", description="auto: global shift, then a smooth field if it pays")
+    search_m: float = Field(1200.0, ge=30.0, le=5000.0, description="largest shift that is searched, in metres")
+    window_px: int = Field(64, ge=16, le=512, description="side of the matching windows, in HSI pixels")
+    step_px: int = Field(20, ge=4, le=512, description="distance between tie points, in HSI pixels")
+    min_points: int = Field(12, ge=4, description="fewest tie points for a local field")
+    max_rmse_m: float = Field(15.0, gt=0.0, description="largest hold-out error that is accepted, in metres")
+    min_correlation: float = Field(0.3, ge=0.0, le=1.0, description="smallest correlation after alignment")
+    holdout: float = Field(0.2, gt=0.0, lt=0.6, description="share of tie points kept as check points")
+
+
+_COREGISTER_FIELDS = tuple(CoregisterConfig.model_fields)
+
+
+class RunConfig(CoregisterConfig):
+    """Settings of `hsfuse run`."""
+
+    method: str = Field("auto", description="fusion method; auto: the best one that is proven for the scene")
+    model: Path | None = Field(None, description="weights file (.safetensors) for a network method")
+    bands: str = Field("100", description="number of bands, 'all', or a text file with wavelengths in nm")
+    vnir_swir_cut_nm: float = Field(
+        950.0, gt=800.0, lt=1100.0, description="VNIR bands below, SWIR bands above this wavelength"
+    )
+    s2_bands: Literal["10m", "all"] = Field("10m", description="MSI bands: 10 m only, or the 20 m bands too")
+    ratio: int | None = Field(None, ge=2, le=12, description="pixel size ratio; default: from the products")
+    psf_fwhm: float | Literal["auto"] = Field("auto", description="HSI PSF width in HSI pixels; auto: estimated")
+    format: OutputFormat = Field("auto", description="gtiff, cog or envi; auto: from the output's name")
+    dtype: OutputDtype = Field("int16", description="int16 and uint16: reflectance x 10000; float32: reflectance")
+    compress: Compression = Field("zstd", description="compression of GeoTIFF and COG")
+    overwrite: bool = Field(False, description="replace an existing output")
+    resume: bool = Field(False, description="go on with an interrupted run")
+    tile: int | None = Field(None, ge=8, description="tile side in MSI pixels; default: from the memory")
+    overlap: int | None = Field(None, ge=0, description="overlap of tiles in MSI pixels; default: from the method")
+    device: str = Field("auto", description="auto, cpu or cuda:N")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="arithmetic of networks")
+    max_memory: str | None = Field(None, description="host memory that may be used, such as 4GB; default: 70 % of free")
+    max_vram: str | None = Field(None, description="GPU memory that may be used; default: 85 % of free")
+    aoi: str | None = Field(
+        None, description="area: a vector file, or left,bottom,right,top in the MSI's reference system"
+    )
+    aoi_crs: str | None = Field(None, description="reference system of a bounding box, such as EPSG:4326")
+    cloud_mask: bool = Field(True, description="write nodata under clouds of the MSI")
+    cloud_dilate_px: int = Field(2, ge=0, le=100, description="grow the cloud mask by so many MSI pixels")
+    clip: bool = Field(True, description="clip reflectance to the physical range -0.05 to 1.5")
+    report: bool = Field(True, description="write the HTML report, plots and quality scores")
+    min_quality: float | None = Field(None, ge=0.0, le=1.0, description="fail (exit code 8) below this QNR")
+    threads: int | None = Field(None, ge=1, description="CPU threads; default: all")
+    seed: int = Field(0, ge=0, description="seed of everything random")
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        if value in ("auto", "cpu", "cuda") or (value.startswith("cuda:") and value[5:].isdigit()):
+            return value
+        raise ValueError("choose auto, cpu, cuda or cuda:N")
+
+    @field_validator("max_memory", "max_vram")
+    @classmethod
+    def _readable_size(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_size(value)
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.overwrite and self.resume:
+            raise ValueError("--overwrite and --resume exclude each other")
+        if self.compress == "lerc" and self.dtype != "float32":
+            raise ValueError("lerc compression is for float32 output")
+        return self
+
+    def coregistration(self) -> CoregisterConfig:
+        """Return the co-registration's share of the settings."""
+        return CoregisterConfig(**{name: getattr(self, name) for name in _COREGISTER_FIELDS})
+
+    def identity(self) -> str:
+        """Hash of the settings that decide the output's content (not how or where it is computed)."""
+        loose = {"overwrite", "resume", "max_memory", "max_vram", "threads", "report", "min_quality"}
+        return self.digest(exclude=frozenset(loose))
+
+
+def parse_size(text: str) -> int:
+    """Turn ``4GB``, ``800 MB`` or ``2GiB`` into bytes (decimal and binary units).
+
+    Raises
+    ------
+    ValueError
+        The text is not a size.
+    """
+    units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+    units |= {"K": 2**10, "M": 2**20, "G": 2**30, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+    cleaned = text.strip().upper().replace(" ", "")
+    digits = cleaned.rstrip("KMGTIB")
+    try:
+        size = float(digits) * units[cleaned[len(digits) :]]
+    except (ValueError, KeyError):
+        raise ValueError(f"'{text}' is not a size such as 4GB or 800MB") from None
+    if size < 2**20:
+        raise ValueError(f"'{text}' is less than 1 MB")
+    return int(size)

@@ -1,0 +1,1 @@
+"""Co-registration: a smooth displacement field with an error that was measured, and one resampling."""

@@ -1,0 +1,210 @@
+"""The one interface of every fusion method, and the registry that names them.
+
+A method sees tensors and numbers only. It describes itself with a :class:`ModelSpec`, learns what it needs from
+the whole scene at low resolution (:meth:`FusionMethod.fit`) and then fuses tile by tile
+(:meth:`FusionMethod.fuse`); nothing that depends on a tile's position or size may leak into its result, or
+seams appear.
+"""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hsfuse.degrade import Psf
+from hsfuse.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What the tiler and the user may ask of a method.
+
+    Attributes
+    ----------
+    name
+        Name on the command line.
+    kind
+        ``classical`` or ``network``.
+    halo_px
+        Context that a result needs on each side, in HSI pixels; the tiler adds and discards it.
+    overlap_px
+        Overlap between neighbouring tiles that is blended, in HSI pixels; 0 where the halo makes tiles exact.
+    multiple_px
+        Tile sides must be multiples of this, in HSI pixels.
+    preferred_tile_px
+        Best tile side in HSI pixels when memory allows.
+    bytes_per_pixel
+        Working memory per 10 m pixel of a tile beyond input and output, in bytes at fp32.
+    flop_per_pixel
+        Arithmetic per 10 m pixel (for time estimates).
+    centre_nm
+        Centre wavelengths that a trained network expects; None: any bands.
+    ratios
+        Ratios it works for; None: any integer >= 2.
+    n_msi
+        Number of MSI bands it expects; None: any.
+    precisions
+        Precisions it may run in; the first is the default.
+    reference
+        Paper or source.
+    """
+
+    name: str
+    kind: Literal["classical", "network"]
+    halo_px: int
+    overlap_px: int = 0
+    multiple_px: int = 1
+    preferred_tile_px: int = 128
+    bytes_per_pixel: int = 2000
+    flop_per_pixel: float = 1e4
+    centre_nm: tuple[float, ...] | None = None
+    ratios: tuple[int, ...] | None = None
+    n_msi: int | None = None
+    precisions: tuple[Precision, ...] = ("fp32",)
+    reference: str = ""
+    weights_sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class FusionContext:
+    """Facts about the pair that every method may use.
+
+    Attributes
+    ----------
+    ratio
+        HSI pixel size over MSI pixel size.
+    centre_nm, fwhm_nm
+        Bands of the HSI handed to the method, shape (band,).
+    srf
+        Weights that turn the HSI bands into the MSI bands, shape (msi band, band); None when unknown.
+    psf
+        Point spread function of the HSI relative to the MSI grid.
+    device
+        Torch device name.
+    seed
+        For methods that draw random numbers.
+    """
+
+    ratio: int
+    centre_nm: NDArray[np.float64]
+    fwhm_nm: NDArray[np.float64]
+    srf: NDArray[np.float64] | None
+    psf: Psf
+    device: str = "cpu"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class LowResolutionStrip:
+    """A full-width strip of the scene on the HSI grid.
+
+    Attributes
+    ----------
+    hsi
+        Reflectance, shape (band, row, col), free of NaN.
+    msi
+        MSI degraded to the HSI grid with the HSI's PSF, shape (msi band, row, col), free of NaN.
+    valid
+        Pixels that carry real measurements in every band of both, shape (row, col).
+    """
+
+    hsi: NDArray[np.float32]
+    msi: NDArray[np.float32]
+    valid: NDArray[np.bool_]
+
+
+class FusionMethod(ABC):
+    """A fusion method. Make one per scene: ``fit`` stores what it learned in the object."""
+
+    @property
+    @abstractmethod
+    def spec(self) -> ModelSpec:
+        """Self-description."""
+
+    @abstractmethod
+    def fit(self, context: FusionContext, strips: Iterable[LowResolutionStrip]) -> None:
+        """Learn scene-wide parameters.
+
+        Parameters
+        ----------
+        context
+            Facts about the pair.
+        strips
+            The scene at low resolution, strip by strip; may be iterated more than once.
+        """
+
+    @abstractmethod
+    def fuse(self, hsi: torch.Tensor, msi: torch.Tensor) -> torch.Tensor:
+        """Fuse one batch of tiles.
+
+        Parameters
+        ----------
+        hsi
+            Shape (tile, band, row, col), reflectance, free of NaN.
+        msi
+            Shape (tile, msi band, row * ratio, col * ratio), reflectance, free of NaN.
+
+        Returns
+        -------
+        torch.Tensor
+            Shape (tile, band, row * ratio, col * ratio), float32.
+        """
+
+
+_REGISTRY: dict[str, tuple[str, str]] = {}
+"""Method name -> (module that defines it, one line about it). Modules are imported on first use."""
+_FACTORIES: dict[str, Callable[..., FusionMethod]] = {}
+
+
+def declare(name: str, module: str, summary: str) -> None:
+    """Announce a method without importing its module (keeps start-up fast)."""
+    _REGISTRY[name] = (module, summary)
+
+
+def register(name: str) -> Callable[[Callable[..., FusionMethod]], Callable[..., FusionMethod]]:
+    """Class or function decorator: make ``name`` available to :func:`create_method`."""
+
+    def decorate(factory: Callable[..., FusionMethod]) -> Callable[..., FusionMethod]:
+        _FACTORIES[name] = factory
+        return factory
+
+    return decorate
+
+
+def available_methods() -> dict[str, str]:
+    """Names of all methods with one line about each."""
+    return {name: summary for name, (_, summary) in _REGISTRY.items()}
+
+
+def create_method(name: str, **options: Any) -> FusionMethod:
+    """Make a method by name.
+
+    Raises
+    ------
+    UsageError
+        There is no such method.
+    """
+    if name not in _REGISTRY:
+        raise UsageError(f"There is no fusion method '{name}'.", hint=f"Choose one of: {', '.join(_REGISTRY)}.")
+    importlib.import_module(_REGISTRY[name][0])
+    return _FACTORIES[name](**options)
+
+
+declare("bicubic", "hsfuse.fusion.classical.bicubic", "cubic interpolation of the HSI alone (a yardstick)")
+declare("gsa", "hsfuse.fusion.classical.gsa", "Gram-Schmidt adaptive, by groups of bands (Aiazzi 2007)")
+declare("glp", "hsfuse.fusion.classical.glp", "generalised Laplacian pyramid with all MSI bands (GLP-HS)")
+declare("cnmf", "hsfuse.fusion.classical.cnmf", "coupled non-negative matrix factorisation (Yokoya 2012)")
+declare("ssrfn", "hsfuse.fusion.nets.methods", "SSRFN, width 64, corrects a draft (JSTARS 2024)")
+declare("ssrfn-lite", "hsfuse.fusion.nets.methods", "SSRFN, width 32, corrects a draft")
+declare("ssrfn-paper", "hsfuse.fusion.nets.methods", "SSRFN as published, width 256")

@@ -1,0 +1,1 @@
+"""Fusion methods without training: interpolation, component substitution, multiresolution, unmixing."""

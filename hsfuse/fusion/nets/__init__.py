@@ -1,0 +1,1 @@
+"""Networks. They see tensors only: no files, no products."""

@@ -1,0 +1,1 @@
+"""Tiled inference with bounded memory."""

@@ -1,0 +1,51 @@
+"""Masks: what is nodata, what is cloud, how far they reach.
+
+Masks are boolean arrays (row, col); True always means *usable* in a ``valid`` mask and *affected* in a
+``cloud`` mask.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+BoolArray = NDArray[np.bool_]
+
+SCL_NODATA = (0,)
+SCL_CLOUD = (3, 8, 9, 10)
+"""Sentinel-2 scene classes that hide the ground: cloud shadow, medium and high cloud, thin cirrus."""
+SCL_UNMATCHABLE = (0, 1, 3, 6, 8, 9, 10)
+"""Scene classes without trustworthy ground texture for matching (also saturated pixels and water)."""
+
+
+def in_classes(classes: NDArray[np.integer], wanted: tuple[int, ...]) -> BoolArray:
+    """Mark where a class map holds one of ``wanted``."""
+    return np.isin(classes, wanted)
+
+
+def dilate(mask: BoolArray, radius_px: int) -> BoolArray:
+    """Grow a mask by a disc of ``radius_px`` pixels."""
+    if radius_px <= 0 or not mask.any():
+        return mask
+    # A distance transform costs the same for every radius; repeated dilation does not.
+    distance = ndimage.distance_transform_edt(~mask)
+    return np.asarray(distance <= radius_px, dtype=np.bool_)
+
+
+def block_any(mask: BoolArray, ratio: int) -> BoolArray:
+    """Coarsen a mask: True where any pixel of a ``ratio`` x ``ratio`` block is True."""
+    rows, cols = mask.shape[0] // ratio, mask.shape[1] // ratio
+    blocks = mask[: rows * ratio, : cols * ratio].reshape(rows, ratio, cols, ratio)
+    coarse: BoolArray = blocks.any(axis=(1, 3))
+    return coarse
+
+
+def expand(mask: BoolArray, ratio: int) -> BoolArray:
+    """Refine a mask: repeat each pixel ``ratio`` x ``ratio`` times."""
+    return np.repeat(np.repeat(mask, ratio, axis=0), ratio, axis=1)
+
+
+def valid_fraction(mask: BoolArray) -> float:
+    """Share of True pixels, 0 to 1."""
+    return float(mask.mean()) if mask.size else 0.0

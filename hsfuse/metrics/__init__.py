@@ -1,0 +1,1 @@
+"""Quality scores with and without a reference."""

@@ -1,0 +1,1 @@
+"""Product readers: PRISMA, Sentinel-2 and any raster with wavelengths."""

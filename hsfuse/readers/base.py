@@ -1,0 +1,147 @@
+"""What every reader offers: lazy windows of reflectance, masks, bands, a grid.
+
+``workflows`` and everything below it see products only through these two protocols, so a new sensor is one new
+module. Readers return float32 reflectance (0 to 1, NaN where there is no data) and never hold more than the
+window that was asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hsfuse.grid import Grid, Slice2D
+from hsfuse.spectral import BandTable, SpectralResponse
+
+FloatCube = NDArray[np.float32]
+BoolArray = NDArray[np.bool_]
+
+ERROR_INVALID_L1 = 1
+ERROR_NEGATIVE = 2
+ERROR_SATURATED = 4
+"""Bits of a hyperspectral product's per-sample error code (PRISMA L2 convention)."""
+
+
+@dataclass(frozen=True)
+class ProductInfo:
+    """Facts about a product that reports and provenance repeat.
+
+    Attributes
+    ----------
+    name
+        Product name (file name without folder).
+    sensor
+        For instance ``PRISMA`` or ``Sentinel-2A``.
+    level
+        Processing level as the producer writes it.
+    path
+        Where it was read from.
+    start
+        Acquisition time (UTC) when known.
+    sun_zenith_deg, sun_azimuth_deg, view_zenith_deg
+        Scene geometry when known.
+    attributes
+        Anything else worth keeping, JSON-serialisable.
+    """
+
+    name: str
+    sensor: str
+    level: str
+    path: Path
+    start: datetime | None = None
+    sun_zenith_deg: float | None = None
+    sun_azimuth_deg: float | None = None
+    view_zenith_deg: float | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class HyperspectralProduct(Protocol):
+    """A hyperspectral cube on a north-up grid."""
+
+    @property
+    def info(self) -> ProductInfo:
+        """Facts about the product."""
+        ...
+
+    @property
+    def grid(self) -> Grid:
+        """Grid of the cube."""
+        ...
+
+    @property
+    def bands(self) -> BandTable:
+        """Acquired bands, ascending in wavelength (a VNIR/SWIR overlap already cut)."""
+        ...
+
+    def read(self, block: Slice2D, bands: Sequence[int] | NDArray[np.integer] | None = None) -> FloatCube:
+        """Read reflectance, shape (band, row, col), NaN where a sample has no data.
+
+        ``block`` lies inside the grid; ``bands`` are indices into :attr:`bands` (all when None).
+        """
+        ...
+
+    def valid(self, block: Slice2D) -> BoolArray:
+        """Pixels inside the imaged footprint, shape (row, col) (False on fill, whatever the band)."""
+        ...
+
+    def error_codes(
+        self, block: Slice2D, bands: Sequence[int] | NDArray[np.integer] | None = None
+    ) -> NDArray[np.uint8] | None:
+        """Producer's error bits per sample (see ``ERROR_*``), shape (band, row, col); None when not delivered."""
+        ...
+
+    def close(self) -> None:
+        """Release the file."""
+        ...
+
+
+@runtime_checkable
+class MultispectralProduct(Protocol):
+    """A multispectral image on a north-up grid, finer than the hyperspectral one."""
+
+    @property
+    def info(self) -> ProductInfo:
+        """Facts about the product."""
+        ...
+
+    @property
+    def grid(self) -> Grid:
+        """Grid of the (finest) bands."""
+        ...
+
+    @property
+    def band_names(self) -> tuple[str, ...]:
+        """Names in reading order, such as ``("B02", "B03", "B04", "B08")``."""
+        ...
+
+    @property
+    def responses(self) -> tuple[SpectralResponse, ...] | None:
+        """Spectral responses in reading order; None when unknown."""
+        ...
+
+    def read(self, block: Slice2D, bands: Sequence[int] | None = None) -> FloatCube:
+        """Read reflectance of the finest grid, shape (band, row, col), NaN where there is no data.
+
+        Coarser bands (20 m) are brought to the finest grid by bilinear interpolation.
+        """
+        ...
+
+    def cloud(self, block: Slice2D) -> BoolArray | None:
+        """Pixels hidden by cloud, cloud shadow or cirrus; None when the product has no such mask."""
+        ...
+
+    def classes(self, block: Slice2D) -> NDArray[np.uint8] | None:
+        """Scene classification (Sentinel-2 SCL codes) on the finest grid; None when not delivered."""
+        ...
+
+    def close(self) -> None:
+        """Release the files."""
+        ...

@@ -1,0 +1,1 @@
+"""Simulated scenes in the true product formats."""

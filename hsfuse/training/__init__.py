@@ -1,0 +1,1 @@
+"""Training at reduced resolution (Wald's protocol)."""

@@ -1,0 +1,1 @@
+"""Writers: GeoTIFF, COG and ENVI, with wavelengths wherever readers look for them."""
