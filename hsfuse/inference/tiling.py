@@ -1,0 +1,168 @@
+"""Tiles as pure integer arithmetic on the HSI grid.
+
+A tile has three nested blocks, all in HSI pixels: ``core`` (the cell of a regular partition), ``blend`` (core
+grown by the overlap, where neighbours are averaged with weights) and ``read`` (blend grown by the halo, context
+that is computed and thrown away). The fine grid follows by multiplying with the ratio. Nothing here knows about
+files or tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hsfuse.errors import UsageError
+from hsfuse.grid import Slice2D
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One tile; see the module's description. ``row`` and ``col`` number it in the plan."""
+
+    row: int
+    col: int
+    core: Slice2D
+    blend: Slice2D
+    read: Slice2D
+
+
+@dataclass(frozen=True)
+class TilePlan:
+    """A partition of an image into overlapping tiles.
+
+    Parameters
+    ----------
+    height, width
+        Image shape in HSI pixels.
+    tile
+        Largest side of a core, in HSI pixels.
+    overlap
+        Total width of the zone that two neighbours share, in HSI pixels; each grows by half of it, so it is even.
+    halo
+        Context around the blended block.
+    multiple
+        Sides of ``read`` are made multiples of this where the image allows it.
+    """
+
+    height: int
+    width: int
+    tile: int
+    overlap: int = 0
+    halo: int = 0
+    multiple: int = 1
+
+    def __post_init__(self) -> None:
+        if self.tile < 1 or self.overlap < 0 or self.halo < 0 or self.multiple < 1:
+            raise UsageError("Tile, overlap, halo and multiple must not be negative.")
+        if self.overlap % 2:
+            raise UsageError(f"The overlap must be an even number of HSI pixels, not {self.overlap}.")
+        if self.overlap > self.tile:
+            raise UsageError(
+                f"The overlap ({self.overlap}) is larger than the tile ({self.tile}), both in HSI pixels.",
+                hint="Choose a larger --tile or a smaller --overlap.",
+            )
+
+    @property
+    def row_edges(self) -> NDArray[np.int64]:
+        """Row borders of the cores, from 0 to the height, as even as possible."""
+        return _edges(self.height, self.tile, self.overlap)
+
+    @property
+    def col_edges(self) -> NDArray[np.int64]:
+        """Column borders of the cores."""
+        return _edges(self.width, self.tile, self.overlap)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(tile rows, tile columns)."""
+        return self.row_edges.size - 1, self.col_edges.size - 1
+
+    def __len__(self) -> int:
+        rows, cols = self.shape
+        return rows * cols
+
+    def tile_at(self, row: int, col: int) -> Tile:
+        """Return one tile."""
+        rows, cols = self.row_edges, self.col_edges
+        core = Slice2D(int(rows[row]), int(rows[row + 1]), int(cols[col]), int(cols[col + 1]))
+        half = self.overlap // 2
+        blend = Slice2D(core.row0 - half, core.row1 + half, core.col0 - half, core.col1 + half)
+        blend = blend.clipped(self.height, self.width)
+        row0, row1 = self._padded(blend.row0, blend.row1, self.height)
+        col0, col1 = self._padded(blend.col0, blend.col1, self.width)
+        return Tile(row, col, core, blend, Slice2D(row0, row1, col0, col1))
+
+    def row_of_tiles(self, row: int) -> Iterator[Tile]:
+        """Tiles of one row, from left to right."""
+        for col in range(self.shape[1]):
+            yield self.tile_at(row, col)
+
+    def __iter__(self) -> Iterator[Tile]:
+        for row in range(self.shape[0]):
+            yield from self.row_of_tiles(row)
+
+    def finished_rows(self, row: int) -> int:
+        """Rows (HSI pixels from the top) that no later tile row touches once tile row ``row`` is done."""
+        if row + 1 >= self.shape[0]:
+            return self.height
+        return self.tile_at(row + 1, 0).blend.row0
+
+    def _padded(self, start: int, stop: int, size: int) -> tuple[int, int]:
+        start, stop = max(start - self.halo, 0), min(stop + self.halo, size)
+        missing = -(stop - start) % self.multiple
+        # Grow where there is room; an image smaller than one multiple stays as it is (the engine pads it).
+        grow = min(missing, size - stop)
+        stop += grow
+        start = max(start - (missing - grow), 0)
+        return start, stop
+
+
+def _edges(size: int, tile: int, overlap: int) -> NDArray[np.int64]:
+    count = max(-(-size // tile), 1)
+    # Cores must not be narrower than the overlap, or three tiles would meet in one blending zone.
+    while count > 1 and size // count < max(overlap, 1):
+        count -= 1
+    return np.linspace(0, size, count + 1).round().astype(np.int64)
+
+
+def ramp_weights(block: Slice2D, core: Slice2D, overlap: int, shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Weights of one tile: with those of its neighbours they sum to 1 at every pixel.
+
+    Along each axis the weight rises as a raised cosine over the zone shared with a neighbour and is 1 elsewhere;
+    at the border of the image there is no neighbour and no ramp.
+
+    Parameters
+    ----------
+    block, core
+        Blended block and core of the tile.
+    overlap
+        Width of a shared zone.
+    shape
+        Image shape (rows, cols). All arguments count the same (coarse or fine) pixels.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape of the block, float32.
+    """
+    down = _ramp(block.row0, block.row1, core.row0, core.row1, overlap, shape[0])
+    across = _ramp(block.col0, block.col1, core.col0, core.col1, overlap, shape[1])
+    return (down[:, None] * across[None, :]).astype(np.float32)
+
+
+def _ramp(start: int, stop: int, core0: int, core1: int, overlap: int, size: int) -> NDArray[np.float64]:
+    weights = np.ones(stop - start)
+    if overlap:
+        position = np.arange(start, stop, dtype=np.float64) + 0.5
+        if core0 > 0:
+            weights *= _rise((position - core0) / overlap + 0.5)
+        if core1 < size:
+            weights *= 1.0 - _rise((position - core1) / overlap + 0.5)
+    return weights
+
+
+def _rise(t: NDArray[np.float64]) -> NDArray[np.float64]:
+    return 0.5 - 0.5 * np.cos(np.pi * np.clip(t, 0.0, 1.0))
