@@ -4,15 +4,473 @@ One module decides where a pixel's centre is: pixel (i, j) of the coarse grid co
 and the like columns of the fine grid, so its centre lies at fine position ``i*r + (r - 1)/2``. Both
 :func:`lowpass_decimate` and :func:`upsample` keep to that for odd and even ratios; a half-pixel slip between
 them is the main cause of poor multiresolution fusion.
+
+Both are separable and are evaluated as small banded matrices along one axis at a time: a decimating filter never
+computes the fine pixels that it would throw away, an interpolation writes each fine pixel once. Edges are
+replicated. Torch is imported on first use, so that knowing a :class:`Psf` costs nothing.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hsfuse.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+FloatArray = NDArray[np.float32]
+
+MIN_FWHM_PX, MAX_FWHM_PX = 0.6, 2.4
+"""Widths between which :func:`estimate_psf` searches, in HSI pixels."""
+UPSAMPLE_HALO_PX = 2
+"""Coarse pixels on each side that the cubic interpolation of one coarse pixel's area looks at."""
+_TRUNCATE_SIGMA = 4.0
+_FWHM_TO_SIGMA = 1.0 / math.sqrt(8.0 * math.log(2.0))
+_BLOCK = 16
+_MIN_PSF_PIXELS, _MIN_PSF_TEXTURE = 200, math.log(0.95)
 
 
 @dataclass(frozen=True)
 class Psf:
-    """Gaussian point spread function of the HSI, its width in HSI pixels (full width at half maximum)."""
+    """Gaussian point spread function of the HSI, its width in HSI pixels (full width at half maximum).
+
+    It is the blur *relative to the MSI*: what turns an MSI pixel's footprint into an HSI pixel's.
+    """
 
     fwhm_px: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.fwhm_px) and 0.0 < self.fwhm_px <= 10.0):
+            raise UsageError(
+                f"The PSF width {self.fwhm_px:g} px is not plausible.",
+                hint="Give the full width at half maximum in HSI pixels, above 0 and at most 10 (usually about 1).",
+            )
+
+    def reach_px(self, ratio: int) -> int:
+        """HSI pixels on each side of a pixel that its blur looks at."""
+        return max(1, -(-(psf_kernel(self, ratio).size - ratio) // (2 * ratio)))
+
+
+def psf_kernel(psf: Psf, ratio: int, *, offset_px: float = 0.0) -> NDArray[np.float64]:
+    """Weights of a coarse pixel's blur along one axis of the fine grid.
+
+    Parameters
+    ----------
+    psf
+        Width of the blur.
+    ratio
+        Fine pixels per coarse pixel.
+    offset_px
+        Shift of the kernel's centre, in coarse pixels, towards larger index.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (tap,), sum 1. The number of taps has the ratio's parity, so the middle of the kernel is the centre
+        of the coarse pixel: on a fine pixel for odd ratios, between two for even ones.
+    """
+    _check_ratio(ratio)
+    sigma = psf.fwhm_px * ratio * _FWHM_TO_SIGMA
+    reach = max(ratio / 2.0, _TRUNCATE_SIGMA * sigma + abs(offset_px) * ratio)
+    side = math.ceil(reach - ratio / 2.0)
+    taps = ratio + 2 * side
+    position = np.arange(taps) - (taps - 1) / 2.0 - offset_px * ratio
+    # Relative to the largest exponent, so that a PSF far narrower than a pixel does not underflow to 0 / 0.
+    exponent = -0.5 * (position / sigma) ** 2
+    weights = np.exp(exponent - exponent.max())
+    return np.asarray(weights / weights.sum(), dtype=np.float64)
+
+
+def lowpass_decimate(x: torch.Tensor, ratio: int, psf: Psf) -> torch.Tensor:
+    """Blur with the PSF and keep one sample per coarse pixel, at its centre.
+
+    Parameters
+    ----------
+    x
+        Shape (n, band, row, col), free of NaN; rows and columns must be multiples of ``ratio``.
+    ratio
+        Fine pixels per coarse pixel.
+    psf
+        Blur, in coarse pixels.
+
+    Returns
+    -------
+    torch.Tensor
+        Shape (n, band, row / ratio, col / ratio).
+
+    Raises
+    ------
+    InputError
+        The size is not a multiple of ``ratio``.
+    """
+    kernel = tuple(psf_kernel(psf, ratio))
+    return _decimate(x, ratio, kernel, kernel)
+
+
+def upsample(x: torch.Tensor, ratio: int) -> torch.Tensor:
+    """Interpolate to a grid ``ratio`` times finer: centred cubic convolution (Keys, a = -0.5).
+
+    Parameters
+    ----------
+    x
+        Shape (n, band, row, col), free of NaN.
+    ratio
+        Fine pixels per coarse pixel.
+
+    Returns
+    -------
+    torch.Tensor
+        Shape (n, band, row * ratio, col * ratio).
+
+    References
+    ----------
+    R. Keys, Cubic convolution interpolation for digital image processing, IEEE TASSP 29, 1981.
+    """
+    matrix = _cubic_matrix(ratio)
+    # Columns first: they run on the coarse rows only, a ratio-th of the work.
+    wide = _along_columns(x, matrix, 1, UPSAMPLE_HALO_PX, UPSAMPLE_HALO_PX)
+    return _along_rows(wide, matrix, 1, UPSAMPLE_HALO_PX, UPSAMPLE_HALO_PX)
+
+
+def apply_srf(hsi: torch.Tensor, weights: ArrayLike) -> torch.Tensor:
+    """Integrate HSI bands into MSI bands.
+
+    Parameters
+    ----------
+    hsi
+        Shape (n, band, row, col).
+    weights
+        Shape (msi band, band); see :func:`hsfuse.spectral.srf_weights`.
+
+    Returns
+    -------
+    torch.Tensor
+        Shape (n, msi band, row, col).
+    """
+    import torch
+
+    matrix = torch.as_tensor(np.asarray(weights), dtype=hsi.dtype, device=hsi.device)
+    return torch.matmul(matrix, hsi.flatten(2)).reshape(hsi.shape[0], -1, *hsi.shape[2:])
+
+
+def wald_pair(
+    hsi: torch.Tensor, msi: torch.Tensor, ratio: int, hsi_psf: Psf, msi_psf: Psf | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Degrade both images by their ratio (Wald's protocol); the original HSI is then the reference.
+
+    With both widths equal, the reduced pair stands in exactly the relation of the original pair: the reduced HSI is
+    the reduced MSI's scene blurred by the same PSF in its own pixels (variances of Gaussians add).
+
+    Parameters
+    ----------
+    hsi
+        Shape (n, band, row, col); rows and columns must be multiples of ``ratio``.
+    msi
+        Shape (n, msi band, row * ratio, col * ratio).
+    ratio
+        HSI pixel size over MSI pixel size.
+    hsi_psf, msi_psf
+        Blur of each image in its own reduced pixels; the MSI's default is the HSI's.
+
+    Returns
+    -------
+    tuple of torch.Tensor
+        HSI of shape (n, band, row / ratio, col / ratio) and MSI of shape (n, msi band, row, col).
+
+    References
+    ----------
+    L. Wald, T. Ranchin, M. Mangolini, Fusion of satellite images of different spatial resolutions, PE&RS 63, 1997.
+    """
+    return lowpass_decimate(hsi, ratio, hsi_psf), lowpass_decimate(msi, ratio, msi_psf or hsi_psf)
+
+
+def lowpass_decimate_array(x: NDArray[np.floating], ratio: int, psf: Psf) -> FloatArray:
+    """:func:`lowpass_decimate` for an array (band, row, col); a NaN spreads to every coarse pixel that looks at it."""
+    import torch
+
+    kernel = psf_kernel(psf, ratio)
+    data, missing = _split_nan(x)
+    coarse = lowpass_decimate(data, ratio, psf)[0]
+    if missing is not None:
+        ones = tuple((kernel > 0).astype(np.float64))
+        coarse[_decimate(missing, ratio, ones, ones)[0] > 0.5] = torch.nan
+    return coarse.numpy()
+
+
+def upsample_array(x: NDArray[np.floating], ratio: int) -> FloatArray:
+    """:func:`upsample` for an array (band, row, col); a NaN spreads to every fine pixel that looks at it."""
+    import torch
+
+    data, missing = _split_nan(x)
+    fine = upsample(data, ratio)[0]
+    if missing is not None:
+        touch = tuple(tuple(float(weight != 0) for weight in row) for row in _cubic_matrix(ratio))
+        halo = UPSAMPLE_HALO_PX
+        spread = _along_rows(_along_columns(missing, touch, 1, halo, halo), touch, 1, halo, halo)
+        fine[spread[0] > 0.5] = torch.nan
+    return fine.numpy()
+
+
+def masked_lowpass_decimate_array(
+    x: NDArray[np.floating], valid: NDArray[np.bool_], ratio: int, psf: Psf, *, min_weight: float = 0.95
+) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """Blur and decimate, using valid pixels only.
+
+    Parameters
+    ----------
+    x
+        Shape (band, row, col). Pixels with NaN in any band count as invalid.
+    valid
+        Usable pixels, shape (row, col).
+    ratio, psf
+        As for :func:`lowpass_decimate`.
+    min_weight
+        A coarse pixel is valid when valid pixels carry at least this share of its PSF's weight.
+
+    Returns
+    -------
+    coarse : numpy.ndarray
+        Shape (band, row / ratio, col / ratio): mean of the valid pixels under the PSF, NaN where not valid.
+    valid_coarse : numpy.ndarray
+        Shape (row / ratio, col / ratio).
+    """
+    import torch
+
+    usable = np.asarray(valid, bool) & np.isfinite(x).all(axis=0)
+    if usable.all():
+        coarse = lowpass_decimate_array(x, ratio, psf)
+        return coarse, np.ones(coarse.shape[1:], bool)
+    weight = torch.from_numpy(usable.astype(np.float32))[None, None]
+    filled = torch.from_numpy(np.where(usable, x, 0.0).astype(np.float32))[None]
+    share = lowpass_decimate(weight, ratio, psf)[0, 0]
+    mean = lowpass_decimate(filled, ratio, psf)[0] / share.clamp_min(1e-6)
+    enough = share >= min_weight
+    mean[:, ~enough] = torch.nan
+    return mean.numpy(), enough.numpy()
+
+
+def estimate_psf(
+    hsi_lr: NDArray[np.floating], msi_hr: NDArray[np.floating], valid: NDArray[np.bool_], ratio: int
+) -> Psf:
+    """Estimate the HSI's blur relative to the MSI from an aligned pair.
+
+    For each width, the blurred and decimated MSI explains the HSI bands by least squares; the width that explains
+    most of their variance wins. A residual shift of up to half a pixel is fitted along, because it would
+    otherwise pass for blur.
+
+    Parameters
+    ----------
+    hsi_lr
+        Shape (band, row, col).
+    msi_hr
+        Shape (msi band, row * ratio, col * ratio).
+    valid
+        Coarse pixels with real measurements in both images, shape (row, col).
+    ratio
+        HSI pixel size over MSI pixel size.
+
+    Returns
+    -------
+    Psf
+        Width between :data:`MIN_FWHM_PX` and :data:`MAX_FWHM_PX`; 1 pixel when the pair cannot tell
+        (fewer than 200 valid pixels, or no texture in common).
+    """
+    from scipy.optimize import minimize
+
+    samples = _psf_samples(hsi_lr, msi_hr, valid, ratio)
+    if sum(int(sample.usable.sum()) for sample in samples) < _MIN_PSF_PIXELS:
+        return Psf()
+
+    def misfit(parameters: NDArray[np.float64]) -> float:
+        low, high = np.array([MIN_FWHM_PX, -0.5, -0.5]), np.array([MAX_FWHM_PX, 0.5, 0.5])
+        inside = np.clip(parameters, low, high)
+        outside = float(np.abs(parameters - inside).max())
+        return _unexplained(samples, ratio, Psf(float(inside[0])), inside[1:]) + 10.0 * outside
+
+    scan = np.linspace(MIN_FWHM_PX, MAX_FWHM_PX, 7)
+    start = scan[int(np.argmin([misfit(np.array([fwhm, 0.0, 0.0])) for fwhm in scan]))]
+    simplex = np.array([start, 0.0, 0.0]) + np.vstack([np.zeros(3), np.diag([0.15, 0.15, 0.15])])
+    options: Any = {"initial_simplex": simplex, "xatol": 0.01, "fatol": 1e-5, "maxfev": 90}
+    best: Any = minimize(misfit, simplex[0], method="Nelder-Mead", options=options)
+    if best.fun > _MIN_PSF_TEXTURE:
+        return Psf()
+    return Psf(round(float(np.clip(best.x[0], MIN_FWHM_PX, MAX_FWHM_PX)), 3))
+
+
+@dataclass(frozen=True)
+class _PsfSample:
+    """A window of a pair: HSI (band, row, col), MSI (1, msi band, row, col) tensor, usable coarse pixels."""
+
+    hsi: NDArray[np.float64]
+    msi: torch.Tensor
+    usable: NDArray[np.bool_]
+
+
+def _psf_samples(
+    hsi_lr: NDArray[np.floating], msi_hr: NDArray[np.floating], valid: NDArray[np.bool_], ratio: int
+) -> list[_PsfSample]:
+    """Cut up to 8 windows with the most valid pixels, and high-pass them (low frequencies know nothing of blur)."""
+    import torch
+    from scipy.ndimage import binary_erosion
+
+    rows, cols = valid.shape
+    side, edge = 128, 3
+    chosen = np.unique(np.linspace(0, hsi_lr.shape[0] - 1, 24).round().astype(int))
+    corners = [(top, left) for top in range(0, rows, side) for left in range(0, cols, side)]
+    corners.sort(key=lambda corner: -int(valid[corner[0] : corner[0] + side, corner[1] : corner[1] + side].sum()))
+    samples = []
+    for top, left in corners[:8]:
+        mask = valid[top : top + side, left : left + side]
+        hsi = np.asarray(hsi_lr[chosen, top : top + side, left : left + side], np.float64)
+        fine = (slice(top * ratio, (top + mask.shape[0]) * ratio), slice(left * ratio, (left + mask.shape[1]) * ratio))
+        msi = np.asarray(msi_hr[:, fine[0], fine[1]], np.float32)
+        blocks = np.isfinite(msi).all(axis=0).reshape(mask.shape[0], ratio, mask.shape[1], ratio).all(axis=(1, 3))
+        usable = mask & blocks & np.isfinite(hsi).all(axis=0)
+        # Neither the blur nor the high pass may touch an invalid pixel or the window's edge.
+        usable = binary_erosion(usable, np.ones((3, 3), bool), iterations=edge)
+        if usable.sum() >= 20:
+            tensor = torch.from_numpy(np.nan_to_num(msi))[None]
+            samples.append(_PsfSample(_highpass(np.nan_to_num(hsi))[:, usable], tensor, usable))
+    return samples
+
+
+def _unexplained(samples: list[_PsfSample], ratio: int, psf: Psf, offset_px: NDArray[np.float64]) -> float:
+    """Mean over the bands of log(1 - R2) when the blurred MSI explains the HSI (both high-passed)."""
+    kernels = [tuple(psf_kernel(psf, ratio, offset_px=float(offset))) for offset in offset_px]
+    taps = max(len(kernel) for kernel in kernels)
+    rows, cols = (tuple(np.pad(kernel, (taps - len(kernel)) // 2)) for kernel in kernels)
+    blurred = [_decimate(sample.msi, ratio, rows, cols)[0].numpy().astype(np.float64) for sample in samples]
+    guide = np.concatenate([_highpass(b)[:, s.usable] for b, s in zip(blurred, samples, strict=True)], axis=1)
+    bands = np.concatenate([sample.hsi for sample in samples], axis=1)
+    gram = guide @ guide.T
+    gram += 1e-9 * (np.trace(gram) + 1e-30) * np.eye(len(gram))
+    cross = guide @ bands.T
+    energy = np.maximum((bands**2).sum(axis=1), 1e-30)
+    explained = (cross * np.linalg.solve(gram, cross)).sum(axis=0) / energy
+    return float(np.log(np.clip(1.0 - explained, 1e-9, 1.0)).mean())
+
+
+def _highpass(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Subtract the mean of 5 x 5 pixels from (band, row, col)."""
+    from scipy.ndimage import uniform_filter
+
+    mean: NDArray[np.float64] = uniform_filter(x, size=(0, 5, 5), mode="nearest")
+    return x - mean
+
+
+def _check_ratio(ratio: int) -> None:
+    if ratio < 1 or int(ratio) != ratio:
+        raise UsageError(f"The ratio must be a whole number of at least 1, not {ratio}.")
+
+
+def _decimate(x: torch.Tensor, ratio: int, rows: tuple[float, ...], cols: tuple[float, ...]) -> torch.Tensor:
+    """Filter with one kernel per axis (same length, the ratio's parity) at the coarse pixels' centres."""
+    if x.shape[-2] % ratio or x.shape[-1] % ratio:
+        raise InputError(
+            f"An image of {x.shape[-2]} x {x.shape[-1]} pixels cannot be decimated by {ratio}.",
+            hint="Crop it to a multiple of the ratio.",
+        )
+    side_rows, side_cols = (len(rows) - ratio) // 2, (len(cols) - ratio) // 2
+    low = _along_rows(x, (rows,), ratio, side_rows, side_rows)
+    return _along_columns(low, (cols,), ratio, side_cols, side_cols)
+
+
+@lru_cache(maxsize=32)
+def _cubic_matrix(ratio: int) -> tuple[tuple[float, ...], ...]:
+    """Weights of the 5 nearest coarse pixels (-2 .. 2) for each of the ``ratio`` phases."""
+    _check_ratio(ratio)
+    phase = (np.arange(ratio) - (ratio - 1) / 2.0) / ratio
+    distance = np.abs(phase[:, None] - np.arange(-UPSAMPLE_HALO_PX, UPSAMPLE_HALO_PX + 1)[None, :])
+    near = 1.5 * distance**3 - 2.5 * distance**2 + 1.0
+    far = -0.5 * distance**3 + 2.5 * distance**2 - 4.0 * distance + 2.0
+    weights = np.where(distance < 1.0, near, np.where(distance < 2.0, far, 0.0))
+    return tuple(tuple(row) for row in weights / weights.sum(axis=1, keepdims=True))
+
+
+@lru_cache(maxsize=128)
+def _block_matrix(unit: tuple[tuple[float, ...], ...], step: int, count: int) -> NDArray[np.float64]:
+    """Repeat a unit (outputs x taps) ``count`` times along the diagonal, ``step`` inputs apart."""
+    weights = np.asarray(unit)
+    outputs, taps = weights.shape
+    block = np.zeros((outputs * count, step * (count - 1) + taps))
+    for i in range(count):
+        block[i * outputs : (i + 1) * outputs, i * step : i * step + taps] = weights
+    return block
+
+
+def _plan(length: int) -> tuple[int, int]:
+    """Split ``length`` units into equal blocks of about :data:`_BLOCK`: (blocks, units per block)."""
+    for size in range(_BLOCK + 4, _BLOCK // 2 - 1, -1):
+        if length % size == 0:
+            return length // size, size
+    blocks = max(1, round(length / _BLOCK))
+    return blocks, -(-length // blocks)
+
+
+def _along_rows(
+    x: torch.Tensor, unit: tuple[tuple[float, ...], ...], step: int, before: int, after: int
+) -> torch.Tensor:
+    """Apply a repeated unit down the rows of (n, band, row, col)."""
+    import torch
+
+    units = x.shape[-2] // step
+    blocks, size = _plan(units)
+    padded = _replicate(x, (0, 0, before, after + (blocks * size - units) * step))
+    matrix = _block_matrix(unit, step, size)
+    windows = padded.flatten(0, 1).unfold(1, matrix.shape[1], step * size).transpose(-1, -2)
+    with torch.autocast(x.device.type, enabled=False):
+        out = _as_tensor(matrix, x) @ windows
+    rows = units * len(unit)
+    return out.reshape(*x.shape[:2], -1, x.shape[-1])[:, :, :rows]
+
+
+def _along_columns(
+    x: torch.Tensor, unit: tuple[tuple[float, ...], ...], step: int, before: int, after: int
+) -> torch.Tensor:
+    """Apply a repeated unit along the columns of (n, band, row, col)."""
+    import torch
+
+    units = x.shape[-1] // step
+    blocks, size = _plan(units)
+    padded = _replicate(x, (before, after + (blocks * size - units) * step, 0, 0))
+    matrix = _block_matrix(unit, step, size)
+    windows = padded.unfold(-1, matrix.shape[1], step * size)
+    with torch.autocast(x.device.type, enabled=False):
+        out = windows @ _as_tensor(matrix.T, x)
+    cols = units * len(unit)
+    return out.flatten(-2)[..., :cols]
+
+
+def _as_tensor(matrix: NDArray[np.float64], like: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    return torch.as_tensor(np.ascontiguousarray(matrix), dtype=like.dtype, device=like.device)
+
+
+def _replicate(x: torch.Tensor, padding: tuple[int, int, int, int]) -> torch.Tensor:
+    """Pad (left, right, top, bottom) with the edge's values."""
+    import torch
+
+    return torch.nn.functional.pad(x, padding, mode="replicate") if any(padding) else x
+
+
+def _split_nan(x: NDArray[np.floating]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return the data with 0 for NaN and, if there are any, an indicator of them; both (1, band, row, col)."""
+    import torch
+
+    data = np.ascontiguousarray(x, dtype=np.float32)
+    missing = np.isnan(data)
+    if not missing.any():
+        # A read-only array (a memory map) must not become a tensor that could be written to.
+        return torch.from_numpy(data if data.flags.writeable else data.copy())[None], None
+    return (
+        torch.from_numpy(np.where(missing, np.float32(0), data))[None],
+        torch.from_numpy(missing.astype(np.float32))[None],
+    )
