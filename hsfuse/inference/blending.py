@@ -56,18 +56,27 @@ class RollingStrip:
         else:
             self._buffer[:, rows, columns] += data * weight
 
-    def pop(self, tile_row: int) -> tuple[int, NDArray[np.float32]]:
-        """Hand out the rows that are finished after ``tile_row``.
+    @property
+    def top(self) -> int:
+        """First fine row that has not been handed out."""
+        return self._top * self._ratio
+
+    def finished(self, tile_row: int) -> tuple[int, NDArray[np.float32]]:
+        """Return the rows that are finished after ``tile_row``: a view that :meth:`advance` invalidates.
 
         Returns
         -------
         (row0, rows)
             First fine row and the data, shape (band, row, col).
         """
+        count = (self._plan.finished_rows(tile_row) - self._top) * self._ratio
+        return self.top, self._buffer[:, :count]
+
+    def advance(self, tile_row: int) -> None:
+        """Drop the finished rows and make room for the next row of tiles."""
         r = self._ratio
-        start, stop = self._top, self._plan.finished_rows(tile_row)
-        count = (stop - start) * r
-        done = self._buffer[:, :count].copy()
+        stop = self._plan.finished_rows(tile_row)
+        count = (stop - self._top) * r
         if tile_row + 1 < self._plan.shape[0]:
             kept = self._buffer.shape[1] - count
             rows = self._reach(tile_row + 1) - stop * r
@@ -76,8 +85,7 @@ class RollingStrip:
                 grown[:, :kept] = self._buffer[:, count:]
                 self._buffer = grown
             else:
-                # Rows move up by at least their own number only for tiles taller than twice the overlap.
-                self._buffer[:, :kept] = self._buffer[:, count:].copy()
-                self._buffer[:, kept:] = 0.0
+                for band in self._buffer:  # one band at a time: the copy that protects the overlap stays small
+                    band[:kept] = band[count:].copy()
+                    band[kept:] = 0.0
         self._top = stop
-        return start * r, done

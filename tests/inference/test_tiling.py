@@ -61,9 +61,10 @@ def test_identity_through_the_rolling_strip_reproduces_the_image(plan: TilePlan,
     for tile_row in range(plan.shape[0]):
         for tile in plan.row_of_tiles(tile_row):
             strip.add(tile, image[(slice(None), *tile.blend.scaled(ratio).slices)])
-        row0, data = strip.pop(tile_row)
+        row0, data = strip.finished(tile_row)
         assert row0 == sum(part.shape[1] for part in rows)
-        rows.append(data)
+        rows.append(data.copy())
+        strip.advance(tile_row)
     np.testing.assert_allclose(np.concatenate(rows, axis=1), image, atol=3e-7)
 
 
@@ -79,9 +80,9 @@ def test_resumed_strip_gives_the_same_bits(plan: TilePlan, ratio: int, data: st.
         for tile_row in range(start, plan.shape[0]):
             for tile in plan.row_of_tiles(tile_row):
                 strip.add(tile, image[(slice(None), *tile.blend.scaled(ratio).slices)])
-            row0, rows = strip.pop(tile_row)
             if tile_row >= first:
-                parts.append(rows)
+                parts.append(strip.finished(tile_row)[1].copy())
+            strip.advance(tile_row)
         return np.concatenate(parts, axis=1)
 
     whole = run(0)

@@ -1,0 +1,173 @@
+"""From free memory to tile size and batch; what a plan will need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from hsfuse.config import parse_size
+from hsfuse.errors import MemoryBudgetError, UsageError
+from hsfuse.fusion.base import ModelSpec
+from hsfuse.inference.tiling import TilePlan
+
+_BASE_BYTES = 450 * 2**20
+"""Interpreter, libraries, torch and GDAL's block cache, measured once everything is imported and open."""
+_HOST_SHARE, _VRAM_SHARE = 0.7, 0.85
+_SIZES_PX = (512, 384, 256, 192, 160, 128, 112, 96, 80, 64, 56, 48, 40, 32, 24, 16, 12, 8)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Memory that a run may use, in bytes; ``vram`` is None on the CPU."""
+
+    host: int
+    vram: int | None = None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a plan needs.
+
+    Attributes
+    ----------
+    plan
+        Tiles.
+    batch
+        Tiles per call of the method.
+    host_bytes
+        Peak host memory.
+    vram_bytes
+        Peak GPU memory; 0 on the CPU.
+    flop
+        Arithmetic of the fusion step.
+    """
+
+    plan: TilePlan
+    batch: int
+    host_bytes: int
+    vram_bytes: int
+    flop: float
+
+
+def available_memory() -> int:
+    """Free host memory in bytes, the control group's limit included."""
+    free = int(psutil.virtual_memory().available)
+    limit = Path("/sys/fs/cgroup/memory.max")
+    used = Path("/sys/fs/cgroup/memory.current")
+    try:
+        text = limit.read_text(encoding="ascii").strip()
+        if text != "max":
+            free = min(free, max(int(text) - int(used.read_text(encoding="ascii")), 0))
+    except (OSError, ValueError):
+        pass
+    return free
+
+
+def make_budget(device: str, max_memory: str | None, max_vram: str | None) -> Budget:
+    """Turn options and free memory into a budget."""
+    host = parse_size(max_memory) if max_memory else int(available_memory() * _HOST_SHARE)
+    if not device.startswith("cuda"):
+        return Budget(host)
+    import torch
+
+    free, _ = torch.cuda.mem_get_info(torch.device(device))
+    return Budget(host, parse_size(max_vram) if max_vram else int(free * _VRAM_SHARE))
+
+
+def choose_plan(
+    height: int,
+    width: int,
+    *,
+    ratio: int,
+    n_bands: int,
+    n_msi: int,
+    source_bands: int,
+    spec: ModelSpec,
+    budget: Budget,
+    tile: int | None = None,
+    overlap: int | None = None,
+    sample_bytes: int = 2,
+) -> Estimate:
+    """Choose the largest sensible tile that fits the budget.
+
+    Parameters
+    ----------
+    height, width
+        Scene in HSI pixels.
+    ratio, n_bands, n_msi
+        Shape of the job.
+    source_bands
+        Bands that a read of the HSI touches.
+    spec
+        The method.
+    budget
+        Memory.
+    tile, overlap
+        Sides wanted by the user in **MSI** pixels; rounded up to whole HSI pixels (overlap to an even number).
+    sample_bytes
+        Bytes of an output sample.
+
+    Raises
+    ------
+    MemoryBudgetError
+        Even the smallest tile needs more memory.
+    """
+    blend = spec.overlap_px if overlap is None else -(-overlap // ratio)
+    blend += blend % 2
+    if tile is not None:
+        side = -(-tile // ratio)
+        if blend > side:
+            raise UsageError(
+                f"--overlap {overlap if overlap is not None else blend * ratio} is larger than --tile {tile}.",
+                hint="Choose a larger --tile or a smaller --overlap.",
+            )
+        candidates: tuple[int, ...] = (side,)
+    else:
+        candidates = tuple(size for size in _SIZES_PX if size <= spec.preferred_tile_px and size >= max(2 * blend, 8))
+        candidates = candidates or (max(2 * blend, 8),)
+    for size in candidates:
+        plan = TilePlan(height, width, size, blend if min(size, max(height, width)) >= blend else 0, spec.halo_px,
+                        spec.multiple_px)  # fmt: skip
+        estimate = _estimate(plan, ratio, n_bands, n_msi, source_bands, spec, budget, sample_bytes)
+        vram_fits = budget.vram is None or estimate.vram_bytes <= budget.vram
+        if estimate.host_bytes <= budget.host and vram_fits:
+            return estimate
+    needed = max(estimate.host_bytes, 1)
+    short = "GPU" if not vram_fits else "host"
+    needed = estimate.vram_bytes if not vram_fits else needed
+    raise MemoryBudgetError(
+        f"The job needs at least {needed / 1e9:.1f} GB of {short} memory"
+        f" and may use {(budget.vram if not vram_fits and budget.vram else budget.host) / 1e9:.1f} GB.",
+        hint="Raise --max-memory or --max-vram, choose a smaller --tile, or cut the area with --aoi.",
+    )
+
+
+def _estimate(
+    plan: TilePlan, ratio: int, n_bands: int, n_msi: int, source_bands: int, spec: ModelSpec, budget: Budget,
+    sample_bytes: int,
+) -> Estimate:  # fmt: skip
+    core = min(plan.tile, plan.height)
+    read_rows = min(core + plan.overlap + 2 * plan.halo, plan.height)
+    fine_width = plan.width * ratio
+    # Two strips live at a time: the one being fused and the one being read ahead.
+    hsi_strip = read_rows * plan.width * n_bands * 4 * 3 + read_rows * plan.width * source_bands * 2
+    msi_strip = read_rows * ratio * fine_width * (n_msi * 4 * 2 + 3)
+    accumulator = min(core + plan.overlap, plan.height) * ratio * fine_width * n_bands * 4
+    queued = core * ratio * fine_width * n_bands * sample_bytes * 2
+    side = min(core + plan.overlap + 2 * plan.halo, max(plan.height, plan.width))
+    tile_pixels = min(side, plan.height) * min(side, plan.width) * ratio * ratio
+    per_tile = tile_pixels * (spec.bytes_per_pixel + 2 * 4 * n_bands + 4 * n_msi)
+    batch = 1
+    vram = 0
+    host = _BASE_BYTES + 2 * hsi_strip + 2 * msi_strip + accumulator + queued
+    weights = 64 * 2**20 if spec.kind == "network" else 0
+    if budget.vram is not None:
+        batch = max(1, min(int((budget.vram - weights) // max(per_tile, 1)), 16, plan.shape[1]))
+        vram = weights + batch * per_tile
+        host += 2 * batch * tile_pixels * n_bands * 4
+    else:
+        host += weights + per_tile
+    area = sum(t.read.shape[0] * t.read.shape[1] for t in plan) * ratio * ratio
+    return Estimate(plan, batch, int(host), int(vram), area * spec.flop_per_pixel)

@@ -1,0 +1,57 @@
+"""Stand-ins for missing samples, so that methods never see NaN.
+
+What is filled here is masked again in the output: the stand-ins only keep interpolation kernels and networks from
+spreading nodata into neighbouring valid pixels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+FloatCube = NDArray[np.float32]
+BoolArray = NDArray[np.bool_]
+
+
+def fill_missing(cube: FloatCube) -> tuple[FloatCube, BoolArray]:
+    """Replace NaN in place: along the spectrum where a pixel has other bands, from the nearest pixel elsewhere.
+
+    Parameters
+    ----------
+    cube
+        Shape (band, row, col).
+
+    Returns
+    -------
+    (cube, missing)
+        The same array without NaN, and where it had NaN, shape (band, row, col).
+    """
+    missing = np.isnan(cube)
+    if not missing.any():
+        return cube, missing
+    empty = missing.all(axis=0)
+    if empty.all():
+        cube[:] = 0.0
+        return cube, missing
+    partial = missing.any(axis=0) & ~empty
+    if partial.any():
+        cube[:, partial] = _along_spectrum(cube[:, partial])
+    if empty.any():
+        _, (rows, cols) = ndimage.distance_transform_edt(empty, return_indices=True)
+        cube[:, empty] = cube[:, rows[empty], cols[empty]]
+    return cube, missing
+
+
+def _along_spectrum(spectra: FloatCube) -> FloatCube:
+    """Interpolate NaN linearly over the band axis, shape (band, pixel); ends take the nearest band."""
+    count = spectra.shape[0]
+    known = ~np.isnan(spectra)
+    index = np.arange(count)[:, None]
+    below = np.maximum.accumulate(np.where(known, index, -1), axis=0)
+    above = np.minimum.accumulate(np.where(known, index, count)[::-1], axis=0)[::-1]
+    below = np.where(below < 0, above, below)
+    above = np.where(above >= count, below, above)
+    low, high = np.take_along_axis(spectra, below, 0), np.take_along_axis(spectra, above, 0)
+    span = np.maximum(above - below, 1)
+    return np.asarray(low + (high - low) * ((index - below) / span), dtype=np.float32)

@@ -1,0 +1,193 @@
+"""A scene as the engine sees it: strips of both images on nested grids, read on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hsfuse.coregister.warp import Resampler
+from hsfuse.degrade import Psf, masked_lowpass_decimate_array
+from hsfuse.errors import OverlapError
+from hsfuse.fusion.base import LowResolutionStrip
+from hsfuse.grid import Grid, Slice2D
+from hsfuse.inference.fill import fill_missing
+from hsfuse.masks import dilate, expand
+from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct
+
+FloatCube = NDArray[np.float32]
+BoolArray = NDArray[np.bool_]
+
+_FIT_ROWS = 32
+_FIT_PIXELS = 400_000
+
+
+@dataclass(frozen=True)
+class SceneStrip:
+    """Full-width rows of the scene.
+
+    Attributes
+    ----------
+    rows
+        Block on the HSI grid.
+    hsi
+        Shape (band, row, col), free of NaN.
+    missing
+        Samples of ``hsi`` that are stand-ins, shape (band, row, col); None when there are none.
+    msi
+        Shape (msi band, row * ratio, col * ratio), free of NaN.
+    valid
+        Fine pixels that may carry a result, shape (row * ratio, col * ratio).
+    cloud
+        Fine pixels hidden by cloud (part of what is not valid when clouds are masked).
+    """
+
+    rows: Slice2D
+    hsi: FloatCube
+    missing: BoolArray | None
+    msi: FloatCube
+    valid: BoolArray
+    cloud: BoolArray
+
+
+@dataclass(frozen=True)
+class FusionScene:
+    """Both products on nested grids.
+
+    Attributes
+    ----------
+    hsi, msi
+        The products.
+    bands
+        Indices of the HSI bands that are fused, ascending.
+    resampler
+        Brings the HSI to ``grid``.
+    grid
+        HSI grid of the result: its pixels are blocks of ``ratio`` x ``ratio`` pixels of the MSI's grid.
+    ratio
+        Fine pixels per HSI pixel.
+    psf
+        PSF of the HSI.
+    mask_cloud
+        Whether clouds of the MSI become nodata.
+    cloud_dilate_px
+        Growth of the cloud mask, in fine pixels.
+    area
+        Fine pixels inside the requested area, shape of the fine grid; None: all.
+    """
+
+    hsi: HyperspectralProduct
+    msi: MultispectralProduct
+    bands: NDArray[np.int64]
+    resampler: Resampler
+    grid: Grid
+    ratio: int
+    psf: Psf
+    mask_cloud: bool = True
+    cloud_dilate_px: int = 2
+    area: BoolArray | None = None
+
+    @property
+    def fine_grid(self) -> Grid:
+        """Grid of the result."""
+        return self.grid.nested(self.ratio)
+
+    @property
+    def msi_block(self) -> Slice2D:
+        """Where the result lies in the MSI's grid."""
+        return self.fine_grid.block_in(self.msi.grid)
+
+    def read_hsi(self, rows: Slice2D, bands: NDArray[np.int64] | None = None) -> FloatCube:
+        """Resampled HSI, shape (band, row, col), NaN where there is no data."""
+        index = self.bands if bands is None else bands
+        source = self.resampler.source_block(rows)
+        if min(source.shape) < 1:
+            return np.full((len(index), *rows.shape), np.nan, np.float32)
+        return self.resampler.apply(self.hsi.read(source, index), source, rows)
+
+    def read_msi(self, rows: Slice2D) -> tuple[FloatCube, BoolArray]:
+        """MSI of a block given on the HSI grid (NaN outside the image), and its cloud mask."""
+        ratio, offset = self.ratio, self.msi_block
+        fine = rows.scaled(ratio)
+        wanted = Slice2D(
+            fine.row0 + offset.row0, fine.row1 + offset.row0, fine.col0 + offset.col0, fine.col1 + offset.col0
+        )
+        height, width = self.msi.grid.shape
+        margin = self.cloud_dilate_px
+        inside = wanted.clipped(height, width)
+        cube = np.full((len(self.msi.band_names), *wanted.shape), np.nan, np.float32)
+        cloud = np.zeros(wanted.shape, bool)
+        if min(inside.shape) < 1:
+            return cube, cloud
+        target = (
+            slice(inside.row0 - wanted.row0, inside.row1 - wanted.row0),
+            slice(inside.col0 - wanted.col0, inside.col1 - wanted.col0),
+        )
+        cube[(slice(None), *target)] = self.msi.read(inside)
+        grown = Slice2D(inside.row0 - margin, inside.row1 + margin, inside.col0 - margin, inside.col1 + margin).clipped(
+            height, width
+        )
+        mask = self.msi.cloud(grown)
+        if mask is not None:
+            wide = dilate(mask, margin)
+            cloud[target] = wide[
+                inside.row0 - grown.row0 : inside.row1 - grown.row0, inside.col0 - grown.col0 : inside.col1 - grown.col0
+            ]
+        return cube, cloud
+
+    def read(self, rows: Slice2D) -> SceneStrip:
+        """Read full-width rows, gaps filled and masked."""
+        msi, cloud = self.read_msi(rows)
+        hsi, missing = fill_missing(self.read_hsi(rows))
+        outside = missing.all(axis=0)
+        valid = ~(np.isnan(msi).any(axis=0) | expand(outside, self.ratio))
+        if self.area is not None:
+            valid &= self.area[rows.scaled(self.ratio).slices]
+        if self.mask_cloud:
+            valid &= ~cloud
+        msi, _ = fill_missing(msi)
+        some = bool((missing & ~outside).any())
+        return SceneStrip(rows, hsi, missing if some else None, msi, valid, cloud)
+
+    def low_resolution_strips(self) -> Iterator[LowResolutionStrip]:
+        """Sample the scene on the HSI grid for :meth:`FusionMethod.fit`.
+
+        At most about 400 000 pixels are drawn, in strips spread evenly from top to bottom; which ones depends on
+        the scene's size alone, so results do not change with tile size or memory.
+
+        Raises
+        ------
+        OverlapError
+            No strip holds a pixel that is valid in both images.
+        """
+        starts = list(range(0, self.grid.height, _FIT_ROWS))
+        wanted = max(round(_FIT_PIXELS / (_FIT_ROWS * self.grid.width)), 1)
+        step = max(len(starts) / wanted, 1.0)
+        chosen = sorted({starts[int(i * step)] for i in range(int(len(starts) / step))})
+        found = False
+        for start in chosen:
+            strip = self._low_resolution(Slice2D(start, min(start + _FIT_ROWS, self.grid.height), 0, self.grid.width))
+            if strip.valid.any():
+                found = True
+                yield strip
+        if not found:
+            raise OverlapError(
+                "No pixel is valid in both images: the overlap is all nodata or all cloud.",
+                hint="Choose a less cloudy Sentinel-2 product, or use --no-cloud-mask if the mask is wrong.",
+            )
+
+    def _low_resolution(self, rows: Slice2D) -> LowResolutionStrip:
+        reach = self.psf.reach_px(self.ratio)
+        padded = Slice2D(rows.row0 - reach, rows.row1 + reach, 0, self.grid.width).clipped(*self.grid.shape)
+        msi, cloud = self.read_msi(padded)
+        usable = ~np.isnan(msi).any(axis=0) & ~cloud
+        if self.area is not None:
+            usable &= self.area[padded.scaled(self.ratio).slices]
+        coarse, valid = masked_lowpass_decimate_array(np.nan_to_num(msi), usable, self.ratio, self.psf)
+        inner = slice(rows.row0 - padded.row0, rows.row1 - padded.row0)
+        hsi, missing = fill_missing(self.read_hsi(rows))
+        complete = valid[inner] & ~missing.any(axis=0)
+        low, _ = fill_missing(np.where(valid[None, inner], coarse[:, inner], np.nan).astype(np.float32))
+        return LowResolutionStrip(hsi, low, complete)
