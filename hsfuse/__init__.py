@@ -1,5 +1,34 @@
-"""hsfuse: fuse PRISMA and Sentinel-2 into one georeferenced 10 m hyperspectral cube."""
+"""hsfuse: fuse PRISMA and Sentinel-2 into one georeferenced 10 m hyperspectral cube.
 
+The functions below are the commands of the same names::
+
+    import hsfuse
+
+    result = hsfuse.fuse_scene("prisma.he5", "s2.SAFE", "out.tif", method="glp")
+    cube = hsfuse.fuse(hsi, msi, ratio=3, method="glp", wavelengths_nm=nm)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hsfuse import _environment
 from hsfuse._version import __version__
 
-__all__ = ["__version__"]
+_environment.prepare()
+
+if TYPE_CHECKING:
+    from hsfuse.workflows.fuse_arrays import fuse
+    from hsfuse.workflows.run_scene import fuse_scene
+
+__all__ = ["__version__", "fuse", "fuse_scene"]
+
+_LAZY = {"fuse": "hsfuse.workflows.fuse_arrays", "fuse_scene": "hsfuse.workflows.run_scene"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        import importlib
+
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'hsfuse' has no attribute '{name}'")

@@ -1,0 +1,33 @@
+"""Set-up of the process that must happen before rasterio is imported."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+_FOREIGN = ("PROJ_DATA", "PROJ_LIB", "GDAL_DATA", "GDAL_DRIVER_PATH")
+_GDAL_CACHE_MB = "256"
+
+dropped_variables: dict[str, str] = {}
+"""Variables of another GDAL or PROJ (an activated QGIS or conda shell) that were taken out of this process."""
+
+
+def _bundles_proj() -> bool:
+    spec = importlib.util.find_spec("rasterio")
+    return bool(spec and spec.origin and (Path(spec.origin).parent / "proj_data" / "proj.db").is_file())
+
+
+def prepare() -> None:
+    """Drop foreign PROJ and GDAL data folders, and bound GDAL's block cache.
+
+    rasterio's wheels bring their own data; a variable that points at another version's database makes every
+    reference system fail. Where rasterio uses the system's libraries (conda) the variables are right and stay.
+    """
+    if _bundles_proj():
+        for name in _FOREIGN:
+            value = os.environ.pop(name, None)
+            if value is not None:
+                dropped_variables[name] = value
+    # GDAL's default is 5 % of the memory, for each process: a hidden user of gigabytes on large machines.
+    os.environ.setdefault("GDAL_CACHEMAX", _GDAL_CACHE_MB)

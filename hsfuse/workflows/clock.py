@@ -1,0 +1,41 @@
+"""Seconds and peak memory of each stage, recorded on the way to the progress display."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hsfuse.progress import Progress, SilentProgress, Stage
+
+
+def peak_memory_bytes() -> int:
+    """Highest resident memory of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+class StageClock:
+    """A :class:`~hsfuse.progress.Progress` that also keeps the times; stages of one name add up."""
+
+    def __init__(self, progress: Progress | None = None) -> None:
+        self._progress = progress or SilentProgress()
+        self._start = time.monotonic()
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str, total: float = 1.0) -> Iterator[Stage]:
+        """Time and show a stage."""
+        start = time.monotonic()
+        try:
+            with self._progress.stage(name, total) as shown:
+                yield shown
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
+
+    @property
+    def total(self) -> float:
+        """Seconds since the clock was made."""
+        return time.monotonic() - self._start

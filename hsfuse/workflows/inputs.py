@@ -1,0 +1,124 @@
+"""Open both products and find out how they lie to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from hsfuse.config import RunConfig
+from hsfuse.coregister.field import DisplacementField
+from hsfuse.errors import OverlapError, UsageError
+from hsfuse.grid import Bounds, Grid, reproject_xy
+from hsfuse.log import get_logger
+from hsfuse.readers import open_hsi, open_msi
+from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct
+from hsfuse.workflows.aoi import AreaOfInterest
+
+_log = get_logger(__name__)
+
+_RATIO_TOLERANCE = 0.01
+_MIN_SIZE_PX = 8
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Both products, open, and the ratio of their pixel sizes."""
+
+    hsi: HyperspectralProduct
+    msi: MultispectralProduct
+    ratio: int
+    warnings: tuple[str, ...]
+
+
+def open_pair(hsi_path: Path, msi_paths: Sequence[Path], config: RunConfig, stack: ExitStack) -> Pair:
+    """Open both products; ``stack`` closes them.
+
+    Raises
+    ------
+    InputError, OverlapError, UsageError
+        A product cannot be read, they do not overlap, or their pixel sizes do not nest.
+    """
+    hsi = open_hsi(hsi_path, cut_nm=config.vnir_swir_cut_nm)
+    stack.callback(hsi.close)
+    msi = open_msi(list(msi_paths), bands=config.s2_bands, target=hsi.grid)
+    stack.callback(msi.close)
+    ratio = pixel_ratio(hsi.grid, msi.grid, config.ratio)
+    if hsi.grid.bounds_in(msi.grid.crs).intersect(msi.grid.bounds) is None:
+        raise OverlapError(
+            f"{hsi.info.name} and {msi.info.name} do not overlap.",
+            hint="Check the tile of the Sentinel-2 product; `hsfuse info FILE` prints both footprints.",
+        )
+    warnings = [*hsi.info.warnings, *msi.info.warnings]
+    if hsi.info.start and msi.info.start and abs((hsi.info.start - msi.info.start).days) > 180:
+        gap = abs((hsi.info.start - msi.info.start).days)
+        warnings.append(
+            f"The images were taken {gap} days apart ({hsi.info.start:%Y-%m-%d} and {msi.info.start:%Y-%m-%d}): "
+            "the land cover may have changed."
+        )
+    for warning in warnings:
+        _log.warning("%s", warning)
+    return Pair(hsi, msi, ratio, tuple(warnings))
+
+
+def pixel_ratio(coarse: Grid, fine: Grid, wanted: int | None = None) -> int:
+    """Whole-number ratio of pixel sizes.
+
+    Raises
+    ------
+    UsageError
+        The sizes do not nest, or contradict the ratio that the user wants.
+    """
+    exact = coarse.pixel_m / fine.pixel_m
+    ratio = wanted or round(exact)
+    if ratio < 2 or abs(exact / ratio - 1.0) > _RATIO_TOLERANCE:
+        raise UsageError(
+            f"The pixel sizes {coarse.pixel_m:g} m and {fine.pixel_m:g} m are not in a whole ratio of 2 or more"
+            + (f" (--ratio {wanted} was asked for)." if wanted else "."),
+            hint="Resample one image so that the pixel sizes nest, for instance 30 m and 10 m.",
+        )
+    return ratio
+
+
+def true_bounds(grid: Grid, field: DisplacementField, target: Grid) -> Bounds:
+    """Extent of the HSI after its positions were corrected, in the MSI's reference system."""
+    left, bottom, right, top = grid.bounds
+    xs, ys = [], []
+    for fraction in (0.0, 0.25, 0.5, 0.75, 1.0):
+        x, y = left + fraction * (right - left), bottom + fraction * (top - bottom)
+        xs += [x, x, left, right]
+        ys += [bottom, top, y, y]
+    import numpy as np
+
+    x_all, y_all = np.array(xs), np.array(ys)
+    dx, dy = field.at(x_all, y_all)
+    x_true, y_true = reproject_xy(grid.crs, target.crs, x_all + dx, y_all + dy)
+    return Bounds(float(x_true.min()), float(y_true.min()), float(x_true.max()), float(y_true.max()))
+
+
+def common_grid(pair: Pair, field: DisplacementField, area: AreaOfInterest | None) -> Grid:
+    """HSI grid of the result: blocks of whole MSI pixels under both images and the wanted area.
+
+    Raises
+    ------
+    OverlapError
+        Nothing, or less than a handful of pixels, is left.
+    """
+    bounds: Bounds | None = true_bounds(pair.hsi.grid, field, pair.msi.grid)
+    bounds = bounds.intersect(pair.msi.grid.bounds) if bounds else None
+    if bounds is not None and area is not None:
+        # Whole HSI pixels: grow to the block that contains the area's edge.
+        bounds = bounds.intersect(area.bounds.buffer(pair.ratio * pair.msi.grid.pixel_m * 0.999))
+    if bounds is None:
+        raise OverlapError(
+            "The area of interest lies outside both images." if area else "The images do not overlap.",
+            hint="`hsfuse info FILE` prints the extent of each product.",
+        )
+    grid = pair.msi.grid.covering(bounds, pair.ratio).coarsened(pair.ratio)
+    if min(grid.shape) < _MIN_SIZE_PX:
+        raise OverlapError(
+            f"Only {grid.height} x {grid.width} HSI pixels are left (at least {_MIN_SIZE_PX} x {_MIN_SIZE_PX}).",
+            hint="Enlarge --aoi.",
+        )
+    return grid
