@@ -1,0 +1,173 @@
+"""What a co-registration found: a verdict, a field, tie points, and an error measured on points it did not use."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+
+from hsfuse.coregister.field import DisplacementField, FloatArray
+
+Verdict = Literal["accepted", "global only", "rejected", "off"]
+
+
+@dataclass(frozen=True)
+class TiePoints:
+    """Measured displacements, one entry per matching window.
+
+    Attributes
+    ----------
+    x, y
+        Claimed map positions of the window centres, shape (point,), in the target's reference system.
+    dx_m, dy_m
+        Measured displacement (to be added to the claimed position).
+    sigma_m
+        Standard error of one coordinate, from the window's own residuals.
+    correlation
+        Multiple correlation of the window after alignment, 0 to 1.
+    confidence
+        0 to 1: agreement with the final field times texture; 0 for rejected points.
+    used
+        True when the point took part in the fit (False: rejected as an outlier, or a check point).
+    residual_m
+        Distance to the final field.
+    """
+
+    x: FloatArray
+    y: FloatArray
+    dx_m: FloatArray
+    dy_m: FloatArray
+    sigma_m: FloatArray
+    correlation: FloatArray
+    confidence: FloatArray
+    used: NDArray[np.bool_]
+    residual_m: FloatArray
+
+    @property
+    def size(self) -> int:
+        """Number of points."""
+        return int(self.x.size)
+
+    @classmethod
+    def empty(cls) -> TiePoints:
+        """No points."""
+        nothing = np.zeros(0)
+        return cls(*(nothing,) * 7, np.zeros(0, dtype=np.bool_), nothing)
+
+    def to_geojson(self, crs: CRS | None) -> dict[str, Any]:
+        """The points as a GeoJSON feature collection, in the target's reference system (named in ``crs``)."""
+        features = [
+            {
+                "type": "Feature",
+                "geometry": {"type": "Point", "coordinates": [float(self.x[i]), float(self.y[i])]},
+                "properties": {
+                    "dx_m": round(float(self.dx_m[i]), 3),
+                    "dy_m": round(float(self.dy_m[i]), 3),
+                    "sigma_m": round(float(self.sigma_m[i]), 3),
+                    "correlation": round(float(self.correlation[i]), 4),
+                    "confidence": round(float(self.confidence[i]), 4),
+                    "residual_m": round(float(self.residual_m[i]), 3),
+                    "used": bool(self.used[i]),
+                },
+            }
+            for i in range(self.size)
+        ]
+        collection: dict[str, Any] = {"type": "FeatureCollection", "features": features}
+        authority = crs.to_authority() if crs is not None else None
+        if authority is not None:
+            name = f"urn:ogc:def:crs:{authority[0]}::{authority[1]}"
+            collection["crs"] = {"type": "name", "properties": {"name": name}}
+        return collection
+
+
+@dataclass(frozen=True)
+class CoregistrationResult:
+    """Outcome of a co-registration.
+
+    Attributes
+    ----------
+    verdict
+        ``accepted`` (a field that follows the scene), ``global only`` (one shift; too few points for more),
+        ``rejected`` (nothing trustworthy was found; ``field`` is zero) or ``off`` (not asked for).
+    reason
+        One sentence a user understands.
+    field
+        Displacement of the target, to be added to its claimed positions.
+    tie_points, check_points
+        Measurements that made the field, and measurements on pixels that no tie point saw.
+    rmse_m, p95_m, ce90_m, bias_m
+        Error of the field's position over the image, estimated from the check points (planimetric: root mean
+        square, 95th and 90th percentile of the distance; bias: length of the mean vector). NaN when there are none.
+    count
+        Number of check points behind those figures.
+    global_shift_m
+        (dx, dy) of the single shift that matches the whole images best.
+    peak_ratio
+        Height of the correlation peak over that of the next best peak elsewhere.
+    correlation
+        Median correlation of the windows after alignment.
+    swir_shift_m
+        (dx, dy) to be added for SWIR bands on top of ``field``; None when it was not measured.
+    details
+        Other figures for the report, JSON-serialisable.
+    """
+
+    verdict: Verdict
+    reason: str
+    field: DisplacementField
+    tie_points: TiePoints = dataclasses.field(default_factory=TiePoints.empty)
+    check_points: TiePoints = dataclasses.field(default_factory=TiePoints.empty)
+    rmse_m: float = float("nan")
+    p95_m: float = float("nan")
+    ce90_m: float = float("nan")
+    bias_m: float = float("nan")
+    count: int = 0
+    global_shift_m: tuple[float, float] = (0.0, 0.0)
+    peak_ratio: float = float("nan")
+    correlation: float = float("nan")
+    swir_shift_m: tuple[float, float] | None = None
+    details: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def off(cls) -> CoregistrationResult:
+        """The result of not co-registering."""
+        return cls("off", "Co-registration was switched off.", DisplacementField.zero())
+
+    @property
+    def trusted(self) -> bool:
+        """False when the verdict is ``rejected``."""
+        return self.verdict != "rejected"
+
+    @property
+    def swir_field(self) -> DisplacementField:
+        """Field for SWIR bands: :attr:`field` with the measured VNIR-SWIR misalignment added."""
+        return self.field.shifted(*self.swir_shift_m) if self.swir_shift_m is not None else self.field
+
+    def to_json(self) -> dict[str, Any]:
+        """The result without the points, as plain JSON values (None for what is not known)."""
+
+        def number(value: float) -> float | None:
+            return round(float(value), 4) if np.isfinite(value) else None
+
+        return {
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "model": self.field.model,
+            "rmse_m": number(self.rmse_m),
+            "p95_m": number(self.p95_m),
+            "ce90_m": number(self.ce90_m),
+            "bias_m": number(self.bias_m),
+            "check_points": self.count,
+            "tie_points": self.tie_points.size,
+            "tie_points_used": int(self.tie_points.used.sum()),
+            "global_shift_m": [number(v) for v in self.global_shift_m],
+            "peak_ratio": number(self.peak_ratio),
+            "correlation": number(self.correlation),
+            "swir_shift_m": None if self.swir_shift_m is None else [number(v) for v in self.swir_shift_m],
+            "details": self.details,
+            "field": self.field.to_json(),
+        }
