@@ -1,0 +1,312 @@
+"""Writer of PRISMA L2D products: the groups, shapes, types and attributes of the real format, any size.
+
+The file has the layout of ASI's products (HDF-EOS5 swath, cubes stored row x band slot x column, both detectors
+from long to short wavelength, empty slots, contiguous datasets), so that a reader which copes with a real product
+copes with this one and the other way round. Everything is written in blocks of rows; the memory needed is a few
+times one block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from hsfuse.errors import OutputError, UsageError
+from hsfuse.grid import Grid
+from hsfuse.readers.base import ERROR_INVALID_L1, ERROR_NEGATIVE, ERROR_SATURATED
+from hsfuse.simulate.prisma_bands import SWIR_SLOTS, VNIR_SLOTS, default_prisma_bands
+from hsfuse.simulate.prisma_header import (
+    global_attributes,
+    lonlat_block,
+    smile_matrices,
+    structure_metadata,
+)
+from hsfuse.spectral import BandTable
+
+__all__ = ["PanBlock", "PrismaBlock", "PrismaLayout", "default_prisma_bands", "write_prisma_l2d"]
+
+HYPER, PAN = "HDFEOS/SWATHS/PRS_L2D_HCO", "HDFEOS/SWATHS/PRS_L2D_PCO"
+DN_MAX = 65535
+SLOTS = {"VNIR": VNIR_SLOTS, "SWIR": SWIR_SLOTS}
+
+
+@dataclass(frozen=True)
+class PrismaLayout:
+    """Everything about a simulated product except its pixels.
+
+    Attributes
+    ----------
+    grid
+        Grid that the product **claims** (30 m, outer corners). For a product with wrong geolocation this is not
+        where the pixels really are.
+    bands
+        Acquired bands with their detector and slot, in the order of the blocks' first axis.
+    start, duration_s
+        Acquisition time (UTC) of the first row and the time it takes.
+    sun_zenith_deg, sun_azimuth_deg, view_zenith_deg, relative_azimuth_deg
+        Geometry at the scene centre.
+    vnir_scale, swir_scale, pan_scale
+        Reflectance of DN 0 and DN 65535.
+    smile_nm
+        Shift of the band centres at both ends of the detector rows, against the middle (``KDP_AUX``).
+    cloudy_percent, sea_percent
+        Scene percentages as the product states them.
+    missing_frames
+        Frames flagged in ``Info/Header/Frame_Missing``.
+    pan_ratio
+        Panchromatic pixels per hyperspectral pixel along one axis.
+    attributes
+        Global attributes to add or replace; None removes one (for products that lack it).
+    """
+
+    grid: Grid
+    bands: BandTable = field(default_factory=default_prisma_bands)
+    start: datetime = datetime(2024, 6, 21, 10, 30, 12, 345678, tzinfo=UTC)
+    duration_s: float = 4.31
+    sun_zenith_deg: float = 32.5
+    sun_azimuth_deg: float = 148.0
+    view_zenith_deg: float = 4.2
+    relative_azimuth_deg: float = 52.0
+    vnir_scale: tuple[float, float] = (0.0, 1.25)
+    swir_scale: tuple[float, float] = (0.0, 1.1)
+    pan_scale: tuple[float, float] = (0.0, 1.25)
+    smile_nm: float = 1.2
+    cloudy_percent: float = 0.0
+    sea_percent: float = 0.0
+    missing_frames: tuple[int, ...] = ()
+    pan_ratio: int = 6
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def stop(self) -> datetime:
+        """Time of the last row."""
+        return self.start + timedelta(seconds=self.duration_s)
+
+    @property
+    def pan_grid(self) -> Grid:
+        """Grid of the panchromatic image: the same outer corner, ``pan_ratio`` times finer."""
+        return self.grid.nested(self.pan_ratio)
+
+    @property
+    def file_name(self) -> str:
+        """Name that ASI would give the product."""
+        return f"PRS_L2D_STD_{self.start:%Y%m%d%H%M%S}_{self.stop:%Y%m%d%H%M%S}_0001.he5"
+
+    def scale(self, detector: str) -> tuple[float, float]:
+        """Reflectance of DN 0 and DN 65535 of a detector."""
+        return self.vnir_scale if detector == "VNIR" else self.swir_scale
+
+
+class PrismaBlock(NamedTuple):
+    """Rows of the cube, from ``row0`` on, over the whole width.
+
+    ``reflectance`` is float32 (band, row, col) in the order of the layout's bands, NaN where a sample failed.
+    ``error_codes`` are uint8 of the same shape; without them, NaN inside the footprint is coded 1 (invalid),
+    values below zero 2 (negative) and values above the scale's maximum 4 (saturated). ``valid`` (row, col) is the
+    imaged footprint; without it, every pixel with at least one finite band.
+    """
+
+    row0: int
+    reflectance: NDArray[np.float32]
+    error_codes: NDArray[np.uint8] | None = None
+    valid: NDArray[np.bool_] | None = None
+
+
+class PanBlock(NamedTuple):
+    """Rows of the panchromatic image from ``row0`` on: float32 (row, col), NaN where there is no data."""
+
+    row0: int
+    reflectance: NDArray[np.float32]
+
+
+def write_prisma_l2d(
+    path: Path | str,
+    layout: PrismaLayout,
+    blocks: Iterable[PrismaBlock],
+    *,
+    pan_blocks: Iterable[PanBlock] | None = None,
+) -> Path:
+    """Write a PRISMA L2D product, block by block.
+
+    Parameters
+    ----------
+    path
+        Output file, or an existing folder that gets a file with ASI's name. An existing file is replaced once the
+        new one is complete.
+    layout
+        Grid, bands, scales, times and geometry.
+    blocks
+        Blocks of whole rows that cover every row exactly once, in any order. Plain tuples do as well.
+    pan_blocks
+        The same for the panchromatic image; without it the product has no ``PRS_L2D_PCO`` group.
+
+    Returns
+    -------
+    pathlib.Path
+        The file written.
+
+    Raises
+    ------
+    UsageError
+        A block does not fit the layout, or rows are missing or written twice.
+    OutputError
+        The file cannot be written.
+    """
+    target = Path(path)
+    if target.is_dir():
+        target = target / layout.file_name
+    partial = target.with_name(target.name + ".part")
+    try:
+        with h5py.File(partial, "w") as file:
+            _write_header(file, layout, has_pan=pan_blocks is not None)
+            _write_cubes(file[HYPER], layout, blocks)
+            if pan_blocks is not None:
+                _write_pan(file[PAN], layout, pan_blocks)
+        partial.replace(target)
+    except OSError as error:
+        raise OutputError(f"{target}: the simulated product could not be written ({error}).") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return target
+
+
+def _write_header(file: h5py.File, layout: PrismaLayout, *, has_pan: bool) -> None:
+    for name, value in {**global_attributes(layout, has_pan=has_pan), **layout.attributes}.items():
+        if value is not None:
+            file.attrs[name] = value
+    information = file.create_group("HDFEOS INFORMATION")
+    information.attrs["HDFEOSVersion"] = np.bytes_("HDFEOS_5.1.15")
+    information["StructMetadata.0"] = np.array(structure_metadata(layout, has_pan=has_pan), dtype="S32000")
+    file.create_group("HDFEOS/ADDITIONAL/FILE_ATTRIBUTES")
+    for group in (HYPER, PAN) if has_pan else (HYPER,):
+        for fields in ("Data Fields", "Geolocation Fields"):
+            file.create_group(f"{group}/{fields}")
+    ancillary = file.create_group("HDFEOS/SWATHS/Geocoding_attributes/Ancillary")
+    ancillary.attrs["DEM_resolution"] = 8.33e-4
+    ancillary.attrs["DEM_vertical_accuracy"] = 16.0
+    for name, matrix in smile_matrices(layout).items():
+        file[f"KDP_AUX/{name}"] = matrix
+    columns = 1000
+    missing = np.zeros(columns, np.uint8)
+    missing[list(layout.missing_frames)] = 1
+    file["Info/Header/Frame_Missing"] = missing
+    file["Info/Header/FrameNumber"] = np.arange(1, columns + 1, dtype=np.uint32)
+    file["Info/Ancillary/PVSdata/GPS_Time_Last_Position"] = np.full(columns, _mjd2000(layout.start))
+
+
+def _mjd2000(moment: datetime) -> float:
+    return (moment - datetime(2000, 1, 1, tzinfo=UTC)).total_seconds() / 86400.0
+
+
+def _write_cubes(swath: h5py.Group, layout: PrismaLayout, blocks: Iterable[PrismaBlock]) -> None:
+    rows, cols = layout.grid.shape
+    data, geolocation = swath["Data Fields"], swath["Geolocation Fields"]
+    for detector, slots in SLOTS.items():
+        data.create_dataset(f"{detector}_Cube", (rows, slots, cols), np.uint16)
+        data.create_dataset(f"{detector}_PIXEL_L2_ERR_MATRIX", (rows, slots, cols), np.uint8)
+    for name in ("Latitude", "Longitude"):
+        geolocation.create_dataset(name, (rows, cols), np.float32)
+    for name in ("Observing_Angle", "Rel_Azimuth_Angle", "Solar_Zenith_Angle"):
+        swath.create_dataset(f"Geometric Fields/{name}", (rows, cols), np.float32)
+    step = layout.duration_s / 86400.0 / max(rows - 1, 1)
+    geolocation["Time"] = _mjd2000(layout.start) + step * np.arange(rows)
+
+    written = np.zeros(rows, np.int64)
+    for block in blocks:
+        block = PrismaBlock(*block)
+        count = block.reflectance.shape[1]
+        if block.reflectance.shape != (len(layout.bands), count, cols) or not 0 <= block.row0 <= rows - count:
+            raise UsageError(
+                f"A block of shape {block.reflectance.shape} at row {block.row0} does not fit a product of "
+                f"{len(layout.bands)} bands, {rows} rows and {cols} columns."
+            )
+        valid = block.valid if block.valid is not None else np.asarray(np.isfinite(block.reflectance).any(axis=0))
+        span = slice(block.row0, block.row0 + count)
+        for detector in SLOTS:
+            dn, codes = _encode(layout, detector, block, valid)
+            data[f"{detector}_Cube"][span] = dn
+            data[f"{detector}_PIXEL_L2_ERR_MATRIX"][span] = codes
+        longitude, latitude = lonlat_block(layout.grid, span.start, span.stop)
+        geolocation["Latitude"][span], geolocation["Longitude"][span] = latitude, longitude
+        for name, angle in _angles(layout, span).items():
+            swath[f"Geometric Fields/{name}"][span] = np.where(valid, angle, 0.0)
+        written[span] += 1
+    _check_complete(written, "cube")
+
+
+def _encode(
+    layout: PrismaLayout, detector: str, block: PrismaBlock, valid: NDArray[np.bool_]
+) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
+    """Digital numbers and error codes of one detector, shape (row, slot, col)."""
+    _, rows, cols = block.reflectance.shape
+    low, high = layout.scale(detector)
+    dn = np.zeros((rows, SLOTS[detector], cols), np.uint16)
+    codes = np.zeros(dn.shape, np.uint8)
+    for index, slot in enumerate(layout.bands.slot):
+        if layout.bands.detector[index] != detector:
+            continue
+        values = block.reflectance[index]
+        good = valid & np.isfinite(values)
+        # 0 means "no data", so the smallest value that a good sample can have is 1.
+        numbers = np.rint((np.where(good, values, low) - low) * (DN_MAX / (high - low)))
+        dn[:, slot, :] = np.where(good, np.clip(numbers, 1, DN_MAX), 0)
+        if block.error_codes is not None:
+            codes[:, slot, :] = np.where(valid, block.error_codes[index], 0)
+        else:
+            codes[:, slot, :] = np.select(
+                [~valid, ~good, values < 0, values > high], [0, ERROR_INVALID_L1, ERROR_NEGATIVE, ERROR_SATURATED], 0
+            )
+    return dn, codes
+
+
+def _angles(layout: PrismaLayout, rows: slice) -> dict[str, NDArray[np.float64]]:
+    """Angles of some rows, in degrees, shape (row, col): a plane across the swath, never 0."""
+    height, width = layout.grid.shape
+    across = np.linspace(-1.2, 1.2, width)[None, :]
+    along = np.linspace(-0.02, 0.02, height)[rows, None]
+    return {
+        "Observing_Angle": np.maximum(np.abs(layout.view_zenith_deg + across + 0 * along), 0.01),
+        "Rel_Azimuth_Angle": layout.relative_azimuth_deg + 0.1 * across + along,
+        "Solar_Zenith_Angle": np.maximum(layout.sun_zenith_deg + 0.05 * across + along, 0.01),
+    }
+
+
+def _write_pan(swath: h5py.Group, layout: PrismaLayout, blocks: Iterable[PanBlock]) -> None:
+    grid = layout.pan_grid
+    rows, cols = grid.shape
+    low, high = layout.pan_scale
+    data, geolocation = swath["Data Fields"], swath["Geolocation Fields"]
+    cube = data.create_dataset("Cube", (rows, cols), np.uint16)
+    codes = data.create_dataset("PIXEL_L2_ERR_MATRIX", (rows, cols), np.uint8)
+    latitudes = geolocation.create_dataset("Latitude", (rows, cols), np.float32)
+    longitudes = geolocation.create_dataset("Longitude", (rows, cols), np.float32)
+    written = np.zeros(rows, np.int64)
+    for block in blocks:
+        row0, values = block
+        count = values.shape[0]
+        if values.shape != (count, cols) or not 0 <= row0 <= rows - count:
+            raise UsageError(
+                f"A panchromatic block of shape {values.shape} at row {row0} does not fit {rows} x {cols} pixels."
+            )
+        span = slice(row0, row0 + count)
+        good = np.isfinite(values)
+        numbers = np.rint((np.where(good, values, low) - low) * (DN_MAX / (high - low)))
+        cube[span] = np.where(good, np.clip(numbers, 1, DN_MAX), 0).astype(np.uint16)
+        codes[span] = np.where(good & (values > high), ERROR_SATURATED, 0)
+        longitudes[span], latitudes[span] = lonlat_block(grid, span.start, span.stop)
+        written[span] += 1
+    _check_complete(written, "panchromatic image")
+
+
+def _check_complete(written: NDArray[np.int64], what: str) -> None:
+    if (written == 1).all():
+        return
+    row = int(np.flatnonzero(written != 1)[0])
+    raise UsageError(f"The blocks of the {what} leave row {row} " + ("out." if written[row] == 0 else "written twice."))
