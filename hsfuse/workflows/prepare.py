@@ -1,0 +1,99 @@
+"""From two open products to a scene that can be fused: align, choose bands, estimate the blur."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from hsfuse.band_selection import BandSelection, parse_bands, select_bands
+from hsfuse.config import RunConfig
+from hsfuse.coregister import CoregistrationResult, coregister_products
+from hsfuse.coregister.warp import Resampler
+from hsfuse.degrade import Psf, estimate_psf
+from hsfuse.errors import CoregistrationError
+from hsfuse.grid import Slice2D
+from hsfuse.inference.scene import FusionScene
+from hsfuse.log import get_logger
+from hsfuse.progress import Progress
+from hsfuse.workflows.aoi import parse_aoi
+from hsfuse.workflows.inputs import Pair, common_grid
+
+_log = get_logger(__name__)
+
+_MATCHING_PSF = Psf(1.25)
+_PSF_WINDOW_PX = 192
+_PSF_RANGE_NM = (430.0, 900.0)
+_PSF_BANDS = 24
+
+
+@dataclass(frozen=True)
+class PreparedScene:
+    """A scene that is ready to be fused, and how it came about."""
+
+    scene: FusionScene
+    coregistration: CoregistrationResult
+    selection: BandSelection
+    warnings: tuple[str, ...]
+    psf_estimated: bool
+
+
+def prepare_scene(pair: Pair, config: RunConfig, progress: Progress) -> PreparedScene:
+    """Co-register, find the common grid, select bands, estimate the PSF.
+
+    Raises
+    ------
+    CoregistrationError
+        No trustworthy alignment was found.
+    OverlapError
+        Nothing is left to fuse.
+    """
+    matching = Psf(config.psf_fwhm) if config.psf_fwhm != "auto" else _MATCHING_PSF
+    result = coregister_products(pair.hsi, pair.msi, config.coregistration(), psf=matching, progress=progress)
+    if not result.trusted:
+        raise CoregistrationError(
+            f"The co-registration was rejected: {result.reason}",
+            hint="Choose a Sentinel-2 image closer in season and with fewer clouds,"
+            " or use --coregister off if the images are known to be aligned.",
+        )
+    _log.info("Co-registration %s: %s", result.verdict, result.reason)
+    area = parse_aoi(config.aoi, pair.msi.grid.crs, config.aoi_crs) if config.aoi else None
+    grid = common_grid(pair, result.field, area)
+    selection = select_bands(pair.hsi, **parse_bands(config.bands), progress=progress)
+    scene = FusionScene(
+        pair.hsi,
+        pair.msi,
+        np.asarray(selection.indices),
+        Resampler(pair.hsi.grid, grid, result.field),
+        grid,
+        pair.ratio,
+        matching,
+        config.cloud_mask,
+        config.cloud_dilate_px,
+        area.mask(grid.nested(pair.ratio)) if area else None,
+    )
+    if config.psf_fwhm == "auto":
+        with progress.stage("estimate blur") as stage:
+            scene = replace(scene, psf=estimate_scene_psf(scene))
+            stage.advance()
+        _log.info("The HSI's PSF is %.2f HSI pixels wide (FWHM).", scene.psf.fwhm_px)
+    return PreparedScene(scene, result, selection, pair.warnings, config.psf_fwhm == "auto")
+
+
+def estimate_scene_psf(scene: FusionScene) -> Psf:
+    """Estimate the PSF on three windows from the scene's middle, on the bands that the MSI covers."""
+    centre = scene.hsi.bands.centre_nm[scene.bands]
+    under = np.flatnonzero((centre > _PSF_RANGE_NM[0]) & (centre < _PSF_RANGE_NM[1]))
+    if under.size == 0:
+        return Psf()
+    chosen = under[np.unique(np.linspace(0, under.size - 1, min(under.size, _PSF_BANDS)).round().astype(int))]
+    rows = min(_PSF_WINDOW_PX, scene.grid.height)
+    top = (scene.grid.height - rows) // 2
+    block = Slice2D(top, top + rows, 0, scene.grid.width)
+    hsi = scene.read_hsi(block, scene.bands[chosen])
+    msi, cloud = scene.read_msi(block)
+    clear = ~(np.isnan(msi).any(axis=0) | cloud)
+    r = scene.ratio
+    coarse_clear = clear.reshape(rows, r, scene.grid.width, r).all(axis=(1, 3))
+    valid = coarse_clear & ~np.isnan(hsi).any(axis=0)
+    return estimate_psf(np.nan_to_num(hsi), np.nan_to_num(msi), valid, r)

@@ -1,0 +1,264 @@
+"""The main job: one PRISMA product and one Sentinel-2 product in, one georeferenced cube out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hsfuse import __version__
+from hsfuse.config import RunConfig
+from hsfuse.errors import QualityError, UsageError
+from hsfuse.inference.budget import Estimate, choose_plan, make_budget
+from hsfuse.inference.engine import FusionStatistics, fuse_scene_tiles
+from hsfuse.log import get_logger
+from hsfuse.progress import Progress, SilentProgress
+from hsfuse.readers.base import ProductInfo
+from hsfuse.workflows.clock import StageClock, peak_memory_bytes
+from hsfuse.workflows.inputs import open_pair
+from hsfuse.workflows.methods import ChosenMethod, choose_method, fusion_context, resolve_device
+from hsfuse.workflows.prepare import PreparedScene, prepare_scene
+from hsfuse.writers import CubeWriter, WriteOptions, WrittenProduct, check_output
+
+_log = get_logger(__name__)
+
+_SAMPLE_BYTES = {"int16": 2, "uint16": 2, "float32": 4}
+_IO_BYTES_PER_SECOND = 150e6
+_FLOP_PER_SECOND_CORE = 8e9
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run made.
+
+    Attributes
+    ----------
+    output
+        The cube; None after a dry run.
+    method, method_reason
+        What made it and why.
+    summary
+        Everything that ``--json`` prints: inputs, grid, bands, co-registration, statistics, scores, times.
+    report
+        HTML report, when written.
+    verdict
+        ``good``, ``usable with care`` or ``failed``; None without quality assessment.
+    """
+
+    output: Path | None
+    method: str
+    method_reason: str
+    summary: dict[str, Any] = field(default_factory=dict)
+    report: Path | None = None
+    verdict: str | None = None
+
+
+def fuse_scene(
+    hsi: str | Path,
+    msi: str | Path | Sequence[str | Path],
+    output: str | Path,
+    *,
+    config: RunConfig | None = None,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> RunResult:
+    """Fuse one scene: the Python face of ``hsfuse run``.
+
+    Parameters
+    ----------
+    hsi
+        PRISMA product (``.he5`` or ``.zip``), or any raster cube with wavelengths.
+    msi
+        Sentinel-2 product (``.SAFE``, ``MTD_*.xml`` or ``.zip``), several of them, or a GeoTIFF.
+    output
+        The cube to write: ``.tif``, ``.tiff`` or ``.img``/``.dat``/``.bil``.
+    config
+        Settings; keyword ``settings`` of the same names override it.
+    dry_run
+        Stop after planning.
+    progress
+        Where to show progress.
+
+    Raises
+    ------
+    HsfuseError
+        See :mod:`hsfuse.errors`; each error carries the exit code of the command.
+    """
+    base = config or RunConfig()
+    resolved = RunConfig.resolve(None, **(base.model_dump(exclude_unset=True) | settings))
+    paths = [Path(msi)] if isinstance(msi, str | Path) else [Path(p) for p in msi]
+    if not paths:
+        raise UsageError("No Sentinel-2 product was given.")
+    return run_scene(Path(hsi), paths, Path(output), resolved, dry_run=dry_run, progress=progress)
+
+
+def run_scene(
+    hsi_path: Path,
+    msi_paths: Sequence[Path],
+    output: Path,
+    config: RunConfig,
+    *,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> RunResult:
+    """Run all steps in order; see :func:`fuse_scene` for the parameters."""
+    clock = StageClock(progress or SilentProgress())
+    device = resolve_device(config.device)
+    _limit_threads(config.threads)
+    chosen = choose_method(config)
+    options = WriteOptions(
+        format=config.format, dtype=config.dtype, compress=config.compress,
+        overwrite=config.overwrite, resume=config.resume,
+    )  # fmt: skip
+    with ExitStack() as stack:
+        with clock.stage("open") as stage:
+            pair = open_pair(hsi_path, msi_paths, config, stack)
+            stage.advance()
+        if not dry_run:
+            # Before minutes of work, not after: a rough check of the output's place.
+            check_output(output, pair.msi.grid, 1, options)
+        prepared = prepare_scene(pair, config, clock)
+        estimate = _plan(prepared, chosen, config, device)
+        summary = _summary(prepared, chosen, estimate, config, device)
+        if dry_run:
+            summary["seconds"] = clock.seconds
+            return RunResult(None, chosen.method.spec.name, chosen.reason, summary)
+        check_output(output, prepared.scene.fine_grid, len(prepared.scene.bands), options)
+        _fit(prepared, chosen, config, device, clock)
+        written, statistics = _fuse(prepared, chosen, estimate, output, options, config, device, summary, clock)
+        summary |= {
+            "output": str(written.path),
+            "sidecars": [str(p) for p in written.sidecars],
+            "bytes": written.bytes,
+            "statistics": vars(statistics),
+        }
+        report, verdict = None, None
+        if config.report:
+            from hsfuse.workflows.quality import assess
+
+            quality = assess(prepared, chosen, estimate, written, summary, config, clock)
+            report, verdict = quality.report, quality.level
+            summary |= {"scores": quality.scores, "verdict": quality.verdict, "report": str(quality.report)}
+        summary["seconds"] = {name: round(value, 2) for name, value in clock.seconds.items()}
+        summary["total_seconds"] = round(clock.total, 2)
+        summary["peak_memory_bytes"] = peak_memory_bytes()
+    _check_quality(summary.get("scores", {}), config, output)
+    return RunResult(written.path, chosen.method.spec.name, chosen.reason, summary, report, verdict)
+
+
+def _limit_threads(threads: int | None) -> None:
+    import torch
+
+    count = threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else threads
+    if count:
+        torch.set_num_threads(count)
+
+
+def _plan(prepared: PreparedScene, chosen: ChosenMethod, config: RunConfig, device: str) -> Estimate:
+    scene = prepared.scene
+    return choose_plan(
+        *scene.grid.shape, ratio=scene.ratio, n_bands=len(scene.bands), n_msi=len(scene.msi.band_names),
+        source_bands=len(scene.bands), spec=chosen.method.spec,
+        budget=make_budget(device, config.max_memory, config.max_vram),
+        tile=config.tile, overlap=config.overlap, sample_bytes=_SAMPLE_BYTES[config.dtype],
+    )  # fmt: skip
+
+
+def _fit(prepared: PreparedScene, chosen: ChosenMethod, config: RunConfig, device: str, clock: StageClock) -> None:
+    scene = prepared.scene
+    with clock.stage("learn from the scene") as stage:
+        chosen.method.fit(fusion_context(scene, device, config.seed), scene.low_resolution_strips())
+        stage.advance()
+
+
+def _fuse(
+    prepared: PreparedScene,
+    chosen: ChosenMethod,
+    estimate: Estimate,
+    output: Path,
+    options: WriteOptions,
+    config: RunConfig,
+    device: str,
+    summary: dict[str, Any],
+    clock: StageClock,
+) -> tuple[WrittenProduct, FusionStatistics]:
+    scene = prepared.scene
+    provenance = {
+        key: summary[key] for key in ("hsfuse", "config", "inputs", "method", "coregistration", "psf_fwhm_px")
+    }
+    identity = (
+        f"{config.identity()}-{scene.hsi.info.name}-{scene.msi.info.name}-{estimate.plan.tile}-{estimate.plan.overlap}"
+    )
+    writer = CubeWriter(
+        output, scene.fine_grid, scene.hsi.bands.take(scene.bands), options, identity=identity, provenance=provenance,
+        description=f"hsfuse {__version__}: {scene.hsi.info.name} fused with {scene.msi.info.name}",
+        acquired=scene.hsi.info.start,
+    )  # fmt: skip
+    with writer:
+        if writer.rows_done:
+            _log.info("Going on at row %d of %d.", writer.rows_done, scene.fine_grid.height)
+        statistics = fuse_scene_tiles(
+            scene, chosen.method, estimate.plan, writer.write_rows, device=device, batch=estimate.batch,
+            rows_done=writer.rows_done, clip=config.clip, progress=clock,
+        )  # fmt: skip
+        written = writer.finish(progress=clock)
+    return written, statistics
+
+
+def _summary(
+    prepared: PreparedScene, chosen: ChosenMethod, estimate: Estimate, config: RunConfig, device: str
+) -> dict[str, Any]:
+    scene, plan, spec = prepared.scene, estimate.plan, chosen.method.spec
+    fine = scene.fine_grid
+    samples = fine.height * fine.width * len(scene.bands)
+    raw = samples * _SAMPLE_BYTES[config.dtype]
+    return {
+        "hsfuse": __version__,
+        "config": config.model_dump(mode="json"),
+        "inputs": {"hsi": _describe(scene.hsi.info), "msi": _describe(scene.msi.info)},
+        "method": {"name": spec.name, "reason": chosen.reason, "reference": spec.reference,
+                   "weights_sha256": spec.weights_sha256},
+        "warnings": list(prepared.warnings),
+        "coregistration": prepared.coregistration.to_json(),
+        "psf_fwhm_px": scene.psf.fwhm_px,
+        "psf_estimated": prepared.psf_estimated,
+        "grid": {"crs": fine.crs.to_string(), "bounds": list(fine.bounds), "pixel_m": fine.pixel_m,
+                 "height": fine.height, "width": fine.width, "ratio": scene.ratio},
+        "bands": {"count": len(scene.bands), "of": len(scene.hsi.bands),
+                  "centre_nm": [round(float(v), 2) for v in scene.hsi.bands.centre_nm[scene.bands]]},
+        "plan": {
+            "device": device, "tiles": len(plan), "tile_px": plan.tile * scene.ratio,
+            "overlap_px": plan.overlap * scene.ratio, "halo_px": plan.halo * scene.ratio, "batch": estimate.batch,
+            "peak_memory_bytes": estimate.host_bytes, "peak_vram_bytes": estimate.vram_bytes,
+            "disk_bytes": raw, "estimated_seconds": round(_guess_seconds(estimate, raw, device), 1),
+        },
+    }  # fmt: skip
+
+
+def _guess_seconds(estimate: Estimate, raw_bytes: int, device: str) -> float:
+    """Rough time of fusing and writing; the plan's figure, not a promise."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    speed = 2e13 if device.startswith("cuda") else _FLOP_PER_SECOND_CORE * cores
+    return estimate.flop / speed + raw_bytes / _IO_BYTES_PER_SECOND
+
+
+def _describe(info: ProductInfo) -> dict[str, Any]:
+    return {
+        "name": info.name, "sensor": info.sensor, "level": info.level, "path": str(info.path),
+        "start": info.start.isoformat() if info.start else None,
+        "sun_zenith_deg": info.sun_zenith_deg, "sun_azimuth_deg": info.sun_azimuth_deg,
+        "view_zenith_deg": info.view_zenith_deg,
+    }  # fmt: skip
+
+
+def _check_quality(scores: dict[str, Any], config: RunConfig, output: Path) -> None:
+    qnr = scores.get("qnr")
+    if config.min_quality is not None and qnr is not None and qnr < config.min_quality:
+        raise QualityError(
+            f"QNR is {qnr:.3f}, below the wanted {config.min_quality:.3f}; {output} was written all the same.",
+            hint="Read the report beside the output.",
+        )
