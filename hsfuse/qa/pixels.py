@@ -1,0 +1,275 @@
+"""Pure pixels: spots of one surface type, large and even enough to compare spectra before and after fusion.
+
+A pixel of the hyperspectral image may be held against the fused pixels inside it only where its neighbourhood is
+even, because its point spread function reaches into the neighbours. The search therefore scores how typical a
+pixel is of a surface type (indices of vegetation, water, bare soil and built-up land) times how even the window
+around it is, and keeps the best pixels that lie well apart. It reads the scene strip by strip and holds one
+candidate per cell of a coarse raster, so memory does not grow with the number of bands or the length of a strip
+list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from hsfuse.errors import UsageError
+from hsfuse.log import get_logger
+
+log = get_logger(__name__)
+
+SurfaceKind = Literal["vegetation", "soil", "water", "built-up"]
+KINDS: tuple[SurfaceKind, ...] = ("vegetation", "soil", "water", "built-up")
+
+KEY_BANDS_NM: Mapping[str, tuple[float, float]] = {
+    "blue": (490.0, 25.0),
+    "green": (560.0, 25.0),
+    "red": (665.0, 20.0),
+    "nir": (850.0, 45.0),
+    "swir1": (1610.0, 60.0),
+    "swir2": (2200.0, 60.0),
+}
+"""Wavelength of each plane that the indices use, and how far a band's centre may be from it (nm)."""
+
+FLOOR = 0.004
+"""Reflectance below which a ratio says nothing; atmospheric correction leaves values around zero over water."""
+
+FloatPlane = NDArray[np.float64]
+
+
+class PixelStrip(NamedTuple):
+    """A full-width strip of the hyperspectral image.
+
+    Attributes
+    ----------
+    row0
+        Row of the strip's first line in the image.
+    hsi
+        Reflectance, shape (band, row, col), NaN where there is no data.
+    valid
+        Pixels that may be chosen, shape (row, col): inside the footprint and not under cloud.
+    """
+
+    row0: int
+    hsi: NDArray[np.floating[Any]]
+    valid: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class PurePixel:
+    """One pure pixel.
+
+    Attributes
+    ----------
+    kind
+        Surface type.
+    row, col
+        Position in the hyperspectral (low-resolution) grid.
+    purity
+        How typical the pixel is of its surface type times how even its neighbourhood is, 0 to 1.
+    """
+
+    kind: SurfaceKind
+    row: int
+    col: int
+    purity: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+
+def key_bands(centre_nm: NDArray[np.floating[Any]]) -> dict[str, int]:
+    """Index of the band for each plane of :data:`KEY_BANDS_NM`; planes without a band near enough are left out."""
+    centre = np.asarray(centre_nm, dtype=np.float64)
+    found: dict[str, int] = {}
+    for name, (wanted, tolerance) in KEY_BANDS_NM.items():
+        index = int(np.abs(centre - wanted).argmin())
+        if abs(centre[index] - wanted) <= tolerance:
+            found[name] = index
+    return found
+
+
+def find_pure_pixels(
+    strips: Iterable[PixelStrip | tuple[int, NDArray[Any], NDArray[np.bool_]]],
+    centre_nm: NDArray[np.floating[Any]],
+    *,
+    per_kind: int = 2,
+    window_px: int = 5,
+    separation_px: int = 20,
+    min_purity: float = 0.2,
+) -> tuple[PurePixel, ...]:
+    """Find pure pixels of each surface type.
+
+    Parameters
+    ----------
+    strips
+        The image as ``(row0, hsi, valid)``, from the top; neighbouring strips are joined, so windows may reach
+        across their border. Strips may leave rows out; windows then never reach across the gap.
+    centre_nm
+        Centre wavelength of each band, shape (band,).
+    per_kind
+        How many pixels of each type are wanted at most.
+    window_px
+        Side of the neighbourhood (odd, 3 or more) that must be valid throughout and even.
+    separation_px
+        Least distance between two pixels of one type.
+    min_purity
+        Pixels below this purity are not offered.
+
+    Returns
+    -------
+    tuple of PurePixel
+        Ordered by type (:data:`KINDS`) and falling purity; empty types are simply absent.
+
+    Raises
+    ------
+    UsageError
+        The window is even or too small, or the bands hold neither red nor near infrared.
+    """
+    if window_px < 3 or window_px % 2 == 0:
+        raise UsageError(f"The window of pure pixels must be odd and at least 3, not {window_px}.")
+    bands = key_bands(centre_nm)
+    if not {"red", "nir"} <= bands.keys():
+        raise UsageError(
+            "Pure pixels cannot be found: the cube has no band near 665 nm or near 850 nm.",
+            hint="Select bands that cover the red and the near infrared.",
+        )
+    cell = max(separation_px // 2, 1)
+    best: dict[tuple[SurfaceKind, int, int], PurePixel] = {}
+    for row0, planes, valid in _windows(strips, bands, window_px // 2):
+        evenness = _evenness(planes, valid, window_px)
+        for kind, membership in _memberships(planes).items():
+            _keep_best(best, kind, membership * evenness, row0, cell, min_purity)
+    chosen: list[PurePixel] = []
+    for kind in KINDS:
+        candidates = sorted(
+            (pixel for pixel in best.values() if pixel.kind == kind), key=lambda p: (-p.purity, p.row, p.col)
+        )
+        chosen.extend(_spread(candidates, per_kind, separation_px))
+    log.debug("pure pixels: %s", ", ".join(f"{p.kind} ({p.row}, {p.col}) {p.purity:.2f}" for p in chosen) or "none")
+    return tuple(chosen)
+
+
+def _windows(
+    strips: Iterable[PixelStrip | tuple[int, NDArray[Any], NDArray[np.bool_]]], bands: dict[str, int], radius: int
+) -> Iterator[tuple[int, dict[str, FloatPlane], NDArray[np.bool_]]]:
+    """Yield the index planes of each strip, with the last rows of the strip before it put in front.
+
+    Rows whose window is cut by the strip's lower edge come again, whole, at the top of the next strip.
+    """
+    tail_planes: dict[str, FloatPlane] = {}
+    tail_valid: NDArray[np.bool_] | None = None
+    next_row = -1
+    for strip_row0, hsi, strip_valid in strips:
+        planes = {name: np.asarray(hsi[index], dtype=np.float64) for name, index in bands.items()}
+        valid = np.asarray(strip_valid, dtype=np.bool_).copy()
+        row0 = strip_row0
+        for plane in planes.values():
+            valid &= np.isfinite(plane)
+        if tail_valid is not None and strip_row0 == next_row:
+            planes = {name: np.concatenate([tail_planes[name], plane]) for name, plane in planes.items()}
+            valid = np.concatenate([tail_valid, valid])
+            row0 -= tail_valid.shape[0]
+        next_row = strip_row0 + hsi.shape[1]
+        tail_planes = {name: plane[-2 * radius :] for name, plane in planes.items()}
+        tail_valid = valid[-2 * radius :]
+        yield row0, planes, valid
+
+
+def _ramp(value: FloatPlane, low: float, high: float) -> FloatPlane:
+    """0 below ``low``, 1 above ``high``, linear between (falling when ``low`` > ``high``)."""
+    return np.clip((value - low) / (high - low), 0.0, 1.0)
+
+
+def _difference_index(a: FloatPlane, b: FloatPlane) -> FloatPlane:
+    a, b = np.maximum(a, FLOOR), np.maximum(b, FLOOR)
+    return (a - b) / (a + b)
+
+
+def _memberships(planes: dict[str, FloatPlane]) -> dict[SurfaceKind, FloatPlane]:
+    """How typical each pixel is of each surface type, 0 to 1.
+
+    Limits follow common practice: NDVI (Rouse 1974) for vegetation, NDWI (McFeeters 1996) with a dark infrared
+    for water, and for the two bright, bare types the rise from blue to red (iron makes soils red, concrete and
+    asphalt are grey) with NDBI (Zha 2003) where the shortwave infrared exists. Types whose bands are missing are
+    left out.
+    """
+    planes = {name: np.nan_to_num(plane, nan=0.0) for name, plane in planes.items()}
+    red, nir = planes["red"], planes["nir"]
+    ndvi = _difference_index(nir, red)
+    found: dict[SurfaceKind, FloatPlane] = {"vegetation": _ramp(ndvi, 0.5, 0.85) * _ramp(nir, 0.12, 0.25)}
+    if "green" not in planes:
+        return found
+    green = planes["green"]
+    darkest = np.maximum(nir, planes["swir1"]) if "swir1" in planes else nir
+    found["water"] = _ramp(_difference_index(green, nir), 0.0, 0.45) * _ramp(darkest, 0.08, 0.03)
+    if not {"blue", "swir1"} <= planes.keys():
+        return found
+    blue, swir1 = planes["blue"], planes["swir1"]
+    reddening = _difference_index(red, blue)
+    ndbi = _difference_index(swir1, nir)
+    # Snow and cloud are bright and flat too, but snow is dark in the SWIR and cloud is far brighter than roofs.
+    bare = _ramp(ndvi, 0.30, 0.15) * _ramp(_difference_index(green, swir1), 0.2, 0.0) * _ramp(blue, 0.45, 0.30)
+    soil = bare * _ramp(reddening, 0.18, 0.38) * _ramp(ndbi, -0.02, 0.12) * _ramp(swir1, 0.12, 0.25)
+    built = bare * _ramp(ndvi, 0.25, 0.08) * _ramp(reddening, 0.30, 0.12)
+    built = built * _ramp(np.abs(ndbi), 0.25, 0.08) * _ramp(swir1, 0.05, 0.12)
+    if "swir2" in planes:
+        # Clay and carbonate deepen soils at 2.2 um; roofs and roads stay nearly level.
+        built = built * _ramp(planes["swir2"] / np.maximum(swir1, FLOOR), 0.6, 0.85)
+    found["soil"] = soil
+    found["built-up"] = built
+    return found
+
+
+def _evenness(planes: dict[str, FloatPlane], valid: NDArray[np.bool_], window_px: int) -> FloatPlane:
+    """Gaussian of the local relative deviation, 0 where the window is cut by an edge or holds a masked pixel."""
+    spread = np.zeros(valid.shape)
+    for plane in planes.values():
+        filled = np.where(valid, plane, 0.0)
+        mean = ndimage.uniform_filter(filled, window_px, mode="constant")
+        square = ndimage.uniform_filter(filled * filled, window_px, mode="constant")
+        # The offset keeps dark planes (water in the infrared) from counting their noise as unevenness.
+        spread += np.sqrt(np.maximum(square - mean * mean, 0.0)) / (np.abs(mean) + 0.03)
+    inside = ndimage.minimum_filter(valid.astype(np.uint8), window_px, mode="constant", cval=0).astype(bool)
+    return np.where(inside, np.exp(-((spread / len(planes) / 0.10) ** 2)), 0.0)
+
+
+def _keep_best(
+    best: dict[tuple[SurfaceKind, int, int], PurePixel],
+    kind: SurfaceKind,
+    purity: FloatPlane,
+    row0: int,
+    cell: int,
+    min_purity: float,
+) -> None:
+    """Put the strip's best pixel of each raster cell into ``best`` where it beats what is there."""
+    rows, cols = np.nonzero(purity >= min_purity)
+    if rows.size == 0:
+        return
+    values = purity[rows, cols]
+    cell_row, cell_col = (rows + row0) // cell, cols // cell
+    order = np.lexsort((cols, rows, -values, cell_col, cell_row))
+    first = np.ones(order.size, dtype=bool)
+    first[1:] = (np.diff(cell_row[order]) != 0) | (np.diff(cell_col[order]) != 0)
+    for i in order[first]:
+        key = (kind, int(cell_row[i]), int(cell_col[i]))
+        pixel = PurePixel(kind, int(rows[i]) + row0, int(cols[i]), float(values[i]))
+        if key not in best or pixel.purity > best[key].purity:
+            best[key] = pixel
+
+
+def _spread(candidates: list[PurePixel], count: int, separation_px: int) -> list[PurePixel]:
+    """Take the best candidates that keep their distance from those taken before."""
+    taken: list[PurePixel] = []
+    for pixel in candidates:
+        if len(taken) >= count:
+            break
+        if all((pixel.row - p.row) ** 2 + (pixel.col - p.col) ** 2 >= separation_px**2 for p in taken):
+            taken.append(pixel)
+    return taken

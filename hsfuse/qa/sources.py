@@ -1,0 +1,179 @@
+"""Cubes that quicklooks can read decimated: a file, a reader, an array."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hsfuse.errors import InputError
+from hsfuse.grid import Slice2D
+
+FloatCube = NDArray[np.float32]
+
+
+class ImageSource(Protocol):
+    """A cube that can be read decimated."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, cols)."""
+        ...
+
+    @property
+    def centre_nm(self) -> NDArray[np.float64]:
+        """Centre wavelength of each band."""
+        ...
+
+    def read(self, bands: Sequence[int], block: Slice2D, out_shape: tuple[int, int] | None = None) -> FloatCube:
+        """Read bands of a block, averaged down to ``out_shape``; NaN where there is no data."""
+        ...
+
+
+class FunctionSource:
+    """Any reader as an :class:`ImageSource`: whole blocks are read a few rows at a time and averaged.
+
+    Parameters
+    ----------
+    shape
+        (rows, cols) of the image.
+    centre_nm
+        Centre wavelength of each band.
+    read_block
+        ``read_block(block, bands)`` returns reflectance, shape (band, row, col), NaN where there is no data.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        centre_nm: NDArray[np.floating[Any]],
+        read_block: Callable[[Slice2D, Sequence[int]], NDArray[Any]],
+    ) -> None:
+        self._shape, self._read = shape, read_block
+        self._centre = np.asarray(centre_nm, dtype=np.float64)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, cols)."""
+        return self._shape
+
+    @property
+    def centre_nm(self) -> NDArray[np.float64]:
+        """Centre wavelength of each band."""
+        return self._centre
+
+    def read(self, bands: Sequence[int], block: Slice2D, out_shape: tuple[int, int] | None = None) -> FloatCube:
+        """Read bands of a block, averaged down to ``out_shape``; NaN where there is no data."""
+        rows, cols = block.shape
+        if out_shape is None or out_shape == block.shape:
+            return np.asarray(self._read(block, bands), dtype=np.float32)
+        out = np.full((len(bands), *out_shape), np.nan, dtype=np.float32)
+        row_edges = np.linspace(0, rows, out_shape[0] + 1).round().astype(int)
+        col_edges = np.linspace(0, cols, out_shape[1] + 1).round().astype(int)
+        at_once = max(1, int(256 // max(rows / out_shape[0], 1)))
+        for first in range(0, out_shape[0], at_once):
+            last = min(first + at_once, out_shape[0])
+            strip = Slice2D(
+                block.row0 + int(row_edges[first]), block.row0 + int(row_edges[last]), block.col0, block.col1
+            )
+            cube = np.asarray(self._read(strip, bands), dtype=np.float32)
+            out[:, first:last] = _block_mean(cube, row_edges[first : last + 1] - row_edges[first], col_edges)
+        return out
+
+
+class ArraySource(FunctionSource):
+    """A cube in memory as an :class:`ImageSource`; shape (band, row, col), NaN where there is no data."""
+
+    def __init__(self, cube: NDArray[np.floating[Any]], centre_nm: NDArray[np.floating[Any]]) -> None:
+        super().__init__(
+            (cube.shape[1], cube.shape[2]), centre_nm, lambda block, bands: cube[(list(bands), *block.slices)]
+        )
+
+
+class RasterSource:
+    """A raster file as an :class:`ImageSource`, through its overviews where it has any.
+
+    Parameters
+    ----------
+    path
+        Any raster that GDAL reads.
+    centre_nm
+        Centre wavelength of each band.
+    scale
+        Factor from stored numbers to reflectance; default: the file's own (GDAL scale, or ENVI's
+        ``reflectance scale factor``), else 1.
+
+    Raises
+    ------
+    InputError
+        The file cannot be opened or has another number of bands.
+    """
+
+    def __init__(self, path: Path, centre_nm: NDArray[np.floating[Any]], *, scale: float | None = None) -> None:
+        import rasterio
+
+        try:
+            self._dataset = rasterio.open(path)
+        except rasterio.errors.RasterioIOError as error:
+            raise InputError(f"{path} cannot be read for the quality report: {error}.") from error
+        self._centre = np.asarray(centre_nm, dtype=np.float64)
+        if self._dataset.count != self._centre.size:
+            count = self._dataset.count
+            self._dataset.close()
+            raise InputError(f"{path} has {count} bands, not the {self._centre.size} that were expected.")
+        self._scale, self._offset = self._scaling(scale)
+
+    def _scaling(self, scale: float | None) -> tuple[float, float]:
+        if scale is not None:
+            return scale, 0.0
+        if self._dataset.scales[0] != 1.0 or self._dataset.offsets[0] != 0.0:
+            return float(self._dataset.scales[0]), float(self._dataset.offsets[0])
+        factor = self._dataset.tags(ns="ENVI").get("reflectance_scale_factor")
+        return (1.0 / float(factor) if factor else 1.0), 0.0
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, cols)."""
+        return int(self._dataset.height), int(self._dataset.width)
+
+    @property
+    def centre_nm(self) -> NDArray[np.float64]:
+        """Centre wavelength of each band."""
+        return self._centre
+
+    def read(self, bands: Sequence[int] | None, block: Slice2D, out_shape: tuple[int, int] | None = None) -> FloatCube:
+        """Read bands (all when None) of a block, averaged down to ``out_shape``; NaN where there is no data."""
+        from rasterio.enums import Resampling
+
+        indexes = list(range(1, self._dataset.count + 1)) if bands is None else [int(b) + 1 for b in bands]
+        shape = (len(indexes), *(out_shape or block.shape))
+        stored = self._dataset.read(
+            indexes, window=block.window, out_shape=shape, masked=True, resampling=Resampling.average
+        )
+        cube = stored.astype(np.float32).filled(np.nan)
+        return np.asarray(cube * np.float32(self._scale) + np.float32(self._offset), dtype=np.float32)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._dataset.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _block_mean(cube: FloatCube, row_edges: NDArray[np.int_], col_edges: NDArray[np.int_]) -> FloatCube:
+    """Mean of valid samples in each cell; NaN where a cell has none."""
+    present = np.isfinite(cube)
+    total = np.add.reduceat(np.where(present, cube, 0.0), row_edges[:-1], axis=1)
+    total = np.add.reduceat(total, col_edges[:-1], axis=2)
+    count = np.add.reduceat(np.add.reduceat(present.astype(np.int32), row_edges[:-1], axis=1), col_edges[:-1], axis=2)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
