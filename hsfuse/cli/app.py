@@ -1,0 +1,51 @@
+"""The ``hsfuse`` command. Heavy libraries are imported inside commands, so that ``--help`` is immediate."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from hsfuse._version import __version__
+from hsfuse.cli import bands, config, coregister, demo, doctor, info, run, simulate
+from hsfuse.errors import EXIT_CODES
+
+_EPILOG = "Exit codes: " + " · ".join(f"{code} {text}" for code, text in EXIT_CODES.items())
+
+app = typer.Typer(
+    name="hsfuse",
+    help="Fuse PRISMA hyperspectral and Sentinel-2 products into one georeferenced 10 m hyperspectral cube.",
+    epilog=_EPILOG,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"hsfuse {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[  # noqa: ARG001 - handled by its callback
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
+    """Fuse PRISMA hyperspectral and Sentinel-2 products into one georeferenced 10 m hyperspectral cube."""
+
+
+for module in (run, info, bands, coregister, simulate, demo, doctor, config):
+    module.add_to(app)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""``hsfuse bands``: which bands would be kept, and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hsfuse.cli.session import AsJson, NoProgress, Quiet, Session, Verbose
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to the application."""
+
+    @app.command("bands")
+    def bands(
+        path: Annotated[Path, typer.Argument(help="hyperspectral product")],
+        count: Annotated[str, typer.Option("--bands", help="a number, 'all', or a text file with wavelengths")] = "100",
+        cut_nm: Annotated[float, typer.Option("--vnir-swir-cut-nm", help="VNIR below, SWIR above")] = 950.0,
+        verbose: Verbose = False,
+        quiet: Quiet = False,
+        as_json: AsJson = False,
+        no_progress: NoProgress = False,
+    ) -> None:
+        """Show the band table of a product: what is kept or dropped, with the evidence."""
+        session = Session(verbose, quiet, as_json, no_progress)
+        with session.errors():
+            from hsfuse.workflows.inspect import band_table_text, inspect_bands
+
+            selection = inspect_bands(path, count, cut_nm=cut_nm, progress=session.progress)
+            session.show(selection.to_json(), lambda: band_table_text(selection))

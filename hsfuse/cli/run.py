@@ -1,0 +1,98 @@
+"""``hsfuse run``: the main job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hsfuse.cli.options import with_config
+from hsfuse.cli.session import AsJson, LogFile, LogFormat, NoProgress, Quiet, Session, Verbose
+from hsfuse.config import RunConfig
+from hsfuse.errors import EXIT_CODES
+
+_PANELS = {
+    **dict.fromkeys(("method", "model", "bands", "vnir_swir_cut_nm", "s2_bands", "ratio", "psf_fwhm", "clip", "seed"), "Fusion"),
+    **dict.fromkeys(
+        ("coregister", "search_m", "window_px", "step_px", "min_points", "max_rmse_m", "min_correlation", "holdout"),
+        "Co-registration",
+    ),
+    **dict.fromkeys(
+        ("format", "dtype", "compress", "overwrite", "resume", "aoi", "aoi_crs", "cloud_mask", "cloud_dilate_px", "report",
+         "min_quality"),
+        "Product",
+    ),
+    **dict.fromkeys(("tile", "overlap", "device", "precision", "max_memory", "max_vram", "threads"), "Computing"),
+}  # fmt: skip
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to the application."""
+
+    @app.command("run", epilog="Exit codes: " + " · ".join(f"{c} {t}" for c, t in EXIT_CODES.items()))
+    @with_config(RunConfig, panels=_PANELS)
+    def run(
+        hsi: Annotated[Path, typer.Argument(help="PRISMA .he5 or .zip, or a raster cube with wavelengths")],
+        msi: Annotated[list[Path], typer.Argument(help="Sentinel-2 .SAFE, MTD_*.xml or .zip (several are mosaicked)")],
+        output: Annotated[Path, typer.Option("-o", "--output", help="the cube: .tif, or .img for ENVI")],
+        settings: dict[str, Any],
+        config: Annotated[
+            Path | None, typer.Option("--config", help="TOML file with the same names as the flags")
+        ] = None,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and its memory, then stop")] = False,
+        verbose: Verbose = False,
+        quiet: Quiet = False,
+        as_json: AsJson = False,
+        no_progress: NoProgress = False,
+        log_format: LogFormat = None,
+        log_file: LogFile = None,
+    ) -> None:
+        """Fuse one scene: HSI and Sentinel-2 in, one georeferenced cube out."""
+        session = Session(verbose, quiet, as_json, no_progress, log_format, log_file)
+        with session.errors():
+            resolved = RunConfig.resolve(config, **settings)
+            from hsfuse.workflows.run_scene import run_scene
+
+            result = run_scene(hsi, msi, output, resolved, dry_run=dry_run, progress=session.progress)
+            session.show(result.summary, lambda: plan_text(result.summary) if dry_run else result_text(result.summary))
+
+
+def plan_text(summary: dict[str, Any]) -> str:
+    """Describe a plan in a few lines."""
+    grid, plan, bands = summary["grid"], summary["plan"], summary["bands"]
+    return "\n".join(
+        [
+            f"method        {summary['method']['name']} ({summary['method']['reason']})",
+            f"result        {grid['height']} x {grid['width']} pixels of {grid['pixel_m']:g} m, {bands['count']} bands,"
+            f" {grid['crs']}",
+            f"alignment     {summary['coregistration']['verdict']}: {summary['coregistration']['reason']}",
+            f"tiles         {plan['tiles']} of {plan['tile_px']} px, overlap {plan['overlap_px']} px, on {plan['device']}",
+            f"peak memory   {plan['peak_memory_bytes'] / 1e9:.2f} GB"
+            + (f", GPU {plan['peak_vram_bytes'] / 1e9:.2f} GB" if plan["peak_vram_bytes"] else ""),
+            f"disk          up to {2 * plan['disk_bytes'] / 1e9:.2f} GB while running",
+            f"time          about {plan['estimated_seconds']:.0f} s for fusing and writing",
+        ]
+    )
+
+
+def result_text(summary: dict[str, Any]) -> str:
+    """Describe a result in a few lines."""
+    grid, coregistration, scores = summary["grid"], summary["coregistration"], summary.get("scores", {})
+    error = coregistration.get("rmse_m")
+    lines = [
+        f"{summary['output']}  {grid['height']} x {grid['width']} pixels of {grid['pixel_m']:g} m,"
+        f" {summary['bands']['count']} bands, {summary['bytes'] / 1e6:.0f} MB",
+        f"  method      {summary['method']['name']}: {summary['method']['reason']}",
+        f"  alignment   {coregistration['verdict']}" + (f", hold-out error {error:.1f} m" if error is not None else ""),
+    ]
+    if scores.get("qnr") is not None:
+        lines.append(
+            f"  quality     QNR {scores['qnr']:.3f} (D_lambda {scores['d_lambda']:.3f}, D_s {scores['d_s']:.3f})"
+        )
+    if summary.get("verdict"):
+        lines.append(f"  verdict     {summary['verdict']['level']}")
+        lines.append(f"  report      {summary['report']}")
+    peak = summary["peak_memory_bytes"] / 1e9
+    lines.append(f"  took        {summary['total_seconds']:.0f} s, peak memory {peak:.2f} GB")
+    return "\n".join(lines)

@@ -1,0 +1,41 @@
+"""``hsfuse simulate``: a scene in the true product formats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hsfuse.cli.session import AsJson, NoProgress, Quiet, Session, Verbose
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to the application."""
+
+    @app.command("simulate")
+    def simulate(
+        folder: Annotated[Path, typer.Argument(help="where to write the products")],
+        rows: Annotated[int, typer.Option(help="height in HSI pixels (30 m)", min=40)] = 200,
+        cols: Annotated[int, typer.Option(help="width in HSI pixels (30 m)", min=40)] = 200,
+        seed: Annotated[int, typer.Option(help="another seed, another landscape", min=0)] = 0,
+        clouds: Annotated[
+            float, typer.Option(help="share of the Sentinel-2 image under cloud", min=0.0, max=1.0)
+        ] = 0.03,
+        full_tile: Annotated[bool, typer.Option("--full-tile", help="a whole 10980 x 10980 Sentinel-2 tile")] = False,
+        s2_bands: Annotated[str, typer.Option(help="10m or all")] = "10m",
+        verbose: Verbose = False,
+        quiet: Quiet = False,
+        as_json: AsJson = False,
+        no_progress: NoProgress = False,
+    ) -> None:
+        """Simulate a PRISMA L2D and a Sentinel-2 L2A product of one landscape, with the truth beside them."""
+        session = Session(verbose, quiet, as_json, no_progress)
+        with session.errors():
+            from hsfuse.workflows.simulate import simulate_products
+
+            facts = simulate_products(
+                folder, rows=rows, cols=cols, seed=seed, clouds=clouds, full_tile=full_tile, s2_bands=s2_bands,
+                progress=session.progress,
+            )  # fmt: skip
+            session.show(facts, lambda: "\n".join(f"{name:<11} {value}" for name, value in facts.items()))
