@@ -1,4 +1,4 @@
-"""``hsfuse doctor``: is everything in place?"""
+"""``hsfuse doctor``: check the installation."""
 
 from __future__ import annotations
 

@@ -9,22 +9,16 @@ import typer
 
 from hsfuse.cli.options import with_config
 from hsfuse.cli.session import AsJson, LogFile, LogFormat, NoProgress, Quiet, Session, Verbose
-from hsfuse.config import RunConfig
+from hsfuse.config import CoregisterConfig, RunConfig
 from hsfuse.errors import EXIT_CODES
 
-_PANELS = {
-    **dict.fromkeys(("method", "model", "bands", "vnir_swir_cut_nm", "s2_bands", "ratio", "psf_fwhm", "clip", "seed"), "Fusion"),
-    **dict.fromkeys(
-        ("coregister", "search_m", "window_px", "step_px", "min_points", "max_rmse_m", "min_correlation", "holdout"),
-        "Co-registration",
-    ),
-    **dict.fromkeys(
-        ("format", "dtype", "compress", "overwrite", "resume", "aoi", "aoi_crs", "cloud_mask", "cloud_dilate_px", "report",
-         "min_quality"),
-        "Product",
-    ),
-    **dict.fromkeys(("tile", "overlap", "device", "precision", "max_memory", "max_vram", "threads"), "Computing"),
-}  # fmt: skip
+_PANEL_FIELDS = {
+    "Fusion": "method model bands vnir_swir_cut_nm s2_bands ratio psf_fwhm clip seed",
+    "Co-registration": " ".join(CoregisterConfig.model_fields),
+    "Product": "format dtype compress overwrite resume aoi aoi_crs cloud_mask cloud_dilate_px report min_quality",
+    "Computing": "tile overlap device precision max_memory max_vram threads",
+}
+_PANELS = {name: panel for panel, names in _PANEL_FIELDS.items() for name in names.split()}
 
 
 def add_to(app: typer.Typer) -> None:
@@ -67,7 +61,7 @@ def plan_text(summary: dict[str, Any]) -> str:
             f"result        {grid['height']} x {grid['width']} pixels of {grid['pixel_m']:g} m, {bands['count']} bands,"
             f" {grid['crs']}",
             f"alignment     {summary['coregistration']['verdict']}: {summary['coregistration']['reason']}",
-            f"tiles         {plan['tiles']} of {plan['tile_px']} px, overlap {plan['overlap_px']} px, on {plan['device']}",
+            f"tiles         {plan['tiles']} of {plan['tile_px']} px, overlap {plan['overlap_px']}, on {plan['device']}",
             f"peak memory   {plan['peak_memory_bytes'] / 1e9:.2f} GB"
             + (f", GPU {plan['peak_vram_bytes'] / 1e9:.2f} GB" if plan["peak_vram_bytes"] else ""),
             f"disk          up to {2 * plan['disk_bytes'] / 1e9:.2f} GB while running",

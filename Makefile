@@ -1,0 +1,50 @@
+# Two commands do everything on a bare machine with Python 3.11 and make: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+STAMPS := $(VENV)/.stamps
+
+.PHONY: help demo test lint types imports pytest format clean
+help:
+	@echo "make demo   install, simulate a scene, fuse it, score it (result in demo/)"
+	@echo "make test   install with test tools; lint, types, import contract, tests"
+	@echo "make format put the code into its canonical form"
+	@echo "make clean  remove the environment and the demo"
+
+$(STAMPS)/venv:
+	$(PYTHON) -m venv $(VENV)
+	mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/run: $(STAMPS)/venv pyproject.toml constraints.txt
+	$(PIP) install --constraint constraints.txt --editable .
+	touch $@
+
+$(STAMPS)/dev: $(STAMPS)/run
+	$(PIP) install --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+demo: $(STAMPS)/run
+	$(BIN)/hsfuse demo demo
+
+test: lint types imports pytest
+
+lint: $(STAMPS)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMPS)/dev
+	$(BIN)/mypy
+
+imports: $(STAMPS)/dev
+	$(BIN)/lint-imports
+
+pytest: $(STAMPS)/dev
+	$(BIN)/pytest
+
+format: $(STAMPS)/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) demo .mypy_cache .ruff_cache .import_linter_cache .hypothesis
