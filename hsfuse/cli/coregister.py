@@ -48,6 +48,6 @@ def add_to(app: typer.Typer) -> None:
                 facts,
                 lambda: (
                     f"{output}  {facts['verdict']}: {facts['reason']}\n"
-                    f"  hold-out error {facts['rmse_m']} m, CE90 {facts['ce90_m']} m, {facts['check_points']} check points"
+                    f"  hold-out error {facts['rmse_m']} m, CE90 {facts['ce90_m']} m on {facts['check_points']} points"
                 ),
             )

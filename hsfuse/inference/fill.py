@@ -30,11 +30,11 @@ def fill_missing(cube: FloatCube) -> tuple[FloatCube, BoolArray]:
     missing = np.isnan(cube)
     if not missing.any():
         return cube, missing
-    empty = missing.all(axis=0)
+    empty = np.all(missing, axis=0)
     if empty.all():
         cube[:] = 0.0
         return cube, missing
-    partial = missing.any(axis=0) & ~empty
+    partial = np.any(missing, axis=0) & ~empty
     if partial.any():
         cube[:, partial] = _along_spectrum(cube[:, partial])
     if empty.any():

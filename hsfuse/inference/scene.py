@@ -141,8 +141,8 @@ class FusionScene:
         """Read full-width rows, gaps filled and masked."""
         msi, cloud = self.read_msi(rows)
         hsi, missing = fill_missing(self.read_hsi(rows))
-        outside = missing.all(axis=0)
-        valid = ~(np.isnan(msi).any(axis=0) | expand(outside, self.ratio))
+        outside = np.all(missing, axis=0)
+        valid = ~(np.any(np.isnan(msi), axis=0) | expand(outside, self.ratio))
         if self.area is not None:
             valid &= self.area[rows.scaled(self.ratio).slices]
         if self.mask_cloud:
@@ -182,12 +182,12 @@ class FusionScene:
         reach = self.psf.reach_px(self.ratio)
         padded = Slice2D(rows.row0 - reach, rows.row1 + reach, 0, self.grid.width).clipped(*self.grid.shape)
         msi, cloud = self.read_msi(padded)
-        usable = ~np.isnan(msi).any(axis=0) & ~cloud
+        usable = ~np.any(np.isnan(msi), axis=0) & ~cloud
         if self.area is not None:
             usable &= self.area[padded.scaled(self.ratio).slices]
         coarse, valid = masked_lowpass_decimate_array(np.nan_to_num(msi), usable, self.ratio, self.psf)
         inner = slice(rows.row0 - padded.row0, rows.row1 - padded.row0)
         hsi, missing = fill_missing(self.read_hsi(rows))
-        complete = valid[inner] & ~missing.any(axis=0)
+        complete = valid[inner] & ~np.any(missing, axis=0)
         low, _ = fill_missing(np.where(valid[None, inner], coarse[:, inner], np.nan).astype(np.float32))
         return LowResolutionStrip(hsi, low, complete)

@@ -57,9 +57,8 @@ def _gdal(problems: list[str]) -> dict[str, Any]:
 
     with rasterio.Env() as env:
         drivers = env.drivers()
-    for name in _DRIVERS:
-        if name not in drivers or is_blacklisted(name, "r"):
-            problems.append(f"rasterio's GDAL lacks the {name} driver")
+    absent = [name for name in _DRIVERS if name not in drivers or is_blacklisted(name, "r")]
+    problems += [f"rasterio's GDAL lacks the {name} driver" for name in absent]
     try:
         CRS.from_epsg(32632).to_wkt()
     except CRSError as error:

@@ -55,7 +55,7 @@ class ArrayProduct:
 
     def valid(self, block: Slice2D) -> NDArray[np.bool_]:
         """Mark pixels with any measurement."""
-        window: NDArray[np.bool_] = ~np.isnan(self.cube[(slice(None), *block.slices)]).all(axis=0)
+        window: NDArray[np.bool_] = np.any(np.isfinite(self.cube[(slice(None), *block.slices)]), axis=0)
         return window
 
     def error_codes(self, block: Slice2D, bands: Any = None) -> None:  # noqa: ARG002

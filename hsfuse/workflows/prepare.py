@@ -92,8 +92,8 @@ def estimate_scene_psf(scene: FusionScene) -> Psf:
     block = Slice2D(top, top + rows, 0, scene.grid.width)
     hsi = scene.read_hsi(block, scene.bands[chosen])
     msi, cloud = scene.read_msi(block)
-    clear = ~(np.isnan(msi).any(axis=0) | cloud)
+    clear = ~(np.any(np.isnan(msi), axis=0) | cloud)
     r = scene.ratio
-    coarse_clear = clear.reshape(rows, r, scene.grid.width, r).all(axis=(1, 3))
-    valid = coarse_clear & ~np.isnan(hsi).any(axis=0)
+    coarse_clear = np.all(clear.reshape(rows, r, scene.grid.width, r), axis=(1, 3))
+    valid = coarse_clear & ~np.any(np.isnan(hsi), axis=0)
     return estimate_psf(np.nan_to_num(hsi), np.nan_to_num(msi), valid, r)

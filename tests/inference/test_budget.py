@@ -1,0 +1,55 @@
+"""Memory plans: they obey the budget or say what is missing."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hsfuse.errors import MemoryBudgetError, UsageError
+from hsfuse.fusion.base import ModelSpec
+from hsfuse.inference.budget import Budget, Estimate, choose_plan
+
+SPEC = ModelSpec("any", "classical", halo_px=4, preferred_tile_px=256)
+
+
+def plan(budget: Budget, height: int = 1240, width: int = 1210, **options: int) -> Estimate:
+    return choose_plan(
+        height, width, ratio=3, n_bands=100, n_msi=4, source_bands=100, spec=SPEC, budget=budget, **options
+    )
+
+
+@given(st.integers(900, 20_000))
+def test_the_plan_stays_inside_the_budget(megabytes: int) -> None:
+    assert plan(Budget(megabytes * 10**6)).host_bytes <= megabytes * 10**6
+
+
+def test_more_memory_gives_larger_tiles_up_to_the_preferred() -> None:
+    sizes = [plan(Budget(gb * 10**9)).plan.tile for gb in (1, 2, 4, 64)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < sizes[-1] <= SPEC.preferred_tile_px
+
+
+def test_memory_does_not_depend_on_the_height() -> None:
+    low, high = plan(Budget(2 * 10**9)), plan(Budget(2 * 10**9), height=4960)
+    assert high.host_bytes == pytest.approx(low.host_bytes, rel=0.02)
+
+
+def test_too_little_memory_says_how_much_is_needed() -> None:
+    with pytest.raises(MemoryBudgetError, match=r"needs at least \d+\.\d GB") as caught:
+        plan(Budget(300 * 10**6))
+    assert caught.value.exit_code == 6
+    assert "--max-memory" in caught.value.hint
+
+
+def test_user_tile_and_overlap_are_in_fine_pixels() -> None:
+    chosen = plan(Budget(64 * 10**9), tile=300, overlap=31).plan
+    assert (chosen.tile, chosen.overlap) == (100, 12)
+    with pytest.raises(UsageError, match="larger than --tile"):
+        plan(Budget(64 * 10**9), tile=30, overlap=60)
+
+
+def test_gpu_memory_bounds_the_batch() -> None:
+    small, large = plan(Budget(10**11, 2 * 10**9)), plan(Budget(10**11, 70 * 10**9))
+    assert 1 <= small.batch < large.batch
+    assert small.vram_bytes <= 2 * 10**9
