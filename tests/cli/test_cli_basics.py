@@ -1,0 +1,92 @@
+"""The command line without products: help, versions, mistakes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from hsfuse.cli.app import app
+from hsfuse.config import RunConfig
+
+runner = CliRunner()
+
+
+def test_help_lists_commands_and_exit_codes() -> None:
+    result = runner.invoke(app, ["--help"])
+    assert result.exit_code == 0
+    for word in ("run", "info", "bands", "coregister", "simulate", "demo", "doctor", "5 co-registration rejected"):
+        assert word in " ".join(result.output.split())
+
+
+def test_every_setting_is_a_flag() -> None:
+    result = runner.invoke(app, ["run", "--help"], env={"COLUMNS": "200"})
+    for name in RunConfig.model_fields:
+        assert f"--{name.replace('_', '-')}" in result.output
+
+
+def test_version() -> None:
+    assert runner.invoke(app, ["--version"]).output.startswith("hsfuse ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["run", "no.he5", "no.SAFE", "-o", "x.tif"], 3, "no.he5"),
+        (["run", "no.he5", "no.SAFE", "-o", "x.tif", "--method", "magic"], 2, "There is no fusion method 'magic'"),
+        (["run", "no.he5", "no.SAFE", "-o", "x.tif", "--device", "tpu"], 2, "choose auto, cpu, cuda"),
+        (["run", "no.he5", "no.SAFE", "-o", "x.tif", "--device", "cuda:99"], 3, "There is no GPU 99"),
+        (["run", "no.he5", "no.SAFE", "-o", "x.tif", "--max-memory", "much"], 2, "not a size"),
+        (["run", "no.he5", "no.SAFE", "-o", "x.tif", "--config", "no.toml"], 2, "no.toml cannot be read"),
+        (["info", "nothing.he5"], 3, "nothing.he5"),
+        (["bands", "nothing.he5"], 3, "nothing.he5"),
+        (["run"], 2, "Missing argument"),
+    ],
+)
+def test_mistakes_get_a_sentence_and_a_code(
+    arguments: list[str], code: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == code, result.output
+    assert message in " ".join(result.output.split())
+    assert "Traceback" not in result.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_errors_are_machine_readable(tmp_path: Path) -> None:
+    result = runner.invoke(app, ["info", str(tmp_path / "none.he5"), "--json", "--quiet"])
+    answer = json.loads(result.stdout.strip().splitlines()[-1])
+    assert answer["exit_code"] == result.exit_code == 3
+    assert "none.he5" in answer["error"]
+
+
+def test_doctor_reports_and_foreign_proj_is_ignored(tmp_path: Path) -> None:
+    environment = {**os.environ, "PROJ_DATA": str(tmp_path), "PROJ_LIB": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "hsfuse.cli.app", "doctor", "--json"],
+        env=environment, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    facts = json.loads(done.stdout)
+    assert done.returncode == 0, done.stdout
+    assert facts["problems"] == []
+    assert set(facts["dropped_variables"]) == {"PROJ_DATA", "PROJ_LIB"}
+    assert "belongs to another GDAL or PROJ" in done.stderr
+
+
+def test_help_does_not_load_torch() -> None:
+    code = "import sys; import hsfuse.cli.app; sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+def test_config_command_writes_once(tmp_path: Path) -> None:
+    target = tmp_path / "c.toml"
+    assert runner.invoke(app, ["config", "-o", str(target)]).exit_code == 0
+    again = runner.invoke(app, ["config", "-o", str(target)])
+    assert again.exit_code == 7
+    assert "exists already" in again.output
