@@ -1,0 +1,44 @@
+"""Simulated products for tests, demonstrations and benchmarks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hsfuse.errors import OutputError, UsageError
+from hsfuse.progress import Progress, SilentProgress
+from hsfuse.simulate.products import SimulatedPair, simulate_pair
+
+
+def simulate_products(
+    folder: Path,
+    *,
+    rows: int = 200,
+    cols: int = 200,
+    seed: int = 0,
+    clouds: float = 0.03,
+    full_tile: bool = False,
+    s2_bands: str = "10m",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Simulate a pair of products and return their paths; see :func:`hsfuse.simulate.products.simulate_pair`.
+
+    Raises
+    ------
+    UsageError, OutputError
+        The bands are unknown; the folder holds products already or cannot be written.
+    """
+    if s2_bands not in ("10m", "all"):
+        raise UsageError(f"--s2-bands is 10m or all, not '{s2_bands}'.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        occupied = any(folder.iterdir())
+    except OSError as error:
+        raise OutputError(f"The folder {folder} cannot be used: {error.strerror}.") from error
+    if occupied:
+        raise OutputError(f"The folder {folder} is not empty.", hint="Choose a new folder.")
+    pair: SimulatedPair = simulate_pair(
+        folder, size_px=(rows, cols), seed=seed, cloud_fraction=clouds, full_tile=full_tile, s2_bands=s2_bands,
+        progress=progress or SilentProgress(),
+    )  # fmt: skip
+    return {"prisma": str(pair.prisma), "sentinel2": str(pair.sentinel2), "truth": str(pair.truth)}
