@@ -1,0 +1,252 @@
+"""A PRISMA file as HDF5: opened (also out of a zip), with errors that name what is missing."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from hsfuse.errors import InputError, OutputError
+from hsfuse.log import get_logger
+
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+ZIP_SIGNATURE = b"PK\x03\x04"
+ORDER_HINT = "Order or download the product again; hsfuse needs the original L2D .he5 file."
+
+_log = get_logger(__name__)
+
+
+def is_hdf5(path: Path) -> bool:
+    """Tell whether a file carries the HDF5 signature (at its start or behind a user block)."""
+    with path.open("rb") as file:
+        for offset in (0, 512, 1024, 2048):
+            file.seek(offset)
+            if file.read(len(HDF5_SIGNATURE)) == HDF5_SIGNATURE:
+                return True
+    return False
+
+
+def he5_members(path: Path) -> list[zipfile.ZipInfo]:
+    """Return the .he5 members of a zip file (none when it is not a readable zip)."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [
+                member
+                for member in archive.infolist()
+                if member.filename.lower().endswith(".he5") and "__MACOSX" not in member.filename
+            ]
+    except (OSError, zipfile.BadZipFile):
+        return []
+
+
+class He5File:
+    """An open HDF5 file with checked access to attributes and datasets.
+
+    Parameters
+    ----------
+    path
+        A .he5 file, or a .zip that holds exactly one: it is unpacked to a temporary folder (``TMPDIR``) that
+        :meth:`close` removes.
+
+    Raises
+    ------
+    InputError
+        The file does not exist, is not HDF5, is truncated, or the zip does not hold exactly one .he5.
+    OutputError
+        There is no room to unpack the zip.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        if not path.is_file():
+            raise InputError(f"{path}: there is no such file.", hint="Check the path.")
+        try:
+            with path.open("rb") as file:
+                head = file.read(len(ZIP_SIGNATURE))
+        except OSError as error:
+            raise InputError(
+                f"{path}: the file cannot be read ({error.strerror}).", hint="Check its permissions."
+            ) from None
+        try:
+            self._h5 = self._open(self._unpack() if head == ZIP_SIGNATURE else path)
+        except BaseException:
+            self._clean()
+            raise
+
+    def _open(self, path: Path) -> h5py.File:
+        if not is_hdf5(path):
+            raise InputError(f"{self.path}: this is not an HDF5 file.", hint=ORDER_HINT)
+        try:
+            # Locks fail on many network drives, and nobody writes to a delivered product.
+            return h5py.File(path, "r", locking=False)
+        except OSError as error:
+            detail = "it is truncated" if "truncated" in str(error) else "it is damaged"
+            raise InputError(
+                f"{self.path}: the HDF5 file cannot be opened because {detail}.",
+                hint="Download the product again and compare its size with the catalogue's.",
+            ) from error
+
+    def _unpack(self) -> Path:
+        members = he5_members(self.path)
+        if len(members) != 1:
+            found = "no .he5 file" if not members else f"{len(members)} .he5 files"
+            raise InputError(
+                f"{self.path}: the zip holds {found} instead of exactly one.",
+                hint="Unpack it by hand and pass the .he5 file.",
+            )
+        member = members[0]
+        try:
+            self._folder = tempfile.TemporaryDirectory(prefix="hsfuse-prisma-", ignore_cleanup_errors=True)
+        except OSError as error:
+            raise OutputError(
+                f"{self.path}: no temporary folder to unpack to ({error.strerror or error}).",
+                hint="Set TMPDIR to a writable folder.",
+            ) from error
+        free = shutil.disk_usage(self._folder.name).free
+        if member.file_size > free:
+            raise OutputError(
+                f"{self.path}: unpacking needs {member.file_size / 1e9:.2f} GB, but {tempfile.gettempdir()} has only "
+                f"{free / 1e9:.2f} GB left.",
+                hint="Set TMPDIR to a folder on a larger disk, or unpack the zip by hand.",
+            )
+        _log.info("unpacking %s (%.2f GB)", member.filename, member.file_size / 1e9)
+        unpacked = Path(self._folder.name) / "product.he5"
+        try:
+            with zipfile.ZipFile(self.path) as archive, archive.open(member) as source, unpacked.open("wb") as sink:
+                shutil.copyfileobj(source, sink, 16 << 20)
+        except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError) as error:
+            # RuntimeError: encrypted member; NotImplementedError: unknown compression.
+            raise InputError(f"{self.path}: the zip cannot be unpacked ({error}).", hint=ORDER_HINT) from error
+        except OSError as error:
+            raise OutputError(
+                f"{self.path}: unpacking to {tempfile.gettempdir()} failed ({error.strerror or error}).",
+                hint="Set TMPDIR to a folder with more room.",
+            ) from error
+        return unpacked
+
+    def close(self) -> None:
+        """Close the file and remove what was unpacked."""
+        self._h5.close()
+        self._clean()
+
+    def _clean(self) -> None:
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+    def has(self, name: str) -> bool:
+        """Tell whether a dataset or group exists."""
+        return name in self._h5
+
+    def groups(self, name: str) -> list[str]:
+        """Names inside a group (none when it does not exist)."""
+        node = self._h5.get(name)
+        return list(node) if isinstance(node, h5py.Group) else []
+
+    def dataset(self, name: str, *, ndim: int) -> h5py.Dataset:
+        """Return a dataset.
+
+        Raises
+        ------
+        InputError
+            It does not exist or does not have ``ndim`` axes.
+        """
+        node = self._h5.get(name)
+        if not isinstance(node, h5py.Dataset):
+            raise InputError(f"{self.path}: the dataset '{name}' is missing.", hint=ORDER_HINT)
+        if node.ndim != ndim:
+            raise InputError(
+                f"{self.path}: the dataset '{name}' has {node.ndim} axes instead of {ndim}.", hint=ORDER_HINT
+            )
+        return node
+
+    def read(self, dataset: h5py.Dataset, selection: Any) -> NDArray[Any]:
+        """Read part of a dataset.
+
+        Raises
+        ------
+        InputError
+            The stored bytes cannot be read (damaged file).
+        """
+        try:
+            return np.asarray(dataset[selection])
+        except OSError as error:
+            raise self.damaged(dataset, error) from error
+
+    def damaged(self, dataset: h5py.Dataset, error: OSError) -> InputError:
+        """Make the error for a dataset whose bytes cannot be read."""
+        return InputError(
+            f"{self.path}: reading '{dataset.name}' failed, the file is damaged ({error}).", hint=ORDER_HINT
+        )
+
+    def has_attribute(self, name: str) -> bool:
+        """Tell whether a global attribute exists."""
+        return name in self._h5.attrs
+
+    def attribute(self, name: str) -> Any:
+        """Return a global attribute; bytes become text, arrays of one element become scalars.
+
+        Raises
+        ------
+        InputError
+            It is missing.
+        """
+        if name not in self._h5.attrs:
+            raise InputError(f"{self.path}: the global attribute '{name}' is missing.", hint=ORDER_HINT)
+        value = self._h5.attrs[name]
+        if isinstance(value, np.ndarray) and value.size == 1:
+            value = value.reshape(-1)[0]
+        if isinstance(value, np.generic):
+            value = value.item()
+        return value.decode("utf-8", "replace").strip("\x00 ") if isinstance(value, bytes) else value
+
+    def number(self, name: str) -> float:
+        """Return a global attribute as a finite number.
+
+        Raises
+        ------
+        InputError
+            It is missing or not a finite number.
+        """
+        value = self.attribute(name)
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = float("nan")
+        if not np.isfinite(number):
+            raise InputError(f"{self.path}: the global attribute '{name}' is not a number ({value}).", hint=ORDER_HINT)
+        return number
+
+    def optional_number(self, name: str) -> float | None:
+        """Return a global attribute as a number, None when it is missing or unusable."""
+        try:
+            return self.number(name)
+        except InputError:
+            return None
+
+    def optional_text(self, name: str) -> str | None:
+        """Return a global attribute as text, None when it is missing."""
+        return str(self.attribute(name)) if self.has_attribute(name) else None
+
+    def vector(self, name: str) -> NDArray[np.float64]:
+        """Return a global attribute as a list of numbers (an array, or text with blanks between the numbers).
+
+        Raises
+        ------
+        InputError
+            It is missing or not a list of numbers.
+        """
+        value = self.attribute(name)
+        try:
+            return np.asarray(value.split() if isinstance(value, str) else value, dtype=np.float64).ravel()
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"{self.path}: the global attribute '{name}' is not a list of numbers.", hint=ORDER_HINT
+            ) from error
