@@ -54,7 +54,7 @@ RECIPES: tuple[Recipe, ...] = (
         "Shortwave infrared",
         (2200.0, 1610.0, 850.0),
         70.0,
-        "Bare soil and buildings are pink to brown, vegetation blue, water black.",
+        "Bare soil is yellow to brown, buildings grey, vegetation blue, water black.",
     ),
 )
 
@@ -152,7 +152,7 @@ def encode_png(rgba: Rgba, *, enlarge: int = 1) -> bytes:
     return buffer.getvalue()
 
 
-def composites(source: ImageSource, *, max_side_px: int = 720) -> tuple[Picture, ...]:
+def composites(source: ImageSource, *, max_side_px: int = 640) -> tuple[Picture, ...]:
     """Make true-colour, near-infrared and shortwave-infrared pictures of the whole cube.
 
     Recipes whose wavelengths the cube does not hold are left out, and so is everything when no pixel is valid.

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 Level = Literal["good", "usable with care", "failed"]
+_TELLING = ("coregistration", "coregistration_rmse_m", "hsi_rmse", "pure_pixel_sam_deg", "qnr")
 _ORDER: tuple[Level, ...] = ("good", "usable with care", "failed")
 
 
@@ -78,8 +79,8 @@ THRESHOLDS: tuple[Threshold, ...] = (
         "the two images are not aligned well enough for spectra and edges to belong together", " m", 1,
     ),
     Threshold(
-        "coregistration_count", "Tie points", "higher", 20, None,
-        "few tie points carry the alignment", "", 0,
+        "coregistration_count", "Co-registration check points", "higher", 8, None,
+        "few independent points stand behind the stated alignment error", "", 0,
     ),
     Threshold(
         "hsi_rmse", "Consistency with the HSI (RMSE)", "lower", 0.010, 0.040,
@@ -110,7 +111,7 @@ THRESHOLDS: tuple[Threshold, ...] = (
         "spectra of even surfaces changed by the fusion", "°", 2,
     ),
     Threshold(
-        "seam_ratio", "Seams between tiles", "lower", 1.10, 1.50,
+        "seam_ratio", "Seams between tiles", "lower", 1.25, 2.00,
         "tile borders can be seen in the cube", "", 3,
     ),
 )  # fmt: skip
@@ -173,15 +174,31 @@ class Verdict:
     findings: tuple[Finding, ...]
 
     @property
+    def summary(self) -> str:
+        """One sentence that says how many checks came out how."""
+        total = len(self.findings)
+        bad = [finding.level for finding in self.findings if finding.level != "good"]
+        if not bad:
+            return f"All {total} checks are good." if total > 1 else "The one check made is good."
+        parts = []
+        wording: tuple[tuple[Level, str], ...] = (("failed", "failed"), ("usable with care", "asked for care"))
+        for level, words in wording:
+            count = bad.count(level)
+            if count:
+                parts.append(f"{count} {words}")
+        return f"Of {total} check{'s' if total > 1 else ''}, {' and '.join(parts)}."
+
+    @property
     def reasons(self) -> tuple[str, ...]:
-        """Sentences of the findings that are not good; of all when everything is."""
+        """Sentences of the findings that are not good; of the most telling ones when everything is."""
         bad = tuple(finding.text for finding in self.findings if finding.level != "good")
-        return bad or tuple(finding.text for finding in self.findings)
+        return bad or tuple(finding.text for finding in self.findings if finding.key in _TELLING)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
         return {
             "level": self.level,
+            "summary": self.summary,
             "reasons": list(self.reasons),
             "findings": [finding.to_json() for finding in self.findings],
         }
@@ -241,9 +258,9 @@ def _judge_number(threshold: Threshold, value: float) -> Finding:
     if math.isnan(value):
         text = f"{threshold.label} could not be computed."
     elif level == "good":
-        text = f"{threshold.label} is {shown} (good is {limit})." if limit else f"{threshold.label} is {shown}."
+        text = f"{threshold.label}: {shown}" + (f" (good is {limit})." if limit else ".")
     else:
-        text = f"{threshold.label} is {shown}, good is {limit}: {threshold.plain}."
+        text = f"{threshold.label}: {shown}, good is {limit}; {threshold.plain}."
     return Finding(level, threshold.label, text, shown, limit, threshold.key)
 
 

@@ -1,0 +1,104 @@
+"""HTML pages that need nothing but themselves: templates, embedded pictures, atomic writing."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hsfuse.errors import OutputError
+
+
+@dataclass(frozen=True)
+class FigureFile:
+    """A picture of a report.
+
+    Attributes
+    ----------
+    key
+        File name without ``.png``, unique in the report.
+    section
+        Where it belongs.
+    title, caption
+        Heading and explanation (plain text).
+    png
+        Content.
+    alt
+        What is to be seen, for readers who do not see it.
+    group
+        Pictures of one group stand side by side.
+    """
+
+    key: str
+    section: str
+    title: str
+    caption: str
+    png: bytes
+    alt: str = ""
+    group: str = ""
+
+
+def embed(figures: Sequence[FigureFile]) -> dict[str, list[dict[str, str]]]:
+    """Sort figures by section, each with its content as a data URI."""
+    sections: dict[str, list[dict[str, str]]] = {}
+    for figure in figures:
+        uri = "data:image/png;base64," + base64.b64encode(figure.png).decode("ascii")
+        entry = {"key": figure.key, "title": figure.title, "caption": figure.caption, "group": figure.group}
+        sections.setdefault(figure.section, []).append(entry | {"uri": uri, "alt": figure.alt or figure.title})
+    return sections
+
+
+def render_page(template: str, context: Mapping[str, Any]) -> str:
+    """Render a template of this package; every value is escaped."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    loader = PackageLoader("hsfuse.qa", "templates")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    script = loader.get_source(environment, "_script.js")[0]
+    style = loader.get_source(environment, "_style.css")[0]
+    # The page may run this one script and load nothing: a name that slipped through escaping could do no harm.
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    environment.filters["signed"] = lambda value, decimals=4: f"{value:+.{decimals}f}".replace("-", "−")
+    page = environment.get_template(template)
+    return page.render(**context, policy=policy, script=Markup(script), style=Markup(style))
+
+
+def picture_folder(path: Path) -> Path:
+    """Return the folder for a report's pictures: ``out.report.html`` -> ``out.qa``."""
+    name = path.name
+    for suffix in (".html", ".report"):
+        name = name.removesuffix(suffix)
+    return path.with_name(f"{name}.qa")
+
+
+def write_files(path: Path, page: str, figures: Sequence[FigureFile]) -> None:
+    """Write the pictures into their folder and then the page, each under a temporary name first.
+
+    Raises
+    ------
+    OutputError
+        Something cannot be written.
+    """
+    folder = picture_folder(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for figure in figures:
+            _replace(folder / f"{figure.key}.png", figure.png)
+        _replace(path, page.encode("utf-8"))
+    except OSError as error:
+        raise OutputError(
+            f"The report {path} cannot be written: {error.strerror}.", hint="Check the folder's rights and the disk."
+        ) from error
+
+
+def _replace(path: Path, content: bytes) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(content)
+    part.replace(path)
