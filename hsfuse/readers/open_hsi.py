@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from hsfuse.errors import InputError
-from hsfuse.readers.base import HyperspectralProduct
 from hsfuse.readers.overlap import DEFAULT_CUT_NM
 from hsfuse.readers.prisma import PrismaProduct
 from hsfuse.readers.prisma_file import ZIP_SIGNATURE, he5_members, is_hdf5
@@ -14,7 +13,7 @@ from hsfuse.readers.raster import RasterHsi
 __all__ = ["open_hsi"]
 
 
-def open_hsi(path: Path | str, *, cut_nm: float = DEFAULT_CUT_NM) -> HyperspectralProduct:
+def open_hsi(path: Path | str, *, cut_nm: float = DEFAULT_CUT_NM) -> PrismaProduct | RasterHsi:
     """Open a hyperspectral product.
 
     Parameters
@@ -26,8 +25,8 @@ def open_hsi(path: Path | str, *, cut_nm: float = DEFAULT_CUT_NM) -> Hyperspectr
 
     Returns
     -------
-    HyperspectralProduct
-        An open product (a context manager).
+    PrismaProduct or RasterHsi
+        An open :class:`~hsfuse.readers.base.HyperspectralProduct`, also a context manager.
 
     Raises
     ------

@@ -1,0 +1,275 @@
+"""A GDAL raster opened for windowed reading: map grid, scaling to reflectance, nodata."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.warp import transform_bounds
+
+from hsfuse.errors import InputError
+from hsfuse.grid import Grid, Slice2D, utm_crs
+from hsfuse.readers.base import BoolArray, FloatCube, ProductInfo
+from hsfuse.readers.blocks import check_block
+from hsfuse.readers.raster_metadata import (
+    BandMetadata,
+    read_band_metadata,
+    read_envi_header,
+    reflectance_scale_factor,
+)
+
+ENVI_DATA_SUFFIXES = ("", ".img", ".dat", ".bsq", ".bil", ".bip", ".raw", ".bin", ".tif", ".tiff")
+PROBES = 8
+SAMPLE_PX = 128
+
+
+class RasterFile:
+    """What hyperspectral and multispectral rasters share: opening, grid, scaling, nodata, windows.
+
+    Parameters
+    ----------
+    path
+        Anything that GDAL reads; an ENVI ``.hdr`` stands for its data file.
+
+    Attributes
+    ----------
+    grid
+        Map grid.
+    indexes
+        1-based numbers of the image bands (an alpha band is none).
+    warnings
+        Guesses that the user should know of.
+
+    Raises
+    ------
+    InputError
+        The file does not exist, cannot be read, or has no north-up metric map grid.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = _data_file(path)
+        self._lock = threading.Lock()
+        try:
+            with warnings.catch_warnings():
+                # A missing georeference is reported below, as an error with a hint.
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                self._dataset = rasterio.open(self.path)
+        except (RasterioError, OSError) as error:
+            raise InputError(
+                f"{path}: GDAL cannot open this file ({_one_line(error)}).",
+                hint="Pass a PRISMA .he5, a GeoTIFF or an ENVI cube.",
+            ) from error
+        try:
+            self._open()
+        except BaseException:
+            self._dataset.close()
+            raise
+
+    def _open(self) -> None:
+        dataset = self._dataset
+        if dataset.count == 0:
+            raise InputError(
+                f"{self.path}: the file holds no raster bands (a container with subdatasets?).",
+                hint="Convert the image inside to GeoTIFF first.",
+            )
+        self.warnings: list[str] = []
+        self.header = read_envi_header(self.path)
+        interpretation = dataset.colorinterp
+        self.indexes = [i for i in dataset.indexes if interpretation[i - 1] != ColorInterp.alpha]
+        self.grid = _read_grid(dataset, self.path)
+        # With nodata values or a mask the producer says what is fill; otherwise all-zero pixels are taken for it.
+        self._has_mask = any(
+            MaskFlags.per_dataset in flags or MaskFlags.alpha in flags for flags in dataset.mask_flag_enums
+        )
+        self._zero_is_fill = not self._has_mask and all(dataset.nodatavals[i - 1] is None for i in self.indexes)
+        self.probes = [self.indexes[i] for i in _spread(len(self.indexes), PROBES)]
+        self._scale, self._offset = self._read_scaling()
+
+    def _read_scaling(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Factor and offset of every band of the file."""
+        dataset = self._dataset
+        scale = np.array(dataset.scales, dtype=np.float32)
+        offset = np.array(dataset.offsets, dtype=np.float32)
+        factor = reflectance_scale_factor(dataset, self.header)
+        if np.any(scale != 1) or np.any(offset != 0):
+            if factor not in (None, 1.0):
+                self.warnings.append("Scale and 'reflectance scale factor' are both given; only the scale was applied.")
+            return scale, offset
+        if factor is not None:
+            return scale / np.float32(factor), offset
+        largest = self._largest_sample()
+        integer = all(np.issubdtype(np.dtype(kind), np.integer) for kind in dataset.dtypes)
+        if integer and largest > 2:
+            guess = 1.0 / 255.0 if set(dataset.dtypes) == {"uint8"} else 1e-4
+            self.warnings.append(
+                f"The file names no scale; its integers (up to {largest:g}) were taken as reflectance x {1 / guess:g}."
+            )
+            return scale * np.float32(guess), offset
+        if largest > 2:
+            self.warnings.append(
+                f"Values reach {largest:g}, which is not reflectance from 0 to 1, and the file names no scale: "
+                "they were taken as they are."
+            )
+        return scale, offset
+
+    def _largest_sample(self) -> float:
+        """Largest value in a few small windows of the probe bands (0 when they hold no data)."""
+        height, width = self.grid.shape
+        largest = 0.0
+        for row, col in ((0.5, 0.5), (0.25, 0.25), (0.25, 0.75), (0.75, 0.25), (0.75, 0.75)):
+            row0 = max(0, min(int(row * height) - SAMPLE_PX // 2, height - SAMPLE_PX))
+            col0 = max(0, min(int(col * width) - SAMPLE_PX // 2, width - SAMPLE_PX))
+            block = Slice2D(row0, row0 + SAMPLE_PX, col0, col0 + SAMPLE_PX).clipped(height, width)
+            raw = self._raw(self.probes, block)
+            data = raw[self._has_data(raw, self.probes)]
+            if data.size:
+                largest = max(largest, float(data.max()))
+        return largest
+
+    def _raw(self, indexes: list[int], block: Slice2D) -> NDArray[Any]:
+        try:
+            # One handle serves all threads, one at a time: GDAL datasets are not thread-safe.
+            with self._lock:
+                raw: NDArray[Any] = self._dataset.read(indexes, window=block.window)
+        except (RasterioError, OSError) as error:
+            raise InputError(
+                f"{self.path}: reading the image failed, the file is damaged ({_one_line(error)}).",
+                hint="Copy or download the file again.",
+            ) from error
+        return raw
+
+    def _has_data(self, raw: NDArray[Any], indexes: list[int]) -> BoolArray:
+        """Samples that are neither nodata nor non-finite, shape of ``raw``."""
+        has_data = np.ones(raw.shape, dtype=np.bool_)
+        if np.issubdtype(raw.dtype, np.floating):
+            np.isfinite(raw, out=has_data)
+        for place, index in enumerate(indexes):
+            nodata = self._dataset.nodatavals[index - 1]
+            if nodata is not None and not np.isnan(nodata):
+                has_data[place] &= raw[place] != nodata
+        return has_data
+
+    def read(self, places: NDArray[np.int64], block: Slice2D) -> FloatCube:
+        """Read reflectance of some bands (places in ``indexes``), float32 (band, row, col), NaN without data."""
+        check_block(block, self.grid.shape)
+        indexes = [self.indexes[place] for place in places]
+        if not indexes:
+            return np.empty((0, *block.shape), dtype=np.float32)
+        raw = self._raw(indexes, block)
+        empty = ~self._has_data(raw, indexes)
+        bands = np.array(indexes) - 1
+        in_place = raw if raw.dtype == np.float32 else None
+        out: FloatCube = np.multiply(raw, self._scale[bands, None, None], out=in_place, dtype=np.float32)
+        if self._offset[bands].any():
+            out += self._offset[bands, None, None]
+        np.copyto(out, np.float32(np.nan), where=empty)
+        if self._has_mask or self._zero_is_fill:
+            out[:, ~self.valid(block)] = np.nan
+        return out
+
+    def valid(self, block: Slice2D) -> BoolArray:
+        """Pixels with data, shape (row, col), judged by up to eight bands spread over the file."""
+        check_block(block, self.grid.shape)
+        raw = self._raw(self.probes, block)
+        has_data = self._has_data(raw, self.probes)
+        if self._zero_is_fill:
+            has_data &= raw != 0
+        valid = np.asarray(has_data.any(axis=0), dtype=np.bool_)
+        if self._has_mask:
+            with self._lock:
+                valid &= self._dataset.dataset_mask(window=block.window) > 0
+        return valid
+
+    def metadata(self) -> BandMetadata | None:
+        """Spectral metadata of the bands in ``indexes``."""
+        return read_band_metadata(self._dataset, self.indexes, self.header)
+
+    def names(self) -> tuple[str, ...]:
+        """Band descriptions, ``B1`` and so on where there are none."""
+        return tuple(self._dataset.descriptions[index - 1] or f"B{index}" for index in self.indexes)
+
+    def info(self, attributes: Mapping[str, Any]) -> ProductInfo:
+        """Facts about the file."""
+        tags = {key.lower().replace(" ", "_"): value for key, value in self._dataset.tags(ns="ENVI").items()}
+        tags = {key.replace(" ", "_"): value for key, value in self.header.items()} | tags
+        return ProductInfo(
+            name=self.path.name,
+            sensor=tags.get("sensor_type", "unknown"),
+            level="",
+            path=self.path,
+            start=_time(tags.get("acquisition_time")),
+            attributes={"driver": self._dataset.driver, "epsg": self.grid.crs.to_epsg(), **attributes},
+            warnings=tuple(self.warnings),
+        )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._dataset.close()
+
+
+def _data_file(path: Path) -> Path:
+    """Return the data file that belongs to an ENVI header, or the path itself."""
+    if not path.exists():
+        raise InputError(f"{path}: there is no such file.", hint="Check the path.")
+    if path.suffix.lower() != ".hdr":
+        return path
+    for suffix in ENVI_DATA_SUFFIXES:
+        candidate = path.with_suffix(suffix)
+        if candidate.is_file() and candidate != path:
+            return candidate
+    raise InputError(f"{path}: there is no data file beside this ENVI header.", hint="Copy both files to one folder.")
+
+
+def _read_grid(dataset: rasterio.io.DatasetReader, path: Path) -> Grid:
+    crs, transform = dataset.crs, dataset.transform
+    if crs is None or transform.is_identity:
+        raise InputError(
+            f"{path}: the image has no map position (reference system and geotransform).",
+            hint="Georeference it first, for example with gdal_translate -a_srs and -a_ullr.",
+        )
+    if crs.is_geographic:
+        west, south, east, north = transform_bounds(crs, "EPSG:4326", *dataset.bounds)
+        zone = utm_crs((west + east) / 2, (south + north) / 2)
+        raise InputError(
+            f"{path}: the image is in degrees; pixel sizes in metres are needed.",
+            hint=f"Warp it to UTM first: gdalwarp -t_srs {zone.to_string()} -r cubic IN OUT",
+        )
+    if not crs.is_projected or abs(crs.linear_units_factor[1] - 1.0) > 1e-9:
+        raise InputError(
+            f"{path}: the reference system is not projected in metres.", hint="Warp it to a UTM zone with gdalwarp."
+        )
+    if transform.b != 0 or transform.d != 0 or transform.a <= 0 or transform.e >= 0:
+        raise InputError(f"{path}: the image is rotated or not north-up.", hint="Warp it with gdalwarp first.")
+    if abs(transform.a + transform.e) > 1e-4 * transform.a:
+        raise InputError(
+            f"{path}: the pixels are not square ({transform.a:g} x {-transform.e:g} m).",
+            hint="Warp it with gdalwarp -tr to square pixels first.",
+        )
+    return Grid(crs, transform, dataset.height, dataset.width)
+
+
+def _spread(count: int, wanted: int) -> list[int]:
+    return sorted({int(i) for i in np.linspace(0, count - 1, min(count, wanted)).round()})
+
+
+def _time(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError:
+        return None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
