@@ -1,0 +1,143 @@
+"""Where Sentinel-2 image layers lie: on which grid, and how coarse pixels reach the 10 m grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.io import DatasetReader
+
+from hsfuse.errors import InputError
+from hsfuse.grid import Grid, Slice2D
+from hsfuse.readers.s2_srf import RESOLUTION_M
+
+Pixel = TypeVar("Pixel", np.uint8, np.float32)
+_DAMAGED = "The product seems to be damaged or incomplete; download or unpack it again."
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a layer of ``ratio`` times larger pixels lies on the fine grid.
+
+    Attributes
+    ----------
+    ratio
+        Fine pixels per layer pixel along each axis.
+    row0, col0
+        Fine pixel at the layer's upper-left corner.
+    height, width
+        Shape of the layer in its own pixels.
+    """
+
+    ratio: int
+    row0: int
+    col0: int
+    height: int
+    width: int
+
+    @classmethod
+    def of(cls, layer: Grid, fine: Grid) -> Placement | None:
+        """Work out the placement; None when pixel sizes or edges do not nest."""
+        ratio = round(layer.pixel_m / fine.pixel_m)
+        col = (layer.bounds.left - fine.bounds.left) / fine.pixel_m
+        row = (fine.bounds.top - layer.bounds.top) / fine.pixel_m
+        off = max(abs(layer.pixel_m - ratio * fine.pixel_m), abs(col - round(col)), abs(row - round(row)))
+        if ratio < 1 or off > 1e-3:
+            return None
+        return cls(ratio, round(row), round(col), layer.height, layer.width)
+
+    def source(self, block: Slice2D, margin: int = 0) -> Slice2D:
+        """Layer pixels under a fine block, with ``margin`` more on each side where there are any."""
+        r = self.ratio
+        grown = Slice2D(
+            (block.row0 - self.row0) // r - margin,
+            -((self.row0 - block.row1) // r) + margin,
+            (block.col0 - self.col0) // r - margin,
+            -((self.col0 - block.col1) // r) + margin,
+        )
+        return grown.clipped(self.height, self.width)
+
+    def nearest(self, values: NDArray[Pixel], source: Slice2D, block: Slice2D, fill: int = 0) -> NDArray[Pixel]:
+        """Give each fine pixel of ``block`` the layer pixel that contains it; ``fill`` outside the layer."""
+        out = np.full((*values.shape[:-2], *block.shape), fill, values.dtype)
+        rows = (np.arange(block.row0, block.row1) - self.row0) // self.ratio
+        cols = (np.arange(block.col0, block.col1) - self.col0) // self.ratio
+        row_in, col_in = (rows >= 0) & (rows < self.height), (cols >= 0) & (cols < self.width)
+        if row_in.any() and col_in.any():
+            taken = values[..., rows[row_in, None] - source.row0, cols[None, col_in] - source.col0]
+            out[..., np.flatnonzero(row_in)[:, None], np.flatnonzero(col_in)[None, :]] = taken
+        return out
+
+    def bilinear(self, values: NDArray[np.float32], source: Slice2D, block: Slice2D) -> NDArray[np.float32]:
+        """Interpolate layer pixels (row, col) at the fine pixels of ``block``, NaN-aware.
+
+        ``source`` must come from :meth:`source` with ``margin=1``. A fine pixel is NaN where the layer pixel that
+        contains it is; missing neighbours are left out of the mean; the layer's border pixels are repeated.
+        """
+        missing = np.isnan(values)
+        if not missing.any():
+            return self._weighted(values, source, block)
+        total = self._weighted(np.where(missing, np.float32(0), values), source, block)
+        share = self._weighted((~missing).astype(np.float32), source, block)
+        outside = self.nearest(missing.astype(np.uint8), source, block, fill=1).astype(bool)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            mean = total / share
+        mean[outside] = np.nan
+        return mean
+
+    def _weighted(self, values: NDArray[np.float32], source: Slice2D, block: Slice2D) -> NDArray[np.float32]:
+        top, bottom, down = self._axis(block.row0, block.row1, self.row0, self.height, source.row0)
+        left, right, across = self._axis(block.col0, block.col1, self.col0, self.width, source.col0)
+        rows = values[top] * (1 - down)[:, None] + values[bottom] * down[:, None]
+        return np.asarray(rows[:, left] * (1 - across) + rows[:, right] * across, dtype=np.float32)
+
+    def _axis(
+        self, start: int, stop: int, origin: int, size: int, source0: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+        """Both neighbours of each fine pixel along one axis, and the weight of the second."""
+        # Pixel centres: fine pixel i lies at (i + 0.5) / ratio - 0.5 in layer pixels.
+        position = (np.arange(start, stop) - origin + 0.5) / self.ratio - 0.5
+        first = np.floor(position).astype(np.int64)
+        weight = (position - first).astype(np.float32)
+        low = np.clip(first, 0, size - 1) - source0
+        high = np.clip(first + 1, 0, size - 1) - source0
+        return low, high, weight
+
+
+def image_geometry(file: DatasetReader) -> tuple[Grid | None, tuple[int, int]]:
+    """Grid that an image itself claims (None when it carries no georeference), and its shape."""
+    shape = (file.height, file.width)
+    if file.crs is None or file.transform.is_identity:
+        return None, shape
+    return Grid(file.crs, file.transform, *shape), shape
+
+
+def check_geometry(own: Grid | None, shape: tuple[int, int], tile: Grid, layer: str, name: str) -> Grid:
+    """Compare an image's own grid with the tile's metadata; return the grid to use.
+
+    An image that covers a part of its tile on the tile's pixel edges is a legitimate cut-out; everything else that
+    differs is an error, because one of the two statements is wrong and nobody knows which.
+    """
+    if own is None:
+        ratio = tile.width / shape[1]
+        if round(ratio) not in (1, 2, 6) or (-(-tile.height // round(ratio)), -(-tile.width // round(ratio))) != shape:
+            raise InputError(
+                f"The image of {layer} in {name} has {shape[0]} x {shape[1]} pixels, which does not fit the tile's "
+                f"{tile.height} x {tile.width}.",
+                hint=_DAMAGED,
+            )
+        return Grid.from_origin(tile.crs, tile.bounds.left, tile.bounds.top, tile.pixel_m * round(ratio), *shape)
+    placement = Placement.of(own, tile) if own.crs == tile.crs else None
+    expected = RESOLUTION_M.get(layer)
+    margin = own.pixel_m  # sizes that are no multiple of the pixel are rounded up
+    inside = own.bounds.intersect(tile.bounds.buffer(margin)) == own.bounds
+    if placement is None or not inside or (expected is not None and placement.ratio != expected // 10):
+        raise InputError(
+            f"The image of {layer} in {name} lies at {own.bounds.left:.0f}, {own.bounds.top:.0f} "
+            f"({own.crs.to_string()}, {own.pixel_m:g} m pixels), which contradicts the tile's metadata "
+            f"({tile.bounds.left:.0f}, {tile.bounds.top:.0f}, {tile.crs.to_string()}).",
+            hint="The product was altered or mixed up; use the original.",
+        )
+    return own

@@ -1,0 +1,102 @@
+"""Windows of Sentinel-2 image layers: one handle for each layer, never shared between threads.
+
+GDAL datasets must not be used by two threads at once, and GDAL keeps decoded JPEG 2000 blocks by dataset. So each
+layer belongs to one worker thread, which opens it once and serves every request for it: layers are decoded in
+parallel, and row strips that touch the same 1024 x 1024 block decode it once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.errors import RasterioError
+from rasterio.io import DatasetReader
+
+from hsfuse.errors import InputError
+
+T = TypeVar("T")
+_MAX_WORKERS = 4
+
+
+def _cpu_count() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class LayerPool:
+    """Open image layers, each tied to one worker thread.
+
+    Parameters
+    ----------
+    paths
+        Layer name to the path that GDAL opens.
+    label
+        Product name for error messages.
+    """
+
+    def __init__(self, paths: Mapping[str, str], label: str) -> None:
+        self._paths, self._label = dict(paths), label
+        count = max(1, min(_MAX_WORKERS, _cpu_count(), len(self._paths)))
+        self._workers = [ThreadPoolExecutor(1, thread_name_prefix="s2-read") for _ in range(count)]
+        self._worker_of = {layer: self._workers[i % count] for i, layer in enumerate(self._paths)}
+        self._handles: dict[tuple[str, int | None], DatasetReader] = {}
+        self._decode_threads = str(max(1, _cpu_count() // count))
+
+    def submit(self, layer: str, task: Callable[[DatasetReader], T], *, level: int | None = None) -> Future[T]:
+        """Run ``task`` on a layer's dataset in the layer's own thread.
+
+        ``level`` picks one of the file's lower resolutions (0 is half of full). The future raises
+        :class:`~hsfuse.errors.InputError` when the image cannot be opened or decoded.
+        """
+        return self._worker_of[layer].submit(self._run, (layer, level), task)
+
+    def _run(self, key: tuple[str, int | None], task: Callable[[DatasetReader], T]) -> T:
+        layer, level = key
+        # GDAL would look for side files (.aux.xml, .ovr) by listing the folder; SAFE products have none.
+        with rasterio.Env(GDAL_NUM_THREADS=self._decode_threads, GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):
+            try:
+                if key not in self._handles:
+                    options = {} if level is None else {"overview_level": level}
+                    self._handles[key] = rasterio.open(self._paths[layer], sharing=False, **options)
+                return task(self._handles[key])
+            except RasterioError as error:
+                raise InputError(
+                    f"The image of {layer} in {self._label} cannot be read: {error}.",
+                    hint="The file is damaged or incomplete; download or unpack the product again.",
+                ) from error
+
+    def close(self) -> None:
+        """Close every handle in its own thread and end the threads."""
+        for worker in set(self._worker_of.values()):
+            # Behind everything that is still queued, so that no handle is missed.
+            worker.submit(self._close_of, worker)
+        for worker in self._workers:
+            worker.shutdown(wait=True)
+
+    def _close_of(self, worker: ThreadPoolExecutor) -> None:
+        for key in [key for key in self._handles if self._worker_of[key[0]] is worker]:
+            self._handles.pop(key).close()
+
+
+def stored_levels(file: DatasetReader) -> list[int]:
+    """Decimation factors that a JPEG 2000 file holds; none for other formats, whose overviews lie differently."""
+    return list(file.overviews(1)) if file.driver.startswith("JP2") else []
+
+
+def interpolate(
+    samples: NDArray[np.float32], rows: NDArray[np.float64], cols: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Interpolate linearly at fractional rows and columns; the border repeats, NaN spreads."""
+    row = np.clip(np.floor(rows).astype(np.int64), 0, samples.shape[0] - 1)
+    col = np.clip(np.floor(cols).astype(np.int64), 0, samples.shape[1] - 1)
+    down = (rows - row).clip(0.0, 1.0).astype(np.float32)[:, None]
+    across = (cols - col).clip(0.0, 1.0).astype(np.float32)
+    next_row = np.minimum(row + 1, samples.shape[0] - 1)
+    next_col = np.minimum(col + 1, samples.shape[1] - 1)
+    mixed = samples[row] * (1 - down) + samples[next_row] * down
+    return np.asarray(mixed[:, col] * (1 - across) + mixed[:, next_col] * across, dtype=np.float32)

@@ -1,0 +1,395 @@
+"""Sentinel-2 L2A and L1C products: one tile as lazy windows of reflectance, classes and cloud.
+
+Reflectance is ``(DN + offset) / quantification`` with both numbers from the product's own metadata. DN 0 (no
+data) and 65535 (saturated: the true value is unknown) become NaN; negative reflectance after the offset is
+legitimate and stays.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.io import DatasetReader
+
+from hsfuse.errors import HsfuseError, InputError, UsageError
+from hsfuse.grid import Grid, Slice2D
+from hsfuse.log import get_logger
+from hsfuse.masks import SCL_CLOUD, BoolArray, dilate, in_classes
+from hsfuse.readers.base import FloatCube, ProductInfo
+from hsfuse.readers.s2_geometry import Placement, check_geometry, image_geometry
+from hsfuse.readers.s2_images import LayerPool, interpolate, stored_levels
+from hsfuse.readers.s2_masks import CloudPolygons
+from hsfuse.readers.s2_srf import BANDS_10M, BANDS_ALL, RESOLUTION_M, SPACECRAFT, table_responses
+from hsfuse.readers.safe_archive import SafeArchive
+from hsfuse.readers.safe_metadata import GranuleMetadata, SafeMetadata, read_safe_metadata
+from hsfuse.spectral import SpectralResponse
+
+BandChoice = Literal["10m", "all"]
+_log = get_logger(__name__)
+_DAMAGED = "The product seems to be damaged or incomplete; download or unpack it again."
+
+
+@dataclass(frozen=True)
+class ReadStatistics:
+    """Samples read so far (a window read twice counts twice, so use them as shares)."""
+
+    samples: int
+    nodata: int
+    saturated: int
+
+
+class Sentinel2Product:
+    """One tile (granule) of a Sentinel-2 product.
+
+    Parameters
+    ----------
+    path
+        ``.SAFE`` folder, its ``MTD_MSIL*.xml``, or a ``.zip`` of it.
+    bands
+        ``10m``: B02, B03, B04, B08. ``all``: these and B05, B06, B07, B8A, B11, B12, whose 20 m pixels are brought
+        to 10 m by bilinear interpolation.
+    granule
+        Which granule, by its folder or tile name; needed only for old products with several.
+
+    Raises
+    ------
+    InputError
+        The product is damaged, incomplete, or holds several granules and none was chosen.
+
+    Notes
+    -----
+    Reading is safe from several threads. Each band is decoded by its own thread and only the blocks under the
+    window are decoded; read full-width row strips from the top, and no block is decoded twice.
+    """
+
+    def __init__(self, path: Path | str, *, bands: BandChoice = "10m", granule: str | None = None) -> None:
+        self._archive = SafeArchive(Path(path))
+        self._pool: LayerPool | None = None
+        try:
+            self._metadata = read_safe_metadata(self._archive)
+            self._granule = _choose(self._metadata, granule)
+            self.band_names: tuple[str, ...] = BANDS_10M if bands == "10m" else BANDS_ALL
+            self._warnings = list(self._metadata.warnings)
+            self._pool = LayerPool(self._layer_paths(), self._metadata.name)
+            self.grid, self._placements = self._place_layers()
+        except HsfuseError:
+            self.close()
+            raise
+        self._clouds = self._read_polygons()
+        self.responses: tuple[SpectralResponse, ...] | None = self._choose_responses()
+        self.info = self._describe()
+        self._lock = threading.Lock()
+        self._counts = np.zeros(3, np.int64)
+
+    # ------------------------------------------------------------------ set-up
+
+    def _layer_paths(self) -> dict[str, str]:
+        images, name = self._granule.images, self._metadata.name
+        missing = [band for band in self.band_names if (band, RESOLUTION_M[band]) not in images]
+        if len(missing) == len(self.band_names):
+            raise InputError(f"{name} holds metadata but no image files (.jp2).", hint=_DAMAGED)
+        if missing:
+            sizes = sorted({RESOLUTION_M[band] for band in missing})
+            raise InputError(
+                f"{name} has no {' or '.join(map(str, sizes))} m image of {', '.join(missing)}.", hint=_DAMAGED
+            )
+        paths = {band: self._archive.gdal_path(images[band, RESOLUTION_M[band]]) for band in self.band_names}
+        scl = images.get(("SCL", 20)) or images.get(("SCL", 60))
+        if scl is not None:
+            paths["SCL"] = self._archive.gdal_path(scl)
+        elif "MSK_CLASSI" in self._granule.masks:
+            paths["MSK_CLASSI"] = self._archive.gdal_path(self._granule.masks["MSK_CLASSI"])
+        return paths
+
+    def _place_layers(self) -> tuple[Grid, dict[str, Placement]]:
+        """Check every image's own geometry against the metadata; return the grid and where each layer lies."""
+        pool, tile = self._open_pool, self._granule.grids[10]
+        layers = list(self._layer_paths())
+        geometry = {layer: pool.submit(layer, image_geometry) for layer in layers}
+        grids: dict[str, Grid] = {}
+        for layer, future in geometry.items():
+            # A mask that cannot be opened must not be mistaken for a clear sky, so it is an error as well.
+            grids[layer] = _check_geometry(*future.result(), tile, layer, self._metadata.name)
+        fine = grids["B02"]
+        placements: dict[str, Placement] = {}
+        for layer, grid in grids.items():
+            placement = Placement.of(grid, fine)
+            exact = placement is not None and (placement.row0, placement.col0, *grid.shape) == (0, 0, *fine.shape)
+            if placement is None or (RESOLUTION_M.get(layer) == 10 and not exact):
+                raise InputError(
+                    f"The images of B02 and {layer} in {self._metadata.name} do not lie on the same grid.",
+                    hint=_DAMAGED,
+                )
+            placements[layer] = placement
+        if fine != tile:
+            self._warnings.append(
+                f"The images of {self._metadata.name} cover only {fine.height} x {fine.width} of the tile's "
+                f"{tile.height} x {tile.width} pixels; they were taken as they are."
+            )
+        return fine, placements
+
+    def _read_polygons(self) -> CloudPolygons | None:
+        name = self._granule.masks.get("MSK_CLOUDS")
+        if name is None or "SCL" in self._placements or "MSK_CLASSI" in self._placements:
+            return None
+        return CloudPolygons(self._archive.read_bytes(name), f"{self._metadata.name}/{name}")
+
+    def _choose_responses(self) -> tuple[SpectralResponse, ...]:
+        own, spacecraft = self._metadata.responses, self._metadata.spacecraft
+        missing = [band for band in self.band_names if band not in own]
+        if missing:
+            unknown = "" if spacecraft in SPACECRAFT else f" (of Sentinel-2A, as {spacecraft} is unknown)"
+            self._warnings.append(
+                f"{self._metadata.name} carries no spectral response of {', '.join(missing)}; "
+                f"the built-in table{unknown} was used."
+            )
+        table = dict(zip(missing, table_responses(spacecraft, missing), strict=True))
+        return tuple(own.get(band) or table[band] for band in self.band_names)
+
+    def _describe(self) -> ProductInfo:
+        meta, tile = self._metadata, self._granule
+        if meta.level == "L1C":
+            self._warnings.append(
+                f"{meta.name} is L1C: its reflectance is that of the top of the atmosphere, not of the surface as in "
+                "the hyperspectral image; L2A fits better."
+            )
+        views = [tile.view_zenith_deg[band] for band in self.band_names if band in tile.view_zenith_deg]
+        responses = self.responses or ()
+        return ProductInfo(
+            name=meta.name,
+            sensor=meta.spacecraft,
+            level=meta.level,
+            path=self._archive.path,
+            start=tile.sensing_time or meta.start,
+            sun_zenith_deg=tile.sun_zenith_deg,
+            sun_azimuth_deg=tile.sun_azimuth_deg,
+            view_zenith_deg=float(np.mean(views)) if views else None,
+            attributes={
+                "processing_baseline": meta.baseline,
+                "tile_id": tile.tile_id,
+                "relative_orbit": meta.relative_orbit,
+                "cloud_percent": meta.cloud_percent,
+                "quantification": meta.quantification,
+                "offset_dn": {band: meta.offsets[band] for band in self.band_names},
+                "view_zenith_deg": {band: round(angle, 3) for band, angle in tile.view_zenith_deg.items()},
+                "response_source": {r.name: r.source for r in responses},
+                "cloud_mask": self._cloud_source(),
+            },
+            warnings=tuple(dict.fromkeys(self._warnings)),
+        )
+
+    def _cloud_source(self) -> str | None:
+        for layer in ("SCL", "MSK_CLASSI"):
+            if layer in self._placements:
+                return layer
+        return "MSK_CLOUDS" if self._clouds is not None else None
+
+    # ------------------------------------------------------------------ reading
+
+    @property
+    def _open_pool(self) -> LayerPool:
+        if self._pool is None:
+            raise UsageError("The Sentinel-2 product was closed.")
+        return self._pool
+
+    def read(self, block: Slice2D, bands: Sequence[int] | None = None) -> FloatCube:
+        """Read reflectance on the 10 m grid, shape (band, row, col), NaN where there is no data or saturation.
+
+        Parameters
+        ----------
+        block
+            Rows and columns inside :attr:`grid`.
+        bands
+            Indices into :attr:`band_names` (all when None).
+        """
+        self._check_block(block)
+        names = self.band_names if bands is None else tuple(self.band_names[i] for i in bands)
+        cube = np.empty((len(names), *block.shape), np.float32)
+        futures: list[Future[None]] = []
+        for band, plane in zip(names, cube, strict=True):
+
+            def task(file: DatasetReader, band: str = band, plane: NDArray[np.float32] = plane) -> None:
+                self._read_band(file, band, block, plane)
+
+            futures.append(self._open_pool.submit(band, task))
+        _finish(futures)
+        return cube
+
+    def _read_band(
+        self, file: DatasetReader, band: str, block: Slice2D, plane: NDArray[np.float32], *, count: bool = True
+    ) -> None:
+        placement = self._placements[band]
+        if placement.ratio == 1:
+            self._scale(file.read(1, window=block.window), band, plane, count=count)
+            return
+        source = placement.source(block, margin=1)
+        if min(source.shape) < 1:
+            plane.fill(np.nan)
+            return
+        coarse = np.empty(source.shape, np.float32)
+        self._scale(file.read(1, window=source.window), band, coarse, count=count)
+        plane[:] = placement.bilinear(coarse, source, block)
+
+    def _scale(self, dn: NDArray[np.uint16], band: str, out: NDArray[np.float32], *, count: bool = True) -> None:
+        """Turn DN into reflectance, in place of ``out``."""
+        meta = self._metadata
+        np.multiply(dn, np.float32(1.0 / meta.quantification), out=out, casting="unsafe")
+        out += np.float32(meta.offsets[band] / meta.quantification)
+        nodata, saturated = dn == meta.nodata_dn, dn == meta.saturated_dn
+        out[nodata | saturated] = np.nan
+        if count:
+            with self._lock:
+                self._counts += np.array([dn.size, nodata.sum(), saturated.sum()], dtype=np.int64)
+
+    @property
+    def statistics(self) -> ReadStatistics:
+        """How many samples were read so far, and how many of them had no data or were saturated."""
+        with self._lock:
+            return ReadStatistics(*(int(value) for value in self._counts))
+
+    def read_overview(self, block: Slice2D, factor: int, bands: Sequence[int] | None = None) -> FloatCube:
+        """Read a decimated view for coarse matching and quicklooks, shape (band, rows // factor, cols // factor).
+
+        Much faster than :meth:`read`, because JPEG 2000 files carry their own lower resolutions; ``factor`` is a
+        power of two. ``grid.crop(block).coarsened(factor)`` is its grid, pixel centres included. Pixels beside
+        nodata are NaN too, since the stored resolutions mix nodata into them.
+        """
+        self._check_block(block)
+        names = self.band_names if bands is None else tuple(self.band_names[i] for i in bands)
+        rows, cols = block.shape[0] // factor, block.shape[1] // factor
+        if factor < 2 or factor & (factor - 1) or min(rows, cols) < 1:
+            raise UsageError(f"A block of {block.shape[0]} x {block.shape[1]} pixels cannot be decimated by {factor}.")
+        cube = np.empty((len(names), rows, cols), np.float32)
+        futures: list[Future[None]] = []
+        for band, plane in zip(names, cube, strict=True):
+            place = self._placements[band]
+            step = factor // place.ratio
+            levels = self._open_pool.submit(band, stored_levels).result()
+            level = levels.index(step) if step in levels else None
+
+            def task(
+                file: DatasetReader,
+                band: str = band,
+                plane: NDArray[np.float32] = plane,
+                stored: bool = level is not None,
+            ) -> None:
+                if stored:
+                    self._read_stored_level(file, band, block, factor, plane)
+                else:
+                    self._average(file, band, block, factor, plane)
+
+            futures.append(self._open_pool.submit(band, task, level=level))
+        _finish(futures)
+        return cube
+
+    def _read_stored_level(
+        self, file: DatasetReader, band: str, block: Slice2D, factor: int, plane: NDArray[np.float32]
+    ) -> None:
+        place = self._placements[band]
+        step = factor // place.ratio
+        # Wavelet samples lie on the first pixel of each group of `step`, not on its middle: interpolate to the middle.
+        at = [
+            ((start - origin + factor * (np.arange(count) + 0.5)) / place.ratio - 0.5) / step
+            for start, origin, count in zip(
+                (block.row0, block.col0), (place.row0, place.col0), plane.shape, strict=True
+            )
+        ]
+        first = [max(int(np.floor(p[0])) - 1, 0) for p in at]
+        last = [min(int(np.floor(p[-1])) + 3, size) for p, size in zip(at, file.shape, strict=True)]
+        window = Slice2D(first[0], last[0], first[1], last[1]).window
+        samples = np.empty((last[0] - first[0], last[1] - first[1]), np.float32)
+        self._scale(file.read(1, window=window), band, samples, count=False)
+        samples[dilate(np.isnan(samples), 1)] = np.nan
+        plane[:] = interpolate(samples, at[0] - first[0], at[1] - first[1])
+
+    def _average(self, file: DatasetReader, band: str, block: Slice2D, factor: int, plane: NDArray[np.float32]) -> None:
+        rows, cols = plane.shape
+        for row in range(rows):
+            start = block.row0 + row * factor
+            strip = np.empty((factor, cols * factor), np.float32)
+            self._read_band(
+                file, band, Slice2D(start, start + factor, block.col0, block.col0 + cols * factor), strip, count=False
+            )
+            plane[row] = strip.reshape(factor, cols, factor).mean(axis=(0, 2))
+
+    def classes(self, block: Slice2D) -> NDArray[np.uint8] | None:
+        """Scene classification (SCL codes) on the 10 m grid by nearest pixel, shape (row, col); None for L1C."""
+        self._check_block(block)
+        return self._nearest_layer("SCL", block, (1,))[0] if "SCL" in self._placements else None
+
+    def cloud(self, block: Slice2D) -> BoolArray | None:
+        """Pixels hidden by cloud, cirrus or (L2A only) cloud shadow, shape (row, col); None without any mask.
+
+        From the scene classification; in L1C from the classification mask (opaque cloud, cirrus) or, in baselines
+        before 04.00, from the cloud polygons.
+        """
+        classes = self.classes(block)
+        if classes is not None:
+            return in_classes(classes, SCL_CLOUD)
+        if "MSK_CLASSI" in self._placements:
+            return np.asarray(self._nearest_layer("MSK_CLASSI", block, (1, 2)).any(axis=0), dtype=np.bool_)
+        return self._clouds.mask(self.grid, block) if self._clouds is not None else None
+
+    def _nearest_layer(self, layer: str, block: Slice2D, indexes: tuple[int, ...]) -> NDArray[np.uint8]:
+        place = self._placements[layer]
+        source = place.source(block)
+        if min(source.shape) < 1:
+            return np.zeros((len(indexes), *block.shape), np.uint8)
+
+        def task(file: DatasetReader) -> NDArray[np.uint8]:
+            present = [index for index in indexes if index <= file.count]
+            return np.asarray(file.read(present, window=source.window), dtype=np.uint8)
+
+        return place.nearest(self._open_pool.submit(layer, task).result(), source, block)
+
+    def _check_block(self, block: Slice2D) -> None:
+        if block != block.clipped(*self.grid.shape) or min(block.shape) < 1:
+            raise UsageError(
+                f"The block {block} does not lie inside the image of {self.grid.height} x {self.grid.width}."
+            )
+
+    # ------------------------------------------------------------------ end
+
+    def close(self) -> None:
+        """Close all files and remove what was unpacked."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+        self._archive.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _finish(futures: Sequence[Future[None]]) -> None:
+    # All must end before an error leaves: the workers write into the caller's array.
+    wait(futures)
+    for future in futures:
+        future.result()
+
+
+def _choose(metadata: SafeMetadata, wanted: str | None) -> GranuleMetadata:
+    tiles = metadata.granules
+    if wanted is not None:
+        tiles = tuple(tile for tile in tiles if wanted in (tile.name, tile.tile_id))
+        if not tiles:
+            raise InputError(f"{metadata.name} has no granule {wanted}.")
+    if len(tiles) > 1:
+        raise InputError(
+            f"{metadata.name} holds {len(tiles)} tiles.",
+            hint="Open it with hsfuse.readers.open_msi, which makes a mosaic of them, or choose one granule.",
+        )
+    return tiles[0]
