@@ -1,1 +1,40 @@
-"""Writers: GeoTIFF, COG and ENVI, with wavelengths wherever readers look for them."""
+"""Products on disk: GeoTIFF, COG and ENVI, resumable and never half finished under their final name."""
+
+from hsfuse.writers.base import (
+    OutputPlan,
+    SampleEncoding,
+    WriteOptions,
+    WrittenProduct,
+    check_output,
+    journal_folder,
+    read_rows,
+    resolve_format,
+    sidecar_paths,
+)
+from hsfuse.writers.cube_writer import CubeWriter, read_identity
+from hsfuse.writers.provenance import (
+    InputIdentity,
+    file_hash,
+    input_identity,
+    provenance_record,
+    run_identity,
+)
+
+__all__ = [
+    "CubeWriter",
+    "InputIdentity",
+    "OutputPlan",
+    "SampleEncoding",
+    "WriteOptions",
+    "WrittenProduct",
+    "check_output",
+    "file_hash",
+    "input_identity",
+    "journal_folder",
+    "provenance_record",
+    "read_identity",
+    "read_rows",
+    "resolve_format",
+    "run_identity",
+    "sidecar_paths",
+]

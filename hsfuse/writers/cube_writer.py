@@ -1,0 +1,280 @@
+"""Rows in, a finished cube out: the only class through which hsfuse writes products."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hsfuse._version import __version__
+from hsfuse.errors import OutputError
+from hsfuse.grid import Grid
+from hsfuse.log import get_logger
+from hsfuse.progress import Progress, SilentProgress
+from hsfuse.spectral import BandTable
+from hsfuse.writers import envi, geotiff, stac
+from hsfuse.writers.band_metadata import CubeMetadata
+from hsfuse.writers.base import (
+    OutputPlan,
+    SampleEncoding,
+    WriteOptions,
+    WrittenProduct,
+    check_output,
+    journal_folder,
+    storage_errors,
+)
+from hsfuse.writers.cog import write_cog
+from hsfuse.writers.journal import ROWS_NAME, Journal, sync_folder, write_durably
+from hsfuse.writers.provenance import IDENTITY_TAG
+
+_log = get_logger(__name__)
+
+_STALE_SUFFIXES = (".aux.xml", ".ovr", ".msk")
+"""What GDAL and QGIS leave beside a raster; it describes the old pixels after an overwrite."""
+
+
+class CubeWriter:
+    """Writes one cube from top to bottom; a context manager.
+
+    Rows go to a journal beside the output (``<path>.part/``) and are safe when :meth:`write_rows` returns.
+    :meth:`finish` builds the product from the journal and moves it to its final name in one step, so a file with
+    that name is always complete. Leaving the context by an exception keeps the journal for ``--resume``.
+
+    Parameters
+    ----------
+    path
+        Final file.
+    grid, bands
+        Where the pixels lie and which bands they hold.
+    options
+        Format, sample type, compression; what to do about existing files.
+    identity
+        Hash that equal runs share (see :func:`hsfuse.writers.provenance.run_identity`); an interrupted run is
+        only continued by one with the same identity, grid, bands and type.
+    provenance
+        JSON-serialisable record that is stored in the product; must be equal for equal runs.
+    description, sensor, acquired
+        Shown by viewers; acquisition time of the hyperspectral product.
+    bad_bands
+        Indices of bands to flag as bad besides those that ``bands`` marks.
+    threads
+        Threads of the final compression; all cores when None.
+
+    Raises
+    ------
+    UsageError
+        The file name and the format contradict each other.
+    OutputError
+        The output exists, its folder is missing or not writable, the disk is too small, or (``resume``) the
+        interrupted run was another one.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        grid: Grid,
+        bands: BandTable,
+        options: WriteOptions,
+        *,
+        identity: str,
+        provenance: Mapping[str, Any],
+        description: str = "",
+        sensor: str = "",
+        acquired: datetime | None = None,
+        bad_bands: Iterable[int] | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.grid = grid
+        self.options = options
+        self.plan: OutputPlan = check_output(self.path, grid, len(bands), options)
+        self.metadata = CubeMetadata.make(
+            bands,
+            bad_bands=bad_bands,
+            description=description,
+            sensor=sensor,
+            acquired=acquired,
+            identity=identity,
+            provenance=provenance,
+        )
+        self.encoding = SampleEncoding.of(options.dtype)
+        self._threads = threads
+        self._product = self._finished_before()
+        self._journal: Journal | None = None
+        if self._product is None:
+            with storage_errors(self.path):
+                self._journal = Journal(
+                    journal_folder(self.path),
+                    (len(bands), grid.height, grid.width),
+                    self.encoding,
+                    self._facts(),
+                    resume=options.resume,
+                )
+            if options.resume:
+                _log.info("%s: going on at row %d of %d", self.path.name, self.rows_done, grid.height)
+
+    @property
+    def rows_done(self) -> int:
+        """Rows that are safe on the disk: where to go on (0 on a fresh run, all when nothing is left to do)."""
+        return self.grid.height if self._journal is None else self._journal.rows_done
+
+    def write_rows(self, row0: int, data: NDArray[np.float32]) -> None:
+        """Store the next rows.
+
+        Parameters
+        ----------
+        row0
+            First row; must be :attr:`rows_done`.
+        data
+            Reflectance, float32, shape (band, rows, col), NaN = no data.
+
+        Raises
+        ------
+        OutputError
+            The rows do not follow or do not fit, or the disk is full.
+        """
+        if self._journal is None:
+            raise OutputError(f"The output {self.path} is finished already.")
+        with storage_errors(self.path):
+            self._journal.append(row0, data)
+
+    def read_rows(self, row0: int, rows: int, bands: Sequence[int] | None = None) -> NDArray[np.float32]:
+        """Read back reflectance, before or after :meth:`finish`: float32 (band, rows, col), NaN = no data."""
+        if self._journal is None:
+            if self._product is None:
+                raise OutputError(f"The output {self.path} is closed.")
+            return self._product.read_rows(row0, rows, bands)
+        with storage_errors(self.path):
+            if bands is None:
+                return self.encoding.decode(self._journal.read(row0, rows))
+            pieces = [self._journal.read(row0, rows, int(band), int(band) + 1) for band in bands]
+        return self.encoding.decode(np.concatenate(pieces))
+
+    def finish(self, progress: Progress | None = None) -> WrittenProduct:
+        """Build the product, give it its final name and remove the journal.
+
+        Raises
+        ------
+        OutputError
+            Rows are missing, or the disk is full; the journal stays and the final name is untouched.
+        """
+        if self._journal is None:
+            if self._product is None:
+                raise OutputError(f"The output {self.path} is closed.")
+            return self._product
+        if not self._journal.complete:
+            raise OutputError(
+                f"The output {self.path} is not complete: {self.rows_done} of {self.grid.height} rows were written."
+            )
+        with storage_errors(self.path), (progress or SilentProgress()).stage("write", self.grid.height) as stage:
+            staged = self._build(self._journal, stage.advance)
+            self._publish(self._journal, staged)
+        self._journal = None
+        self._product = WrittenProduct(self.path, self.plan.sidecars, self.path.stat().st_size, self.plan.format)
+        _log.info("wrote %s (%.1f MB)", self.path, self._product.bytes / 1e6)
+        return self._product
+
+    def close(self) -> None:
+        """Release files and lock without finishing; the rows stay for ``--resume``, an empty journal does not."""
+        if self._journal is None:
+            return
+        journal, self._journal = self._journal, None
+        if journal.rows_done == 0:
+            with storage_errors(self.path):
+                journal.remove()
+            return
+        journal.close()
+        _log.warning(
+            "%s is unfinished: %d of %d rows are kept in %s; the same command with --resume goes on there",
+            self.path.name, journal.rows_done, self.grid.height, journal.folder,
+        )  # fmt: skip
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _facts(self) -> dict[str, Any]:
+        """What two runs must share for one to continue the other."""
+        bands, grid = self.metadata.bands, self.grid
+        return {
+            "identity": self.metadata.identity,
+            "version": __version__,
+            "reference system": grid.crs.to_wkt(),
+            "grid": [*tuple(grid.transform)[:6], grid.height, grid.width],
+            "bands": [[float(c), float(f)] for c, f in zip(bands.centre_nm, bands.fwhm_nm, strict=True)],
+        }
+
+    def _finished_before(self) -> WrittenProduct | None:
+        """The product of the same run, when ``resume`` finds it complete."""
+        if not (self.options.resume and self.path.exists()):
+            return None
+        if not self.metadata.identity or read_identity(self.path) != self.metadata.identity:
+            raise OutputError(
+                f"The output {self.path} exists already and comes from another run.",
+                hint="Choose another name, or use --overwrite instead of --resume.",
+            )
+        _log.info("%s is complete already", self.path)
+        # A kill between the final rename and the clean-up leaves the journal behind.
+        shutil.rmtree(journal_folder(self.path), ignore_errors=True)
+        sidecars = tuple(item for item in self.plan.sidecars if item.exists())
+        return WrittenProduct(self.path, sidecars, self.path.stat().st_size, self.plan.format)
+
+    def _build(self, journal: Journal, advance: Callable[[float], None]) -> Path:
+        """Make product and sidecars inside the journal's folder; return the product's file."""
+        header = envi.header_text(
+            self.metadata, self.grid, self.encoding, container="envi" if self.plan.format == "envi" else "tiff"
+        )
+        item = stac.stac_item(self.path, self.metadata, self.grid, self.encoding, self.plan.format)
+        for sidecar, text in zip(self.plan.sidecars, (header, stac.stac_text(item)), strict=True):
+            write_durably(journal.folder / sidecar.name, text)
+        if self.plan.format == "envi":
+            advance(float(self.grid.height))
+            return journal.folder / ROWS_NAME
+        staged = journal.folder / "product.tif"
+        write = geotiff.write_geotiff if self.plan.format == "gtiff" else write_cog
+        try:
+            write(
+                journal, staged, self.metadata, self.grid, self.encoding,
+                compress=self.options.compress, threads=self._threads, advance=advance,
+            )  # fmt: skip
+        except BaseException:
+            # The rows are safe in the journal; a broken product would only keep the disk full.
+            staged.unlink(missing_ok=True)
+            raise
+        with staged.open("rb") as stream:
+            os.fsync(stream.fileno())
+        return staged
+
+    def _publish(self, journal: Journal, staged: Path) -> None:
+        """Give the files their final names, the cube last: when it is there, everything is."""
+        if self.options.overwrite:
+            for suffix in _STALE_SUFFIXES:
+                self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+        for sidecar in self.plan.sidecars:
+            (journal.folder / sidecar.name).replace(sidecar)
+        staged.replace(self.path)
+        sync_folder(self.path.parent)
+        journal.remove()
+
+
+def read_identity(path: Path) -> str:
+    """Identity of the run that made a product; empty for files that are not hsfuse's or not readable."""
+    import rasterio
+    from rasterio.errors import RasterioError
+
+    try:
+        with rasterio.open(path) as dataset:
+            return str(dataset.tags().get(IDENTITY_TAG) or dataset.tags(ns="ENVI").get("hsfuse_identity") or "")
+    except (RasterioError, OSError):
+        return ""

@@ -1,0 +1,103 @@
+"""ENVI: a raw band-interleaved-by-line file is the journal itself, so only the header has to be written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from hsfuse.grid import Grid
+from hsfuse.writers.band_metadata import CubeMetadata, braces, envi_fields, number, plain
+from hsfuse.writers.base import SampleEncoding
+
+_ENVI_TYPE = {"i2": 2, "u2": 12, "f4": 4}
+
+
+def header_text(
+    metadata: CubeMetadata,
+    grid: Grid,
+    encoding: SampleEncoding,
+    *,
+    container: Literal["envi", "tiff"] = "envi",
+) -> str:
+    """Text of a ``.hdr`` file.
+
+    Parameters
+    ----------
+    metadata, grid, encoding
+        What the cube is.
+    container
+        ``envi``: header of the raw file; integers say ``reflectance scale factor``. ``tiff``: companion of a
+        GeoTIFF, whose own tags carry the scale; the factor is left out, because a reader that knows both would
+        apply it twice.
+    """
+    bands = metadata.bands
+    fields: dict[str, str] = {
+        "description": "{" + plain(metadata.description or "hsfuse cube") + "}",
+        "samples": str(grid.width),
+        "lines": str(grid.height),
+        "bands": str(len(bands)),
+        "header offset": "0",
+        "file type": "ENVI Standard" if container == "envi" else "TIFF",
+        "data type": str(_ENVI_TYPE[encoding.dtype.str[1:]]),
+        "interleave": "bil" if container == "envi" else "bsq",
+        "byte order": "0",
+        "map info": map_info(grid),
+        "coordinate system string": "{" + _esri_wkt(grid) + "}",
+        "data ignore value": "nan" if np.isnan(encoding.nodata) else number(encoding.nodata),
+        "band names": braces(bands.names()),
+    }
+    if container == "envi":
+        fields["reflectance scale factor"] = number(encoding.scale)
+    fields |= envi_fields(metadata)
+    fields |= _plain_provenance(metadata.provenance)
+    if metadata.identity:
+        fields["hsfuse identity"] = metadata.identity
+    return "ENVI\n" + "".join(f"{key} = {value}\n" for key, value in fields.items())
+
+
+def map_info(grid: Grid) -> str:
+    """The ``map info`` field: reference pixel (1, 1) is the outer upper-left corner of the first pixel."""
+    t = grid.transform
+    place = ["1", "1", repr(float(t.c)), repr(float(t.f)), repr(float(t.a)), repr(float(-t.e))]
+    definition = grid.crs.to_dict()
+    datum = "WGS-84" if definition.get("datum") == "WGS84" else _datum(grid)
+    if grid.crs.is_geographic:
+        return braces(["Geographic Lat/Lon", *place, datum, "units=Degrees"])
+    zone = _utm_zone(grid)
+    if zone is not None:
+        return braces(["UTM", *place, str(zone[0]), zone[1], datum, "units=Meters"])
+    name = grid.crs.to_wkt().split('"')[1] if grid.crs.to_wkt() else "Arbitrary"
+    return braces([plain(name).replace(",", " "), *place, datum, "units=Meters"])
+
+
+def _utm_zone(grid: Grid) -> tuple[int, str] | None:
+    # The EPSG code first: to_dict() of some UTM systems says "tmerc" instead of "utm".
+    code = grid.crs.to_epsg() or 0
+    if code // 100 in (326, 327) and 1 <= code % 100 <= 60:
+        return code % 100, "North" if code // 100 == 326 else "South"
+    definition = grid.crs.to_dict()
+    if definition.get("proj") == "utm":
+        return int(definition["zone"]), "South" if definition.get("south") else "North"
+    return None
+
+
+def _datum(grid: Grid) -> str:
+    wkt = grid.crs.to_wkt()
+    start = wkt.find('DATUM["')
+    name = wkt[start + 7 :].split('"')[0] if start >= 0 else "Unknown"
+    return "WGS-84" if name in ("WGS_1984", "World Geodetic System 1984") else plain(name).replace(",", " ")
+
+
+def _esri_wkt(grid: Grid) -> str:
+    return str(grid.crs.to_wkt(version="WKT1_ESRI"))
+
+
+def _plain_provenance(provenance: Mapping[str, Any]) -> dict[str, str]:
+    """Scalar facts only: nested ones cannot be written in a header without breaking its parsers."""
+    return {
+        f"hsfuse {key.replace('_', ' ')}": plain(str(value))
+        for key, value in provenance.items()
+        if isinstance(value, str | int | float | bool)
+    }

@@ -1,0 +1,189 @@
+"""GeoTIFF: tiles, band by band, built from the journal in one pass whose bytes depend on nothing but the rows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import rasterio
+from rasterio.enums import ColorInterp
+from rasterio.errors import RasterioIOError
+from rasterio.windows import Window
+
+from hsfuse._version import __version__
+from hsfuse.config import Compression
+from hsfuse.errors import OutputError
+from hsfuse.grid import Grid
+from hsfuse.writers.band_metadata import (
+    CubeMetadata,
+    band_items,
+    default_bands,
+    envi_fields,
+    imagery_items,
+)
+from hsfuse.writers.base import RowSource, SampleEncoding, ignore
+from hsfuse.writers.provenance import provenance_tags
+
+TILE_PX = 256
+LERC_MAX_ERROR = 1e-4
+"""Largest change of a reflectance by LERC compression."""
+CACHE_MB = 64
+"""GDAL's block cache; its default of 5 % of the memory is a hidden user of gigabytes."""
+_GROUP_BYTES = 48 * 2**20
+"""Samples that are handed to GDAL at a time."""
+
+
+def gdal_options() -> dict[str, Any]:
+    """GDAL settings for all writing: a bounded cache and no ``.aux.xml`` files."""
+    return {"GDAL_CACHEMAX": CACHE_MB, "GDAL_PAM_ENABLED": "NO"}
+
+
+def compression_options(compress: Compression, encoding: SampleEncoding) -> dict[str, Any]:
+    """Creation options of a compression; predictors follow the sample type."""
+    predictor = 2 if encoding.is_integer else 3
+    if compress == "zstd":
+        return {"compress": "ZSTD", "zstd_level": 1, "predictor": predictor}
+    if compress == "deflate":
+        return {"compress": "DEFLATE", "zlevel": 1, "predictor": predictor}
+    if compress == "lerc":
+        return {"compress": "LERC_ZSTD", "max_z_error": LERC_MAX_ERROR, "zstd_level": 1}
+    return {}
+
+
+def layout_options(tile_px: int, threads: int | None) -> dict[str, Any]:
+    """Creation options of the layout, common to GeoTIFF and COG."""
+    return {
+        "driver": "GTiff",
+        "tiled": True,
+        "blockxsize": tile_px,
+        "blockysize": tile_px,
+        "interleave": "band",
+        "bigtiff": "IF_SAFER",
+        "num_threads": str(threads or os.cpu_count() or 1),
+    }
+
+
+def write_geotiff(
+    source: RowSource,
+    path: Path,
+    metadata: CubeMetadata,
+    grid: Grid,
+    encoding: SampleEncoding,
+    *,
+    compress: Compression,
+    tile_px: int = TILE_PX,
+    threads: int | None = None,
+    band_domain: str = "",
+    advance: Callable[[float], None] = ignore,
+) -> None:
+    """Write a tiled GeoTIFF with all its metadata.
+
+    Parameters
+    ----------
+    source
+        Stored samples by rows.
+    path
+        File to write (an existing one is replaced).
+    metadata, grid, encoding
+        What the cube is.
+    compress, tile_px
+        Layout on disk.
+    threads
+        Compression threads; all cores when None. They never change the bytes.
+    band_domain
+        Store each band's items in this metadata domain too.
+    advance
+        Called with the number of rows done, to show progress.
+
+    Raises
+    ------
+    OutputError
+        The finished file is not complete.
+    """
+    bands, height, width = source.shape
+    options = layout_options(tile_px, threads) | compression_options(compress, encoding)
+    group = max(1, _GROUP_BYTES // (tile_px * width * encoding.dtype.itemsize))
+    with rasterio.Env(**gdal_options()):
+        with rasterio.open(
+            path, "w", width=width, height=height, count=bands, dtype=encoding.dtype.name,
+            crs=grid.crs, transform=grid.transform, nodata=encoding.nodata, photometric="MINISBLACK", **options,
+        ) as dataset:  # fmt: skip
+            set_metadata(dataset, metadata, encoding, band_domain)
+            # Whole tiles, each exactly once, in one fixed order: the file's layout is then the same every time.
+            for row0 in range(0, height, tile_px):
+                rows = min(tile_px, height - row0)
+                for band0 in range(0, bands, group):
+                    band1 = min(band0 + group, bands)
+                    samples = source.read(row0, rows, band0, band1)
+                    dataset.write(samples, range(band0 + 1, band1 + 1), window=Window(0, row0, width, rows))
+                advance(float(rows))
+        check_complete(path)
+
+
+def set_metadata(dataset: Any, metadata: CubeMetadata, encoding: SampleEncoding, band_domain: str = "") -> None:
+    """Put wavelengths, scale, colours and provenance into an open dataset, before its first pixel."""
+    bands = metadata.bands
+    names = bands.names()
+    tags = provenance_tags(metadata.provenance, metadata.identity)
+    tags["TIFFTAG_SOFTWARE"] = f"hsfuse {__version__}"
+    if metadata.description:
+        tags["TIFFTAG_IMAGEDESCRIPTION"] = metadata.description
+    dataset.update_tags(**tags)
+    imagery = {"SATELLITEID": metadata.sensor} if metadata.sensor else {}
+    if metadata.acquired is not None:
+        imagery["ACQUISITIONDATETIME"] = metadata.acquired_utc
+    if imagery:
+        dataset.update_tags(ns="IMAGERY", **imagery)
+    dataset.update_tags(ns="ENVI", **{key.replace(" ", "_"): text for key, text in envi_fields(metadata).items()})
+    for index in range(len(bands)):
+        dataset.update_tags(index + 1, **band_items(metadata, index))
+        if band_domain:
+            dataset.update_tags(index + 1, ns=band_domain, **band_items(metadata, index))
+        dataset.update_tags(index + 1, ns="IMAGERY", **imagery_items(bands, index))
+        dataset.set_band_description(index + 1, names[index])
+    if encoding.is_integer:
+        dataset.scales = (1.0 / encoding.scale,) * len(bands)
+        dataset.offsets = (0.0,) * len(bands)
+    colours = [ColorInterp.undefined] * len(bands)
+    chosen = default_bands(bands)
+    if len(set(chosen)) == 3:
+        for index, colour in zip(chosen, (ColorInterp.red, ColorInterp.green, ColorInterp.blue), strict=True):
+            colours[index] = colour
+        dataset.colorinterp = colours
+
+
+def check_complete(path: Path) -> None:
+    """Make sure that every tile of a TIFF lies inside its file.
+
+    GDAL writes its last blocks while closing, where a full disk raises no error.
+
+    Raises
+    ------
+    OutputError
+        Tiles are missing or cut off.
+    """
+    try:
+        complete = _all_tiles_inside(path)
+    except RasterioIOError:
+        complete = False
+    if not complete:
+        raise OutputError(
+            f"The file {path} is not complete; the disk is probably full.",
+            hint="Free some space, then run the same command with --resume.",
+        )
+
+
+def _all_tiles_inside(path: Path) -> bool:
+    size = path.stat().st_size
+    with rasterio.open(path) as dataset:
+        rows, cols = dataset.block_shapes[0]
+        across, down = -(-dataset.width // cols), -(-dataset.height // rows)
+        for band, y, x in product(dataset.indexes, range(down), range(across)):
+            offset = dataset.get_tag_item(f"BLOCK_OFFSET_{x}_{y}", "TIFF", bidx=band)
+            length = dataset.get_tag_item(f"BLOCK_SIZE_{x}_{y}", "TIFF", bidx=band)
+            if offset is None or length is None or int(offset) + int(length) > size:
+                return False
+    return True

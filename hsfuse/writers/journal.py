@@ -1,0 +1,270 @@
+"""The journal of an unfinished output: rows on disk that survive a kill.
+
+``<output>.part/`` holds the rows that are done, band interleaved by line and already in their final type, and a
+manifest that says how many of them are safe. A strip counts only after its bytes *and then* the manifest have
+been flushed to the disk, so whatever is beyond the manifest's count is cut off on the next start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hsfuse.errors import OutputError
+from hsfuse.log import get_logger
+from hsfuse.writers.base import SampleEncoding
+
+_log = get_logger(__name__)
+
+SCHEMA = "hsfuse-journal/1"
+ROWS_NAME = "rows.bil"
+MANIFEST_NAME = "manifest.json"
+LOCK_NAME = "lock"
+_ENCODE_BYTES = 3 * 2**20
+"""Size of the pieces in which rows are encoded: temporary arrays that stay in the processor's cache."""
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries (created and renamed files) to the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Replace a small text file so that a reader sees the old or the new content, never a part."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+class Journal:
+    """Rows of one output on their way to the disk.
+
+    Parameters
+    ----------
+    folder
+        ``<output>.part``; made when missing.
+    shape
+        (band, row, col) of the whole cube.
+    encoding
+        Type and scale of the stored samples.
+    facts
+        JSON-serialisable facts that two runs must share for one to go on with the other's rows.
+    resume
+        Keep the rows of an interrupted run with the same facts.
+
+    Raises
+    ------
+    OutputError
+        Another process writes to the folder, the folder holds foreign files, or (``resume``) the interrupted run
+        had other facts.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        shape: tuple[int, int, int],
+        encoding: SampleEncoding,
+        facts: Mapping[str, Any],
+        *,
+        resume: bool,
+    ) -> None:
+        self.folder = folder
+        self.shape = shape
+        self.encoding = encoding
+        self._header: dict[str, Any] = json.loads(
+            json.dumps({"schema": SCHEMA, "shape": list(shape), "dtype": encoding.dtype.str, "facts": dict(facts)})
+        )
+        self._row_bytes = shape[0] * shape[2] * encoding.dtype.itemsize
+        self.rows_done = 0
+        folder.mkdir(exist_ok=True)
+        self._lock = self._take_lock()
+        try:
+            self.rows_done = self._recorded_rows() if resume else 0
+            if self.rows_done == 0:
+                self._discard_old(expected=resume)
+            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
+            self._handle = os.open(self.rows_path, flags, 0o666)
+            os.ftruncate(self._handle, self.rows_done * self._row_bytes)
+            self._record()
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    @property
+    def rows_path(self) -> Path:
+        """File with the stored rows."""
+        return self.folder / ROWS_NAME
+
+    @property
+    def complete(self) -> bool:
+        """Whether all rows are there."""
+        return self.rows_done == self.shape[1]
+
+    def append(self, row0: int, data: NDArray[np.float32]) -> None:
+        """Encode and store rows ``[row0, row0 + rows)``; they are safe on return.
+
+        Parameters
+        ----------
+        row0
+            Must be :attr:`rows_done`.
+        data
+            Reflectance, shape (band, rows, col).
+
+        Raises
+        ------
+        OutputError
+            The rows do not follow, or do not fit the cube.
+        OSError
+            The disk refuses them.
+        """
+        bands, height, width = self.shape
+        if data.ndim != 3 or data.shape[0] != bands or data.shape[2] != width:
+            raise OutputError(f"Rows of shape {data.shape} do not fit a cube of {bands} bands and {width} columns.")
+        if row0 != self.rows_done or row0 + data.shape[1] > height:
+            raise OutputError(
+                f"Rows {row0} to {row0 + data.shape[1]} cannot follow the {self.rows_done} of {height} done rows."
+            )
+        step = max(1, _ENCODE_BYTES // (bands * width * 8))
+        os.lseek(self._handle, row0 * self._row_bytes, os.SEEK_SET)
+        for first in range(0, data.shape[1], step):
+            stored = self.encoding.encode(data[:, first : first + step])
+            _write_all(self._handle, np.ascontiguousarray(stored.transpose(1, 0, 2)))
+        os.fsync(self._handle)
+        self.rows_done = row0 + data.shape[1]
+        self._record()
+
+    def read(self, row0: int, rows: int, band0: int = 0, band1: int | None = None) -> NDArray[Any]:
+        """Stored samples of rows that are done, bands ``[band0, band1)``, shape (band, rows, col)."""
+        bands, _, width = self.shape
+        last = bands if band1 is None else band1
+        if row0 < 0 or row0 + rows > self.rows_done:
+            raise OutputError(f"Rows {row0} to {row0 + rows} are not written yet ({self.rows_done} are).")
+        lines = np.empty((rows, last - band0, width), dtype=self.encoding.dtype)
+        start = band0 * width * self.encoding.dtype.itemsize
+        if last - band0 == bands:
+            _read_all(self._handle, lines, row0 * self._row_bytes)
+        else:
+            for line in range(rows):
+                _read_all(self._handle, lines[line], (row0 + line) * self._row_bytes + start)
+        return np.ascontiguousarray(lines.transpose(1, 0, 2))
+
+    def close(self) -> None:
+        """Release the files and the lock; the rows stay."""
+        for handle in (self._handle, self._lock):
+            with contextlib.suppress(OSError):
+                os.close(handle)
+        self._handle = self._lock = -1
+
+    def remove(self) -> None:
+        """Close, and delete the folder with everything that belongs to the journal."""
+        self.close()
+        for item in self.folder.iterdir():
+            item.unlink()
+        self.folder.rmdir()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _take_lock(self) -> int:
+        handle = os.open(self.folder / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(handle)
+            raise OutputError(
+                f"Another run is writing this output (it holds {self.folder}).",
+                hint="Wait for it to end, or choose another output name.",
+            ) from error
+        except OSError:
+            # Some network file systems have no locks; the manifest still guards the content.
+            _log.debug("no file locks at %s", self.folder)
+        return handle
+
+    def _recorded_rows(self) -> int:
+        """Rows of an interrupted run that can be kept."""
+        path = self.folder / MANIFEST_NAME
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            rows = int(manifest.pop("rows_done"))
+        except FileNotFoundError:
+            return 0
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise OutputError(
+                f"The record of the interrupted run, {path}, is damaged.", hint="Start anew without --resume."
+            ) from error
+        if manifest != self._header:
+            names = ", ".join(_differences(manifest, self._header)) or "everything"
+            raise OutputError(
+                f"The interrupted run in {self.folder} was another one (it differs in: {names}).",
+                hint="Repeat it with the same settings and inputs, or start anew without --resume.",
+            )
+        size = self.rows_path.stat().st_size if self.rows_path.is_file() else 0
+        if not 0 <= rows <= self.shape[1] or size < rows * self._row_bytes:
+            raise OutputError(
+                f"The rows of the interrupted run, {self.rows_path}, are damaged ({size} bytes for {rows} rows).",
+                hint="Start anew without --resume.",
+            )
+        return rows
+
+    def _discard_old(self, *, expected: bool) -> None:
+        leftovers = [item for item in self.folder.iterdir() if item.name != LOCK_NAME]
+        ours = (self.folder / MANIFEST_NAME).is_file() or all(
+            item.name in (ROWS_NAME, f"{MANIFEST_NAME}.tmp") for item in leftovers
+        )
+        if not ours or any(item.is_dir() for item in leftovers):
+            raise OutputError(
+                f"The folder {self.folder} is in the way and was not made by hsfuse.", hint="Move or delete it."
+            )
+        if leftovers and not expected:
+            _log.warning("discarding the interrupted run in %s (--resume would have gone on with it)", self.folder)
+        for item in leftovers:
+            item.unlink()
+
+    def _record(self) -> None:
+        content = json.dumps(self._header | {"rows_done": self.rows_done}, indent=1, sort_keys=True)
+        write_durably(self.folder / MANIFEST_NAME, content + "\n")
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    names = [key for key in new if key != "facts" and old.get(key) != new[key]]
+    facts_old, facts_new = old.get("facts", {}), new["facts"]
+    return names + [key for key in facts_new if not isinstance(facts_old, dict) or facts_old.get(key) != facts_new[key]]
+
+
+def _bytes_of(array: NDArray[Any]) -> memoryview:
+    flat: Any = array.reshape(-1).view(np.uint8)
+    return memoryview(flat)
+
+
+def _write_all(handle: int, array: NDArray[Any]) -> None:
+    view = _bytes_of(array)
+    while view:
+        view = view[os.write(handle, view) :]
+
+
+def _read_all(handle: int, array: NDArray[Any], offset: int) -> None:
+    view = _bytes_of(array)
+    while view:
+        count = os.preadv(handle, [view], offset)
+        if count == 0:
+            raise OutputError("The rows of the unfinished output end too early.", hint="Start anew without --resume.")
+        view, offset = view[count:], offset + count

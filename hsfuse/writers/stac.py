@@ -1,0 +1,153 @@
+"""A STAC item beside the cube: footprint, grid, bands in micrometres, scale and origin."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hsfuse._version import __version__
+from hsfuse.grid import Grid, reproject_xy
+from hsfuse.writers.band_metadata import CubeMetadata
+from hsfuse.writers.base import FileFormat, SampleEncoding
+
+_MEDIA_TYPES: dict[FileFormat, str] = {
+    "gtiff": "image/tiff; application=geotiff",
+    "cog": "image/tiff; application=geotiff; profile=cloud-optimized",
+    "envi": "application/octet-stream",
+}
+_EXTENSIONS = (
+    "https://stac-extensions.github.io/eo/v1.1.0/schema.json",
+    "https://stac-extensions.github.io/projection/v1.1.0/schema.json",
+    "https://stac-extensions.github.io/raster/v1.1.0/schema.json",
+    "https://stac-extensions.github.io/processing/v1.1.0/schema.json",
+)
+
+
+def stac_item(
+    path: Path, metadata: CubeMetadata, grid: Grid, encoding: SampleEncoding, file_format: FileFormat
+) -> dict[str, Any]:
+    """Return the item of a cube that will lie at ``path``.
+
+    The band list stands in the item's properties (where EnMAP-Box looks) and in the asset (where STAC clients
+    look). Without an acquisition time ``datetime`` is null.
+    """
+    ring = _footprint(grid)
+    longitudes, latitudes = [p[0] for p in ring], [p[1] for p in ring]
+    eo_bands = _eo_bands(metadata)
+    properties: dict[str, Any] = {
+        "datetime": metadata.acquired_utc or None,
+        "title": metadata.description or path.stem,
+        "gsd": grid.pixel_m,
+        "processing:level": "L4",
+        "processing:software": {"hsfuse": __version__},
+        "eo:bands": eo_bands,
+        "envi:metadata": _envi_metadata(metadata),
+        **_projection(grid),
+        **{f"hsfuse:{key}": value for key, value in metadata.provenance.items()},
+    }
+    if metadata.sensor:
+        properties["instruments"] = [metadata.sensor.lower()]
+    if metadata.identity:
+        properties["hsfuse:identity"] = metadata.identity
+    asset: dict[str, Any] = {
+        "href": f"./{path.name}",
+        "type": _MEDIA_TYPES[file_format],
+        "title": "Fused hyperspectral cube",
+        "roles": ["data"],
+        "eo:bands": eo_bands,
+        "raster:bands": [_raster_band(grid, encoding)] * len(metadata.bands),
+    }
+    assets = {"cube": asset}
+    if file_format == "envi":
+        assets["header"] = {
+            "href": f"./{path.with_suffix('.hdr').name}",
+            "type": "text/plain",
+            "title": "ENVI header",
+            "roles": ["metadata"],
+        }
+    return {
+        "type": "Feature",
+        "stac_version": "1.0.0",
+        "stac_extensions": list(_EXTENSIONS),
+        "id": path.stem,
+        "bbox": [min(longitudes), min(latitudes), max(longitudes), max(latitudes)],
+        "geometry": {"type": "Polygon", "coordinates": [[*ring, ring[0]]]},
+        "properties": properties,
+        "links": [
+            {"rel": "derived_from", "href": f"./{item['name']}", "title": str(item["name"])}
+            for item in metadata.provenance.get("inputs", ())
+            if isinstance(item, dict) and "name" in item
+        ],
+        "assets": assets,
+    }
+
+
+def stac_text(item: dict[str, Any]) -> str:
+    """JSON text of an item (not-a-number never occurs in it)."""
+    return json.dumps(item, indent=1, allow_nan=False, default=str) + "\n"
+
+
+def _footprint(grid: Grid) -> list[list[float]]:
+    """Corners in longitude and latitude, counter-clockwise from the lower left."""
+    from rasterio.crs import CRS
+
+    left, bottom, right, top = grid.bounds
+    x, y = np.array([left, right, right, left]), np.array([bottom, bottom, top, top])
+    longitude, latitude = reproject_xy(grid.crs, CRS.from_epsg(4326), x, y)
+    return [[round(float(a), 7), round(float(b), 7)] for a, b in zip(longitude, latitude, strict=True)]
+
+
+def _projection(grid: Grid) -> dict[str, Any]:
+    t = grid.transform
+    code = grid.crs.to_epsg()
+    facts: dict[str, Any] = {
+        "proj:epsg": code,
+        "proj:shape": [grid.height, grid.width],
+        "proj:transform": [t.a, t.b, t.c, t.d, t.e, t.f, 0.0, 0.0, 1.0],
+        "proj:bbox": list(grid.bounds),
+    }
+    if code is None:
+        facts["proj:wkt2"] = grid.crs.to_wkt(version="WKT2_2018")
+    return facts
+
+
+def _eo_bands(metadata: CubeMetadata) -> list[dict[str, Any]]:
+    bands = metadata.bands
+    return [
+        {
+            "name": name,
+            "center_wavelength": round(float(bands.centre_nm[i]) / 1000.0, 8),
+            "full_width_half_max": round(float(bands.fwhm_nm[i]) / 1000.0, 8),
+            "enmapbox:bad_band_multiplier": int(metadata.usable[i]),
+        }
+        for i, name in enumerate(bands.names())
+    ]
+
+
+def _raster_band(grid: Grid, encoding: SampleEncoding) -> dict[str, Any]:
+    band: dict[str, Any] = {
+        "data_type": encoding.dtype.name,
+        "nodata": "nan" if np.isnan(encoding.nodata) else int(encoding.nodata),
+        "sampling": "area",
+        "spatial_resolution": grid.pixel_m,
+    }
+    if encoding.is_integer:
+        band |= {"scale": 1.0 / encoding.scale, "offset": 0.0}
+    return band
+
+
+def _envi_metadata(metadata: CubeMetadata) -> dict[str, Any]:
+    bands = metadata.bands
+    facts: dict[str, Any] = {
+        "band_names": bands.names(),
+        "wavelength": [round(float(v), 6) for v in bands.centre_nm],
+        "wavelength_units": "Nanometers",
+        "fwhm": [round(float(v), 6) for v in bands.fwhm_nm],
+        "bbl": [int(v) for v in metadata.usable],
+    }
+    if metadata.acquired is not None:
+        facts["acquisition_time"] = metadata.acquired_utc
+    return facts
