@@ -117,7 +117,7 @@ class Sentinel2Product:
         grids: dict[str, Grid] = {}
         for layer, future in geometry.items():
             # A mask that cannot be opened must not be mistaken for a clear sky, so it is an error as well.
-            grids[layer] = _check_geometry(*future.result(), tile, layer, self._metadata.name)
+            grids[layer] = check_geometry(*future.result(), tile, layer, self._metadata.name)
         fine = grids["B02"]
         placements: dict[str, Placement] = {}
         for layer, grid in grids.items():
