@@ -1,0 +1,224 @@
+"""Judge a finished cube: scores without reference, spectra, pictures, report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hsfuse import __version__
+from hsfuse.config import RunConfig
+from hsfuse.coregister.field import DisplacementField
+from hsfuse.coregister.warp import Resampler
+from hsfuse.grid import Slice2D
+from hsfuse.inference.budget import Estimate
+from hsfuse.inference.scene import FusionScene
+from hsfuse.qa.pixels import PixelStrip, find_pure_pixels, key_bands
+from hsfuse.qa.quicklook import AlignmentView, DetailPair, alignment_view, composites, detail_pairs
+from hsfuse.qa.report import ReportData, pure_pixel_sam_deg, write_qa_json, write_report
+from hsfuse.qa.seams import SeamReport, measure_seams
+from hsfuse.qa.sources import FunctionSource, RasterSource
+from hsfuse.qa.spectra import SpectrumComparison, compare_pixels
+from hsfuse.qa.verdict import judge, thresholds_for
+from hsfuse.workflows.clock import StageClock, peak_memory_bytes
+from hsfuse.workflows.methods import ChosenMethod
+from hsfuse.workflows.prepare import PreparedScene
+from hsfuse.workflows.window_scores import score_windows
+from hsfuse.writers import WrittenProduct
+
+FloatCube = NDArray[np.float32]
+_STRIP_ROWS = 64
+_MAX_BORDERS = 8
+_SEAM_NM = (560.0, 860.0, 1650.0)
+_LIBRARIES = ("numpy", "scipy", "torch", "rasterio", "h5py")
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What the assessment found.
+
+    Attributes
+    ----------
+    level
+        ``good``, ``usable with care`` or ``failed``.
+    verdict
+        Level and findings as plain values.
+    scores
+        Name -> value.
+    report
+        HTML report.
+    """
+
+    level: str
+    verdict: dict[str, Any]
+    scores: dict[str, float | None]
+    report: Path
+
+
+def report_paths(output: Path) -> tuple[Path, Path]:
+    """Return the names of the HTML report and of the JSON beside an output."""
+    stem = output.with_suffix("")
+    return stem.with_name(stem.name + ".report.html"), stem.with_name(stem.name + ".qa.json")
+
+
+def assess(
+    prepared: PreparedScene,
+    chosen: ChosenMethod,
+    estimate: Estimate,
+    written: WrittenProduct,
+    summary: dict[str, Any],
+    config: RunConfig,
+    clock: StageClock,
+) -> Quality:
+    """Score the cube, draw what a person wants to see, write the report and the JSON."""
+    scene = prepared.scene
+    centre = scene.hsi.bands.centre_nm[scene.bands]
+    html, numbers = report_paths(written.path)
+    with clock.stage("judge", total=5.0) as stage:
+        fused = RasterSource(written.path, centre)
+        try:
+            windows = score_windows(scene, fused)
+            stage.advance()
+            spectra = _spectra(scene, fused, centre)
+            stage.advance()
+            hsi = FunctionSource(scene.grid.shape, centre, lambda block, bands: _read_block(scene, block, bands))
+            quicklooks, details = composites(fused), detail_pairs(hsi, fused, scene.ratio)
+            stage.advance()
+            alignment = _alignment(prepared, details)
+            seams = _seams(scene, fused, estimate, centre)
+            stage.advance()
+        finally:
+            fused.close()
+        statistics = summary["statistics"]
+        coverage = statistics["valid_pixels"] / max(statistics["total_pixels"], 1)
+        scores = dict(windows.scores)
+        scores["pure_pixel_sam_deg"] = pure_pixel_sam_deg(spectra)
+        scores["seam_ratio"] = float(seams.ratio) if seams is not None and np.isfinite(seams.ratio) else None
+        verdict = judge(
+            scores, coregistration=prepared.coregistration, coverage=coverage, warnings=prepared.warnings,
+            thresholds=thresholds_for(scene.hsi.grid.pixel_m), min_qnr=config.min_quality,
+        )  # fmt: skip
+        report = ReportData(
+            product=written.path.name, verdict=verdict, method=chosen.method.spec.name, method_reason=chosen.reason,
+            facts=_facts(summary, written, coverage), inputs={"HSI": scene.hsi.info, "MSI": scene.msi.info},
+            coregistration=prepared.coregistration, bounds=scene.hsi.grid.bounds, alignment=alignment, scores=scores,
+            centre_nm=centre, consistency=windows.band_rmse, spectra=spectra, quicklooks=quicklooks, details=details,
+            bands=prepared.selection.table, seams=seams, seconds=clock.seconds,
+            peak_memory_bytes=peak_memory_bytes(), configuration=summary["config"], versions=_versions(),
+            notes=[*prepared.warnings, *prepared.selection.notes, *windows.notes],
+        )  # fmt: skip
+        write_report(html, report)
+        write_qa_json(numbers, report)
+        stage.advance()
+    return Quality(verdict.level, verdict.to_json(), scores, html)
+
+
+def _facts(summary: dict[str, Any], written: WrittenProduct, coverage: float) -> dict[str, Any]:
+    grid, bands, plan = summary["grid"], summary["bands"], summary["plan"]
+    statistics = summary["statistics"]
+    total = max(statistics["total_pixels"], 1)
+    return {
+        "Size": f"{grid['height']} x {grid['width']} pixels of {grid['pixel_m']:g} m",
+        "Reference system": grid["crs"],
+        "Bands": f"{bands['count']} of {bands['of']}, {bands['centre_nm'][0]:.0f} to {bands['centre_nm'][-1]:.0f} nm",
+        "Valid pixels": f"{100 * coverage:.1f} %",
+        "Hidden by cloud": f"{100 * statistics['cloud_pixels'] / total:.1f} %",
+        "PSF of the HSI": f"{summary['psf_fwhm_px']:.2f} HSI pixels (FWHM),"
+        + (" estimated from the pair" if summary["psf_estimated"] else " given"),
+        "Clipped samples": f"{statistics['clipped']}",
+        "Tiles": f"{plan['tiles']} of {plan['tile_px']} px, overlap {plan['overlap_px']} px,"
+        f" {statistics['skipped']} empty ones skipped",
+        "File": f"{written.path.name}, {written.bytes / 1e6:.1f} MB, {written.format}",
+    }
+
+
+def _versions() -> dict[str, str]:
+    return {"hsfuse": __version__, **{name: metadata.version(name) for name in _LIBRARIES}}
+
+
+def _read_block(scene: FusionScene, block: Slice2D, bands: Any) -> FloatCube:
+    full = scene.read_hsi(block, scene.bands[np.asarray(bands)])
+    return full
+
+
+def _spectra(scene: FusionScene, fused: RasterSource, centre: NDArray[np.float64]) -> tuple[SpectrumComparison, ...]:
+    index = sorted(set(key_bands(centre).values()))
+    if not index:
+        return ()
+
+    def strips() -> Iterator[PixelStrip]:
+        for rows in scene.grid.row_blocks(_STRIP_ROWS):
+            hsi = scene.read_hsi(rows, scene.bands[index])
+            msi, cloud = scene.read_msi(rows)
+            hidden = cloud | np.any(np.isnan(msi), axis=0)
+            r = scene.ratio
+            clear = ~np.any(hidden.reshape(rows.shape[0], r, rows.shape[1], r), axis=(1, 3))
+            yield PixelStrip(rows.row0, hsi, clear & np.all(np.isfinite(hsi), axis=0))
+
+    pixels = find_pure_pixels(strips(), centre[index])
+    every = list(range(centre.size))
+    return compare_pixels(
+        pixels, centre, ratio=scene.ratio,
+        read_hsi=scene.read_hsi,
+        read_fused=lambda block: fused.read(every, block),
+        read_msi=lambda block: _read_msi(scene, block),
+        responses=scene.msi.responses,
+    )  # fmt: skip
+
+
+def _read_msi(scene: FusionScene, block: Slice2D) -> FloatCube:
+    """Read the MSI of a block that is given in fine pixels and lies inside one HSI pixel or more."""
+    r = scene.ratio
+    coarse = Slice2D(block.row0 // r, -(-block.row1 // r), block.col0 // r, -(-block.col1 // r))
+    msi, _ = scene.read_msi(coarse)
+    return msi[:, block.row0 - coarse.row0 * r : block.row1 - coarse.row0 * r,
+               block.col0 - coarse.col0 * r : block.col1 - coarse.col0 * r]  # fmt: skip
+
+
+def _alignment(prepared: PreparedScene, details: tuple[DetailPair, ...]) -> AlignmentView | None:
+    """Show the detail window in the MSI, and in the HSI before and after co-registration."""
+    scene = prepared.scene
+    if not details or prepared.coregistration.verdict == "off":
+        return None
+    block, r = details[0].block, scene.ratio
+    centre = scene.hsi.bands.centre_nm[scene.bands]
+    wanted = [int(np.abs(centre - nm).argmin()) for nm in (835.0, 665.0, 560.0)]
+    names = scene.msi.band_names
+    shown = [names.index(n) for n in ("B08", "B04", "B03") if n in names]
+    shown = shown if len(shown) == 3 else [min(i, len(names) - 1) for i in (3, 2, 1)]
+    msi, _ = scene.read_msi(block)
+    after = scene.read_hsi(block, scene.bands[wanted])
+    claimed = Resampler(scene.hsi.grid, scene.grid, DisplacementField.zero())
+    source = claimed.source_block(block)
+    if min(source.shape) < 1:
+        return None
+    before = claimed.apply(scene.hsi.read(source, scene.bands[wanted]), source, block)
+
+    def enlarge(cube: FloatCube) -> FloatCube:
+        return np.repeat(np.repeat(cube, r, axis=1), r, axis=2)
+
+    return alignment_view(
+        msi[shown], enlarge(before), enlarge(after),
+        caption=f"Near infrared, red, green; HSI rows {block.row0}-{block.row1}, columns {block.col0}-{block.col1}.",
+    )  # fmt: skip
+
+
+def _seams(
+    scene: FusionScene, fused: RasterSource, estimate: Estimate, centre: NDArray[np.float64]
+) -> SeamReport | None:
+    plan, r = estimate.plan, scene.ratio
+    rows, cols = plan.row_edges[1:-1] * r, plan.col_edges[1:-1] * r
+    if rows.size + cols.size == 0:
+        return None
+    bands = sorted({int(np.abs(centre - nm).argmin()) for nm in _SEAM_NM})
+
+    def some(edges: NDArray[np.int64]) -> list[int]:
+        step = max(-(-edges.size // _MAX_BORDERS), 1)
+        return [int(e) for e in edges[::step]]
+
+    return measure_seams(lambda block: fused.read(bands, block), scene.fine_grid.shape, some(rows), some(cols), ratio=r)
