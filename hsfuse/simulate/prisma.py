@@ -180,7 +180,8 @@ def write_prisma_l2d(
 def _write_header(file: h5py.File, layout: PrismaLayout, *, has_pan: bool) -> None:
     for name, value in {**global_attributes(layout, has_pan=has_pan), **layout.attributes}.items():
         if value is not None:
-            file.attrs[name] = value
+            # Fixed-length strings, as in the real files.
+            file.attrs[name] = np.bytes_(value) if isinstance(value, str | bytes) else value
     information = file.create_group("HDFEOS INFORMATION")
     information.attrs["HDFEOSVersion"] = np.bytes_("HDFEOS_5.1.15")
     information["StructMetadata.0"] = np.array(structure_metadata(layout, has_pan=has_pan), dtype="S32000")

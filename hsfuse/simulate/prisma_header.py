@@ -23,7 +23,7 @@ LATTICE_PX = 16
 
 
 def global_attributes(layout: PrismaLayout, *, has_pan: bool) -> dict[str, Any]:
-    """Global attributes, spelt as in ASI's products (strings as bytes, lists as arrays)."""
+    """Global attributes, spelt as in ASI's products (lists as arrays)."""
     values: dict[str, Any] = {
         "Processing_Level": "2D",
         "Product_Name": layout.file_name.removesuffix(".he5"),
@@ -56,7 +56,7 @@ def global_attributes(layout: PrismaLayout, *, has_pan: bool) -> dict[str, Any]:
         values[f"List_Fwhm_{name}"] = fwhm.astype(np.float32)
         values[f"List_Cw_{name}_Flags"] = acquired.astype(np.int32)
         values[f"CNM_{name.upper()}_SELECT"] = acquired
-    return {key: np.bytes_(value) if isinstance(value, str) else value for key, value in values.items()}
+    return values
 
 
 def slot_lists(layout: PrismaLayout) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
