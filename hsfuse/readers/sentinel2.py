@@ -21,7 +21,6 @@ from rasterio.io import DatasetReader
 
 from hsfuse.errors import HsfuseError, InputError, UsageError
 from hsfuse.grid import Grid, Slice2D
-from hsfuse.log import get_logger
 from hsfuse.masks import SCL_CLOUD, BoolArray, dilate, in_classes
 from hsfuse.readers.base import FloatCube, ProductInfo
 from hsfuse.readers.s2_geometry import Placement, check_geometry, image_geometry
@@ -33,7 +32,7 @@ from hsfuse.readers.safe_metadata import GranuleMetadata, SafeMetadata, read_saf
 from hsfuse.spectral import SpectralResponse
 
 BandChoice = Literal["10m", "all"]
-_log = get_logger(__name__)
+_OVERVIEW_STRIP_PX = 2048
 _DAMAGED = "The product seems to be damaged or incomplete; download or unpack it again."
 
 
@@ -270,25 +269,38 @@ class Sentinel2Product:
         cube = np.empty((len(names), rows, cols), np.float32)
         futures: list[Future[None]] = []
         for band, plane in zip(names, cube, strict=True):
-            place = self._placements[band]
-            step = factor // place.ratio
-            levels = self._open_pool.submit(band, stored_levels).result()
-            level = levels.index(step) if step in levels else None
+            ratio = self._placements[band].ratio
+            stored = self._open_pool.submit(band, stored_levels).result()
+            level = max((i for i, step in enumerate(stored) if step * ratio <= factor), default=None)
+            # From the lowest stored resolution that is fine enough, or from full resolution.
+            inner = 1 if level is None else stored[level] * ratio
 
             def task(
-                file: DatasetReader,
-                band: str = band,
-                plane: NDArray[np.float32] = plane,
-                stored: bool = level is not None,
+                file: DatasetReader, band: str = band, plane: NDArray[np.float32] = plane, inner: int = inner
             ) -> None:
-                if stored:
-                    self._read_stored_level(file, band, block, factor, plane)
-                else:
-                    self._average(file, band, block, factor, plane)
+                self._read_decimated(file, band, block, factor, inner, plane)
 
             futures.append(self._open_pool.submit(band, task, level=level))
         _finish(futures)
         return cube
+
+    def _read_decimated(
+        self, file: DatasetReader, band: str, block: Slice2D, factor: int, inner: int, plane: NDArray[np.float32]
+    ) -> None:
+        """Fill ``plane`` strip by strip: decimated by ``inner`` as stored, by the rest as a block mean."""
+        rows, cols = plane.shape
+        rest = factor // inner
+        lines = max(1, _OVERVIEW_STRIP_PX // factor)
+        for row in range(0, rows, lines):
+            count = min(lines, rows - row)
+            start = block.row0 + row * factor
+            part = Slice2D(start, start + count * factor, block.col0, block.col0 + cols * factor)
+            fine = np.empty((count * rest, cols * rest), np.float32)
+            if inner == 1:
+                self._read_band(file, band, part, fine, count=False)
+            else:
+                self._read_stored_level(file, band, part, inner, fine)
+            plane[row : row + count] = fine.reshape(count, rest, cols, rest).mean(axis=(1, 3))
 
     def _read_stored_level(
         self, file: DatasetReader, band: str, block: Slice2D, factor: int, plane: NDArray[np.float32]
@@ -309,16 +321,6 @@ class Sentinel2Product:
         self._scale(file.read(1, window=window), band, samples, count=False)
         samples[dilate(np.isnan(samples), 1)] = np.nan
         plane[:] = interpolate(samples, at[0] - first[0], at[1] - first[1])
-
-    def _average(self, file: DatasetReader, band: str, block: Slice2D, factor: int, plane: NDArray[np.float32]) -> None:
-        rows, cols = plane.shape
-        for row in range(rows):
-            start = block.row0 + row * factor
-            strip = np.empty((factor, cols * factor), np.float32)
-            self._read_band(
-                file, band, Slice2D(start, start + factor, block.col0, block.col0 + cols * factor), strip, count=False
-            )
-            plane[row] = strip.reshape(factor, cols, factor).mean(axis=(0, 2))
 
     def classes(self, block: Slice2D) -> NDArray[np.uint8] | None:
         """Scene classification (SCL codes) on the 10 m grid by nearest pixel, shape (row, col); None for L1C."""

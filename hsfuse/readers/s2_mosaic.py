@@ -1,0 +1,384 @@
+"""Several Sentinel-2 tiles as one image, also across UTM zones.
+
+The mosaic lies on the pixel grid of the tile that covers most of the footprint, so that this tile, and every other
+tile of its zone, is passed on without resampling. Tiles of other zones are warped window by window as they are
+read. Where tiles overlap, the one with the largest clear area in the footprint wins and the next ones fill its gaps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.enums import Resampling
+from rasterio.warp import reproject
+
+from hsfuse.errors import InputError, OverlapError, UsageError
+from hsfuse.grid import Bounds, Grid, Slice2D
+from hsfuse.masks import SCL_CLOUD, BoolArray, in_classes
+from hsfuse.readers.base import FloatCube, ProductInfo
+from hsfuse.readers.sentinel2 import Sentinel2Product
+from hsfuse.spectral import SpectralResponse
+
+FOOTPRINT_MARGIN_M = 5000.0
+"""How far the mosaic reaches beyond the footprint: room for the largest shift that co-registration searches."""
+
+_COVERAGE_FACTOR = 16
+_WARP_MARGIN_PX = 4
+_STRIP_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """One tile of the mosaic; ``offset`` is the mosaic pixel (row, col) of its corner, None when it is warped."""
+
+    product: Sentinel2Product
+    offset: tuple[int, int] | None
+    clear_m2: float
+
+
+class Sentinel2Mosaic:
+    """A mosaic of tiles that behaves like one product.
+
+    Parameters
+    ----------
+    products
+        Open tiles with the same level and bands; the mosaic closes them.
+    target_crs
+        Reference system of the mosaic; by default that of the tile that covers most of the footprint.
+    bounds
+        Footprint that matters (default: everything). Tiles outside are left out and closed.
+    bounds_crs
+        Reference system of ``bounds``; by default ``target_crs``, else that of the first product.
+
+    Raises
+    ------
+    InputError
+        Levels or bands differ.
+    OverlapError
+        No tile touches the footprint.
+    """
+
+    def __init__(
+        self,
+        products: Sequence[Sentinel2Product],
+        *,
+        target_crs: CRS | None = None,
+        bounds: Bounds | None = None,
+        bounds_crs: CRS | None = None,
+    ) -> None:
+        if not products:
+            raise UsageError("A mosaic needs at least one Sentinel-2 product.")
+        self._products = tuple(products)
+        _check_alike(self._products)
+        crs = bounds_crs or target_crs or products[0].grid.crs
+        covered = [(product, *_coverage(product, bounds, crs)) for product in self._products]
+        inside = [entry for entry in covered if entry[1] > 0]
+        if not inside:
+            raise OverlapError(
+                "None of the Sentinel-2 tiles has data under the hyperspectral image.",
+                hint="Choose the tiles by the footprint; `hsfuse info FILE` prints the extent of each product.",
+            )
+        base = max(inside, key=lambda entry: entry[1])[0]
+        self.grid = _mosaic_grid([entry[0] for entry in inside], base, target_crs, bounds, crs)
+        ranked = sorted(inside, key=lambda entry: -entry[2])
+        self._tiles = [_Tile(product, _offset(product.grid, self.grid), clear) for product, _, clear in ranked]
+        for product, area, _ in covered:
+            if area <= 0:
+                product.close()
+        self.band_names: tuple[str, ...] = base.band_names
+        self.responses: tuple[SpectralResponse, ...] | None = base.responses
+        self.info = self._describe(base)
+
+    def _describe(self, base: Sentinel2Product) -> ProductInfo:
+        tiles = [tile.product.info for tile in self._tiles]
+        warnings = list(dict.fromkeys(warning for info in tiles for warning in info.warnings))
+        spacecraft = sorted({info.sensor for info in tiles})
+        if len(spacecraft) > 1:
+            warnings.append(
+                f"The mosaic mixes {' and '.join(spacecraft)}, whose bands differ slightly; the spectral responses "
+                f"are those of {base.info.sensor}."
+            )
+        days = sorted({f"{info.start:%Y-%m-%d}" for info in tiles if info.start})
+        if len(days) > 1:
+            warnings.append(f"The mosaic mixes images of {', '.join(days)}: expect seams where tiles meet.")
+        info = base.info
+        more = f" and {len(tiles) - 1} more" if len(tiles) > 1 else ""
+        attributes = dict(info.attributes) | {
+            "tiles": [
+                {
+                    "name": tile.product.info.name,
+                    "tile_id": tile.product.info.attributes.get("tile_id"),
+                    "clear_km2": round(tile.clear_m2 / 1e6, 3),
+                    "resampled": tile.offset is None,
+                }
+                for tile in self._tiles
+            ]
+        }
+        return ProductInfo(
+            name=f"{info.name}{more}",
+            sensor=" + ".join(spacecraft),
+            level=info.level,
+            path=info.path,
+            start=info.start,
+            sun_zenith_deg=info.sun_zenith_deg,
+            sun_azimuth_deg=info.sun_azimuth_deg,
+            view_zenith_deg=info.view_zenith_deg,
+            attributes=attributes,
+            warnings=tuple(warnings),
+        )
+
+    # ------------------------------------------------------------------ reading
+
+    def read(self, block: Slice2D, bands: Sequence[int] | None = None) -> FloatCube:
+        """Read reflectance on the mosaic's grid, shape (band, row, col), NaN where no tile has data.
+
+        Tiles of other zones are interpolated with a cubic kernel.
+        """
+        count = len(self.band_names) if bands is None else len(bands)
+        cube = np.full((count, *block.shape), np.nan, np.float32)
+        for tile in self._tiles:
+            for part, target in self._open_parts(tile, block, np.asarray(np.isnan(cube).any(axis=0))):
+                piece = cube[(slice(None), *target)]
+                found = self._tile_reflectance(tile, part, bands, count)
+                np.copyto(piece, found, where=np.isnan(piece))
+        return cube
+
+    def classes(self, block: Slice2D) -> NDArray[np.uint8] | None:
+        """Scene classes by nearest pixel, shape (row, col), 0 where no tile has any; None when none is delivered."""
+        out = np.zeros(block.shape, np.uint8)
+        delivered = False
+        for tile in self._tiles:
+            delivered |= tile.product.info.attributes.get("cloud_mask") == "SCL"
+            for part, target in self._open_parts(tile, block, out == 0):
+                found = self._tile_classes(tile, part)
+                if found is not None:
+                    np.copyto(out[target], found, where=out[target] == 0)
+        return out if delivered else None
+
+    def cloud(self, block: Slice2D) -> BoolArray | None:
+        """Pixels hidden by cloud in the tile that they come from, shape (row, col); None without any mask."""
+        classes = self.classes(block)
+        if classes is not None and self._all_classified():
+            return in_classes(classes, SCL_CLOUD)
+        out, owned = np.zeros(block.shape, np.bool_), np.zeros(block.shape, np.bool_)
+        for tile in self._tiles:
+            for part, target in self._open_parts(tile, block, ~owned):
+                # The tile that gives the pixel's reflectance also says whether it is cloud.
+                has_data = np.isfinite(self._tile_reflectance(tile, part, (0,), 1)[0])
+                fresh = has_data & ~owned[target]
+                np.copyto(out[target], self._tile_cloud(tile, part), where=fresh)
+                owned[target] |= fresh
+        masked = any(tile.product.info.attributes.get("cloud_mask") for tile in self._tiles)
+        return out if masked else None
+
+    def _all_classified(self) -> bool:
+        return all(tile.product.info.attributes.get("cloud_mask") == "SCL" for tile in self._tiles)
+
+    def _open_parts(
+        self, tile: _Tile, block: Slice2D, wanted: BoolArray
+    ) -> Iterator[tuple[Slice2D, tuple[slice, slice]]]:
+        """Part of ``block`` that is still wanted and that the tile may fill: in mosaic pixels, and as array index."""
+        rows, cols = np.flatnonzero(wanted.any(axis=1)), np.flatnonzero(wanted.any(axis=0))
+        if rows.size == 0:
+            return
+        reach = self._reach(tile)
+        part = Slice2D(
+            max(block.row0 + int(rows[0]), reach.row0),
+            min(block.row0 + int(rows[-1]) + 1, reach.row1),
+            max(block.col0 + int(cols[0]), reach.col0),
+            min(block.col0 + int(cols[-1]) + 1, reach.col1),
+        )
+        if min(part.shape) < 1:
+            return
+        yield (
+            part,
+            (
+                slice(part.row0 - block.row0, part.row1 - block.row0),
+                slice(part.col0 - block.col0, part.col1 - block.col0),
+            ),
+        )
+
+    def _reach(self, tile: _Tile) -> Slice2D:
+        """Mosaic pixels that a tile can touch (may lie outside the mosaic)."""
+        grid = tile.product.grid
+        if tile.offset is not None:
+            row, col = tile.offset
+            return Slice2D(row, row + grid.height, col, col + grid.width)
+        box, t = grid.bounds_in(self.grid.crs), self.grid.transform
+        return Slice2D(
+            math.floor((t.f - box.top) / -t.e),
+            math.ceil((t.f - box.bottom) / -t.e),
+            math.floor((box.left - t.c) / t.a),
+            math.ceil((box.right - t.c) / t.a),
+        )
+
+    def _source(self, tile: _Tile, part: Slice2D) -> Slice2D | None:
+        """Block of the tile's own pixels under a part of the mosaic; None when there is none."""
+        if tile.offset is not None:
+            row, col = tile.offset
+            return Slice2D(part.row0 - row, part.row1 - row, part.col0 - col, part.col1 - col)
+        own = tile.product.grid
+        box = self.grid.crop(part).bounds_in(own.crs).buffer(_WARP_MARGIN_PX * own.pixel_m)
+        try:
+            return own.block_of(box)
+        except OverlapError:
+            return None
+
+    def _tile_reflectance(self, tile: _Tile, part: Slice2D, bands: Sequence[int] | None, count: int) -> FloatCube:
+        source = self._source(tile, part)
+        if source is None:
+            return np.full((count, *part.shape), np.nan, np.float32)
+        cube = tile.product.read(source, bands)
+        if tile.offset is not None:
+            return cube
+        out = np.full((count, *part.shape), np.nan, np.float32)
+        self._warp(cube, tile, source, part, out, np.nan, Resampling.cubic)
+        return out
+
+    def _tile_classes(self, tile: _Tile, part: Slice2D) -> NDArray[np.uint8] | None:
+        source = self._source(tile, part)
+        classes = tile.product.classes(source) if source is not None else None
+        if classes is None or source is None or tile.offset is not None:
+            return classes
+        out = np.zeros(part.shape, np.uint8)
+        self._warp(classes, tile, source, part, out, 0, Resampling.nearest)
+        return out
+
+    def _tile_cloud(self, tile: _Tile, part: Slice2D) -> BoolArray:
+        source = self._source(tile, part)
+        cloud = tile.product.cloud(source) if source is not None else None
+        if cloud is None or source is None:
+            return np.zeros(part.shape, np.bool_)
+        if tile.offset is not None:
+            return cloud
+        out = np.zeros(part.shape, np.uint8)
+        self._warp(cloud.astype(np.uint8), tile, source, part, out, 0, Resampling.nearest)
+        return out.astype(np.bool_)
+
+    def _warp(
+        self,
+        values: NDArray[np.float32] | NDArray[np.uint8],
+        tile: _Tile,
+        source: Slice2D,
+        part: Slice2D,
+        out: NDArray[np.float32] | NDArray[np.uint8],
+        fill: float,
+        kernel: Resampling,
+    ) -> None:
+        reproject(
+            values,
+            out,
+            src_transform=tile.product.grid.crop(source).transform,
+            src_crs=tile.product.grid.crs,
+            src_nodata=fill,
+            dst_transform=self.grid.crop(part).transform,
+            dst_crs=self.grid.crs,
+            dst_nodata=fill,
+            resampling=kernel,
+            # The default of an eighth of a pixel would show as steps between windows.
+            tolerance=0.01,
+        )
+
+    # ------------------------------------------------------------------ end
+
+    def close(self) -> None:
+        """Close all tiles."""
+        for product in self._products:
+            product.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _check_alike(products: Sequence[Sentinel2Product]) -> None:
+    for what, values in (
+        ("processing levels", {product.info.level for product in products}),
+        ("bands", {product.band_names for product in products}),
+    ):
+        if len(values) > 1:
+            listed = " and ".join(sorted(str(value) for value in values))
+            raise InputError(
+                f"The Sentinel-2 products have different {what} ({listed}), so they make no mosaic.",
+                hint="Use products of one level, best L2A.",
+            )
+
+
+def _coverage(product: Sentinel2Product, bounds: Bounds | None, crs: CRS) -> tuple[float, float]:
+    """Area (m²) of a product with data, and without cloud, under a footprint.
+
+    Data are counted in a low resolution that the images carry, to about a pixel of 160 m.
+    """
+    grid = product.grid
+    block = grid.full
+    if bounds is not None:
+        rows, cols = (max(1, round(side / grid.pixel_m)) for side in _sides(bounds))
+        footprint = Grid.from_origin(crs, bounds.left, bounds.top, grid.pixel_m, rows, cols)
+        try:
+            block = grid.block_of(footprint.bounds_in(grid.crs))
+        except OverlapError:
+            return 0.0, 0.0
+    factor = _COVERAGE_FACTOR
+    while factor > 2 and factor * 8 > min(block.shape):
+        factor //= 2
+    if min(block.shape) < factor:
+        share = float(np.isfinite(product.read(block, (0,))).mean())
+    else:
+        share = float(np.isfinite(product.read_overview(block, factor, (0,))).mean())
+    area = share * block.shape[0] * block.shape[1] * grid.pixel_m**2
+    cloudy = total = 0
+    for row0 in range(block.row0, block.row1, _STRIP_ROWS):
+        cloud = product.cloud(Slice2D(row0, min(row0 + _STRIP_ROWS, block.row1), block.col0, block.col1))
+        if cloud is not None:
+            cloudy, total = cloudy + int(cloud.sum()), total + cloud.size
+    return area, area * (1.0 - cloudy / total) if total else area
+
+
+def _sides(bounds: Bounds) -> tuple[float, float]:
+    return bounds.top - bounds.bottom, bounds.right - bounds.left
+
+
+def _offset(own: Grid, mosaic: Grid) -> tuple[int, int] | None:
+    if not mosaic.aligned_with(own):
+        return None
+    block = own.block_in(mosaic)
+    return block.row0, block.col0
+
+
+def _mosaic_grid(
+    products: Sequence[Sentinel2Product],
+    base: Sentinel2Product,
+    target_crs: CRS | None,
+    bounds: Bounds | None,
+    crs: CRS,
+) -> Grid:
+    """Pixel edges of the base tile (or multiples of the pixel size in another system) over all tiles."""
+    wanted = target_crs or base.grid.crs
+    boxes = [product.grid.bounds_in(wanted) for product in products]
+    box = Bounds(
+        min(b.left for b in boxes), min(b.bottom for b in boxes), max(b.right for b in boxes), max(b.top for b in boxes)
+    )
+    if bounds is not None:
+        pixel = base.grid.pixel_m
+        rows, cols = (max(1, round(side / pixel)) for side in _sides(bounds))
+        near = Grid.from_origin(crs, bounds.left, bounds.top, pixel, rows, cols).bounds_in(wanted)
+        box = box.intersect(near.buffer(FOOTPRINT_MARGIN_M)) or box
+    pixel = base.grid.pixel_m
+    origin_x, origin_y = (base.grid.bounds.left, base.grid.bounds.top) if wanted == base.grid.crs else (0.0, 0.0)
+    tolerance = 1e-6
+    left = math.floor((box.left - origin_x) / pixel + tolerance)
+    right = math.ceil((box.right - origin_x) / pixel - tolerance)
+    top = math.ceil((box.top - origin_y) / pixel - tolerance)
+    bottom = math.floor((box.bottom - origin_y) / pixel + tolerance)
+    return Grid.from_origin(wanted, origin_x + left * pixel, origin_y + top * pixel, pixel, top - bottom, right - left)
