@@ -146,15 +146,25 @@ class Landscape:
         town = self._towns_at(x, y, rows)
         over = _Overlay.empty(x.shape)
         hedge = unit(mix_hash(parcel, 31), 1)
-        over.add(_coverage(edge, 2.0) * (hedge < 0.5), self._tracks(cell), BARE)
-        over.add(0.7 * _coverage(edge, 3.0 + 3.0 * hedge) * (hedge > 0.8), self._one("broadleaf", cell, 5), FOREST)
+        over.add(self._coverage(edge, 2.0) * (hedge < 0.5), self._tracks(cell), BARE)
+        over.add(0.7 * self._coverage(edge, 3.0 + 3.0 * hedge) * (hedge > 0.8), self._one("broadleaf", cell, 5), FOREST)
         third, building = self._build(town, x_bent, y_bent, recipe, over)
-        building = np.where(self._flood(rows, x, y, recipe, over), np.float32(0.0), building)
+        wet, lake = self._flood(rows, x, y, recipe, over)
+        building = np.where(wet, np.float32(0.0), building)
         width = 3.5 + 4.0 * unit(cell, 41)
-        over.add(_coverage(border, width), self._one("asphalt", cell, 42), ROAD)
+        over.add(self._coverage(border, width) * ~lake, self._one("asphalt", cell, 42), ROAD)
         highway = self._road.distance(x, y, -self._fields.bend[rows], 0.3 * self._bend_reach_m, self.pixel_m)
-        over.add(_coverage(highway, 12.0), np.full(x.shape, self.endmembers.of("asphalt")[0], np.uint8), ROAD)
+        over.add(
+            self._coverage(highway, 12.0) * ~lake, np.full(x.shape, self.endmembers.of("asphalt")[0], np.uint8), ROAD
+        )
         return self._compose(rows, recipe, parcel, across, cell, third, building, over)
+
+    def _coverage(self, distance_m: NDArray[np.floating], half_width_m: NDArray[np.floating] | float) -> FloatArray:
+        """Share of a pixel under a line whose middle is ``distance_m`` away."""
+        half = self.pixel_m / 2.0
+        low = np.maximum(distance_m - half, -half_width_m)
+        high = np.minimum(distance_m + half, half_width_m)
+        return np.asarray(np.clip((high - low) / self.pixel_m, 0.0, 1.0), dtype=np.float32)
 
     def _one(self, group: str, key: HashArray, salt: int) -> NDArray[np.uint8]:
         members = self.endmembers.of(group).astype(np.uint8)
@@ -239,7 +249,7 @@ class Landscape:
             set_back = np.where(core, 1.0, 3.0 + 4.0 * unit(lot, 11)) * grain_m
             chance = np.clip(0.45 + 0.6 * dense, 0.0, 0.95)
             green = (unit(block, 12) < np.where(core, 0.05, 0.13)) & (not place.industrial)
-            house = np.clip((wall - set_back) / 10.0 + 0.5, 0.0, 1.0) * (unit(lot, 13) < chance) * ~green
+            house = np.clip((wall - set_back) / self.pixel_m + 0.5, 0.0, 1.0) * (unit(lot, 13) < chance) * ~green
             covered[inside] = np.clip(np.minimum(house, street / 6.0), 0.0, 1.0)
             roofs = ("metal", "metal", "concrete", "roof") if place.industrial else ("tile", "tile", "roof", "concrete")
             kind = np.stack([self._one(name, lot, 14 + i) for i, name in enumerate(roofs)])
@@ -250,7 +260,7 @@ class Landscape:
                                    ground[lot % np.uint32(ground.size)])  # fmt: skip
             recipe[inside] = np.where(green, surfaces.park[block % np.uint32(surfaces.park.size)], ground_here)
             paving = np.zeros(x.shape, np.float32)
-            paving[inside] = _coverage(street, np.where(dense > 0.4, 5.0, 3.5) * np.sqrt(grain_m))
+            paving[inside] = self._coverage(street, np.where(dense > 0.4, 5.0, 3.5) * np.sqrt(grain_m))
             over.clear(inside)
             stone = np.zeros(x.shape, np.uint8)
             stone[inside] = self._one("asphalt", mix_hash(seed, 22), 23)
@@ -259,15 +269,20 @@ class Landscape:
 
     def _flood(
         self, rows: slice, x: FloatArray, y: FloatArray, recipe: NDArray[np.int64], over: _Overlay
-    ) -> NDArray[np.bool_]:
-        """Put the river and the lakes in; changes ``recipe`` and ``over``, returns what is no place for a house."""
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Put the river and the lakes in; changes ``recipe`` and ``over``.
+
+        Returns what is no place for a house, and what no road crosses (rivers are bridged, lakes are not).
+        """
         fields = self._fields
         width = self._river_m * (1.0 + 0.18 * fields.warp_y[rows])
         depth = width / 2.0 - self._river.distance(x, y, fields.bend[rows], 0.75 * self._bend_reach_m, self.pixel_m)
+        lake = np.full(x.shape, -np.inf, np.float32)
         for lake_x, lake_y, radius in self._lakes:
             reach = radius * (1.0 + 0.25 * fields.patches[rows] + 0.25 * fields.warp_x[rows])
-            depth = np.maximum(depth, reach - np.hypot(x - lake_x, y - lake_y))
-        share = np.clip(depth / 10.0 + 0.5, 0.0, 1.0).astype(np.float32)
+            lake = np.maximum(lake, reach - np.hypot(x - lake_x, y - lake_y))
+        depth = np.maximum(depth, lake)
+        share = np.clip(depth / self.pixel_m + 0.5, 0.0, 1.0).astype(np.float32)
         bank = (depth > -22.0 - 8.0 * fields.grain[rows]) & (fields.moisture[rows] > 0.5)
         recipe[bank] = self._surfaces.sand
         recipe[share >= 1.0] = self._surfaces.water
@@ -275,9 +290,9 @@ class Landscape:
         shore = np.full(x.shape, int(self.endmembers.of("water")[0]), np.uint8)
         over.add(np.where(share < 1.0, share, 0.0).astype(np.float32), shore, WATER)
         trees = (depth < -5.0) & (depth > -45.0) & ~bank & (fields.grain[rows] > 0.2)
-        over.add(0.85 * trees.astype(np.float32), np.full(x.shape, int(self.endmembers.of("broadleaf")[0]), np.uint8),
-                 FOREST)  # fmt: skip
-        return np.asarray(bank | (share > 0.0))
+        alder = np.full(x.shape, int(self.endmembers.of("broadleaf")[0]), np.uint8)
+        over.add(0.85 * trees.astype(np.float32), alder, FOREST)
+        return np.asarray(bank | (share > 0.0)), np.asarray(lake > 0.0)
 
     def _compose(
         self, rows: slice, recipe: NDArray[np.int64], parcel: HashArray, across: FloatArray, cell: HashArray,
@@ -350,13 +365,6 @@ class _Overlay:
 
     def clear(self, where: NDArray[np.bool_]) -> None:
         self.share = np.where(where, np.float32(0.0), self.share)
-
-
-def _coverage(distance_m: NDArray[np.floating], half_width_m: NDArray[np.floating] | float) -> FloatArray:
-    """Share of a 10 m pixel under a line whose middle is ``distance_m`` away."""
-    low = np.maximum(distance_m - 5.0, -half_width_m)
-    high = np.minimum(distance_m + 5.0, half_width_m)
-    return np.asarray(np.clip((high - low) / 10.0, 0.0, 1.0), dtype=np.float32)
 
 
 @dataclass(frozen=True)

@@ -255,7 +255,7 @@ class PrismaSensor:
             radiance = radiance + noise_sigma(radiance, self._snr) * rng.standard_normal(
                 radiance.shape, dtype=np.float32
             )
-        samples = np.asarray(radiance, dtype=np.float32)
+        samples = np.ascontiguousarray(radiance, dtype=np.float32)
         codes = np.zeros(samples.shape, np.uint8)
         if self.optics.failed_bands:
             self._fail(samples, codes, low, rng)
@@ -271,7 +271,7 @@ class PrismaSensor:
         for band in (int(index) for index in np.flatnonzero(self._air < OPAQUE)):
             # Deep windows: nothing at all; at their rims some samples survive as junk.
             survive = rng.random(samples.shape[1]) < (self._air[band] / OPAQUE) ** 2
-            junk = samples[band] * rng.normal(0.4, 0.8, samples.shape[1]).astype(np.float32)
+            junk = samples[band] * np.asarray(rng.normal(0.4, 0.8, samples.shape[1]), dtype=np.float32)
             lost = ~survive | (junk <= 0.0)
             samples[band] = np.where(lost, np.nan, junk)
             codes[band][lost] |= ERROR_NEGATIVE
