@@ -100,9 +100,11 @@ def view_coregistration(result: Any, bounds: Bounds | None = None, *, samples: i
     all_x, all_y = np.concatenate([tie.x, check.x]), np.concatenate([tie.y, check.y])
     if bounds is None:
         bounds = Bounds(float(all_x.min()), float(all_y.min()), float(all_x.max()), float(all_y.max())).buffer(500.0)
-    step = max(bounds.right - bounds.left, bounds.top - bounds.bottom) / samples
+    width, height = max(bounds.right - bounds.left, 1.0), max(bounds.top - bounds.bottom, 1.0)
+    step = max(width, height) / samples
+    columns, rows = max(2, round(width / step)), max(2, round(height / step))
     grid_x, grid_y = np.meshgrid(
-        np.arange(bounds.left + step / 2, bounds.right, step), np.arange(bounds.top - step / 2, bounds.bottom, -step)
+        bounds.left + width * (np.arange(columns) + 0.5) / columns, bounds.top - height * (np.arange(rows) + 0.5) / rows
     )
     grid_dx, grid_dy = _field(result, grid_x, grid_y)
     return CoregistrationView(tie.take(tie_used), tie.take(~tie_used), check, grid_x, grid_y, grid_dx, grid_dy)
@@ -241,7 +243,9 @@ def _scatter(axes: Axes, view: CoregistrationView, ce90_m: float) -> None:
     axes.set_xlabel("Residual east (m)")
     axes.set_ylabel("Residual north (m)")
     axes.set_title("Residuals")
-    axes.legend(loc="lower left", ncols=2, handletextpad=0.1, columnspacing=0.8, frameon=True, framealpha=0.9)
+    style.add_legend(
+        axes, loc="lower left", ncols=2, handletextpad=0.1, columnspacing=0.8, frameon=True, framealpha=0.9
+    )
 
 
 def _histogram(axes: Axes, residual_m: FloatArray, rmse_m: float, ce90_m: float, p95_m: float) -> None:
@@ -258,7 +262,7 @@ def _histogram(axes: Axes, residual_m: FloatArray, rmse_m: float, ce90_m: float,
     axes.set_ylabel("Check points")
     axes.set_title("Error histogram")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(loc="upper right", frameon=True, framealpha=0.9, edgecolor="white")
+    style.add_legend(axes, loc="upper right", frameon=True, framealpha=0.9, edgecolor="white")
 
 
 def _profile(axes: Axes, points: PointSet) -> None:
@@ -286,4 +290,4 @@ def _profile(axes: Axes, points: PointSet) -> None:
     axes.set_title("Residual across the scene")
     low, high = axes.get_ylim()
     axes.set_ylim(low, high + 0.3 * (high - low))
-    axes.legend(loc="upper left")
+    style.add_legend(axes, loc="upper left")

@@ -216,7 +216,7 @@ def _memberships(planes: dict[str, FloatPlane]) -> dict[SurfaceKind, FloatPlane]
     ndbi = _difference_index(swir1, nir)
     # Snow and cloud are bright and flat too, but snow is dark in the SWIR and cloud is far brighter than roofs.
     bare = _ramp(ndvi, 0.30, 0.15) * _ramp(_difference_index(green, swir1), 0.2, 0.0) * _ramp(blue, 0.45, 0.30)
-    soil = bare * _ramp(reddening, 0.18, 0.38) * _ramp(ndbi, -0.02, 0.12) * _ramp(swir1, 0.12, 0.25)
+    soil = bare * _ramp(reddening, 0.15, 0.32) * _ramp(ndbi, -0.05, 0.08) * _ramp(swir1, 0.12, 0.22)
     built = bare * _ramp(ndvi, 0.25, 0.08) * _ramp(reddening, 0.30, 0.12)
     built = built * _ramp(np.abs(ndbi), 0.25, 0.08) * _ramp(swir1, 0.05, 0.12)
     if "swir2" in planes:

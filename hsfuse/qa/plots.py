@@ -122,7 +122,7 @@ def _snr(axes: Axes, rows: Sequence[BandRow]) -> None:
     axes.set_ylabel("SNR")
     axes.set_ylim(bottom=0.0)
     axes.set_title("Signal-to-noise ratio in the scene")
-    axes.legend(loc="upper right", ncols=2, handletextpad=0.2)
+    style.add_legend(axes, loc="upper right", ncols=2, handletextpad=0.2)
 
 
 def _band_strip(axes: Axes, rows: Sequence[BandRow]) -> None:
@@ -225,7 +225,7 @@ def seam_figure(report: SeamReport) -> Figure | None:
         right.set_xlabel("Row or column of the border (px)")
         right.set_ylabel("Step across / beside")
         right.set_title("Each border (1 = not visible)")
-        right.legend(loc="best", handletextpad=0.2)
+        style.add_legend(right, loc="best", handletextpad=0.2)
     return figure
 
 
@@ -281,7 +281,7 @@ def _spectrum_panel(panel: SubFigure, comparison: SpectrumComparison, dropped_nm
     curve.set_title(
         f"{comparison.label.capitalize()}  (HSI row {pixel.row}, col {pixel.col}; purity {pixel.purity:.2f})"
     )
-    curve.legend(loc="upper right", ncols=2, columnspacing=1.0, borderaxespad=0.1, labelspacing=0.3)
+    style.add_legend(curve, loc="upper right", ncols=2, columnspacing=1.0, borderaxespad=0.1, labelspacing=0.3)
     rest.axhline(0.0, color=style.MUTED, linewidth=0.7)
     style.broken_line(rest, centre, 100.0 * comparison.difference, runs, color=colour, linewidth=1.1)
     # A difference of under half a percent of reflectance should look small.

@@ -145,8 +145,6 @@ def encode_png(rgba: Rgba, *, enlarge: int = 1) -> bytes:
     from matplotlib.image import imsave
 
     image = np.repeat(np.repeat(rgba, enlarge, axis=0), enlarge, axis=1) if enlarge > 1 else rgba
-    # An opaque picture is a quarter smaller without its alpha channel.
-    image = image[..., :3] if (image[..., 3] == 255).all() else image
     buffer = io.BytesIO()
     imsave(buffer, np.ascontiguousarray(image), format="png", pil_kwargs={"optimize": True})
     return buffer.getvalue()

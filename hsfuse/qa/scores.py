@@ -30,6 +30,11 @@ class ScoreText:
     unit: str = ""
     decimals: int = 3
 
+    @property
+    def direction(self) -> int:
+        """1 where higher is better, -1 where lower is, 0 where neither."""
+        return {"higher": 1, "lower": -1}.get(self.better.split(",", maxsplit=1)[0], 0)
+
     def show(self, value: float | None) -> str:
         """Return the value with its unit."""
         if value is None:
@@ -79,7 +84,9 @@ NO_REFERENCE: Mapping[str, ScoreText] = {
         2,
     ),
     "hsi_cc": ScoreText(
-        "Consistency with the HSI, correlation", "Mean correlation of each degraded band with the HSI's.", "ideal 1"
+        "Consistency with the HSI, correlation",
+        "Mean correlation of each degraded band with the HSI's.",
+        "higher, ideal 1",
     ),
     "msi_rmse": ScoreText(
         "Consistency with the MSI, RMSE",

@@ -131,7 +131,7 @@ def measure_seams(
     profile, together = _summary(
         np.concatenate(everything, axis=1) if everything else np.zeros((offset.size, 0)), beside
     )
-    worst = max((line.ratio for line in lines if np.isfinite(line.ratio)), default=float("nan"))
+    worst = max((line.ratio for line in lines if not np.isnan(line.ratio)), default=float("nan"))
     return SeamReport(tuple(lines), profile, together, worst)
 
 

@@ -111,6 +111,13 @@ def broken_line(
         label = None
 
 
+def add_legend(axes: Axes, **options: Any) -> None:
+    """Add a legend where there is something to explain (matplotlib warns about empty ones)."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        axes.legend(handles, labels, **options)
+
+
 def shade_gaps(axes: Axes, centre_nm: NDArray[np.float64], runs: list[slice]) -> None:
     """Shade the wavelengths between runs: no band was kept there."""
     for before, after in pairwise(runs):

@@ -177,7 +177,7 @@ class Verdict:
     def summary(self) -> str:
         """One sentence that says how many checks came out how."""
         total = len(self.findings)
-        bad = [finding.level for finding in self.findings if finding.level != "good"]
+        bad: list[str] = [finding.level for finding in self.findings if finding.level != "good"]
         if not bad:
             return f"All {total} checks are good." if total > 1 else "The one check made is good."
         parts = []

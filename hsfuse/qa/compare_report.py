@@ -1,0 +1,277 @@
+"""The report of a comparison: several fusion methods on the same scene, with or without a reference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hsfuse.errors import UsageError
+from hsfuse.log import get_logger
+from hsfuse.qa import plots, style
+from hsfuse.qa.page import FigureFile, embed, render_page, write_files
+from hsfuse.qa.quicklook import encode_png, stretch_limits, to_rgba
+from hsfuse.qa.scores import score_text
+from hsfuse.qa.spectra import band_runs, spectral_angle_deg
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+log = get_logger(__name__)
+
+JSON_SCHEMA = "hsfuse-compare/1"
+FloatArray = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """One method's outcome.
+
+    Attributes
+    ----------
+    name, summary
+        Name and one line about the method.
+    scores
+        Name -> value (``psnr``, ``sam_deg``, ``seconds``, ...; see :mod:`hsfuse.qa.scores`); None: not computed.
+    band_psnr
+        PSNR per band in dB, shape (band,).
+    error_map
+        Error per pixel, shape (row, col), NaN where there is none; may be decimated.
+    picture
+        Three bands for a picture, shape (3, row, col), NaN where there is no data.
+    spectra
+        Label of a pixel -> its fused spectrum, shape (band,).
+    """
+
+    name: str
+    summary: str = ""
+    scores: Mapping[str, float | None] = field(default_factory=dict)
+    band_psnr: FloatArray | None = None
+    error_map: FloatArray | None = None
+    picture: FloatArray | None = None
+    spectra: Mapping[str, FloatArray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CompareData:
+    """A comparison.
+
+    Attributes
+    ----------
+    title
+        What was compared, on what.
+    methods
+        Outcomes in the order of the table.
+    with_reference
+        True when scores were computed against a reference (reduced resolution or simulation).
+    facts
+        Label -> value: scene, ratio, protocol, noise, device.
+    centre_nm
+        Band centres, ascending, shape (band,).
+    dropped_nm
+        Windows without bands.
+    reference_picture, reference_spectra
+        The reference (or, without one, the HSI) as in :class:`MethodResult`.
+    reference_name
+        What the reference is called in pictures and legends.
+    error_label
+        Name and unit of the error maps.
+    configuration, versions, notes
+        As in the report of a run.
+    created
+        Time of the report (UTC); default: now.
+    """
+
+    title: str
+    methods: Sequence[MethodResult]
+    with_reference: bool = True
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    centre_nm: Sequence[float] | FloatArray = ()
+    dropped_nm: Sequence[tuple[float, float]] = ()
+    reference_picture: FloatArray | None = None
+    reference_spectra: Mapping[str, FloatArray] = field(default_factory=dict)
+    reference_name: str = "reference"
+    error_label: str = "RMSE over bands (reflectance)"
+    configuration: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    created: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the numbers (no pictures) as plain values, for :func:`hsfuse.qa.report.write_qa_json`."""
+        return {
+            "schema": JSON_SCHEMA,
+            "title": self.title,
+            "created": self.created,
+            "with_reference": self.with_reference,
+            "facts": self.facts,
+            "centre_nm": self.centre_nm,
+            "methods": [
+                {
+                    "name": method.name,
+                    "summary": method.summary,
+                    "scores": method.scores,
+                    "band_psnr": method.band_psnr,
+                    "spectra": method.spectra,
+                }
+                for method in self.methods
+            ],
+            "reference_spectra": self.reference_spectra,
+            "configuration": self.configuration,
+            "versions": self.versions,
+            "notes": self.notes,
+        }
+
+
+def write_compare_report(path: Path, data: CompareData) -> Path:
+    """Write a comparison as one HTML file, and its pictures as PNG files into ``<name>.qa/`` beside it.
+
+    Raises
+    ------
+    UsageError
+        There is no method to show.
+    OutputError
+        The files cannot be written.
+    """
+    if not data.methods:
+        raise UsageError("A comparison needs at least one method.")
+    figures = _figures(data)
+    context = {
+        "data": data,
+        "created": data.created.strftime("%Y-%m-%d %H:%M UTC"),
+        "columns": [(score_text(key), key) for key in _score_keys(data)],
+        "rows": score_rows(data),
+        "figures": embed(figures),
+        "configuration": [(str(key), str(value)) for key, value in data.configuration.items()],
+    }
+    write_files(path, render_page("compare.html", context), figures)
+    log.info("Comparison: %s", path)
+    return path
+
+
+def _score_keys(data: CompareData) -> list[str]:
+    return list(dict.fromkeys(key for method in data.methods for key in method.scores))
+
+
+def score_rows(data: CompareData) -> list[dict[str, Any]]:
+    """Return the table: one row per method, each cell with its text and whether it is the best of its column."""
+    keys = _score_keys(data)
+    best: dict[str, float] = {}
+    for key in keys:
+        direction = score_text(key).direction
+        values = [method.scores.get(key) for method in data.methods]
+        known = [float(value) for value in values if value is not None and np.isfinite(value)]
+        if direction and len(set(known)) > 1:
+            best[key] = max(known) if direction > 0 else min(known)
+    rows = []
+    for method in data.methods:
+        cells = []
+        for key in keys:
+            value = method.scores.get(key)
+            cells.append({"text": score_text(key).show(value), "best": value is not None and best.get(key) == value})
+        rows.append({"name": method.name, "summary": method.summary, "cells": cells})
+    return rows
+
+
+def _figures(data: CompareData) -> list[FigureFile]:
+    centre = np.asarray(data.centre_nm, dtype=np.float64)
+    figures = _pictures(data)
+    curves = {m.name: np.asarray(m.band_psnr, dtype=np.float64) for m in data.methods if m.band_psnr is not None}
+    if curves:
+        chart = plots.curve_figure(
+            centre, curves, ylabel="PSNR (dB)", title="PSNR of each band", dropped_nm=data.dropped_nm
+        )
+        figures.append(FigureFile("band_psnr", "curves", "PSNR of each band", "Higher is better.", style.to_png(chart)))
+    maps = {m.name: np.asarray(m.error_map, dtype=np.float64) for m in data.methods if m.error_map is not None}
+    if maps:
+        chart = error_map_figure(maps, data.error_label)
+        caption = "One scale for all methods; the mean over the scene stands above each."
+        figures.append(FigureFile("error_maps", "maps", "Error maps", caption, style.to_png(chart)))
+    labels = list(dict.fromkeys(label for m in data.methods for label in m.spectra))
+    if labels:
+        chart = _spectra_figure(data, labels, centre)
+        caption = f"Dots: {data.reference_name}. Lines: methods, with the spectral angle to it."
+        figures.append(FigureFile("spectra", "spectra", "Spectra", caption, style.to_png(chart)))
+    return figures
+
+
+def _pictures(data: CompareData) -> list[FigureFile]:
+    """Pictures of all methods in the colours of the first (the reference where there is one)."""
+    named = [(data.reference_name, data.reference_picture)] + [(m.name, m.picture) for m in data.methods]
+    shown = [(name, picture) for name, picture in named if picture is not None]
+    if not shown:
+        return []
+    limits = stretch_limits(shown[0][1])
+    side = max(shown[0][1].shape[1:])
+    return [
+        FigureFile(
+            f"picture_{number}", "pictures", name, "",
+            encode_png(to_rgba(picture, limits), enlarge=max(1, 360 // side)), name, "pictures",
+        )
+        for number, (name, picture) in enumerate(shown)
+    ]  # fmt: skip
+
+
+def error_map_figure(maps: Mapping[str, NDArray[np.float64]], label: str) -> Figure:
+    """Draw error maps (row, col) side by side on one scale, from zero to the 99th percentile of all."""
+    columns = min(4, len(maps))
+    rows = -(-len(maps) // columns)
+    known = np.concatenate([m[np.isfinite(m)] for m in maps.values()])
+    top = float(np.percentile(known, 99.0)) if known.size else 1.0
+    height, width = next(iter(maps.values())).shape
+    with style.themed():
+        figure = style.new_figure(10.0, max(1.8, rows * (8.6 / columns * height / width + 0.4)))
+        panels = figure.subplots(rows, columns, squeeze=False)
+        image = None
+        for axes in panels.ravel():
+            axes.set_axis_off()
+        for axes, (name, values) in zip(panels.ravel(), maps.items(), strict=False):
+            image = axes.imshow(values, cmap="cividis", vmin=0.0, vmax=top or 1.0, interpolation="nearest")
+            valid = values[np.isfinite(values)]
+            mean = f"{valid.mean():.4g}" if valid.size else "no data"
+            axes.set_title(f"{name}: {mean}")
+        if image is not None:
+            bar = figure.colorbar(image, ax=panels, shrink=0.85, pad=0.015, extend="max")
+            bar.set_label(label)
+    return figure
+
+
+def _spectra_figure(data: CompareData, labels: Sequence[str], centre: NDArray[np.float64]) -> Figure:
+    columns = 2 if len(labels) > 1 else 1
+    rows = -(-len(labels) // columns)
+    runs = band_runs(centre, data.dropped_nm)
+    with style.themed():
+        figure = style.new_figure(10.0, 3.0 * rows)
+        panels = figure.subplots(rows, columns, squeeze=False)
+        for axes in panels.ravel()[len(labels) :]:
+            axes.set_axis_off()
+        for axes, label in zip(panels.ravel(), labels, strict=False):
+            style.shade_gaps(axes, centre, runs)
+            reference = data.reference_spectra.get(label)
+            if reference is not None:
+                values = np.asarray(reference, dtype=np.float64)
+                style.broken_line(
+                    axes, centre, values, runs, label=data.reference_name, color=style.INK, linestyle="none",
+                    marker="o", markersize=2.4,
+                )  # fmt: skip
+            for number, method in enumerate(data.methods):
+                if label in method.spectra:
+                    values = np.asarray(method.spectra[label], dtype=np.float64)
+                    angle = "" if reference is None else f" ({spectral_angle_deg(values, np.asarray(reference)):.2f}°)"
+                    style.broken_line(
+                        axes, centre, values, runs, label=f"{method.name}{angle}", linewidth=1.1,
+                        color=style.SERIES[number % len(style.SERIES)],
+                        linestyle=style.LINE_STYLES[number // len(style.SERIES) % len(style.LINE_STYLES)],
+                    )  # fmt: skip
+            low, high = axes.get_ylim()
+            axes.set_ylim(min(low, 0.0), high + 0.3 * (high - low))
+            axes.set_title(label)
+            axes.set_xlabel("Wavelength (nm)")
+            axes.set_ylabel("Reflectance")
+            style.add_legend(axes, loc="upper right", ncols=2, fontsize=7, labelspacing=0.2, columnspacing=1.0)
+    return figure

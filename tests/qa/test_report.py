@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from dataclasses import replace
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from qa_builders import CENTRE_NM, WATER_WINDOWS, coregistration, patch_scene, spectrum
+
+from hsfuse.errors import OutputError, UsageError
+from hsfuse.qa.compare_report import CompareData, MethodResult, score_rows, write_compare_report
+from hsfuse.qa.page import picture_folder
+from hsfuse.qa.pixels import PurePixel
+from hsfuse.qa.quicklook import alignment_view, composites, detail_pairs
+from hsfuse.qa.report import ReportData, to_plain, write_qa_json, write_report
+from hsfuse.qa.seams import measure_seams
+from hsfuse.qa.sources import ArraySource
+from hsfuse.qa.spectra import compare_spectrum
+from hsfuse.qa.verdict import judge
+
+HOSTILE = '"><script>alert(1)</script><img src="https://evil.example/x.png" onerror=alert(2)> $\\frac{ \' {{ 7*7 }} 方'
+
+
+class Page(HTMLParser):
+    """Collects what a browser would act on."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.script = ""
+        self._inside = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        self._inside = tag
+
+    def handle_endtag(self, tag):
+        self._inside = ""
+
+    def handle_data(self, data):
+        if self._inside == "script":
+            self.script += data
+        elif self._inside != "style":
+            self.text += data
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def full_report() -> ReportData:
+    coarse, _ = patch_scene()
+    fine = np.repeat(np.repeat(coarse, 3, axis=1), 3, axis=2)
+    truth = spectrum("soil")
+    spectra = [compare_spectrum(PurePixel("soil", 5, 6, 0.9), CENTRE_NM, truth, truth[:, None, None] + 0.01)]
+    scores = {"qnr": 0.92, "d_lambda": 0.03, "hsi_rmse": 0.004, "q2n": None, "d_s": float("nan"), "odd_score": 1.5}
+    result = coregistration()
+    after = ArraySource(fine, CENTRE_NM)
+    detail = fine[:3, :40, :40]
+    return ReportData(
+        product="out.tif", verdict=judge(scores, coregistration=result, coverage=0.9), method="glp",
+        method_reason="No network was proven better.", facts={"Size": "180 x 192"},
+        inputs={
+            "HSI": SimpleNamespace(
+                name="PRS_L2D.he5", sensor="PRISMA", level="2D", path=Path("/data/a.he5"),
+                start=datetime(2024, 4, 2, 10, 28, 37, tzinfo=UTC), sun_zenith_deg=49.3, warnings=("old calibration",),
+            ),
+            "MSI": {"name": "S2B.SAFE", "sensor": "Sentinel-2B", "level": "2A", "start": "2024-04-03"},
+        },
+        coregistration=result, alignment=alignment_view(detail, detail, detail, caption="red"), scores=scores,
+        centre_nm=CENTRE_NM, consistency={"RMSE": np.full(CENTRE_NM.size, 0.004)}, spectra=spectra,
+        quicklooks=composites(after), details=detail_pairs(ArraySource(coarse, CENTRE_NM), after, 3, side_px=16),
+        bands=[{"centre_nm": nm, "kept": i % 2 == 0, "reason": "thinned" if i % 2 else "kept"}
+               for i, nm in enumerate(CENTRE_NM)],
+        dropped_nm=WATER_WINDOWS,
+        seams=measure_seams(lambda block: fine[:, *block.slices], fine.shape[1:], [90], [90], ratio=3),
+        seconds={"open": 1.5, "fuse": 70.0}, peak_memory_bytes=1.5e9,
+        configuration={"method": "auto", "tile": None, "clip": True}, versions={"hsfuse": "0.1"}, notes=["a note"],
+    )  # fmt: skip
+
+
+def test_the_whole_report(tmp_path):
+    path = tmp_path / "out.report.html"
+    assert write_report(path, full_report()) == path
+    page = Page(path.read_text(encoding="utf-8"))
+    images = page.all("img")
+    files = sorted((tmp_path / "out.qa").glob("*.png"))
+    assert len(images) == len(files) >= 14
+    embedded = {base64.b64decode(image["src"].removeprefix("data:image/png;base64,")) for image in images}
+    assert embedded == {file.read_bytes() for file in files}
+    assert all(image["alt"] for image in images)
+    words = " ".join(page.text.split())
+    assert words.index("Usable with care") < words.index("Summary")
+    for expected in (
+        "Made with glp. No network was proven better.", "PRISMA 2D", "2024-04-02 10:28:37 UTC", "old calibration",
+        "Co-registration: accepted", "Hold-out RMSE", "80.0 m east, −40.0 m north", "not computable", "not computed",
+        "odd_score", "soil", "thinned", "1 min 10 s", "1.50 GB", "not set", "a note",
+    ):  # fmt: skip
+        assert expected in words
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_the_page_needs_and_allows_nothing_from_outside(tmp_path):
+    text = write_report(tmp_path / "a.html", full_report()).read_text(encoding="utf-8")
+    page = Page(text)
+    assert not [t for t, _ in page.tags if t in ("link", "iframe", "object", "base", "form", "video", "audio")]
+    for _, attributes in page.tags:
+        for name in ("src", "href", "srcset", "action"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("data:image/png;base64,", "#"))
+    assert "http" not in re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+|http-equiv", "", text)
+    policy = next(m["content"] for m in page.all("meta") if m.get("http-equiv") == "Content-Security-Policy")
+    digest = base64.b64encode(hashlib.sha256(page.script.encode()).digest()).decode()
+    assert policy.startswith("default-src 'none'")
+    assert f"script-src 'sha256-{digest}'" in policy
+
+
+def test_hostile_names_stay_text(tmp_path):
+    report = full_report()
+    truth = spectrum("soil")
+    hostile = replace(
+        report, product=HOSTILE, method=HOSTILE, method_reason=HOSTILE, facts={HOSTILE: HOSTILE},
+        inputs={HOSTILE: {"name": HOSTILE, "path": HOSTILE, "warnings": [HOSTILE]}},
+        verdict=judge({"qnr": 0.9}, warnings=[HOSTILE]), scores={HOSTILE: 1.0},
+        consistency={HOSTILE: np.ones(CENTRE_NM.size)}, notes=[HOSTILE], configuration={HOSTILE: HOSTILE},
+        versions={HOSTILE: HOSTILE}, seconds={HOSTILE: 1.0},
+        spectra=[compare_spectrum(PurePixel("soil", 5, 6, 0.9), CENTRE_NM, truth, truth[:, None, None], label=HOSTILE)],
+        bands=[{"centre_nm": 500.0, "name": HOSTILE, "reason": HOSTILE, "detector": HOSTILE, "kept": False}],
+    )  # fmt: skip
+    page = Page(write_report(tmp_path / "h.html", hostile).read_text(encoding="utf-8"))
+    assert len(page.all("script")) == 1
+    assert "alert" not in page.script
+    assert all(image["src"].startswith("data:image/png") for image in page.all("img"))
+    assert not [a for _, attributes in page.tags for a in attributes if a.startswith("on")]
+    assert page.text.count(HOSTILE) >= 12
+
+
+def test_a_report_with_nothing_but_a_verdict(tmp_path):
+    report = ReportData(product="x.tif", verdict=judge({}), method="bicubic")
+    page = Page(write_report(tmp_path / "x.report.html", report).read_text(encoding="utf-8"))
+    assert "Usable with care" in page.text
+    assert not page.all("img")
+    write_qa_json(tmp_path / "x.qa.json", report)
+
+
+@pytest.mark.parametrize("verdict", ["off", "rejected", "global only"])
+def test_every_co_registration_verdict_can_be_shown(tmp_path, verdict):
+    result = SimpleNamespace(verdict=verdict, reason="Because of clouds", rmse_m=float("nan"))
+    report = ReportData(
+        product="x", verdict=judge({"qnr": 0.9}, coregistration=result), method="glp", coregistration=result
+    )
+    page = Page(write_report(tmp_path / "x.html", report).read_text(encoding="utf-8"))
+    assert f"Co-registration: {verdict}" in page.text
+    assert "nan" not in page.text.replace("resonance", "")
+
+
+def test_json_is_strict_and_holds_the_same_numbers(tmp_path):
+    report = full_report()
+    path = write_qa_json(tmp_path / "out.qa.json", report)
+
+    def forbidden(name):
+        raise AssertionError(name)
+
+    data = json.loads(path.read_text(encoding="utf-8"), parse_constant=forbidden)
+    assert data["schema"] == "hsfuse-qa/1"
+    assert data["verdict"]["level"] == report.verdict.level
+    assert data["scores"]["qnr"] == 0.92
+    assert data["scores"]["d_s"] is None
+    assert data["coregistration"]["rmse_m"] == pytest.approx(report.coregistration.rmse_m)
+    assert data["spectra"][0]["spectral_angle_deg"] == pytest.approx(report.spectra[0].spectral_angle_deg)
+    assert len(data["bands"]) == CENTRE_NM.size
+    assert data["inputs"]["HSI"]["path"] == "/data/a.he5"
+    assert data["inputs"]["HSI"]["start"].startswith("2024-04-02T10:28:37")
+    assert data["seconds"]["fuse"] == 70.0
+
+
+def test_plain_values():
+    value = {1: np.float32("inf"), "a": (np.int16(3), np.bool_(True), Path("b")), "c": np.array([1.0, np.nan])}
+    assert to_plain(value) == {"1": None, "a": [3, True, "b"], "c": [1.0, None]}
+
+
+def test_unwritable_places_are_named(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    report = ReportData(product="x", verdict=judge({}), method="glp")
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_report(blocked / "x.report.html", report)
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_qa_json(blocked / "x.qa.json", report)
+
+
+def test_a_failed_write_leaves_the_old_report(tmp_path, monkeypatch):
+    path = tmp_path / "x.report.html"
+    path.write_text("old")
+    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OutputError, match="No space left"):
+        write_report(path, ReportData(product="x", verdict=judge({}), method="glp"))
+    assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"), [("out.report.html", "out.qa"), ("a.b.html", "a.b.qa"), ("plain", "plain.qa")]
+)
+def test_pictures_lie_in_a_folder_of_the_reports_name(name, folder):
+    assert picture_folder(Path("/x") / name) == Path("/x") / folder
+
+
+def comparison() -> CompareData:
+    rng = np.random.default_rng(0)
+    truth = spectrum("vegetation")
+
+    def method(name, error, seconds):
+        return MethodResult(
+            name, f"{name} does it", {"psnr": 40 - 100 * error, "sam_deg": 50 * error, "seconds": seconds, "q2n": None},
+            band_psnr=np.full(CENTRE_NM.size, 30.0), error_map=np.abs(rng.normal(0, error, (20, 30))),
+            picture=rng.uniform(0, 0.4, (3, 20, 30)), spectra={"a field": truth * (1 + error)},
+        )  # fmt: skip
+
+    return CompareData(
+        HOSTILE, [method("bicubic", 0.1, 0.1), method("glp", 0.02, 1.0), method(HOSTILE, 0.05, 9.0)],
+        facts={"Ratio": 3}, centre_nm=CENTRE_NM, reference_picture=rng.uniform(0, 0.4, (3, 20, 30)),
+        reference_spectra={"a field": truth}, notes=["quiet machine"],
+    )  # fmt: skip
+
+
+def test_a_comparison_marks_the_best_of_each_score():
+    rows = {row["name"]: [cell["best"] for cell in row["cells"]] for row in score_rows(comparison())}
+    assert rows["glp"] == [True, True, False, False]
+    assert rows["bicubic"] == [False, False, True, False]
+
+
+def test_the_comparison_report(tmp_path):
+    path = write_compare_report(tmp_path / "c.html", comparison())
+    page = Page(path.read_text(encoding="utf-8"))
+    assert len(page.all("script")) == 1
+    assert len(page.all("img")) == len(list((tmp_path / "c.qa").glob("*.png"))) == 7
+    assert "38.00 dB" in page.text
+    assert "Against a reference" in page.text
+    data = json.loads(write_qa_json(tmp_path / "c.json", comparison()).read_text())
+    assert data["schema"] == "hsfuse-compare/1"
+    assert data["methods"][1]["scores"]["psnr"] == pytest.approx(38.0)
+
+
+def test_an_empty_comparison_is_refused_and_a_bare_one_shown(tmp_path):
+    with pytest.raises(UsageError, match="at least one method"):
+        write_compare_report(tmp_path / "c.html", CompareData("t", []))
+    bare = CompareData("t", [MethodResult("glp", scores={"psnr": float("nan")})], with_reference=False)
+    page = Page(write_compare_report(tmp_path / "c.html", bare).read_text(encoding="utf-8"))
+    assert "Without a reference" in page.text
