@@ -1,4 +1,4 @@
-"""Set-up of the process that must happen before rasterio is imported."""
+"""Set-up of the process that must happen before rasterio and torch are imported."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _bundles_proj() -> bool:
 
 
 def prepare() -> None:
-    """Drop foreign PROJ and GDAL data folders, and bound GDAL's block cache.
+    """Drop foreign PROJ and GDAL data folders, bound GDAL's block cache, let idle threads sleep.
 
     rasterio's wheels bring their own data; a variable that points at another version's database makes every
     reference system fail. Where rasterio uses the system's libraries (conda) the variables are right and stay.
@@ -31,3 +31,5 @@ def prepare() -> None:
                 dropped_variables[name] = value
     # GDAL's default is 5 % of the memory, for each process: a hidden user of gigabytes on large machines.
     os.environ.setdefault("GDAL_CACHEMAX", _GDAL_CACHE_MB)
+    # Threads that wait for each other by spinning become many times slower as soon as another process wants a core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

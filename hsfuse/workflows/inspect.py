@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hsfuse.band_selection import BandSelection, parse_bands, select_bands
+from hsfuse.band_selection import BandSelection
 from hsfuse.errors import InputError
 from hsfuse.progress import Progress
 from hsfuse.readers import open_hsi, open_msi
 from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct
+from hsfuse.workflows.prepare import select_scene_bands
 
 
 def _open_any(path: Path) -> HyperspectralProduct | MultispectralProduct:
@@ -96,7 +97,7 @@ def inspect_bands(path: Path, bands: str, *, cut_nm: float, progress: Progress) 
     """Select bands as a run would, without fusing."""
     product = open_hsi(path, cut_nm=cut_nm)
     try:
-        return select_bands(product, **parse_bands(bands), progress=progress)
+        return select_scene_bands(product, bands, progress)
     finally:
         product.close()
 

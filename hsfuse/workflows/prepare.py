@@ -8,7 +8,7 @@ import numpy as np
 
 from hsfuse.band_selection import BandSelection, parse_bands, select_bands
 from hsfuse.config import RunConfig
-from hsfuse.coregister import CoregistrationResult, coregister_products
+from hsfuse.coregister.result import CoregistrationResult
 from hsfuse.coregister.warp import Resampler
 from hsfuse.degrade import Psf, estimate_psf
 from hsfuse.errors import CoregistrationError
@@ -16,6 +16,7 @@ from hsfuse.grid import Slice2D
 from hsfuse.inference.scene import FusionScene
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress
+from hsfuse.readers.base import HyperspectralProduct
 from hsfuse.workflows.aoi import parse_aoi
 from hsfuse.workflows.inputs import Pair, common_grid
 
@@ -49,7 +50,7 @@ def prepare_scene(pair: Pair, config: RunConfig, progress: Progress) -> Prepared
         Nothing is left to fuse.
     """
     matching = Psf(config.psf_fwhm) if config.psf_fwhm != "auto" else _MATCHING_PSF
-    result = coregister_products(pair.hsi, pair.msi, config.coregistration(), psf=matching, progress=progress)
+    result = align(pair, config, matching, progress)
     if not result.trusted:
         raise CoregistrationError(
             f"The co-registration was rejected: {result.reason}",
@@ -59,7 +60,7 @@ def prepare_scene(pair: Pair, config: RunConfig, progress: Progress) -> Prepared
     _log.info("Co-registration %s: %s", result.verdict, result.reason)
     area = parse_aoi(config.aoi, pair.msi.grid.crs, config.aoi_crs) if config.aoi else None
     grid = common_grid(pair, result.field, area)
-    selection = select_bands(pair.hsi, **parse_bands(config.bands), progress=progress)
+    selection = select_scene_bands(pair.hsi, config.bands, progress)
     scene = FusionScene(
         pair.hsi,
         pair.msi,
@@ -78,6 +79,21 @@ def prepare_scene(pair: Pair, config: RunConfig, progress: Progress) -> Prepared
             stage.advance()
         _log.info("The HSI's PSF is %.2f HSI pixels wide (FWHM).", scene.psf.fwhm_px)
     return PreparedScene(scene, result, selection, pair.warnings, config.psf_fwhm == "auto")
+
+
+def align(pair: Pair, config: RunConfig, psf: Psf, progress: Progress) -> CoregistrationResult:
+    """Co-register, unless it was switched off."""
+    if config.coregister == "off":
+        return CoregistrationResult.off()
+    from hsfuse.coregister import coregister_products
+
+    return coregister_products(pair.hsi, pair.msi, config.coregistration(), psf=psf, progress=progress)
+
+
+def select_scene_bands(hsi: HyperspectralProduct, request: str, progress: Progress) -> BandSelection:
+    """Select bands as the ``--bands`` option says."""
+    wanted = parse_bands(request)
+    return select_bands(hsi, count=wanted.count, wavelengths_nm=wanted.wavelengths_nm, progress=progress)
 
 
 def estimate_scene_psf(scene: FusionScene) -> Psf:

@@ -142,8 +142,7 @@ def _versions() -> dict[str, str]:
 
 
 def _read_block(scene: FusionScene, block: Slice2D, bands: Any) -> FloatCube:
-    full = scene.read_hsi(block, scene.bands[np.asarray(bands)])
-    return full
+    return scene.read_hsi(block, scene.bands[np.asarray(bands)])
 
 
 def _spectra(scene: FusionScene, fused: RasterSource, centre: NDArray[np.float64]) -> tuple[SpectrumComparison, ...]:
