@@ -2,16 +2,15 @@
 
 from hsfuse.writers.base import (
     OutputPlan,
-    SampleEncoding,
     WriteOptions,
     WrittenProduct,
     check_output,
     journal_folder,
-    read_rows,
     resolve_format,
     sidecar_paths,
 )
 from hsfuse.writers.cube_writer import CubeWriter, read_identity
+from hsfuse.writers.encoding import SampleEncoding, read_rows
 from hsfuse.writers.provenance import (
     InputIdentity,
     file_hash,

@@ -1,4 +1,4 @@
-"""What every output format shares: options, sample encoding, checks before any work, the finished product."""
+"""What every output format shares: options, checks before any work, the finished product, storage errors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 from hsfuse.config import Compression, OutputDtype, OutputFormat
 from hsfuse.errors import OutputError, UsageError
 from hsfuse.grid import Grid
+from hsfuse.writers.encoding import SampleEncoding, read_rows
 
 FileFormat = Literal["gtiff", "cog", "envi"]
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 ENVI_SUFFIXES = (".img", ".dat", ".bil", ".raw", ".envi")
-REFLECTANCE_SCALE = 10_000.0
-"""Stored integer per unit of reflectance."""
 
 _EXPECTED_SHARE: dict[Compression, float] = {"none": 1.01, "zstd": 0.85, "deflate": 0.85, "lerc": 0.6}
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -62,76 +61,6 @@ class WriteOptions:
                 f"LERC compression does not fit {self.dtype} output.",
                 hint="Use --dtype float32 with --compress lerc, or --compress zstd.",
             )
-
-
-@dataclass(frozen=True)
-class SampleEncoding:
-    """How reflectance becomes stored numbers, and back.
-
-    Attributes
-    ----------
-    dtype
-        Stored type, little endian.
-    scale
-        Stored number per unit of reflectance.
-    lowest, highest
-        Range that valid samples are clipped to; nodata lies outside it.
-    nodata
-        Stored value of samples without data.
-    """
-
-    dtype: np.dtype[Any]
-    scale: float
-    lowest: float
-    highest: float
-    nodata: float
-
-    @classmethod
-    def of(cls, dtype: OutputDtype) -> SampleEncoding:
-        """Return the encoding that belongs to an output type."""
-        if dtype == "int16":
-            return cls(np.dtype("<i2"), REFLECTANCE_SCALE, -32767.0, 32767.0, -32768.0)
-        if dtype == "uint16":
-            return cls(np.dtype("<u2"), REFLECTANCE_SCALE, 0.0, 65534.0, 65535.0)
-        return cls(np.dtype("<f4"), 1.0, -np.inf, np.inf, float("nan"))
-
-    @property
-    def is_integer(self) -> bool:
-        """Whether samples are scaled integers."""
-        return self.scale != 1.0
-
-    def encode(self, reflectance: NDArray[np.float32]) -> NDArray[Any]:
-        """Turn reflectance (NaN or infinite = no data) into stored samples of the same shape."""
-        missing = ~np.isfinite(reflectance)
-        if not self.is_integer:
-            return np.where(missing, np.float32("nan"), reflectance).astype(self.dtype, copy=False)
-        # Double precision: a float32 product would round x.5 cases differently from the exact value.
-        scaled = np.multiply(reflectance, self.scale, dtype=np.float64)
-        np.rint(scaled, out=scaled)
-        np.clip(scaled, self.lowest, self.highest, out=scaled)
-        scaled[missing] = self.nodata
-        return scaled.astype(self.dtype)
-
-    def decode(self, stored: NDArray[Any]) -> NDArray[np.float32]:
-        """Turn stored samples back into float32 reflectance with NaN = no data."""
-        if not self.is_integer:
-            return stored.astype(np.float32)
-        reflectance: NDArray[np.float32] = stored.astype(np.float32) / np.float32(self.scale)
-        reflectance[stored == self.dtype.type(self.nodata)] = np.nan
-        return reflectance
-
-
-class RowSource(Protocol):
-    """Something that hands out stored samples, from which a product file is built."""
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(band, row, col)."""
-        ...
-
-    def read(self, row0: int, rows: int, band0: int = 0, band1: int | None = None) -> NDArray[Any]:
-        """Stored samples of bands ``[band0, band1)``, shape (band, rows, col)."""
-        ...
 
 
 def ignore(amount: float) -> None:
@@ -188,51 +117,6 @@ class WrittenProduct:
     def read_rows(self, row0: int, rows: int, bands: Sequence[int] | None = None) -> NDArray[np.float32]:
         """Reflectance of some rows, see :func:`read_rows`."""
         return read_rows(self.path, row0, rows, bands)
-
-
-def read_rows(path: Path, row0: int, rows: int, bands: Sequence[int] | None = None) -> NDArray[np.float32]:
-    """Read reflectance from a finished product of any format.
-
-    Parameters
-    ----------
-    path
-        GeoTIFF, COG or ENVI data file.
-    row0, rows
-        First row and number of rows.
-    bands
-        Zero-based band indices; all when None.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32, shape (band, rows, col), NaN where there is no data.
-
-    Raises
-    ------
-    OutputError
-        The file cannot be read.
-    """
-    import rasterio
-    from rasterio.errors import RasterioError
-    from rasterio.windows import Window
-
-    try:
-        with rasterio.open(path) as dataset:
-            wanted = list(range(1, dataset.count + 1)) if bands is None else [int(b) + 1 for b in bands]
-            stored = dataset.read(wanted, window=Window(0, row0, dataset.width, rows))
-            nodata = dataset.nodata
-            scales = np.array([dataset.scales[b - 1] for b in wanted], dtype=np.float64)
-            offsets = np.array([dataset.offsets[b - 1] for b in wanted], dtype=np.float64)
-            factor = float(dataset.tags(ns="ENVI").get("reflectance_scale_factor", 1.0))
-    except (RasterioError, OSError) as error:
-        raise OutputError(f"The product {path} cannot be read: {error}") from error
-    missing = np.zeros(stored.shape, bool) if nodata is None or np.isnan(nodata) else stored == nodata
-    scales = scales / factor
-    reflectance: NDArray[np.float32] = stored.astype(np.float32)
-    reflectance *= scales.astype(np.float32)[:, None, None]
-    reflectance += offsets.astype(np.float32)[:, None, None]
-    reflectance[missing] = np.nan
-    return reflectance
 
 
 def resolve_format(path: Path, wanted: OutputFormat = "auto") -> FileFormat:

@@ -18,7 +18,8 @@ from hsfuse.config import Compression
 from hsfuse.grid import Grid
 from hsfuse.log import get_logger
 from hsfuse.writers.band_metadata import CubeMetadata
-from hsfuse.writers.base import RowSource, SampleEncoding, ignore
+from hsfuse.writers.base import ignore
+from hsfuse.writers.encoding import RowSource, SampleEncoding
 from hsfuse.writers.geotiff import check_complete, compression_options, gdal_options, layout_options, write_geotiff
 
 TILE_PX = 512

@@ -9,7 +9,7 @@ import numpy as np
 
 from hsfuse.grid import Grid
 from hsfuse.writers.band_metadata import CubeMetadata, braces, envi_fields, number, plain
-from hsfuse.writers.base import SampleEncoding
+from hsfuse.writers.encoding import SampleEncoding
 
 _ENVI_TYPE = {"i2": 2, "u2": 12, "f4": 4}
 

@@ -24,7 +24,8 @@ from hsfuse.writers.band_metadata import (
     envi_fields,
     imagery_items,
 )
-from hsfuse.writers.base import RowSource, SampleEncoding, ignore
+from hsfuse.writers.base import ignore
+from hsfuse.writers.encoding import RowSource, SampleEncoding
 from hsfuse.writers.provenance import provenance_tags
 
 TILE_PX = 256

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from hsfuse.errors import OutputError
 from hsfuse.log import get_logger
-from hsfuse.writers.base import SampleEncoding
+from hsfuse.writers.encoding import SampleEncoding
 
 _log = get_logger(__name__)
 
@@ -92,6 +92,7 @@ class Journal:
         )
         self._row_bytes = shape[0] * shape[2] * encoding.dtype.itemsize
         self.rows_done = 0
+        self._refuse_foreign()
         folder.mkdir(exist_ok=True)
         self._lock = self._take_lock()
         try:
@@ -227,17 +228,19 @@ class Journal:
 
     def _discard_old(self, *, expected: bool) -> None:
         leftovers = [item for item in self.folder.iterdir() if item.name != LOCK_NAME]
-        ours = (self.folder / MANIFEST_NAME).is_file() or all(
-            item.name in (ROWS_NAME, f"{MANIFEST_NAME}.tmp") for item in leftovers
-        )
-        if not ours or any(item.is_dir() for item in leftovers):
-            raise OutputError(
-                f"The folder {self.folder} is in the way and was not made by hsfuse.", hint="Move or delete it."
-            )
         if leftovers and not expected:
             _log.warning("discarding the interrupted run in %s (--resume would have gone on with it)", self.folder)
         for item in leftovers:
             item.unlink()
+
+    def _refuse_foreign(self) -> None:
+        """Make sure that a folder of this name holds nothing but a journal's files."""
+        if not self.folder.exists():
+            return
+        names = {item.name for item in self.folder.iterdir()} if self.folder.is_dir() else {""}
+        starting = {LOCK_NAME, ROWS_NAME, f"{MANIFEST_NAME}.tmp"}
+        if MANIFEST_NAME not in names and not names <= starting:
+            raise OutputError(f"{self.folder} is in the way and was not made by hsfuse.", hint="Move or delete it.")
 
     def _record(self) -> None:
         content = json.dumps(self._header | {"rows_done": self.rows_done}, indent=1, sort_keys=True)

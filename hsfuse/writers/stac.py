@@ -11,7 +11,8 @@ import numpy as np
 from hsfuse._version import __version__
 from hsfuse.grid import Grid, reproject_xy
 from hsfuse.writers.band_metadata import CubeMetadata
-from hsfuse.writers.base import FileFormat, SampleEncoding
+from hsfuse.writers.base import FileFormat
+from hsfuse.writers.encoding import SampleEncoding
 
 _MEDIA_TYPES: dict[FileFormat, str] = {
     "gtiff": "image/tiff; application=geotiff",
