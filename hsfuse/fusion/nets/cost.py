@@ -1,0 +1,69 @@
+"""What a network costs per fine pixel: arithmetic from its configuration, memory from measured peaks."""
+
+from __future__ import annotations
+
+from hsfuse.fusion.nets.ssrfn import SsrfnConfig
+
+_CHUNK = 64
+
+
+def flop_per_pixel(config: SsrfnConfig, ratio: int = 3) -> float:
+    """Floating point operations per fine pixel in convolutions and matrix products (a multiply-add counts 2)."""
+    width, bands = config.width, config.n_bands
+    drafted = config.base == "draft"
+    guide = config.n_msi + (config.draft_features if drafted else 0)
+    deep = config.dfe_blocks * (3 * _conv(width, width) + (_mamba(config, width) if config.dfe_mamba != "none" else 0))
+
+    fine = _shallow(guide, width) + deep
+    coarse = _shallow(bands, width) + deep
+    if config.use_correction:
+        coarse += _shallow(guide, width) + deep + _conv(2 * width, 3 * width)
+        cycle = _conv(width, 3 * width) + (_mamba(config, width) if config.cfe_mamba == "hidden" else 0)
+        coarse += config.cfe_cycles * cycle + (_mamba(config, 2 * width) if config.cfe_mamba == "input" else 0)
+        fine += config.scm_steps * _conv(width, width)
+
+    merged = 4 * width if config.refine_merge == "concat" else 2 * width
+    branches = 2 if config.refinement == "both" else 1
+    fine += branches * (config.refine_stages * _mamba(config, 2 * width) + 2 * merged * width)
+    spatial = 2 * 9 * 2 * width if config.volume != "full" else _conv(2 * width, 2 * width)
+    spectral = 2 * (2 * width) ** 2
+    fine += config.refine_stages * (
+        (spatial if config.refinement != "spectral" else 0) + (spectral if config.refinement != "spatial" else 0)
+    )
+
+    fine += 6 * _mamba(config, width) + 2 * width * bands * (3 if config.ffm_projection == "each" else 1)
+    if drafted:
+        fine += 2 * bands * config.draft_features
+    if config.spectral_skip:
+        fine += 2 * bands * bands
+    return float(fine + coarse / ratio**2)
+
+
+def bytes_per_pixel(config: SsrfnConfig) -> int:
+    """Working memory per fine pixel at float32, beyond input and output; fitted to measured peaks, rounded up."""
+    return 52 * config.width + 22 * config.n_bands
+
+
+def _conv(inputs: int, outputs: int) -> int:
+    return 2 * 9 * inputs * outputs
+
+
+def _shallow(inputs: int, width: int) -> int:
+    return _conv(inputs, width) + 3 * _conv(width, width) + 2 * inputs * width
+
+
+def _mamba(config: SsrfnConfig, width: int) -> int:
+    """Operations of one Mamba block per token."""
+    inner, state = config.expand * width, config.d_state
+    if config.mamba == "none":
+        return 0
+    if config.mamba == "mamba1":
+        rank = -(-width // 16)
+        projections = 2 * (width * 2 * inner + inner * (rank + 2 * state) + rank * inner + inner * width)
+        return projections + 2 * config.d_conv * inner + 8 * inner * state
+    heads = inner // min(config.headdim, inner)
+    projections = 2 * (width * (2 * inner + 2 * state + heads) + inner * width)
+    convolution = 2 * config.d_conv * (inner + 2 * state)
+    scan = 2 * _CHUNK * (state + inner) + 4 * inner * state
+    runs = {"bidirectional": 2, "cross": 4}.get(config.scan, 1)
+    return runs * (projections + convolution + scan)

@@ -1,0 +1,217 @@
+"""SSRFN behind the interface of every fusion method: draft, network, trust."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hsfuse.errors import HsfuseError, UsageError
+from hsfuse.fusion.base import (
+    FusionContext,
+    FusionMethod,
+    LowResolutionStrip,
+    ModelSpec,
+    Precision,
+    create_method,
+    register,
+)
+from hsfuse.fusion.classical.statistics import gather, noise_std
+from hsfuse.fusion.nets.cost import bytes_per_pixel, flop_per_pixel
+from hsfuse.fusion.nets.ssrfn import PRESETS, REFERENCE, Scene, Ssrfn, SsrfnConfig
+from hsfuse.fusion.nets.trust import Trust, measure_trust
+from hsfuse.fusion.nets.weights import load_weights
+from hsfuse.fusion.nets.zoo import NetworkHeader, find_model, half_spacing, untrained
+from hsfuse.log import get_logger
+
+DEFAULT_HALO_PX, DEFAULT_OVERLAP_PX = 8, 8
+"""Context and blended overlap of a network without own figures, HSI pixels; the draft's halo is a lower bound."""
+DEFAULT_DRAFT = "glp"
+
+_TYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_log = get_logger(__name__)
+
+
+class SsrfnMethod(FusionMethod):
+    """SSRFN on a scene.
+
+    Parameters
+    ----------
+    network
+        With its weights.
+    name
+        Name on the command line.
+    header
+        Description that came with the weights; None for an untrained network (tests and benchmarks).
+    sha256
+        Hash of the weights file.
+    precision
+        Type of the network's arithmetic; drafts, scaling and sums stay float32.
+    trust
+        Test the network on the scene at reduced resolution and use the share of its correction that helps there.
+    """
+
+    def __init__(
+        self,
+        network: Ssrfn,
+        *,
+        name: str = "ssrfn",
+        header: NetworkHeader | None = None,
+        sha256: str | None = None,
+        precision: Precision = "fp32",
+        trust: bool = True,
+    ) -> None:
+        if precision not in _TYPES:
+            raise UsageError(f"There is no precision '{precision}'.", hint=f"Choose one of: {', '.join(_TYPES)}.")
+        self._network = network.eval()
+        self._name, self._header, self._sha256 = name, header, sha256
+        self._precision, self._use_trust = precision, trust
+        self._draft: FusionMethod | None = None
+        self._scene: Scene | None = None
+        self._share: Tensor | None = None
+        self._trust: Trust | None = None
+
+    @classmethod
+    def from_weights(cls, name_or_path: str | Path, **options: Any) -> SsrfnMethod:
+        """Load a network of the zoo or a weights file.
+
+        Raises
+        ------
+        UsageError
+            There is no such network, or nobody has trained it.
+        InputError
+            The weights cannot be used.
+        """
+        model = find_model(name_or_path)
+        if model.weights is None:
+            raise untrained(model.name)
+        loaded = load_weights(model.weights)
+        return cls(loaded.network, name=loaded.header.name, header=loaded.header, sha256=loaded.sha256, **options)
+
+    @classmethod
+    def untrained(cls, config: SsrfnConfig | str, **options: Any) -> SsrfnMethod:
+        """Make a method with random weights: for tests and benchmarks only, never for a product."""
+        if isinstance(config, str):
+            options.setdefault("name", config)
+            config = PRESETS[config]
+        return cls(Ssrfn(config), **options)
+
+    @property
+    def network(self) -> Ssrfn:
+        """The network itself (for training)."""
+        return self._network
+
+    @property
+    def trust(self) -> Trust | None:
+        """What the test on the scene said; None before :meth:`fit` or without a draft."""
+        return self._trust
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Self-description."""
+        header, config = self._header, self._network.config
+        halo = header.halo_px if header and header.halo_px else DEFAULT_HALO_PX
+        draft = self._draft.spec if self._draft else self._make_draft().spec if config.base == "draft" else None
+        return ModelSpec(
+            name=self._name,
+            kind="network",
+            halo_px=max(halo, draft.halo_px if draft else 0),
+            overlap_px=header.overlap_px if header and header.overlap_px else DEFAULT_OVERLAP_PX,
+            multiple_px=1,
+            preferred_tile_px=128,
+            bytes_per_pixel=bytes_per_pixel(config) + (draft.bytes_per_pixel if draft else 0),
+            flop_per_pixel=flop_per_pixel(config) + (draft.flop_per_pixel if draft else 0.0),
+            centre_nm=header.centre_nm if header else None,
+            ratios=header.ratios if header else None,
+            n_msi=config.n_msi,
+            precisions=("fp32", "bf16"),
+            reference=REFERENCE,
+            weights_sha256=self._sha256,
+        )
+
+    def fit(self, context: FusionContext, strips: Iterable[LowResolutionStrip]) -> None:
+        """Fit the draft, take the scene's statistics and test how far the network can be trusted.
+
+        Raises
+        ------
+        UsageError
+            Bands or ratio are not those that the network was made for.
+        """
+        self._check_scene(context)
+        config = self._network.config
+        statistics = gather(strips)
+        bands = statistics.bands
+        noise = noise_std(statistics.covariance[:bands, :bands], statistics.count)
+        spread = np.sqrt(np.maximum(np.diag(statistics.covariance), 0.0))
+        values = (statistics.hsi_mean, spread[:bands], statistics.msi_mean, spread[bands:], noise)
+        self._scene = Scene(*(torch.as_tensor(v, dtype=torch.float32, device=context.device)[None] for v in values))
+        self._network.to(device=context.device, dtype=_TYPES[self._precision])
+        self._share = None
+        if config.base != "draft":
+            return
+        self._draft = self._make_draft()
+        self._draft.fit(context, strips)
+        if self._use_trust:
+            self._trust = measure_trust(self._correction, self._make_draft(), context, strips, noise)
+            self._share = torch.as_tensor(self._trust.share, device=context.device)[:, None, None]
+            _log.info(
+                "%s: the scene itself grants %.0f %% of the correction (%.2f dB at reduced resolution).",
+                self._name, 100.0 * float(self._trust.share.mean()), self._trust.gain_db,
+            )  # fmt: skip
+
+    @torch.inference_mode()
+    def fuse(self, hsi: Tensor, msi: Tensor) -> Tensor:
+        """Fuse (tile, band, row, col) with (tile, msi band, row * ratio, col * ratio)."""
+        if self._scene is None:
+            raise HsfuseError("The fusion method was not fitted to the scene.", hint="Call fit() before fuse().")
+        if self._draft is None:
+            return self._network(hsi, msi, None, self._scene)
+        draft = self._draft.fuse(hsi, msi).float()
+        change = self._correction(hsi, msi, draft)
+        return draft.add_(change) if self._share is None else draft.addcmul_(change, self._share)
+
+    @torch.inference_mode()
+    def _correction(self, hsi: Tensor, msi: Tensor, draft: Tensor) -> Tensor:
+        return self._network.parts(hsi, msi, draft, self._scene)[1]
+
+    def _make_draft(self) -> FusionMethod:
+        return create_method(self._header.draft if self._header and self._header.draft else DEFAULT_DRAFT)
+
+    def _check_scene(self, context: FusionContext) -> None:
+        config, header = self._network.config, self._header
+        if context.centre_nm.size != config.n_bands:
+            raise UsageError(
+                f"The network '{self._name}' takes {config.n_bands} bands, the scene brings {context.centre_nm.size}.",
+                hint="Let the network choose the bands (no --bands), or use --method glp.",
+            )
+        if header is None:
+            return
+        wanted = np.asarray(header.centre_nm)
+        off = np.abs(wanted - context.centre_nm)
+        if np.any(off > half_spacing(wanted)):
+            worst = int(off.argmax())
+            raise UsageError(
+                f"Band {worst + 1} lies at {context.centre_nm[worst]:.1f} nm, where the network '{self._name}' "
+                f"expects {wanted[worst]:.1f} nm.",
+                hint="Let the network choose the bands (no --bands), or use --method glp.",
+            )
+        if context.ratio not in header.ratios:
+            trained = ", ".join(map(str, header.ratios))
+            raise UsageError(
+                f"The network '{self._name}' was trained for a ratio of {trained}, the scene needs {context.ratio}.",
+                hint="Use --method glp, or train a network for this ratio.",
+            )
+
+
+def _factory(preset: str) -> None:
+    @register(preset)
+    def make(*, model: str | Path | None = None, **options: Any) -> FusionMethod:
+        return SsrfnMethod.from_weights(model or preset, **options)
+
+
+for _preset in PRESETS:
+    _factory(_preset)

@@ -1,0 +1,402 @@
+"""SSRFN: spatial-spectral recurrent fusion network, literal or as the correction of a classical draft.
+
+The literal network (``ssrfn-paper``) turns a low-resolution cube and a high-resolution multispectral image into a
+high-resolution cube. The everyday presets keep every module but start from a draft that a classical method made:
+the network sees the draft beside both inputs and returns what to add to it, in units of each band's standard
+deviation in the scene. Their last layer starts at zero, so an untrained network returns the draft exactly.
+
+References
+----------
+SSRFN, IEEE JSTARS 17, 2024, doi 10.1109/JSTARS.2024.3469184.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+
+import torch
+from torch import Tensor, nn
+
+from hsfuse.degrade import upsample
+from hsfuse.errors import UsageError
+from hsfuse.fusion.nets.layers import (
+    Activation,
+    FeatureUpsample,
+    MambaKind,
+    Scan,
+    SequenceMixer,
+    Volume,
+    Wrap,
+    channels_last,
+    conv1x1,
+)
+from hsfuse.fusion.nets.ssrfn_blocks import (
+    CyclicErrors,
+    DeepFeatures,
+    FeatureFusion,
+    MixerFactory,
+    Refinement,
+    ShallowFeatures,
+    SpatialCorrection,
+    pool,
+)
+
+REFERENCE = "SSRFN, IEEE JSTARS 17 (2024), doi 10.1109/JSTARS.2024.3469184"
+
+
+@dataclass(frozen=True)
+class SsrfnConfig:
+    """Everything that decides the network's shape. Defaults are the literal reading of the paper.
+
+    Attributes
+    ----------
+    n_bands, n_msi
+        Bands of the HSI and of the MSI.
+    width
+        Feature channels (not published; 256 reproduces the published parameter count).
+    base
+        What the network's output is added to: ``none``, ``bicubic`` (the interpolated HSI) or ``draft``.
+    normalisation
+        ``none``: reflectance as it is; ``band``: every band by its own mean and deviation in the scene;
+        ``scalar``: all bands by one factor.
+    draft_features
+        Channels to which the draft's bands are projected before they join the MSI (``base="draft"``).
+    noise_aware
+        Condition the features on the noise of every band.
+    spectral_skip
+        Add a learned linear map of the draft's bands to the output (lets the network denoise spectra).
+    dfe_blocks, cfe_cycles, scm_steps, refine_stages
+        Repetitions: 5, 6, 16 and 4 in the paper.
+    mamba, d_state, d_conv, expand, headdim, scan, mamba_wrap
+        See :class:`hsfuse.fusion.nets.layers.SequenceMixer`. ``mamba="none"`` leaves a pure CNN.
+    sfe_skip, activation, dfe_mamba, dfe_residual, dfe_sharing, cfe_mamba, cfe_shared, scm_gate, scm_shared,
+    scm_residual, shuffle_ratio, volume, refine_merge, sper_scan, ffm_attention, ffm_source, ffm_projection
+        Readings of the paper; see the modules and ``docs/methods.md``.
+    use_correction
+        False removes CFE and SCM (ablation).
+    refinement
+        ``both``, or ``spatial`` / ``spectral`` alone (ablation).
+    """
+
+    n_bands: int = 100
+    n_msi: int = 4
+    width: int = 256
+    base: Literal["none", "bicubic", "draft"] = "none"
+    normalisation: Literal["none", "band", "scalar"] = "none"
+    draft_features: int = 24
+    noise_aware: bool = False
+    spectral_skip: bool = False
+    dfe_blocks: int = 5
+    cfe_cycles: int = 6
+    scm_steps: int = 16
+    refine_stages: int = 4
+    mamba: MambaKind = "mamba2"
+    d_state: int = 64
+    d_conv: int = 4
+    expand: int = 2
+    headdim: int = 64
+    scan: Scan = "raster"
+    mamba_wrap: Wrap = "residual"
+    activation: Activation = "silu"
+    sfe_skip: Literal["pairs", "whole"] = "pairs"
+    dfe_mamba: Literal["input", "local", "none"] = "input"
+    dfe_residual: bool = True
+    dfe_sharing: Literal["all", "msi"] = "all"
+    use_correction: bool = True
+    cfe_mamba: Literal["hidden", "input", "none"] = "hidden"
+    cfe_shared: bool = True
+    scm_gate: Literal["tanh", "sigmoid", "one"] = "tanh"
+    scm_shared: bool = True
+    scm_residual: bool = False
+    shuffle_ratio: int | None = None
+    refinement: Literal["both", "spatial", "spectral"] = "both"
+    volume: Volume = "shared"
+    refine_merge: Literal["concat", "sum"] = "concat"
+    sper_scan: Literal["same", "channels"] = "same"
+    ffm_attention: Literal["elementwise", "matrix"] = "elementwise"
+    ffm_source: Literal["fused", "streams"] = "fused"
+    ffm_projection: Literal["each", "last"] = "each"
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for field in fields(self):
+            value, hint = getattr(self, field.name), hints[field.name]
+            if get_origin(hint) is Literal:
+                allowed = get_args(hint)
+                if value not in allowed:
+                    shown = ", ".join(map(str, allowed))
+                    raise UsageError(f"{field.name} = {value!r} is not possible; choose one of: {shown}.")
+            elif hint is bool:
+                if not isinstance(value, bool):
+                    raise UsageError(f"{field.name} must be true or false, not {value!r}.")
+            elif value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise UsageError(f"{field.name} must be a positive whole number, not {value!r}.")
+        if self.shuffle_ratio is not None and self.shuffle_ratio < 2:
+            raise UsageError("shuffle_ratio must be at least 2.")
+        if self.spectral_skip and self.base != "draft":
+            raise UsageError("spectral_skip needs base = 'draft'.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, for TOML and the weights' metadata."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> SsrfnConfig:
+        """Build from plain values; unknown names are errors.
+
+        Raises
+        ------
+        UsageError
+            A name is unknown or a value impossible.
+        """
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise UsageError(
+                f"The network configuration has unknown settings: {', '.join(unknown)}.",
+                hint="The file may come from a newer version of hsfuse.",
+            )
+        return cls(**values)
+
+
+PRESETS: dict[str, SsrfnConfig] = {
+    "ssrfn-paper": SsrfnConfig(),
+    "ssrfn": SsrfnConfig(
+        width=64, base="draft", normalisation="band", draft_features=24, noise_aware=True, spectral_skip=True,
+        dfe_blocks=3, cfe_cycles=3, scm_steps=6, refine_stages=2, headdim=32, scan="lines", dfe_sharing="msi",
+        scm_residual=True, volume="depthwise", ffm_projection="last", d_state=32,
+    ),
+    "ssrfn-lite": SsrfnConfig(
+        width=32, base="draft", normalisation="band", draft_features=16, noise_aware=True, spectral_skip=True,
+        dfe_blocks=2, cfe_cycles=3, scm_steps=4, refine_stages=1, headdim=32, scan="lines", dfe_sharing="msi",
+        scm_residual=True, volume="depthwise", ffm_projection="last", d_state=16,
+    ),
+}  # fmt: skip
+"""Named configurations for 100 bands and 4 MSI bands."""
+
+
+class Scene(NamedTuple):
+    """What a network is told about a whole scene; shapes (n or 1, band).
+
+    Attributes
+    ----------
+    mean, std
+        Of every HSI band, reflectance.
+    msi_mean, msi_std
+        Of every MSI band.
+    noise
+        Standard deviation of the noise of every HSI band, reflectance; zero when unknown.
+    """
+
+    mean: Tensor
+    std: Tensor
+    msi_mean: Tensor
+    msi_std: Tensor
+    noise: Tensor
+
+    @classmethod
+    def of(cls, hsi: Tensor, msi: Tensor) -> Scene:
+        """Statistics of a batch of whole scenes (each sample by itself), noise unknown."""
+        std, mean = torch.std_mean(hsi.float(), dim=(2, 3))
+        msi_std, msi_mean = torch.std_mean(msi.float(), dim=(2, 3))
+        return cls(mean, std, msi_mean, msi_std, torch.zeros_like(mean))
+
+
+MIN_STD = 1e-4
+"""Floor of a band's deviation, reflectance."""
+
+
+def _column(x: Tensor) -> Tensor:
+    return x.float()[:, :, None, None]
+
+
+class Ssrfn(nn.Module):
+    """The network. See :class:`SsrfnConfig` for its variants.
+
+    Parameters
+    ----------
+    config
+        Shape of the network.
+    """
+
+    def __init__(self, config: SsrfnConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, mixers = config.width, MixerFactory(config)
+        drafted = config.base == "draft"
+        self.draft_in = conv1x1(config.n_bands, config.draft_features) if drafted else None
+        self.sfe_hsi = ShallowFeatures(config.n_bands, config)
+        self.sfe_msi = ShallowFeatures(config.n_msi + (config.draft_features if drafted else 0), config)
+        self.condition = nn.Linear(config.n_bands, 2 * width) if config.noise_aware else None
+        self.dfe = DeepFeatures(config, mixers)
+        self.dfe_hsi = DeepFeatures(config, mixers) if config.dfe_sharing == "msi" else None
+        self.cfe = CyclicErrors(config, mixers) if config.use_correction else None
+        self.scm = SpatialCorrection(config) if config.use_correction else None
+        self.up_errors = FeatureUpsample(width, config.shuffle_ratio) if config.use_correction else None
+        self.up_hsi = FeatureUpsample(width, config.shuffle_ratio)
+        self.spar = Refinement("spatial", config, mixers) if config.refinement != "spectral" else None
+        self.sper = Refinement("spectral", config, mixers) if config.refinement != "spatial" else None
+        self.ffm = FeatureFusion(config.n_bands, config, mixers)
+        self.spectral_skip = conv1x1(config.n_bands, config.n_bands, bias=False) if config.spectral_skip else None
+        if self.condition is not None:
+            nn.init.zeros_(self.condition.weight)
+            nn.init.zeros_(self.condition.bias)
+        # A correction starts at zero. Without a base, sums of gated features would start far above reflectance.
+        self.ffm.scale_output(0.01 if config.base == "none" else 0.0)
+        if self.spectral_skip is not None:
+            nn.init.zeros_(self.spectral_skip.weight)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of trainable values."""
+        return sum(p.numel() for p in self.parameters())
+
+    def set_recompute(self, on: bool) -> None:
+        """Trade time for memory in training: recompute Mamba blocks in the backward pass instead of storing them."""
+        for module in self.modules():
+            if isinstance(module, SequenceMixer):
+                module.recompute = on
+
+    def forward(self, hsi: Tensor, msi: Tensor, draft: Tensor | None = None, scene: Scene | None = None) -> Tensor:
+        """Fuse.
+
+        Parameters
+        ----------
+        hsi
+            Low-resolution cube, reflectance, shape (n, band, row, col).
+        msi
+            High-resolution image, reflectance, shape (n, msi band, row * ratio, col * ratio).
+        draft
+            A first high-resolution cube, shape (n, band, row * ratio, col * ratio); needed for ``base="draft"``.
+        scene
+            Statistics of the whole scene that the tiles belong to. Without them those of each sample are used,
+            which is right for whole scenes and training patches but would leave seams between tiles.
+
+        Returns
+        -------
+        torch.Tensor
+            Fused cube, float32, shape (n, band, row * ratio, col * ratio).
+
+        Raises
+        ------
+        UsageError
+            Shapes do not fit the configuration or each other.
+        """
+        base, correction = self.parts(hsi, msi, draft, scene)
+        return base + correction
+
+    def parts(
+        self, hsi: Tensor, msi: Tensor, draft: Tensor | None = None, scene: Scene | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the base (draft, interpolated HSI or zeros) and the correction whose sum is the result."""
+        config = self.config
+        ratio = self._check(hsi, msi, draft)
+        scene = scene or Scene.of(hsi, msi)
+        if config.base == "draft" and draft is not None:
+            base = draft.float()
+        elif config.base == "bicubic":
+            base = upsample(hsi.float(), ratio)
+        else:
+            base = torch.zeros((), device=hsi.device)
+        mean, std, msi_mean, msi_std = self._scale(scene)
+        x = self._enter((hsi - mean) / std)
+        y = self._enter((msi - msi_mean) / msi_std)
+        d = self._enter((base - mean) / std) if self.draft_in is not None else None
+        out = self._network(x, y, d, ratio, self._noise_features(scene))
+        if config.normalisation == "none":
+            return base, out.float()
+        # Only a network without a base has to restore the mean.
+        return base, out.float() * std + (mean if config.base == "none" else 0.0)
+
+    def _network(
+        self, x: Tensor, y: Tensor, d: Tensor | None, ratio: int, noise: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
+        guide = y if d is None or self.draft_in is None else torch.cat([y, self.draft_in(d)], dim=1)
+        f_hsi = self.sfe_hsi(x)
+        f_msi = self.sfe_msi(channels_last(guide))
+        if noise is not None:
+            f_hsi = f_hsi * noise[0] + noise[1]
+            f_msi = f_msi * noise[0] + noise[1]
+        f_hsi = (self.dfe_hsi or self.dfe)(f_hsi)
+        f_msi = self.dfe(f_msi)
+        if self.cfe is not None and self.scm is not None and self.up_errors is not None:
+            f_low = self.sfe_msi(channels_last(pool(guide, ratio)))
+            if noise is not None:
+                f_low = f_low * noise[0] + noise[1]
+            errors = self.cfe(f_hsi, self.dfe(f_low))
+            f_msi = self.scm(self.up_errors(errors, ratio), f_msi)
+        stack = torch.cat([self.up_hsi(f_hsi, ratio), f_msi], dim=1)
+        f_spatial = self.spar(stack) if self.spar is not None else None
+        f_spectral = self.sper(stack) if self.sper is not None else f_spatial
+        f_spatial = f_spectral if f_spatial is None else f_spatial
+        out = self.ffm(f_spatial, f_spectral)
+        if self.spectral_skip is not None and d is not None:
+            out = out + self.spectral_skip(d)
+        return out
+
+    def _enter(self, x: Tensor) -> Tensor:
+        return channels_last(x.to(self.sfe_hsi.skip.weight.dtype))
+
+    def _scale(self, scene: Scene) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Offsets and divisors of HSI and MSI, shape (n or 1, band, 1, 1)."""
+        mean, std = _column(scene.mean), _column(scene.std).clamp(min=MIN_STD)
+        msi_mean, msi_std = _column(scene.msi_mean), _column(scene.msi_std).clamp(min=MIN_STD)
+        mode = self.config.normalisation
+        if mode == "band":
+            return mean, std, msi_mean, msi_std
+        zero, one = torch.zeros_like(mean), torch.ones_like(mean)
+        msi_zero, msi_one = torch.zeros_like(msi_mean), torch.ones_like(msi_mean)
+        if mode == "none":
+            return zero, one, msi_zero, msi_one
+        level = mean.abs().mean(dim=1, keepdim=True).clamp(min=MIN_STD)
+        return zero, level * one, msi_zero, level * msi_one
+
+    def _noise_features(self, scene: Scene) -> tuple[Tensor, Tensor] | None:
+        """Scale and shift of the shallow features, from the noise of every band relative to its signal."""
+        if self.condition is None:
+            return None
+        relative = scene.noise.float() / scene.std.float().clamp(min=MIN_STD)
+        # Decibels over 20, floored where noise is unknown or negligible (-60 dB).
+        level = torch.log10(relative.clamp(min=1e-3, max=10.0)) + 2.0
+        scale, shift = self.condition(level.to(self.condition.weight.dtype)).chunk(2, dim=1)
+        return (1.0 + scale)[:, :, None, None], shift[:, :, None, None]
+
+    def _check(self, hsi: Tensor, msi: Tensor, draft: Tensor | None) -> int:
+        """Return the ratio, or say what does not fit."""
+        config = self.config
+        if hsi.shape[1] != config.n_bands or msi.shape[1] != config.n_msi:
+            raise UsageError(
+                f"The network takes {config.n_bands} HSI and {config.n_msi} MSI bands, "
+                f"not {hsi.shape[1]} and {msi.shape[1]}.",
+                hint="Select the bands that the network was made for.",
+            )
+        ratio = msi.shape[2] // hsi.shape[2]
+        if ratio < 2 or msi.shape[2:] != (hsi.shape[2] * ratio, hsi.shape[3] * ratio):
+            raise UsageError(
+                f"An MSI of {msi.shape[2]} x {msi.shape[3]} pixels does not nest in an HSI of "
+                f"{hsi.shape[2]} x {hsi.shape[3]} pixels.",
+                hint="The MSI must be a whole number of times (at least 2) larger in both directions.",
+            )
+        if config.base == "draft":
+            expected = (hsi.shape[0], hsi.shape[1], *msi.shape[2:])
+            if draft is None or draft.shape != expected:
+                raise UsageError(f"This network corrects a draft of shape {expected}, which it was not given.")
+        return ratio
+
+
+def make_network(name_or_config: str | SsrfnConfig, **changes: Any) -> Ssrfn:
+    """Make an untrained network from a preset's name or a configuration, with some settings changed.
+
+    Raises
+    ------
+    UsageError
+        There is no such preset, or a setting is unknown or impossible.
+    """
+    if isinstance(name_or_config, str):
+        if name_or_config not in PRESETS:
+            raise UsageError(f"There is no network '{name_or_config}'.", hint=f"Choose one of: {', '.join(PRESETS)}.")
+        name_or_config = PRESETS[name_or_config]
+    config = SsrfnConfig.from_dict({**name_or_config.to_dict(), **changes}) if changes else name_or_config
+    return Ssrfn(config)

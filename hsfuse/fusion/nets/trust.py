@@ -1,0 +1,189 @@
+"""How far a network's correction can be trusted on this very scene, band by band.
+
+The scene is degraded once more by the ratio (Wald's protocol). There the truth is known: it is the measured HSI.
+Draft and correction are made on the degraded pair, and for every band the share of the correction that brings the
+draft closest to the truth is found by least squares. A share of 0 leaves the draft as it is, 1 takes the network's
+word. Averaging makes the degraded HSI cleaner than the measured one, so noise is added to bring it back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hsfuse.degrade import lowpass_decimate, psf_kernel
+from hsfuse.errors import HsfuseError
+from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip
+from hsfuse.log import get_logger
+
+WINDOW_PX = 96
+"""Side of a test window, HSI pixels."""
+MAX_WINDOWS = 12
+MIN_WINDOW_PX = 24
+MIN_VALID = 0.9
+"""Share of a window's pixels that must be valid in both images."""
+_RIM = 2
+"""Degraded pixels at a window's rim that do not count: the filters replicate edges there."""
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Result of the test.
+
+    Attributes
+    ----------
+    share
+        Share of the correction that is used, 0 to 1, shape (band,).
+    gain_db
+        What the correction at that share gains over the draft at reduced resolution, dB, mean over bands.
+    windows
+        Test windows; 0 means that the scene was too small to test and every share is 1.
+    """
+
+    share: NDArray[np.float32]
+    gain_db: float
+    windows: int
+
+    @classmethod
+    def untested(cls, bands: int) -> Trust:
+        """Full trust without a test."""
+        return cls(np.ones(bands, np.float32), float("nan"), 0)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for the report."""
+        return {
+            "windows": self.windows,
+            "gain_db": None if np.isnan(self.gain_db) else round(self.gain_db, 3),
+            "mean_share": round(float(self.share.mean()), 4),
+            "share": [round(float(v), 4) for v in self.share],
+        }
+
+
+@dataclass(frozen=True)
+class _Window:
+    hsi: Tensor
+    msi: Tensor
+    valid: NDArray[np.bool_]
+
+
+def measure_trust(
+    correction: Callable[[Tensor, Tensor, Tensor], Tensor],
+    draft: FusionMethod,
+    context: FusionContext,
+    strips: Iterable[LowResolutionStrip],
+    noise_std: NDArray[np.float64],
+) -> Trust:
+    """Test a network on the scene at reduced resolution.
+
+    Parameters
+    ----------
+    correction
+        Returns what the network adds to a draft, from (hsi, msi, draft).
+    draft
+        Unfitted method that makes the draft.
+    context
+        Facts about the pair.
+    strips
+        The scene at low resolution; iterated twice.
+    noise_std
+        Noise of every band, reflectance.
+    """
+    bands = context.centre_nm.size
+    windows = _choose_windows(strips, context.ratio, context.device)
+    if not windows:
+        _log.info("The scene is too small to test the network on it; its correction is used in full.")
+        return Trust.untested(bands)
+    kernel = psf_kernel(context.psf, context.ratio)
+    kept = float((kernel**2).sum()) ** 2  # share of the noise variance that survives the averaging
+    generator = torch.Generator().manual_seed(context.seed)
+    extra = torch.as_tensor(noise_std * np.sqrt(max(1.0 - kept, 0.0)), dtype=torch.float32)
+    coarse: list[Tensor] = []
+    for window in windows:
+        low = lowpass_decimate(window.hsi[None], context.ratio, context.psf)[0]
+        noise = torch.randn(low.shape, generator=generator) * extra[:, None, None]
+        coarse.append(low + noise.to(low.device))
+    try:
+        draft.fit(context, [_strip(low, w, context) for low, w in zip(coarse, windows, strict=True)])
+    except HsfuseError as error:
+        _log.info("The network cannot be tested on this scene (%s); its correction is used in full.", error)
+        return Trust.untested(bands)
+    fit = _Fit(bands)
+    for low, window in zip(coarse, windows, strict=True):
+        first = draft.fuse(low[None], window.msi[None])
+        change = correction(low[None], window.msi[None], first)[0]
+        margin = _RIM * context.ratio
+        inside = np.zeros_like(window.valid)
+        inside[margin:-margin, margin:-margin] = window.valid[margin:-margin, margin:-margin]
+        keep = torch.as_tensor(inside, device=low.device)
+        fit.add((window.hsi - first[0])[:, keep], change[:, keep])
+    return fit.solve(len(windows))
+
+
+class _Fit:
+    """Sums for the least-squares share of every band."""
+
+    def __init__(self, bands: int) -> None:
+        self._error, self._cross, self._power = (np.zeros(bands) for _ in range(3))
+
+    def add(self, error: Tensor, change: Tensor) -> None:
+        """Take in errors of the draft and proposed changes, both (band, sample)."""
+        error, change = error.double(), change.double()
+        self._error += error.square().sum(dim=1).cpu().numpy()
+        self._cross += (error * change).sum(dim=1).cpu().numpy()
+        self._power += change.square().sum(dim=1).cpu().numpy()
+
+    def solve(self, windows: int) -> Trust:
+        share = np.clip(self._cross / np.maximum(self._power, 1e-20), 0.0, 1.0)
+        left = self._error - 2.0 * share * self._cross + share**2 * self._power
+        ratio = np.maximum(self._error, 1e-20) / np.maximum(left, 1e-20)
+        return Trust(share.astype(np.float32), float(10.0 * np.log10(ratio).mean()), windows)
+
+
+def _strip(low: Tensor, window: _Window, context: FusionContext) -> LowResolutionStrip:
+    """Return a window one level down."""
+    guide = lowpass_decimate(window.msi[None], context.ratio, context.psf)[0]
+    rows, cols = low.shape[1:]
+    ratio = context.ratio
+    valid = np.asarray(window.valid.reshape(rows, ratio, cols, ratio).all(axis=(1, 3)))
+    return LowResolutionStrip(low.cpu().numpy(), guide.cpu().numpy(), valid)
+
+
+def _choose_windows(strips: Iterable[LowResolutionStrip], ratio: int, device: str) -> list[_Window]:
+    """Cut out up to MAX_WINDOWS valid windows, spread evenly over the candidates in scan order."""
+    candidates: list[tuple[int, int, int, int, int]] = []  # strip, row, col, height, width
+    for number, strip in enumerate(strips):
+        height, width = (min(WINDOW_PX, size) // ratio * ratio for size in strip.valid.shape)
+        if min(height, width) < max(MIN_WINDOW_PX, (2 * _RIM + 2) * ratio):
+            continue
+        candidates += [
+            (number, row, col, height, width)
+            for row in range(0, strip.valid.shape[0] - height + 1, height)
+            for col in range(0, strip.valid.shape[1] - width + 1, width)
+            if strip.valid[row : row + height, col : col + width].mean() >= MIN_VALID
+        ]
+    if len(candidates) > MAX_WINDOWS:
+        picked = np.linspace(0, len(candidates) - 1, MAX_WINDOWS).round().astype(int)
+        candidates = [candidates[i] for i in picked]
+    wanted = {c[0] for c in candidates}
+    windows: list[_Window] = []
+    for number, strip in enumerate(strips):
+        if number not in wanted:
+            continue
+        for _, row, col, height, width in (c for c in candidates if c[0] == number):
+            area = (slice(row, row + height), slice(col, col + width))
+            windows.append(
+                _Window(
+                    torch.as_tensor(np.ascontiguousarray(strip.hsi[:, *area]), device=device),
+                    torch.as_tensor(np.ascontiguousarray(strip.msi[:, *area]), device=device),
+                    strip.valid[area],
+                )
+            )
+    return windows
