@@ -219,7 +219,8 @@ class Truth:
         """
         hint = "`hsfuse simulate` writes the file as truth.npz beside its products."
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            # numpy leaves a file open that turns out not to be an archive; this one is closed in any case.
+            with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
                 header = json.loads(str(stored["header"][0]))
                 if header["format"] != FORMAT:
                     raise InputError(f"{path}: ground truth of format {header['format']}, not {FORMAT}.", hint=hint)

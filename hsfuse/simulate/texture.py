@@ -129,10 +129,10 @@ class Districts:
         """Hash of the cell, and distance to its border, at positions of any (equal) shape."""
         u, v = x / np.float32(self.spacing), y / np.float32(self.spacing)
         iu, iv = np.floor(u), np.floor(v)
+        centres = []
         best = np.full(u.shape, np.inf, np.float32)
-        second = np.full(u.shape, np.inf, np.float32)
         cell = np.zeros(u.shape, np.uint32)
-        near = [np.zeros(u.shape, np.float32) for _ in range(4)]  # offsets to the nearest and the second centre
+        own_x, own_y = np.zeros(u.shape, np.float32), np.zeros(u.shape, np.float32)
         for dv in (-1, 0, 1):
             for du in (-1, 0, 1):
                 ju, jv = iu + np.float32(du), iv + np.float32(dv)
@@ -140,16 +140,17 @@ class Districts:
                 ox = ju + 0.15 + 0.7 * unit(key, 1) - u
                 oy = jv + 0.15 + 0.7 * unit(key, 2) - v
                 distance = ox * ox + oy * oy
+                centres.append((ox, oy, distance))
                 nearer = distance < best
-                runner_up = ~nearer & (distance < second)
-                for own, other, new in ((0, 2, ox), (1, 3, oy)):
-                    near[other] = np.where(nearer, near[own], np.where(runner_up, new, near[other]))
-                    near[own] = np.where(nearer, new, near[own])
-                second = np.where(nearer, best, np.where(runner_up, distance, second))
                 best = np.where(nearer, distance, best)
                 cell = np.where(nearer, key, cell)
-        apart = np.hypot(near[2] - near[0], near[3] - near[1])
-        border = (second - best) / (2.0 * np.maximum(apart, 1e-3))
+                own_x, own_y = np.where(nearer, ox, own_x), np.where(nearer, oy, own_y)
+        border = np.full(u.shape, np.inf, np.float32)
+        for ox, oy, distance in centres:
+            # Distance to the line half-way to this centre; infinite for the cell's own.
+            apart = np.hypot(ox - own_x, oy - own_y)
+            side = (distance - best) / (2.0 * np.maximum(apart, 1e-6))
+            border = np.where((apart > 1e-6) & (side < border), side, border)
         return mix_hash(cell, 7), (border * np.float32(self.spacing)).astype(np.float32)
 
 
