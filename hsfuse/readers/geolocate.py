@@ -1,12 +1,11 @@
 """Geocoding of swath images through their latitude and longitude arrays.
 
-PRISMA L2C images are stored rotated and mirrored, without a map grid; each pixel has a latitude and a longitude.
-They are put on a north-up UTM grid by GDAL's geolocation-array warp, block by block.
+PRISMA L2C images are stored rotated and mirrored, without a map grid; each pixel centre has a latitude and a
+longitude. The map position of the stored pixels is inverted once for every pixel of a north-up UTM grid, and images
+are then resampled in one step (Keys' cubic convolution), window by window and alike for every choice of windows.
 
-GDAL takes such arrays for the **upper left corners** of the pixels unless told otherwise, and rasterio cannot tell
-it otherwise, whereas PRISMA gives centres. The arrays are therefore moved by half a pixel here, and every geocoder
-checks itself when it is made: the pixels' own coordinates, geocoded like an image, must come out as the coordinates
-of the grid.
+GDAL's geolocation-array warp is not used: it takes such arrays for the pixels' corners unless told otherwise (which
+rasterio cannot do), and when it is given windows of an array, results near their edges move by pixels.
 """
 
 from __future__ import annotations
@@ -16,16 +15,21 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.crs import CRS
-from rasterio.enums import Resampling
-from rasterio.warp import reproject
+from scipy import sparse
 
 from hsfuse.errors import InputError
 from hsfuse.grid import Grid, Slice2D, reproject_xy, utm_crs
 
 WGS84 = CRS.from_epsg(4326)
-MARGIN_PX = 4
-"""Swath pixels read around a block, enough for the cubic kernel."""
-TOLERANCE_PX = 0.1
+TAPS = np.arange(-1, 3)
+"""Neighbours of the cubic kernel along one axis, relative to the pixel before the position."""
+TOLERANCE_PX = 0.01
+MAX_ITERATIONS = 50
+GROUP_BYTES = 64 << 20
+ENOUGH_WEIGHT = 0.75
+"""Share of the kernel that must fall on samples with data; below it the nearest sample is taken as it is."""
+
+FloatPlane = NDArray[np.float64]
 
 
 class SwathGeocoder:
@@ -48,7 +52,7 @@ class SwathGeocoder:
     Raises
     ------
     InputError
-        The arrays are not a plausible, regular swath, or the warp does not reproduce them.
+        The arrays are not a plausible, regular swath.
     """
 
     def __init__(
@@ -57,16 +61,19 @@ class SwathGeocoder:
         self._name = name
         lon, lat = np.asarray(longitude, dtype=np.float64), np.asarray(latitude, dtype=np.float64)
         self._check_range(lon, lat)
-        self._lon, self._lat = _upper_left(lon), _upper_left(lat)
+        self.shape: tuple[int, int] = (lon.shape[0], lon.shape[1])
         crs = utm_crs(float(np.median(lon)), float(np.median(lat)))
-        self._x, self._y = reproject_xy(WGS84, crs, lon, lat)
-        self._check_regular(pixel_m)
-        left = np.floor(self._x.min() / pixel_m - 0.5) * pixel_m
-        top = np.ceil(self._y.max() / pixel_m + 0.5) * pixel_m
-        width = int(np.ceil((self._x.max() - left) / pixel_m + 0.5))
-        height = int(np.ceil((top - self._y.min()) / pixel_m + 0.5))
+        x, y = reproject_xy(WGS84, crs, lon, lat)
+        to_pixels = self._check_regular(x, y, pixel_m)
+        left = np.floor(x.min() / pixel_m - 0.5) * pixel_m
+        top = np.ceil(y.max() / pixel_m + 0.5) * pixel_m
+        width = int(np.ceil((x.max() - left) / pixel_m + 0.5))
+        height = int(np.ceil((top - y.min()) / pixel_m + 0.5))
         self.grid = Grid.from_origin(crs, float(left), float(top), pixel_m, height, width)
-        self._check_warp()
+        self._row = np.full((height, width), np.nan, dtype=np.float32)
+        self._col = np.full((height, width), np.nan, dtype=np.float32)
+        for block in self.grid.row_blocks(128):
+            self._row[block.slices], self._col[block.slices] = self._invert(x, y, to_pixels, block)
 
     def _fail(self, problem: str) -> InputError:
         return InputError(
@@ -74,7 +81,7 @@ class SwathGeocoder:
             hint="Order the L2D product of the same acquisition; it comes on a map grid.",
         )
 
-    def _check_range(self, lon: NDArray[np.float64], lat: NDArray[np.float64]) -> None:
+    def _check_range(self, lon: FloatPlane, lat: FloatPlane) -> None:
         if lon.shape != lat.shape or lon.ndim != 2 or min(lon.shape) < 2:
             raise self._fail("its latitude and longitude arrays have no usable shape")
         if not (np.isfinite(lon).all() and np.isfinite(lat).all()):
@@ -82,107 +89,157 @@ class SwathGeocoder:
         if np.abs(lat).max() > 84 or np.abs(lon).max() > 180 or np.ptp(lon) > 90:
             raise self._fail("its latitudes or longitudes are out of range")
 
-    def _check_regular(self, pixel_m: float) -> None:
-        """Neighbours must lie about one pixel apart and turn the same way everywhere."""
-        du = np.stack([np.diff(self._x, axis=0)[:, :-1], np.diff(self._y, axis=0)[:, :-1]])
-        dv = np.stack([np.diff(self._x, axis=1)[:-1], np.diff(self._y, axis=1)[:-1]])
-        area = du[0] * dv[1] - du[1] * dv[0]
-        one_way = (area > 0).all() or (area < 0).all()
-        if not one_way or not 0.25 < np.median(np.abs(area)) / pixel_m**2 < 4:
-            raise self._fail("its latitude and longitude arrays are not a regular swath")
+    def _check_regular(self, x: FloatPlane, y: FloatPlane, pixel_m: float) -> FloatPlane:
+        """Return the mean matrix from metres to stored (row, col), checked to hold nearly everywhere.
 
-    def _check_warp(self) -> None:
-        """Geocode the pixels' own coordinates, thinned to strips, and compare them with the grid's."""
-        strip = max(1, min(64, self.grid.height))
-        worst: list[float] = []
-        for row0 in np.unique(np.linspace(0, self.grid.height - strip, 5).astype(int)):
-            block = Slice2D(int(row0), int(row0) + strip, 0, self.grid.width)
-            source = self.source_block(block)
-            if source is None:
-                continue
-            x0, y0 = self.grid.transform.c, self.grid.transform.f
-            planes = np.stack([self._x[source.slices] - x0, self._y[source.slices] - y0])
-            got = self._warp(planes, source, block, Resampling.bilinear)
-            x, y = self.grid.crop(block).xy(
-                np.arange(strip, dtype=float)[:, None], np.arange(self.grid.width, dtype=float)
+        Where the local change of position differs from the mean one by less than half a pixel per pixel, the
+        iteration of :meth:`_invert` is a contraction and finds the only solution.
+        """
+        down = np.stack([np.diff(x, axis=0)[:, :-1], np.diff(y, axis=0)[:, :-1]])
+        right = np.stack([np.diff(x, axis=1)[:-1], np.diff(y, axis=1)[:-1]])
+        mean = np.stack([down.mean(axis=(1, 2)), right.mean(axis=(1, 2))], axis=1)
+        steps = np.hypot(mean[0], mean[1])
+        if abs(np.linalg.det(mean)) < 0.25 * pixel_m**2 or steps.max() > 2 * pixel_m:
+            raise self._fail("its latitude and longitude arrays are not a regular swath")
+        to_pixels: FloatPlane = np.linalg.inv(mean)
+        for local, unit in ((down, (1.0, 0.0)), (right, (0.0, 1.0))):
+            change = np.tensordot(to_pixels, local, axes=1) - np.array(unit)[:, None, None]
+            if np.abs(change).max() > 0.25:
+                raise self._fail("its latitude and longitude arrays are not a regular swath")
+        return to_pixels
+
+    def _invert(
+        self, x: FloatPlane, y: FloatPlane, to_pixels: FloatPlane, block: Slice2D
+    ) -> tuple[FloatPlane, FloatPlane]:
+        """Stored (row, col) of the pixel centres of a block of the grid; NaN outside the stored image."""
+        rows, cols = self.shape
+        middle = (rows - 1) / 2, (cols - 1) / 2
+        want_x, want_y = np.broadcast_arrays(
+            *self.grid.crop(block).xy(
+                np.arange(block.shape[0], dtype=float)[:, None], np.arange(block.shape[1], dtype=float)
             )
-            off = np.hypot(got[0] - (x - x0), got[1] - (y - y0))
-            inside = off[np.isfinite(off)]
-            if inside.size:
-                # The outermost half pixel is extrapolated; it may be off by that much.
-                worst += [float(np.median(inside)), float(np.quantile(inside, 0.95))]
-        if not worst or max(worst) > TOLERANCE_PX * self.grid.pixel_m:
-            found = f"{max(worst):.1f} m" if worst else "everywhere"
-            raise self._fail(f"the warp through its latitude and longitude arrays is off by {found}")
+        )
+        centre_x, centre_y = _bilinear(x, *middle), _bilinear(y, *middle)
+        row = middle[0] + to_pixels[0, 0] * (want_x - centre_x) + to_pixels[0, 1] * (want_y - centre_y)
+        col = middle[1] + to_pixels[1, 0] * (want_x - centre_x) + to_pixels[1, 1] * (want_y - centre_y)
+        for _ in range(MAX_ITERATIONS):
+            off_x, off_y = want_x - _bilinear(x, row, col), want_y - _bilinear(y, row, col)
+            step_row = to_pixels[0, 0] * off_x + to_pixels[0, 1] * off_y
+            step_col = to_pixels[1, 0] * off_x + to_pixels[1, 1] * off_y
+            row, col = row + step_row, col + step_col
+            inside = (row >= -0.5) & (row < rows - 0.5) & (col >= -0.5) & (col < cols - 0.5)
+            near = inside & (np.maximum(np.abs(step_row), np.abs(step_col)) > TOLERANCE_PX)
+            if not near.any():
+                break
+        else:
+            raise self._fail("its latitude and longitude arrays cannot be inverted")
+        return np.where(inside, row, np.nan), np.where(inside, col, np.nan)
 
     def source_block(self, block: Slice2D) -> Slice2D | None:
         """Return the part of the stored image that a block of the grid needs; None when it lies outside."""
-        bounds = self.grid.crop(block).bounds.buffer(self.grid.pixel_m)
-        near = (
-            (self._x >= bounds.left) & (self._x <= bounds.right) & (self._y >= bounds.bottom) & (self._y <= bounds.top)
-        )
-        rows, cols = np.flatnonzero(near.any(axis=1)), np.flatnonzero(near.any(axis=0))
-        if rows.size == 0:
+        row, col = self._row[block.slices], self._col[block.slices]
+        inside = np.isfinite(row)
+        if not inside.any():
             return None
-        grown = Slice2D(
-            int(rows[0]) - MARGIN_PX, int(rows[-1]) + 1 + MARGIN_PX,
-            int(cols[0]) - MARGIN_PX, int(cols[-1]) + 1 + MARGIN_PX,
-        )  # fmt: skip
-        return grown.clipped(*self._x.shape)
+        return Slice2D(
+            int(np.floor(row[inside].min())) + int(TAPS[0]), int(np.floor(row[inside].max())) + int(TAPS[-1]) + 1,
+            int(np.floor(col[inside].min())) + int(TAPS[0]), int(np.floor(col[inside].max())) + int(TAPS[-1]) + 1,
+        ).clipped(*self.shape)  # fmt: skip
+
+    def inside(self, block: Slice2D) -> NDArray[np.bool_]:
+        """Grid pixels whose centre lies in the stored image, shape (row, col)."""
+        return np.asarray(np.isfinite(self._row[block.slices]))
 
     def resample(self, cube: NDArray[np.float32], source: Slice2D, block: Slice2D) -> NDArray[np.float32]:
-        """Resample bands (cubic), shape (band, row, col); NaN in the stored image spreads to what needs it."""
-        return self._warp(cube, source, block, Resampling.cubic).astype(np.float32, copy=False)
+        """Resample bands by cubic convolution.
+
+        Parameters
+        ----------
+        cube
+            Bands of the stored image within ``source``, shape (band, row, col), NaN where there is no data.
+        source
+            The block that :meth:`source_block` gave.
+        block
+            Block of the grid.
+
+        Returns
+        -------
+        numpy.ndarray
+            Float32, shape (band, row, col): NaN outside the swath and where the nearest stored sample has no data.
+            Other missing neighbours are left out of the weighted mean.
+        """
+        inside, nearest, weights = self._weights(source, block)
+        samples = np.ascontiguousarray(cube.reshape(cube.shape[0], -1).T)
+        missing = np.isnan(samples)
+        gaps = missing.any(axis=0)
+        samples[missing] = 0.0
+        values = weights @ samples
+        if gaps.any():
+            # Only bands with gaps need the sum of the weights that fell on data.
+            mass = weights @ (~missing[:, gaps]).astype(np.float32)
+            lost, at_nearest = missing[nearest][:, gaps], samples[nearest][:, gaps]
+            with np.errstate(divide="ignore", invalid="ignore"):
+                filled = np.where(mass >= ENOUGH_WEIGHT, values[:, gaps] / mass, at_nearest)
+            values[:, gaps] = np.where(lost, np.float32(np.nan), filled)
+        out = np.full((cube.shape[0], *block.shape), np.nan, dtype=np.float32)
+        out[:, inside] = values.T
+        return out
 
     def resample_codes(self, codes: NDArray[np.uint8], source: Slice2D, block: Slice2D) -> NDArray[np.uint8]:
-        """Resample codes or masks (nearest neighbour), shape (band, row, col); 0 outside the swath."""
+        """Resample codes or masks by nearest neighbour, shape (band, row, col); 0 outside the swath."""
+        inside, nearest = self._nearest(source, block)
         out = np.zeros((codes.shape[0], *block.shape), dtype=np.uint8)
-        self._run(codes, out, source, block, Resampling.nearest, nodata=None)
+        out[:, inside] = codes.reshape(codes.shape[0], -1)[:, nearest]
         return out
 
-    def _warp(
-        self, planes: NDArray[np.floating], source: Slice2D, block: Slice2D, resampling: Resampling
-    ) -> NDArray[np.floating]:
-        out = np.full((planes.shape[0], *block.shape), np.nan, dtype=planes.dtype)
-        self._run(planes, out, source, block, resampling, nodata=float("nan"))
-        return out
-
-    def _run(
-        self,
-        planes: NDArray[np.generic],
-        out: NDArray[np.generic],
-        source: Slice2D,
-        block: Slice2D,
-        resampling: Resampling,
-        *,
-        nodata: float | None,
-    ) -> None:
-        target = self.grid.crop(block)
-        reproject(
-            np.ascontiguousarray(planes),
-            out,
-            src_crs=WGS84,
-            src_geoloc_array=np.stack([self._lon[source.slices], self._lat[source.slices]]),
-            src_nodata=nodata,
-            dst_crs=target.crs,
-            dst_transform=target.transform,
-            dst_nodata=nodata,
-            resampling=resampling,
-            num_threads=1,
-        )
-
-    def band_groups(self, source: Slice2D, count: int, limit_bytes: int = 64 << 20) -> Iterator[slice]:
-        """Cut ``count`` bands into groups whose stored window stays below a size in memory."""
+    def _nearest(self, source: Slice2D, block: Slice2D) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        inside = self.inside(block)
+        row = np.floor(self._row[block.slices][inside] + 0.5).astype(np.int64) - source.row0
+        col = np.floor(self._col[block.slices][inside] + 0.5).astype(np.int64) - source.col0
         rows, cols = source.shape
-        step = max(1, limit_bytes // (4 * rows * cols))
+        return inside, np.clip(row, 0, rows - 1) * cols + np.clip(col, 0, cols - 1)
+
+    def _weights(
+        self, source: Slice2D, block: Slice2D
+    ) -> tuple[NDArray[np.bool_], NDArray[np.int64], sparse.csr_array]:
+        """Inside mask, index of the nearest sample and kernel weights (inside pixel x stored sample)."""
+        inside, nearest = self._nearest(source, block)
+        rows, cols = source.shape
+        row, row_weight = _kernel(self._row[block.slices][inside], self.shape[0])
+        col, col_weight = _kernel(self._col[block.slices][inside], self.shape[1])
+        index = (row - source.row0)[:, :, None] * cols + (col - source.col0)[:, None, :]
+        weight = row_weight[:, :, None] * col_weight[:, None, :]
+        pixels = inside.sum()
+        starts = np.arange(pixels + 1) * TAPS.size**2
+        return inside, nearest, sparse.csr_array((weight.ravel(), index.ravel(), starts), shape=(pixels, rows * cols))
+
+    def band_groups(self, source: Slice2D, count: int) -> Iterator[slice]:
+        """Cut ``count`` bands into groups whose stored window stays below 64 MiB in memory."""
+        rows, cols = source.shape
+        step = max(1, GROUP_BYTES // (4 * rows * cols))
         for first in range(0, count, step):
             yield slice(first, min(first + step, count))
 
 
-def _upper_left(centres: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Values at the upper left corners of pixels whose centres are given (linear beyond the edge)."""
-    padded = np.pad(centres, 1, mode="reflect", reflect_type="odd")
-    corners: NDArray[np.float64] = 0.25 * (
-        padded[:-2, :-2] + padded[1:-1, :-2] + padded[:-2, 1:-1] + padded[1:-1, 1:-1]
-    )
-    return corners
+def _bilinear(plane: FloatPlane, row: FloatPlane | float, col: FloatPlane | float) -> FloatPlane:
+    """Values at fractional positions; linear beyond the edge."""
+    row, col = np.asarray(row, dtype=np.float64), np.asarray(col, dtype=np.float64)
+    r = np.clip(np.floor(row), 0, plane.shape[0] - 2).astype(np.int64)
+    c = np.clip(np.floor(col), 0, plane.shape[1] - 2).astype(np.int64)
+    u, v = row - r, col - c
+    upper = plane[r, c] * (1 - v) + plane[r, c + 1] * v
+    lower = plane[r + 1, c] * (1 - v) + plane[r + 1, c + 1] * v
+    value: FloatPlane = upper * (1 - u) + lower * u
+    return value
+
+
+def _kernel(position: NDArray[np.float32], size: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Neighbours (clamped to the image) and Keys' cubic weights (a = -1/2) along one axis, shape (pixel, 4)."""
+    before = np.floor(position)
+    t = (position - before)[:, None]
+    distance = np.abs(t - TAPS[None, :].astype(np.float32))
+    near = (1.5 * distance - 2.5) * distance**2 + 1.0
+    far = ((-0.5 * distance + 2.5) * distance - 4.0) * distance + 2.0
+    weight = np.where(distance <= 1, near, far).astype(np.float32)
+    index = np.clip(before[:, None].astype(np.int64) + TAPS, 0, size - 1)
+    return index, weight

@@ -27,6 +27,9 @@ from hsfuse.spectral import BandTable
 
 __all__ = ["OverlapReport", "PrismaProduct"]
 
+FAR_M = 1000.0
+"""Beyond this distance two statements about one position are a fault, not an inaccuracy."""
+
 _NO_CORNERS = "The map position could not be checked: the product has no latitude and longitude at its corners."
 
 
@@ -97,12 +100,8 @@ class PrismaProduct:
     def _position_warnings(self, disagreement: float | None) -> list[str]:
         if disagreement is None:
             return [_NO_CORNERS]
-        if disagreement > 1000:
-            raise InputError(
-                f"{self._file.path}: the corner attributes and the latitude and longitude arrays lie "
-                f"{disagreement / 1000:.1f} km apart, so the map position is unknown.",
-                hint=ORDER_HINT,
-            )
+        if disagreement > FAR_M:
+            raise self._position_unknown("a corner pixel", disagreement)
         if disagreement > header.CORNER_TOLERANCE_M:
             return [
                 f"The corner attributes and the latitude and longitude arrays disagree by {disagreement:.1f} m "
@@ -120,7 +119,19 @@ class PrismaProduct:
                     hint=ORDER_HINT,
                 )
             planes.append(self._file.read(dataset, slice(None)))
-        return SwathGeocoder(*planes, pixel_m=header.PIXEL_M, name=str(self._file.path))
+        longitude, latitude = planes
+        geocoder = SwathGeocoder(longitude, latitude, pixel_m=header.PIXEL_M, name=str(self._file.path))
+        far = header.centre_disagreement(self._file, longitude, latitude)
+        if far is not None and far > FAR_M:
+            raise self._position_unknown("the centre of the scene", far)
+        return geocoder
+
+    def _position_unknown(self, what: str, distance_m: float) -> InputError:
+        return InputError(
+            f"{self._file.path}: by its attributes and by its latitude and longitude arrays, {what} lies in places "
+            f"{distance_m / 1000:.1f} km apart, so the map position is unknown.",
+            hint=ORDER_HINT,
+        )
 
     def _refuse_empty(self) -> None:
         """Raise when no pixel was imaged; a sample of rows answers that for every normal product."""

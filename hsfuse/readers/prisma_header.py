@@ -194,6 +194,21 @@ def corner_disagreement(file: He5File, group: str, grid: Grid) -> float | None:
     return float(np.hypot(x - want_x, y - want_y).max())
 
 
+def centre_disagreement(file: He5File, longitude: NDArray[np.floating], latitude: NDArray[np.floating]) -> float | None:
+    """Distance (m) between the scene centre by the attributes and by the lat/lon arrays.
+
+    The attribute means the centre of the imaged scene, which may differ from the middle pixel by some pixels. None
+    when the attributes are missing.
+    """
+    lon, lat = file.optional_number("Product_center_long"), file.optional_number("Product_center_lat")
+    if lon is None or lat is None:
+        return None
+    row, col = longitude.shape[0] // 2, longitude.shape[1] // 2
+    metres_per_degree = 111_195.0
+    dx = (float(longitude[row, col]) - lon) * np.cos(np.deg2rad(lat))
+    return float(np.hypot(dx, float(latitude[row, col]) - lat) * metres_per_degree)
+
+
 def read_time(file: He5File, name: str) -> datetime | None:
     """Return a time attribute (UTC), None when it is missing or unreadable."""
     text = file.optional_text(name)

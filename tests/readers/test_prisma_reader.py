@@ -307,7 +307,7 @@ class TestPosition:
 
     def test_far_disagreement_is_refused(self, changed):
         copy = changed(self.shift(5000.0))
-        with pytest.raises(InputError, match=r"7\.1 km apart"):
+        with pytest.raises(InputError, match=r"places 7\.1 km apart"):
             PrismaProduct(copy)
 
     def test_cropped_product_is_refused(self, changed):

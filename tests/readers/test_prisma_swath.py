@@ -1,0 +1,200 @@
+"""PRISMA L2C: a rotated, mirrored swath must come out on the map where it belongs, or not at all."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+from pyproj import Transformer
+from rasterio.crs import CRS
+from rasterio.warp import Resampling, reproject
+
+from hsfuse.errors import InputError
+from hsfuse.grid import Slice2D
+from hsfuse.readers.geolocate import SwathGeocoder
+from hsfuse.readers.prisma import PrismaProduct
+from hsfuse.simulate.prisma import default_prisma_bands
+
+SIDE = 150
+TO_LONLAT = Transformer.from_crs(32632, 4326, always_xy=True)
+BANDS = default_prisma_bands()
+
+
+def positions():
+    """Map coordinates of the stored pixels: the first axis goes west, the last goes south, neither is straight."""
+    i, j = np.meshgrid(np.arange(SIDE), np.arange(SIDE), indexing="ij")
+    x = 560_000.0 - 29.5 * i - 7.5 * j + 20 * np.sin(j / 60)
+    y = 5_950_000.0 + 7.7 * i - 28.9 * j + 15 * np.sin(i / 70)
+    return x, y
+
+
+def ground(x, y):
+    """Reflectance of the ground, without fine detail so that resampling adds next to nothing."""
+    return 0.3 + 0.1 * np.sin(x / 300) + 0.1 * np.cos(y / 250) + 0.05 * np.sin((x + 2 * y) / 700)
+
+
+def write_swath(path, *, scramble=None):
+    x, y = positions()
+    lon, lat = TO_LONLAT.transform(x, y)
+    if scramble is not None:
+        lon, lat = scramble(lon, lat)
+    group = "HDFEOS/SWATHS/PRS_L2C_HCO"
+    image = np.rint(ground(x, y) * 65535).astype(np.uint16)
+    with h5py.File(path, "w") as file:
+        file.attrs["Processing_Level"] = np.bytes_("2C")
+        file.attrs["Product_StartTime"] = np.bytes_("2024-04-02T10:28:37.123456")
+        file.attrs["Product_center_long"], file.attrs["Product_center_lat"] = TO_LONLAT.transform(x.mean(), y.mean())
+        for detector, slots in (("Vnir", 66), ("Swir", 173)):
+            mine = np.array(BANDS.detector) == detector.upper()
+            for kind, values in (("Cw", BANDS.centre_nm), ("Fwhm", BANDS.fwhm_nm)):
+                listed = np.zeros(slots, np.float32)
+                listed[BANDS.slot[mine]] = values[mine]
+                file.attrs[f"List_{kind}_{detector}"] = listed
+            file.attrs[f"List_Cw_{detector}_Flags"] = (listed > 0).astype(np.int32)
+            file.attrs[f"L2Scale{detector}Min"], file.attrs[f"L2Scale{detector}Max"] = 0.0, 1.0
+            cube = np.zeros((SIDE, slots, SIDE), np.uint16)
+            cube[:, BANDS.slot[mine], :] = image[:, None, :]
+            codes = np.zeros(cube.shape, np.uint8)
+            codes[70:80, 30, 90:100] = 4
+            file[f"{group}/Data Fields/{detector.upper()}_Cube"] = cube
+            file[f"{group}/Data Fields/{detector.upper()}_PIXEL_L2_ERR_MATRIX"] = codes
+        file[f"{group}/Geolocation Fields/Latitude"] = lat.astype(np.float32)
+        file[f"{group}/Geolocation Fields/Longitude"] = lon.astype(np.float32)
+        file[f"{group}/Geometric Fields/Solar_Zenith_Angle"] = np.full((SIDE, SIDE), 40, np.float32)
+    return path
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return write_swath(tmp_path_factory.mktemp("swath") / "l2c.he5")
+
+
+def test_geocoded_image_lies_on_the_truth(path):
+    with PrismaProduct(path) as product:
+        grid = product.grid
+        assert grid.crs == CRS.from_epsg(32632)
+        assert grid.pixel_m == 30
+        got = product.read(grid.full, [0, 100, 229])
+        x, y = grid.xy(*(axis.astype(float) for axis in np.indices(grid.shape)))
+        truth = ground(x, y)
+        inside = np.isfinite(got[0])
+        assert np.array_equal(inside, product.valid(grid.full))
+        # The swath covers |det| of ground per stored pixel.
+        covered = SIDE**2 * abs(29.5 * 28.9 + 7.5 * 7.7) / 900
+        assert inside.sum() == pytest.approx(covered, rel=0.01)
+        error = got - truth
+        assert np.sqrt(np.nanmean(error**2)) < 1e-3
+        # The shift that explains the error best: a slip of half a pixel would be 15 m.
+        dy, dx = np.gradient(truth, 30.0)
+        design = np.stack([dx[inside], -dy[inside]], axis=1)
+        slip, *_ = np.linalg.lstsq(design, error[0][inside], rcond=None)
+        assert np.hypot(*slip) < 0.5
+        assert any("L2D" in warning for warning in product.info.warnings)
+
+
+def test_blocks_and_whole_agree(path):
+    with PrismaProduct(path) as product:
+        whole = product.read(product.grid.full, [5])
+        valid = product.valid(product.grid.full)
+        height, width = product.grid.shape
+        for row in range(0, height, 64):
+            for col in range(0, width, 70):
+                block = Slice2D(row, min(row + 64, height), col, min(col + 70, width))
+                np.testing.assert_allclose(product.read(block, [5]), whole[:, *block.slices], atol=1e-6)
+                assert np.array_equal(product.valid(block), valid[block.slices])
+
+
+def test_error_codes_move_along(path):
+    x, y = positions()
+    with PrismaProduct(path) as product:
+        slot = np.flatnonzero((product.bands.slot == 30) & (np.array(product.bands.detector) == "VNIR"))
+        codes = product.error_codes(product.grid.full, slot)
+        assert codes is not None
+        row, col = np.nonzero(codes[0] == 4)
+        got_x, got_y = product.grid.xy(row.astype(float), col.astype(float))
+        assert abs(got_x.mean() - x[70:80, 90:100].mean()) < 15
+        assert abs(got_y.mean() - y[70:80, 90:100].mean()) < 15
+        assert product.pan_grid is None
+
+
+def test_failed_sample_spreads_no_further_than_its_neighbours_and_its_band(tmp_path):
+    path = write_swath(tmp_path / "l2c.he5")
+    with PrismaProduct(path) as product:
+        band = int(product.bands.nearest(600)[0])
+        slot = int(product.bands.slot[band])
+    with h5py.File(path, "r+") as file:
+        file["HDFEOS/SWATHS/PRS_L2C_HCO/Data Fields/VNIR_Cube"][60, slot, 40] = 0
+    with PrismaProduct(path) as product:
+        both = product.read(product.grid.full, [band, band + 1])
+        lost = np.isnan(both[0]) & np.isfinite(both[1])
+        assert 1 <= lost.sum() <= 25
+        x, y = positions()
+        row, col = product.grid.rowcol(x[60, 40], y[60, 40])
+        rows, cols = np.nonzero(lost)
+        assert np.abs(rows - row).max() < 3
+        assert np.abs(cols - col).max() < 3
+        assert np.array_equal(np.isfinite(both[1]), product.valid(product.grid.full))
+
+
+@pytest.mark.parametrize(
+    ("scramble", "message"),
+    [
+        (lambda lon, lat: (lon * 0, lat * 0), "not a regular swath"),
+        (lambda lon, lat: (lat, lon), "km apart"),
+        (lambda lon, lat: (lon, lat + 80), "out of range"),
+        (lambda lon, lat: (np.where(np.arange(SIDE) == 7, np.nan, lon), lat), "gaps"),
+        (lambda lon, lat: (np.concatenate([lon[:70], lon[70:][::-1]]), lat), "not a regular swath"),
+    ],
+)
+def test_unusable_positions_are_refused(tmp_path, scramble, message):
+    path = write_swath(tmp_path / "l2c.he5", scramble=scramble)
+    with pytest.raises(InputError, match=message) as caught:
+        PrismaProduct(path)
+    assert "L2D" in caught.value.hint
+
+
+def test_missing_positions_are_named(tmp_path):
+    path = write_swath(tmp_path / "l2c.he5")
+    with h5py.File(path, "r+") as file:
+        del file["HDFEOS/SWATHS/PRS_L2C_HCO/Geolocation Fields/Latitude"]
+    with pytest.raises(InputError, match="Latitude' is missing"):
+        PrismaProduct(path)
+
+
+def test_agrees_with_gdal(path):
+    """GDAL takes the arrays for the pixels' upper left corners, so it gets them half a pixel earlier."""
+    x, y = positions()
+    lon, lat = TO_LONLAT.transform(x, y)
+
+    def upper_left(centres):
+        p = np.pad(centres, 1, mode="reflect", reflect_type="odd")
+        return (p[:-2, :-2] + p[1:-1, :-2] + p[:-2, 1:-1] + p[1:-1, 1:-1]) / 4
+
+    with PrismaProduct(path) as product:
+        mine = product.read(product.grid.full, [50])
+        gdal = np.full(mine.shape, np.nan, np.float32)
+        reproject(
+            ground(x, y)[None].astype(np.float32), gdal, src_crs=CRS.from_epsg(4326),
+            src_geoloc_array=np.stack([upper_left(lon), upper_left(lat)]), src_nodata=np.nan,
+            dst_crs=product.grid.crs, dst_transform=product.grid.transform, dst_nodata=np.nan,
+            resampling=Resampling.cubic,
+        )  # fmt: skip
+    both = np.isfinite(mine) & np.isfinite(gdal)
+    assert both.sum() > 0.98 * np.isfinite(mine).sum()
+    assert np.quantile(np.abs(mine - gdal)[both], 0.98) < 1e-3
+
+
+def test_exact_on_the_stored_pixels_of_a_plain_grid():
+    """A swath that is a map grid already comes back unchanged."""
+    x = 399_990.0 + 30 * (np.arange(20) + 0.5)[None, :] + np.zeros((15, 1))
+    y = 5_000_010.0 - 30 * (np.arange(15) + 0.5)[:, None] + np.zeros((1, 20))
+    geocoder = SwathGeocoder(*TO_LONLAT.transform(x, y), pixel_m=30.0, name="grid")
+    image = np.random.default_rng(1).random((2, 15, 20), dtype=np.float32)
+    image[1, 4, 5] = np.nan
+    whole = geocoder.grid.full
+    source = geocoder.source_block(whole)
+    assert source == Slice2D(0, 15, 0, 20)
+    got = geocoder.resample(image, source, whole)
+    rows, cols = np.nonzero(np.isfinite(got[0]))
+    cut = got[:, rows.min() : rows.max() + 1, cols.min() : cols.max() + 1]
+    np.testing.assert_allclose(cut, image, atol=1e-5)
