@@ -205,7 +205,7 @@ def check_output(path: Path, grid: Grid, n_bands: int, options: WriteOptions) ->
     done = partial.stat().st_size if partial.is_file() else 0
     free = shutil.disk_usage(folder).free
     needed = max(needed - done, 0)
-    if needed > free:
+    if needed > free and not (options.resume and path.exists()):
         raise OutputError(
             f"The disk of {folder} has {_size(free)} free, but the output needs up to {_size(needed)}.",
             hint="Free space, choose another disk, fewer bands (--bands) or a smaller area (--aoi).",

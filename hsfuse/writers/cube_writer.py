@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -33,7 +34,7 @@ from hsfuse.writers.base import (
 from hsfuse.writers.cog import write_cog
 from hsfuse.writers.encoding import SampleEncoding
 from hsfuse.writers.journal import ROWS_NAME, Journal, sync_folder, write_durably
-from hsfuse.writers.provenance import IDENTITY_TAG
+from hsfuse.writers.provenance import IDENTITY_TAG, plain_record
 
 _log = get_logger(__name__)
 
@@ -96,6 +97,7 @@ class CubeWriter:
         self.grid = grid
         self.options = options
         self.plan: OutputPlan = check_output(self.path, grid, len(bands), options)
+        record = plain_record(provenance)
         self.metadata = CubeMetadata.make(
             bands,
             bad_bands=bad_bands,
@@ -103,7 +105,7 @@ class CubeWriter:
             sensor=sensor,
             acquired=acquired,
             identity=identity,
-            provenance=provenance,
+            provenance=record,
         )
         self.encoding = SampleEncoding.of(options.dtype)
         self._threads = threads
@@ -116,8 +118,11 @@ class CubeWriter:
                     (len(bands), grid.height, grid.width),
                     self.encoding,
                     self._facts(),
+                    record=record,
                     resume=options.resume,
                 )
+            # A continued run gives the first run's product: its record may differ in how, not in what.
+            self.metadata = replace(self.metadata, provenance=self._journal.record)
             if options.resume:
                 _log.info("%s: going on at row %d of %d", self.path.name, self.rows_done, grid.height)
 

@@ -65,6 +65,9 @@ class Journal:
         Type and scale of the stored samples.
     facts
         JSON-serialisable facts that two runs must share for one to go on with the other's rows.
+    record
+        JSON-serialisable record of the run, not compared; a continued run finds the first run's in
+        :attr:`record`, so that both give the same product.
     resume
         Keep the rows of an interrupted run with the same facts.
 
@@ -82,6 +85,7 @@ class Journal:
         encoding: SampleEncoding,
         facts: Mapping[str, Any],
         *,
+        record: Mapping[str, Any],
         resume: bool,
     ) -> None:
         self.folder = folder
@@ -91,6 +95,7 @@ class Journal:
             json.dumps({"schema": SCHEMA, "shape": list(shape), "dtype": encoding.dtype.str, "facts": dict(facts)})
         )
         self._row_bytes = shape[0] * shape[2] * encoding.dtype.itemsize
+        self.record = dict(record)
         self.rows_done = 0
         self._refuse_foreign()
         folder.mkdir(exist_ok=True)
@@ -102,7 +107,7 @@ class Journal:
             flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
             self._handle = os.open(self.rows_path, flags, 0o666)
             os.ftruncate(self._handle, self.rows_done * self._row_bytes)
-            self._record()
+            self._save()
         except BaseException:
             os.close(self._lock)
             raise
@@ -148,7 +153,7 @@ class Journal:
             _write_all(self._handle, np.ascontiguousarray(stored.transpose(1, 0, 2)))
         os.fsync(self._handle)
         self.rows_done = row0 + data.shape[1]
-        self._record()
+        self._save()
 
     def read(self, row0: int, rows: int, band0: int = 0, band1: int | None = None) -> NDArray[Any]:
         """Stored samples of rows that are done, bands ``[band0, band1)``, shape (band, rows, col)."""
@@ -206,6 +211,7 @@ class Journal:
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
             rows = int(manifest.pop("rows_done"))
+            record = dict(manifest.pop("record"))
         except FileNotFoundError:
             return 0
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -224,6 +230,8 @@ class Journal:
                 f"The rows of the interrupted run, {self.rows_path}, are damaged ({size} bytes for {rows} rows).",
                 hint="Start anew without --resume.",
             )
+        if rows:
+            self.record = record
         return rows
 
     def _discard_old(self, *, expected: bool) -> None:
@@ -242,8 +250,10 @@ class Journal:
         if MANIFEST_NAME not in names and not names <= starting:
             raise OutputError(f"{self.folder} is in the way and was not made by hsfuse.", hint="Move or delete it.")
 
-    def _record(self) -> None:
-        content = json.dumps(self._header | {"rows_done": self.rows_done}, indent=1, sort_keys=True)
+    def _save(self) -> None:
+        content = json.dumps(
+            self._header | {"record": self.record, "rows_done": self.rows_done}, indent=1, sort_keys=True
+        )
         write_durably(self.folder / MANIFEST_NAME, content + "\n")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -141,6 +142,30 @@ def run_identity(config_identity: str, inputs: Iterable[InputIdentity], *more: s
     """Hash that two runs share when they must give the same bytes (version, settings, inputs; 16 digits)."""
     parts = [__version__, config_identity, *(f"{i.name}:{i.bytes}:{i.fingerprint}" for i in inputs), *more]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def plain_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Reduce a record to what strict JSON holds, keys sorted: equal records then give equal bytes.
+
+    Numbers that are not finite become null, array scalars plain numbers, everything unknown its text.
+    """
+    return {str(key): _plain_value(record[key]) for key in sorted(record, key=str)}
+
+
+def _plain_value(value: Any) -> Any:
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        value = value.item()
+    if isinstance(value, Mapping):
+        return plain_record(value)
+    if isinstance(value, list | tuple | set | frozenset):
+        return [
+            _plain_value(item) for item in (sorted(value, key=str) if isinstance(value, set | frozenset) else value)
+        ]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return _plain_value(value.tolist()) if hasattr(value, "tolist") else str(value)
 
 
 def provenance_tags(provenance: Mapping[str, Any], identity: str) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +79,7 @@ def stac_item(
         "geometry": {"type": "Polygon", "coordinates": [[*ring, ring[0]]]},
         "properties": properties,
         "links": [
-            {"rel": "derived_from", "href": f"./{item['name']}", "title": str(item["name"])}
-            for item in metadata.provenance.get("inputs", ())
-            if isinstance(item, dict) and "name" in item
+            {"rel": "derived_from", "href": f"./{name}", "title": name} for name in _input_names(metadata.provenance)
         ],
         "assets": assets,
     }
@@ -89,6 +88,13 @@ def stac_item(
 def stac_text(item: dict[str, Any]) -> str:
     """JSON text of an item (not-a-number never occurs in it)."""
     return json.dumps(item, indent=1, allow_nan=False, default=str) + "\n"
+
+
+def _input_names(provenance: Mapping[str, Any]) -> list[str]:
+    """Names of the inputs, whether the record lists them or keeps them by role."""
+    inputs = provenance.get("inputs", ())
+    records = inputs.values() if isinstance(inputs, Mapping) else inputs
+    return [str(item["name"]) for item in records if isinstance(item, Mapping) and "name" in item]
 
 
 def _footprint(grid: Grid) -> list[list[float]]:
