@@ -50,6 +50,8 @@ def prepare_scene(pair: Pair, config: RunConfig, progress: Progress) -> Prepared
         Nothing is left to fuse.
     """
     matching = Psf(config.psf_fwhm) if config.psf_fwhm != "auto" else _MATCHING_PSF
+    # Bands first: they are quick, and a wish that cannot be met should fail before minutes of matching.
+    selection = select_scene_bands(pair.hsi, config.bands, progress)
     result = align(pair, config, matching, progress)
     if not result.trusted:
         raise CoregistrationError(
@@ -60,7 +62,6 @@ def prepare_scene(pair: Pair, config: RunConfig, progress: Progress) -> Prepared
     _log.info("Co-registration %s: %s", result.verdict, result.reason)
     area = parse_aoi(config.aoi, pair.msi.grid.crs, config.aoi_crs) if config.aoi else None
     grid = common_grid(pair, result.field, area)
-    selection = select_scene_bands(pair.hsi, config.bands, progress)
     scene = FusionScene(
         pair.hsi,
         pair.msi,

@@ -1,0 +1,192 @@
+"""The main job on products in the true formats."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from typer.testing import CliRunner
+
+import hsfuse
+from hsfuse.cli.app import app
+from hsfuse.readers import open_hsi
+from hsfuse.simulate.products import SimulatedPair
+from hsfuse.simulate.scene import Truth
+from hsfuse.workflows.demo import read_cube
+from hsfuse.workflows.run_scene import RunResult
+from hsfuse.writers import journal_folder
+
+runner = CliRunner()
+BANDS = "24"
+
+
+@pytest.fixture(scope="module")
+def fused(pair: SimulatedPair, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    output = tmp_path_factory.mktemp("fused") / "out.tif"
+    return hsfuse.fuse_scene(pair.prisma, pair.sentinel2, output, method="glp", bands="100")
+
+
+def test_the_cube_has_grid_wavelengths_and_truth(pair: SimulatedPair, fused: RunResult) -> None:
+    assert fused.output is not None
+    truth = Truth.load(pair.truth)
+    with rasterio.open(fused.output) as cube:
+        assert cube.count == 100
+        assert cube.res == (10.0, 10.0)
+        assert cube.crs == truth.grid.crs
+        centre_um = [float(cube.tags(b, ns="IMAGERY")["CENTRAL_WAVELENGTH_UM"]) for b in cube.indexes]
+        assert centre_um == sorted(centre_um)
+    with open_hsi(fused.output) as product:
+        np.testing.assert_allclose(product.bands.centre_nm, np.array(centre_um) * 1000, atol=0.2)
+        block = product.grid.block_in(truth.grid)
+        reference = truth.reflectance(product.bands, block)
+    estimate = read_cube(fused.output)
+    valid = np.all(np.isfinite(estimate), axis=0)
+    assert 0.4 < valid.mean() < 1.0
+    error = np.sqrt(np.mean((estimate - reference)[:, valid] ** 2))
+    spread = reference[:, valid].std(axis=1).mean()
+    assert error < 0.25 * spread, "the cube is not what lies on the ground"
+
+
+def test_positions_are_right_to_half_a_pixel(pair: SimulatedPair, fused: RunResult) -> None:
+    coregistration = fused.summary["coregistration"]
+    assert coregistration["verdict"] in ("accepted", "global only")
+    assert coregistration["global_shift_m"] == pytest.approx(pair.config.shift_m, abs=15.0)
+    # Moving the truth under the cube by half a pixel either way must make the agreement worse.
+    assert fused.output is not None
+    truth = Truth.load(pair.truth)
+    with open_hsi(fused.output) as product:
+        index = [int(product.bands.nearest(nm)[0]) for nm in (665.0, 860.0)]
+        bands, block = product.bands.take(index), product.grid.block_in(truth.grid)
+    estimate = read_cube(fused.output)[index]
+    reference = truth.reflectance(bands, block)
+
+    def misfit(dy: int, dx: int) -> float:
+        moved = np.roll(reference, (dy, dx), axis=(1, 2))[:, 4:-4, 4:-4]
+        return float(np.nanmean((estimate[:, 4:-4, 4:-4] - moved) ** 2))
+
+    middle = misfit(0, 0)
+    for dy, dx in ((0, 1), (0, -1), (1, 0), (-1, 0)):
+        assert middle < misfit(dy, dx)
+
+
+def test_report_and_numbers_lie_beside_the_cube(fused: RunResult) -> None:
+    assert fused.output is not None
+    assert fused.report is not None
+    page = fused.report.read_text(encoding="utf-8")
+    assert "data:image/png;base64" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    numbers = json.loads(fused.output.with_name("out.qa.json").read_text(encoding="utf-8"))
+    assert numbers["verdict"]["level"] in ("good", "usable with care", "failed")
+    assert 0.0 <= numbers["scores"]["qnr"] <= 1.0
+    assert sum(row["kept"] for row in numbers["bands"]) == 100
+    assert all(row["reason"] for row in numbers["bands"] if not row["kept"])
+
+
+def test_tiles_leave_no_seams(pair: SimulatedPair, fused: RunResult, tmp_path: Path) -> None:
+    """Many tiles and one tile differ by rounding only."""
+    settings = {"method": "glp", "bands": BANDS, "report": False, "dtype": "float32", "compress": "none"}
+    hsfuse.fuse_scene(pair.prisma, pair.sentinel2, tmp_path / "one.tif", tile=3000, **settings)
+    hsfuse.fuse_scene(pair.prisma, pair.sentinel2, tmp_path / "many.tif", tile=60, **settings)
+    one, many = read_cube(tmp_path / "one.tif"), read_cube(tmp_path / "many.tif")
+    np.testing.assert_array_equal(np.isnan(one), np.isnan(many))
+    assert np.nanmax(np.abs(one - many)) < 2e-5
+
+
+def test_dry_run_writes_nothing(pair: SimulatedPair, tmp_path: Path) -> None:
+    result = runner.invoke(
+        app, ["run", str(pair.prisma), str(pair.sentinel2), "-o", str(tmp_path / "o.tif"), "--dry-run", "-q", "--json"]
+    )
+    assert result.exit_code == 0, result.output
+    plan = json.loads(result.stdout)["plan"]
+    assert plan["peak_memory_bytes"] > 2**28
+    assert not list(tmp_path.iterdir())
+
+
+def test_area_of_interest_as_box_and_file(pair: SimulatedPair, fused: RunResult, tmp_path: Path) -> None:
+    left, bottom, right, top = fused.summary["grid"]["bounds"]
+    x, y = (left + right) / 2, (bottom + top) / 2
+    box = (x - 400, y - 300, x + 400, y + 300)
+    settings = {"method": "glp", "bands": BANDS, "report": False}
+    hsfuse.fuse_scene(
+        pair.prisma, pair.sentinel2, tmp_path / "box.tif", aoi=",".join(f"{v:.1f}" for v in box), **settings
+    )
+    with rasterio.open(tmp_path / "box.tif") as cube:
+        assert cube.bounds.left <= box[0]
+        assert cube.bounds.right >= box[2]
+        assert cube.width <= 800 / 10 + 6
+    corners = [[x - 400, y - 300], [x + 400, y - 300], [x, y + 300], [x - 400, y - 300]]
+    triangle = {
+        "type": "FeatureCollection",
+        "crs": {"type": "name", "properties": {"name": fused.summary["grid"]["crs"]}},
+        "features": [{"type": "Feature", "properties": {}, "geometry": {"type": "Polygon", "coordinates": [corners]}}],
+    }
+    (tmp_path / "area.geojson").write_text(json.dumps(triangle))
+    hsfuse.fuse_scene(
+        pair.prisma, pair.sentinel2, tmp_path / "area.tif", aoi=str(tmp_path / "area.geojson"), **settings
+    )
+    share = np.isfinite(read_cube(tmp_path / "area.tif")[0]).mean()
+    assert 0.35 < share < 0.6, "a triangle covers half of its box"
+
+
+def _command(pair: SimulatedPair, output: Path, *flags: str) -> list[str]:
+    return [
+        sys.executable, "-m", "hsfuse.cli.app", "run", str(pair.prisma), str(pair.sentinel2), "-o", str(output),
+        "--method", "cnmf", "--bands", BANDS, "--tile", "24", "--no-report", "--coregister", "global",
+        "--no-progress", *flags,
+    ]  # fmt: skip
+
+
+def test_killed_and_resumed_gives_the_same_bytes(pair: SimulatedPair, tmp_path: Path) -> None:
+    whole, broken = tmp_path / "a" / "out.tif", tmp_path / "b" / "out.tif"
+    for path in (whole, broken):
+        path.parent.mkdir()
+    subprocess.run(_command(pair, whole), check=True, timeout=300)
+    run = subprocess.Popen(_command(pair, broken), stderr=subprocess.DEVNULL)
+    manifest = journal_folder(broken) / "manifest.json"
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and run.poll() is None:
+        if manifest.is_file() and json.loads(manifest.read_text())["rows_done"] > 0:
+            os.kill(run.pid, signal.SIGKILL)
+            break
+        time.sleep(0.005)
+    assert run.wait() == -signal.SIGKILL, "the run was over before it could be killed"
+    assert not broken.exists(), "a half-written file looks finished"
+    done = subprocess.run(_command(pair, broken, "--resume"), check=True, timeout=300, capture_output=True, text=True)
+    assert "Going on at row" in done.stderr
+    assert broken.read_bytes() == whole.read_bytes()
+    assert not journal_folder(broken).exists()
+
+
+def test_existing_output_is_kept(pair: SimulatedPair, tmp_path: Path) -> None:
+    target = tmp_path / "o.tif"
+    target.write_bytes(b"precious")
+    result = runner.invoke(app, ["run", str(pair.prisma), str(pair.sentinel2), "-o", str(target), "-q"])
+    assert result.exit_code == 7
+    assert "overwrite" in result.output
+    assert target.read_bytes() == b"precious"
+
+
+def test_envi_and_cog(pair: SimulatedPair, tmp_path: Path) -> None:
+    settings = {"method": "bicubic", "bands": "12", "report": False, "coregister": "global"}
+    for name, kind in (("o.img", "envi"), ("c.tif", "cog")):
+        hsfuse.fuse_scene(pair.prisma, pair.sentinel2, tmp_path / name, format=kind, **settings)
+    np.testing.assert_array_equal(read_cube(tmp_path / "c.tif").shape, read_cube_envi(tmp_path / "o.img").shape)
+    np.testing.assert_allclose(read_cube(tmp_path / "c.tif"), read_cube_envi(tmp_path / "o.img"), atol=1e-6)
+
+
+def read_cube_envi(path: Path) -> np.ndarray:
+    """Read with the field's own reader, not with GDAL."""
+    import spectral.io.envi as envi
+
+    image = envi.open(str(path.with_suffix(".hdr")), str(path))
+    raw = np.asarray(image.open_memmap()).astype(np.float32).transpose(2, 0, 1)
+    nodata = float(image.metadata["data ignore value"])
+    return np.where(raw == nodata, np.nan, raw / float(image.metadata["reflectance scale factor"]))
