@@ -125,21 +125,21 @@ def find_pure_pixels(
     Returns
     -------
     tuple of PurePixel
-        Ordered by type (:data:`KINDS`) and falling purity; empty types are simply absent.
+        Ordered by type (:data:`KINDS`) and falling purity; types that the scene does not show, or that the bands
+        cannot tell apart (built-up and soil need the shortwave infrared), are absent. Nothing at all is found
+        without a red and a near-infrared band.
 
     Raises
     ------
     UsageError
-        The window is even or too small, or the bands hold neither red nor near infrared.
+        The window is even or too small.
     """
     if window_px < 3 or window_px % 2 == 0:
         raise UsageError(f"The window of pure pixels must be odd and at least 3, not {window_px}.")
     bands = key_bands(centre_nm)
     if not {"red", "nir"} <= bands.keys():
-        raise UsageError(
-            "Pure pixels cannot be found: the cube has no band near 665 nm or near 850 nm.",
-            hint="Select bands that cover the red and the near infrared.",
-        )
+        log.warning("No pure pixels: the cube has no band near 665 nm or near 850 nm.")
+        return ()
     cell = max(separation_px // 2, 1)
     best: dict[tuple[SurfaceKind, int, int], PurePixel] = {}
     for row0, planes, valid in _windows(strips, bands, window_px // 2):
