@@ -160,6 +160,8 @@ class Sentinel2Product:
                 f"{meta.name} is L1C: its reflectance is that of the top of the atmosphere, not of the surface as in "
                 "the hyperspectral image; L2A fits better."
             )
+        if self._cloud_source() is None:
+            self._warnings.append(f"{meta.name} has no cloud mask: clouds in it are taken for ground.")
         views = [tile.view_zenith_deg[band] for band in self.band_names if band in tile.view_zenith_deg]
         responses = self.responses or ()
         return ProductInfo(
@@ -319,7 +321,8 @@ class Sentinel2Product:
         window = Slice2D(first[0], last[0], first[1], last[1]).window
         samples = np.empty((last[0] - first[0], last[1] - first[1]), np.float32)
         self._scale(file.read(1, window=window), band, samples, count=False)
-        samples[dilate(np.isnan(samples), 1)] = np.nan
+        # The wavelet's filter reaches two samples, so that far nodata rings into the data.
+        samples[dilate(np.isnan(samples), 2)] = np.nan
         plane[:] = interpolate(samples, at[0] - first[0], at[1] - first[1])
 
     def classes(self, block: Slice2D) -> NDArray[np.uint8] | None:
