@@ -20,7 +20,6 @@ from scipy import sparse
 from hsfuse.errors import InputError
 from hsfuse.grid import Grid, Slice2D, reproject_xy, utm_crs
 
-WGS84 = CRS.from_epsg(4326)
 TAPS = np.arange(-1, 3)
 """Neighbours of the cubic kernel along one axis, relative to the pixel before the position."""
 TOLERANCE_PX = 0.01
@@ -63,7 +62,7 @@ class SwathGeocoder:
         self._check_range(lon, lat)
         self.shape: tuple[int, int] = (lon.shape[0], lon.shape[1])
         crs = utm_crs(float(np.median(lon)), float(np.median(lat)))
-        x, y = reproject_xy(WGS84, crs, lon, lat)
+        x, y = reproject_xy(CRS.from_epsg(4326), crs, lon, lat)
         to_pixels = self._check_regular(x, y, pixel_m)
         left = np.floor(x.min() / pixel_m - 0.5) * pixel_m
         top = np.ceil(y.max() / pixel_m + 0.5) * pixel_m

@@ -16,7 +16,6 @@ from hsfuse.readers.overlap import OverlapReport, cut_overlap
 from hsfuse.readers.prisma_file import ORDER_HINT, He5File
 from hsfuse.spectral import BandTable
 
-WGS84 = CRS.from_epsg(4326)
 PIXEL_M = 30.0
 CORNER_TOLERANCE_M = 5.0
 SLACK_PX = 0.1
@@ -189,7 +188,7 @@ def corner_disagreement(file: He5File, group: str, grid: Grid) -> float | None:
     known &= (np.abs(latitude) <= 90) & (np.abs(longitude) <= 360)
     if not known.any():
         return None
-    x, y = reproject_xy(WGS84, grid.crs, longitude[known], latitude[known])
+    x, y = reproject_xy(CRS.from_epsg(4326), grid.crs, longitude[known], latitude[known])
     want_x, want_y = grid.xy(row[known], col[known])
     return float(np.hypot(x - want_x, y - want_y).max())
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from hsfuse.errors import InputError, UsageError
 from hsfuse.grid import Grid, Slice2D
@@ -67,12 +67,14 @@ class RasterHsi:
             order = np.argsort(centre[named], kind="stable")
             fwhm = np.zeros(centre.size)
             fwhm[named[order]] = np.maximum(np.abs(np.gradient(centre[named][order])), 1.0) if named.size > 1 else 10.0
-        try:
-            bands = BandTable.make(
-                centre[named], fwhm[named], detector=_detectors(centre[named]), slot=named, good=good[named]
-            )
-        except InputError as error:
-            raise InputError(f"{self._raster.path}: {error.message}", hint=error.hint) from error
+        bands = _band_table(
+            self._raster.path,
+            centre[named],
+            fwhm[named],
+            detector=_detectors(centre[named]),
+            slot=named,
+            good=good[named],
+        )
         return cut_overlap(bands, cut_nm)
 
     def __enter__(self) -> Self:
@@ -157,14 +159,12 @@ class RasterMsi:
                 )
             return tuple(given)
         metadata = self._raster.metadata()
-        usable = metadata is not None and metadata.fwhm_nm is not None
-        if metadata is None or metadata.fwhm_nm is None or not usable or not np.all(metadata.fwhm_nm > 0):
+        if metadata is None or metadata.fwhm_nm is None or not np.all(metadata.fwhm_nm > 0):
             self._raster.warnings.append(
                 "The file names no wavelengths with widths, so the spectral responses of its bands are unknown."
             )
             return None
-        # Checks that the numbers are wavelengths at all.
-        BandTable.make(metadata.centre_nm, metadata.fwhm_nm)
+        _band_table(self._raster.path, metadata.centre_nm, metadata.fwhm_nm)
         return tuple(
             SpectralResponse.gaussian(name, float(centre), float(fwhm))
             for name, centre, fwhm in zip(self._names, metadata.centre_nm, metadata.fwhm_nm, strict=True)
@@ -213,6 +213,14 @@ class RasterMsi:
     def classes(self, block: Slice2D) -> NDArray[np.uint8] | None:  # noqa: ARG002
         """None: rasters carry no scene classification."""
         return None
+
+
+def _band_table(path: Path, centre_nm: ArrayLike, fwhm_nm: ArrayLike, **columns: Any) -> BandTable:
+    """Make a band table; what is wrong with the numbers is said with the file's name."""
+    try:
+        return BandTable.make(centre_nm, fwhm_nm, **columns)
+    except InputError as error:
+        raise InputError(f"{path}: {error.message}", hint=error.hint) from error
 
 
 def _detectors(centre_nm: NDArray[np.float64]) -> list[str]:

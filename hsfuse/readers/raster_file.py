@@ -76,21 +76,22 @@ class RasterFile:
 
     def _open(self) -> None:
         dataset = self._dataset
-        if dataset.count == 0:
-            raise InputError(
-                f"{self.path}: the file holds no raster bands (a container with subdatasets?).",
-                hint="Convert the image inside to GeoTIFF first.",
-            )
         self.warnings: list[str] = []
         self.header = read_envi_header(self.path)
         interpretation = dataset.colorinterp
         self.indexes = [i for i in dataset.indexes if interpretation[i - 1] != ColorInterp.alpha]
+        self._alpha = [i for i in dataset.indexes if i not in self.indexes]
+        if not self.indexes:
+            raise InputError(
+                f"{self.path}: the file holds no raster bands (a container with subdatasets?).",
+                hint="Convert the image inside to GeoTIFF first.",
+            )
         self.grid = _read_grid(dataset, self.path)
         # With nodata values or a mask the producer says what is fill; otherwise all-zero pixels are taken for it.
-        self._has_mask = any(
-            MaskFlags.per_dataset in flags or MaskFlags.alpha in flags for flags in dataset.mask_flag_enums
-        )
-        self._zero_is_fill = not self._has_mask and all(dataset.nodatavals[i - 1] is None for i in self.indexes)
+        mask_flags = {flag for flags in dataset.mask_flag_enums for flag in flags}
+        self._has_mask = MaskFlags.per_dataset in mask_flags and not self._alpha
+        no_nodata = all(dataset.nodatavals[i - 1] is None for i in self.indexes)
+        self._zero_is_fill = no_nodata and not self._has_mask and not self._alpha
         self.probes = [self.indexes[i] for i in _spread(len(self.indexes), PROBES)]
         self._scale, self._offset = self._read_scaling()
 
@@ -172,7 +173,7 @@ class RasterFile:
         if self._offset[bands].any():
             out += self._offset[bands, None, None]
         np.copyto(out, np.float32(np.nan), where=empty)
-        if self._has_mask or self._zero_is_fill:
+        if self._has_mask or self._alpha or self._zero_is_fill:
             out[:, ~self.valid(block)] = np.nan
         return out
 
@@ -184,6 +185,9 @@ class RasterFile:
         if self._zero_is_fill:
             has_data &= raw != 0
         valid = np.asarray(has_data.any(axis=0), dtype=np.bool_)
+        if self._alpha:
+            # GDAL turns alpha into a mask only in images of two or four bands.
+            valid &= self._raw(self._alpha, block).min(axis=0) > 0
         if self._has_mask:
             with self._lock:
                 valid &= self._dataset.dataset_mask(window=block.window) > 0

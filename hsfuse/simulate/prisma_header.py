@@ -16,7 +16,6 @@ from hsfuse.simulate.prisma_bands import SWIR_SLOTS, VNIR_SLOTS
 if TYPE_CHECKING:
     from hsfuse.simulate.prisma import PrismaLayout
 
-WGS84 = CRS.from_epsg(4326)
 DETECTOR_COLUMNS = 1000
 """Pixels of a detector row; the smile matrices have one row for each, whatever the size of the map."""
 LATTICE_PX = 16
@@ -91,7 +90,7 @@ def _map_attributes(grid: Grid) -> dict[str, Any]:
     }
     for name, (row, col) in places.items():
         x, y = grid.xy(row, col)
-        longitude, latitude = reproject_xy(grid.crs, WGS84, x, y)
+        longitude, latitude = reproject_xy(grid.crs, CRS.from_epsg(4326), x, y)
         values[f"Product_{name}_easting"], values[f"Product_{name}_northing"] = float(x), float(y)
         values[f"Product_{name}_lat"] = np.float32(latitude)
         values[f"Product_{name}_long"] = np.float32(longitude)
@@ -107,7 +106,7 @@ def lonlat_block(grid: Grid, row0: int, row1: int) -> tuple[NDArray[np.float64],
     cols, col_index, col_weight = _lattice(0, grid.width)
     x, y = grid.xy(*np.meshgrid(rows, cols, indexing="ij"))
     planes = []
-    for nodes in reproject_xy(grid.crs, WGS84, x, y):
+    for nodes in reproject_xy(grid.crs, CRS.from_epsg(4326), x, y):
         across = nodes[:, col_index] * (1 - col_weight) + nodes[:, col_index + 1] * col_weight
         weight = row_weight[:, None]
         planes.append(across[row_index] * (1 - weight) + across[row_index + 1] * weight)
