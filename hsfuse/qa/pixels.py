@@ -39,6 +39,11 @@ KEY_BANDS_NM: Mapping[str, tuple[float, float]] = {
 FLOOR = 0.004
 """Reflectance below which a ratio says nothing; atmospheric correction leaves values around zero over water."""
 
+TOLERATED_SPREAD: Mapping[SurfaceKind, float] = {"vegetation": 0.10, "soil": 0.10, "water": 0.10, "built-up": 0.18}
+"""Local relative deviation at which evenness falls to 1/e; a town is never as even as a field."""
+NARROW = 0.6
+"""Weight of a window of 3 x 3 pixels that is even where the larger one is not."""
+
 FloatPlane = NDArray[np.float64]
 
 
@@ -116,7 +121,8 @@ def find_pure_pixels(
     per_kind
         How many pixels of each type are wanted at most.
     window_px
-        Side of the neighbourhood (odd, 3 or more) that must be valid throughout and even.
+        Side of the neighbourhood (odd, 3 or more) that must be valid throughout and should be even; a pixel with
+        an even neighbourhood of only 3 x 3 is offered at a lower purity.
     separation_px
         Least distance between two pixels of one type.
     min_purity
@@ -143,8 +149,13 @@ def find_pure_pixels(
     cell = max(separation_px // 2, 1)
     best: dict[tuple[SurfaceKind, int, int], PurePixel] = {}
     for row0, planes, valid in _windows(strips, bands, window_px // 2):
-        evenness = _evenness(planes, valid, window_px)
+        inside = ndimage.minimum_filter(valid.astype(np.uint8), window_px, mode="constant", cval=0).astype(bool)
+        spread = {side: np.where(inside, _spread_of(planes, valid, side), np.inf) for side in {window_px, 3}}
         for kind, membership in _memberships(planes).items():
+            # A river or a large roof may be no wider than three pixels: good enough where nothing better is.
+            evenness = np.maximum(
+                _evenness(spread[window_px], kind), (1.0 if window_px == 3 else NARROW) * _evenness(spread[3], kind)
+            )
             _keep_best(best, kind, membership * evenness, row0, cell, min_purity)
     chosen: list[PurePixel] = []
     for kind in KINDS:
@@ -227,8 +238,8 @@ def _memberships(planes: dict[str, FloatPlane]) -> dict[SurfaceKind, FloatPlane]
     return found
 
 
-def _evenness(planes: dict[str, FloatPlane], valid: NDArray[np.bool_], window_px: int) -> FloatPlane:
-    """Gaussian of the local relative deviation, 0 where the window is cut by an edge or holds a masked pixel."""
+def _spread_of(planes: dict[str, FloatPlane], valid: NDArray[np.bool_], window_px: int) -> FloatPlane:
+    """Local relative deviation, mean over the planes (meaningless where the window is not valid throughout)."""
     spread = np.zeros(valid.shape)
     for plane in planes.values():
         filled = np.where(valid, plane, 0.0)
@@ -236,8 +247,12 @@ def _evenness(planes: dict[str, FloatPlane], valid: NDArray[np.bool_], window_px
         square = ndimage.uniform_filter(filled * filled, window_px, mode="constant")
         # The offset keeps dark planes (water in the infrared) from counting their noise as unevenness.
         spread += np.sqrt(np.maximum(square - mean * mean, 0.0)) / (np.abs(mean) + 0.03)
-    inside = ndimage.minimum_filter(valid.astype(np.uint8), window_px, mode="constant", cval=0).astype(bool)
-    return np.where(inside, np.exp(-((spread / len(planes) / 0.10) ** 2)), 0.0)
+    return spread / len(planes)
+
+
+def _evenness(spread: FloatPlane, kind: SurfaceKind) -> FloatPlane:
+    """1 on perfectly even ground, falling with the local deviation."""
+    return np.exp(-((spread / TOLERATED_SPREAD[kind]) ** 2))
 
 
 def _keep_best(

@@ -56,6 +56,17 @@ def test_windows_never_touch_a_masked_pixel_or_the_edge(seed, row, col, window):
         assert not bad[p.row - reach : p.row + reach + 1, p.col - reach : p.col + reach + 1].any()
 
 
+def test_a_river_three_pixels_wide_is_offered_with_reserve():
+    cube, valid = patch_scene()
+    row, col = PATCHES["water"]
+    lake = cube[:, row + 5, col + 5].copy()
+    cube[:, row : row + 12, col : col + 12] = cube[:, 10:11, 12:13]
+    cube[:, :, 30:33] = lake[:, None, None]
+    (river,) = [p for p in find_pure_pixels(strips(cube, valid, 60), CENTRE_NM, per_kind=1) if p.kind == "water"]
+    assert river.col == 31
+    assert 0.2 <= river.purity < 0.65
+
+
 def test_pixels_of_one_kind_keep_their_distance():
     cube = np.repeat(np.repeat(patch_scene()[0][:, 12:13, 14:15], 90, 1), 80, 2)
     found = find_pure_pixels([(0, cube, np.ones((90, 80), bool))], CENTRE_NM, per_kind=5, separation_px=25)
