@@ -20,7 +20,7 @@ from hsfuse.readers.prisma_file import ORDER_HINT, He5File
 from hsfuse.readers.prisma_header import ANGLES, DETECTORS, read_scale
 from hsfuse.spectral import BandTable
 
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 4 << 20
 MERGE_GAP = 4
 """Slots between two wanted ones that are cheaper to read along than to skip."""
 PROBES_NM = (490.0, 560.0, 665.0, 780.0, 865.0, 1050.0, 1250.0, 1650.0, 2200.0)
