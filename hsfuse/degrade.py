@@ -139,6 +139,15 @@ def upsample(x: torch.Tensor, ratio: int) -> torch.Tensor:
     return _along_rows(wide, matrix, 1, UPSAMPLE_HALO_PX, UPSAMPLE_HALO_PX)
 
 
+def smooth(x: torch.Tensor, taps: int) -> torch.Tensor:
+    """Smooth (n, band, row, col) with a binomial kernel of ``taps`` (odd) taps along both axes.
+
+    Its standard deviation is ``sqrt(taps - 1) / 2`` pixels.
+    """
+    kernel = _binomial(taps)
+    return _decimate(x, 1, kernel, kernel)
+
+
 def apply_srf(hsi: torch.Tensor, weights: ArrayLike) -> torch.Tensor:
     """Integrate HSI bands into MSI bands.
 
@@ -216,6 +225,11 @@ def upsample_array(x: NDArray[np.floating], ratio: int) -> FloatArray:
         spread = _along_rows(_along_columns(missing, touch, 1, halo, halo), touch, 1, halo, halo)
         fine[spread[0] > 0.5] = torch.nan
     return fine.numpy()
+
+
+def smooth_array(x: NDArray[np.floating], taps: int) -> FloatArray:
+    """:func:`smooth` for an array (band, row, col) free of NaN."""
+    return smooth(_split_nan(x)[0], taps)[0].numpy()
 
 
 def masked_lowpass_decimate_array(
@@ -392,6 +406,13 @@ def _cubic_matrix(ratio: int) -> tuple[tuple[float, ...], ...]:
     far = -0.5 * distance**3 + 2.5 * distance**2 - 4.0 * distance + 2.0
     weights = np.where(distance < 1.0, near, np.where(distance < 2.0, far, 0.0))
     return tuple(tuple(row) for row in weights / weights.sum(axis=1, keepdims=True))
+
+
+@lru_cache(maxsize=16)
+def _binomial(taps: int) -> tuple[float, ...]:
+    if taps < 1 or taps % 2 == 0:
+        raise UsageError(f"A smoother needs an odd number of taps, not {taps}.")
+    return tuple(math.comb(taps - 1, k) / 2.0 ** (taps - 1) for k in range(taps))
 
 
 @lru_cache(maxsize=128)

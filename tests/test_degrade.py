@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from hsfuse.degrade import (
     Psf,
     apply_srf,
@@ -13,13 +16,14 @@ from hsfuse.degrade import (
     lowpass_decimate_array,
     masked_lowpass_decimate_array,
     psf_kernel,
+    smooth,
     upsample,
     upsample_array,
     wald_pair,
 )
 from hsfuse.errors import InputError, UsageError
-from hypothesis import given, settings
-from hypothesis import strategies as st
+
+torch.set_num_threads(1)  # threads that wait for each other on a busy machine are slower than one
 
 RATIOS = st.integers(2, 6)
 WIDTHS = st.floats(0.3, 2.5)
@@ -224,6 +228,16 @@ def test_srf_integration_is_a_weighted_sum_of_bands():
     msi = apply_srf(hsi, weights)
     expected = np.einsum("mb,nbrc->nmrc", weights, hsi.numpy())
     np.testing.assert_allclose(msi.numpy(), expected, rtol=1e-5)
+
+
+def test_smoothing_is_binomial_and_keeps_the_mean_of_a_ramp():
+    impulse = torch.zeros(1, 1, 9, 9)
+    impulse[..., 4, 4] = 1.0
+    row = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
+    torch.testing.assert_close(smooth(impulse, 5)[0, 0, 2:7, 2:7], row[:, None] * row[None, :])
+    assert float(smooth(impulse, 1)[0, 0, 4, 4]) == 1.0
+    with pytest.raises(UsageError, match="odd number"):
+        smooth(impulse, 4)
 
 
 def test_wald_pair_keeps_the_relation_of_the_original_pair():

@@ -1,0 +1,253 @@
+"""The adaptive injection of :class:`hsfuse.fusion.classical.glp.Glp`: what real pairs need beyond the textbook.
+
+1. **Noise.** The HSI is carried to the fine grid in the signal subspace of its noise-whitened bands. What lies
+   below the noise stays behind; single pixels that stand out of it (rare materials) are put back in full.
+2. **Misregistration, wrong PSF, different gains.** The low-pass image that is subtracted from the MSI is not the
+   blurred MSI but what the HSI itself shows of the MSI bands (a scene-wide regression). Both agree for an ideal
+   pair; for a real one the difference moves the HSI's texture to where the MSI has it. The regression of the
+   components on the MSI bands is fitted on this synthetic MSI too, so a shift cannot dilute it.
+3. **Locality.** Its coefficients vary over the image: small windows of high-pass detail, drawn towards the
+   scene-wide fit, with a ridge for the noise that fine MSI pixels have in excess of averaged ones.
+4. **Noise again.** The HSI's own detail is kept only as far as it exceeds its noise within the window.
+
+Every step is a shift-invariant neighbourhood operation on top of scene-wide statistics, so tiles with a halo
+reproduce the whole image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hsfuse.degrade import UPSAMPLE_HALO_PX, psf_kernel, smooth, upsample
+from hsfuse.fusion.base import FusionContext
+from hsfuse.fusion.classical.statistics import DETAIL_TAPS, FloatMatrix, PairStatistics, Subspace, signal_subspace
+
+if TYPE_CHECKING:
+    import torch
+
+WINDOW_TAPS = 5
+"""Length of the binomial window of the local regression, in HSI pixels."""
+PRIOR_WEIGHT = 0.2
+"""Weight of the scene-wide fit against a window of average detail."""
+MAX_RIDGE = 0.03
+"""Largest ridge relative to the MSI's detail; noise estimates of misaligned pairs run far above it."""
+NOISE_SHARE = 0.1
+"""Share of the MSI's unexplained variance that is taken for noise; the rest is misfit of the linear model."""
+NOISE_LEFT_IN_DETAIL = 0.7
+"""Variance of unit white noise after the high pass and the local fit."""
+ADAPTIVE_HALO_PX = UPSAMPLE_HALO_PX + WINDOW_TAPS // 2 + DETAIL_TAPS // 2
+
+
+@dataclass(frozen=True)
+class AdaptiveInjection:
+    """What was learned from the scene, as float32 tensors on the device.
+
+    Attributes
+    ----------
+    mean, noise
+        Mean spectrum and noise of the HSI bands, shape (band,).
+    forward, back
+        Into the signal subspace (component, band) and out of it (band, component).
+    synthesis, msi_mean
+        MSI bands as the HSI shows them: ``synthesis @ components + msi_mean``; (msi band, component), (msi band,).
+    whiten
+        Decorrelates MSI details, shape (msi band, msi band).
+    reliability
+        How far the HSI explains each MSI band, 0 to 1; bands that it cannot explain inject nothing.
+    gain
+        Scene-wide coefficients of whitened details, shape (component, msi band).
+    ridge
+        Ridge in whitened coordinates, shape (msi band, msi band).
+    misfit
+        Share of each MSI band's detail that the HSI does not explain.
+    ratio
+        HSI pixel size over MSI pixel size.
+    """
+
+    mean: torch.Tensor
+    noise: torch.Tensor
+    forward: torch.Tensor
+    back: torch.Tensor
+    synthesis: torch.Tensor
+    msi_mean: torch.Tensor
+    whiten: torch.Tensor
+    reliability: torch.Tensor
+    gain: torch.Tensor
+    ridge: torch.Tensor
+    misfit: tuple[float, ...]
+    ratio: int
+
+    @property
+    def rank(self) -> int:
+        """Dimension of the signal subspace."""
+        return int(self.forward.shape[0])
+
+    @classmethod
+    def learn(cls, statistics: PairStatistics, context: FusionContext, *, max_rank: int) -> AdaptiveInjection:
+        """Derive everything from the joint statistics of the low-resolution pair."""
+        import torch
+
+        space = signal_subspace(statistics, max_rank=max_rank)
+        synthesis, unexplained = _synthesis(statistics, space)
+        bands = statistics.bands
+        components = space.forward @ statistics.detail[:bands, :bands] @ space.forward.T
+        guide = statistics.detail[bands:, bands:]
+        power = np.maximum(np.diag(guide), 1e-9 * max(float(np.trace(guide)), 1e-12))
+        # Unexplained variance is that of averaged pixels; single pixels have more noise by the averaging's factor.
+        averaging = float((psf_kernel(context.psf, context.ratio) ** 2).sum()) ** 2
+        ridge = np.clip(NOISE_SHARE * unexplained / averaging, 0.0, MAX_RIDGE * power) + 1e-7 * power.mean()
+        whiten = np.linalg.inv(np.linalg.cholesky(guide + np.diag(ridge)))
+        misfit = np.clip(1.0 - _explained(statistics, space, components) / power, 0.0, 1.0)
+        arrays = {
+            "mean": space.mean,
+            "noise": space.noise,
+            "forward": space.forward,
+            "back": space.back,
+            "synthesis": synthesis,
+            "msi_mean": statistics.msi_mean,
+            "whiten": whiten,
+            "reliability": np.clip(2.0 * (1.0 - misfit), 0.0, 1.0),
+            "gain": (whiten @ synthesis @ components).T,
+            "ridge": whiten @ np.diag(ridge) @ whiten.T,
+        }
+        tensors = {
+            name: torch.as_tensor(np.ascontiguousarray(array), dtype=torch.float32, device=context.device)
+            for name, array in arrays.items()
+        }
+        return cls(**tensors, misfit=tuple(round(float(m), 4) for m in misfit), ratio=context.ratio)
+
+    def apply(self, hsi: torch.Tensor, msi: torch.Tensor) -> torch.Tensor:
+        """Fuse tiles: (n, band, row, col) and (n, msi band, row * ratio, col * ratio)."""
+        centred = hsi - self.mean[:, None, None]
+        components = _mix(self.forward, centred)
+        seen = _mix(self.synthesis, components)
+        guide = _mix(self.whiten, seen)
+        coefficients, trusted = self._regress(
+            guide - smooth(guide, DETAIL_TAPS), components - smooth(components, DETAIL_TAPS), components
+        )
+        fine = upsample(trusted, self.ratio)
+        news = (msi - upsample(seen + self.msi_mean[:, None, None], self.ratio)) * self.reliability[:, None, None]
+        news = _mix(self.whiten, news)
+        # Band by band: all coefficients at once on the fine grid would be the largest array of the fusion.
+        for k, coarse in enumerate(coefficients):
+            fine.addcmul_(upsample(coarse, self.ratio), news[:, k : k + 1])
+        out = _mix(self.back, fine).add_(self.mean[:, None, None])
+        rare = self._outstanding(centred, components)
+        return out if rare is None else out.add_(upsample(rare, self.ratio))
+
+    def _regress(
+        self, guide: torch.Tensor, detail: torch.Tensor, components: torch.Tensor
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Regress component details on whitened guide details in moving windows.
+
+        Returns
+        -------
+        coefficients : list of torch.Tensor
+            One per MSI band, shape (n, component, row, col).
+        trusted : torch.Tensor
+            Components whose detail beyond the regression is shrunk to what exceeds the noise; the same shape.
+        """
+        import torch
+
+        count, rank = guide.shape[1], detail.shape[1]
+        pairs = [(i, j) for i in range(count) for j in range(i + 1)]
+        squares = torch.stack([guide[:, i] * guide[:, j] for i, j in pairs], dim=1)
+        products = (guide[:, :, None] * detail[:, None]).flatten(1, 2)
+        moments = smooth(torch.cat([squares, products, detail.square()], dim=1), WINDOW_TAPS)
+        square, product, energy = torch.split(moments, [len(pairs), count * rank, rank], dim=1)
+        cross = [product[:, i * rank : (i + 1) * rank] for i in range(count)]
+
+        prior = self.ridge + PRIOR_WEIGHT * torch.eye(count, device=guide.device)
+        gram = {(i, j): square[:, k : k + 1] + prior[i, j] for k, (i, j) in enumerate(pairs)}
+        right = [cross[i] + PRIOR_WEIGHT * self.gain[:, i, None, None] for i in range(count)]
+        solution = _cholesky_solve(gram, right)
+
+        # Energy of the window that its coefficients leave, S - 2 A X + A G A: no second round of windows.
+        left = energy.clone()
+        beyond = detail.clone()
+        for i in range(count):
+            beyond.addcmul_(solution[i], guide[:, i : i + 1], value=-1.0)
+            left.addcmul_(solution[i], cross[i], value=-2.0)
+            for j in range(count):
+                k = pairs.index((max(i, j), min(i, j)))
+                left.addcmul_(solution[i] * solution[j], square[:, k : k + 1])
+        shrink = (NOISE_LEFT_IN_DETAIL / left.clamp_min(1e-9)).clamp_(max=1.0)
+        return solution, components - shrink * beyond
+
+    def _outstanding(self, centred: torch.Tensor, components: torch.Tensor) -> torch.Tensor | None:
+        """Return what lies outside the subspace where it is far above the noise, or None where nothing does.
+
+        The mean square of pure noise over the (band - rank) directions left has the standard deviation
+        sqrt(2 / (band - rank)); from 4 of them on a pixel counts as a rare material rather than noise.
+        """
+        free = centred.shape[1] - components.shape[1]
+        if free <= 0:
+            return None
+        rest = centred - _mix(self.back, components)
+        power = (rest / self.noise[:, None, None]).square().sum(dim=1, keepdim=True) / free
+        start = 1.0 + 4.0 * (2.0 / free) ** 0.5
+        gate = ((power - start) / start).clamp(0.0, 1.0)
+        return rest * gate if bool((gate > 0).any()) else None
+
+
+def _synthesis(statistics: PairStatistics, space: Subspace) -> tuple[FloatMatrix, FloatMatrix]:
+    """Regress the MSI on the components: matrix (msi band, component) and the variance that it leaves by band."""
+    bands = statistics.bands
+    inner = space.forward @ statistics.covariance[:bands, :bands] @ space.forward.T
+    known = statistics.covariance[bands:, :bands] @ space.forward.T
+    # The components' noise has unit variance; the ridge keeps it out of the synthetic MSI.
+    mixing = np.asarray(np.linalg.solve(inner + np.eye(space.rank), known.T).T, dtype=np.float64)
+    left = statistics.covariance[bands:, bands:] - 2.0 * known @ mixing.T + mixing @ inner @ mixing.T
+    return mixing, np.maximum(np.diag(left), 0.0)
+
+
+def _explained(statistics: PairStatistics, space: Subspace, components: FloatMatrix) -> FloatMatrix:
+    """Variance of each MSI band's detail that the components' details explain, shape (msi band,)."""
+    bands = statistics.bands
+    cross = statistics.detail[bands:, :bands] @ space.forward.T
+    floor = 1e-6 * max(float(np.trace(components)) / space.rank, 1e-12) * np.eye(space.rank)
+    return np.asarray(np.diag(cross @ np.linalg.solve(components + floor, cross.T)), dtype=np.float64)
+
+
+def _mix(matrix: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Apply a matrix to the bands of (n, band, row, col)."""
+    import torch
+
+    return torch.matmul(matrix, x.flatten(2)).reshape(x.shape[0], -1, *x.shape[2:])
+
+
+def _cholesky_solve(gram: dict[tuple[int, int], torch.Tensor], right: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Solve a small symmetric positive system at every pixel at once.
+
+    Written out over the few MSI bands, because a batched solver spends most of its time between the tiny matrices.
+
+    Parameters
+    ----------
+    gram
+        Lower triangle: (i, j) with j <= i -> shape (n, 1, row, col).
+    right
+        Right-hand sides, each of shape (n, component, row, col).
+    """
+    count = len(right)
+    lower: dict[tuple[int, int], torch.Tensor] = {}
+    for i in range(count):
+        for j in range(i + 1):
+            entry = gram[i, j]
+            for k in range(j):
+                entry = entry - lower[i, k] * lower[j, k]
+            lower[i, j] = entry.clamp_min(1e-6).sqrt() if i == j else entry / lower[j, j]
+    solution: list[torch.Tensor] = []
+    for i in range(count):
+        value = right[i]
+        for k in range(i):
+            value = value.addcmul(lower[i, k], solution[k], value=-1.0)
+        solution.append(value / lower[i, i])
+    for i in reversed(range(count)):
+        value = solution[i]
+        for k in range(i + 1, count):
+            value = value.addcmul(lower[k, i], solution[k], value=-1.0)
+        solution[i] = value / lower[i, i]
+    return solution

@@ -1,0 +1,239 @@
+"""Scene-wide statistics that the classics learn from: joint moments, noise, signal subspace.
+
+Everything is accumulated in float64 over the strips of the scene, so a result depends neither on how the scene was
+cut into strips nor, later, on how it is cut into tiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import binary_erosion
+
+from hsfuse.degrade import smooth_array
+from hsfuse.errors import OverlapError
+from hsfuse.fusion.base import LowResolutionStrip
+
+MIN_PIXELS = 30
+DETAIL_TAPS = 5
+"""Length of the binomial smoother (standard deviation 1 pixel) whose complement is called *detail*."""
+
+FloatMatrix = NDArray[np.float64]
+
+
+@dataclass
+class Moments:
+    """Running count, mean and scatter of vectors."""
+
+    count: int
+    mean: FloatMatrix
+    scatter: FloatMatrix
+
+    @classmethod
+    def empty(cls, size: int) -> Moments:
+        """Return the moments of nothing."""
+        return cls(0, np.zeros(size), np.zeros((size, size)))
+
+    def add(self, vectors: NDArray[np.floating]) -> None:
+        """Take in vectors of shape (component, sample)."""
+        more = vectors.shape[1]
+        if more == 0:
+            return
+        data = np.asarray(vectors, dtype=np.float64)
+        mean = data.mean(axis=1)
+        data = data - mean[:, None]
+        # Parallel update (Chan, Golub, LeVeque 1983): no loss of digits when the mean is large.
+        total = self.count + more
+        step = mean - self.mean
+        self.scatter += data @ data.T + np.outer(step, step) * (self.count * more / total)
+        self.mean = self.mean + step * (more / total)
+        self.count = total
+
+    @property
+    def covariance(self) -> FloatMatrix:
+        """Covariance of what came in."""
+        return self.scatter / max(self.count, 1)
+
+
+@dataclass(frozen=True)
+class PairStatistics:
+    """Joint statistics of HSI and MSI at low resolution.
+
+    Attributes
+    ----------
+    bands
+        Number of HSI bands; vectors hold the HSI bands first, then the MSI bands.
+    count
+        Valid pixels.
+    mean
+        Shape (band + msi band,).
+    covariance
+        Of the values, shape (band + msi band, band + msi band).
+    detail
+        Second moments of what a 5 x 5 binomial smoother takes away; the same shape.
+    """
+
+    bands: int
+    count: int
+    mean: FloatMatrix
+    covariance: FloatMatrix
+    detail: FloatMatrix
+
+    @property
+    def hsi_mean(self) -> FloatMatrix:
+        """Mean HSI spectrum."""
+        return self.mean[: self.bands]
+
+    @property
+    def msi_mean(self) -> FloatMatrix:
+        """Mean of the MSI bands."""
+        return self.mean[self.bands :]
+
+
+def gather(strips: Iterable[LowResolutionStrip]) -> PairStatistics:
+    """Accumulate the joint statistics of a scene in one pass.
+
+    Raises
+    ------
+    OverlapError
+        Fewer than 30 valid pixels.
+    """
+    values: Moments | None = None
+    details: Moments | None = None
+    bands = 0
+    for hsi, msi, valid, interior in _with_context(strips):
+        joint = np.concatenate([hsi, msi])
+        bands = hsi.shape[0]
+        if values is None or details is None:
+            values, details = Moments.empty(len(joint)), Moments.empty(len(joint))
+        rows = slice(interior.start, interior.stop)
+        inside = np.zeros_like(valid)
+        inside[rows] = valid[rows]
+        values.add(joint[:, inside])
+        # A detail is trusted only where every pixel of its window is.
+        trusted = binary_erosion(valid, np.ones((DETAIL_TAPS, DETAIL_TAPS), bool)) & inside
+        if trusted.any():
+            details.add((joint - smooth_array(joint, DETAIL_TAPS))[:, trusted])
+    if values is None or details is None or values.count < MIN_PIXELS:
+        count = 0 if values is None else values.count
+        raise OverlapError(
+            f"Only {count} HSI pixels are valid in both images; at least {MIN_PIXELS} are needed to fuse them.",
+            hint="Check the overlap, the cloud mask and the nodata areas of both products.",
+        )
+    return PairStatistics(
+        bands,
+        values.count,
+        values.mean,
+        values.covariance,
+        # Scenes too broken for any complete window fall back on the values themselves.
+        details.covariance if details.count >= MIN_PIXELS else values.covariance,
+    )
+
+
+def _with_context(
+    strips: Iterable[LowResolutionStrip],
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], slice]]:
+    """Yield (hsi, msi, valid, rows to count) with neighbouring rows attached, each row counted once.
+
+    A row is counted when the rows below it are there, so the filters see the same neighbours however the scene was
+    cut into strips.
+    """
+    reach = DETAIL_TAPS // 2
+    hsi = msi = valid = None
+    done = 0
+    for strip in strips:
+        new = (np.nan_to_num(strip.hsi), np.nan_to_num(strip.msi), np.asarray(strip.valid, bool))
+        if hsi is None or msi is None or valid is None:
+            hsi, msi, valid = new
+        else:
+            hsi, msi = np.concatenate([hsi, new[0]], axis=1), np.concatenate([msi, new[1]], axis=1)
+            valid = np.concatenate([valid, new[2]])
+        ready = valid.shape[0] - reach
+        if ready <= done:
+            continue
+        yield hsi, msi, valid, slice(done, ready)
+        keep = max(ready - reach, 0)
+        hsi, msi, valid = hsi[:, keep:], msi[:, keep:], valid[keep:]
+        done = ready - keep
+    if hsi is not None and msi is not None and valid is not None and valid.shape[0] > done:
+        yield hsi, msi, valid, slice(done, valid.shape[0])
+
+
+def noise_std(covariance: FloatMatrix, count: int) -> FloatMatrix:
+    """Estimate each band's noise from what the other bands cannot explain of it.
+
+    The variance that is left when a band is regressed on all others is the inverse of the precision matrix's
+    diagonal; no second pass over the data is needed.
+
+    Parameters
+    ----------
+    covariance
+        Shape (band, band).
+    count
+        Pixels that it was computed from.
+
+    Returns
+    -------
+    numpy.ndarray
+        Standard deviations, shape (band,), above 0 also for constant bands.
+
+    References
+    ----------
+    R. E. Roger, J. F. Arnold, Reliably estimating the noise in AVIRIS hyperspectral images, IJRS 17, 1996.
+    """
+    bands = len(covariance)
+    variance = np.diag(covariance).copy()
+    scale = max(float(variance.mean()), 1e-30)
+    safe = np.where(variance > 1e-12 * scale, variance, scale)
+    loaded = covariance + np.diag(1e-8 * safe + np.where(variance > 1e-12 * scale, 0.0, safe))
+    left = 1.0 / np.diag(np.linalg.inv(loaded))
+    # Regressing on (band - 1) others uses up degrees of freedom; few pixels would look cleaner than they are.
+    left = left * count / max(count - bands, 0.2 * count)
+    return np.asarray(np.sqrt(np.clip(left, 1e-10 * safe, safe)), dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Subspace:
+    """Signal subspace of the HSI; its components are uncorrelated and their noise has unit variance.
+
+    Attributes
+    ----------
+    mean
+        Shape (band,).
+    forward
+        Shape (component, band): components = forward @ (spectrum - mean).
+    back
+        Shape (band, component): spectrum = mean + back @ components.
+    noise
+        Noise of each band, shape (band,).
+    """
+
+    mean: FloatMatrix
+    forward: FloatMatrix
+    back: FloatMatrix
+    noise: FloatMatrix
+
+    @property
+    def rank(self) -> int:
+        """Number of components."""
+        return int(self.forward.shape[0])
+
+
+def signal_subspace(statistics: PairStatistics, *, max_rank: int = 32) -> Subspace:
+    """Find the directions in which the HSI varies more than its noise does.
+
+    The HSI is whitened by its noise; eigenvalues above the edge of a pure noise covariance's spectrum
+    (Marchenko and Pastur) are signal.
+    """
+    bands = statistics.bands
+    covariance = statistics.covariance[:bands, :bands]
+    noise = noise_std(covariance, statistics.count)
+    values, vectors = np.linalg.eigh(covariance / np.outer(noise, noise))
+    values, vectors = values[::-1], vectors[:, ::-1]
+    edge = (1.0 + np.sqrt(bands / statistics.count)) ** 2
+    rank = int(np.clip((values > edge).sum(), min(4, bands), min(max_rank, bands)))
+    basis = vectors[:, :rank]
+    return Subspace(statistics.hsi_mean, basis.T / noise, basis * noise[:, None], noise)
