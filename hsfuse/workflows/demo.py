@@ -161,7 +161,9 @@ def _field_error(truth: Truth, prepared: PreparedScene) -> dict[str, float]:
     """True error of the estimated positions over the imaged part of the HSI, in metres."""
     hsi = prepared.scene.hsi
     rows, cols = np.nonzero(hsi.valid(hsi.grid.full))
-    x, y = hsi.grid.xy(rows[::7], cols[::7])
+    x, y = hsi.grid.xy(rows[::7].astype(np.float64), cols[::7].astype(np.float64))
+    if truth.field is None:
+        raise InputError("The ground truth carries no position error.")
     true_dx, true_dy = truth.field.at(x, y)
     dx, dy = prepared.coregistration.field.at(x, y)
     distance = np.hypot(dx - true_dx, dy - true_dy)
