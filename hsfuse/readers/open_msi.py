@@ -74,7 +74,7 @@ def _sort(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
             raise InputError(f"{path} does not exist.", hint="Check the path of the multispectral image.")
         if path.is_dir():
             products += _in_folder(path)
-        elif path.suffix.lower() in (".zip", ".xml"):
+        elif path.suffix.lower() in (".zip", ".xml", ".safe"):
             products.append(path)
         elif path.suffix.lower() == ".jp2" and "GRANULE" in path.parts:
             raise InputError(

@@ -21,7 +21,7 @@ from rasterio.warp import reproject
 
 from hsfuse.errors import InputError, OverlapError, UsageError
 from hsfuse.grid import Bounds, Grid, Slice2D
-from hsfuse.masks import SCL_CLOUD, BoolArray, in_classes
+from hsfuse.masks import SCL_CLOUD, BoolArray, dilate, in_classes
 from hsfuse.readers.base import FloatCube, ProductInfo
 from hsfuse.readers.sentinel2 import Sentinel2Product
 from hsfuse.spectral import SpectralResponse
@@ -31,6 +31,8 @@ FOOTPRINT_MARGIN_M = 5000.0
 
 _COVERAGE_FACTOR = 16
 _WARP_MARGIN_PX = 4
+_WARP_RIM_PX = 2
+_WARP_PIECE_PX = 512
 _STRIP_ROWS = 1024
 
 
@@ -87,7 +89,9 @@ class Sentinel2Mosaic:
             )
         base = max(inside, key=lambda entry: entry[1])[0]
         self.grid = _mosaic_grid([entry[0] for entry in inside], base, target_crs, bounds, crs)
-        ranked = sorted(inside, key=lambda entry: -entry[2])
+        # Areas that differ by less than a hundredth are equal, and the order of the products decides.
+        unit = 0.01 * max(entry[2] for entry in inside) or 1.0
+        ranked = sorted(inside, key=lambda entry: -round(entry[2] / unit))
         self._tiles = [_Tile(product, _offset(product.grid, self.grid), clear) for product, _, clear in ranked]
         for product, area, _ in covered:
             if area <= 0:
@@ -197,13 +201,7 @@ class Sentinel2Mosaic:
         )
         if min(part.shape) < 1:
             return
-        yield (
-            part,
-            (
-                slice(part.row0 - block.row0, part.row1 - block.row0),
-                slice(part.col0 - block.col0, part.col1 - block.col0),
-            ),
-        )
+        yield part, _within(part, block)
 
     def _reach(self, tile: _Tile) -> Slice2D:
         """Mosaic pixels that a tile can touch (may lie outside the mosaic)."""
@@ -232,15 +230,21 @@ class Sentinel2Mosaic:
             return None
 
     def _tile_reflectance(self, tile: _Tile, part: Slice2D, bands: Sequence[int] | None, count: int) -> FloatCube:
+        if tile.offset is None:
+            return self._warped_reflectance(tile, part, bands, count)
         source = self._source(tile, part)
-        if source is None:
-            return np.full((count, *part.shape), np.nan, np.float32)
-        cube = tile.product.read(source, bands)
-        if tile.offset is not None:
-            return cube
-        out = np.full((count, *part.shape), np.nan, np.float32)
-        self._warp(cube, tile, source, part, out, np.nan, Resampling.cubic)
-        return out
+        return np.full((count, *part.shape), np.nan, np.float32) if source is None else tile.product.read(source, bands)
+
+    def _warped_reflectance(self, tile: _Tile, part: Slice2D, bands: Sequence[int] | None, count: int) -> FloatCube:
+        rim = _WARP_RIM_PX
+        grown = Slice2D(part.row0 - rim, part.row1 + rim, part.col0 - rim, part.col1 + rim)
+        out = np.full((count, *grown.shape), np.nan, np.float32)
+        source = self._source(tile, grown)
+        if source is not None:
+            self._warp(tile.product.read(source, bands), tile, source, grown, out, np.nan, Resampling.cubic)
+            # Beside nodata the kernel is cut off and shifts the image by up to half a pixel: leave that rim out.
+            out[:, dilate(np.asarray(np.isnan(out).any(axis=0)), rim)] = np.nan
+        return out[:, rim:-rim, rim:-rim]
 
     def _tile_classes(self, tile: _Tile, part: Slice2D) -> NDArray[np.uint8] | None:
         source = self._source(tile, part)
@@ -272,19 +276,28 @@ class Sentinel2Mosaic:
         fill: float,
         kernel: Resampling,
     ) -> None:
-        reproject(
-            values,
-            out,
-            src_transform=tile.product.grid.crop(source).transform,
-            src_crs=tile.product.grid.crs,
-            src_nodata=fill,
-            dst_transform=self.grid.crop(part).transform,
-            dst_crs=self.grid.crs,
-            dst_nodata=fill,
-            resampling=kernel,
-            # The default of an eighth of a pixel would show as steps between windows.
-            tolerance=0.01,
-        )
+        own = tile.product.grid
+        for row0 in range(part.row0, part.row1, _WARP_PIECE_PX):
+            for col0 in range(part.col0, part.col1, _WARP_PIECE_PX):
+                # GDAL approximates the transformation along a line of its target; in pieces of this length the
+                # error is far below a hundredth of a pixel.
+                piece = Slice2D(
+                    row0, min(row0 + _WARP_PIECE_PX, part.row1), col0, min(col0 + _WARP_PIECE_PX, part.col1)
+                )
+                under = self._source(tile, piece)
+                if under is None:
+                    continue
+                reproject(
+                    values[..., *_within(under, source)],
+                    out[..., *_within(piece, part)],
+                    src_transform=own.crop(under).transform,
+                    src_crs=own.crs,
+                    src_nodata=fill,
+                    dst_transform=self.grid.crop(piece).transform,
+                    dst_crs=self.grid.crs,
+                    dst_nodata=fill,
+                    resampling=kernel,
+                )
 
     # ------------------------------------------------------------------ end
 
@@ -300,6 +313,14 @@ class Sentinel2Mosaic:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _within(inner: Slice2D, outer: Slice2D) -> tuple[slice, slice]:
+    """Index of a block in an array that covers a larger block."""
+    return (
+        slice(inner.row0 - outer.row0, inner.row1 - outer.row0),
+        slice(inner.col0 - outer.col0, inner.col1 - outer.col0),
+    )
 
 
 def _check_alike(products: Sequence[Sentinel2Product]) -> None:

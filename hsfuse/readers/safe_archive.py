@@ -71,11 +71,14 @@ class SafeArchive:
         self._known = frozenset(self.members)
 
     def _open_folder(self) -> None:
-        folder = self.path
-        if folder.is_file():
-            # Tile metadata lie in GRANULE/<id>/ below the product's folder.
-            folder = folder.parents[2] if _TILE_XML.search(folder.name) and len(folder.parents) > 2 else folder.parent
-        self.root = folder / self._only_root(folder)
+        path = self.path
+        if path.is_file():
+            # Tile metadata lie in GRANULE/<id>/ below the product's folder, every other file at its top.
+            self.root = path.parents[2] if _TILE_XML.search(path.name) and len(path.parents) > 2 else path.parent
+            if "" not in product_roots(self.root):
+                raise self._no_product()
+        else:
+            self.root = path / self._only_root(path)
         self.name = self.root.resolve().name
         self._prefix = ""
         self.members = tuple(sorted(_walk(self.root)))
@@ -99,10 +102,7 @@ class SafeArchive:
     def _only_root(self, path: Path) -> str:
         roots = product_roots(path)
         if not roots:
-            raise InputError(
-                f"{self.path} is not a Sentinel-2 product: it holds no MTD_MSIL1C.xml or MTD_MSIL2A.xml.",
-                hint="Give the .SAFE folder, its MTD_MSIL2A.xml, or the .zip as downloaded.",
-            )
+            raise self._no_product()
         # The shortest path is the product; the same XML may lie a second time further down.
         depth = min(len(PurePosixPath(root).parts) for root in roots)
         nearest = [root for root in roots if len(PurePosixPath(root).parts) == depth]
@@ -112,6 +112,12 @@ class SafeArchive:
                 hint="Unpack it and give the products one by one, or the folder that holds them.",
             )
         return nearest[0]
+
+    def _no_product(self) -> InputError:
+        return InputError(
+            f"{self.path} is not a Sentinel-2 product: there is no MTD_MSIL1C.xml or MTD_MSIL2A.xml.",
+            hint="Give the .SAFE folder, its MTD_MSIL2A.xml, or the .zip as downloaded.",
+        )
 
     @property
     def product_xml(self) -> str:
