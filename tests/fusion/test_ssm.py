@@ -16,6 +16,15 @@ from hsfuse.fusion.nets.layers import SequenceMixer
 from hsfuse.fusion.nets.ssm import Mamba1, Mamba2, selective_scan, ssd_scan
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Tiny sizes gain nothing from threads, and threads that wait for each other are slow on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def recurrence(x: Tensor, dt: Tensor, decay: Tensor, b: Tensor, c: Tensor) -> Tensor:
     """Token by token, state by state: x, dt (n, token, channel), decay (channel, state), b, c (n, token, state)."""
     n, length, channels = x.shape
@@ -49,10 +58,10 @@ def relative(a: Tensor, b: Tensor) -> float:
     return float((a.double() - b.double()).abs().max() / b.double().abs().max())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     n=st.integers(1, 3),
-    length=st.integers(1, 150),
+    length=st.integers(1, 100),
     heads=st.integers(1, 3),
     states=st.sampled_from([1, 3, 16]),
     chunk=st.sampled_from([1, 7, 32, 64]),

@@ -79,13 +79,13 @@ def ssd_scan(
     b = b.reshape(n_seq, count, 1, size, n_state)
     c = c.reshape(n_seq, count, 1, size, n_state)
     dt = dt.reshape(n_seq, count, size, n_head).transpose(2, 3)
-    log_decay = torch.cumsum(dt * decay[:, None], dim=-1)  # of the state from the chunk's start to each token
+    summed = torch.cumsum((dt * decay[:, None]).double(), dim=-1)  # log decay from the chunk's start to each token
+    log_decay = summed.to(torch.promote_types(x.dtype, torch.float32))
     total = log_decay[..., -1]
     x_dt = x * dt.to(x.dtype)[..., None]
 
     # Inside a chunk: attention-like product under a decay mask.
-    future = torch.ones(size, size, dtype=torch.bool, device=x.device).triu(1)
-    mask = (log_decay[..., :, None] - log_decay[..., None, :]).masked_fill_(future, -math.inf).exp_()
+    mask = _decay_between(summed, log_decay)
     y = ((c @ b.transpose(-1, -2)) * mask.to(x.dtype)) @ x_dt
 
     # What each chunk adds to the state by its end, then the state at the start of each chunk.
@@ -94,6 +94,21 @@ def ssd_scan(
     before, state = _pass_states(added, total, state)
     y = y + (c @ before.to(x.dtype).transpose(-1, -2)) * torch.exp(log_decay).to(x.dtype)[..., None]
     return y.transpose(2, 3).reshape(n_seq, count * size, n_head, n_channel)[:, :length], state
+
+
+def _decay_between(summed: Tensor, rounded: Tensor) -> Tensor:
+    """Decay from every earlier position (last axis) to every later one (second last axis); 0 for the future.
+
+    Differences of long sums lose digits in float32, so what rounding took from the float64 sums is added back to
+    the differences.
+    """
+    size = summed.shape[-1]
+    rest = (summed - rounded.double()).detach().to(rounded.dtype)
+    between = rounded[..., :, None] - rounded[..., None, :]
+    between += rest[..., :, None]
+    between -= rest[..., None, :]
+    future = torch.ones(size, size, dtype=torch.bool, device=summed.device).triu(1)
+    return between.masked_fill_(future, -math.inf).exp_()
 
 
 def _pass_states(added: Tensor, total: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -114,9 +129,8 @@ def _pass_states(added: Tensor, total: Tensor, state: Tensor | None) -> tuple[Te
     if count == 1:
         return state[:, None], state * torch.exp(total[:, 0])[..., None, None] + added[:, 0]
     sources = torch.cat([state[:, None], added], dim=1)  # source k is complete at boundary k
-    passed = torch.cumsum(F.pad(total.transpose(1, 2), (1, 0)), dim=-1)  # log decay up to boundary k
-    future = torch.ones(count + 1, count + 1, dtype=torch.bool, device=added.device).triu(1)
-    mask = (passed[..., :, None] - passed[..., None, :]).masked_fill_(future, -math.inf).exp_()
+    passed = torch.cumsum(F.pad(total.transpose(1, 2), (1, 0)).double(), dim=-1)  # log decay up to boundary k
+    mask = _decay_between(passed, passed.to(added.dtype))
     flat = sources.transpose(1, 2).reshape(n_seq, n_head, count + 1, n_channel * n_state)
     states = (mask @ flat).reshape(n_seq, n_head, count + 1, n_channel, n_state).transpose(1, 2)
     return states[:, :-1], states[:, -1]

@@ -236,9 +236,8 @@ class FeatureFusion(nn.Module):
         """Fuse two feature maps into an image (n, bands, row, col)."""
         query, key, value = self.first[0](spatial), self.first[1](spatial), self.first[2](spectral)
         fused = _inverse_attention(key, value, query, self.attention)
-        last = spectral if self.source == "streams" else fused
-        first = spatial if self.source == "streams" else fused
-        a, b, d = self.second[0](first), self.second[1](first), self.second[2](last)
+        first, second = (spatial, spectral) if self.source == "streams" else (fused, fused)
+        a, b, d = self.second[0](first), self.second[1](second), self.second[2](fused)
         if self.projections is not None:
             a, b, d = (conv(t) for conv, t in zip(self.projections, (a, b, d), strict=True))
         out = _inverse_attention(b, d, a, self.attention)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,8 @@ def save_weights(path: Path, network: Ssrfn, header: NetworkHeader, *, dtype: Li
         save_file(tensors, part, metadata=header.to_metadata())
         os.replace(part, path)  # noqa: PTH105 - atomic also over an existing file
     except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
         raise OutputError(
             f"The weights cannot be written to {path} ({error}).", hint="Check space and rights."
         ) from error

@@ -322,12 +322,12 @@ def match_bands(spec_centre_nm: ArrayLike, scene_bands: BandTable | ArrayLike) -
 
 
 def half_spacing(centre_nm: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Half the distance to the nearer neighbour of every band, nm; at least 0.5 nm, 5 nm for a single band."""
+    """Half the distance to the nearer neighbour of every band, nm; at least 2 nm, 5 nm for a single band."""
     if centre_nm.size < 2:
         return np.full(centre_nm.size, 5.0)
     order = np.argsort(centre_nm)
     gaps = np.diff(centre_nm[order])
     nearer = np.minimum(np.append(gaps, np.inf), np.insert(gaps, 0, np.inf))
     result = np.empty_like(centre_nm)
-    result[order] = np.maximum(nearer / 2.0, 0.5)
+    result[order] = np.maximum(nearer / 2.0, 2.0)
     return result
