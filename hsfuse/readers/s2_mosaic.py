@@ -20,20 +20,16 @@ from rasterio.enums import Resampling
 from rasterio.warp import reproject
 
 from hsfuse.errors import InputError, OverlapError, UsageError
-from hsfuse.grid import Bounds, Grid, Slice2D
+from hsfuse.grid import Bounds, Slice2D
 from hsfuse.masks import SCL_CLOUD, BoolArray, dilate, in_classes
 from hsfuse.readers.base import FloatCube, ProductInfo
+from hsfuse.readers.s2_layout import coverage, mosaic_grid, pixel_offset
 from hsfuse.readers.sentinel2 import Sentinel2Product
 from hsfuse.spectral import SpectralResponse
 
-FOOTPRINT_MARGIN_M = 5000.0
-"""How far the mosaic reaches beyond the footprint: room for the largest shift that co-registration searches."""
-
-_COVERAGE_FACTOR = 16
 _WARP_MARGIN_PX = 4
 _WARP_RIM_PX = 2
 _WARP_PIECE_PX = 512
-_STRIP_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -80,7 +76,7 @@ class Sentinel2Mosaic:
         self._products = tuple(products)
         _check_alike(self._products)
         crs = bounds_crs or target_crs or products[0].grid.crs
-        covered = [(product, *_coverage(product, bounds, crs)) for product in self._products]
+        covered = [(product, *coverage(product, bounds, crs)) for product in self._products]
         inside = [entry for entry in covered if entry[1] > 0]
         if not inside:
             raise OverlapError(
@@ -88,11 +84,11 @@ class Sentinel2Mosaic:
                 hint="Choose the tiles by the footprint; `hsfuse info FILE` prints the extent of each product.",
             )
         base = max(inside, key=lambda entry: entry[1])[0]
-        self.grid = _mosaic_grid([entry[0] for entry in inside], base, target_crs, bounds, crs)
+        self.grid = mosaic_grid([entry[0] for entry in inside], base, target_crs, bounds, crs)
         # Areas that differ by less than a hundredth are equal, and the order of the products decides.
         unit = 0.01 * max(entry[2] for entry in inside) or 1.0
         ranked = sorted(inside, key=lambda entry: -round(entry[2] / unit))
-        self._tiles = [_Tile(product, _offset(product.grid, self.grid), clear) for product, _, clear in ranked]
+        self._tiles = [_Tile(product, pixel_offset(product.grid, self.grid), clear) for product, _, clear in ranked]
         for product, area, _ in covered:
             if area <= 0:
                 product.close()
@@ -297,6 +293,9 @@ class Sentinel2Mosaic:
                     dst_crs=self.grid.crs,
                     dst_nodata=fill,
                     resampling=kernel,
+                    # Zones differ by rotation only; guessed from a small window, the scale would blur it.
+                    XSCALE=1,
+                    YSCALE=1,
                 )
 
     # ------------------------------------------------------------------ end
@@ -334,72 +333,3 @@ def _check_alike(products: Sequence[Sentinel2Product]) -> None:
                 f"The Sentinel-2 products have different {what} ({listed}), so they make no mosaic.",
                 hint="Use products of one level, best L2A.",
             )
-
-
-def _coverage(product: Sentinel2Product, bounds: Bounds | None, crs: CRS) -> tuple[float, float]:
-    """Area (m²) of a product with data, and without cloud, under a footprint.
-
-    Data are counted in a low resolution that the images carry, to about a pixel of 160 m.
-    """
-    grid = product.grid
-    block = grid.full
-    if bounds is not None:
-        rows, cols = (max(1, round(side / grid.pixel_m)) for side in _sides(bounds))
-        footprint = Grid.from_origin(crs, bounds.left, bounds.top, grid.pixel_m, rows, cols)
-        try:
-            block = grid.block_of(footprint.bounds_in(grid.crs))
-        except OverlapError:
-            return 0.0, 0.0
-    factor = _COVERAGE_FACTOR
-    while factor > 2 and factor * 8 > min(block.shape):
-        factor //= 2
-    if min(block.shape) < factor:
-        share = float(np.isfinite(product.read(block, (0,))).mean())
-    else:
-        share = float(np.isfinite(product.read_overview(block, factor, (0,))).mean())
-    area = share * block.shape[0] * block.shape[1] * grid.pixel_m**2
-    cloudy = total = 0
-    for row0 in range(block.row0, block.row1, _STRIP_ROWS):
-        cloud = product.cloud(Slice2D(row0, min(row0 + _STRIP_ROWS, block.row1), block.col0, block.col1))
-        if cloud is not None:
-            cloudy, total = cloudy + int(cloud.sum()), total + cloud.size
-    return area, area * (1.0 - cloudy / total) if total else area
-
-
-def _sides(bounds: Bounds) -> tuple[float, float]:
-    return bounds.top - bounds.bottom, bounds.right - bounds.left
-
-
-def _offset(own: Grid, mosaic: Grid) -> tuple[int, int] | None:
-    if not mosaic.aligned_with(own):
-        return None
-    block = own.block_in(mosaic)
-    return block.row0, block.col0
-
-
-def _mosaic_grid(
-    products: Sequence[Sentinel2Product],
-    base: Sentinel2Product,
-    target_crs: CRS | None,
-    bounds: Bounds | None,
-    crs: CRS,
-) -> Grid:
-    """Pixel edges of the base tile (or multiples of the pixel size in another system) over all tiles."""
-    wanted = target_crs or base.grid.crs
-    boxes = [product.grid.bounds_in(wanted) for product in products]
-    box = Bounds(
-        min(b.left for b in boxes), min(b.bottom for b in boxes), max(b.right for b in boxes), max(b.top for b in boxes)
-    )
-    if bounds is not None:
-        pixel = base.grid.pixel_m
-        rows, cols = (max(1, round(side / pixel)) for side in _sides(bounds))
-        near = Grid.from_origin(crs, bounds.left, bounds.top, pixel, rows, cols).bounds_in(wanted)
-        box = box.intersect(near.buffer(FOOTPRINT_MARGIN_M)) or box
-    pixel = base.grid.pixel_m
-    origin_x, origin_y = (base.grid.bounds.left, base.grid.bounds.top) if wanted == base.grid.crs else (0.0, 0.0)
-    tolerance = 1e-6
-    left = math.floor((box.left - origin_x) / pixel + tolerance)
-    right = math.ceil((box.right - origin_x) / pixel - tolerance)
-    top = math.ceil((box.top - origin_y) / pixel - tolerance)
-    bottom = math.floor((box.bottom - origin_y) / pixel + tolerance)
-    return Grid.from_origin(wanted, origin_x + left * pixel, origin_y + top * pixel, pixel, top - bottom, right - left)

@@ -14,7 +14,8 @@ from rasterio.crs import CRS
 
 from hsfuse.errors import OutputError, UsageError
 from hsfuse.grid import Grid, Slice2D
-from hsfuse.simulate.sentinel2 import mgrs_tile, write_safe
+from hsfuse.simulate.safe_names import mgrs_tile
+from hsfuse.simulate.sentinel2 import write_safe
 
 GRID = Grid.from_origin(CRS.from_epsg(32632), 600_000, 5_000_040, 10, 60, 84)
 BANDS = ("B02", "B03", "B04", "B08")
