@@ -29,6 +29,10 @@ _MAX_SAMPLES = 5_000_000
 _SECOND_DIFFERENCE_GAIN = 1.5
 """Variance of x - (left + right) / 2 per variance of uncorrelated noise in x."""
 _MIN_PIXELS = 256
+_CLIP_SIGMA = 3.5
+_CLIP_ROUNDS = 4
+_LEAST_SIGNAL = 1e-4
+_LEAST_NOISE = 1e-7
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,7 @@ class _Sums:
     total: FloatArray = field(init=False)
     present: FloatArray = field(init=False)
     offset: FloatArray | None = None
-    ratios: list[tuple[FloatArray, FloatArray]] = field(default_factory=list)
+    spreads: list[tuple[FloatArray, FloatArray]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.error, self.missing, self.negative, self.total, self.present = np.zeros((5, self.count))
@@ -153,10 +157,7 @@ class _Sums:
         self._add_pairs(filled, present, block_total / np.maximum(counts, 1.0))
         spread = _noise_and_stripes(np.where(present, cube, np.float32("nan")))
         if spread is not None:
-            noise, stripe = spread
-            mean = np.where(counts > 0, block_total / np.maximum(counts, 1.0), np.nan)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                self.ratios.append((mean / noise, stripe / np.abs(mean)))
+            self.spreads.append(spread)
 
     def _add_pairs(self, filled: NDArray[np.float32], present: NDArray[np.bool_], mean: FloatArray) -> None:
         if self.offset is None:
@@ -174,18 +175,19 @@ class _Sums:
     def result(self) -> BandStatistics:
         """Turn the sums into figures."""
         pixels = float(self.pixels)
-        nothing = np.full(self.count, np.nan)
-        snr, stripe = nothing, nothing.copy()
-        if self.ratios:
-            snr = _median(np.stack([r[0] for r in self.ratios]))
-            stripe = _median(np.stack([r[1] for r in self.ratios]))
+        mean = np.where(self.present > 0, self.total / np.maximum(self.present, 1.0), np.nan)
+        # Deviations are typical ones of a block, the signal is the scene's: a block of water has next to none.
+        noise, stripe = np.full((2, self.count), np.nan)
+        if self.spreads:
+            noise, stripe = (_median(np.stack(values)) for values in zip(*self.spreads, strict=True))
+        signal = np.maximum(mean, _LEAST_SIGNAL)
         return BandStatistics(
             error_fraction=self.error / pixels,
             zero_fraction=self.missing / pixels,
             negative_fraction=self.negative / pixels,
-            mean=np.where(self.present > 0, self.total / np.maximum(self.present, 1.0), np.nan),
-            snr=snr,
-            stripe=stripe,
+            mean=mean,
+            snr=signal / np.maximum(noise, _LEAST_NOISE),
+            stripe=stripe / signal,
             correlation=_neighbour_correlation(self.pairs),
             pixels=self.pixels,
         )
@@ -231,18 +233,29 @@ def _noise_and_stripes(cube: NDArray[np.float32]) -> tuple[FloatArray, FloatArra
         a, b = weights.astype(np.float32)
         residual = detail - a[:, None, None] * detail[first] - b[:, None, None] * detail[second]
     residual = residual.reshape(bands, groups, _STRIPE_ROWS, cols - 2)
-    whole = known.reshape(residual.shape).all(axis=2)
-    number = whole.sum(axis=(1, 2)).astype(np.float64)
+    whole: NDArray[np.bool_] = np.all(known.reshape(residual.shape), axis=2)
     mean = residual.mean(axis=2)
-    within = np.square(residual - mean[:, :, None, :]).sum(axis=2, dtype=np.float32)
-    enough = number >= _MIN_PIXELS // _STRIPE_ROWS
-    safe = np.maximum(number, 1.0)
-    noise = (within * whole).sum(axis=(1, 2), dtype=np.float64) / (safe * (_STRIPE_ROWS - 1))
-    between = (np.square(mean) * whole).sum(axis=(1, 2), dtype=np.float64) / safe
-    stripes = np.maximum(between - noise / _STRIPE_ROWS, 0.0)
+    within = np.square(residual - mean[:, :, None, :]).sum(axis=2) / np.float32(_STRIPE_ROWS - 1)
+    enough = whole.sum(axis=(1, 2)) >= _MIN_PIXELS // _STRIPE_ROWS
+    noise = _clipped_mean(within, whole)
+    stripes = np.maximum(_clipped_mean(np.square(mean), whole) - noise / _STRIPE_ROWS, 0.0)
     noise = _own_share(noise, first, second, weights) / _SECOND_DIFFERENCE_GAIN
     stripes = _own_share(stripes, first, second, weights) / _SECOND_DIFFERENCE_GAIN
     return np.where(enough, np.sqrt(noise), np.nan), np.where(enough, np.sqrt(stripes), np.nan)
+
+
+def _clipped_mean(squares: NDArray[np.float32], known: NDArray[np.bool_]) -> FloatArray:
+    """Mean per band of squared deviations, without outliers.
+
+    A sharp edge of the ground leaves a large deviation behind, which is neither noise nor stripe.
+    """
+    kept = known
+    mean = np.zeros(squares.shape[0])
+    for _ in range(_CLIP_ROUNDS):
+        number = np.maximum(kept.sum(axis=(1, 2)), 1)
+        mean = np.einsum("bgc,bgc->b", squares, kept.astype(np.float32)).astype(np.float64) / number
+        kept = known & (squares <= (_CLIP_SIGMA**2 * mean).astype(np.float32)[:, None, None])
+    return mean
 
 
 def _adjacent_fit(detail: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64], FloatArray]:

@@ -29,7 +29,7 @@ _HEADER_BYTES = 16 * 2**20
 _log = get_logger(__name__)
 
 
-def overview_factors(height: int, width: int, tile_px: int = TILE_PX) -> list[int]:
+def overview_factors(height: int, width: int, tile_px: int) -> list[int]:
     """Halvings until the whole image fits in one tile."""
     factors: list[int] = []
     factor = 2
@@ -65,7 +65,7 @@ def write_cog(
             advance=lambda rows: advance(rows / 4),
         )  # fmt: skip
         with rasterio.Env(**gdal_options(), GDAL_TIFF_OVR_BLOCKSIZE=TILE_PX, GDAL_NUM_THREADS=threads_text):
-            factors = overview_factors(height, width)
+            factors = overview_factors(height, width, TILE_PX)
             if factors:
                 with rasterio.open(plain, "r+") as dataset:
                     dataset.build_overviews(factors, Resampling.average)
