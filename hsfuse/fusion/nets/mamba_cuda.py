@@ -14,6 +14,7 @@ are handled here:
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import importlib.util
 import sys
 import types
@@ -51,14 +52,20 @@ class Kernels:
 @lru_cache(maxsize=1)
 def load_kernels() -> Kernels | None:
     """Import the kernels; None when ``mamba_ssm`` or Triton is missing or broken (the log says why)."""
-    if importlib.util.find_spec("mamba_ssm") is None:
+    found = importlib.util.find_spec("mamba_ssm")
+    if found is None:
         return None
     stand_in = "selective_scan_cuda"
     if stand_in not in sys.modules and importlib.util.find_spec(stand_in) is None:
         sys.modules[stand_in] = types.ModuleType(stand_in)
     try:
+        try:
+            importlib.import_module("mamba_ssm")
+        except ImportError:  # its language models need packages that the kernels do not
+            bare = types.ModuleType("mamba_ssm")
+            bare.__path__ = list(found.submodule_search_locations or ())
+            sys.modules["mamba_ssm"] = bare
         combined = importlib.import_module("mamba_ssm.ops.triton.ssd_combined")
-        version = str(getattr(importlib.import_module("mamba_ssm"), "__version__", "unknown"))
     except Exception as error:  # a broken installation raises anything from ImportError to RuntimeError
         _log.warning("mamba_ssm is installed but cannot be imported (%s); using the plain path.", error)
         return None
@@ -66,8 +73,15 @@ def load_kernels() -> Kernels | None:
         scan=combined.mamba_chunk_scan_combined,
         fused=combined.mamba_split_conv1d_scan_combined,
         has_conv=getattr(combined, "causal_conv1d_fn", None) is not None,
-        version=version,
+        version=_version(),
     )
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("mamba_ssm")
+    except importlib.metadata.PackageNotFoundError:
+        return "of unknown version"
 
 
 def kernel_status() -> str:
