@@ -24,7 +24,10 @@ FileFormat = Literal["gtiff", "cog", "envi"]
 TIFF_SUFFIXES = (".tif", ".tiff")
 ENVI_SUFFIXES = (".img", ".dat", ".bil", ".raw", ".envi")
 
-_EXPECTED_SHARE: dict[Compression, float] = {"none": 1.01, "zstd": 0.85, "deflate": 0.85, "lerc": 0.6}
+TILE_PX = 256
+COG_TILE_PX = 512
+
+_EXPECTED_SHARE: dict[Compression, float] = {"zstd": 0.85, "deflate": 0.85, "lerc": 0.6}
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FULL_BELOW = 2**20
 _OVERVIEW_SHARE = 1.34
@@ -200,7 +203,7 @@ def check_output(path: Path, grid: Grid, n_bands: int, options: WriteOptions) ->
         )
     _probe(folder)
     raw = grid.height * grid.width * n_bands * SampleEncoding.of(options.dtype).dtype.itemsize
-    product, needed = _disk_need(raw, file_format, options.compress)
+    product, needed = _disk_need(raw, grid, file_format, options.compress)
     partial = journal_folder(path) / "rows.bil"
     done = partial.stat().st_size if partial.is_file() else 0
     free = shutil.disk_usage(folder).free
@@ -213,14 +216,20 @@ def check_output(path: Path, grid: Grid, n_bands: int, options: WriteOptions) ->
     return OutputPlan(path, file_format, sidecars, product, needed, free)
 
 
-def _disk_need(raw: int, file_format: FileFormat, compress: Compression) -> tuple[int, int]:
+def _disk_need(raw: int, grid: Grid, file_format: FileFormat, compress: Compression) -> tuple[int, int]:
+    """Bytes of the product and bytes at the peak, for ``raw`` bytes of samples."""
     if file_format == "envi":
         return raw, raw
-    if file_format == "gtiff":
-        product = int(raw * _EXPECTED_SHARE[compress])
-        return product, raw + product
-    product = int(raw * _OVERVIEW_SHARE * _EXPECTED_SHARE[compress])
-    return product, raw + int(raw * _OVERVIEW_SHARE) + product
+    share = _OVERVIEW_SHARE if file_format == "cog" else 1.0
+    tile = COG_TILE_PX if file_format == "cog" else TILE_PX
+    # Tiles at the right and lower edge are stored whole; only compression makes their empty part vanish.
+    plain = int(raw * share * _padded(grid.height, tile) * _padded(grid.width, tile))
+    product = plain if compress == "none" else int(raw * share * _EXPECTED_SHARE[compress])
+    return product, raw + product + (plain if file_format == "cog" else 0)
+
+
+def _padded(length: int, tile: int) -> float:
+    return -(-length // tile) * tile / length
 
 
 def _size(count: int) -> str:

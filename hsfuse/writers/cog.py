@@ -18,11 +18,10 @@ from hsfuse.config import Compression
 from hsfuse.grid import Grid
 from hsfuse.log import get_logger
 from hsfuse.writers.band_metadata import CubeMetadata
-from hsfuse.writers.base import ignore
+from hsfuse.writers.base import COG_TILE_PX, ignore
 from hsfuse.writers.encoding import RowSource, SampleEncoding
 from hsfuse.writers.geotiff import check_complete, compression_options, gdal_options, layout_options, write_geotiff
 
-TILE_PX = 512
 _BAND_DOMAIN = "HSFUSE_BAND"
 _HEADER_BYTES = 16 * 2**20
 
@@ -57,20 +56,20 @@ def write_cog(
     """
     _, height, width = source.shape
     plain = path.with_name(path.stem + ".plain.tif")
-    threads_text = layout_options(TILE_PX, threads)["num_threads"]
+    threads_text = layout_options(COG_TILE_PX, threads)["num_threads"]
     try:
         write_geotiff(
             source, plain, metadata, grid, encoding,
-            compress="none", tile_px=TILE_PX, threads=threads, band_domain=_BAND_DOMAIN,
+            compress="none", tile_px=COG_TILE_PX, threads=threads, band_domain=_BAND_DOMAIN,
             advance=lambda rows: advance(rows / 4),
         )  # fmt: skip
-        with rasterio.Env(**gdal_options(), GDAL_TIFF_OVR_BLOCKSIZE=TILE_PX, GDAL_NUM_THREADS=threads_text):
-            factors = overview_factors(height, width, TILE_PX)
+        with rasterio.Env(**gdal_options(), GDAL_TIFF_OVR_BLOCKSIZE=COG_TILE_PX, GDAL_NUM_THREADS=threads_text):
+            factors = overview_factors(height, width, COG_TILE_PX)
             if factors:
                 with rasterio.open(plain, "r+") as dataset:
                     dataset.build_overviews(factors, Resampling.average)
             advance(height / 4)
-            options = layout_options(TILE_PX, threads) | compression_options(compress, encoding)
+            options = layout_options(COG_TILE_PX, threads) | compression_options(compress, encoding)
             # Without COPY_SRC_MDD the ENVI and IMAGERY domains of the dataset stay behind.
             rasterio.shutil.copy(plain, path, copy_src_overviews="YES", copy_src_mdd="YES", **options)
             _lift_band_items(path)

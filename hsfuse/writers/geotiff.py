@@ -24,11 +24,10 @@ from hsfuse.writers.band_metadata import (
     envi_fields,
     imagery_items,
 )
-from hsfuse.writers.base import ignore
+from hsfuse.writers.base import TILE_PX, ignore
 from hsfuse.writers.encoding import RowSource, SampleEncoding
 from hsfuse.writers.provenance import provenance_tags
 
-TILE_PX = 256
 LERC_MAX_ERROR = 1e-4
 """Largest change of a reflectance by LERC compression."""
 CACHE_MB = 64

@@ -88,6 +88,8 @@ def test_plan_counts_journal_and_product(tmp_path: Path, grid: Grid) -> None:
     envi = check_output(tmp_path / "o.img", grid, 8, WriteOptions())
     assert (envi.needed_bytes, envi.product_bytes) == (raw, raw)
     assert check_output(tmp_path / "o.tif", grid, 8, WriteOptions(format="cog")).needed_bytes > 2 * raw
+    plain = check_output(tmp_path / "o.tif", grid, 8, WriteOptions(compress="none"))
+    assert plain.product_bytes == 512 * 512 * 8 * 2  # whole tiles of 256 pixels
     assert [p.name for p in envi.sidecars] == ["o.hdr", "o.img.stac.json"]
     assert list(tmp_path.iterdir()) == []
 

@@ -107,7 +107,7 @@ def test_geotiff_says_its_wavelengths_everywhere(
 def test_cog_is_valid_and_its_overviews_ignore_nodata(
     tmp_path: Path, bands: BandTable, monkeypatch: pytest.MonkeyPatch, dtype: str
 ) -> None:
-    monkeypatch.setattr("hsfuse.writers.cog.TILE_PX", 256)
+    monkeypatch.setattr("hsfuse.writers.cog.COG_TILE_PX", 256)
     grid = Grid.from_origin(CRS.from_epsg(32633), 500000.0, 5000000.0, 10.0, 700, 600)
     data = np.full((2, 700, 600), 0.2, dtype=np.float32)
     data[1] = 0.4
