@@ -1,12 +1,12 @@
 """Scene-wide statistics that the classics learn from: joint moments, noise, signal subspace.
 
-Everything is accumulated in float64 over the strips of the scene, so a result depends neither on how the scene was
-cut into strips nor, later, on how it is cut into tiles.
+Everything is accumulated in float64 over strips of the scene, once, before any tile is fused: a result does not
+depend on how the scene is cut into tiles.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,6 +96,9 @@ class PairStatistics:
 def gather(strips: Iterable[LowResolutionStrip]) -> PairStatistics:
     """Accumulate the joint statistics of a scene in one pass.
 
+    Strips need not adjoin. Details are taken where a window lies inside one strip, so strips should be at least
+    a dozen rows high.
+
     Raises
     ------
     OverlapError
@@ -104,17 +107,15 @@ def gather(strips: Iterable[LowResolutionStrip]) -> PairStatistics:
     values: Moments | None = None
     details: Moments | None = None
     bands = 0
-    for hsi, msi, valid, interior in _with_context(strips):
-        joint = np.concatenate([hsi, msi])
-        bands = hsi.shape[0]
+    for strip in strips:
+        bands = strip.hsi.shape[0]
+        joint = np.nan_to_num(np.concatenate([strip.hsi, strip.msi]))
+        valid = np.asarray(strip.valid, bool)
         if values is None or details is None:
             values, details = Moments.empty(len(joint)), Moments.empty(len(joint))
-        rows = slice(interior.start, interior.stop)
-        inside = np.zeros_like(valid)
-        inside[rows] = valid[rows]
-        values.add(joint[:, inside])
+        values.add(joint[:, valid])
         # A detail is trusted only where every pixel of its window is.
-        trusted = binary_erosion(valid, np.ones((DETAIL_TAPS, DETAIL_TAPS), bool)) & inside
+        trusted = binary_erosion(valid, np.ones((DETAIL_TAPS, DETAIL_TAPS), bool))
         if trusted.any():
             details.add((joint - smooth_array(joint, DETAIL_TAPS))[:, trusted])
     if values is None or details is None or values.count < MIN_PIXELS:
@@ -131,35 +132,6 @@ def gather(strips: Iterable[LowResolutionStrip]) -> PairStatistics:
         # Scenes too broken for any complete window fall back on the values themselves.
         details.covariance if details.count >= MIN_PIXELS else values.covariance,
     )
-
-
-def _with_context(
-    strips: Iterable[LowResolutionStrip],
-) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], slice]]:
-    """Yield (hsi, msi, valid, rows to count) with neighbouring rows attached, each row counted once.
-
-    A row is counted when the rows below it are there, so the filters see the same neighbours however the scene was
-    cut into strips.
-    """
-    reach = DETAIL_TAPS // 2
-    hsi = msi = valid = None
-    done = 0
-    for strip in strips:
-        new = (np.nan_to_num(strip.hsi), np.nan_to_num(strip.msi), np.asarray(strip.valid, bool))
-        if hsi is None or msi is None or valid is None:
-            hsi, msi, valid = new
-        else:
-            hsi, msi = np.concatenate([hsi, new[0]], axis=1), np.concatenate([msi, new[1]], axis=1)
-            valid = np.concatenate([valid, new[2]])
-        ready = valid.shape[0] - reach
-        if ready <= done:
-            continue
-        yield hsi, msi, valid, slice(done, ready)
-        keep = max(ready - reach, 0)
-        hsi, msi, valid = hsi[:, keep:], msi[:, keep:], valid[keep:]
-        done = ready - keep
-    if hsi is not None and msi is not None and valid is not None and valid.shape[0] > done:
-        yield hsi, msi, valid, slice(done, valid.shape[0])
 
 
 def noise_std(covariance: FloatMatrix, count: int) -> FloatMatrix:
