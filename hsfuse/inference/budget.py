@@ -15,15 +15,21 @@ from hsfuse.inference.tiling import TilePlan
 _BASE_BYTES = 450 * 2**20
 """Interpreter, libraries, torch and GDAL's block cache, measured once everything is imported and open."""
 _HOST_SHARE, _VRAM_SHARE = 0.7, 0.85
+_COMFORT_BYTES = 1_500_000_000
+"""Without --max-memory no more than this is used as long as tiles stay sensible: more would hardly be faster."""
 _SIZES_PX = (512, 384, 256, 192, 160, 128, 112, 96, 80, 64, 56, 48, 40, 32, 24, 16, 12, 8)
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Memory that a run may use, in bytes; ``vram`` is None on the CPU."""
+    """Memory that a run may use, in bytes; ``vram`` is None on the CPU.
+
+    ``comfort`` is what it uses when nothing forces it to use more.
+    """
 
     host: int
     vram: int | None = None
+    comfort: int | None = None
 
 
 @dataclass(frozen=True)
@@ -68,12 +74,13 @@ def available_memory() -> int:
 def make_budget(device: str, max_memory: str | None, max_vram: str | None) -> Budget:
     """Turn options and free memory into a budget."""
     host = parse_size(max_memory) if max_memory else int(available_memory() * _HOST_SHARE)
+    comfort = None if max_memory else min(_COMFORT_BYTES, host)
     if not device.startswith("cuda"):
-        return Budget(host)
+        return Budget(host, None, comfort)
     import torch
 
     free, _ = torch.cuda.mem_get_info(torch.device(device))
-    return Budget(host, parse_size(max_vram) if max_vram else int(free * _VRAM_SHARE))
+    return Budget(host, parse_size(max_vram) if max_vram else int(free * _VRAM_SHARE), comfort)
 
 
 def choose_plan(
@@ -89,6 +96,7 @@ def choose_plan(
     tile: int | None = None,
     overlap: int | None = None,
     sample_bytes: int = 2,
+    workers: int = 1,
 ) -> Estimate:
     """Choose the largest sensible tile that fits the budget.
 
@@ -108,6 +116,8 @@ def choose_plan(
         Sides wanted by the user in **MSI** pixels; rounded up to whole HSI pixels (overlap to an even number).
     sample_bytes
         Bytes of an output sample.
+    workers
+        Tiles that are computed at the same time on the CPU.
 
     Raises
     ------
@@ -123,17 +133,25 @@ def choose_plan(
                 f"--overlap {overlap if overlap is not None else blend * ratio} is larger than --tile {tile}.",
                 hint="Choose a larger --tile or a smaller --overlap.",
             )
-        candidates: tuple[int, ...] = (side,)
+        sizes: tuple[int, ...] = (side,)
     else:
-        candidates = tuple(size for size in _SIZES_PX if size <= spec.preferred_tile_px and size >= max(2 * blend, 8))
-        candidates = candidates or (max(2 * blend, 8),)
-    for size in candidates:
-        plan = TilePlan(height, width, size, blend if min(size, max(height, width)) >= blend else 0, spec.halo_px,
-                        spec.multiple_px)  # fmt: skip
-        estimate = _estimate(plan, ratio, n_bands, n_msi, source_bands, spec, budget, sample_bytes)
+        sizes = tuple(size for size in _SIZES_PX if size <= spec.preferred_tile_px and size >= max(2 * blend, 8))
+        sizes = sizes or (max(2 * blend, 8),)
+    estimates = []
+    for size in sizes:
+        # Exact tiles need no square context: wide and low ones cost less memory and little extra halo.
+        wide = spec.preferred_tile_px if tile is None and blend == 0 else None
+        fitted = blend if min(size, max(height, width)) >= blend else 0
+        plan = TilePlan(height, width, size, fitted, spec.halo_px, spec.multiple_px, wide)
+        estimate = _estimate(plan, ratio, n_bands, n_msi, source_bands, spec, budget, sample_bytes, workers)
         vram_fits = budget.vram is None or estimate.vram_bytes <= budget.vram
         if estimate.host_bytes <= budget.host and vram_fits:
-            return estimate
+            estimates.append(estimate)
+    enough = [e for e in estimates if budget.comfort is None or e.host_bytes <= budget.comfort]
+    if enough:
+        return enough[0]
+    if estimates:
+        return estimates[-1]
     needed = max(estimate.host_bytes, 1)
     short = "GPU" if not vram_fits else "host"
     needed = estimate.vram_bytes if not vram_fits else needed
@@ -146,7 +164,7 @@ def choose_plan(
 
 def _estimate(
     plan: TilePlan, ratio: int, n_bands: int, n_msi: int, source_bands: int, spec: ModelSpec, budget: Budget,
-    sample_bytes: int,
+    sample_bytes: int, workers: int,
 ) -> Estimate:  # fmt: skip
     core = min(plan.tile, plan.height)
     read_rows = min(core + plan.overlap + 2 * plan.halo, plan.height)
@@ -156,8 +174,8 @@ def _estimate(
     msi_strip = read_rows * ratio * fine_width * (n_msi * 4 * 2 + 3)
     accumulator = min(core + plan.overlap, plan.height) * ratio * fine_width * n_bands * 4
     queued = core * ratio * fine_width * n_bands * sample_bytes * 2
-    side = min(core + plan.overlap + 2 * plan.halo, max(plan.height, plan.width))
-    tile_pixels = min(side, plan.height) * min(side, plan.width) * ratio * ratio
+    read_cols = min(plan.columns + plan.overlap + 2 * plan.halo, plan.width)
+    tile_pixels = read_rows * read_cols * ratio * ratio
     per_tile = tile_pixels * (spec.bytes_per_pixel + 2 * 4 * n_bands + 4 * n_msi)
     batch = 1
     vram = 0
@@ -168,6 +186,6 @@ def _estimate(
         vram = weights + batch * per_tile
         host += 2 * batch * tile_pixels * n_bands * 4
     else:
-        host += weights + per_tile
+        host += weights + (workers + 1) * per_tile
     area = sum(t.read.shape[0] * t.read.shape[1] for t in plan) * ratio * ratio
     return Estimate(plan, batch, int(host), int(vram), area * spec.flop_per_pixel)

@@ -6,8 +6,10 @@ finished rows. Peak memory is a few strips, whatever the height of the scene.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -109,6 +111,7 @@ def fuse_scene_tiles(
     *,
     device: str = "cpu",
     batch: int = 1,
+    workers: int = 1,
     rows_done: int = 0,
     clip: bool = True,
     progress: Progress | None = None,
@@ -129,6 +132,9 @@ def fuse_scene_tiles(
         Torch device.
     batch
         Tiles per call; halved on the fly when the GPU runs out of memory.
+    workers
+        Threads that fuse tiles side by side on the CPU, each with one torch thread: two threads inside every small
+        operation would spend their time waiting for each other.
     rows_done
         Fine rows that an interrupted run has finished (a value the sink was given as ``row0``).
     clip
@@ -144,10 +150,17 @@ def fuse_scene_tiles(
     strip_sum = RollingStrip(plan, len(scene.bands), scene.ratio, start)
     masks = _Masks(top=strip_sum.top, ratio=scene.ratio, bands=len(scene.bands))
     statistics = FusionStatistics(tiles=len(plan), batch=batch)
-    with (progress or SilentProgress()).stage("fuse", total=plan.shape[0] - start) as stage:
+    with (
+        _workers(workers if device == "cpu" else 1) as pool,
+        (progress or SilentProgress()).stage("fuse", total=plan.shape[0] - start) as stage,
+    ):
         for tile_row, strip in _read_ahead(scene, plan, start):
             masks.extend(strip)
-            for tile, data in _fuse_row(method, plan, tile_row, strip, scene.ratio, device, statistics):
+            if pool is None:
+                results = _fuse_row(method, plan, tile_row, strip, scene.ratio, device, statistics)
+            else:
+                results = _fuse_row_side_by_side(pool, workers, method, plan, tile_row, strip, scene.ratio, statistics)
+            for tile, data in results:
                 strip_sum.add(tile, data)
             row0, rows = strip_sum.finished(tile_row)
             valid, cloud, missing = masks.take(rows.shape[1])
@@ -186,6 +199,72 @@ def _read_ahead(scene: FusionScene, plan: TilePlan, start: int) -> Iterator[tupl
             del strip
 
 
+@contextmanager
+def _workers(count: int) -> Iterator[ThreadPoolExecutor | None]:
+    if count < 2:
+        yield None
+        return
+    with single_thread(), ThreadPoolExecutor(count, thread_name_prefix="hsfuse-fuse") as pool:
+        yield pool
+
+
+@contextmanager
+def single_thread() -> Iterator[None]:
+    """One torch thread inside the block (each Python thread may still call torch)."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _tiles_with_data(
+    plan: TilePlan, tile_row: int, strip: SceneStrip, ratio: int, statistics: FusionStatistics
+) -> list[Tile]:
+    todo: list[Tile] = []
+    for tile in plan.row_of_tiles(tile_row):
+        if strip.valid[_local(tile.blend, strip).scaled(ratio).slices].any():
+            todo.append(tile)
+        else:
+            statistics.skipped += 1
+    return todo
+
+
+def _fuse_row_side_by_side(
+    pool: ThreadPoolExecutor,
+    workers: int,
+    method: FusionMethod,
+    plan: TilePlan,
+    tile_row: int,
+    strip: SceneStrip,
+    ratio: int,
+    statistics: FusionStatistics,
+) -> Iterator[tuple[Tile, FloatCube]]:
+    """Fuse the tiles of a row in several threads; results come in order, so sums do not depend on timing."""
+
+    def one(tile: Tile) -> FloatCube:
+        import torch
+
+        torch.set_num_threads(1)
+        results = _fuse_batch(method, [tile], strip, ratio, "cpu", plan.multiple, statistics)
+        if results is None:
+            raise RuntimeError("a single tile on the CPU cannot be split further")
+        return results[0]
+
+    waiting: deque[tuple[Tile, Future[FloatCube]]] = deque()
+    for tile in _tiles_with_data(plan, tile_row, strip, ratio, statistics):
+        waiting.append((tile, pool.submit(one, tile)))
+        if len(waiting) > workers:
+            first, future = waiting.popleft()
+            yield first, future.result()
+    while waiting:
+        first, future = waiting.popleft()
+        yield first, future.result()
+
+
 def _fuse_row(
     method: FusionMethod,
     plan: TilePlan,
@@ -195,12 +274,7 @@ def _fuse_row(
     device: str,
     statistics: FusionStatistics,
 ) -> Iterator[tuple[Tile, FloatCube]]:
-    todo: list[Tile] = []
-    for tile in plan.row_of_tiles(tile_row):
-        if strip.valid[_local(tile.blend, strip).scaled(ratio).slices].any():
-            todo.append(tile)
-        else:
-            statistics.skipped += 1
+    todo = _tiles_with_data(plan, tile_row, strip, ratio, statistics)
     groups: dict[tuple[int, int], list[Tile]] = {}
     for tile in todo:
         groups.setdefault(tile.read.shape, []).append(tile)

@@ -21,7 +21,7 @@ FloatCube = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 
 _FIT_ROWS = 32
-_FIT_PIXELS = 400_000
+_FIT_PIXELS = 200_000
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class FusionScene:
     def low_resolution_strips(self) -> Iterator[LowResolutionStrip]:
         """Sample the scene on the HSI grid for :meth:`FusionMethod.fit`.
 
-        At most about 400 000 pixels are drawn, in strips spread evenly from top to bottom; which ones depends on
+        At most about 200 000 pixels are drawn, in strips spread evenly from top to bottom; which ones depends on
         the scene's size alone, so results do not change with tile size or memory.
 
         Raises

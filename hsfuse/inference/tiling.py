@@ -38,13 +38,16 @@ class TilePlan:
     height, width
         Image shape in HSI pixels.
     tile
-        Largest side of a core, in HSI pixels.
+        Largest height of a core, in HSI pixels.
     overlap
         Total width of the zone that two neighbours share, in HSI pixels; each grows by half of it, so it is even.
     halo
         Context around the blended block.
     multiple
         Sides of ``read`` are made multiples of this where the image allows it.
+    tile_width
+        Largest width of a core; None: as ``tile``. Wide tiles need less memory than high ones, because memory
+        holds whole rows of tiles.
     """
 
     height: int
@@ -53,17 +56,23 @@ class TilePlan:
     overlap: int = 0
     halo: int = 0
     multiple: int = 1
+    tile_width: int | None = None
 
     def __post_init__(self) -> None:
-        if self.tile < 1 or self.overlap < 0 or self.halo < 0 or self.multiple < 1:
+        if min(self.tile, self.columns) < 1 or self.overlap < 0 or self.halo < 0 or self.multiple < 1:
             raise UsageError("Tile, overlap, halo and multiple must not be negative.")
         if self.overlap % 2:
             raise UsageError(f"The overlap must be an even number of HSI pixels, not {self.overlap}.")
-        if self.overlap > self.tile:
+        if self.overlap > min(self.tile, self.columns):
             raise UsageError(
                 f"The overlap ({self.overlap}) is larger than the tile ({self.tile}), both in HSI pixels.",
                 hint="Choose a larger --tile or a smaller --overlap.",
             )
+
+    @property
+    def columns(self) -> int:
+        """Largest width of a core."""
+        return self.tile if self.tile_width is None else self.tile_width
 
     @property
     def row_edges(self) -> NDArray[np.int64]:
@@ -73,7 +82,7 @@ class TilePlan:
     @property
     def col_edges(self) -> NDArray[np.int64]:
         """Column borders of the cores."""
-        return _edges(self.width, self.tile, self.overlap)
+        return _edges(self.width, self.columns, self.overlap)
 
     @property
     def shape(self) -> tuple[int, int]:

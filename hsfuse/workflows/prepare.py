@@ -13,6 +13,7 @@ from hsfuse.coregister.warp import Resampler
 from hsfuse.degrade import Psf, estimate_psf
 from hsfuse.errors import CoregistrationError
 from hsfuse.grid import Slice2D
+from hsfuse.inference.engine import single_thread
 from hsfuse.inference.scene import FusionScene
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress
@@ -75,7 +76,7 @@ def prepare_scene(pair: Pair, config: RunConfig, progress: Progress) -> Prepared
         area.mask(grid.nested(pair.ratio)) if area else None,
     )
     if config.psf_fwhm == "auto":
-        with progress.stage("estimate blur") as stage:
+        with progress.stage("estimate blur") as stage, single_thread():
             scene = replace(scene, psf=estimate_scene_psf(scene))
             stage.advance()
         _log.info("The HSI's PSF is %.2f HSI pixels wide (FWHM).", scene.psf.fwhm_px)

@@ -13,7 +13,7 @@ from hsfuse import __version__
 from hsfuse.config import RunConfig
 from hsfuse.errors import QualityError, UsageError
 from hsfuse.inference.budget import Estimate, choose_plan, make_budget
-from hsfuse.inference.engine import FusionStatistics, fuse_scene_tiles
+from hsfuse.inference.engine import FusionStatistics, fuse_scene_tiles, single_thread
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress, SilentProgress
 from hsfuse.readers.base import ProductInfo
@@ -106,9 +106,11 @@ def run_scene(
     progress: Progress | None = None,
 ) -> RunResult:
     """Run all steps in order; see :func:`fuse_scene` for the parameters."""
+    import torch
+
     clock = StageClock(progress or SilentProgress())
     device = resolve_device(config.device)
-    _limit_threads(config.threads)
+    torch.set_num_threads(cpu_threads(config.threads))
     chosen = choose_method(config)
     options = WriteOptions(
         format=config.format, dtype=config.dtype, compress=config.compress,
@@ -150,12 +152,11 @@ def run_scene(
     return RunResult(written.path, chosen.method.spec.name, chosen.reason, summary, report, verdict)
 
 
-def _limit_threads(threads: int | None) -> None:
-    import torch
-
-    count = threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else threads
-    if count:
-        torch.set_num_threads(count)
+def cpu_threads(wanted: int | None) -> int:
+    """CPU threads to use: as asked for, else all that this process may run on."""
+    if wanted:
+        return wanted
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _plan(prepared: PreparedScene, chosen: ChosenMethod, config: RunConfig, device: str) -> Estimate:
@@ -165,12 +166,13 @@ def _plan(prepared: PreparedScene, chosen: ChosenMethod, config: RunConfig, devi
         source_bands=len(scene.bands), spec=chosen.method.spec,
         budget=make_budget(device, config.max_memory, config.max_vram),
         tile=config.tile, overlap=config.overlap, sample_bytes=_SAMPLE_BYTES[config.dtype],
+        workers=cpu_threads(config.threads),
     )  # fmt: skip
 
 
 def _fit(prepared: PreparedScene, chosen: ChosenMethod, config: RunConfig, device: str, clock: StageClock) -> None:
     scene = prepared.scene
-    with clock.stage("learn from the scene") as stage:
+    with clock.stage("learn from the scene") as stage, single_thread():
         chosen.method.fit(fusion_context(scene, device, config.seed), scene.low_resolution_strips())
         stage.advance()
 
@@ -203,7 +205,7 @@ def _fuse(
             _log.info("Going on at row %d of %d.", writer.rows_done, scene.fine_grid.height)
         statistics = fuse_scene_tiles(
             scene, chosen.method, estimate.plan, writer.write_rows, device=device, batch=estimate.batch,
-            rows_done=writer.rows_done, clip=config.clip, progress=clock,
+            workers=cpu_threads(config.threads), rows_done=writer.rows_done, clip=config.clip, progress=clock,
         )  # fmt: skip
         written = writer.finish(progress=clock)
     return written, statistics
@@ -241,8 +243,7 @@ def _summary(
 
 def _guess_seconds(estimate: Estimate, raw_bytes: int, device: str) -> float:
     """Rough time of fusing and writing; the plan's figure, not a promise."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    speed = 2e13 if device.startswith("cuda") else _FLOP_PER_SECOND_CORE * cores
+    speed = 2e13 if device.startswith("cuda") else _FLOP_PER_SECOND_CORE * cpu_threads(None)
     return estimate.flop / speed + raw_bytes / _IO_BYTES_PER_SECOND
 
 

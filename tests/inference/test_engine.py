@@ -75,14 +75,14 @@ def pair(height: int, width: int, ratio: int, seed: int = 0) -> tuple[np.ndarray
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.integers(8, 40), st.integers(8, 40), st.integers(2, 4), st.integers(4, 24), st.integers(0, 2),
-    st.integers(0, 3), st.integers(1, 4), st.integers(1, 3),
+    st.integers(0, 3), st.integers(1, 4), st.integers(1, 3), st.integers(1, 3),
 )  # fmt: skip
 def test_identity_comes_through_any_tiling(
-    height: int, width: int, ratio: int, tile: int, half: int, halo: int, multiple: int, batch: int
+    height: int, width: int, ratio: int, tile: int, half: int, halo: int, multiple: int, batch: int, workers: int
 ) -> None:
     hsi, msi = pair(height, width, ratio)
     plan = TilePlan(height, width, tile, 2 * half, halo, multiple)
-    out = run(make_scene(hsi, msi, ratio), plan, batch=batch)
+    out = run(make_scene(hsi, msi, ratio), plan, batch=batch, workers=workers)
     expected = hsi.repeat(ratio, 1).repeat(ratio, 2) + 0.1 * msi[:1]
     np.testing.assert_allclose(out, expected, atol=3e-7)
 

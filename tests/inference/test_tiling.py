@@ -18,7 +18,15 @@ sizes = st.integers(1, 70)
 def plans(draw: st.DrawFn) -> TilePlan:
     tile = draw(st.integers(2, 30))
     overlap = 2 * draw(st.integers(0, tile // 2))
-    return TilePlan(draw(sizes), draw(sizes), tile, overlap, draw(st.integers(0, 6)), draw(st.integers(1, 8)))
+    return TilePlan(
+        draw(sizes),
+        draw(sizes),
+        tile,
+        overlap,
+        draw(st.integers(0, 6)),
+        draw(st.integers(1, 8)),
+        draw(st.one_of(st.none(), st.integers(tile, 40))),
+    )
 
 
 @given(plans())
