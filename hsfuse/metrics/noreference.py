@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from hsfuse.degrade import Psf, lowpass_decimate_array
 from hsfuse.errors import UsageError
+from hsfuse.metrics.reference import ReferenceScores, q2n_of_pixels, score_all
 
 Cube = NDArray[np.floating]
 Mask = NDArray[np.bool_]
@@ -71,8 +72,9 @@ class NoReferenceQuality:
     psf: Psf
     srf: FloatArray | None = None
     blocks: int = 0
-    _spectral: float = field(default=0.0, repr=False)
-    _spatial: float = field(default=0.0, repr=False)
+    _spectral: FloatArray | None = field(default=None, repr=False)
+    _spatial: FloatArray | None = field(default=None, repr=False)
+    _consistent: float = field(default=0.0, repr=False)
     _squares: FloatArray | None = field(default=None, repr=False)
     _sums: FloatArray | None = field(default=None, repr=False)
     _pixels: int = field(default=0, repr=False)
@@ -107,7 +109,7 @@ class NoReferenceQuality:
         low_msi = lowpass_decimate_array(np.nan_to_num(msi), r, self.psf).astype(np.float64)
         self._add_consistency(low_fused, hsi.astype(np.float64), clear)
         self._add_msi(fused, msi, fine)
-        self._add_blocks(fused, hsi, msi, low_msi, clear)
+        self._add_blocks(fused, hsi, msi, (low_fused, low_msi), clear)
 
     def _add_consistency(self, low: FloatArray, hsi: FloatArray, clear: Mask) -> None:
         x, y = hsi[:, clear], low[:, clear]
@@ -131,7 +133,7 @@ class NoReferenceQuality:
         self._msi_squares = squares if self._msi_squares is None else self._msi_squares + squares
         self._msi_pixels += int(fine.sum())
 
-    def _add_blocks(self, fused: Cube, hsi: Cube, msi: Cube, low_msi: FloatArray, clear: Mask) -> None:
+    def _add_blocks(self, fused: Cube, hsi: Cube, msi: Cube, low: tuple[FloatArray, FloatArray], clear: Mask) -> None:
         r, side = self.ratio, min(BLOCK_PX, *clear.shape)
         for row in range(0, clear.shape[0] - side + 1, side):
             for col in range(0, clear.shape[1] - side + 1, side):
@@ -139,14 +141,13 @@ class NoReferenceQuality:
                 if not clear[block].all():
                     continue
                 fine = slice(row * r, (row + side) * r), slice(col * r, (col + side) * r)
-                x = fused[(slice(None), *fine)].reshape(len(fused), -1).astype(np.float64)
-                m = msi[(slice(None), *fine)].reshape(len(msi), -1).astype(np.float64)
-                h = hsi[(slice(None), *block)].reshape(len(hsi), -1).astype(np.float64)
-                n = low_msi[(slice(None), *block)].reshape(len(msi), -1)
-                pairs = np.abs(universal_quality(x, x) - universal_quality(h, h))
-                count = len(pairs)
-                self._spectral += float(pairs.sum() / max(count * (count - 1), 1))
-                self._spatial += float(np.abs(universal_quality(x, m) - universal_quality(h, n)).mean())
+                x, m = _pixels(fused, fine), _pixels(msi, fine)
+                h, down, n = _pixels(hsi, block), _pixels(low[0], block), _pixels(low[1], block)
+                spectral = universal_quality(x, x) - universal_quality(h, h)
+                spatial = universal_quality(x, m) - universal_quality(h, n)
+                self._spectral = spectral if self._spectral is None else self._spectral + spectral
+                self._spatial = spatial if self._spatial is None else self._spatial + spatial
+                self._consistent += q2n_of_pixels(h, down)
                 self.blocks += 1
 
     @property
@@ -157,16 +158,21 @@ class NoReferenceQuality:
     def scores(self) -> dict[str, float | None]:
         """Return the scores of all windows together.
 
-        ``d_lambda``, ``d_s`` and ``qnr`` (1 - d_lambda)(1 - d_s); ``hsi_rmse``, ``hsi_sam_deg``, ``hsi_ergas``: the
-        cube degraded to the HSI against the HSI; ``msi_rmse``: the cube seen through the MSI's responses against
-        the MSI. None where no window allowed a score.
+        ``d_lambda``, ``d_s`` and ``qnr`` (1 - d_lambda)(1 - d_s); ``hqnr``: the Q2n of the degraded cube against the
+        HSI times (1 - d_s); ``hsi_rmse``, ``hsi_sam_deg``, ``hsi_ergas``: the cube degraded to the HSI against the
+        HSI; ``msi_rmse``: the cube seen through the MSI's responses against the MSI. None where no window allowed a
+        score.
         """
         found: dict[str, float | None] = dict.fromkeys(
-            ("qnr", "d_lambda", "d_s", "hsi_rmse", "hsi_sam_deg", "hsi_ergas", "msi_rmse")
+            ("qnr", "hqnr", "d_lambda", "d_s", "hsi_rmse", "hsi_sam_deg", "hsi_ergas", "msi_rmse")
         )
-        if self.blocks:
-            spectral, spatial = self._spectral / self.blocks, self._spatial / self.blocks
+        if self._spectral is not None and self._spatial is not None:
+            # Q is a mean over the blocks first; the distortion is how far that mean moved.
+            count = len(self._spectral)
+            spectral = float(np.abs(self._spectral / self.blocks).sum()) / max(count * (count - 1), 1)
+            spatial = float(np.abs(self._spatial / self.blocks).mean())
             found |= {"d_lambda": spectral, "d_s": spatial, "qnr": (1 - spectral) * (1 - spatial)}
+            found["hqnr"] = self._consistent / self.blocks * (1 - spatial)
         if self._squares is not None and self._sums is not None:
             mean = self._sums / self._pixels
             error = self._squares / self._pixels
@@ -177,6 +183,101 @@ class NoReferenceQuality:
         if self._msi_squares is not None and np.isfinite(self._msi_squares).any():
             found["msi_rmse"] = float(np.sqrt(np.nanmean(self._msi_squares) / self._msi_pixels))
         return found
+
+
+def d_lambda(fused: Cube, hsi: Cube, ratio: int) -> float:
+    """Spectral distortion of a whole cube: how far the Q between its bands is from that between the HSI's.
+
+    Parameters
+    ----------
+    fused
+        Shape (band, row * ratio, col * ratio), free of NaN.
+    hsi
+        Shape (band, row, col), free of NaN.
+    ratio
+        HSI pixel size over MSI pixel size.
+    """
+    return _whole(fused, hsi, fused[:1], ratio, Psf())["d_lambda"]
+
+
+def d_s(fused: Cube, hsi: Cube, msi: Cube, ratio: int, psf: Psf) -> float:
+    """Spatial distortion of a whole cube: how far the Q of its bands with the MSI's moves between the resolutions.
+
+    The mean runs over all pairs of an HSI band and an MSI band, the extension of Alparone's index from one
+    panchromatic band to several. Arguments as for :meth:`NoReferenceQuality.add`, free of NaN.
+    """
+    return _whole(fused, hsi, msi, ratio, psf)["d_s"]
+
+
+def qnr(fused: Cube, hsi: Cube, msi: Cube, ratio: int, psf: Psf) -> float:
+    """Quality without reference of a whole cube: (1 - d_lambda)(1 - d_s)."""
+    return _whole(fused, hsi, msi, ratio, psf)["qnr"]
+
+
+def hqnr(fused: Cube, hsi: Cube, msi: Cube, ratio: int, psf: Psf) -> float:
+    """Hybrid QNR of a whole cube: Q2n of the degraded cube against the HSI, times (1 - d_s).
+
+    References
+    ----------
+    M. M. Khan, L. Alparone, J. Chanussot, Pansharpening quality assessment using the modulation transfer functions
+    of instruments, IEEE TGRS 47, 2009.
+    """
+    return _whole(fused, hsi, msi, ratio, psf)["hqnr"]
+
+
+def spectral_consistency(fused: Cube, hsi: Cube, ratio: int, psf: Psf, valid: Mask | None = None) -> ReferenceScores:
+    """Wald's first property: the cube, degraded with the PSF, against the HSI.
+
+    Parameters
+    ----------
+    fused
+        Shape (band, row * ratio, col * ratio); NaN spreads over the PSF.
+    hsi
+        Shape (band, row, col), the reference.
+    ratio, psf
+        Pixel size ratio and PSF of the HSI.
+    valid
+        Usable HSI pixels.
+    """
+    return score_all(hsi, lowpass_decimate_array(fused, ratio, psf), ratio, valid)
+
+
+def spatial_consistency(
+    fused: Cube, msi: Cube, srf: FloatArray, ratio: int, valid: Mask | None = None
+) -> ReferenceScores:
+    """Consistency with the guide: the cube, seen through the MSI's responses, against the MSI.
+
+    Parameters
+    ----------
+    fused
+        Shape (band, row, col).
+    msi
+        Shape (msi band, row, col), the reference.
+    srf
+        Shape (msi band, band); bands whose row is zero (not covered by the HSI) are left out.
+    ratio
+        Pixel size ratio (for ERGAS).
+    valid
+        Usable MSI pixels.
+    """
+    covered = srf.sum(axis=1) > 0
+    if not covered.any():
+        raise UsageError("No MSI band is covered by the HSI's bands.")
+    seen = np.tensordot(srf[covered], fused, 1)
+    return score_all(msi[covered], seen, ratio, valid)
+
+
+def _whole(fused: Cube, hsi: Cube, msi: Cube, ratio: int, psf: Psf) -> dict[str, float]:
+    quality = NoReferenceQuality(ratio, psf)
+    quality.add(fused, hsi, msi, np.ones(fused.shape[1:], bool))
+    found = {name: value for name, value in quality.scores().items() if value is not None}
+    if not quality.blocks:
+        raise UsageError(f"The image is too small or too broken for a block of {BLOCK_PX} HSI pixels.")
+    return found
+
+
+def _pixels(cube: Cube, block: tuple[slice, slice]) -> FloatArray:
+    return np.asarray(cube[(slice(None), *block)].reshape(len(cube), -1), dtype=np.float64)
 
 
 def _eroded(mask: Mask, pixels: int) -> Mask:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,7 +95,7 @@ def psnr(reference: Cube, estimate: Cube, valid: Mask | None = None, *, peak: st
         reference's maximum.
     """
     x, y = _samples(reference, estimate, valid)
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         if peak == "global":
             return float(20 * np.log10(x.max()) - 10 * np.log10(np.mean((x - y) ** 2)))
         error = np.mean((x - y) ** 2, axis=1)
@@ -172,49 +173,48 @@ def q2n(reference: Cube, estimate: Cube, valid: Mask | None = None, *, side: int
     mask = _usable(reference, estimate, valid)
     bands, height, width = reference.shape
     side = min(side, height, width)
-    size = 1 << (bands - 1).bit_length()
     values = []
     for row in range(0, height - side + 1, side):
         for col in range(0, width - side + 1, side):
             block = slice(row, row + side), slice(col, col + side)
             if mask[block].all():
-                x = np.zeros((size, side * side))
-                y = np.zeros((size, side * side))
-                x[:bands] = reference[(slice(None), *block)].reshape(bands, -1)
-                y[:bands] = estimate[(slice(None), *block)].reshape(bands, -1)
-                values.append(_q2n_block(x, y))
+                x = reference[(slice(None), *block)].reshape(bands, -1).astype(np.float64)
+                y = estimate[(slice(None), *block)].reshape(bands, -1).astype(np.float64)
+                values.append(q2n_of_pixels(x, y))
     return float(np.mean(values)) if values else float("nan")
 
 
-def _q2n_block(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
-    count = x.shape[1]
+def q2n_of_pixels(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    """Q2n of one block of pixels, both of shape (band, pixel)."""
+    bands, count = x.shape
     mx, my = x.mean(axis=1), y.mean(axis=1)
     unbias = count / (count - 1)
-    covariance = unbias * (
-        _product(x, _conjugate(y)).mean(axis=1) - _product(mx[:, None], _conjugate(my[:, None]))[:, 0]
-    )
+    # A product of hypercomplex numbers is bilinear, so the mean product follows from the bands' covariances:
+    # one matrix product instead of one hypercomplex product for every pixel.
+    covariance = unbias * ((x - mx[:, None]) @ (y - my[:, None]).T) / count
+    sign, component = _conjugate_products(1 << max(bands - 1, 0).bit_length())
+    signed = (sign[:bands, :bands] * covariance).ravel()
+    hypercomplex = np.bincount(component[:bands, :bands].ravel(), weights=signed)
     vx = unbias * ((x * x).sum(axis=0).mean() - mx @ mx)
     vy = unbias * ((y * y).sum(axis=0).mean() - my @ my)
     bottom = (vx + vy) * (mx @ mx + my @ my)
     if bottom <= 1e-20:
         return 1.0
-    return float(4.0 * np.linalg.norm(covariance) * np.linalg.norm(mx) * np.linalg.norm(my) / bottom)
+    return float(4.0 * np.linalg.norm(hypercomplex) * np.linalg.norm(mx) * np.linalg.norm(my) / bottom)
 
 
-def _conjugate(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.concatenate([x[:1], -x[1:]])
-
-
-def _product(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Cayley-Dickson product of hypercomplex numbers, component axis first."""
-    size = a.shape[0]
-    if size == 1:
-        return a * b
-    half = size // 2
-    a0, a1, b0, b1 = a[:half], a[half:], b[:half], b[half:]
-    first = _product(a0, b0) - _product(_conjugate(b1), a1)
-    second = _product(b1, a0) + _product(a1, _conjugate(b0))
-    return np.concatenate([first, second])
+@lru_cache(maxsize=8)
+def _conjugate_products(size: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return for units e_i and e_j the sign and the index of the product e_i * conjugate(e_j) (Cayley-Dickson)."""
+    sign = np.ones((1, 1))
+    while len(sign) < size:
+        half = len(sign)
+        flip = np.where(np.arange(half) == 0, 1.0, -1.0)
+        # (a, b)(c, d) = (a c - conj(d) b, d a + b conj(c))
+        sign = np.block([[sign, sign.T], [sign * flip[None, :], -(sign * flip[:, None]).T]])
+    unit = np.arange(size)
+    conjugate = np.where(unit == 0, 1.0, -1.0)
+    return sign * conjugate[None, :], unit[:, None] ^ unit[None, :]
 
 
 def score_all(reference: Cube, estimate: Cube, ratio: int, valid: Mask | None = None) -> ReferenceScores:

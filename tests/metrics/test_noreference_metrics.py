@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 
 from hsfuse.degrade import Psf, lowpass_decimate_array, upsample_array
-from hsfuse.metrics.noreference import NoReferenceQuality, universal_quality
+from hsfuse.errors import UsageError
+from hsfuse.metrics.noreference import (
+    BLOCK_PX,
+    NoReferenceQuality,
+    d_lambda,
+    d_s,
+    hqnr,
+    qnr,
+    spatial_consistency,
+    spectral_consistency,
+    universal_quality,
+)
 
 
 @pytest.fixture
@@ -70,3 +81,66 @@ def test_nodata_is_left_out_and_nothing_left_gives_none(scene: tuple[np.ndarray,
     empty.add(np.full_like(truth, np.nan), hsi, msi, np.ones(msi.shape[1:], bool))
     assert set(empty.scores().values()) == {None}
     assert empty.band_rmse is None
+
+
+def test_d_lambda_equals_the_double_loop_over_bands(scene: tuple[np.ndarray, ...]) -> None:
+    """The definition: mean over pairs of bands of |mean Q fine - mean Q coarse|, on blocks of the same ground."""
+    truth, hsi, _, _ = scene
+    fused, low = truth[:4, :144, :144], hsi[:4, :48, :48]
+    found = d_lambda(fused, low, 3)
+
+    def quality(a: np.ndarray, b: np.ndarray) -> float:
+        cov = np.cov(a.ravel(), b.ravel(), bias=True)
+        ma, mb = a.mean(), b.mean()
+        return 4 * cov[0, 1] * ma * mb / ((cov[0, 0] + cov[1, 1]) * (ma**2 + mb**2))
+
+    reach = Psf().reach_px(3)
+    corners = range(0, 48 - BLOCK_PX + 1, BLOCK_PX)
+    blocks = [
+        (r, c)
+        for r in corners
+        for c in corners
+        if min(r, c) >= reach and max(r, c) + BLOCK_PX <= 48 - reach  # the PSF needs pixels all round
+    ]
+    total = []
+    for i in range(4):
+        for j in range(4):
+            if i != j:
+                fine = [
+                    quality(*(fused[k, r * 3 : (r + BLOCK_PX) * 3, c * 3 : (c + BLOCK_PX) * 3] for k in (i, j)))
+                    for r, c in blocks
+                ]
+                coarse = [
+                    quality(*(low[k, r : r + BLOCK_PX, c : c + BLOCK_PX].astype(float) for k in (i, j)))
+                    for r, c in blocks
+                ]
+                total.append(abs(np.mean(fine) - np.mean(coarse)))
+    assert found == pytest.approx(np.mean(total), rel=1e-4)
+
+
+def test_indices_order_methods_as_the_truth_does(scene: tuple[np.ndarray, ...]) -> None:
+    truth, hsi, msi, _ = scene
+    plain = upsample_array(hsi, 3)
+    assert hqnr(truth, hsi, msi, 3, Psf()) > hqnr(plain, hsi, msi, 3, Psf())
+    assert d_s(truth, hsi, msi, 3, Psf()) < d_s(plain, hsi, msi, 3, Psf())
+    assert qnr(truth, hsi, msi, 3, Psf()) == pytest.approx(
+        (1 - d_lambda(truth, hsi, 3)) * (1 - d_s(truth, hsi, msi, 3, Psf()))
+    )
+
+
+def test_consistency_both_ways(scene: tuple[np.ndarray, ...]) -> None:
+    truth, hsi, msi, srf = scene
+    assert spectral_consistency(truth, hsi, 3, Psf()).rmse == pytest.approx(0, abs=1e-6)
+    assert spatial_consistency(truth, msi, srf, 3).rmse == pytest.approx(0, abs=1e-6)
+    blurred = upsample_array(hsi, 3)
+    assert spectral_consistency(blurred, hsi, 3, Psf()).rmse > 1e-4
+    assert spatial_consistency(blurred, msi, srf, 3).rmse > 1e-3
+    uncovered = np.vstack([srf[:2], np.zeros((1, srf.shape[1]))])
+    assert spatial_consistency(truth, msi, uncovered, 3).rmse == pytest.approx(0, abs=1e-6)
+    with pytest.raises(UsageError, match="covered"):
+        spatial_consistency(truth, msi, np.zeros_like(srf), 3)
+
+
+def test_an_image_too_small_for_a_block_says_so(scene: tuple[np.ndarray, ...]) -> None:
+    with pytest.raises(UsageError, match="too small"):
+        d_lambda(scene[0][:, :9, :9], scene[1][:, :3, :3], 3)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
 
 from hsfuse.errors import UsageError
@@ -111,3 +113,43 @@ def test_misuse_is_explained(cubes: tuple[np.ndarray, np.ndarray]) -> None:
         rmse(cubes[0], cubes[1][:3])
     with pytest.raises(UsageError, match="No pixel"):
         rmse(cubes[0], cubes[1], np.zeros(cubes[0].shape[1:], bool))
+
+
+def _hypercomplex(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Plain twin of the product: the Cayley-Dickson recursion, component axis first."""
+    if len(a) == 1:
+        return a * b
+
+    def conjugate(v: np.ndarray) -> np.ndarray:
+        return np.concatenate([v[:1], -v[1:]])
+
+    half = len(a) // 2
+    a0, a1, b0, b1 = a[:half], a[half:], b[:half], b[half:]
+    first = _hypercomplex(a0, b0) - _hypercomplex(conjugate(b1), a1)
+    return np.concatenate([first, _hypercomplex(b1, a0) + _hypercomplex(a1, conjugate(b0))])
+
+
+@settings(max_examples=12, deadline=None)
+@given(bands=st.integers(1, 20), seed=st.integers(0, 50))
+def test_q2n_equals_the_recursive_definition(bands: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    reference = rng.random((bands, 9, 9))
+    estimate = reference + rng.normal(0, 0.2, reference.shape)
+    size = 1 << (bands - 1).bit_length()
+    x, y = np.zeros((size, 81)), np.zeros((size, 81))
+    x[:bands], y[:bands] = reference.reshape(bands, -1), estimate.reshape(bands, -1)
+    y[1:] *= -1
+    mx, my = x.mean(axis=1, keepdims=True), y.mean(axis=1, keepdims=True)
+    n = 81 / 80
+    covariance = n * (_hypercomplex(x, y).mean(axis=1) - _hypercomplex(mx, my)[:, 0])
+    spread = n * sum((v**2).sum(axis=0).mean() - (m**2).sum() for v, m in ((x, mx), (y, my)))
+    means = np.linalg.norm(mx), np.linalg.norm(my)
+    expected = 4 * np.linalg.norm(covariance) * means[0] * means[1] / (spread * (means[0] ** 2 + means[1] ** 2))
+    assert q2n(reference, estimate) == pytest.approx(expected, rel=1e-9)
+
+
+def test_zero_bands_do_not_spoil_the_scores(cubes: tuple[np.ndarray, np.ndarray]) -> None:
+    reference, estimate = (c.copy() for c in cubes)
+    reference[2], estimate[2] = 0.0, 0.0
+    scores = score_all(reference, estimate, 3).to_json()
+    assert all(value is not None and np.isfinite(value) for value in scores.values())
