@@ -132,6 +132,7 @@ def _spectra(report: ReportData) -> list[FigureFile]:
     caption = (
         "Dots: the HSI pixel. Line and band: mean and range of the fused pixels inside it, at full resolution. "
         "Diamonds: MSI bands with their width. Grey: wavelengths without bands; nothing is drawn across them. "
-        "Below each: fused mean minus HSI, in hundredths of reflectance."
+        "Below each: fused mean minus HSI, in hundredths of reflectance. Purity says how typical of its kind and how "
+        "even a pixel and its surroundings are; where it is low, the HSI sees neighbours that the fused pixels do not."
     )
     return [FigureFile("spectra", "spectra", "Spectra of pure pixels", caption, style.to_png(figure))]

@@ -39,8 +39,12 @@ KEY_BANDS_NM: Mapping[str, tuple[float, float]] = {
 FLOOR = 0.004
 """Reflectance below which a ratio says nothing; atmospheric correction leaves values around zero over water."""
 
+DARK_OFFSET = 0.03
+"""Added to a mean before dividing by it: the noise of dark planes (water in the infrared) is no unevenness."""
 TOLERATED_SPREAD: Mapping[SurfaceKind, float] = {"vegetation": 0.10, "soil": 0.10, "water": 0.10, "built-up": 0.18}
 """Local relative deviation at which evenness falls to 1/e; a town is never as even as a field."""
+LOW_PURITY = 0.3
+"""Pixels below this purity are shown for want of better ones, but not judged."""
 NARROW = 0.6
 """Weight of a window of 3 x 3 pixels that is even where the larger one is not."""
 
@@ -58,11 +62,15 @@ class PixelStrip(NamedTuple):
         Reflectance, shape (band, row, col), NaN where there is no data.
     valid
         Pixels that may be chosen, shape (row, col): inside the footprint and not under cloud.
+    detail
+        Relative deviation inside each pixel as the multispectral image sees it (:func:`inner_spread`), shape
+        (row, col); None when unknown. Without it a town, blurred to an even grey, passes for one surface.
     """
 
     row0: int
     hsi: NDArray[np.floating[Any]]
     valid: NDArray[np.bool_]
+    detail: NDArray[np.floating[Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +108,29 @@ def key_bands(centre_nm: NDArray[np.floating[Any]]) -> dict[str, int]:
     return found
 
 
+def inner_spread(msi: NDArray[np.floating[Any]], ratio: int) -> NDArray[np.float64]:
+    """Relative deviation of the multispectral pixels inside each hyperspectral one.
+
+    Parameters
+    ----------
+    msi
+        Reflectance, shape (msi band, row * ratio, col * ratio), NaN where there is no data.
+    ratio
+        Pixel size ratio.
+
+    Returns
+    -------
+    numpy.ndarray
+        Standard deviation over mean, averaged over the bands, shape (row, col); NaN where a pixel has no data.
+    """
+    rows, cols = msi.shape[1] // ratio, msi.shape[2] // ratio
+    cells = np.asarray(msi, dtype=np.float64)[:, : rows * ratio, : cols * ratio]
+    cells = cells.reshape(len(msi), rows, ratio, cols, ratio)
+    mean, deviation = cells.mean(axis=(2, 4)), cells.std(axis=(2, 4))
+    spread: NDArray[np.float64] = (deviation / (np.abs(mean) + DARK_OFFSET)).mean(axis=0)
+    return spread
+
+
 def find_pure_pixels(
     strips: Iterable[PixelStrip | tuple[int, NDArray[Any], NDArray[np.bool_]]],
     centre_nm: NDArray[np.floating[Any]],
@@ -107,15 +138,16 @@ def find_pure_pixels(
     per_kind: int = 2,
     window_px: int = 5,
     separation_px: int = 20,
-    min_purity: float = 0.2,
+    min_purity: float = 0.1,
 ) -> tuple[PurePixel, ...]:
     """Find pure pixels of each surface type.
 
     Parameters
     ----------
     strips
-        The image as ``(row0, hsi, valid)``, from the top; neighbouring strips are joined, so windows may reach
-        across their border. Strips may leave rows out; windows then never reach across the gap.
+        The image as :class:`PixelStrip` or plain ``(row0, hsi, valid)``, from the top; neighbouring strips are
+        joined, so windows may reach across their border. Strips may leave rows out; windows then never reach across
+        the gap.
     centre_nm
         Centre wavelength of each band, shape (band,).
     per_kind
@@ -148,7 +180,7 @@ def find_pure_pixels(
         return ()
     cell = max(separation_px // 2, 1)
     best: dict[tuple[SurfaceKind, int, int], PurePixel] = {}
-    for row0, planes, valid in _windows(strips, bands, window_px // 2):
+    for row0, planes, valid, detail in _windows(strips, bands, window_px // 2):
         inside = ndimage.minimum_filter(valid.astype(np.uint8), window_px, mode="constant", cval=0).astype(bool)
         spread = {side: np.where(inside, _spread_of(planes, valid, side), np.inf) for side in {window_px, 3}}
         for kind, membership in _memberships(planes).items():
@@ -156,6 +188,9 @@ def find_pure_pixels(
             evenness = np.maximum(
                 _evenness(spread[window_px], kind), (1.0 if window_px == 3 else NARROW) * _evenness(spread[3], kind)
             )
+            if detail is not None:
+                # Single fine pixels scatter more than the averages that the coarse windows see.
+                evenness = evenness * _evenness(detail / 1.5, kind)
             _keep_best(best, kind, membership * evenness, row0, cell, min_purity)
     chosen: list[PurePixel] = []
     for kind in KINDS:
@@ -169,28 +204,35 @@ def find_pure_pixels(
 
 def _windows(
     strips: Iterable[PixelStrip | tuple[int, NDArray[Any], NDArray[np.bool_]]], bands: dict[str, int], radius: int
-) -> Iterator[tuple[int, dict[str, FloatPlane], NDArray[np.bool_]]]:
-    """Yield the index planes of each strip, with the last rows of the strip before it put in front.
+) -> Iterator[tuple[int, dict[str, FloatPlane], NDArray[np.bool_], FloatPlane | None]]:
+    """Yield row, index planes, valid mask and worst detail of each strip, with the rows before it put in front.
 
     Rows whose window is cut by the strip's lower edge come again, whole, at the top of the next strip.
     """
-    tail_planes: dict[str, FloatPlane] = {}
-    tail_valid: NDArray[np.bool_] | None = None
+    tail: dict[str, FloatPlane] = {}
     next_row = -1
-    for strip_row0, hsi, strip_valid in strips:
+    for strip in strips:
+        strip_row0, hsi, strip_valid, strip_detail = PixelStrip(*strip)
         planes = {name: np.asarray(hsi[index], dtype=np.float64) for name, index in bands.items()}
         valid = np.asarray(strip_valid, dtype=np.bool_).copy()
-        row0 = strip_row0
         for plane in planes.values():
             valid &= np.isfinite(plane)
-        if tail_valid is not None and strip_row0 == next_row:
-            planes = {name: np.concatenate([tail_planes[name], plane]) for name, plane in planes.items()}
-            valid = np.concatenate([tail_valid, valid])
-            row0 -= tail_valid.shape[0]
+        if strip_detail is not None:
+            planes["detail"] = np.asarray(strip_detail, dtype=np.float64)
+            valid &= np.isfinite(planes["detail"])
+        planes["valid"] = valid.astype(np.float64)
+        row0 = strip_row0
+        if tail.keys() == planes.keys() and strip_row0 == next_row:
+            row0 -= tail["valid"].shape[0]
+            planes = {name: np.concatenate([tail[name], plane]) for name, plane in planes.items()}
         next_row = strip_row0 + hsi.shape[1]
-        tail_planes = {name: plane[-2 * radius :] for name, plane in planes.items()}
-        tail_valid = valid[-2 * radius :]
-        yield row0, planes, valid
+        tail = {name: plane[-2 * radius :] for name, plane in planes.items()}
+        valid = planes.pop("valid") > 0
+        detail = planes.pop("detail", None)
+        if detail is not None:
+            # The point spread function reaches into the neighbours, so they count as well.
+            detail = ndimage.maximum_filter(np.where(valid, detail, 0.0), 3, mode="nearest")
+        yield row0, planes, valid, detail
 
 
 def _ramp(value: FloatPlane, low: float, high: float) -> FloatPlane:
@@ -245,8 +287,7 @@ def _spread_of(planes: dict[str, FloatPlane], valid: NDArray[np.bool_], window_p
         filled = np.where(valid, plane, 0.0)
         mean = ndimage.uniform_filter(filled, window_px, mode="constant")
         square = ndimage.uniform_filter(filled * filled, window_px, mode="constant")
-        # The offset keeps dark planes (water in the infrared) from counting their noise as unevenness.
-        spread += np.sqrt(np.maximum(square - mean * mean, 0.0)) / (np.abs(mean) + 0.03)
+        spread += np.sqrt(np.maximum(square - mean * mean, 0.0)) / (np.abs(mean) + DARK_OFFSET)
     return spread / len(planes)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse.qa import style
+from hsfuse.qa.pixels import LOW_PURITY
 from hsfuse.qa.seams import SeamReport
 from hsfuse.qa.spectra import SpectrumComparison, band_runs
 
@@ -278,9 +279,8 @@ def _spectrum_panel(panel: SubFigure, comparison: SpectrumComparison, dropped_nm
     curve.set_ylim(bottom * 1.1, top + 0.28 * (top - bottom))
     curve.set_ylabel("Reflectance")
     pixel = comparison.pixel
-    curve.set_title(
-        f"{comparison.label.capitalize()}  (HSI row {pixel.row}, col {pixel.col}; purity {pixel.purity:.2f})"
-    )
+    purity = f"{'low ' if pixel.purity < LOW_PURITY else ''}purity {pixel.purity:.2f}"
+    curve.set_title(f"{comparison.label.capitalize()}  (HSI row {pixel.row}, col {pixel.col}; {purity})")
     style.add_legend(curve, loc="upper right", ncols=2, columnspacing=1.0, borderaxespad=0.1, labelspacing=0.3)
     rest.axhline(0.0, color=style.MUTED, linewidth=0.7)
     style.broken_line(rest, centre, 100.0 * comparison.difference, runs, color=colour, linewidth=1.1)

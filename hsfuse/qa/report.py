@@ -20,6 +20,7 @@ from hsfuse.errors import OutputError
 from hsfuse.grid import Bounds
 from hsfuse.log import get_logger
 from hsfuse.qa.page import embed, render_page, write_files
+from hsfuse.qa.pixels import LOW_PURITY
 from hsfuse.qa.plots import BandRow, band_rows
 from hsfuse.qa.quicklook import AlignmentView, DetailPair, Picture
 from hsfuse.qa.scores import score_text
@@ -168,8 +169,12 @@ def write_report(path: Path, report: ReportData) -> Path:
 
 
 def pure_pixel_sam_deg(spectra: Sequence[SpectrumComparison]) -> float | None:
-    """Median spectral angle over pure pixels that are not water (whose angle is mostly noise); None without any."""
-    angles = [s.spectral_angle_deg for s in spectra if s.pixel.kind != "water" and np.isfinite(s.spectral_angle_deg)]
+    """Median spectral angle over pixels of purity 0.3 or more; None without any.
+
+    Water is left out: its angle is mostly noise.
+    """
+    judged = [s for s in spectra if s.pixel.kind != "water" and s.pixel.purity >= LOW_PURITY]
+    angles = [s.spectral_angle_deg for s in judged if np.isfinite(s.spectral_angle_deg)]
     return float(np.median(angles)) if angles else None
 
 

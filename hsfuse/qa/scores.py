@@ -51,6 +51,12 @@ NO_REFERENCE: Mapping[str, ScoreText] = {
         "detail were kept (Alparone et al. 2008).",
         "higher, ideal 1",
     ),
+    "hqnr": ScoreText(
+        "HQNR",
+        "Hybrid QNR: agreement of the degraded cube with the HSI (Q2n over all bands jointly) times (1 − D_s) "
+        "(Khan et al. 2009).",
+        "higher, ideal 1",
+    ),
     "d_lambda": ScoreText(
         "D_lambda",
         "Spectral distortion: how much the similarity between pairs of bands changed from the HSI to the fused cube.",
@@ -104,7 +110,7 @@ NO_REFERENCE: Mapping[str, ScoreText] = {
     "pure_pixel_sam_deg": ScoreText(
         "Pure-pixel spectra, median angle",
         "Median spectral angle between HSI pixels and the mean of the fused pixels inside them, over the even surfaces "
-        "shown below (water left out: its angle is mostly noise).",
+        "shown below (without water, whose angle is mostly noise, and pixels of low purity).",
         "lower, ideal 0",
         "°",
         2,
@@ -138,5 +144,6 @@ TEXTS: Mapping[str, ScoreText] = {**NO_REFERENCE, **WITH_REFERENCE}
 
 
 def score_text(key: str) -> ScoreText:
-    """Return how a score is printed; an unknown one is printed under its own name."""
-    return TEXTS.get(key) or ScoreText(key, "", "", "", 4)
+    """Return how a score is printed (``PSNR``, ``psnr`` and ``psnr_db`` are one); an unknown one as it is."""
+    plain = key.lower().removesuffix("_db")
+    return TEXTS.get({"sam": "sam_deg"}.get(plain, plain)) or ScoreText(key, "", "", "", 4)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from qa_builders import CENTRE_NM, PATCHES, patch_scene
 
 from hsfuse.errors import UsageError
-from hsfuse.qa.pixels import KINDS, PixelStrip, find_pure_pixels, key_bands
+from hsfuse.qa.pixels import KINDS, LOW_PURITY, PixelStrip, find_pure_pixels, inner_spread, key_bands
 
 
 def strips(cube, valid, rows):
@@ -65,6 +65,32 @@ def test_a_river_three_pixels_wide_is_offered_with_reserve():
     (river,) = [p for p in find_pure_pixels(strips(cube, valid, 60), CENTRE_NM, per_kind=1) if p.kind == "water"]
     assert river.col == 31
     assert 0.2 <= river.purity < 0.65
+
+
+def test_ground_that_is_uneven_inside_the_pixels_is_not_pure():
+    cube, valid = patch_scene()
+    msi = np.repeat(np.repeat(cube[[2, 6, 12, 20]], 3, axis=1), 3, axis=2)
+    row, col = PATCHES["built-up"]
+    # The left half of the built-up patch is roofs and streets that the HSI's pixels average out.
+    msi[:, 3 * row : 3 * row + 36, 3 * col : 3 * col + 18 : 3] *= 2.5
+    detail = inner_spread(msi, 3)
+    parts = [PixelStrip(r, cube[:, r : r + 7], valid[r : r + 7], detail[r : r + 7]) for r in range(0, 60, 7)]
+    found = {p.kind: p for p in find_pure_pixels(parts, CENTRE_NM, per_kind=1)}
+    assert set(found) == set(KINDS)
+    assert found["built-up"].col >= col + 7
+    uneven = [p for p in find_pure_pixels(parts, CENTRE_NM, separation_px=2, per_kind=99) if p.kind == "built-up"]
+    inside = [p for p in uneven if row <= p.row < row + 12 and col <= p.col < col + 6]
+    assert all(p.purity < LOW_PURITY for p in inside)
+
+
+def test_inner_spread_is_the_relative_deviation():
+    msi = np.random.default_rng(0).uniform(0.1, 0.4, (2, 8, 12))
+    msi[0, 0, 0] = np.nan
+    spread = inner_spread(msi, 4)
+    assert spread.shape == (2, 3)
+    assert np.isnan(spread[0, 0])
+    cell = msi[:, 4:8, 8:12]
+    assert spread[1, 2] == pytest.approx(np.mean(cell.std(axis=(1, 2)) / (cell.mean(axis=(1, 2)) + 0.03)))
 
 
 def test_pixels_of_one_kind_keep_their_distance():

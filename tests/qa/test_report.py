@@ -20,6 +20,7 @@ from hsfuse.qa.page import picture_folder
 from hsfuse.qa.pixels import PurePixel
 from hsfuse.qa.quicklook import alignment_view, composites, detail_pairs
 from hsfuse.qa.report import ReportData, to_plain, write_qa_json, write_report
+from hsfuse.qa.scores import score_text
 from hsfuse.qa.seams import measure_seams
 from hsfuse.qa.sources import ArraySource
 from hsfuse.qa.spectra import compare_spectrum
@@ -235,6 +236,13 @@ def test_a_comparison_marks_the_best_of_each_score():
     rows = {row["name"]: [cell["best"] for cell in row["cells"]] for row in score_rows(comparison())}
     assert rows["glp"] == [True, True, False, False]
     assert rows["bicubic"] == [False, False, True, False]
+
+
+def test_scores_are_known_under_their_usual_names():
+    assert score_text("PSNR") == score_text("psnr_db") == score_text("psnr")
+    assert score_text("SAM").show(1.23456) == "1.235°"
+    assert score_text("home_made").label == "home_made"
+    assert score_text("PSNR").show(float("inf")) == "infinite"
 
 
 def test_the_comparison_report(tmp_path):

@@ -135,12 +135,14 @@ def test_pixels_are_read_at_full_resolution_and_numbered():
         np.testing.assert_allclose(result.fused_mean, result.hsi)
 
 
-def test_median_angle_leaves_water_out():
+def test_median_angle_leaves_water_and_mixed_pixels_out():
     good, bad = spectrum("soil"), spectrum("soil") + np.linspace(0, 0.2, CENTRE_NM.size)
     soil = compare_spectrum(PurePixel("soil", 0, 0, 1.0), CENTRE_NM, good, good[:, None, None])
     water = compare_spectrum(PurePixel("water", 0, 0, 1.0), CENTRE_NM, good, bad[:, None, None])
     assert pure_pixel_sam_deg([soil, water]) == pytest.approx(0.0, abs=1e-6)
     assert pure_pixel_sam_deg([water]) is None
+    mixed = compare_spectrum(PurePixel("soil", 0, 0, 0.2), CENTRE_NM, good, bad[:, None, None])
+    assert pure_pixel_sam_deg([soil, mixed]) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_no_line_is_drawn_across_dropped_bands():
