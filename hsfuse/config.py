@@ -72,9 +72,20 @@ class CoregisterConfig(_Config):
     max_rmse_m: float = Field(15.0, gt=0.0, description="largest hold-out error that is accepted, in metres")
     min_correlation: float = Field(0.3, ge=0.0, le=1.0, description="smallest correlation after alignment")
     holdout: float = Field(0.2, gt=0.0, lt=0.6, description="share of tie points kept as check points")
+    min_peak_score: float = Field(
+        8.0, ge=0.0, description="smallest height of the global correlation peak, in standard deviations of the rest"
+    )
+    min_peak_ratio: float = Field(
+        1.3, ge=1.0, description="smallest height of the global correlation peak over the next best one"
+    )
+    correct_swir: bool = Field(False, description="apply the measured VNIR-SWIR misalignment to SWIR bands")
 
 
 _COREGISTER_FIELDS = tuple(CoregisterConfig.model_fields)
+
+
+NOT_CONTENT = frozenset({"overwrite", "resume", "max_memory", "max_vram", "threads", "report", "min_quality"})
+"""Settings of :class:`RunConfig` that say how or where a cube is computed, not what it holds."""
 
 
 class RunConfig(CoregisterConfig):
@@ -140,8 +151,7 @@ class RunConfig(CoregisterConfig):
 
     def identity(self) -> str:
         """Hash of the settings that decide the output's content (not how or where it is computed)."""
-        loose = {"overwrite", "resume", "max_memory", "max_vram", "threads", "report", "min_quality"}
-        return self.digest(exclude=frozenset(loose))
+        return self.digest(exclude=NOT_CONTENT)
 
 
 def parse_size(text: str) -> int:

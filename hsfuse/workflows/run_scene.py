@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hsfuse import __version__
-from hsfuse.config import RunConfig
+from hsfuse.config import NOT_CONTENT, RunConfig
 from hsfuse.errors import QualityError, UsageError
 from hsfuse.inference.budget import Estimate, choose_plan, make_budget
 from hsfuse.inference.engine import FusionStatistics, fuse_scene_tiles, single_thread
@@ -21,7 +21,15 @@ from hsfuse.workflows.clock import StageClock, peak_memory_bytes
 from hsfuse.workflows.inputs import open_pair
 from hsfuse.workflows.methods import ChosenMethod, choose_method, fusion_context, resolve_device
 from hsfuse.workflows.prepare import PreparedScene, prepare_scene
-from hsfuse.writers import CubeWriter, WriteOptions, WrittenProduct, check_output
+from hsfuse.writers import (
+    CubeWriter,
+    WriteOptions,
+    WrittenProduct,
+    check_output,
+    input_identity,
+    provenance_record,
+    run_identity,
+)
 
 _log = get_logger(__name__)
 
@@ -131,7 +139,9 @@ def run_scene(
             return RunResult(None, chosen.method.spec.name, chosen.reason, summary)
         check_output(output, prepared.scene.fine_grid, len(prepared.scene.bands), options)
         _fit(prepared, chosen, config, device, clock)
-        written, statistics = _fuse(prepared, chosen, estimate, output, options, config, device, summary, clock)
+        written, statistics = _fuse(
+            prepared, chosen, estimate, (hsi_path, msi_paths, output), options, config, device, summary, clock
+        )
         summary |= {
             "output": str(written.path),
             "sidecars": [str(p) for p in written.sidecars],
@@ -181,7 +191,7 @@ def _fuse(
     prepared: PreparedScene,
     chosen: ChosenMethod,
     estimate: Estimate,
-    output: Path,
+    paths: tuple[Path, Sequence[Path], Path],
     options: WriteOptions,
     config: RunConfig,
     device: str,
@@ -189,16 +199,20 @@ def _fuse(
     clock: StageClock,
 ) -> tuple[WrittenProduct, FusionStatistics]:
     scene = prepared.scene
-    provenance = {
-        key: summary[key] for key in ("hsfuse", "config", "inputs", "method", "coregistration", "psf_fwhm_px")
-    }
-    identity = (
-        f"{config.identity()}-{scene.hsi.info.name}-{scene.msi.info.name}-{estimate.plan.tile}-{estimate.plan.overlap}"
-    )
+    hsi_path, msi_paths, output = paths
+    inputs = [input_identity(path) for path in (hsi_path, *msi_paths)]
+    plan = estimate.plan
+    tiles = f"{plan.tile} {plan.columns} {plan.overlap}"
+    identity = run_identity(config.identity(), inputs, tiles, chosen.method.spec.name)
+    provenance = provenance_record(
+        config=config.model_dump(mode="json", exclude=set(NOT_CONTENT)), inputs=inputs,
+        method=chosen.method.spec.name, model=_model(chosen),
+        coregistration=summary["coregistration"], psf_fwhm_px=summary["psf_fwhm_px"],
+    )  # fmt: skip
     writer = CubeWriter(
-        output, scene.fine_grid, scene.hsi.bands.take(scene.bands), options, identity=identity, provenance=provenance,
+        output, scene.fine_grid, prepared.selection.kept, options, identity=identity, provenance=provenance,
         description=f"hsfuse {__version__}: {scene.hsi.info.name} fused with {scene.msi.info.name}",
-        acquired=scene.hsi.info.start,
+        sensor=scene.hsi.info.sensor, acquired=scene.hsi.info.start, threads=config.threads,
     )  # fmt: skip
     with writer:
         if writer.rows_done:
@@ -209,6 +223,11 @@ def _fuse(
         )  # fmt: skip
         written = writer.finish(progress=clock)
     return written, statistics
+
+
+def _model(chosen: ChosenMethod) -> dict[str, Any] | None:
+    spec = chosen.method.spec
+    return {"name": spec.name, "sha256": spec.weights_sha256} if spec.weights_sha256 else None
 
 
 def _summary(
