@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from qa_builders import CENTRE_NM, WATER_WINDOWS, coregistration, patch_scene, spectrum
 
+from hsfuse.coregister.field import DisplacementField
+from hsfuse.coregister.result import CoregistrationResult, TiePoints
 from hsfuse.errors import OutputError, UsageError
 from hsfuse.qa.compare_report import CompareData, MethodResult, score_rows, write_compare_report
 from hsfuse.qa.page import picture_folder
@@ -263,3 +265,25 @@ def test_an_empty_comparison_is_refused_and_a_bare_one_shown(tmp_path):
     bare = CompareData("t", [MethodResult("glp", scores={"psnr": float("nan")})], with_reference=False)
     page = Page(write_compare_report(tmp_path / "c.html", bare).read_text(encoding="utf-8"))
     assert "Without a reference" in page.text
+
+
+def test_the_packages_own_co_registration_result_fits(tmp_path):
+    rng = np.random.default_rng(0)
+    count = 60
+    x, y = rng.uniform(0, 3e4, count), rng.uniform(0, 3e4, count)
+    used = np.arange(count) % 7 > 0
+    rest = (np.full(count, 1.0),) * 3
+    tie = TiePoints(x, y, rng.normal(0, 1, count), rng.normal(0, 1, count), *rest, used, rest[0])
+    check = TiePoints(x[:9], y[:9], *(rng.normal(0, 1, (2, 9))), *(np.ones((3, 9))), np.zeros(9, bool), np.ones(9))
+    found = CoregistrationResult("accepted", "Fine.", DisplacementField.zero(), tie, check, 1.2, 2.0, 1.9, 0.1, 9)
+    for result in (found, CoregistrationResult.off()):
+        report = ReportData(
+            product="x", verdict=judge({"qnr": 0.9}, coregistration=result), method="glp", coregistration=result
+        )
+        page = Page(write_report(tmp_path / "x.html", report).read_text(encoding="utf-8"))
+        data = json.loads(write_qa_json(tmp_path / "x.json", report).read_text())
+        assert data["coregistration"]["verdict"] == result.verdict
+        assert len(page.all("img")) == (2 if result is found else 0)
+    assert (
+        "60, 51 used" in Page(write_report(tmp_path / "y.html", replace(report, coregistration=found)).read_text()).text
+    )
