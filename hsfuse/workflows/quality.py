@@ -18,7 +18,7 @@ from hsfuse.coregister.warp import Resampler
 from hsfuse.grid import Slice2D
 from hsfuse.inference.budget import Estimate
 from hsfuse.inference.scene import FusionScene
-from hsfuse.qa.pixels import PixelStrip, find_pure_pixels, key_bands
+from hsfuse.qa.pixels import PixelStrip, find_pure_pixels, inner_spread, key_bands
 from hsfuse.qa.quicklook import AlignmentView, DetailPair, alignment_view, composites, detail_pairs
 from hsfuse.qa.report import ReportData, pure_pixel_sam_deg, write_qa_json, write_report
 from hsfuse.qa.seams import SeamReport, measure_seams
@@ -130,7 +130,7 @@ def _facts(summary: dict[str, Any], written: WrittenProduct, coverage: float) ->
         "Hidden by cloud": f"{100 * statistics['cloud_pixels'] / total:.1f} %",
         "PSF of the HSI": f"{summary['psf_fwhm_px']:.2f} HSI pixels (FWHM),"
         + (" estimated from the pair" if summary["psf_estimated"] else " given"),
-        "Clipped samples": f"{statistics['clipped']}",
+        "Clipped samples": f"{100 * statistics['clipped'] / max(statistics['valid_pixels'] * bands['count'], 1):.3f} %",
         "Tiles": f"{plan['tiles']} of {plan['tile_px']} px, overlap {plan['overlap_px']} px,"
         f" {statistics['skipped']} empty ones skipped",
         "File": f"{written.path.name}, {written.bytes / 1e6:.1f} MB, {written.format}",
@@ -157,7 +157,7 @@ def _spectra(scene: FusionScene, fused: RasterSource, centre: NDArray[np.float64
             hidden = cloud | np.any(np.isnan(msi), axis=0)
             r = scene.ratio
             clear = ~np.any(hidden.reshape(rows.shape[0], r, rows.shape[1], r), axis=(1, 3))
-            yield PixelStrip(rows.row0, hsi, clear & np.all(np.isfinite(hsi), axis=0))
+            yield PixelStrip(rows.row0, hsi, clear & np.all(np.isfinite(hsi), axis=0), inner_spread(msi, r))
 
     pixels = find_pure_pixels(strips(), centre[index])
     every = list(range(centre.size))
