@@ -162,6 +162,7 @@ class FusionMethod(ABC):
         """
 
 
+_NETWORK_MODULE = "hsfuse.fusion.nets.methods"
 _REGISTRY: dict[str, tuple[str, str]] = {}
 """Method name -> (module that defines it, one line about it). Modules are imported on first use."""
 _FACTORIES: dict[str, Callable[..., FusionMethod]] = {}
@@ -187,6 +188,11 @@ def available_methods() -> dict[str, str]:
     return {name: summary for name, (_, summary) in _REGISTRY.items()}
 
 
+def is_network(name: str) -> bool:
+    """Tell whether a method is a network: those take weights (``model``) and a ``precision``."""
+    return name in _REGISTRY and _REGISTRY[name][0] == _NETWORK_MODULE
+
+
 def create_method(name: str, **options: Any) -> FusionMethod:
     """Make a method by name.
 
@@ -205,6 +211,6 @@ declare("bicubic", "hsfuse.fusion.classical.bicubic", "cubic interpolation of th
 declare("gsa", "hsfuse.fusion.classical.gsa", "Gram-Schmidt adaptive, by groups of bands (Aiazzi 2007)")
 declare("glp", "hsfuse.fusion.classical.glp", "generalised Laplacian pyramid with all MSI bands (GLP-HS)")
 declare("cnmf", "hsfuse.fusion.classical.cnmf", "coupled non-negative matrix factorisation (Yokoya 2012)")
-declare("ssrfn", "hsfuse.fusion.nets.methods", "SSRFN, width 64, corrects a draft (JSTARS 2024)")
-declare("ssrfn-lite", "hsfuse.fusion.nets.methods", "SSRFN, width 32, corrects a draft")
-declare("ssrfn-paper", "hsfuse.fusion.nets.methods", "SSRFN as published, width 256")
+declare("ssrfn", _NETWORK_MODULE, "SSRFN, width 64, corrects a draft (JSTARS 2024)")
+declare("ssrfn-lite", _NETWORK_MODULE, "SSRFN, width 32, corrects a draft")
+declare("ssrfn-paper", _NETWORK_MODULE, "SSRFN as published, width 256")

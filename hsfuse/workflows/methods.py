@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from hsfuse.config import RunConfig
 from hsfuse.errors import InputError, UsageError
-from hsfuse.fusion.base import FusionContext, FusionMethod, create_method
+from hsfuse.fusion.base import FusionContext, FusionMethod, create_method, is_network
 from hsfuse.inference.scene import FusionScene
 from hsfuse.spectral import srf_weights
 
@@ -36,11 +37,16 @@ def choose_method(config: RunConfig) -> ChosenMethod:
         return ChosenMethod(
             create_method(FALLBACK), "No trained network is shipped yet; GLP is the strongest method without training."
         )
-    options = {"model": config.model} if config.model is not None else {}
-    try:
-        return ChosenMethod(create_method(name, **options), "Chosen with --method.")
-    except TypeError as error:
-        raise UsageError(f"The method '{name}' takes no --model.") from error
+    if not is_network(name):
+        if config.model is not None:
+            raise UsageError(
+                f"The method '{name}' takes no --model.", hint="Weights belong to networks, such as ssrfn."
+            )
+        return ChosenMethod(create_method(name), "Chosen with --method.")
+    options: dict[str, Any] = {} if config.model is None else {"model": config.model}
+    if config.precision != "auto":
+        options["precision"] = config.precision
+    return ChosenMethod(create_method(name, **options), "Chosen with --method.")
 
 
 def fusion_context(scene: FusionScene, device: str, seed: int) -> FusionContext:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,8 +41,12 @@ class PreparedScene:
     psf_estimated: bool
 
 
-def prepare_scene(pair: Pair, config: RunConfig, progress: Progress) -> PreparedScene:
+def prepare_scene(
+    pair: Pair, config: RunConfig, progress: Progress, *, network_nm: Sequence[float] | None = None
+) -> PreparedScene:
     """Co-register, find the common grid, select bands, estimate the PSF.
+
+    ``network_nm`` are the centre wavelengths that a trained network expects; they decide the bands then.
 
     Raises
     ------
@@ -52,7 +57,7 @@ def prepare_scene(pair: Pair, config: RunConfig, progress: Progress) -> Prepared
     """
     matching = Psf(config.psf_fwhm) if config.psf_fwhm != "auto" else _MATCHING_PSF
     # Bands first: they are quick, and a wish that cannot be met should fail before minutes of matching.
-    selection = select_scene_bands(pair.hsi, config.bands, progress)
+    selection = select_scene_bands(pair.hsi, config.bands, progress, network_nm)
     result = align(pair, config, matching, progress)
     if not result.trusted:
         raise CoregistrationError(
@@ -92,8 +97,12 @@ def align(pair: Pair, config: RunConfig, psf: Psf, progress: Progress) -> Coregi
     return coregister_products(pair.hsi, pair.msi, config.coregistration(), psf=psf, progress=progress)
 
 
-def select_scene_bands(hsi: HyperspectralProduct, request: str, progress: Progress) -> BandSelection:
-    """Select bands as the ``--bands`` option says."""
+def select_scene_bands(
+    hsi: HyperspectralProduct, request: str, progress: Progress, network_nm: Sequence[float] | None = None
+) -> BandSelection:
+    """Select bands as the ``--bands`` option says, or those that a network was trained for."""
+    if network_nm is not None:
+        return select_bands(hsi, wavelengths_nm=network_nm, progress=progress)
     wanted = parse_bands(request)
     return select_bands(hsi, count=wanted.count, wavelengths_nm=wanted.wavelengths_nm, progress=progress)
 

@@ -131,7 +131,7 @@ def run_scene(
         if not dry_run:
             # Before minutes of work, not after: a rough check of the output's place.
             check_output(output, pair.msi.grid, 1, options)
-        prepared = prepare_scene(pair, config, clock)
+        prepared = prepare_scene(pair, config, clock, network_nm=chosen.method.spec.centre_nm)
         estimate = _plan(prepared, chosen, config, device)
         summary = _summary(prepared, chosen, estimate, config, device)
         if dry_run:
