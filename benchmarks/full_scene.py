@@ -1,0 +1,123 @@
+"""A whole PRISMA scene against a whole Sentinel-2 tile: time per stage, peak memory, position and reflectance error.
+
+    python benchmarks/full_scene.py WORK_FOLDER [--method glp] [--rows 1200] [--cols 1240]
+
+Simulates the pair once (about 1.7 GB of PRISMA product and a 10980 x 10980 tile), runs ``hsfuse run`` in a process of
+its own and prints a Markdown table. Position error: the estimated field against the known one at every 7th imaged
+pixel, and the offset that aligns fused windows best with the truth, in metres.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from rasterio.windows import Window
+from scipy.ndimage import shift as move
+
+from hsfuse.grid import Slice2D
+from hsfuse.readers import open_hsi
+from hsfuse.simulate.products import SimulatedPair, simulate_pair
+from hsfuse.simulate.scene import Truth
+
+SIDE_PX = 300
+
+
+def pair_of(folder: Path, rows: int, cols: int) -> tuple[Path, Path, Path]:
+    """Simulate, or find what an earlier call left."""
+    if not (folder / "truth.npz").is_file():
+        pair: SimulatedPair = simulate_pair(
+            folder, size_px=(rows, cols), seed=0, full_tile=True, s2_bands="10m", cloud_fraction=0.03
+        )
+        return pair.prisma, pair.sentinel2, pair.truth
+    return next(folder.glob("PRS_*.he5")), next(folder.glob("S2*.SAFE")), folder / "truth.npz"
+
+
+def windows(height: int, width: int) -> list[Slice2D]:
+    """Nine windows spread over the scene."""
+    rows = np.linspace(0.3, 0.7, 3) * height - SIDE_PX / 2
+    cols = np.linspace(0.3, 0.7, 3) * width - SIDE_PX / 2
+    return [Slice2D(int(r), int(r) + SIDE_PX, int(c), int(c) + SIDE_PX) for r in rows for c in cols]
+
+
+def offset_m(reference: np.ndarray, estimate: np.ndarray, pixel_m: float) -> tuple[float, float]:
+    """Offset (east, north) in metres that moves ``estimate`` onto ``reference``, by least squares on gradients."""
+    total = np.zeros(2)
+    moved = estimate
+    for _ in range(4):
+        gy, gx = np.gradient(moved)
+        inner = (slice(8, -8), slice(8, -8))
+        a = np.stack([gy[inner].ravel(), gx[inner].ravel()], axis=1)
+        b = (reference - moved)[inner].ravel()
+        usable = np.isfinite(a).all(axis=1) & np.isfinite(b)
+        step, *_ = np.linalg.lstsq(a[usable], b[usable], rcond=None)
+        total -= step
+        moved = move(estimate, total, order=1, mode="nearest")
+    return float(total[1] * pixel_m), float(-total[0] * pixel_m)
+
+
+def check(output: Path, truth_path: Path) -> dict[str, float]:
+    """Compare the cube with the truth on nine windows."""
+    truth = Truth.load(truth_path)
+    with open_hsi(output) as product:
+        bands, grid = product.bands, product.grid
+    offsets, errors, peaks = [], [], []
+    nir = int(bands.nearest(860.0)[0])
+    with rasterio.open(output) as cube:
+        for block in windows(grid.height, grid.width):
+            raw = cube.read(window=Window(block.col0, block.row0, SIDE_PX, SIDE_PX)).astype(np.float32)
+            estimate = np.where(raw == cube.nodata, np.nan, raw * np.float32(cube.scales[0]))
+            reference = truth.reflectance(bands, grid.crop(block).block_in(truth.grid))
+            valid = np.isfinite(estimate).all(axis=0)
+            if valid.mean() < 0.5:
+                continue
+            error = (estimate - reference)[:, valid].astype(np.float64)
+            errors.append((error**2).mean(axis=1))
+            peaks.append(reference[:, valid].max(axis=1))
+            plane = np.where(valid, estimate[nir], reference[nir])
+            offsets.append(offset_m(reference[nir], plane, grid.pixel_m))
+    psnr = 10 * np.log10(np.max(peaks, axis=0) ** 2 / np.mean(errors, axis=0))
+    distance = np.hypot(*np.array(offsets).T)
+    return {"psnr_db": float(psnr.mean()), "offset_rms_m": float(np.sqrt((distance**2).mean())),
+            "offset_max_m": float(distance.max()), "windows": len(offsets)}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--method", default="glp")
+    parser.add_argument("--rows", type=int, default=1200)
+    parser.add_argument("--cols", type=int, default=1240)
+    parser.add_argument("--flags", default="", help="further flags of hsfuse run")
+    arguments = parser.parse_args()
+    prisma, sentinel2, truth = pair_of(arguments.folder / "products", arguments.rows, arguments.cols)
+    output = arguments.folder / f"{arguments.method}.tif"
+    command = [sys.executable, "-m", "hsfuse.cli.app", "run", str(prisma), str(sentinel2), "-o", str(output)]
+    command += ["--method", arguments.method, "--overwrite", "--json", "--no-progress", *arguments.flags.split()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr)
+    summary = json.loads(done.stdout)
+    grid, registration = summary["grid"], summary["coregistration"]
+    found = check(output, truth)
+    print(f"{datetime.now(UTC):%Y-%m-%d}, {platform.processor() or platform.machine()}, {platform.platform()}")
+    print(f"method {arguments.method}: {grid['height']} x {grid['width']} pixels, {summary['bands']['count']} bands\n")
+    print("| stage | seconds |\n|---|---|")
+    for stage, seconds in summary["seconds"].items():
+        print(f"| {stage} | {seconds:.1f} |")
+    print(f"| **total** | **{summary['total_seconds']:.1f}** |\n")
+    peak, planned = summary["peak_memory_bytes"] / 1e9, summary["plan"]["peak_memory_bytes"] / 1e9
+    print(f"peak memory {peak:.2f} GB (planned {planned:.2f})")
+    print(f"co-registration {registration['verdict']}, hold-out RMSE {registration['rmse_m']} m")
+    print(f"windows against the truth: {found}")
+
+
+if __name__ == "__main__":
+    main()
