@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hsfuse.errors import UsageError
+from hsfuse.fusion.nets.native import run as native
 from hsfuse.fusion.nets.ssm import Mamba1, Mamba2
 
 Activation = Literal["silu", "gelu", "none"]
@@ -37,9 +38,24 @@ def conv3x3(in_channels: int, out_channels: int, *, bias: bool = True) -> nn.Con
     return nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=bias)
 
 
+class PointConv(nn.Conv2d):
+    """1x1 convolution, computed as a matrix product over pixels.
+
+    In channels-last memory that is what it is; PyTorch's CPU convolution would leave that layout for it.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102 - as its base
+        return pointwise(x, self.weight.flatten(1), self.bias)
+
+
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Apply a (output, input) matrix to the channels of (n, channel, row, col); channels-last in and out."""
+    return F.linear(x.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
+
+
 def conv1x1(in_channels: int, out_channels: int, *, bias: bool = True) -> nn.Conv2d:
     """1x1 convolution."""
-    return nn.Conv2d(in_channels, out_channels, 1, bias=bias)
+    return PointConv(in_channels, out_channels, 1, bias=bias)
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -123,7 +139,7 @@ class VolumeConv(nn.Module):
         band = (
             torch.diag_embed(weight[1:, 0], -1) + torch.diag_embed(weight[:, 1]) + torch.diag_embed(weight[:-1, 2], 1)
         )
-        return F.conv2d(x, band[:, :, None, None], bias)
+        return pointwise(x, band, bias)
 
 
 class SequenceMixer(nn.Module):
@@ -203,6 +219,11 @@ class SequenceMixer(nn.Module):
 
     def _run(self, sequences: Tensor) -> Tensor:
         """Norm, block and residual on (sequence, token, channel)."""
+        if sequences.shape[1] >= native.MIN_LENGTH and native.usable(self, sequences):
+            sequences = sequences.contiguous()
+            out = torch.empty_like(sequences)
+            native.run_sequences(self, sequences, out)
+            return out
         mixed = self.mamba(self.norm(sequences))
         return sequences + mixed if self.wrap == "residual" else mixed
 
@@ -229,6 +250,10 @@ class SequenceMixer(nn.Module):
             mixed = run(along.flatten(0, 1)).reshape(along.shape)
             return mixed if self.direction < 2 else mixed.transpose(1, 2)
         out = torch.empty(tokens.shape, dtype=tokens.dtype, device=tokens.device)
+        if native.usable(self, tokens):
+            tokens = tokens.contiguous()
+            native.run_lines(self, tokens, out, columns=self.direction >= 2, backwards=backwards)
+            return out
         target = out if self.direction < 2 else out.transpose(1, 2)
         together = max(1, self._budget(tokens) // along.shape[2])
         for image in range(along.shape[0]):

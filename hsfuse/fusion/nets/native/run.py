@@ -1,0 +1,202 @@
+"""Hand a mixer's tensors to the C kernels."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from hsfuse.errors import MemoryBudgetError
+from hsfuse.fusion.nets.native.build import NativeLibrary, native_library
+from hsfuse.fusion.nets.ssm import Mamba2
+
+if TYPE_CHECKING:
+    from hsfuse.fusion.nets.layers import SequenceMixer
+
+_TAPS = 4
+_MULTIPLE = 16
+"""Widths must be multiples of the widest vector."""
+MIN_LENGTH = 16
+"""Shorter sequences are left to PyTorch: the kernels work in blocks of 48 tokens."""
+_FLOAT_FIELDS = (
+    "ln_weight",
+    "ln_bias",
+    "w_in",
+    "w_out",
+    "conv_weight",
+    "conv_bias",
+    "dt_bias",
+    "decay",
+    "skip",
+    "rms_weight",
+)
+
+_HALF_FIELDS = ("w_in_half", "w_out_half")
+
+
+class _Block(ctypes.Structure):
+    """Mirror of ``hsf_block``."""
+
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in ("width", "inner", "state", "headdim", "residual", "has_norm")),
+        *((name, ctypes.c_float) for name in ("ln_eps", "rms_eps")),
+        *((name, ctypes.c_void_p) for name in (*_FLOAT_FIELDS, *_HALF_FIELDS)),
+    )
+
+
+class _Layout(ctypes.Structure):
+    """Mirror of ``hsf_layout``."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("n_seq", "length", "in_seq", "in_token", "out_seq", "out_token")),
+        ("half", ctypes.c_int32),
+    )
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A mixer's parameters as the kernels want them; ``keep`` holds the memory that ``block`` points to."""
+
+    signature: tuple[Any, ...]
+    block: _Block
+    keep: dict[str, Tensor]
+
+
+_prepared: weakref.WeakKeyDictionary[nn.Module, _Prepared] = weakref.WeakKeyDictionary()
+
+
+def usable(mixer: SequenceMixer, x: Tensor) -> bool:
+    """Whether the kernels can run ``mixer`` on ``x``: inference on a CPU, sizes that fill whole vectors."""
+    mamba = mixer.mamba
+    return (
+        x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.bfloat16)
+        and not torch.is_grad_enabled()
+        and isinstance(mamba, Mamba2)
+        and mamba.d_conv == _TAPS
+        and mamba.d_model % _MULTIPLE == 0
+        and mamba.headdim % _MULTIPLE == 0
+        and 2 * mamba.d_state % _MULTIPLE == 0
+        and not torch.is_autocast_enabled("cpu")
+        and native_library() is not None
+    )
+
+
+def run_lines(mixer: SequenceMixer, tokens: Tensor, out: Tensor, *, columns: bool, backwards: bool) -> None:
+    """Run a mixer along the lines of images.
+
+    Parameters
+    ----------
+    mixer
+        Norm, block and residual.
+    tokens, out
+        Shape (n, row, col, channel), the same type, unit stride along channels.
+    columns
+        Lines are columns, not rows.
+    backwards
+        From the last token to the first.
+    """
+    for image, target in zip(tokens, out, strict=True):
+        if columns:
+            run_sequences(mixer, image.transpose(0, 1), target.transpose(0, 1), backwards=backwards)
+        else:
+            run_sequences(mixer, image, target, backwards=backwards)
+
+
+def run_sequences(mixer: SequenceMixer, tokens: Tensor, out: Tensor, *, backwards: bool = False) -> None:
+    """Run a mixer over sequences (sequence, token, channel), writing into ``out`` of the same shape.
+
+    Raises
+    ------
+    MemoryBudgetError
+        There is no memory for the kernels' workspace (well under 1 MB a thread).
+    """
+    native = native_library()
+    if native is None:
+        raise RuntimeError("the compiled kernels vanished between two calls")
+    prepared = _prepare(mixer, native)
+    count, length, _ = tokens.shape
+    strides = [*tokens.stride()[:2], *out.stride()[:2]]
+    starts = [tokens.data_ptr(), out.data_ptr()]
+    if backwards:
+        starts = [
+            start + (length - 1) * stride * tokens.element_size()
+            for start, stride in zip(starts, strides[1::2], strict=True)
+        ]
+        strides[1], strides[3] = -strides[1], -strides[3]
+    threads = max(1, min(torch.get_num_threads(), count))
+
+    def part(worker: int) -> int:
+        first, last = count * worker // threads, count * (worker + 1) // threads
+        layout = _Layout(last - first, length, *strides, int(tokens.dtype == torch.bfloat16))
+        source, target = (
+            ctypes.c_void_p(start + first * stride * tokens.element_size())
+            for start, stride in zip(starts, strides[0::2], strict=True)
+        )
+        result = native.library.hsf_mamba2(ctypes.byref(prepared.block), ctypes.byref(layout), source, target)
+        return int(result)
+
+    # ctypes releases the interpreter's lock during a call, so plain threads run side by side.
+    results = [part(0)] if threads == 1 else list(_pool(os.getpid(), threads).map(part, range(threads)))
+    if any(results):
+        raise MemoryBudgetError("There is no memory left for the Mamba kernels.", hint="Use smaller tiles.")
+
+
+@lru_cache(maxsize=4)
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:  # noqa: ARG001 - a forked process needs its own
+    return ThreadPoolExecutor(threads, thread_name_prefix="hsfuse-mamba")
+
+
+def _prepare(mixer: SequenceMixer, native: NativeLibrary) -> _Prepared:
+    """Pack the parameters, or return them as packed before while none has changed."""
+    state = ((p.data_ptr(), 0 if p.is_inference() else p._version, p.dtype) for p in mixer.parameters())
+    signature = (native.path, *state)
+    known = _prepared.get(mixer)
+    if known is None or known.signature != signature:
+        known = _pack(mixer, native, signature)
+        _prepared[mixer] = known
+    return known
+
+
+def _pack(mixer: SequenceMixer, native: NativeLibrary, signature: tuple[Any, ...]) -> _Prepared:
+    mamba, norm = mixer.mamba, mixer.norm
+    if not isinstance(mamba, Mamba2):
+        raise TypeError("only Mamba-2 blocks have compiled kernels")
+    values = {
+        "conv_weight": mamba.conv1d.weight.squeeze(1).t(),
+        "conv_bias": torch.zeros(mamba.conv1d.out_channels) if mamba.conv1d.bias is None else mamba.conv1d.bias,
+        "dt_bias": mamba.dt_bias,
+        "decay": -mamba.A_log.float().exp(),
+        "skip": mamba.D,
+        "rms_weight": mamba.norm.weight,
+    }
+    has_norm = isinstance(norm, nn.LayerNorm)
+    if isinstance(norm, nn.LayerNorm):
+        values |= {"ln_weight": norm.weight, "ln_bias": norm.bias}
+    keep = {name: t.detach().float().contiguous() for name, t in values.items()}
+    for name, weight in (("w_in", mamba.in_proj.weight), ("w_out", mamba.out_proj.weight)):
+        keep[name] = _packed(native.library.hsf_pack, weight.float(), native)
+        if native.library.hsf_has_half_product():
+            keep[f"{name}_half"] = _packed(native.library.hsf_pack_half, weight.bfloat16(), native)
+    block = _Block(
+        mamba.d_model, mamba.d_inner, mamba.d_state, mamba.headdim, int(mixer.wrap == "residual"), int(has_norm),
+        norm.eps if isinstance(norm, nn.LayerNorm) else 0.0, mamba.norm.eps,
+        *(keep[name].data_ptr() if name in keep else None for name in (*_FLOAT_FIELDS, *_HALF_FIELDS)),
+    )  # fmt: skip
+    return _Prepared(signature, block, keep)
+
+
+def _packed(pack: Any, weight: Tensor, native: NativeLibrary) -> Tensor:
+    source = weight.detach().contiguous()
+    columns, depth = source.shape
+    native.library.hsf_packed_size.restype = ctypes.c_int64
+    target = torch.empty(native.library.hsf_packed_size(depth, columns), dtype=source.dtype)
+    pack(ctypes.c_void_p(source.data_ptr()), depth, columns, ctypes.c_void_p(target.data_ptr()))
+    return target

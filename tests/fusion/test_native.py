@@ -1,0 +1,258 @@
+"""The compiled Mamba path against its plain twin, and building it on machines of all kinds."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from hsfuse.fusion.nets.layers import SequenceMixer
+from hsfuse.fusion.nets.native import build, native_status
+from hsfuse.fusion.nets.native import run as native
+from hsfuse.fusion.nets.ssrfn import PRESETS, Ssrfn
+
+ISAS = list(build._ISA_FLAGS)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def isa(request, monkeypatch) -> str:
+    """Select an instruction set; skip where this machine has no compiler or the processor lacks it."""
+    order = ["baseline", "avx2", "avx512", "avx512_bf16"]
+    if order.index(request.param) > order.index(build._best_isa()):
+        pytest.skip(f"this processor has no {request.param}")
+    monkeypatch.setenv(build.OVERRIDE, request.param)
+    if build.native_library() is None:
+        pytest.skip(native_status())
+    return request.param
+
+
+every_isa = pytest.mark.parametrize("isa", ISAS, indirect=True)
+
+
+def mixer(width: int, **options) -> SequenceMixer:
+    torch.manual_seed(0)
+    made = SequenceMixer(width, **options)
+    for p in made.parameters():  # away from the special initial values 0 and 1
+        with torch.no_grad():
+            p.add_(0.1 * torch.randn_like(p))
+    return made
+
+
+def plain(made: SequenceMixer, x: torch.Tensor, monkeypatch) -> torch.Tensor:
+    with monkeypatch.context() as patch, torch.no_grad():
+        patch.setenv(build.OVERRIDE, "off")
+        assert not native.usable(made, x)
+        return made(x)
+
+
+def image(width: int, rows: int, cols: int, n: int = 2) -> torch.Tensor:
+    return torch.randn(n, width, rows, cols).contiguous(memory_format=torch.channels_last)
+
+
+@every_isa
+@pytest.mark.parametrize(
+    ("width", "state", "headdim"), [(32, 16, 32), (64, 32, 32), (48, 24, 16), (64, 64, 64), (16, 8, 32)]
+)
+def test_kernel_equals_plain_path(isa, width, state, headdim, monkeypatch):
+    made = mixer(width, d_state=state, headdim=headdim)
+    x = image(width, 13, 11)  # 143 tokens: no multiple of a block
+    with torch.no_grad():
+        assert native.usable(made, x)
+        fast = made(x)
+    slow = plain(made, x, monkeypatch)
+    torch.testing.assert_close(fast, slow, rtol=2e-5, atol=2e-5)
+
+
+@every_isa
+@pytest.mark.parametrize(
+    ("scan", "direction"),
+    [("raster", 0), ("bidirectional", 0), ("cross", 0), ("channels", 0), *(("lines", i) for i in range(4))],
+)
+def test_every_scan_equals_the_plain_path(isa, scan, direction, monkeypatch):
+    made = mixer(32, scan=scan, direction=direction, d_state=16, headdim=16)
+    x = image(32, 9, 55)
+    with torch.no_grad():
+        fast = made(x)
+    torch.testing.assert_close(fast, plain(made, x, monkeypatch), rtol=2e-5, atol=2e-5)
+
+
+@every_isa
+@pytest.mark.parametrize("wrap", ["residual", "prenorm", "bare"])
+def test_norm_and_residual_equal_the_plain_path(isa, wrap, monkeypatch):
+    made = mixer(32, wrap=wrap, d_state=16, headdim=16)
+    x = image(32, 5, 7)
+    with torch.no_grad():
+        fast = made(x)
+    torch.testing.assert_close(fast, plain(made, x, monkeypatch), rtol=2e-5, atol=2e-5)
+
+
+@every_isa
+def test_bfloat16_is_as_close_as_the_plain_path(isa, monkeypatch):
+    made = mixer(64, scan="lines", direction=2, d_state=32, headdim=32, wrap="prenorm")
+    x = image(64, 60, 20)
+    exact = plain(made, x, monkeypatch)
+    made, x = made.bfloat16(), x.bfloat16()
+    with torch.no_grad():
+        fast = made(x)
+    slow = plain(made, x, monkeypatch)
+    assert fast.dtype == torch.bfloat16
+    error = [float((t.float() - exact).norm() / exact.norm()) for t in (fast, slow)]
+    assert error[0] < 2e-2
+    assert error[0] < 1.5 * error[1]
+
+
+@every_isa
+@pytest.mark.parametrize("scale", [1e-3, 30.0, 1e4])
+def test_extreme_inputs_stay_finite_and_equal(isa, scale, monkeypatch):
+    made = mixer(32, wrap="bare", d_state=16, headdim=16)
+    x = image(32, 6, 9) * scale
+    with torch.no_grad():
+        fast = made(x)
+    slow = plain(made, x, monkeypatch)
+    assert torch.isfinite(fast).all()
+    torch.testing.assert_close(fast, slow, rtol=1e-3, atol=1e-4 * float(slow.abs().max()))
+
+
+@every_isa
+def test_nan_in_one_line_stays_there(isa):
+    made = mixer(32, scan="lines", d_state=16, headdim=16)
+    x = image(32, 4, 60)
+    x[0, :, 1, 30] = float("nan")
+    with torch.no_grad():
+        broken = made(x).isnan().any(dim=1)[0]
+    assert broken[1, 30:].all()
+    assert not broken[[0, 2, 3]].any()
+    assert not broken[1, :30].any()
+
+
+@every_isa
+def test_threads_give_the_same_bits(isa):
+    made = mixer(32, scan="lines", direction=2, d_state=16, headdim=16)
+    x = image(32, 20, 37)
+    with torch.no_grad():
+        one = made(x)
+        torch.set_num_threads(3)
+        assert torch.equal(made(x), one)
+
+
+@every_isa
+def test_changed_weights_are_noticed(isa, monkeypatch):
+    made = mixer(32, d_state=16, headdim=16)
+    x = image(32, 5, 5)
+    with torch.no_grad():
+        before = made(x)
+        made.mamba.out_proj.weight.mul_(2.0)
+        after = made(x)
+    assert not torch.allclose(before, after)
+    torch.testing.assert_close(after, plain(made, x, monkeypatch), rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("isa", ["avx512_bf16", "avx512", "avx2", "baseline"], indirect=True)
+def test_whole_network_equals_the_plain_path(isa, monkeypatch):
+    torch.manual_seed(0)
+    network = Ssrfn(replace(PRESETS["ssrfn-lite"], n_bands=12)).eval()
+    torch.nn.init.normal_(network.ffm.head.weight, std=0.1)
+    hsi, msi, draft = torch.rand(1, 12, 9, 10), torch.rand(1, 4, 27, 30), torch.rand(1, 12, 27, 30)
+    with torch.inference_mode():
+        fast = network(hsi, msi, draft) - draft
+        monkeypatch.setenv(build.OVERRIDE, "off")
+        slow = network(hsi, msi, draft) - draft
+    assert slow.abs().max() > 1e-3
+    torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-5 * float(slow.abs().max()) + 1e-6)
+
+
+def test_training_never_takes_the_compiled_path():
+    made = mixer(32, d_state=16, headdim=16)
+    x = image(32, 3, 3)
+    assert not native.usable(made, x)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert not native.usable(made, x)
+    with torch.no_grad():
+        assert not native.usable(made, x.double())
+        assert not native.usable(mixer(20, headdim=8), image(20, 3, 3))
+        assert not native.usable(mixer(32, kind="mamba1"), x)
+
+
+# ---- building --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fresh(tmp_path, monkeypatch) -> Path:
+    """An empty cache, and a build that has forgotten everything."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv(build.OVERRIDE, raising=False)
+    build._cached.cache_clear()
+    yield tmp_path / "hsfuse" / "native"
+    build._cached.cache_clear()
+
+
+def test_built_once_and_kept(fresh):
+    if build.native_library() is None:
+        pytest.skip(native_status())
+    assert native_status().startswith("compiled (")
+    (built,) = fresh.iterdir()
+    assert stat.S_IMODE(fresh.stat().st_mode) & 0o022 == 0
+    stamp = built.stat().st_mtime_ns
+    build._cached.cache_clear()
+    assert build.native_library() is not None
+    assert [p.stat().st_mtime_ns for p in fresh.iterdir()] == [stamp]
+
+
+def test_simultaneous_first_uses_build_one_file(fresh):
+    if not any(build.shutil.which(name) for name in ("gcc", "clang", "cc")):
+        pytest.skip("needs a C compiler")
+    found = []
+    workers = [threading.Thread(target=lambda: found.append(build.native_library())) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert all(entry is not None for entry in found)
+    assert len(list(fresh.iterdir())) == 1
+
+
+def test_without_a_compiler_the_plain_path_serves(fresh, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CC", raising=False)
+    assert build.native_library() is None
+    assert "no C compiler" in native_status()
+    made = mixer(32, d_state=16, headdim=16)
+    with torch.no_grad():
+        assert torch.isfinite(made(image(32, 3, 3))).all()
+
+
+def test_a_failing_compiler_is_reported_and_leaves_nothing_behind(fresh, monkeypatch):
+    monkeypatch.setenv("CC", "false")
+    assert build.native_library() is None
+    assert "false failed" in native_status()
+    assert list(fresh.iterdir()) == []
+
+
+def test_an_unwritable_cache_is_no_error(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.delenv(build.OVERRIDE, raising=False)
+    build._cached.cache_clear()
+    assert build.native_library() is None
+    assert native_status().startswith("plain PyTorch (")
+    build._cached.cache_clear()
+
+
+def test_it_can_be_switched_off(monkeypatch):
+    monkeypatch.setenv(build.OVERRIDE, "off")
+    assert build.native_library() is None
+    assert "switched off" in native_status()
+    assert "off" in os.environ[build.OVERRIDE]
