@@ -13,6 +13,7 @@ replicated. Torch is imported on first use, so that knowing a :class:`Psf` costs
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -377,6 +378,24 @@ def _highpass(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
     mean: NDArray[np.float64] = uniform_filter(x, size=(0, 5, 5), mode="nearest")
     return x - mean
+
+
+def decimate_separable(x: torch.Tensor, ratio: int, rows: Sequence[float], cols: Sequence[float]) -> torch.Tensor:
+    """Filter with one kernel per axis and keep the samples at the coarse pixels' centres.
+
+    What :func:`lowpass_decimate` does for one Gaussian; with :func:`psf_kernel` and an offset the HSI can be moved
+    by fractions of a pixel too.
+
+    Parameters
+    ----------
+    x
+        Shape (n, band, row, col), free of NaN.
+    ratio
+        Fine pixels per coarse pixel.
+    rows, cols
+        Kernels whose number of taps has the ratio's parity.
+    """
+    return _decimate(x, ratio, tuple(rows), tuple(cols))
 
 
 def _check_ratio(ratio: int) -> None:
