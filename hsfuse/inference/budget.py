@@ -187,5 +187,9 @@ def _estimate(
         host += 2 * batch * tile_pixels * n_bands * 4
     else:
         host += weights + (workers + 1) * per_tile
-    area = sum(t.read.shape[0] * t.read.shape[1] for t in plan) * ratio * ratio
+    # Blocks are products of row and column ranges, so the sum over all tiles is a product of two short sums.
+    tile_rows, tile_cols = plan.shape
+    rows = sum(plan.tile_at(i, 0).read.shape[0] for i in range(tile_rows))
+    cols = sum(plan.tile_at(0, j).read.shape[1] for j in range(tile_cols))
+    area = rows * cols * ratio * ratio
     return Estimate(plan, batch, int(host), int(vram), area * spec.flop_per_pixel)
