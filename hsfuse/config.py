@@ -154,6 +154,97 @@ class RunConfig(CoregisterConfig):
         return self.digest(exclude=NOT_CONTENT)
 
 
+class TrainConfig(CoregisterConfig):
+    """Settings of `hsfuse train-reduced`. What is left out comes from the recipe."""
+
+    network: str = Field("ssrfn-lite", description="network of the zoo to train, without --init")
+    network_settings: str | None = Field(None, description="changes to it, such as width=48,dfe_blocks=3")
+    init: str | None = Field(None, description="start from the weights of a network of the zoo or a file")
+    name: str | None = Field(None, description="name kept in the weights; default: that of the output file")
+    recipe: Literal["default", "paper"] = Field("default", description="default, or the paper's own (MSE, Adam 1e-4)")
+    generated: int = Field(0, ge=0, le=100_000, description="random scenes to draw and train on as well")
+    generated_px: int = Field(192, ge=48, le=1024, description="side of the generated scenes, in fine pixels")
+    bands: str = Field("100", description="number of bands, 'all', or a text file with wavelengths in nm")
+    vnir_swir_cut_nm: float = Field(
+        950.0, gt=800.0, lt=1100.0, description="VNIR bands below, SWIR bands above this wavelength"
+    )
+    s2_bands: Literal["10m", "all"] = Field("10m", description="MSI bands: 10 m only, or the 20 m bands too")
+    ratio: str | None = Field(
+        None, description="pixel size ratio, or several such as 3,4 without pairs; default: from the products, else 3"
+    )
+    psf_fwhm: float | Literal["auto"] = Field("auto", description="HSI PSF width in HSI pixels; auto: estimated")
+    cloud_mask: bool = Field(True, description="do not train under clouds of the MSI")
+    cloud_dilate_px: int = Field(2, ge=0, le=100, description="grow the cloud mask by so many MSI pixels")
+    minutes: float | None = Field(None, gt=0.0, description="stop after this time")
+    steps: int | None = Field(None, ge=1, description="stop after so many batches")
+    epochs: float | None = Field(None, gt=0.0, description="stop after so many times the scenes' area")
+    patch: int = Field(48, ge=12, le=1024, description="side of training patches, in pixels of the reference")
+    window: int = Field(192, ge=24, le=4096, description="side of the windows that are degraded at a time")
+    batch: int = Field(8, ge=1, le=4096, description="patches in a batch, over all processes")
+    micro_batch: int | None = Field(None, ge=1, description="patches computed at a time; bounds the memory")
+    validation_share: float = Field(0.2, gt=0.0, lt=0.6, description="share of each scene kept for validation")
+    gap: int = Field(18, ge=0, le=1000, description="pixels between training and validation strips")
+    validation_windows: int = Field(6, ge=1, le=200, description="windows that are validated")
+    validate_every: int | None = Field(None, ge=1, description="steps between validations; default: 20 in all")
+    patience: int | None = Field(None, ge=0, description="stop after so many validations without gain; 0: never")
+    lr: float | None = Field(None, gt=0.0, le=1.0, description="learning rate")
+    loss: Literal["l1-sam", "l1", "mse"] | None = Field(None, description="l1-sam, l1 or mse")
+    schedule: Literal["cosine", "constant"] | None = Field(None, description="learning rate over time")
+    ema: float | None = Field(None, ge=0.0, lt=1.0, description="decay of the averaged weights; 0: none")
+    clip: float | None = Field(None, ge=0.0, description="largest norm of the gradient; 0: no limit")
+    augment: Literal["auto", "on", "off"] = Field(
+        "auto", description="noise, stripes, blur, shifts and gains as in real pairs; auto: as the recipe has it"
+    )
+    weights: Literal["fp32", "bf16"] = Field("fp32", description="number format of the file")
+    overwrite: bool = Field(False, description="replace an existing output")
+    resume: bool = Field(False, description="go on with an interrupted training")
+    checkpoint_minutes: float = Field(10.0, gt=0.0, description="time between checkpoints")
+    tensorboard: bool = Field(False, description="write a TensorBoard log as well as the CSV file")
+    device: str = Field("auto", description="auto, cpu or cuda:N")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on a GPU, fp32 on a CPU")
+    recompute: bool = Field(False, description="less memory, more time: compute Mamba blocks twice")
+    threads: int | None = Field(None, ge=1, description="CPU threads; default: all")
+    seed: int = Field(0, ge=0, description="seed of everything random")
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        if value in ("auto", "cpu", "cuda") or (value.startswith("cuda:") and value[5:].isdigit()):
+            return value
+        raise ValueError("choose auto, cpu, cuda or cuda:N")
+
+    @field_validator("ratio")
+    @classmethod
+    def _known_ratios(cls, value: str | None) -> str | None:
+        if value is not None and not all(p.strip().isdigit() and 2 <= int(p) <= 12 for p in value.split(",")):
+            raise ValueError("give whole numbers of 2 to 12, such as 3 or 3,4")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.overwrite and self.resume:
+            raise ValueError("--overwrite and --resume exclude each other")
+        if self.window < self.patch:
+            raise ValueError("--window must not be smaller than --patch")
+        return self
+
+    @property
+    def ratios(self) -> tuple[int, ...]:
+        """The ratios that were asked for; empty for none."""
+        return tuple(sorted({int(part) for part in self.ratio.split(",")})) if self.ratio else ()
+
+    def pair_config(self) -> RunConfig:
+        """Return the settings with which a pair is opened and aligned."""
+        shared = ("bands", "vnir_swir_cut_nm", "s2_bands", "psf_fwhm", "cloud_mask", "cloud_dilate_px", "seed")
+        values = {name: getattr(self, name) for name in (*_COREGISTER_FIELDS, *shared)}
+        return RunConfig(**values, ratio=self.ratios[0] if self.ratios else None)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what must be equal for a training to be resumed: all that decides the weights."""
+        loose = {"overwrite", "resume", "checkpoint_minutes", "tensorboard", "device", "threads", "name", "weights"}
+        return self.model_dump(mode="json", exclude=loose)
+
+
 def parse_size(text: str) -> int:
     """Turn ``4GB``, ``800 MB`` or ``2GiB`` into bytes (decimal and binary units).
 

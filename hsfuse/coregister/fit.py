@@ -1,0 +1,200 @@
+"""A smooth field through tie points: robust, no more flexible than the points prove, tame where there are none.
+
+Candidates are a shift, an affine field, polynomials of degree two and three and an affine field plus a cubic spline
+under a bending penalty. Cross-validation over blocks of neighbouring points decides, because neighbours share
+pixels: leaving out single points would reward a field for following their common noise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from hsfuse.coregister.models import Fitted, FloatArray, Model, Points, Polynomial, PolynomialSpline, Spline
+
+_FOLDS = 5
+_TUKEY = 5.0
+_RAYLEIGH_MEDIAN = 1.1774
+_SMOOTHINGS = tuple(10.0 ** np.arange(-4.5, 3.1, 0.5))
+_LOSS_CAP = 50.0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The field that was chosen and how its rivals fared.
+
+    Attributes
+    ----------
+    fitted
+        The field.
+    weight
+        Robust weight of each point, 0 to 1; 0 means rejected.
+    cv_ratio
+        Root mean square of the cross-validated residuals per coordinate over the points' standard error.
+    scores
+        Cross-validated loss per point of every candidate, by name.
+    """
+
+    fitted: Fitted
+    weight: FloatArray
+    cv_ratio: float
+    scores: dict[str, float]
+
+
+def choose_field(points: Points, spline: Spline, *, start: FloatArray | None = None) -> Choice:
+    """Fit the field that cross-validation prefers.
+
+    Parameters
+    ----------
+    points
+        Measurements; up to about 40 % of them may be wrong.
+    spline
+        The most flexible candidate; its lattice also says how large the image is.
+    start
+        Robust weights to start from, shape (point,); found by sampling when None.
+    """
+    flexible = follow(points, spline, start=start)
+    weight = flexible.weight
+    candidates: list[tuple[str, Model, float]] = []
+    trusted = int((weight > 0.2).sum())
+    for degree in range(4):
+        polynomial = Polynomial(degree, spline.height, spline.width)
+        if trusted >= 3 * polynomial.size:
+            candidates.append((polynomial.name, polynomial, 0.0))
+    unit = spline.unit_smoothing(points)
+    if trusted >= 12:
+        candidates += [(f"spline {s:.3g}", PolynomialSpline(spline), unit * s) for s in reversed(_SMOOTHINGS)]
+    fold = _folds(points, 1.5 * spline.spacing[0], 1.5 * spline.spacing[1])
+    losses = [_cross_validate(points, model, smoothing, weight, fold) for _, model, smoothing in candidates]
+    totals = [float(loss.sum()) for loss in losses]
+    best = int(np.argmin(totals))
+    # A simpler model is taken when the better one's lead is no larger than its standard error.
+    for index in range(best):
+        lead = losses[index] - losses[best]
+        if lead.sum() <= lead.std() * np.sqrt(lead.size * points.sharing):
+            best = index
+            break
+    _, model, smoothing = candidates[best]
+    fitted, weight = _settle(points, model, smoothing, weight)
+    count = max(float(weight.sum()), 1.0)
+    scores = {name: total / count / 2 for (name, _, _), total in zip(candidates, totals, strict=True)}
+    return Choice(fitted, weight, float(np.sqrt(max(totals[best], 0.0) / count / 2)), scores)
+
+
+def follow(
+    points: Points, spline: Spline, *, start: FloatArray | None = None, smoothing: float = 0.01, slack_px: float = 0.0
+) -> Choice:
+    """Fit a spline of fixed smoothness: for passes between which only the prediction matters."""
+    weight = initial_weights(points, spline.height, spline.width) if start is None else start
+    model: Model = PolynomialSpline(spline)
+    if (weight > 0.2).sum() < 12:
+        model = Polynomial(0, spline.height, spline.width)
+    fitted, weight = _settle(points, model, smoothing * spline.unit_smoothing(points), weight, slack_px)
+    return Choice(fitted, weight, float("nan"), {})
+
+
+def fit_shift(points: Points, model: Polynomial) -> Choice:
+    """Fit one displacement to all points (for few points, or when no more is wanted)."""
+    if points.size >= 5:
+        weight = initial_weights(points, model.height, model.width)
+    else:
+        weight = np.ones(points.size)
+    fitted, weight = _settle(points, model, 0.0, weight)
+    residual = points.value - fitted.at(points.position)
+    square = ((residual**2).sum(axis=1) / points.sigma**2 * weight).sum() / max(2.0 * weight.sum() - 2.0, 1.0)
+    return Choice(fitted, weight, float(np.sqrt(square)), {})
+
+
+def _settle(
+    points: Points, model: Model, smoothing: float, weight: FloatArray, slack_px: float = 0.0
+) -> tuple[Fitted, FloatArray]:
+    """Iterate robust weights for one model until they settle."""
+    fitted = model.fit(points, weight, smoothing)
+    for _ in range(6):
+        residual = points.value - fitted.at(points.position)
+        new = robust_weights(residual, np.hypot(points.sigma, slack_px), weight)
+        if new.sum() < 0.2 * weight.sum() or new.sum() < 3:
+            break
+        settled = float(np.abs(new - weight).max()) < 0.02
+        weight = new
+        fitted = model.fit(points, weight, smoothing)
+        if settled:
+            break
+    return fitted, weight
+
+
+def robust_weights(residual: FloatArray, sigma: FloatArray, previous: FloatArray) -> FloatArray:
+    """Tukey's biweight of the residuals relative to their standard error and to what is usual in the scene."""
+    ratio = np.hypot(residual[:, 0], residual[:, 1]) / sigma
+    good = previous > 0.2
+    usual = float(np.median(ratio[good])) / _RAYLEIGH_MEDIAN if good.any() else 1.0
+    t = ratio / (_TUKEY * max(1.0, usual))
+    return np.asarray(np.where(t < 1, (1 - t**2) ** 2, 0.0))
+
+
+def _folds(points: Points, side_r: float, side_c: float) -> NDArray[np.int64]:
+    """Fold of each point: square blocks in a knight's-move pattern, so that blocks of one fold never touch."""
+    i = np.floor(points.position[:, 0] / side_r).astype(np.int64)
+    j = np.floor(points.position[:, 1] / side_c).astype(np.int64)
+    return np.asarray((i + 2 * j) % _FOLDS, dtype=np.int64)
+
+
+def _cross_validate(
+    points: Points, model: Model, smoothing: float, weight: FloatArray, fold: NDArray[np.int64]
+) -> FloatArray:
+    """Weighted squared residual of every left-out point, in units of its variance."""
+    loss = np.zeros(points.size)
+    for k in range(_FOLDS):
+        out = fold == k
+        if not out.any() or out.all():
+            continue
+        fitted = model.fit(points, np.where(out, 0.0, weight), smoothing)
+        residual = points.value[out] - fitted.at(points.position[out])
+        square = (residual**2).sum(axis=1) / points.sigma[out] ** 2
+        loss[out] = np.minimum(square, _LOSS_CAP) * weight[out]
+    return loss
+
+
+def initial_weights(points: Points, height: int, width: int, *, trials: int = 400) -> FloatArray:
+    """Weights of the largest set of points that agree with a plane and with their surroundings.
+
+    Affine fields through random triples (and shifts of single points) are compared by the number of points within a
+    tolerance that is loose enough for smooth departures from affinity; then points must agree with the median of
+    their neighbours among those. The random numbers have a fixed seed.
+    """
+    rng = np.random.default_rng(0)
+    affine = Polynomial(1, height, width).design(points.position)
+    tolerance = 4.0 * np.maximum(3.0 * points.sigma, 1.0)
+    best, best_count = np.ones(points.size, dtype=bool), -1.0
+    for trial in range(trials):
+        chosen = rng.choice(points.size, size=min(3, points.size), replace=False)
+        plane = np.zeros((3, 2))
+        plane[0] = points.value[chosen[0]]
+        if trial % 2 and chosen.size == 3:
+            try:
+                plane = np.linalg.solve(affine[chosen], points.value[chosen])
+            except np.linalg.LinAlgError:
+                continue
+        residual = np.linalg.norm(points.value - affine @ plane, axis=1) / tolerance
+        count = float(np.maximum(0.0, 1.0 - residual**2).sum())
+        if count > best_count:
+            best, best_count = residual < 1.0, count
+    return _agreeing(points, best).astype(np.float64)
+
+
+def _agreeing(points: Points, kept: NDArray[np.bool_], *, neighbours: int = 12) -> NDArray[np.bool_]:
+    """Of the kept points, those close to the median of their nearest kept neighbours."""
+    index = np.flatnonzero(kept)
+    if index.size < 5:
+        return kept
+    _, near = cKDTree(points.position[index]).query(points.position[index], k=min(neighbours + 1, index.size))
+    around = points.value[index][near[:, 1:]]
+    middle = np.median(around, axis=1)
+    distance = np.linalg.norm(points.value[index] - middle, axis=1)
+    spread = np.median(np.linalg.norm(around - middle[:, None], axis=2), axis=1)
+    out = np.zeros_like(kept)
+    out[index] = distance <= np.maximum(3.0 * points.sigma[index], 3.0 * spread) + 0.05
+    return out if out.sum() >= 5 else kept

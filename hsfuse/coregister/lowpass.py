@@ -1,0 +1,155 @@
+"""The reference as the target would see it: low-passed with the target's blur, on a fine grid around the target.
+
+The reference is read once, in strips of rows; what is kept is the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from hsfuse.coregister.images import EVALUATION_VARIANCE_PX2, reference_grid
+from hsfuse.coregister.warp import Resampler
+from hsfuse.degrade import Psf
+from hsfuse.errors import OverlapError
+from hsfuse.grid import Bounds, Grid, Slice2D
+from hsfuse.progress import Stage
+
+FloatCube = NDArray[np.float32]
+ReadBlock = Callable[[Slice2D], FloatCube]
+
+_FWHM_TO_SIGMA = 1.0 / 2.3548200450309493
+_REACH_SIGMAS = 3.0
+_FEWEST_WEIGHT = 0.9
+_STRIP_ROWS = 192
+_FINER = 0.75
+"""A reference whose pixels are smaller than this share of the target's is low-passed; others are interpolated."""
+
+
+def prepare_reference(
+    read: ReadBlock, source: Grid, channels: int, target: Grid, margin_px: int, *, sigma_m: float, stage: Stage
+) -> FloatCube:
+    """Bring the reference to the grid on which it is compared with the target.
+
+    Parameters
+    ----------
+    read
+        Reads a block of the reference, float32 (channel, row, col), NaN where it must not be used.
+    source
+        Grid of the reference.
+    channels
+        Number of channels that ``read`` returns.
+    target
+        Claimed grid of the target.
+    margin_px
+        How far around the target to go, in target pixels.
+    sigma_m
+        Standard deviation of the blur that the result must have **after** its evaluation by a cubic B-spline.
+    stage
+        Advanced by 1 in total.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (channel, row, col) on :func:`~hsfuse.coregister.images.reference_grid`; NaN outside the reference.
+
+    Raises
+    ------
+    OverlapError
+        The reference does not touch the target's surroundings.
+    """
+    wanted = reference_grid(target, margin_px)
+    finest = wanted.pixel_m
+    sigma = np.sqrt(max(sigma_m**2 - EVALUATION_VARIANCE_PX2 * target.pixel_m**2, (0.5 * finest) ** 2))
+    if source.pixel_m > _FINER * target.pixel_m:
+        return _interpolated(read, source, channels, wanted, stage)
+    if source.crs == wanted.crs:
+        return _lowpassed(read, source, channels, wanted, sigma, stage)
+    # Across map zones: low-pass on the reference's own axes, then interpolate the smooth result.
+    bounds = Bounds(*wanted.bounds_in(source.crs)).buffer(4 * finest)
+    height = int(np.ceil((bounds.top - bounds.bottom) / finest))
+    width = int(np.ceil((bounds.right - bounds.left) / finest))
+    own = Grid.from_origin(source.crs, bounds.left, bounds.top, finest, height, width)
+    smooth = _lowpassed(read, source, channels, own, sigma, stage)
+    return _interpolated(lambda block: smooth[(slice(None), *block.slices)], own, channels, wanted, None)
+
+
+def blur_sigma_m(psf: Psf, pixel_m: float, factor: int) -> float:
+    """Standard deviation of a target's blur in metres, after averaging over ``factor`` x ``factor`` pixels."""
+    return float(pixel_m * np.sqrt((psf.fwhm_px * _FWHM_TO_SIGMA) ** 2 + (factor**2 - 1) / 12.0))
+
+
+def _interpolated(read: ReadBlock, source: Grid, channels: int, wanted: Grid, stage: Stage | None) -> FloatCube:
+    resampler = Resampler(source, wanted, None)
+    out = np.full((channels, *wanted.shape), np.nan, dtype=np.float32)
+    for block in wanted.row_blocks(_STRIP_ROWS):
+        need = resampler.source_block(block)
+        if min(need.shape) > 0:
+            out[:, block.row0 : block.row1] = resampler.apply(read(need), need, block)
+        if stage is not None:
+            stage.advance(block.shape[0] / wanted.height)
+    return out
+
+
+def _lowpassed(read: ReadBlock, source: Grid, channels: int, wanted: Grid, sigma_m: float, stage: Stage) -> FloatCube:
+    try:
+        window = source.block_of(wanted.bounds.buffer(_REACH_SIGMAS * sigma_m))
+    except OverlapError as error:
+        raise OverlapError("The two images do not overlap.", hint="Check the extents with `hsfuse info`.") from error
+    at_row, _ = source.rowcol(0.0, wanted.xy(np.arange(wanted.height, dtype=np.float64), 0.0)[1])
+    _, at_col = source.rowcol(wanted.xy(0.0, np.arange(wanted.width, dtype=np.float64))[0], 0.0)
+    across = _gaussian(at_col - window.col0, window.shape[1], sigma_m / source.transform.a)
+    sigma_row = sigma_m / -source.transform.e
+    reach = int(np.ceil(_REACH_SIGMAS * sigma_row)) + 1
+    out = np.full((channels, *wanted.shape), np.nan, dtype=np.float32)
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        for top in range(0, wanted.height, _STRIP_ROWS):
+            bottom = min(top + _STRIP_ROWS, wanted.height)
+            first = max(int(np.floor(at_row[top])) - reach, window.row0)
+            last = min(int(np.ceil(at_row[bottom - 1])) + reach + 1, window.row1)
+            if first < last:
+                values = read(Slice2D(first, last, window.col0, window.col1))
+                down = _gaussian(at_row[top:bottom] - first, last - first, sigma_row)
+                _lowpass_strip(values, down, across, out[:, top:bottom], pool)
+            stage.advance((bottom - top) / wanted.height)
+    return out
+
+
+def _lowpass_strip(
+    values: FloatCube, down: sparse.csr_array, across: sparse.csr_array, out: FloatCube, pool: ThreadPoolExecutor
+) -> None:
+    """Weighted means of a strip, written to ``out``; NaN where too little of the kernel has data."""
+    valid = np.isfinite(values).all(axis=0)
+
+    def blurred(image: FloatCube) -> FloatCube:
+        tall = down @ image
+        return np.asarray((across @ np.ascontiguousarray(tall.T)).T)
+
+    weight = blurred(valid.astype(np.float32))
+    enough = weight >= _FEWEST_WEIGHT
+
+    def one(channel: int) -> None:
+        filled = values[channel] if valid.all() else np.where(valid, values[channel], np.float32(0.0))
+        mean = blurred(filled)
+        np.divide(mean, weight, out=out[channel], where=enough)
+
+    list(pool.map(one, range(len(values))))
+
+
+def _gaussian(position: NDArray[np.float64], size: int, sigma: float) -> sparse.csr_array:
+    """Gaussian weights of ``size`` samples for each position (in samples), shape (position, sample).
+
+    The whole kernel weighs 1, also where part of it lies outside: sums are then too small there, which marks them.
+    """
+    half = max(1, int(np.ceil(_REACH_SIGMAS * sigma)))
+    index = np.rint(position).astype(np.int64)[:, None] + np.arange(-half, half + 1)
+    weight = np.exp(-0.5 * ((index - position[:, None]) / sigma) ** 2)
+    weight /= weight.sum(axis=1, keepdims=True)
+    inside = (index >= 0) & (index < size)
+    pointer = np.concatenate([[0], np.cumsum(inside.sum(axis=1))])
+    shape = (len(position), size)
+    return sparse.csr_array((weight[inside].astype(np.float32), index[inside].astype(np.int32), pointer), shape=shape)

@@ -1,0 +1,335 @@
+"""Models of a displacement field in pixel coordinates: polynomials, and an affine field plus a penalised spline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg, sparse
+
+from hsfuse.coregister.field import DisplacementField, Lattice, cubic_bspline
+from hsfuse.grid import Grid
+
+FloatArray = NDArray[np.float64]
+
+_MU = 1e-3
+"""Pull of the spline towards zero, relative to the bending penalty: it dies out over some six knots."""
+_LATTICE_PX = 8
+
+
+@dataclass(frozen=True)
+class Points:
+    """Measured displacements in target pixels.
+
+    Attributes
+    ----------
+    position
+        Shape (point, 2): row and column.
+    value
+        Shape (point, 2): displacement along rows and columns.
+    sigma
+        Standard error of one coordinate, shape (point,).
+    sharing
+        How many points share the information of a pixel (overlapping windows): the variance of an average of points
+        is so many times larger than if they were independent.
+    """
+
+    position: FloatArray
+    value: FloatArray
+    sigma: FloatArray
+    sharing: float = 1.0
+
+    @property
+    def size(self) -> int:
+        """Number of points."""
+        return int(self.sigma.size)
+
+    def take(self, which: NDArray[np.bool_]) -> Points:
+        """The points that are marked."""
+        return Points(self.position[which], self.value[which], self.sigma[which], self.sharing)
+
+    def information(self, weight: FloatArray) -> FloatArray:
+        """Weight of each point in a least-squares fit whose covariance is meant."""
+        return weight / (self.sigma**2 * self.sharing)
+
+
+class Fitted(Protocol):
+    """A fitted field."""
+
+    @property
+    def name(self) -> str:
+        """Name for reports."""
+        ...
+
+    def at(self, position: FloatArray) -> FloatArray:
+        """Displacement (row, col) at positions, shape (point, 2)."""
+        ...
+
+    def variance_at(self, position: FloatArray) -> FloatArray:
+        """Variance of one coordinate at positions, in square pixels, that the points' noise causes."""
+        ...
+
+    def to_field(self, grid: Grid) -> DisplacementField:
+        """The field in map units."""
+        ...
+
+
+class Model(Protocol):
+    """Something that can be fitted."""
+
+    def fit(self, points: Points, weight: FloatArray, smoothing: float) -> Fitted:
+        """Fit by weighted least squares."""
+        ...
+
+
+def on_pixels(fitted: Fitted, height: int, width: int) -> FloatArray:
+    """Displacement of all pixels of an image, shape (2, row, col).
+
+    It is computed every eight pixels and interpolated linearly: the field is straight over so short a way.
+    """
+    rows, cols = np.arange(0, height + _LATTICE_PX, _LATTICE_PX), np.arange(0, width + _LATTICE_PX, _LATTICE_PX)
+    knots = np.stack(np.meshgrid(rows.astype(float), cols.astype(float), indexing="ij"), axis=-1).reshape(-1, 2)
+    values = fitted.at(knots).T.reshape(2, len(rows), len(cols))
+    i, t = np.divmod(np.arange(height), _LATTICE_PX)
+    j, s = np.divmod(np.arange(width), _LATTICE_PX)
+    along = (t / _LATTICE_PX)[:, None]
+    tall = values[:, i] * (1 - along) + values[:, i + 1] * along
+    across = s / _LATTICE_PX
+    return np.asarray(tall[:, :, j] * (1 - across) + tall[:, :, j + 1] * across)
+
+
+@dataclass(frozen=True)
+class Polynomial:
+    """All monomials up to a degree, in coordinates scaled to the image."""
+
+    degree: int
+    height: int
+    width: int
+
+    @property
+    def name(self) -> str:
+        """Name for reports."""
+        return ("shift", "affine", "polynomial 2", "polynomial 3")[self.degree]
+
+    @property
+    def size(self) -> int:
+        """Number of monomials."""
+        return (self.degree + 1) * (self.degree + 2) // 2
+
+    def design(self, position: FloatArray) -> FloatArray:
+        """Monomials at positions, shape (point, monomial); the first three are 1, row, column."""
+        u = 2 * position[:, 0] / self.height - 1
+        v = 2 * position[:, 1] / self.width - 1
+        powers = [(i, total - i) for total in range(self.degree + 1) for i in range(total, -1, -1)]
+        return np.stack([u**i * v**j for i, j in powers], axis=1)
+
+    def fit(self, points: Points, weight: FloatArray, smoothing: float = 0.0) -> FittedPolynomial:  # noqa: ARG002
+        """Fit by weighted least squares (polynomials are not smoothed)."""
+        design, full = self.design(points.position), points.information(weight)
+        normal = design.T @ (design * full[:, None])
+        normal += 1e-9 * np.trace(normal) / len(normal) * np.eye(len(normal)) + 1e-12 * np.eye(len(normal))
+        covariance = np.linalg.inv(normal)
+        return FittedPolynomial(self, covariance @ (design.T @ (points.value * full[:, None])), covariance)
+
+
+@dataclass(frozen=True)
+class FittedPolynomial:
+    """Polynomial with its coefficients (monomial, 2) and their covariance (of one coordinate)."""
+
+    model: Polynomial
+    coefficients: FloatArray
+    covariance: FloatArray
+
+    @property
+    def name(self) -> str:
+        """Name for reports."""
+        return self.model.name
+
+    def at(self, position: FloatArray) -> FloatArray:
+        """Displacement at positions."""
+        return np.asarray(self.model.design(position) @ self.coefficients)
+
+    def variance_at(self, position: FloatArray) -> FloatArray:
+        """Variance of one coordinate."""
+        design = self.model.design(position)
+        return np.asarray(np.einsum("ij,jk,ik->i", design, self.covariance, design))
+
+    def to_field(self, grid: Grid) -> DisplacementField:
+        """The field in map units; what is not affine becomes a spline, which holds cubics exactly."""
+        model = self.model
+        affine = np.zeros((3, 2))
+        affine[: min(3, model.size)] = self.coefficients[:3]
+        if model.degree < 2:
+            return _to_map(grid, affine, None, None, model.name)
+        spline = Spline.over(model.height, model.width, max(8.0, max(model.height, model.width) / 24), grid)
+        position = spline.knot_positions(extra=1)
+        rest = self.coefficients.copy()
+        rest[:3] = 0.0
+        values = (model.design(position) @ rest).reshape(spline.shape[0] + 2, spline.shape[1] + 2, 2)
+        stencil = np.array([-1.0, 8.0, -1.0]) / 6.0
+        tall = sum(w * values[k : k + spline.shape[0]] for k, w in enumerate(stencil))
+        both = sum(w * tall[:, k : k + spline.shape[1]] for k, w in enumerate(stencil))
+        return _to_map(grid, affine, spline, np.asarray(both).reshape(-1, 2), model.name)
+
+
+@dataclass(frozen=True)
+class Spline:
+    """Tensor-product cubic B-splines on a lattice that reaches one knot beyond the image.
+
+    Attributes
+    ----------
+    height, width
+        Image shape in pixels.
+    spacing
+        Distance of the knots in pixels along rows and columns (equal in map units).
+    """
+
+    height: int
+    width: int
+    spacing: tuple[float, float]
+    _cache: dict[str, FloatArray] = field(default_factory=dict, compare=False, repr=False)
+
+    @classmethod
+    def over(cls, height: int, width: int, spacing_px: float, grid: Grid) -> Spline:
+        """Lattice of equal spacing in map units over an image."""
+        distance = spacing_px * grid.pixel_m
+        return cls(height, width, (distance / -grid.transform.e, distance / grid.transform.a))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of knots along rows and columns; the first lies one spacing before the image."""
+        rows, cols = (int(np.ceil(n / s)) + 3 for n, s in zip((self.height, self.width), self.spacing, strict=True))
+        return rows, cols
+
+    def knot_positions(self, *, extra: int = 0) -> FloatArray:
+        """Positions of the knots, and of ``extra`` more around them, shape (knot, 2)."""
+        axes = [
+            (np.arange(-extra, n + extra) - 1.0) * s for n, s in zip(self.shape, self.spacing, strict=True)
+        ]  # fmt: skip
+        return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
+
+    def design(self, position: FloatArray) -> sparse.csr_array:
+        """B-spline values at positions inside the image, shape (point, knot)."""
+        rows, cols = self.shape
+        u = np.clip(position[:, 0] / self.spacing[0] + 1.0, 1.0, rows - 2.0 - 1e-9)
+        v = np.clip(position[:, 1] / self.spacing[1] + 1.0, 1.0, cols - 2.0 - 1e-9)
+        i, j = np.floor(u).astype(np.int64), np.floor(v).astype(np.int64)
+        wi, wj = cubic_bspline(u - i), cubic_bspline(v - j)
+        offsets = np.arange(4) - 1
+        index = (i[:, None, None] + offsets[:, None]) * cols + j[:, None, None] + offsets[None, :]
+        values = wi.T[:, :, None] * wj.T[:, None, :]
+        pointer = np.arange(len(u) + 1) * 16
+        return sparse.csr_array((values.ravel(), index.ravel(), pointer), shape=(len(u), rows * cols))
+
+    def unit_smoothing(self, points: Points) -> float:
+        """Weight of the penalty at which it equals the data, averaged over the knots."""
+        return float(points.information(np.ones(points.size)).sum() / (self.shape[0] * self.shape[1]))
+
+    @property
+    def bandwidth(self) -> int:
+        """Off-diagonals of the normal matrix."""
+        return 3 * self.shape[1] + 3
+
+    def banded(self, matrix: sparse.sparray) -> FloatArray:
+        """Upper part of a symmetric matrix in LAPACK's banded storage."""
+        entries = sparse.coo_array(matrix)
+        row, col = entries.coords
+        upper = col >= row
+        out = np.zeros((self.bandwidth + 1, entries.shape[0]))
+        np.add.at(out, (self.bandwidth + row[upper] - col[upper], col[upper]), entries.data[upper])
+        return out
+
+    def penalty(self) -> FloatArray:
+        """Bending energy of the coefficient lattice plus a weak pull towards zero, in banded storage."""
+        if "penalty" not in self._cache:
+            rows, cols = self.shape
+            second_r, second_c = _difference(rows, 2), _difference(cols, 2)
+            first_r, first_c = _difference(rows, 1), _difference(cols, 1)
+            eye_r, eye_c = sparse.eye_array(rows), sparse.eye_array(cols)
+            bend = (
+                sparse.kron(second_r.T @ second_r, eye_c)
+                + sparse.kron(eye_r, second_c.T @ second_c)
+                + 2 * sparse.kron(first_r.T @ first_r, first_c.T @ first_c)
+                + _MU * sparse.eye_array(rows * cols)
+            )
+            self._cache["penalty"] = self.banded(bend)
+        return self._cache["penalty"]
+
+
+def _difference(size: int, order: int) -> sparse.csr_array:
+    steps = {1: (-1.0, 1.0), 2: (1.0, -2.0, 1.0)}[order]
+    return sparse.diags_array(list(steps), offsets=list(range(order + 1)), shape=(size - order, size)).tocsr()
+
+
+@dataclass(frozen=True)
+class PolynomialSpline:
+    """An affine field plus a spline under a bending penalty."""
+
+    spline: Spline
+
+    def fit(self, points: Points, weight: FloatArray, smoothing: float) -> FittedSpline:
+        """Fit the affine part, then the spline to what it leaves."""
+        affine = Polynomial(1, self.spline.height, self.spline.width).fit(points, weight)
+        full = points.information(weight)
+        design = self.spline.design(points.position)
+        normal = sparse.csr_array(design.T @ (sparse.diags_array(full) @ design))
+        system = self.spline.banded(normal) + max(smoothing, 1e-12) * self.spline.penalty()
+        factor = linalg.cholesky_banded(system, check_finite=False)
+        rest = points.value - affine.at(points.position)
+        coefficients = linalg.cho_solve_banded((factor, False), design.T @ (rest * full[:, None]), check_finite=False)
+        return FittedSpline(self.spline, affine, np.asarray(coefficients), factor, normal)
+
+
+@dataclass(frozen=True)
+class FittedSpline:
+    """Affine field plus spline."""
+
+    spline: Spline
+    affine: FittedPolynomial
+    coefficients: FloatArray
+    factor: FloatArray
+    normal: sparse.csr_array
+
+    @property
+    def name(self) -> str:
+        """Name for reports."""
+        return "spline"
+
+    def at(self, position: FloatArray) -> FloatArray:
+        """Displacement at positions."""
+        return np.asarray(self.affine.at(position) + self.spline.design(position) @ self.coefficients)
+
+    def variance_at(self, position: FloatArray) -> FloatArray:
+        """Variance of one coordinate that the points' noise causes (not what the penalty smooths away)."""
+        design = self.spline.design(position).toarray()
+        solved = linalg.cho_solve_banded((self.factor, False), design.T, check_finite=False)
+        return np.asarray((solved * (self.normal @ solved)).sum(axis=0))
+
+    def to_field(self, grid: Grid) -> DisplacementField:
+        """The field in map units."""
+        return _to_map(grid, self.affine.coefficients, self.spline, self.coefficients, self.name)
+
+
+def _to_map(
+    grid: Grid, affine: FloatArray, spline: Spline | None, coefficients: FloatArray | None, name: str
+) -> DisplacementField:
+    """Turn pixel displacements (row, col) into metres (dx, dy) at map positions.
+
+    ``affine`` holds the coefficients of 1, u, v with u = 2 row / height - 1 and v = 2 col / width - 1.
+    """
+    t = grid.transform
+    height, width = (spline.height, spline.width) if spline is not None else grid.shape
+    # u = 0 and v = 0 at row = height / 2 and col = width / 2, counted from pixel centres.
+    centre_x, centre_y = (float(v) for v in grid.xy(height / 2, width / 2))
+    per_metre = np.array([1.0, 2.0 / (width * t.a), 2.0 / (height * t.e)])
+    metres = np.array([t.a, t.e])
+    in_map = affine[[0, 2, 1]] * per_metre[:, None]
+    lattice = None
+    if spline is not None and coefficients is not None:
+        x0, y0 = (float(v) for v in grid.xy(-spline.spacing[0], -spline.spacing[1]))
+        shaped = coefficients.T.reshape(2, *spline.shape)
+        lattice = Lattice(x0, y0, spline.spacing[1] * t.a, np.stack([shaped[1] * metres[0], shaped[0] * metres[1]]))
+    values = np.stack([in_map[:, 1] * metres[0], in_map[:, 0] * metres[1]])
+    return DisplacementField(values, (centre_x, centre_y), lattice, grid.crs, name)

@@ -1,0 +1,355 @@
+"""Sub-pixel displacements by least squares on all windows at once.
+
+Around each node of a regular lattice, every target channel is modelled as a linear combination of **all** reference
+channels, evaluated at the displaced positions, plus an offset; the displacement that is still missing enters through
+the gradients (Lucas and Kanade 1981, with a local radiometric model, so that gain, offset and spectral mixture of the
+two sensors do not matter). Pixels that do not fit the model (changed fields, cloud, glint) lose their weight
+(Student's t). What the radiometric model could absorb of a shift does not count as evidence for it.
+
+The target is never resampled and the reference is evaluated by an interpolation whose blur does not depend on the
+position, so there is nothing for the estimate to lock to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hsfuse.coregister.images import OVERSAMPLING, Smoother, bspline_sample
+from hsfuse.coregister.windows import BLOCK_PX, Windows, block_matrix, block_sums
+
+FloatArray = NDArray[np.float64]
+
+_RIDGE = 1e-4
+_STUDENT_NU = 4.0
+_LEAST_INFORMATION = 0.4
+_USABLE = 0.98
+_HALO_PX = 2
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one pass over the windows measured; all arrays have shape (n_r, n_c).
+
+    Attributes
+    ----------
+    d_row, d_col
+        Displacement that is still missing, in target pixels.
+    variance
+        Variance of one coordinate, from the scatter of the residuals between blocks of pixels: it assumes nothing
+        about the noise but that blocks are independent.
+    correlation
+        Multiple correlation between target and modelled target.
+    share
+        Share of the window's weight on usable pixels.
+    row, col
+        Where the information of the window is centred.
+    """
+
+    d_row: FloatArray
+    d_col: FloatArray
+    variance: FloatArray
+    correlation: FloatArray
+    share: FloatArray
+    row: FloatArray
+    col: FloatArray
+
+
+@dataclass(frozen=True)
+class _Model:
+    """Radiometric model of the windows: coefficients (channel, basis, n_r, n_c) and residual variance."""
+
+    coefficients: Tensor
+    variance: Tensor
+
+
+class Refiner:
+    """Measures displacements against a predicted field.
+
+    Parameters
+    ----------
+    target
+        Shape (channel, row, col), NaN where unusable.
+    reference
+        Shape (channel, row, col) on the finer, padded grid, NaN where unusable.
+    margin_px
+        Target pixels by which the reference reaches further.
+    background_px
+        Scale (standard deviation) of the local mean that is removed from both.
+    """
+
+    def __init__(self, target: Tensor, reference: Tensor, margin_px: int, *, background_px: float = 12.0) -> None:
+        self.device = target.device
+        self.height, self.width = int(target.shape[-2]), int(target.shape[-1])
+        self._margin = margin_px
+        self.background_px = background_px
+        self.target_valid = torch.isfinite(target).all(dim=0)
+        self._target = torch.where(self.target_valid[None], target, torch.zeros_like(target))
+        usable = torch.isfinite(reference).all(dim=0)
+        count = usable.sum().clamp(min=1)
+        stacked = torch.empty((reference.shape[0] + 1, *reference.shape[1:]), device=self.device)
+        for index, channel in enumerate(reference):
+            filled = torch.where(usable, channel, torch.zeros_like(channel))
+            # Unusable samples take the mean, so that they do not ring into their neighbours; their weight is zero.
+            stacked[index] = torch.where(usable, channel - filled.sum() / count, torch.zeros_like(channel))
+        stacked[-1] = usable.float()
+        self._reference = stacked
+        self._block_c = block_matrix(self.width, self.device)
+
+    @property
+    def background_px(self) -> float:
+        """Scale of the local mean that is removed; may be changed between measurements."""
+        return self._background_px
+
+    @background_px.setter
+    def background_px(self, value: float) -> None:
+        self._background_px = value
+        self._smoother = Smoother(self.height, self.width, value, self.device)
+
+    def warp(self, displacement: Tensor) -> tuple[Tensor, Tensor]:
+        """Reference at displaced positions.
+
+        Parameters
+        ----------
+        displacement
+            Shape (2, row, col): along rows and columns, in target pixels.
+
+        Returns
+        -------
+        (image, mask)
+            Shape (channel, row, col), and where it may be used, shape (row, col).
+        """
+        shape = self._reference.shape[1:]
+        image = torch.empty((self._reference.shape[0] - 1, self.height, self.width), device=self.device)
+        mask = torch.empty((self.height, self.width), dtype=torch.bool, device=self.device)
+        cols = torch.arange(self.width, dtype=torch.float64, device=self.device)[None, :]
+        step = 256 if self.device.type == "cpu" else self.height
+        half = (OVERSAMPLING - 1) / 2
+        for top in range(0, self.height, step):
+            part = slice(top, min(top + step, self.height))
+            rows = torch.arange(part.start, part.stop, dtype=torch.float64, device=self.device)[:, None]
+            at_r = (rows + displacement[0, part] + self._margin) * OVERSAMPLING + half
+            at_c = (cols + displacement[1, part] + self._margin) * OVERSAMPLING + half
+            sampled = bspline_sample(self._reference, at_r, at_c)
+            inside = (at_r >= 1) & (at_r <= shape[0] - 2) & (at_c >= 1) & (at_c <= shape[1] - 2)
+            image[:, part], mask[part] = sampled[:-1], (sampled[-1] > _USABLE) & inside
+        return image, mask
+
+    def measure(self, windows: Windows, displacement: Tensor, allowed: Tensor, *, rounds: int = 2) -> Measurement:
+        """Measure what is missing to a predicted displacement.
+
+        Parameters
+        ----------
+        windows
+            Where to measure.
+        displacement
+            Predicted displacement of each target pixel, shape (2, row, col), in target pixels.
+        allowed
+            Pixels that may be used, shape (row, col).
+        rounds
+            Rounds of down-weighting pixels that do not fit.
+        """
+        warped, usable = self.warp(displacement)
+        mask = _interior(usable) * (self.target_valid & allowed).float()
+        pass_ = _Pass(windows, self._flattened(warped, mask), self._flattened(self._target, mask), mask)
+        model = pass_.model(None)
+        for _ in range(rounds - 1):
+            model = pass_.model(model)
+        return pass_.solve(model, self._block_c)
+
+    def _flattened(self, image: Tensor, mask: Tensor) -> Tensor:
+        """Image without its local mean, of unit variance over the mask."""
+        flat = image - self._smoother(image, mask)
+        spread = (flat**2 * mask).sum(dim=(1, 2), keepdim=True) / mask.sum().clamp(min=1.0)
+        return flat.div_(spread.sqrt_().clamp_(min=1e-9))
+
+
+class _Pass:
+    """The sums of one measurement."""
+
+    def __init__(self, windows: Windows, reference: Tensor, target: Tensor, mask: Tensor) -> None:
+        self._windows, self._mask = windows, mask
+        self._reference, self._target = reference, target
+        self._channels, self._basis = target.shape[0], reference.shape[0] + 1
+        self._pairs = list(combinations_with_replacement(range(self._basis), 2))
+
+    def _basis_of(self, top: int, bottom: int) -> Tensor:
+        part = self._reference[:, top:bottom]
+        return torch.cat([part, torch.ones_like(part[:1])])
+
+    def _weight(self, top: int, bottom: int, error: Tensor | None, scale: Tensor | None) -> Tensor:
+        mask = self._mask[top:bottom]
+        if error is None or scale is None:
+            return mask
+        distance = (error**2 / scale.clamp(min=1e-4)).mean(dim=0)
+        return mask * ((_STUDENT_NU + 1.0) / (_STUDENT_NU + distance))
+
+    def _zeros(self, count: int) -> Tensor:
+        return torch.zeros((count, *self._windows.shape), device=self._mask.device)
+
+    def model(self, previous: _Model | None) -> _Model:
+        """Fit the radiometric model with the weights that the previous one implies."""
+        sums = self._zeros(len(self._pairs) + self._channels * (self._basis + 1))
+        dense = None if previous is None else self._halves(previous)
+        for strip in self._windows.strips():
+            basis, target = self._basis_of(strip.top, strip.bottom), self._target[:, strip.top : strip.bottom]
+            error = scale = None
+            if dense is not None:
+                error = target - (strip.spread(dense[0]) * basis).sum(dim=1)
+                scale = strip.spread(dense[1])
+            weight = self._weight(strip.top, strip.bottom, error, scale)
+            weighted = basis * weight
+            products = [weighted[i] * basis[j] for i, j in self._pairs]
+            products += [weighted[i] * t for t in target for i in range(self._basis)]
+            products += [weight * t * t for t in target]
+            strip.add_sums(sums, torch.stack(products))
+        gram = self._gram(sums[: len(self._pairs)])
+        rest = sums[len(self._pairs) :].double()
+        right = rest[: self._channels * self._basis].reshape(self._channels, self._basis, *self._windows.shape)
+        square = rest[self._channels * self._basis :]
+        solved = torch.linalg.solve(gram, right.permute(2, 3, 1, 0)).permute(3, 2, 0, 1)
+        total = sums[len(self._pairs) - 1].double().clamp(min=1e-3)
+        variance = ((square - (solved * right).sum(dim=1)) / total).clamp(min=1e-4)
+        return _Model(solved, variance)
+
+    def _halves(self, model: _Model) -> tuple[Tensor, Tensor]:
+        return self._windows.along_columns(model.coefficients), self._windows.along_columns(model.variance)
+
+    def _gram(self, sums: Tensor) -> Tensor:
+        """Symmetric matrices (n_r, n_c, basis, basis) with a small ridge, in double precision."""
+        gram = torch.zeros((*self._windows.shape, self._basis, self._basis), dtype=torch.float64, device=sums.device)
+        for (i, j), value in zip(self._pairs, sums, strict=True):
+            gram[..., i, j] = gram[..., j, i] = value.double()
+        level = gram.diagonal(dim1=-2, dim2=-1).mean(dim=-1)[..., None, None]
+        eye = torch.eye(self._basis, dtype=torch.float64, device=sums.device)
+        return gram + (_RIDGE * level + 1e-6) * eye
+
+    def solve(self, model: _Model, block_c: Tensor) -> Measurement:
+        """Missing displacement of every window, its variance, and what else is known about the window."""
+        c, n = self._channels, self._basis
+        per_channel = 3 * n + 7
+        sums = self._zeros(len(self._pairs) + c * per_channel + 5)
+        scores = []
+        dense = self._halves(model)
+        for strip in self._windows.strips():
+            products, score = self._products(strip.top, strip.bottom, strip.spread(dense[0]), strip.spread(dense[1]))
+            strip.add_sums(sums, products)
+            scores.append(block_sums(score, block_c))
+        sums = sums.double()
+        pairs = len(self._pairs)
+        parts = sums[pairs : pairs + c * per_channel].reshape(c, per_channel, *self._windows.shape).permute(2, 3, 0, 1)
+        extra = sums[pairs + c * per_channel :]
+        # (n_r, n_c, channel, ...): gradients with basis, error with basis, gradients with themselves and the error
+        gx = torch.stack([parts[..., :n], parts[..., n : 2 * n]], dim=-2)
+        ex, gg = parts[..., 2 * n : 3 * n], parts[..., 3 * n : 3 * n + 3]
+        ge, ee, tt = parts[..., 3 * n + 3 : 3 * n + 5], parts[..., 3 * n + 5], parts[..., 3 * n + 6]
+        gram = self._gram(sums[:pairs])[:, :, None]
+        absorbed = torch.linalg.solve(gram, gx.transpose(-1, -2)).transpose(-1, -2)
+        scale = (ee / extra[0].clamp(min=1e-3)[..., None]).clamp(min=1e-4)
+        own = torch.stack([torch.stack([gg[..., 0], gg[..., 1]], -1), torch.stack([gg[..., 1], gg[..., 2]], -1)], -2)
+        hessian = ((own - absorbed @ gx.transpose(-1, -2)) / scale[..., None, None]).sum(dim=2)
+        right = ((ge - (absorbed @ ex[..., None])[..., 0]) / scale[..., None]).sum(dim=2)
+        level = 1e-3 * hessian.diagonal(dim1=-2, dim2=-1).sum(dim=-1)[..., None, None] + 1e-9
+        inverse = torch.linalg.inv(hessian + level * torch.eye(2, dtype=torch.float64, device=sums.device))
+        info = extra[1].clamp(min=1e-9)
+        step = (inverse @ right[..., None])[..., 0]
+        # Reweighting makes the estimate noisier than its Hessian says.
+        inverse = inverse / (1.0 - extra[4] / info).clamp(_LEAST_INFORMATION, 1.0)[..., None, None]
+        meat = self._scatter(torch.cat(scores, dim=1), absorbed, scale)
+        variance = (inverse @ meat @ inverse).diagonal(dim1=-2, dim2=-1).mean(dim=-1)
+        unexplained, total = (ee / scale).sum(dim=-1), (tt / scale).sum(dim=-1).clamp(min=1e-9)
+        whole = self._windows.weight_r.sum(dim=1)[:, None] * self._windows.weight_c.sum(dim=1)[None, :]
+        filled = self._share(whole)
+        return Measurement(
+            *(
+                x.double().cpu().numpy()
+                for x in (
+                    step[..., 0], step[..., 1], variance, (1 - unexplained / total).clamp(0.0, 1.0).sqrt(), filled,
+                    extra[2] / info, extra[3] / info,
+                )
+            )
+        )  # fmt: skip
+
+    def _share(self, whole: Tensor) -> Tensor:
+        used = self._windows.weight_r @ self._mask @ self._windows.weight_c.T
+        return used / whole.clamp(min=1e-6)
+
+    def _products(self, top: int, bottom: int, coefficients: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """All products that enter the window sums, and the pixel scores whose block sums give the variance."""
+        basis, target = self._basis_of(top, bottom), self._target[:, top:bottom]
+        error = target - (coefficients * basis).sum(dim=1)
+        weight = self._weight(top, bottom, error, scale)
+        slope_r, slope_c = self._gradients(top, bottom)
+        g_r = (coefficients[:, :-1] * slope_r).sum(dim=1)
+        g_c = (coefficients[:, :-1] * slope_c).sum(dim=1)
+        weighted = basis * weight
+        products = [weighted[i] * basis[j] for i, j in self._pairs]
+        scores = []
+        for t, e, r, c in zip(target, error, g_r, g_c, strict=True):
+            wr, wc, we = weight * r, weight * c, weight * e
+            products += [b * wr for b in basis]
+            products += [b * wc for b in basis]
+            basis_error = [b * we for b in basis]
+            products += [*basis_error, wr * r, wr * c, wc * c, wr * e, wc * e, we * e, weight * t * t]
+            scores += [wr * e, wc * e, *basis_error]
+        info = (weight * (g_r**2 + g_c**2) / scale).sum(dim=0)
+        # How much of the information is lost because a shift also changes the weights (Newton against reweighting).
+        pull = (g_r * error / scale).sum(dim=0) ** 2 + (g_c * error / scale).sum(dim=0) ** 2
+        distance = (error**2 / scale).mean(dim=0)
+        lost = 2.0 / len(target) * weight * pull / (_STUDENT_NU + distance)
+        rows = torch.arange(top, bottom, device=info.device, dtype=info.dtype)[:, None]
+        cols = torch.arange(info.shape[1], device=info.device, dtype=info.dtype)[None, :]
+        products += [weight, info, info * rows, info * cols, lost]
+        return torch.stack(products), torch.stack(scores)
+
+    def _gradients(self, top: int, bottom: int) -> tuple[Tensor, Tensor]:
+        """Derivatives of the reference per pixel along rows and columns (five-point stencil) in a strip."""
+        height = self._reference.shape[1]
+        low, high = max(top - _HALO_PX, 0), min(bottom + _HALO_PX, height)
+        part = self._reference[:, low:high]
+        pad = (_HALO_PX, _HALO_PX, low - top + _HALO_PX, bottom + _HALO_PX - high)
+        image = torch.nn.functional.pad(part[None], pad, mode="replicate")[0]
+        inner_r, inner_c = slice(2, -2), slice(2, -2)
+        g_r = (
+            8 * (image[:, 3:-1, inner_c] - image[:, 1:-3, inner_c]) - (image[:, 4:, inner_c] - image[:, :-4, inner_c])
+        ) / 12
+        g_c = (
+            8 * (image[:, inner_r, 3:-1] - image[:, inner_r, 1:-3]) - (image[:, inner_r, 4:] - image[:, inner_r, :-4])
+        ) / 12
+        return g_r, g_c
+
+    def _scatter(self, blocks: Tensor, absorbed: Tensor, scale: Tensor) -> Tensor:
+        """Covariance of the windows' scores from their blocks, shape (n_r, n_c, 2, 2)."""
+        windows, size = self._windows, blocks.shape[0]
+        profiles, counts = [], []
+        for profile in (windows.weight_r, windows.weight_c):
+            matrix = block_matrix(profile.shape[1], profile.device)
+            mean = (profile @ matrix.T) / matrix.sum(dim=1)
+            profiles.append((mean**2).double())
+            counts.append(mean.double().sum(dim=1) ** 2 / (mean.double() ** 2).sum(dim=1).clamp(min=1e-12))
+        blocks = blocks.double()
+        second = torch.stack([profiles[0] @ (blocks[i] * blocks) @ profiles[1].T for i in range(size)])
+        second = second.permute(2, 3, 0, 1)
+        identity = torch.eye(2, dtype=torch.float64, device=blocks.device).expand(*absorbed.shape[:3], 2, 2)
+        lift = torch.cat([identity, -absorbed], dim=-1) / scale[..., None, None]
+        lift = lift.permute(0, 1, 3, 2, 4).reshape(*windows.shape, 2, size)
+        count = counts[0][:, None] * counts[1][None, :]
+        # Two parameters were estimated from so many blocks.
+        return (lift @ second @ lift.transpose(-1, -2)) * (count / (count - 2.0).clamp(min=1.0))[..., None, None]
+
+
+def _interior(usable: Tensor) -> Tensor:
+    """1 where a pixel and the neighbours that its gradient uses are all usable, else 0."""
+    bad = 1.0 - usable.float()[None, None]
+    side = 2 * _HALO_PX + 1
+    inner = 1.0 - torch.nn.functional.max_pool2d(bad, side, stride=1, padding=_HALO_PX)[0, 0]
+    inner[:_HALO_PX], inner[-_HALO_PX:], inner[:, :_HALO_PX], inner[:, -_HALO_PX:] = 0.0, 0.0, 0.0, 0.0
+    return inner
+
+
+__all__ = ["BLOCK_PX", "Measurement", "Refiner", "Windows"]

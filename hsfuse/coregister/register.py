@@ -1,0 +1,264 @@
+"""The whole co-registration on prepared images: one shift, coarse windows, sub-pixel windows, a field, its error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hsfuse.config import CoregisterConfig
+from hsfuse.coregister.correlate import GlobalPeak, joint_ncc, peak_of, window_peaks
+from hsfuse.coregister.fit import Choice, choose_field, follow
+from hsfuse.coregister.images import OVERSAMPLING, MatchImages, Smoother
+from hsfuse.coregister.models import Fitted, Points, Polynomial, Spline, on_pixels
+from hsfuse.coregister.refine import Measurement, Refiner
+from hsfuse.coregister.windows import Windows, box_edges
+from hsfuse.log import get_logger
+
+_log = get_logger(__name__)
+
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+
+_FEATURE_SCALE_PX = 8.0
+_COARSE_WINDOW_PX, _COARSE_SEARCH_PX, _COARSE_BATCH = 96, 12, 40
+_COARSE_SIGMA_PX, _COARSE_MIN_HEIGHT, _COARSE_MIN_SHARPNESS = 0.4, 0.12, 1.15
+_CAPTURE_PX, _SHARP_PX = 5.0, 1.5
+"""Scales of the background that is removed: the wider one captures from farther, the finer one is more precise."""
+_PASSES = 4
+_SETTLED_PX = 0.02
+_PEAK_WIDTH_PX = 8
+
+
+@dataclass(frozen=True)
+class Match:
+    """A lattice of measurements as points.
+
+    Attributes
+    ----------
+    points
+        Position, total displacement and standard error of the usable windows.
+    correlation, share
+        Multiple correlation and share of usable pixels of those windows.
+    """
+
+    points: Points
+    correlation: FloatArray
+    share: FloatArray
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What was found, in target pixels (row, col).
+
+    Attributes
+    ----------
+    peak
+        Global correlation peak.
+    shift
+        Displacement at the peak.
+    choice
+        The field and the points' weights; None when there were too few points.
+    match
+        The points it was fitted to.
+    check
+        Points on pixels that the fit did not see (measured against the field); None when there are none.
+    """
+
+    peak: GlobalPeak
+    shift: tuple[float, float]
+    choice: Choice | None = None
+    match: Match | None = None
+    check: Match | None = None
+
+
+def contrast_features(image: Tensor, mask: Tensor) -> Tensor:
+    """Clipped local contrast and its gradient's length for each channel, locally centred, zero under the mask."""
+    smoother = Smoother(int(image.shape[-2]), int(image.shape[-1]), _FEATURE_SCALE_PX, image.device)
+    count = mask.sum().clamp(min=1.0)
+    contrast = (image - smoother(image, mask)) * mask
+    scale = 1.25 * contrast.abs().sum(dim=(1, 2), keepdim=True) / count
+    contrast = (contrast / scale.clamp(min=1e-9)).clamp_(-3.0, 3.0)
+    steep = torch.zeros_like(contrast)
+    steep[:, 1:-1, 1:-1] = torch.sqrt(
+        (contrast[:, 1:-1, 2:] - contrast[:, 1:-1, :-2]) ** 2 + (contrast[:, 2:, 1:-1] - contrast[:, :-2, 1:-1]) ** 2
+    )
+    steep = (steep - smoother(steep, mask)) * mask
+    return torch.cat([contrast, steep])
+
+
+class Registrar:
+    """Runs the stages on one pair of images.
+
+    Parameters
+    ----------
+    images
+        Prepared images.
+    config
+        Settings.
+    device
+        Where the arrays are worked on.
+    """
+
+    def __init__(self, images: MatchImages, config: CoregisterConfig, device: torch.device) -> None:
+        self._images, self._config, self._device = images, config, device
+        self._target = torch.from_numpy(images.target).to(device)
+        self._reference = torch.from_numpy(images.reference).to(device)
+        self.height, self.width = images.grid.shape
+        everywhere = torch.ones((self.height, self.width), dtype=torch.bool, device=device)
+        self._check_pixels = self._check_mask() if config.coregister != "global" else ~everywhere
+        window = min(config.window_px, max(16, min(self.height, self.width) // 3))
+        step = min(config.step_px, window)
+        self._windows = Windows.hann(self.height, self.width, window, step, device)
+        self._spline = Spline.over(self.height, self.width, self._knot_px(2.0 * step), images.grid)
+
+    def _knot_px(self, wished: float) -> float:
+        return max(wished, max(self.height, self.width) / 36.0)
+
+    @property
+    def cell_px(self) -> int:
+        """Side of the cells whose pixels are kept for checking: large enough to match, small enough to be many."""
+        wished = np.sqrt(self.height * self.width * self._config.holdout / 80.0)
+        return int(np.clip(wished, 24, 48))
+
+    def _check_mask(self) -> Tensor:
+        every = max(2, round(1.0 / self._config.holdout))
+        skip = 2 if every >= 4 else 1
+        index = [
+            np.searchsorted(box_edges(size, self.cell_px), np.arange(size), side="right") - 1
+            for size in (self.height, self.width)
+        ]
+        return torch.from_numpy((index[0][:, None] + skip * index[1][None, :]) % every == 0).to(self._device)
+
+    def run(self) -> Registration:
+        """Run all stages that the images and the settings allow."""
+        peak, shift = self._global_peak()
+        found = Registration(peak, shift)
+        if not self.convincing(peak):
+            return found
+        start = np.empty((2, self.height, self.width))
+        start[0], start[1] = shift
+        if self._config.coregister != "global":
+            start = self._coarse(shift, start)
+        match, choice = self._refine(start)
+        if choice is None:
+            return replace(found, match=match)
+        field = on_pixels(choice.fitted, self.height, self.width)
+        return replace(found, match=match, choice=choice, check=self._check(field))
+
+    def convincing(self, peak: GlobalPeak) -> bool:
+        """Whether the global peak stands out enough to go on."""
+        return peak.score >= self._config.min_peak_score and peak.ratio >= self._config.min_peak_ratio
+
+    def _global_peak(self) -> tuple[GlobalPeak, tuple[float, float]]:
+        channels = self._target.shape[0]
+        whole = self._reference[:channels].unflatten(1, (-1, OVERSAMPLING)).unflatten(3, (-1, OVERSAMPLING))
+        coarse = whole.mean(dim=(2, 4))
+        self._features, self._feature_mask = _featured(self._target)
+        self._reference_features, self._reference_mask = _featured(coarse)
+        surface = joint_ncc(self._features, self._feature_mask, self._reference_features, self._reference_mask)
+        peak = peak_of(surface.double().cpu().numpy(), exclude_px=_PEAK_WIDTH_PX)
+        margin = self._images.margin_px
+        return peak, (peak.row - margin, peak.col - margin)
+
+    def _coarse(self, shift: tuple[float, float], start: FloatArray) -> FloatArray:
+        """Follow distortions of several pixels with large windows, searched around the global shift."""
+        side = min(_COARSE_WINDOW_PX, min(self.height, self.width))
+        search = _COARSE_SEARCH_PX
+        rows, cols = (
+            np.linspace(0, n - side, max(1, round((n - side) / (side / 2)) + 1)) for n in (self.height, self.width)
+        )
+        corner = np.stack(np.meshgrid(rows, cols, indexing="ij"), -1).reshape(-1, 2).round().astype(int)
+        offset = np.round(shift).astype(int) + self._images.margin_px - search
+        pad = side + 2 * search
+        reference = torch.nn.functional.pad(self._reference_features, (pad, pad, pad, pad))
+        reference_mask = torch.nn.functional.pad(self._reference_mask, (pad, pad, pad, pad))
+        found: list[tuple[FloatArray, FloatArray, FloatArray]] = []
+        for first in range(0, len(corner), _COARSE_BATCH):
+            part = corner[first : first + _COARSE_BATCH]
+            there = np.clip(part + offset + pad, 0, np.array(reference_mask.shape) - pad)
+            surface = joint_ncc(
+                _cut(self._features, part, side), _cut(self._feature_mask, part, side),
+                _cut(reference, there, pad), _cut(reference_mask, there, pad), min_share=0.5,
+            )  # fmt: skip
+            found.append(window_peaks(surface))
+        at, height, sharpness = (np.concatenate(values) for values in zip(*found, strict=True))
+        good = (height > _COARSE_MIN_HEIGHT) & (sharpness > _COARSE_MIN_SHARPNESS)
+        good &= (np.abs(at - search) < search - 0.5).all(axis=1)
+        if good.sum() < 8:
+            return start
+        value = np.round(shift)[None, :] + at - search
+        points = Points(corner + (side - 1) / 2.0, value, np.full(len(value), _COARSE_SIGMA_PX), 4.0).take(good)
+        spline = Spline.over(self.height, self.width, self._knot_px(side * 0.75), self._images.grid)
+        return on_pixels(follow(points, spline, smoothing=0.03).fitted, self.height, self.width)
+
+    def _refine(self, field: FloatArray) -> tuple[Match, Choice | None]:
+        """Measure, fit, predict, measure again, until the field stands still."""
+        fit_pixels = ~self._check_pixels
+        refiner = Refiner(self._target, self._reference, self._images.margin_px, background_px=_CAPTURE_PX)
+        match = self._match(refiner.measure(self._windows, self._on_device(field), fit_pixels, rounds=1), field)
+        if match.points.size < 4:
+            return match, None
+        refiner.background_px = _SHARP_PX
+        for number in range(_PASSES):
+            fitted = self._follow(match.points)
+            previous, field = field, on_pixels(fitted, self.height, self.width)
+            match = self._match(refiner.measure(self._windows, self._on_device(field), fit_pixels), field)
+            if match.points.size < 4:
+                return match, None
+            if number and float(np.sqrt(np.mean((field - previous) ** 2))) < _SETTLED_PX:
+                break
+        self._refiner = refiner
+        if self._single_shift(match.points):
+            return match, _shift_only(match.points, self.height, self.width)
+        return match, choose_field(match.points, self._spline)
+
+    def _single_shift(self, points: Points) -> bool:
+        return self._config.coregister == "global" or points.size < self._config.min_points
+
+    def _follow(self, points: Points) -> Fitted:
+        if self._single_shift(points):
+            return _shift_only(points, self.height, self.width).fitted
+        return follow(points, self._spline).fitted
+
+    def _check(self, field: FloatArray) -> Match | None:
+        if not bool(self._check_pixels.any()):
+            return None
+        boxes = Windows.boxes(self.height, self.width, self.cell_px, self._device)
+        measured = self._refiner.measure(boxes, self._on_device(field), self._check_pixels)
+        match = self._match(measured, field, least_share=0.4)
+        return match if match.points.size else None
+
+    def _match(self, measured: Measurement, field: FloatArray, *, least_share: float = 0.25) -> Match:
+        sigma = np.sqrt(measured.variance)
+        step = np.hypot(measured.d_row, measured.d_col)
+        good = (measured.share > least_share) & (sigma > 0) & (sigma < 1.0) & (step < 2.0) & np.isfinite(step)
+        row, col = measured.row[good], measured.col[good]
+        i = np.clip(np.rint(row).astype(int), 0, self.height - 1)
+        j = np.clip(np.rint(col).astype(int), 0, self.width - 1)
+        value = np.stack([measured.d_row[good] + field[0, i, j], measured.d_col[good] + field[1, i, j]], axis=1)
+        # Below a hundredth of a pixel the radiometric model and not the noise sets the limit.
+        points = Points(np.stack([row, col], axis=1), value, np.hypot(sigma[good], 0.01), self._windows.sharing)
+        return Match(points, measured.correlation[good], measured.share[good])
+
+    def _on_device(self, field: FloatArray) -> Tensor:
+        return torch.from_numpy(field).to(self._device)
+
+
+def _shift_only(points: Points, height: int, width: int) -> Choice:
+    from hsfuse.coregister.fit import fit_shift
+
+    return fit_shift(points, Polynomial(0, height, width))
+
+
+def _featured(image: Tensor) -> tuple[Tensor, Tensor]:
+    valid = torch.isfinite(image).all(dim=0)
+    mask = valid.float()
+    return contrast_features(torch.where(valid[None], image, torch.zeros_like(image)), mask), mask
+
+
+def _cut(image: Tensor, corners: NDArray[np.integer], side: int) -> Tensor:
+    return torch.stack([image[..., r : r + side, c : c + side] for r, c in corners.tolist()])
