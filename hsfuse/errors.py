@@ -75,6 +75,12 @@ class BatchError(HsfuseError):
     exit_code = 9
 
 
+class TrainingDivergedError(HsfuseError):
+    """The loss of a training became infinite or grew without bounds."""
+
+    exit_code = 10
+
+
 EXIT_CODES: dict[int, str] = {
     0: "done",
     1: "unexpected error",
@@ -86,5 +92,6 @@ EXIT_CODES: dict[int, str] = {
     7: "output exists or is not writable",
     8: "quality thresholds failed (product written)",
     9: "batch: some scenes failed",
+    10: "training diverged",
     130: "interrupted",
 }

@@ -26,6 +26,8 @@ class AugmentationRanges:
     ----------
     hsi_snr_db, msi_snr_db
         Noise, as the ratio of a band's root mean square to the noise's deviation.
+    psf_nominal
+        Factor on the PSF width that the methods are told: sensors differ.
     psf_spread
         Relative deviation of the true PSF width from the one that the methods are told.
     shift_px
@@ -46,6 +48,7 @@ class AugmentationRanges:
 
     hsi_snr_db: tuple[float, float] = (25.0, 45.0)
     msi_snr_db: tuple[float, float] = (30.0, 50.0)
+    psf_nominal: tuple[float, float] = (0.85, 1.3)
     psf_spread: float = 0.15
     shift_px: float = 0.4
     stretch: float = 0.5
@@ -60,7 +63,7 @@ class AugmentationRanges:
 FULL = AugmentationRanges()
 """For references that are clean and perfectly aligned: generated scenes and airborne cubes."""
 MEASURED = AugmentationRanges(
-    (34.0, 50.0), (40.0, 55.0), 0.08, 0.12, 0.2, 0.015, 0.002, 0.2, 0.0, 0.2, 0.05,
+    (34.0, 50.0), (40.0, 55.0), (1.0, 1.0), 0.08, 0.12, 0.2, 0.015, 0.002, 0.2, 0.0, 0.2, 0.05,
 )  # fmt: skip
 """For measured pairs: they carry their own noise, misregistration and gain differences already."""
 RANGES = {"full": FULL, "measured": MEASURED}
@@ -72,6 +75,7 @@ class Disturbance:
 
     hsi_snr_db: float = math.inf
     msi_snr_db: float = math.inf
+    psf_nominal: float = 1.0
     psf_factor: float = 1.0
     shift_px: tuple[float, float] = (0.0, 0.0)
     stretch: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
@@ -95,6 +99,7 @@ class Disturbance:
         return cls(
             hsi_snr_db=float(rng.uniform(*ranges.hsi_snr_db)),
             msi_snr_db=float(rng.uniform(*ranges.msi_snr_db)),
+            psf_nominal=float(rng.uniform(*ranges.psf_nominal)),
             psf_factor=float(1.0 + rng.uniform(-1.0, 1.0) * ranges.psf_spread),
             shift_px=(float(shift[0]), float(shift[1])),
             stretch=(float(stretch[0]), float(stretch[1]), float(stretch[2]), float(stretch[3])),

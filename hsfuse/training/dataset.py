@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -218,12 +218,13 @@ class Reducer:
             srf = scene.srf[min(int(d.srf_draw * len(scene.srf)), len(scene.srf) - 1)]
             msi = apply_srf(target[None], srf)[0]
         msi = d.disturb_msi(msi)
-        blur = Psf(scene.psf.fwhm_px * d.psf_factor)
+        told = Psf(scene.psf.fwhm_px * d.psf_nominal)
+        blur = Psf(told.fwhm_px * d.psf_factor)
         hsi = lowpass_decimate(d.displace(target, ratio)[None], ratio, blur)[0]
         if scene.ranges == "measured":
             hsi = self._restore_noise(hsi, target, valid, ratio, blur, d.seed)
         hsi = d.disturb_hsi(hsi)
-        return self._draft(scene, hsi, msi, target, valid, ratio, d.seed)
+        return self._draft(replace(scene, psf=told), hsi, msi, target, valid, ratio, d.seed)
 
     def _restore_noise(self, hsi: Tensor, target: Tensor, valid: Tensor, ratio: int, blur: Psf, seed: int) -> Tensor:
         """Averaging made a measured HSI cleaner than it was; bring its noise back."""

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from hsfuse.errors import HsfuseError, InputError, MemoryBudgetError, UsageError
+from hsfuse.errors import HsfuseError, InputError, MemoryBudgetError, TrainingDivergedError, UsageError
 from hsfuse.fusion.nets.ssrfn import Ssrfn
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress, SilentProgress, Stage, format_seconds
@@ -43,12 +43,6 @@ _SETTLED_STEPS = 20
 _MIN_GAIN_DB = 0.01
 """What counts as an improvement."""
 _PROGRESS_UNITS = 1000.0
-
-
-class TrainingDivergedError(HsfuseError):
-    """The loss became infinite or grew without bounds."""
-
-    exit_code = 10
 
 
 @dataclass(frozen=True)

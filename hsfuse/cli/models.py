@@ -1,0 +1,74 @@
+"""``hsfuse models``: list and describe the networks."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from hsfuse.cli.session import AsJson, Quiet, Session, Verbose
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to the application."""
+
+    @app.command("models")
+    def models(
+        name: Annotated[str | None, typer.Argument(help="a network of the list, or a .safetensors file")] = None,
+        verbose: Verbose = False,
+        quiet: Quiet = False,
+        as_json: AsJson = False,
+    ) -> None:
+        """List the networks that can fuse, or describe one of them."""
+        session = Session(verbose, quiet, as_json)
+        with session.errors():
+            from hsfuse.workflows.models import describe_model, describe_models
+
+            if name is not None:
+                entry = describe_model(name)
+                session.show(entry, lambda: model_text(entry))
+            else:
+                entries = describe_models()
+                session.show({"models": entries}, lambda: list_text(entries))
+
+
+def list_text(entries: list[dict[str, Any]]) -> str:
+    """One or two lines for each network."""
+    lines = []
+    for entry in entries:
+        lines.append(f"{entry['name']:<14} {entry['description']}")
+        lines.append(" " * 15 + _weights(entry))
+    return "\n".join(lines) or "There are no networks."
+
+
+def model_text(entry: dict[str, Any]) -> str:
+    """Describe one network."""
+    lines = [f"{entry['name']}: {entry['description']}", f"  {_weights(entry)}"]
+    training = entry.get("training") or {}
+    if entry["trained"]:
+        lines.append(f"  draft       {entry['draft'] or 'none'}")
+        lines.append(f"  MSI bands   {', '.join(entry['msi_bands']) or 'not recorded'}")
+        lines.append(f"  sha256      {entry['sha256']}")
+    for key, label in (("recipe", "recipe"), ("finished", "finished"), ("device", "trained on"), ("steps", "steps"),
+                       ("training_seconds", "seconds")):  # fmt: skip
+        if key in training:
+            lines.append(f"  {label:<11} {training[key]}")
+    if training.get("scenes"):
+        scenes = training["scenes"]
+        lines.append(f"  scenes      {len(scenes)}: {', '.join(scenes[:4])}{', ...' if len(scenes) > 4 else ''}")
+    if entry.get("card"):
+        lines.append(f"  card        {entry['card']}")
+    lines.append("  settings    " + ", ".join(f"{key}={value}" for key, value in entry["config"].items()))
+    return "\n".join(lines)
+
+
+def _weights(entry: dict[str, Any]) -> str:
+    if not entry["trained"]:
+        return "no weights yet: train it with `hsfuse train-reduced`"
+    low, high = entry["range_nm"]
+    text = (
+        f"{entry['bands']} bands from {low:.0f} to {high:.0f} nm, ratio {' and '.join(map(str, entry['ratios']))}, "
+        f"{entry['bytes'] / 1e6:.1f} MB"
+    )
+    scores = entry.get("validation")
+    return text + (f", {scores['gain_db']:+.2f} dB over its draft in training" if scores else "")

@@ -1,0 +1,61 @@
+"""``hsfuse models``: what networks there are, and what their weights say about themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hsfuse.fusion.nets.zoo import ModelInfo, file_sha256, find_model, list_models
+
+
+def describe_models() -> list[dict[str, Any]]:
+    """One entry for each network of the zoo, trained or not."""
+    return [_entry(model) for model in list_models()]
+
+
+def describe_model(name_or_path: str | Path) -> dict[str, Any]:
+    """Everything known about one network: a name of the zoo or a weights file.
+
+    Raises
+    ------
+    UsageError
+        There is no such network.
+    InputError
+        Its weights are damaged.
+    """
+    model = find_model(name_or_path)
+    entry = _entry(model)
+    header = model.header()
+    entry["config"] = model.network
+    entry["card"] = str(model.card) if model.card else None
+    if header is not None and model.weights is not None:
+        entry |= {
+            "sha256": file_sha256(model.weights),
+            "centre_nm": list(header.centre_nm),
+            "halo_px": header.halo_px,
+            "overlap_px": header.overlap_px,
+            "training": header.training,
+        }
+    return entry
+
+
+def _entry(model: ModelInfo) -> dict[str, Any]:
+    header = model.header()
+    entry: dict[str, Any] = {
+        "name": model.name,
+        "description": model.description,
+        "trained": header is not None,
+        "weights": str(model.weights) if model.weights else None,
+        "bytes": model.weights.stat().st_size if model.weights else None,
+    }
+    if header is None:
+        return entry
+    validation = header.training.get("validation")
+    return entry | {
+        "bands": len(header.centre_nm),
+        "range_nm": [min(header.centre_nm), max(header.centre_nm)],
+        "msi_bands": list(header.msi_bands),
+        "ratios": list(header.ratios),
+        "draft": header.draft,
+        "validation": validation if isinstance(validation, dict) else None,
+    }
