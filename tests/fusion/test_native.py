@@ -14,6 +14,8 @@ import torch
 from hsfuse.fusion.nets.layers import SequenceMixer
 from hsfuse.fusion.nets.native import build, native_status
 from hsfuse.fusion.nets.native import run as native
+from hsfuse.fusion.nets.native import train as native_train
+from hsfuse.fusion.nets.ssm import Mamba2
 from hsfuse.fusion.nets.ssrfn import PRESETS, Ssrfn
 
 ISAS = list(build._ISA_FLAGS)
@@ -174,7 +176,107 @@ def test_whole_network_equals_the_plain_path(isa, monkeypatch):
     torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-5 * float(slow.abs().max()) + 1e-6)
 
 
-def test_training_never_takes_the_compiled_path():
+# ---- training ------------------------------------------------------------------------------------------------
+
+
+def gradients(block: Mamba2, u: torch.Tensor, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+    block.zero_grad()
+    u = u.clone().requires_grad_()
+    out = block(u)
+    (out * weight).sum().backward()
+    return {"out": out.detach(), "u": u.grad, **{name: p.grad.clone() for name, p in block.named_parameters()}}
+
+
+@every_isa
+@pytest.mark.parametrize(
+    ("width", "state", "headdim", "shape"),
+    [(32, 16, 32, (2, 96)), (64, 32, 32, (1, 101)), (48, 24, 16, (3, 49)), (32, 8, 64, (2, 2)), (32, 64, 16, (1, 200))],
+)
+def test_gradients_equal_the_plain_path(isa, width, state, headdim, shape, monkeypatch):
+    torch.manual_seed(0)
+    block = Mamba2(width, state, headdim=headdim)
+    for p in block.parameters():
+        p.data.add_(0.1 * torch.randn_like(p))
+    u, weight = torch.randn(2, *shape, width)
+    assert native_train.usable(block, u)
+    fast = gradients(block, u, weight)
+    monkeypatch.setenv(build.OVERRIDE, "off")
+    assert not native_train.usable(block, u)
+    slow = gradients(block, u, weight)
+    for name, expected in slow.items():
+        scale = float(expected.abs().max())
+        torch.testing.assert_close(fast[name], expected, rtol=1e-4, atol=1e-4 * scale + 1e-6, msg=name)
+
+
+@every_isa
+def test_gradients_agree_with_finite_differences_of_the_float64_recurrence(isa):
+    """An oracle that shares no code with either path: one parameter of each kind moved in float64."""
+    torch.manual_seed(0)
+    block = Mamba2(16, 8, headdim=16)
+    u, weight = torch.randn(2, 1, 60, 16)
+    analytic = gradients(block, u, weight)
+    for name in ("dt_bias", "A_log", "D", "conv1d.bias", "norm.weight", "in_proj.weight"):
+        values = []
+        for sign in (1, -1):
+            moved = {k: v.double() for k, v in block.state_dict().items()}
+            moved[name].view(-1)[0] += sign * 1e-4
+            values.append(float((stepwise(block, moved, u.double()) * weight).sum()))
+        numeric = (values[0] - values[1]) / 2e-4
+        assert float(analytic[name].view(-1)[0]) == pytest.approx(numeric, rel=1e-3, abs=1e-3), name
+
+
+def stepwise(block: Mamba2, p: dict[str, torch.Tensor], u: torch.Tensor) -> torch.Tensor:
+    """The block token by token in float64, for one sequence."""
+    inner, n = block.d_inner, block.d_state
+    z, xbc, dt = (u[0] @ p["in_proj.weight"].T).split([inner, inner + 2 * n, block.nheads], -1)
+    padded = torch.cat([torch.zeros(3, xbc.shape[1], dtype=xbc.dtype), xbc])
+    taps = p["conv1d.weight"][:, 0]
+    xbc = torch.stack([(padded[t : t + 4] * taps.T).sum(0) for t in range(len(xbc))]) + p["conv1d.bias"]
+    x, b, c = torch.nn.functional.silu(xbc).split([inner, n, n], -1)
+    step = torch.nn.functional.softplus(dt + p["dt_bias"]).repeat_interleave(block.headdim, -1)
+    decay, skip = (v.repeat_interleave(block.headdim) for v in (-p["A_log"].exp(), p["D"]))
+    state = torch.zeros(inner, n, dtype=torch.float64)
+    rows = []
+    for t in range(len(x)):
+        state = torch.exp(step[t] * decay)[:, None] * state + (step[t] * x[t])[:, None] * b[t]
+        rows.append(state @ c[t] + skip * x[t])
+    y = torch.stack(rows) * torch.nn.functional.silu(z)
+    y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + 1e-5) * p["norm.weight"]
+    return (y @ p["out_proj.weight"].T)[None]
+
+
+@every_isa
+def test_gradients_hardly_depend_on_threads_and_repeat_exactly(isa):
+    torch.manual_seed(0)
+    block = Mamba2(32, 16, headdim=16)
+    u, weight = torch.randn(2, 5, 60, 32)
+    one = gradients(block, u, weight)
+    torch.set_num_threads(3)
+    first, second = gradients(block, u, weight), gradients(block, u, weight)
+    for name, expected in one.items():
+        assert torch.equal(first[name], second[name]), name
+        torch.testing.assert_close(first[name], expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+@every_isa
+def test_training_under_autocast_and_with_recomputation(isa):
+    torch.manual_seed(0)
+    made = mixer(32, scan="lines", d_state=16, headdim=16)
+    x = image(32, 6, 20).requires_grad_()
+    made(x).square().sum().backward()
+    expected = x.grad.clone()
+    x.grad = None
+    made.recompute = True
+    made(x).square().sum().backward()
+    torch.testing.assert_close(x.grad, expected)
+    x.grad = None
+    with torch.autocast("cpu", torch.bfloat16):
+        out = made(x)
+    out.float().square().sum().backward()
+    assert float((x.grad - expected).norm() / expected.norm()) < 2e-2
+
+
+def test_training_never_takes_the_inference_kernels():
     made = mixer(32, d_state=16, headdim=16)
     x = image(32, 3, 3)
     assert not native.usable(made, x)

@@ -16,6 +16,12 @@ from hsfuse.fusion.nets.layers import SequenceMixer
 from hsfuse.fusion.nets.ssm import Mamba1, Mamba2, selective_scan, ssd_scan
 
 
+@pytest.fixture(autouse=True)
+def _plain_path(monkeypatch):
+    """The compiled path has tests of its own, against this one."""
+    monkeypatch.setenv("HSFUSE_NATIVE", "off")
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread():
     """Tiny sizes gain nothing from threads, and threads that wait for each other are slow on a busy machine."""

@@ -25,6 +25,7 @@ import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor, nn
 
 from hsfuse.errors import UsageError
+from hsfuse.fusion.nets.native import train as native_train
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
 """Range of the initial step sizes (log-uniform) and their floor."""
@@ -337,6 +338,8 @@ class Mamba2(_StateSpaceBlock):
 
             if mamba_cuda.usable(self, u):
                 return mamba_cuda.mamba2_forward(self, u)
+        elif torch.is_grad_enabled() and native_train.usable(self, u):
+            return self.out_proj(native_train.core(self, self.in_proj(u)))
         return super().forward(u)
 
     def _segment(self, u: Tensor, carry: Carry) -> tuple[Tensor, Carry]:

@@ -22,7 +22,8 @@ from pathlib import Path
 
 from hsfuse.log import get_logger
 
-SOURCE = Path(__file__).with_name("mamba2.c")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("mamba2_train.c", "mamba2.c"))
+"""The file to compile, and what it includes."""
 OVERRIDE = "HSFUSE_NATIVE"
 _COMMON_FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-fno-math-errno", "-ffp-contract=fast")
 _AVX512 = ("-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mavx2", "-mfma")
@@ -45,7 +46,7 @@ class NativeLibrary:
     Attributes
     ----------
     library
-        Functions of ``mamba2.c``.
+        Functions of ``mamba2.c`` and ``mamba2_train.c``.
     isa
         Instruction set that it was built for.
     path
@@ -144,7 +145,8 @@ def _find_compiler() -> list[str]:
 
 def _path(isa: str, compiler: list[str]) -> Path:
     """Where a build lies: the name is a key of source, flags, compiler and machine."""
-    content = [SOURCE.read_text(encoding="utf-8"), *_COMMON_FLAGS, *_ISA_FLAGS[isa], *compiler, platform.machine()]
+    texts = [path.read_text(encoding="utf-8") for path in SOURCES]
+    content = [*texts, *_COMMON_FLAGS, *_ISA_FLAGS[isa], *compiler, platform.machine()]
     key = hashlib.sha256("\0".join(content).encode()).hexdigest()[:16]
     return cache_folder() / f"mamba2-{isa}-{key}.so"
 
@@ -155,7 +157,7 @@ def _build(compiler: list[str], isa: str, path: Path) -> None:
     handle, part = tempfile.mkstemp(suffix=".so", prefix=".build-", dir=path.parent)
     os.close(handle)
     try:
-        command = [*compiler, *_COMMON_FLAGS, *_ISA_FLAGS[isa], "-o", part, str(SOURCE)]
+        command = [*compiler, *_COMMON_FLAGS, *_ISA_FLAGS[isa], "-o", part, str(SOURCES[0]), "-lm"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=_BUILD_SECONDS, check=False)
         if done.returncode != 0:
             raise _UnavailableError(f"{compiler[0]} failed: {done.stderr.strip().splitlines()[:1]}")

@@ -391,8 +391,8 @@ static void scan(const hsf_block *p, const workspace *w, const float *dt, int64_
 }
 
 /* y <- normalised y . silu(z) */
-static void gate(const hsf_block *p, const float *z, int64_t columns, float *y) {
-  for (int t = 0; t < TOKENS; t++) {
+static void gate(const hsf_block *p, const float *z, int64_t columns, float *y, int count) {
+  for (int t = 0; t < count; t++) {
     float *row = y + (int64_t)t * p->inner;
     vf squares = (vf){0};
     for (int i = 0; i < p->inner; i += LANES) {
@@ -444,7 +444,7 @@ int32_t hsf_mamba2(const hsf_block *p, const hsf_layout *at, const void *u, void
       project(&w, w.x, p->width, p->w_in, half ? p->w_in_half : 0, columns, body, columns);
       convolve(p, w.proj, columns, count, w.mixed);
       scan(p, &w, body + p->inner + channels, columns, count);
-      gate(p, body, columns, w.y);
+      gate(p, body, columns, w.y, TOKENS);
       project(&w, w.y, p->inner, p->w_out, half ? p->w_out_half : 0, p->width, w.out, p->width);
       emit(p, at, from, to, count, w.out);
     }

@@ -3,61 +3,22 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import weakref
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from hsfuse.errors import MemoryBudgetError
+from hsfuse.fusion.nets.native.abi import FLOAT_FIELDS, HALF_FIELDS, Block, Layout, fits, run_parallel
 from hsfuse.fusion.nets.native.build import NativeLibrary, native_library
 from hsfuse.fusion.nets.ssm import Mamba2
 
 if TYPE_CHECKING:
     from hsfuse.fusion.nets.layers import SequenceMixer
 
-_TAPS = 4
-_MULTIPLE = 16
-"""Widths must be multiples of the widest vector."""
 MIN_LENGTH = 16
 """Shorter sequences are left to PyTorch: the kernels work in blocks of 48 tokens."""
-_FLOAT_FIELDS = (
-    "ln_weight",
-    "ln_bias",
-    "w_in",
-    "w_out",
-    "conv_weight",
-    "conv_bias",
-    "dt_bias",
-    "decay",
-    "skip",
-    "rms_weight",
-)
-
-_HALF_FIELDS = ("w_in_half", "w_out_half")
-
-
-class _Block(ctypes.Structure):
-    """Mirror of ``hsf_block``."""
-
-    _fields_ = (
-        *((name, ctypes.c_int32) for name in ("width", "inner", "state", "headdim", "residual", "has_norm")),
-        *((name, ctypes.c_float) for name in ("ln_eps", "rms_eps")),
-        *((name, ctypes.c_void_p) for name in (*_FLOAT_FIELDS, *_HALF_FIELDS)),
-    )
-
-
-class _Layout(ctypes.Structure):
-    """Mirror of ``hsf_layout``."""
-
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in ("n_seq", "length", "in_seq", "in_token", "out_seq", "out_token")),
-        ("half", ctypes.c_int32),
-    )
 
 
 @dataclass(frozen=True)
@@ -65,7 +26,7 @@ class _Prepared:
     """A mixer's parameters as the kernels want them; ``keep`` holds the memory that ``block`` points to."""
 
     signature: tuple[Any, ...]
-    block: _Block
+    block: Block
     keep: dict[str, Tensor]
 
 
@@ -80,10 +41,7 @@ def usable(mixer: SequenceMixer, x: Tensor) -> bool:
         and x.dtype in (torch.float32, torch.bfloat16)
         and not torch.is_grad_enabled()
         and isinstance(mamba, Mamba2)
-        and mamba.d_conv == _TAPS
-        and mamba.d_model % _MULTIPLE == 0
-        and mamba.headdim % _MULTIPLE == 0
-        and 2 * mamba.d_state % _MULTIPLE == 0
+        and fits(mamba.d_model, mamba.headdim, mamba.d_state, mamba.d_conv)
         and not torch.is_autocast_enabled("cpu")
         and native_library() is not None
     )
@@ -131,11 +89,9 @@ def run_sequences(mixer: SequenceMixer, tokens: Tensor, out: Tensor, *, backward
             for start, stride in zip(starts, strides[1::2], strict=True)
         ]
         strides[1], strides[3] = -strides[1], -strides[3]
-    threads = max(1, min(torch.get_num_threads(), count))
 
-    def part(worker: int) -> int:
-        first, last = count * worker // threads, count * (worker + 1) // threads
-        layout = _Layout(last - first, length, *strides, int(tokens.dtype == torch.bfloat16))
+    def part(_: int, first: int, last: int) -> int:
+        layout = Layout(last - first, length, *strides, int(tokens.dtype == torch.bfloat16))
         source, target = (
             ctypes.c_void_p(start + first * stride * tokens.element_size())
             for start, stride in zip(starts, strides[0::2], strict=True)
@@ -143,15 +99,7 @@ def run_sequences(mixer: SequenceMixer, tokens: Tensor, out: Tensor, *, backward
         result = native.library.hsf_mamba2(ctypes.byref(prepared.block), ctypes.byref(layout), source, target)
         return int(result)
 
-    # ctypes releases the interpreter's lock during a call, so plain threads run side by side.
-    results = [part(0)] if threads == 1 else list(_pool(os.getpid(), threads).map(part, range(threads)))
-    if any(results):
-        raise MemoryBudgetError("There is no memory left for the Mamba kernels.", hint="Use smaller tiles.")
-
-
-@lru_cache(maxsize=4)
-def _pool(process: int, threads: int) -> ThreadPoolExecutor:  # noqa: ARG001 - a forked process needs its own
-    return ThreadPoolExecutor(threads, thread_name_prefix="hsfuse-mamba")
+    run_parallel(part, count)
 
 
 def _prepare(mixer: SequenceMixer, native: NativeLibrary) -> _Prepared:
@@ -185,10 +133,10 @@ def _pack(mixer: SequenceMixer, native: NativeLibrary, signature: tuple[Any, ...
         keep[name] = _packed(native.library.hsf_pack, weight.float(), native)
         if native.library.hsf_has_half_product():
             keep[f"{name}_half"] = _packed(native.library.hsf_pack_half, weight.bfloat16(), native)
-    block = _Block(
+    block = Block(
         mamba.d_model, mamba.d_inner, mamba.d_state, mamba.headdim, int(mixer.wrap == "residual"), int(has_norm),
         norm.eps if isinstance(norm, nn.LayerNorm) else 0.0, mamba.norm.eps,
-        *(keep[name].data_ptr() if name in keep else None for name in (*_FLOAT_FIELDS, *_HALF_FIELDS)),
+        *(keep[name].data_ptr() if name in keep else None for name in (*FLOAT_FIELDS, *HALF_FIELDS)),
     )  # fmt: skip
     return _Prepared(signature, block, keep)
 
