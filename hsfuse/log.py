@@ -7,7 +7,7 @@ import logging
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TextIO
 
 LOGGER_NAME = "hsfuse"
 
@@ -31,6 +31,18 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             entry["traceback"] = self.formatException(record.exc_info)
         return json.dumps(entry)
+
+
+class _StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to what ``sys.stderr`` is now, not to what it was: notebooks and test runners exchange it."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        """The present standard error."""
+        return sys.stderr
 
 
 def configure(
@@ -57,7 +69,7 @@ def configure(
         if log_format == "json"
         else logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S")
     )
-    stream = logging.StreamHandler(sys.stderr)
+    stream = _StderrHandler()
     stream.setLevel(level)
     stream.setFormatter(formatter)
     root.addHandler(stream)

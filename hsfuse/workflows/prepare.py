@@ -80,6 +80,8 @@ def prepare_scene(
         config.cloud_dilate_px,
         area.mask(grid.nested(pair.ratio)) if area else None,
     )
+    # Fails when no pixel is valid in both images, before any method has to cope with emptiness.
+    next(scene.low_resolution_strips())
     if config.psf_fwhm == "auto":
         with progress.stage("estimate blur") as stage, single_thread():
             scene = replace(scene, psf=estimate_scene_psf(scene))
@@ -92,7 +94,7 @@ def align(pair: Pair, config: RunConfig, psf: Psf, progress: Progress) -> Coregi
     """Co-register, unless it was switched off."""
     if config.coregister == "off":
         return CoregistrationResult.off()
-    from hsfuse.coregister import coregister_products
+    from hsfuse.coregister.products import coregister_products
 
     return coregister_products(pair.hsi, pair.msi, config.coregistration(), psf=psf, progress=progress)
 
