@@ -3,9 +3,10 @@
 1. **Noise.** The HSI is carried to the fine grid in the signal subspace of its noise-whitened bands. What lies
    below the noise stays behind; single pixels that stand out of it (rare materials) are put back in full.
 2. **Misregistration, wrong PSF, different gains.** The low-pass image that is subtracted from the MSI is not the
-   blurred MSI but what the HSI itself shows of the MSI bands (a scene-wide regression). Both agree for an ideal
-   pair; for a real one the difference moves the HSI's texture to where the MSI has it. The regression of the
-   components on the MSI bands is fitted on this synthetic MSI too, so a shift cannot dilute it.
+   blurred MSI but what the HSI itself shows of the MSI bands: the spectral responses, corrected by a scene-wide
+   regression. Both agree for an ideal pair; for a real one the difference moves the HSI's texture to where the MSI
+   has it. The regression of the components on the MSI bands is fitted on this synthetic MSI too, so a shift cannot
+   dilute it.
 3. **Locality.** Its coefficients vary over the image: small windows of high-pass detail, drawn towards the
    scene-wide fit, with a ridge for the noise that fine MSI pixels have in excess of averaged ones.
 4. **Noise again.** The HSI's own detail is kept only as far as it exceeds its noise within the window.
@@ -38,6 +39,8 @@ NOISE_SHARE = 0.1
 """Share of the MSI's unexplained variance that is taken for noise; the rest is misfit of the linear model."""
 NOISE_LEFT_IN_DETAIL = 0.7
 """Variance of unit white noise after the high pass and the local fit."""
+RESPONSE_RIDGE, BLIND_RIDGE = 0.3, 1e-3
+"""Ridge of the synthetic MSI relative to the HSI's mean variance, with and without known responses to draw towards."""
 ADAPTIVE_HALO_PX = UPSAMPLE_HALO_PX + WINDOW_TAPS // 2 + DETAIL_TAPS // 2
 
 
@@ -91,7 +94,7 @@ class AdaptiveInjection:
         import torch
 
         space = signal_subspace(statistics, max_rank=max_rank)
-        synthesis, unexplained = _synthesis(statistics, space)
+        synthesis, unexplained = _synthesis(statistics, space, context.srf)
         bands = statistics.bands
         components = space.forward @ statistics.detail[:bands, :bands] @ space.forward.T
         guide = statistics.detail[bands:, bands:]
@@ -193,13 +196,27 @@ class AdaptiveInjection:
         return rest * gate if bool((gate > 0).any()) else None
 
 
-def _synthesis(statistics: PairStatistics, space: Subspace) -> tuple[FloatMatrix, FloatMatrix]:
-    """Regress the MSI on the components: matrix (msi band, component) and the variance that it leaves by band."""
+def _synthesis(statistics: PairStatistics, space: Subspace, srf: FloatMatrix | None) -> tuple[FloatMatrix, FloatMatrix]:
+    """Regress the MSI on the components: matrix (msi band, component) and the variance that it leaves by band.
+
+    The spectral responses, with a gain, are the starting point where they are known; the ridge draws towards them.
+    Without it, weak components would imitate a shift between the images: the synthetic MSI would follow the
+    displaced MSI, and the displacement would stay in the result.
+    """
     bands = statistics.bands
-    inner = space.forward @ statistics.covariance[:bands, :bands] @ space.forward.T
+    covariance = statistics.covariance[:bands, :bands]
+    inner = space.forward @ covariance @ space.forward.T
     known = statistics.covariance[bands:, :bands] @ space.forward.T
-    # The components' noise has unit variance; the ridge keeps it out of the synthetic MSI.
-    mixing = np.asarray(np.linalg.solve(inner + np.eye(space.rank), known.T).T, dtype=np.float64)
+    start, ridge = np.zeros_like(known), BLIND_RIDGE
+    if srf is not None:
+        start, ridge = srf @ space.back, RESPONSE_RIDGE
+        power = np.maximum(np.diag(start @ inner @ start.T), 1e-12)
+        start *= (np.diag(known @ start.T) / power)[:, None]
+    # The components' noise has unit variance; the rest of the ridge is in reflectance.
+    level = ridge * float(np.trace(covariance)) / bands
+    loading = np.eye(space.rank) + level * space.forward @ space.forward.T
+    change = np.linalg.solve(inner + loading, (known - start @ inner).T).T
+    mixing = np.asarray(start + change, dtype=np.float64)
     left = statistics.covariance[bands:, bands:] - 2.0 * known @ mixing.T + mixing @ inner @ mixing.T
     return mixing, np.maximum(np.diag(left), 0.0)
 
