@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,6 +64,10 @@ def validate(network: Ssrfn, pairs: Sequence[ReducedPair], team: Team | None = N
             base, change = network.parts(pair.hsi[None], pair.msi[None], draft, pair.scene)
             fused = (base + change)[0]
             yardstick = pair.draft if pair.draft is not None else upsample(pair.hsi[None], pair.ratio)[0]
+        if not bool(torch.isfinite(fused).all()):
+            # The scores would be those of the pixels that are left.
+            table[number] = math.nan
+            continue
         reference, mask = pair.target.cpu().numpy(), pair.valid.bool().cpu().numpy()
         for column, estimate in enumerate((fused, yardstick)):
             cube = estimate.float().cpu().numpy()

@@ -1,0 +1,229 @@
+"""`hsfuse train-reduced` and `hsfuse models` as a user meets them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from hsfuse.cli.app import app
+from hsfuse.config import TrainConfig
+from hsfuse.fusion.nets.weights import load_weights
+from hsfuse.simulate.training_scene import training_scene
+from hsfuse.spectral import BandTable
+
+runner = CliRunner()
+TINY = ["--network-settings", "width=8,dfe_blocks=1,cfe_cycles=1,scm_steps=1,headdim=8,d_state=8,draft_features=4"]
+QUICK = [*TINY, "--patch", "18", "--window", "36", "--batch", "4", "--gap", "6", "--steps", "4",
+         "--validate-every", "2", "--validation-windows", "2", "--threads", "1", "--no-progress", "--bands", "12",
+         "--device", "cpu"]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def cube(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cube") / "small.npz"
+    _write_cube(path, np.linspace(440.0, 900.0, 20), (66, 42))
+    return path
+
+
+def _write_cube(path: Path, wavelength: np.ndarray, shape: tuple[int, int]) -> None:
+    truth = training_scene(5, (72, 48))
+    values = truth.reflectance(BandTable.make(wavelength), truth.grid.full)[:, : shape[0], : shape[1]]
+    np.savez(path, cube=(values * 1e4).astype(np.int16), wavelength_nm=wavelength)
+
+
+@pytest.fixture(scope="module")
+def trained(cube: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("trained") / "model.safetensors"
+    result = runner.invoke(app, ["train-reduced", str(cube), "-o", str(output), *QUICK])
+    assert result.exit_code == 0, result.output
+    return output
+
+
+def test_every_setting_is_a_flag() -> None:
+    text = runner.invoke(app, ["train-reduced", "--help"], env={"COLUMNS": "200"}).output
+    for name in TrainConfig.model_fields:
+        assert f"--{name.replace('_', '-')}" in text
+
+
+def test_weights_describe_themselves(trained: Path, cube: Path) -> None:
+    loaded = load_weights(trained)
+    header = loaded.header
+    assert len(header.centre_nm) == 12
+    assert header.ratios == (3,)
+    assert header.msi_bands == ("B02", "B03", "B04", "B08")
+    assert header.draft == "glp"
+    assert header.training["scenes"] == [cube.stem]
+    assert header.training["validation"]["psnr_db"] > 10.0
+    assert header.training["config"]["steps"] == 4
+    assert sorted(p.name for p in trained.parent.iterdir()) == ["model.log.csv", "model.safetensors"]
+    rows = list(csv.DictReader(trained.with_suffix(".log.csv").read_text().splitlines()))
+    assert [row["step"] for row in rows if row["loss"]] == ["1", "2", "3", "4"]
+    assert [row["step"] for row in rows if row["psnr_db"]] == ["0", "2", "4"]
+
+
+def test_models_lists_and_describes(trained: Path) -> None:
+    listed = runner.invoke(app, ["models", "--json"])
+    names = {entry["name"] for entry in json.loads(listed.stdout)["models"]}
+    assert {"ssrfn", "ssrfn-lite", "ssrfn-paper"} <= names
+    for arguments in (["models"], ["models", "ssrfn-lite"]):
+        assert "ssrfn-lite" in runner.invoke(app, arguments).stdout
+    text = runner.invoke(app, ["models", str(trained)]).stdout
+    assert "12 bands from 440 to 876 nm, ratio 3" in text
+    assert "width=8" in text
+
+
+def test_further_training_starts_from_the_weights(trained: Path, cube: Path, tmp_path: Path) -> None:
+    output = tmp_path / "more.safetensors"
+    quick = [part for part in QUICK if part not in TINY]
+    result = runner.invoke(
+        app, ["train-reduced", str(cube), "-o", str(output), *quick, "--init", str(trained), "--json"]
+    )
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout.strip().splitlines()[-1])
+    assert answer["init_sha256"] == load_weights(trained).sha256
+    before = load_weights(trained).header
+    after = load_weights(output).header
+    assert after.centre_nm == before.centre_nm
+    assert after.config == before.config
+
+
+def test_generated_scenes_and_the_paper_recipe(tmp_path: Path) -> None:
+    output = tmp_path / "generated.safetensors"
+    arguments = ["--generated", "2", "--generated-px", "60", "--recipe", "paper", "--ratio", "2,3", "--weights", "bf16"]
+    result = runner.invoke(app, ["train-reduced", "-o", str(output), *QUICK, *arguments])
+    assert result.exit_code == 0, result.output
+    header = load_weights(output).header
+    assert header.ratios == (2, 3)
+    assert header.training["loop"]["loss"] == "mse"
+    assert header.training["loop"]["learning_rate"] == 1e-4
+
+
+def test_a_pair_is_aligned_and_learnt(tmp_path: Path) -> None:
+    from hsfuse.simulate.products import simulate_pair
+
+    pair = simulate_pair(tmp_path, size_px=(80, 90), seed=2, shift_m=(0.0, 0.0), rotation_deg=0.0, wave_m=0.0)
+    listed = tmp_path / "scenes.csv"
+    listed.write_text(f"hsi,msi\n{pair.prisma.name},{pair.sentinel2.name}\n")
+    output = tmp_path / "pair.safetensors"
+    extra = ["--coregister", "off", "--psf-fwhm", "1.25", "--patch", "12", "--window", "24"]
+    result = runner.invoke(app, ["train-reduced", str(listed), "-o", str(output), *QUICK, *extra])
+    assert result.exit_code == 0, result.output
+    header = load_weights(output).header
+    assert len(header.centre_nm) == 12
+    assert "PRS_L2D" in header.training["scenes"][0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "nothing to train on"),
+        (["none.npz"], 3, "none.npz does not exist"),
+        (["{cube}", "--network", "magic"], 2, "There is no network 'magic'"),
+        (["{cube}", "--network-settings", "width"], 2, "not a network setting"),
+        (["{cube}", "--network-settings", "colour=red"], 2, "colour"),
+        (["{cube}", "--init", "ssrfn-none", "--network-settings", ""], 2, "There is no network 'ssrfn-none'"),
+        (["{cube}", "--init", "{pickle}", "--network-settings", ""], 3, "is a pickle"),
+        (["{cube}", "--init", "{foreign}", "--network-settings", ""], 3, "foreign.safetensors"),
+        (["{cube}", "--init", "{trained}", "--network-settings", ""], 0, ""),
+        (["{cube}", "--init", "{trained}", "--network-settings", "", "--ratio", "4"], 2, "trained for a ratio of 3"),
+        (["{other}", "--init", "{trained}", "--network-settings", ""], 3, "no band near"),
+        (["{cube}", "--init", "{trained}", "--network-settings", "", "--s2-bands", "all"], 2, "MSI bands"),
+        (["{cube}", "--ratio", "three"], 2, "whole numbers of 2 to 12"),
+        (["{cube}", "--bands", "4"], 3, "4 bands are too few"),
+        (["{cube}", "--bands", "21"], 3, "fewer than the 21"),
+        (["{small}"], 3, "too small to train on"),
+        (["{broken}"], 3, "no usable cube"),
+        (["{cube}", "--overwrite", "--resume"], 2, "exclude each other"),
+        (["{cube}", "--resume"], 2, "no checkpoint"),
+        (["{cube}", "--lr", "0"], 2, "lr"),
+        (["{cube}", "--patch", "60", "--window", "30"], 2, "must not be smaller"),
+        (["{cube}", "-o", "model.pt"], 2, ".safetensors"),
+        (["{csv}"], 3, "gone.he5 (line 2"),
+        (["{msi}", "{cube}"], 2, "the hyperspectral one comes first"),
+        (["{cube}", "--device", "cuda:99"], 3, "There is no GPU 99"),
+    ],
+)
+def test_bad_input(
+    arguments: list[str], code: int, message: str, cube: Path, trained: Path, tmp_path: Path
+) -> None:  # fmt: skip
+    named = {name: tmp_path / f"{name}.safetensors" for name in ("pickle", "foreign")} | {
+        name: tmp_path / f"{name}.npz" for name in ("other", "small", "broken")
+    }
+    torch.save({}, named["pickle"])
+    named["foreign"].write_bytes(b"not a safetensors file at all")
+    _write_cube(named["other"], np.linspace(1500.0, 1700.0, 14), (66, 42))
+    _write_cube(named["small"], np.linspace(440.0, 900.0, 14), (20, 20))
+    np.savez(named["broken"], picture=np.ones(3))
+    named |= {"cube": cube, "trained": trained, "csv": tmp_path / "list.csv", "msi": tmp_path / "S2.SAFE"}
+    named["csv"].write_text("hsi,msi\ngone.he5,gone.SAFE\n")
+    named["msi"].mkdir()
+    given = [part.format(**named) for part in arguments]
+    output = [] if "-o" in given else ["-o", str(tmp_path / "model.safetensors")]
+    result = runner.invoke(app, ["train-reduced", *QUICK, *output, *given])
+    assert result.exit_code == code, result.output
+    assert message in " ".join(result.output.split())
+    assert "Traceback" not in result.output
+    if code:
+        assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_nothing_is_overwritten(trained: Path, cube: Path) -> None:
+    before = trained.read_bytes()
+    result = runner.invoke(app, ["train-reduced", str(cube), "-o", str(trained), *QUICK])
+    assert result.exit_code == 7
+    assert "exists already" in result.output
+    resumed = runner.invoke(app, ["train-reduced", str(cube), "-o", str(trained), *QUICK, "--resume"])
+    assert resumed.exit_code == 2
+    assert "is complete" in resumed.output
+    assert trained.read_bytes() == before
+
+
+def test_diverging_training_says_so(cube: Path, tmp_path: Path) -> None:
+    output = tmp_path / "model.safetensors"
+    options = ["--lr", "1", "--clip", "0", "--schedule", "constant", "--steps", "500", "--validate-every", "500"]
+    result = runner.invoke(app, ["train-reduced", str(cube), "-o", str(output), *QUICK, *options, "--batch", "1"])
+    assert result.exit_code == 10, result.output
+    assert "--lr" in result.output
+    assert not output.exists()
+
+
+def test_two_processes_give_the_curve_of_one(trained: Path, cube: Path, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    output = tmp_path / "model.safetensors"
+    shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "hsfuse.cli.app", "train-reduced", str(cube), "-o", str(output), *QUICK]
+    team = [
+        subprocess.Popen(command, env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for rank in range(2)
+    ]  # fmt: skip
+    told = [process.communicate(timeout=120)[0] for process in team]
+    assert [process.returncode for process in team] == [0, 0], told
+    assert "validation" in told[0]
+    assert "PSNR" not in told[1]
+    assert load_weights(output).header.training["processes"] == 2
+    curves = []
+    for path in (trained, output):
+        rows = csv.DictReader(path.with_suffix(".log.csv").read_text().splitlines())
+        curves.append([(float(r["loss"] or "nan"), float(r["psnr_db"] or "nan")) for r in rows])
+    np.testing.assert_allclose(curves[0], curves[1], rtol=1e-4)

@@ -1,0 +1,87 @@
+"""Adapting a network to the scene that it is going to fuse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from rasterio.crs import CRS
+
+from hsfuse.coregister.field import DisplacementField
+from hsfuse.coregister.warp import Resampler
+from hsfuse.degrade import Psf, lowpass_decimate_array
+from hsfuse.errors import UsageError
+from hsfuse.fusion.base import FusionContext
+from hsfuse.fusion.nets.methods import SsrfnMethod
+from hsfuse.fusion.nets.ssrfn import Ssrfn
+from hsfuse.grid import Grid
+from hsfuse.inference.scene import FusionScene
+from hsfuse.readers.s2_srf import BANDS_10M, table_responses
+from hsfuse.simulate.training_scene import training_scene
+from hsfuse.spectral import BandTable, srf_weights
+from hsfuse.workflows.adapt import adapt
+from hsfuse.workflows.fuse_arrays import ArrayProduct
+from hsfuse.workflows.training_data import scene_as_training
+
+BANDS = BandTable.make(np.linspace(440.0, 900.0, 12))
+
+
+@pytest.fixture(scope="module")
+def scene() -> FusionScene:
+    truth = training_scene(8, (216, 144))
+    fine = Grid.from_origin(CRS.from_epsg(32632), 500_000.0, 5_000_000.0, 10.0, 216, 144)
+    coarse = fine.coarsened(3)
+    cube = truth.reflectance(BANDS, truth.grid.full)
+    responses = table_responses("Sentinel-2A", BANDS_10M)
+    msi = np.tensordot(srf_weights(BANDS, responses), cube, axes=1).astype(np.float32)
+    rng = np.random.default_rng(0)
+    hsi = lowpass_decimate_array(cube, 3, Psf(1.0))
+    hsi += 0.003 * rng.standard_normal(hsi.shape, np.float32)
+    hsi[:, :4, :4] = np.nan
+    msi[:, 150:160, 60:70] = np.nan
+    table = BandTable.make(np.linspace(490.0, 830.0, 4))
+    return FusionScene(
+        ArrayProduct(hsi, coarse, BANDS), ArrayProduct(msi, fine, table, responses), np.arange(12),
+        Resampler(coarse, coarse, DisplacementField.zero()), coarse, 3, Psf(1.0),
+    )  # fmt: skip
+
+
+def test_pair_comes_to_the_coarse_grid(scene: FusionScene) -> None:
+    training = scene_as_training(scene, "scene")
+    assert training.reference.shape == (12, 72, 48)
+    assert training.msi is not None
+    assert np.isfinite(training.reference).all()
+    assert np.isfinite(training.msi).all()
+    assert not training.valid[:4, :4].any()
+    assert not training.valid[51, 21]
+    assert training.valid.mean() > 0.9
+    # The degraded MSI is what the sensor would have seen of the HSI.
+    seen = np.tensordot(training.srf[0], training.reference, axes=1)
+    error = np.abs(seen - training.msi)[:, training.valid]
+    assert float(np.median(error)) < 0.004
+
+
+def test_adapting_changes_the_network_only_if_it_helps(scene: FusionScene, tiny: Callable[[], Ssrfn]) -> None:
+    method = SsrfnMethod(tiny())
+    before = {name: t.clone() for name, t in method.network.state_dict().items()}
+    result = adapt(method, scene, steps=2, patch_px=12, batch=2)
+    assert result.steps == 2
+    after = method.network.state_dict()
+    same = all(torch.equal(before[name], after[name]) for name in before)
+    assert same == (result.after == result.before)
+    assert result.after.psnr_db >= result.before.psnr_db
+    assert set(result.to_json()) == {"steps", "seconds", "before", "after"}
+    context = FusionContext(3, BANDS.centre_nm, BANDS.fwhm_nm, None, scene.psf)
+    method.fit(context, scene.low_resolution_strips())
+    strip = scene.read(scene.grid.full)
+    with torch.no_grad():
+        fused = method.fuse(torch.as_tensor(strip.hsi)[None], torch.as_tensor(strip.msi)[None])
+    assert bool(torch.isfinite(fused).all())
+
+
+def test_other_bands_are_refused(scene: FusionScene, tiny: Callable[[], Ssrfn]) -> None:
+    with pytest.raises(UsageError, match="takes 12 HSI"):
+        adapt(SsrfnMethod(tiny()), replace(scene, bands=np.arange(10)), steps=1)

@@ -1,0 +1,210 @@
+"""Training: it learns, it stops, it resumes exactly, and it says when it goes wrong."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from hsfuse.errors import InputError, OutputError, TrainingDivergedError, UsageError
+from hsfuse.fusion.nets.ssrfn import Ssrfn
+from hsfuse.progress import Stage
+from hsfuse.training import loop
+from hsfuse.training.dataset import PatchSource
+from hsfuse.training.distributed import Team
+from hsfuse.training.loop import LoopSettings, TrainingFiles, train
+
+Source = Callable[..., PatchSource]
+Network = Callable[[], Ssrfn]
+
+QUICK = LoopSettings(steps=6, validate_every=3, micro_batch=4, warmup_steps=1)
+
+
+class _BoomError(Exception):
+    """Stands for a death without warning."""
+
+
+class _Hook:
+    """A progress display that does something at its n-th advance (one a step)."""
+
+    def __init__(self, at: int, action: Callable[[], None]) -> None:
+        self._left, self._action = at, action
+
+    @contextmanager
+    def stage(self, name: str, total: float = 1.0) -> Iterator[Stage]:
+        yield self
+
+    def advance(self, amount: float = 1.0) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self._action()
+
+
+def _die() -> None:
+    raise _BoomError
+
+
+def _weights(network: Ssrfn) -> dict[str, torch.Tensor]:
+    return {name: t.clone() for name, t in network.state_dict().items()}
+
+
+def _spoilt(network: Ssrfn) -> Ssrfn:
+    """Make it so bad that the last step is the best one, and its weights the result."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return network
+
+
+def _same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_it_learns_more_than_its_draft(make_source: Source, tiny: Network) -> None:
+    result = train(tiny(), make_source(), LoopSettings(steps=24, validate_every=8, micro_batch=4, learning_rate=3e-3))
+    assert result.first.gain_db == pytest.approx(0.0, abs=1e-4)
+    assert result.best.psnr_db > result.first.psnr_db
+    assert result.best_step > 0
+    assert result.stopped == "budget"
+    assert [entry["step"] for entry in result.history] == [0, 8, 16, 24]
+
+
+@pytest.mark.parametrize("dead", [False, True])
+def test_resuming_gives_the_same_weights(make_source: Source, tiny: Network, tmp_path: Path, dead: bool) -> None:
+    whole = _spoilt(tiny())
+    train(whole, make_source(), QUICK, files=TrainingFiles(log=tmp_path / "whole.csv"))
+    files = TrainingFiles(tmp_path / "state.safetensors", tmp_path / "part.csv", identity={"seed": 0})
+    # Either a signal, which saves on the way out, or a death that leaves only the last periodic checkpoint.
+    action = _die if dead else lambda: os.kill(os.getpid(), signal.SIGTERM)
+    settings = LoopSettings(**{**vars(QUICK), "checkpoint_minutes": 1e-9})
+    with pytest.raises(_BoomError if dead else KeyboardInterrupt):
+        train(_spoilt(tiny()), make_source(), settings, files=files, progress=_Hook(5, action))
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    resumed = tiny()
+    # Neither fresh weights nor the state of the random numbers may matter.
+    torch.manual_seed(99)
+    result = train(resumed, make_source(), settings,
+                   files=TrainingFiles(files.checkpoint, files.log, resume=True, identity={"seed": 0}))  # fmt: skip
+    assert result.steps == 6
+    assert _same(_weights(whole), _weights(resumed))
+    assert result.best_step == 6
+    logs = [list(csv.DictReader((tmp_path / name).read_text().splitlines())) for name in ("whole.csv", "part.csv")]
+    shown = ("step", "learning_rate", "loss", "gradient_norm", "psnr_db")
+    assert [[row[name] for name in shown] for row in logs[0]] == [[row[name] for name in shown] for row in logs[1]]
+
+
+def test_micro_batches_add_up(make_source: Source, tiny: Network) -> None:
+    networks = []
+    for size in (4, 1):
+        network = tiny()
+        # Plain gradient steps: Adam would blow rounding up where a gradient is about zero.
+        train(network, make_source(), LoopSettings(steps=2, validate_every=2, micro_batch=size, ema=0.0))
+        networks.append(_weights(network))
+    for name, tensor in networks[0].items():
+        torch.testing.assert_close(tensor, networks[1][name], atol=2e-4, rtol=1e-2)
+
+
+def test_two_members_do_the_work_of_one(make_source: Source, tiny: Network) -> None:
+    """The gradient of the global batch is the sum of the members' gradients."""
+    source, total = make_source(), {}
+    trainers = [loop._Trainer(tiny(), source, QUICK, TrainingFiles(), Team(), "cpu") for _ in range(3)]
+    for trainer, (rank, size) in zip(trainers, ((0, 1), (0, 2), (1, 2)), strict=True):
+        total[rank, size] = trainer._gradients(source.batch(0, rank, size))
+    assert total[0, 1] == pytest.approx(total[0, 2] + total[1, 2], rel=1e-5)
+    for whole, first, second in zip(*(t._parameters for t in trainers), strict=True):
+        assert whole.grad is not None
+        assert first.grad is not None
+        assert second.grad is not None
+        torch.testing.assert_close(whole.grad, first.grad + second.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_early_stopping(make_source: Source, tiny: Network) -> None:
+    settings = LoopSettings(steps=50, validate_every=1, patience=2, learning_rate=1e-12, micro_batch=4)
+    result = train(tiny(), make_source(), settings)
+    assert result.stopped == "no more improvement"
+    assert result.steps == 2
+    assert result.best_step == 0
+
+
+def test_minutes_are_a_budget(make_source: Source, tiny: Network) -> None:
+    result = train(tiny(), make_source(), LoopSettings(minutes=1e-5, validate_every=100, micro_batch=4))
+    assert result.stopped == "budget"
+    assert result.steps <= 2
+
+
+def test_bf16_trains(make_source: Source, tiny: Network) -> None:
+    result = train(tiny(), make_source(), LoopSettings(**{**vars(QUICK), "precision": "bf16"}))
+    assert result.best.psnr_db > result.first.psnr_db - 1.0
+    assert all(p.dtype == torch.float32 for p in result.network.parameters())
+
+
+def test_nan_is_an_error(make_source: Source, tiny: Network) -> None:
+    network = tiny()
+    with torch.no_grad():
+        next(iter(network.parameters())).fill_(float("nan"))
+    with pytest.raises(TrainingDivergedError, match="not finite"):
+        train(network, make_source(), QUICK)
+
+
+def test_nan_loss_is_an_error(make_source: Source, tiny: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop.FusionLoss, "__call__", lambda self, e, *rest: e.mean(dim=(1, 2, 3)) * float("nan"))
+    network = tiny()
+    before = _weights(network)
+    with pytest.raises(TrainingDivergedError, match="not a number since step 1"):
+        train(network, make_source(), QUICK)
+    assert _same(before, _weights(network))
+
+
+def test_growing_loss_is_an_error(make_source: Source, tiny: Network) -> None:
+    settings = LoopSettings(steps=400, validate_every=400, learning_rate=0.9, clip=0.0, warmup_steps=25, micro_batch=4,
+                            schedule="constant")  # fmt: skip
+    with pytest.raises(TrainingDivergedError, match=r"grew from|not a number|not finite"):
+        train(tiny(), make_source(batch=1), settings)
+
+
+def test_without_budget_is_an_error() -> None:
+    with pytest.raises(UsageError, match="budget"):
+        LoopSettings()
+
+
+def _interrupted(make_source: Source, tiny: Network, path: Path) -> TrainingFiles:
+    files = TrainingFiles(path, identity={"lr": 1})
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny(), make_source(), QUICK, files=files,
+              progress=_Hook(2, lambda: os.kill(os.getpid(), signal.SIGINT)))  # fmt: skip
+    return files
+
+
+def test_resuming_needs_the_same_settings_and_network(make_source: Source, tiny: Network, tmp_path: Path) -> None:
+    path = tmp_path / "state.safetensors"
+    _interrupted(make_source, tiny, path)
+    with pytest.raises(UsageError, match=r"other settings or data \(lr\)"):
+        train(tiny(), make_source(), QUICK, files=TrainingFiles(path, resume=True, identity={"lr": 2}))
+    other = loop.copy.deepcopy(tiny())
+    other.condition = None
+    with pytest.raises(InputError, match=r"belongs to another network|does not fit"):
+        train(other, make_source(), QUICK, files=TrainingFiles(path, resume=True, identity={"lr": 1}))
+
+
+def test_a_full_disk_keeps_the_old_checkpoint(
+    make_source: Source, tiny: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "state.safetensors"
+    files = _interrupted(make_source, tiny, path)
+    kept = path.read_bytes()
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("hsfuse.training.checkpoint.save_file", full)
+    with pytest.raises(OutputError, match="No space left"):
+        train(tiny(), make_source(), QUICK, files=TrainingFiles(path, resume=True, identity=files.identity))
+    assert path.read_bytes() == kept
+    assert [p.name for p in tmp_path.iterdir()] == ["state.safetensors"]
