@@ -75,7 +75,7 @@ def test_adapting_changes_the_network_only_if_it_helps(scene: FusionScene, tiny:
     assert result.after.psnr_db >= result.before.psnr_db
     assert set(result.to_json()) == {"steps", "seconds", "before", "after"}
     context = FusionContext(3, BANDS.centre_nm, BANDS.fwhm_nm, None, scene.psf)
-    method.fit(context, scene.low_resolution_strips())
+    method.fit(context, list(scene.low_resolution_strips()))
     strip = scene.read(scene.grid.full)
     with torch.no_grad():
         fused = method.fuse(torch.as_tensor(strip.hsi)[None], torch.as_tensor(strip.msi)[None])
