@@ -37,8 +37,7 @@ def block_any(mask: BoolArray, ratio: int) -> BoolArray:
     """Coarsen a mask: True where any pixel of a ``ratio`` x ``ratio`` block is True."""
     rows, cols = mask.shape[0] // ratio, mask.shape[1] // ratio
     blocks = mask[: rows * ratio, : cols * ratio].reshape(rows, ratio, cols, ratio)
-    coarse: BoolArray = blocks.any(axis=(1, 3))
-    return coarse
+    return np.asarray(np.any(blocks, axis=(1, 3)), dtype=np.bool_)
 
 
 def expand(mask: BoolArray, ratio: int) -> BoolArray:

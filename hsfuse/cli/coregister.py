@@ -44,10 +44,4 @@ def add_to(app: typer.Typer) -> None:
                 config=CoregisterConfig.resolve(config, **settings), progress=session.progress,
             )  # fmt: skip
             facts = result.to_json()
-            session.show(
-                facts,
-                lambda: (
-                    f"{output}  {facts['verdict']}: {facts['reason']}\n"
-                    f"  hold-out error {facts['rmse_m']} m, CE90 {facts['ce90_m']} m on {facts['check_points']} points"
-                ),
-            )
+            session.show(facts, lambda: f"{output}  {facts['verdict']}: {facts['reason']}")

@@ -103,8 +103,8 @@ def judge_registration(
     details |= {"cv_ratio": round(float(found.choice.cv_ratio), 3), "independent_checks": checks.size >= _MIN_CHECKS}
     kept = field if verdict != "rejected" else DisplacementField.zero()
     return CoregistrationResult(
-        verdict, reason, kept, ties, checks, **figures, count=checks.size, correlation=correlation, details=details,
-        **common,
+        verdict, reason, kept, ties, checks, count=checks.size, correlation=correlation, details=details,
+        **(common | figures),
     )  # fmt: skip
 
 

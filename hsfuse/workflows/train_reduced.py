@@ -111,9 +111,11 @@ def train_reduced(
     with clock.stage("start weights") as stage:
         header, start_path, sha256 = _start_header(config)
         stage.advance()
-    data = collect(parse_inputs(inputs), config, header, clock)
+    folder = output.resolve().parent
+    check_space(folder, 10_000_000)
+    data = collect(parse_inputs(inputs), config, header, clock, scratch=folder)
     start = _start_network(config, data, header, start_path, sha256)
-    check_space(output.resolve().parent, 4 * _STATE_COPIES * start.network.n_parameters + 10_000_000)
+    check_space(folder, 4 * _STATE_COPIES * start.network.n_parameters + 10_000_000)
     draft = _draft_of(start)
     source = PatchSource(data.entries, _sampling(config, data), _reducer(data, draft, device))
     settings = loop_settings(config, source, device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import tempfile
 import zlib
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 
@@ -20,7 +22,7 @@ from hsfuse.band_selection.thinning import thin
 from hsfuse.band_selection.windows import windows_of
 from hsfuse.config import RunConfig, TrainConfig
 from hsfuse.degrade import Psf, masked_lowpass_decimate_array
-from hsfuse.errors import InputError, UsageError
+from hsfuse.errors import InputError, OutputError, UsageError
 from hsfuse.fusion.nets.zoo import NetworkHeader, match_bands
 from hsfuse.grid import Grid, Slice2D
 from hsfuse.inference.fill import fill_missing
@@ -158,7 +160,12 @@ def _read_list(path: Path) -> list[TrainingInput]:
 
 
 def collect(
-    inputs: Sequence[TrainingInput], config: TrainConfig, header: NetworkHeader | None, progress: Progress
+    inputs: Sequence[TrainingInput],
+    config: TrainConfig,
+    header: NetworkHeader | None,
+    progress: Progress,
+    *,
+    scratch: Path | None = None,
 ) -> TrainingData:
     """Open, align and load everything.
 
@@ -172,6 +179,9 @@ def collect(
         Of the weights to start from: they decide bands, ratios and MSI bands.
     progress
         Shows co-registration and reading.
+    scratch
+        Folder for scenes that do not fit into a quarter of the free memory (as files without a name); None keeps
+        everything in memory.
 
     Raises
     ------
@@ -183,10 +193,11 @@ def collect(
     names: tuple[str, ...] = BANDS_ALL if config.s2_bands == "all" else BANDS_10M
     bands = _bands_of(header) if header else None
     entries: list[SceneEntry] = []
+    store = _Store(scratch)
     ratios = header.ratios if header else config.ratios
     pairs = [i for i in inputs if i.msi]
     for scene_input in pairs:
-        entry, bands, ratio, names = _load_pair(scene_input, config, bands, progress)
+        training, bands, ratio, names = _load_pair(scene_input, config, bands, progress)
         if ratios and ratio not in ratios:
             raise UsageError(
                 f"{scene_input.hsi.name} and its MSI have a ratio of {ratio}, the training is for "
@@ -194,7 +205,7 @@ def collect(
                 hint="Train on scenes of one ratio, with weights made for it.",
             )
         ratios = (ratio,)
-        entries.append(entry)
+        entries.append(SceneEntry.of(store.keep(training)))
     if header and config.ratios and not set(config.ratios) <= set(header.ratios):
         raise UsageError(
             f"The weights were trained for a ratio of {', '.join(map(str, header.ratios))}, not {config.ratio}.",
@@ -217,10 +228,40 @@ def collect(
         )
     with progress.stage("read cubes", max(len(cubes), 1)) as stage:
         for path in cubes:
-            entries.append(SceneEntry.of(_load_cube(path, config, bands, names)))
+            entries.append(SceneEntry.of(store.keep(_load_cube(path, config, bands, names))))
             stage.advance()
     entries += _generated(config, bands, names, max(ratios))
     return TrainingData(tuple(entries), bands, tuple(names), ratios, _fingerprint(entries, config))
+
+
+class _Store:
+    """Keeps scenes in memory as long as there is enough of it, then in nameless files that vanish by themselves."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._left = psutil.virtual_memory().available // 4
+
+    def keep(self, scene: TrainingScene) -> TrainingScene:
+        """Return the scene, backed by memory or by a file."""
+        self._left -= scene.reference.nbytes
+        if self._left >= 0 or self._folder is None:
+            return scene
+        _log.info("%s is kept on disk while training: memory is short.", scene.name)
+        return replace(scene, reference=_on_disk(scene.reference, self._folder))
+
+
+def _on_disk(array: NDArray[np.float32], folder: Path) -> NDArray[np.float32]:
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            np.ascontiguousarray(array).tofile(file)
+            file.flush()
+            # The map outlives the file's name and handle; the space is free again when training ends, however it ends.
+            return np.memmap(file, np.float32, mode="r", shape=array.shape)
+    except OSError as error:
+        raise OutputError(
+            f"A scene of {array.nbytes / 1e6:.0f} MB cannot be kept in {folder} ({error.strerror}).",
+            hint="Free some space or memory, or train on fewer scenes.",
+        ) from error
 
 
 def scene_as_training(scene: FusionScene, name: str) -> TrainingScene:
@@ -255,7 +296,7 @@ def scene_as_training(scene: FusionScene, name: str) -> TrainingScene:
 
 def _load_pair(
     given: TrainingInput, config: TrainConfig, bands: BandTable | None, progress: Progress
-) -> tuple[SceneEntry, BandTable, int, tuple[str, ...]]:
+) -> tuple[TrainingScene, BandTable, int, tuple[str, ...]]:
     run: RunConfig = config.pair_config()
     with ExitStack() as stack:
         pair = open_pair(given.hsi, given.msi, run, stack)
@@ -280,7 +321,7 @@ def _load_pair(
                 f"Only {100 * share:.1f} % of {name} are valid in both images: too little to train on.",
                 hint="Use a less cloudy image, or --no-cloud-mask if the mask is wrong.",
             )
-        return SceneEntry.of(training), bands, pair.ratio, tuple(pair.msi.band_names)
+        return training, bands, pair.ratio, tuple(pair.msi.band_names)
 
 
 def _bands_of(header: NetworkHeader) -> BandTable:
