@@ -260,7 +260,8 @@ class Reducer:
         return ReducedPair(hsi, msi, draft, target, valid, facts, ratio, scene.name)
 
     def _tensor(self, values: NDArray[np.floating]) -> Tensor:
-        return torch.as_tensor(np.ascontiguousarray(values, dtype=np.float32), device=self.device)
+        # A copy: scenes may be read-only maps of a file, and must never change.
+        return torch.as_tensor(np.array(values, dtype=np.float32), device=self.device)
 
 
 class Batch(NamedTuple):
@@ -415,10 +416,10 @@ class PatchSource:
         for number, index in enumerate(order):
             ratio = self._sampling.ratios[number % len(self._sampling.ratios)]
             rng = self._rng(_STREAM_VALIDATION, number)
-            # Twice the patch is enough to judge by and bounds the time that a validation takes.
-            pair = self._draw(self._validation, int(index), ratio, rng, 2 * self._patch, upright=True)
+            pair = self._draw(self._validation, int(index), ratio, rng, self._sampling.window_px, upright=True)
             if pair is not None:
-                pairs.append(pair)
+                # The draft learns from as large a window as in training; a part of it is enough to judge by.
+                pairs.append(_middle(pair, 2 * self._patch))
         if not pairs:
             raise OverlapError(
                 "The validation strips hold too few valid pixels.", hint="Use scenes with fewer clouds and gaps."
@@ -471,6 +472,23 @@ class PatchSource:
 
     def _rng(self, *stream: int) -> np.random.Generator:
         return np.random.default_rng([self._sampling.seed, *stream])
+
+
+def _middle(pair: ReducedPair, side: int) -> ReducedPair:
+    """Cut the middle of a window, at most ``side`` pixels wide."""
+    ratio = pair.ratio
+    low, high = [], []
+    for size in pair.hsi.shape[1:]:
+        kept = min(size, max(side // ratio, 1))
+        start = (size - kept) // 2
+        low.append(slice(start, start + kept))
+        high.append(slice(start * ratio, (start + kept) * ratio))
+    middle = replace(
+        pair, hsi=pair.hsi[:, low[0], low[1]], msi=pair.msi[:, high[0], high[1]],
+        draft=None if pair.draft is None else pair.draft[:, high[0], high[1]],
+        target=pair.target[:, high[0], high[1]], valid=pair.valid[high[0], high[1]],
+    )  # fmt: skip
+    return middle if bool(middle.valid.any()) else pair
 
 
 def _cut(pair: ReducedPair, side: int, rng: np.random.Generator) -> Batch:

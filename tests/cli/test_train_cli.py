@@ -105,6 +105,21 @@ def test_further_training_starts_from_the_weights(trained: Path, cube: Path, tmp
     assert after.config == before.config
 
 
+def test_scenes_beyond_the_memory_are_mapped_from_disk(
+    trained: Path, cube: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import psutil
+
+    output = tmp_path / "model.safetensors"
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 100})())
+    result = runner.invoke(app, ["train-reduced", str(cube), "-o", str(output), *QUICK])
+    assert result.exit_code == 0, result.output
+    assert "kept on disk" in result.output
+    first, second = (load_weights(path).network.state_dict() for path in (trained, output))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.log.csv", "model.safetensors"]
+
+
 def test_generated_scenes_and_the_paper_recipe(tmp_path: Path) -> None:
     output = tmp_path / "generated.safetensors"
     arguments = ["--generated", "2", "--generated-px", "60", "--recipe", "paper", "--ratio", "2,3", "--weights", "bf16"]
