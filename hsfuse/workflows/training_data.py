@@ -43,7 +43,7 @@ _log = get_logger(__name__)
 MIN_BANDS = 8
 """A network for fewer bands is not worth its name: the MSI itself has up to ten."""
 _STRIP_ROWS = 64
-_MAX_DISTANCE_NM = 25.0
+_MAX_DISTANCE_NM = 40.0
 """A wanted wavelength may lie so far from the nearest band of a cube that is interpolated to it."""
 _CACHED_SCENES = 12
 _VALIDATION_SCENES = 8

@@ -67,13 +67,24 @@ def _same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_it_learns_more_than_its_draft(make_source: Source, tiny: Network) -> None:
-    result = train(tiny(), make_source(), LoopSettings(steps=24, validate_every=8, micro_batch=4, learning_rate=3e-3))
-    assert result.first.gain_db == pytest.approx(0.0, abs=1e-4)
-    assert result.best.psnr_db > result.first.psnr_db
+def test_it_learns(make_source: Source, tiny: Network) -> None:
+    settings = LoopSettings(steps=24, validate_every=8, micro_batch=4, learning_rate=3e-3)
+    result = train(_spoilt(tiny()), make_source(), settings)
+    assert result.best.psnr_db > result.first.psnr_db + 1.0
     assert result.best_step > 0
     assert result.stopped == "budget"
     assert [entry["step"] for entry in result.history] == [0, 8, 16, 24]
+
+
+def test_an_untrained_network_is_its_draft_and_stays_when_training_does_not_help(
+    make_source: Source, tiny: Network
+) -> None:
+    network = tiny()
+    before = _weights(network)
+    result = train(network, make_source(), LoopSettings(steps=3, validate_every=3, micro_batch=4, learning_rate=1e-12))
+    assert result.first.gain_db == pytest.approx(0.0, abs=1e-4)
+    assert result.best_step == 0
+    assert _same(before, _weights(network))
 
 
 @pytest.mark.parametrize("dead", [False, True])
