@@ -36,6 +36,7 @@ from quality_tables import PAPER_TABLES, markdown
 
 from hsfuse.degrade import Psf, decimate_separable, lowpass_decimate_array, psf_kernel
 from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, create_method
+from hsfuse.fusion.fidelity import FidelityOptions, guarded
 from hsfuse.metrics.reference import score_all
 
 CLASSICS = ("bicubic", "gsa", "glp:adaptive=false", "glp", "cnmf")
@@ -102,16 +103,19 @@ def fold_of(name: str) -> str:
 
 
 def make_method(text: str, fold: str) -> FusionMethod:
-    """``name[:option=value,...][@weights]``; ``{fold}`` in the weights is replaced."""
-    head, _, weights = text.partition("@")
+    """``name[:option=value,...][@weights][+guard=value,...]``; ``{fold}`` in the weights is replaced."""
+    rest, _, guards = text.partition("+")
+    head, _, weights = rest.partition("@")
     name, _, options = head.partition(":")
-    values: dict[str, Any] = {}
-    for item in filter(None, options.split(",")):
-        key, _, value = item.partition("=")
-        values[key] = json.loads(value)
+    values = parse_values(options)
     if weights:
         values["model"] = Path(weights.format(fold=fold))
-    return create_method(name, **values)
+    return guarded(create_method(name, **values), FidelityOptions(**parse_values(guards)))
+
+
+def parse_values(text: str) -> dict[str, Any]:
+    pairs = (item.partition("=") for item in filter(None, text.split(",")))
+    return {key: json.loads(value) for key, _, value in pairs}
 
 
 def is_classic(text: str) -> bool:
@@ -160,7 +164,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=Path(default), help="folder with cubes/ and srf/")
     parser.add_argument("--cubes", type=Path, nargs="*", default=[], help="cube files instead of the folder's")
     parser.add_argument("--scenes", nargs="*", default=[], help="only scenes whose name contains one of these")
-    parser.add_argument("--methods", nargs="*", default=list(CLASSICS), help="name[:option=value,...][@weights]")
+    parser.add_argument(
+        "--methods", nargs="*", default=list(CLASSICS), help="name[:option=value,...][@weights][+guard=value,...]"
+    )
     parser.add_argument("--ratios", type=int, nargs="*", default=[3, 4])
     parser.add_argument("--settings", nargs="*", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--own-bands", action="store_true", help="keep each cube's bands instead of 100 PRISMA-like")
