@@ -41,7 +41,7 @@ def flop_per_pixel(config: SsrfnConfig, ratio: int = 3) -> float:
 
 def bytes_per_pixel(config: SsrfnConfig) -> int:
     """Working memory per fine pixel at float32, beyond input and output; fitted to measured peaks, rounded up."""
-    return 52 * config.width + 22 * config.n_bands
+    return 34 * config.width + 24 * config.n_bands
 
 
 def _conv(inputs: int, outputs: int) -> int:

@@ -32,7 +32,7 @@ DEFAULT_HALO_PX, DEFAULT_OVERLAP_PX = 8, 8
 """Context and blended overlap of a network without own figures, HSI pixels; the draft's halo is a lower bound."""
 DEFAULT_DRAFT = "glp"
 
-_TYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_TYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _log = get_logger(__name__)
 
 
@@ -66,7 +66,9 @@ class SsrfnMethod(FusionMethod):
         trust: bool = True,
     ) -> None:
         if precision not in _TYPES:
-            raise UsageError(f"There is no precision '{precision}'.", hint=f"Choose one of: {', '.join(_TYPES)}.")
+            raise UsageError(
+                f"SSRFN does not run in precision '{precision}'.", hint=f"Choose one of: {', '.join(_TYPES)}."
+            )
         self._network = network.eval()
         self._name, self._header, self._sha256 = name, header, sha256
         self._precision, self._use_trust = precision, trust
@@ -128,7 +130,7 @@ class SsrfnMethod(FusionMethod):
             centre_nm=header.centre_nm if header else None,
             ratios=header.ratios if header else None,
             n_msi=config.n_msi,
-            precisions=("fp32", "bf16"),
+            precisions=tuple(_TYPES),
             reference=REFERENCE,
             weights_sha256=self._sha256,
         )
