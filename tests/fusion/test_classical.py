@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -279,6 +280,17 @@ def test_an_msi_band_that_shows_something_else_is_ignored():
     pair.msi = np.concatenate([pair.msi, other.msi[:1]])
     pair.srf = np.concatenate([pair.srf, pair.srf[:1]])
     assert rmse(pair.fused(pair.fit("glp")), pair.truth) < 1.1 * good
+
+
+def test_unknown_or_uncovered_responses_cost_little():
+    pair = Pair(size=40, bands=30, noise=0.002)
+    known = rmse(pair.fused(pair.fit("glp")), pair.truth)
+    pair.srf[3] = 0.0  # as for an MSI band beyond the HSI's range
+    uncovered = rmse(pair.fused(pair.fit("glp")), pair.truth)
+    method = create_method("glp")
+    method.fit(replace(pair.context, srf=None), pair.strips())
+    blind = rmse(pair.fused(method), pair.truth)
+    assert max(uncovered, blind) < 1.15 * known
 
 
 def test_adaptive_halo_is_small_and_known_before_the_fit():

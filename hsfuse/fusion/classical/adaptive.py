@@ -65,7 +65,7 @@ class AdaptiveInjection:
     ridge
         Ridge in whitened coordinates, shape (msi band, msi band).
     misfit
-        Share of each MSI band's detail that the HSI does not explain.
+        Share of each MSI band's detail that the HSI does not show.
     ratio
         HSI pixel size over MSI pixel size.
     """
@@ -103,7 +103,7 @@ class AdaptiveInjection:
         averaging = float((psf_kernel(context.psf, context.ratio) ** 2).sum()) ** 2
         ridge = np.clip(NOISE_SHARE * unexplained / averaging, 0.0, MAX_RIDGE * power) + 1e-7 * power.mean()
         whiten = np.linalg.inv(np.linalg.cholesky(guide + np.diag(ridge)))
-        misfit = np.clip(1.0 - _explained(statistics, space, components) / power, 0.0, 1.0)
+        misfit = _misfit(statistics, space, synthesis)
         arrays = {
             "mean": space.mean,
             "noise": space.noise,
@@ -207,26 +207,31 @@ def _synthesis(statistics: PairStatistics, space: Subspace, srf: FloatMatrix | N
     covariance = statistics.covariance[:bands, :bands]
     inner = space.forward @ covariance @ space.forward.T
     known = statistics.covariance[bands:, :bands] @ space.forward.T
-    start, ridge = np.zeros_like(known), BLIND_RIDGE
+    start, ridge = np.zeros_like(known), np.full(len(known), BLIND_RIDGE)
     if srf is not None:
-        start, ridge = srf @ space.back, RESPONSE_RIDGE
+        covered = srf.sum(axis=1) > 0
+        start[covered], ridge[covered] = srf[covered] @ space.back, RESPONSE_RIDGE
         power = np.maximum(np.diag(start @ inner @ start.T), 1e-12)
         start *= (np.diag(known @ start.T) / power)[:, None]
-    # The components' noise has unit variance; the rest of the ridge is in reflectance.
-    level = ridge * float(np.trace(covariance)) / bands
-    loading = np.eye(space.rank) + level * space.forward @ space.forward.T
-    change = np.linalg.solve(inner + loading, (known - start @ inner).T).T
-    mixing = np.asarray(start + change, dtype=np.float64)
+    mixing = start.copy()
+    level = float(np.trace(covariance)) / bands * (space.forward @ space.forward.T)
+    for row in range(len(known)):
+        # The components' noise has unit variance; the rest of the ridge is in reflectance.
+        loading = np.eye(space.rank) + ridge[row] * level
+        mixing[row] += np.linalg.solve(inner + loading, known[row] - inner @ start[row])
     left = statistics.covariance[bands:, bands:] - 2.0 * known @ mixing.T + mixing @ inner @ mixing.T
     return mixing, np.maximum(np.diag(left), 0.0)
 
 
-def _explained(statistics: PairStatistics, space: Subspace, components: FloatMatrix) -> FloatMatrix:
-    """Variance of each MSI band's detail that the components' details explain, shape (msi band,)."""
+def _misfit(statistics: PairStatistics, space: Subspace, synthesis: FloatMatrix) -> FloatMatrix:
+    """Share of each MSI band's detail that the synthetic MSI misses, 0 to 1, shape (msi band,)."""
     bands = statistics.bands
+    guide = statistics.detail[bands:, bands:]
     cross = statistics.detail[bands:, :bands] @ space.forward.T
-    floor = 1e-6 * max(float(np.trace(components)) / space.rank, 1e-12) * np.eye(space.rank)
-    return np.asarray(np.diag(cross @ np.linalg.solve(components + floor, cross.T)), dtype=np.float64)
+    components = space.forward @ statistics.detail[:bands, :bands] @ space.forward.T
+    left = np.diag(guide - 2.0 * cross @ synthesis.T + synthesis @ components @ synthesis.T)
+    power = np.maximum(np.diag(guide), 1e-9 * max(float(np.trace(guide)), 1e-12))
+    return np.asarray(np.clip(left / power, 0.0, 1.0), dtype=np.float64)
 
 
 def _mix(matrix: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
