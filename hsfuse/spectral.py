@@ -169,7 +169,9 @@ def srf_weights(bands: BandTable, responses: Sequence[SpectralResponse]) -> NDAr
     # A gap in the band list must not let its two edge bands stand for the whole gap.
     share = np.clip(share, 0.0, 2.0 * fwhm)
     fine = np.arange(centre.min() - 3 * fwhm.max(), centre.max() + 3 * fwhm.max(), 1.0)
-    profile = np.exp(-0.5 * ((fine[None, :] - centre[:, None]) / (fwhm[:, None] * FWHM_TO_SIGMA)) ** 2)
+    # Profiles narrower than the sampling would fall between two samples and vanish.
+    width = np.maximum(fwhm, 2.0)[:, None] * FWHM_TO_SIGMA
+    profile = np.exp(-0.5 * ((fine[None, :] - centre[:, None]) / width) ** 2)
     profile /= profile.sum(axis=1, keepdims=True)
     weights = np.zeros((len(responses), centre.size))
     for row, response in enumerate(responses):

@@ -54,3 +54,10 @@ def test_lists_of_different_length_are_refused() -> None:
 def test_names_carry_number_and_wavelength() -> None:
     assert BandTable.make([705.32]).names() == ["B001 705.3 nm"]
     assert list(BANDS.nearest([402.0, 990.0])) == [0, 66]
+
+
+def test_bands_much_narrower_than_a_nanometre_still_count() -> None:
+    narrow = BandTable.make(np.arange(500.0, 620.0, 7.3), np.full(17, 0.1))
+    weights = srf_weights(narrow, [GREEN])
+    assert np.isfinite(weights).all()
+    assert weights.sum() == pytest.approx(1.0)
