@@ -7,8 +7,8 @@ exactly, and lets several processes share one batch without talking about it.
 from __future__ import annotations
 
 import itertools
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -28,6 +28,8 @@ from hsfuse.training.augment import RANGES, Disturbance
 MIN_PATCH_PX = 12
 """Smallest side of training patches and validation strips, pixels of the reference."""
 _TRIES = 8
+_REUSE = 3.0
+"""How often the area of a window is used before new windows are made: each costs about as much as a step."""
 _ENOUGH_VALID = 0.6
 _SEGMENT_PATCHES = 8
 _MAX_SEGMENTS = 4
@@ -308,6 +310,8 @@ class Sampling:
         False leaves out every disturbance (rotations stay).
     seed
         Of everything random.
+    prefetch
+        Make the next windows in a thread while the present ones are in use: pays on a GPU. The windows are the same.
     """
 
     ratios: tuple[int, ...] = (3,)
@@ -320,6 +324,7 @@ class Sampling:
     validation_windows: int = 6
     augment: bool = True
     seed: int = 0
+    prefetch: bool = False
 
 
 class PatchSource:
@@ -366,9 +371,11 @@ class PatchSource:
         areas = np.array([block.shape[0] * block.shape[1] for _, block in self._training], np.float64)
         self._weights = np.sqrt(areas) / np.sqrt(areas).sum()
         self._area = float(areas.sum())
-        self._pool: OrderedDict[tuple[int, int], ReducedPair] = OrderedDict()
+        self._pool: dict[tuple[int, int], ReducedPair] = {}
+        self._ahead: dict[tuple[int, int], Future[ReducedPair]] = {}
+        self._helper = ThreadPoolExecutor(1, "windows") if sampling.prefetch else None
         side = min(sampling.window_px, *(min(block.shape) for _, block in self._training))
-        patches = max(1.0, 2.0 * (side / self._patch) ** 2)
+        patches = max(1.0, _REUSE * (side / self._patch) ** 2)
         self._round_steps = max(1, round(sampling.pool * patches / sampling.batch))
 
     @property
@@ -393,12 +400,10 @@ class PatchSource:
     def batch(self, step: int, rank: int = 0, size: int = 1) -> Batch:
         """Return the patches of a step that process ``rank`` of ``size`` works on."""
         round_number = step // self._round_steps
-        ratios = self._sampling.ratios
-        ratio = ratios[int(self._rng(_STREAM_RATIO, round_number).integers(len(ratios)))]
-        side = self.patch_px(ratio)
+        side = self.patch_px(self._ratio(round_number))
         patches = []
         for item in range(rank, self._sampling.batch, size):
-            pair = self._window(round_number, item % self._sampling.pool, ratio)
+            pair = self._window(round_number, item % self._sampling.pool)
             patches.append(_cut(pair, side, self._rng(_STREAM_PATCH, step, item)))
         return _stack(patches)
 
@@ -426,23 +431,38 @@ class PatchSource:
             )
         return pairs
 
-    def _window(self, round_number: int, slot: int, ratio: int) -> ReducedPair:
+    def close(self) -> None:
+        """End the helper thread; call it when training is over."""
+        if self._helper is not None:
+            self._helper.shutdown(cancel_futures=True)
+
+    def _ratio(self, round_number: int) -> int:
+        ratios = self._sampling.ratios
+        return ratios[int(self._rng(_STREAM_RATIO, round_number).integers(len(ratios)))]
+
+    def _window(self, round_number: int, slot: int) -> ReducedPair:
         key = (round_number, slot)
         if key not in self._pool:
-            rng = self._rng(_STREAM_WINDOW, round_number, slot)
-            while len(self._pool) >= self._sampling.pool:
-                self._pool.popitem(last=False)
-            for _ in range(_TRIES):
-                index = int(rng.choice(len(self._training), p=self._weights))
-                pair = self._draw(self._training, index, ratio, rng, self._sampling.window_px)
-                if pair is not None:
-                    self._pool[key] = pair
-                    break
-            else:
-                raise OverlapError(
-                    "The training strips hold too few valid pixels.", hint="Use scenes with fewer clouds and gaps."
-                )
+            for old in [k for k in self._pool if k[0] != round_number]:
+                del self._pool[old]
+            future = self._ahead.pop(key, None)
+            self._pool[key] = future.result() if future is not None else self._make(*key)
+            if self._helper is not None:
+                following = (round_number + 1, slot)
+                self._ahead = {k: f for k, f in self._ahead.items() if k[0] in (round_number, round_number + 1)}
+                self._ahead.setdefault(following, self._helper.submit(self._make, *following))
         return self._pool[key]
+
+    def _make(self, round_number: int, slot: int) -> ReducedPair:
+        rng, ratio = self._rng(_STREAM_WINDOW, round_number, slot), self._ratio(round_number)
+        for _ in range(_TRIES):
+            index = int(rng.choice(len(self._training), p=self._weights))
+            pair = self._draw(self._training, index, ratio, rng, self._sampling.window_px)
+            if pair is not None:
+                return pair
+        raise OverlapError(
+            "The training strips hold too few valid pixels.", hint="Use scenes with fewer clouds and gaps."
+        )
 
     def _draw(
         self, choice: list[tuple[SceneEntry, Slice2D]], index: int, ratio: int, rng: np.random.Generator,

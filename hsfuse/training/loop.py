@@ -203,7 +203,10 @@ def train(
         Training was interrupted (also by SIGTERM); a checkpoint was written.
     """
     trainer = _Trainer(network, source, settings, files or TrainingFiles(), team or Team(), device)
-    return trainer.run(progress or SilentProgress())
+    try:
+        return trainer.run(progress or SilentProgress())
+    finally:
+        source.close()
 
 
 @dataclass

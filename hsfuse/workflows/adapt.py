@@ -107,7 +107,14 @@ def adapt(
     gpu = device.startswith("cuda")
     source = PatchSource(
         [entry],
-        Sampling(ratios=(scene.ratio,), patch_px=patch_px, window_px=max(192, patch_px), batch=batch, seed=seed),
+        Sampling(
+            ratios=(scene.ratio,),
+            patch_px=patch_px,
+            window_px=max(192, patch_px),
+            batch=batch,
+            seed=seed,
+            prefetch=gpu,
+        ),
         Reducer(bands.centre_nm, bands.fwhm_nm, draft if config.base == "draft" else "", device),
     )
     settings = LoopSettings(

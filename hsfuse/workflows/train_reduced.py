@@ -117,7 +117,7 @@ def train_reduced(
     start = _start_network(config, data, header, start_path, sha256)
     check_space(folder, 4 * _STATE_COPIES * start.network.n_parameters + 10_000_000)
     draft = _draft_of(start)
-    source = PatchSource(data.entries, _sampling(config, data), _reducer(data, draft, device))
+    source = PatchSource(data.entries, _sampling(config, data, device), _reducer(data, draft, device))
     settings = loop_settings(config, source, device)
     identity = {**config.identity(), "data": data.fingerprint, "init_sha256": sha256}
     _log.info(
@@ -274,12 +274,12 @@ def _reducer(data: TrainingData, draft: str, device: str) -> Reducer:
     return Reducer(data.bands.centre_nm, data.bands.fwhm_nm, draft, device)
 
 
-def _sampling(config: TrainConfig, data: TrainingData) -> Sampling:
+def _sampling(config: TrainConfig, data: TrainingData, device: str) -> Sampling:
     augment = RECIPES[config.recipe]["augment"] if config.augment == "auto" else config.augment == "on"
     return Sampling(
         ratios=data.ratios, patch_px=config.patch, window_px=config.window, batch=config.batch,
         validation_share=config.validation_share, gap_px=config.gap, validation_windows=config.validation_windows,
-        augment=augment, seed=config.seed,
+        augment=augment, seed=config.seed, prefetch=device.startswith("cuda"),
     )  # fmt: skip
 
 

@@ -53,6 +53,13 @@ def test_a_step_has_its_batch_whatever_came_before(make_source: Callable[..., Pa
             assert torch.equal(x, y)
 
 
+def test_windows_made_ahead_are_the_same(make_source: Callable[..., PatchSource]) -> None:
+    plain, ahead = make_source(), make_source(prefetch=True)
+    for step in range(0, 60, 5):
+        assert torch.equal(plain.batch(step).hsi, ahead.batch(step).hsi)
+    ahead.close()
+
+
 def test_processes_share_one_batch(make_source: Callable[..., PatchSource]) -> None:
     source = make_source()
     whole = source.batch(3)
