@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def parse_aoi(text: str, crs: CRS, aoi_crs: str | None = None) -> AreaOfInterest
     UsageError, InputError
         The numbers or the reference system make no sense; the file is missing, empty or without polygons.
     """
-    numbers = text.replace(" ", ",").split(",")
+    numbers = re.split(r"\s*,\s*|\s+", text.strip())
     if len(numbers) == 4 and not Path(text).exists():
         try:
             left, bottom, right, top = (float(n) for n in numbers)

@@ -143,7 +143,7 @@ def _fuse_array(prepared: PreparedScene, name: str, config: RunConfig) -> FloatC
     """Fuse a prepared small scene with another method, in memory."""
     scene = prepared.scene
     method = create_method(name)
-    method.fit(fusion_context(scene, "cpu", config.seed), scene.low_resolution_strips())
+    method.fit(fusion_context(scene, "cpu", config.seed), list(scene.low_resolution_strips()))
     estimate = choose_plan(
         *scene.grid.shape, ratio=scene.ratio, n_bands=len(scene.bands), n_msi=len(scene.msi.band_names),
         source_bands=len(scene.bands), spec=method.spec, budget=make_budget("cpu", None, None),

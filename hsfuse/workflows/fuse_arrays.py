@@ -162,7 +162,7 @@ def fuse(
     options = dict(method_options) | ({"model": model} if model is not None else {})
     fusion = create_method(method, **options)
     context = FusionContext(ratio, bands.centre_nm, bands.fwhm_nm, weights, scene.psf, device, seed)
-    fusion.fit(context, scene.low_resolution_strips())
+    fusion.fit(context, list(scene.low_resolution_strips()))
     estimate = choose_plan(
         *coarse.shape, ratio=ratio, n_bands=len(bands), n_msi=high.shape[0], source_bands=len(bands),
         spec=fusion.spec, budget=make_budget(device, max_memory, None), tile=tile, overlap=overlap, sample_bytes=4,

@@ -42,6 +42,10 @@ def choose_method(config: RunConfig) -> ChosenMethod:
             raise UsageError(
                 f"The method '{name}' takes no --model.", hint="Weights belong to networks, such as ssrfn."
             )
+        if config.precision not in ("auto", "fp32"):
+            raise UsageError(
+                f"The method '{name}' takes no --precision.", hint="Half precision belongs to networks, such as ssrfn."
+            )
         return ChosenMethod(create_method(name), "Chosen with --method.")
     options: dict[str, Any] = {} if config.model is None else {"model": config.model}
     if config.precision != "auto":

@@ -15,7 +15,7 @@ from hsfuse.degrade import Psf, estimate_psf
 from hsfuse.errors import CoregistrationError
 from hsfuse.grid import Slice2D
 from hsfuse.inference.engine import single_thread
-from hsfuse.inference.scene import FusionScene
+from hsfuse.inference.scene import FusionScene, alive_bands
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress
 from hsfuse.readers.base import HyperspectralProduct
@@ -110,7 +110,7 @@ def select_scene_bands(
 
 
 def estimate_scene_psf(scene: FusionScene) -> Psf:
-    """Estimate the PSF on three windows from the scene's middle, on the bands that the MSI covers."""
+    """Estimate the PSF on a strip from the scene's middle, on the bands that the MSI covers."""
     centre = scene.hsi.bands.centre_nm[scene.bands]
     under = np.flatnonzero((centre > _PSF_RANGE_NM[0]) & (centre < _PSF_RANGE_NM[1]))
     if under.size == 0:
@@ -120,6 +120,7 @@ def estimate_scene_psf(scene: FusionScene) -> Psf:
     top = (scene.grid.height - rows) // 2
     block = Slice2D(top, top + rows, 0, scene.grid.width)
     hsi = scene.read_hsi(block, scene.bands[chosen])
+    hsi = hsi[alive_bands(np.isnan(hsi))]
     msi, cloud = scene.read_msi(block)
     clear = ~(np.any(np.isnan(msi), axis=0) | cloud)
     r = scene.ratio

@@ -130,7 +130,7 @@ def _facts(summary: dict[str, Any], written: WrittenProduct, coverage: float) ->
         "Hidden by cloud": f"{100 * statistics['cloud_pixels'] / total:.1f} %",
         "PSF of the HSI": f"{summary['psf_fwhm_px']:.2f} HSI pixels (FWHM),"
         + (" estimated from the pair" if summary["psf_estimated"] else " given"),
-        "Clipped samples": f"{100 * statistics['clipped'] / max(statistics['valid_pixels'] * bands['count'], 1):.3f} %",
+        "Clipped samples": f"{100 * statistics['clipped'] / max(statistics['computed_pixels'] * bands['count'], 1):.3f} %",
         "Tiles": f"{plan['tiles']} of {plan['tile_px']} px, overlap {plan['overlap_px']} px,"
         f" {statistics['skipped']} empty ones skipped",
         "File": f"{written.path.name}, {written.bytes / 1e6:.1f} MB, {written.format}",

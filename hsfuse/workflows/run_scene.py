@@ -120,6 +120,8 @@ def run_scene(
     device = resolve_device(config.device)
     torch.set_num_threads(cpu_threads(config.threads))
     chosen = choose_method(config)
+    if chosen.method.spec.centre_nm is not None and "bands" in config.model_fields_set:
+        _log.warning("--bands is not used: %s has bands of its own.", chosen.method.spec.name)
     options = WriteOptions(
         format=config.format, dtype=config.dtype, compress=config.compress,
         overwrite=config.overwrite, resume=config.resume,
@@ -183,7 +185,7 @@ def _plan(prepared: PreparedScene, chosen: ChosenMethod, config: RunConfig, devi
 def _fit(prepared: PreparedScene, chosen: ChosenMethod, config: RunConfig, device: str, clock: StageClock) -> None:
     scene = prepared.scene
     with clock.stage("learn from the scene") as stage, single_thread():
-        chosen.method.fit(fusion_context(scene, device, config.seed), scene.low_resolution_strips())
+        chosen.method.fit(fusion_context(scene, device, config.seed), list(scene.low_resolution_strips()))
         stage.advance()
 
 
@@ -203,7 +205,9 @@ def _fuse(
     inputs = [input_identity(path) for path in (hsi_path, *msi_paths)]
     plan = estimate.plan
     tiles = f"{plan.tile} {plan.columns} {plan.overlap}"
-    identity = run_identity(config.identity(), inputs, tiles, chosen.method.spec.name)
+    spec = chosen.method.spec
+    # The hash too: a file of weights may have been trained anew under the same name.
+    identity = run_identity(config.identity(), inputs, tiles, f"{spec.name} {spec.weights_sha256 or ''}".rstrip())
     provenance = provenance_record(
         config=config.model_dump(mode="json", exclude=set(NOT_CONTENT)), inputs=inputs,
         method=chosen.method.spec.name, model=_model(chosen),
@@ -277,7 +281,14 @@ def _describe(info: ProductInfo) -> dict[str, Any]:
 
 def _check_quality(scores: dict[str, Any], config: RunConfig, output: Path) -> None:
     qnr = scores.get("qnr")
-    if config.min_quality is not None and qnr is not None and qnr < config.min_quality:
+    if config.min_quality is None:
+        return
+    if qnr is None:
+        raise QualityError(
+            f"There is no QNR to compare with --min-quality: no part of {output} is free of nodata and large enough.",
+            hint="The product was written all the same; read the report beside it.",
+        )
+    if qnr < config.min_quality:
         raise QualityError(
             f"QNR is {qnr:.3f}, below the wanted {config.min_quality:.3f}; {output} was written all the same.",
             hint="Read the report beside the output.",

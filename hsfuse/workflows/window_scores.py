@@ -11,10 +11,12 @@ from hsfuse.grid import Slice2D
 from hsfuse.inference.scene import FusionScene
 from hsfuse.metrics.noreference import NoReferenceQuality
 from hsfuse.qa.sources import ImageSource
-from hsfuse.spectral import srf_weights
+from hsfuse.spectral import srf_coverage, srf_weights
 
 _SIDE_PX = 64
 _PER_AXIS = 3
+_LEAST_COVERAGE = 0.6
+"""Of an MSI band's response; below, a few thinned bands cannot be compared with what the MSI measured."""
 
 
 @dataclass(frozen=True)
@@ -62,17 +64,30 @@ def score_windows(scene: FusionScene, fused: ImageSource) -> WindowScores:
     fused
         The finished cube.
     """
-    responses = scene.msi.responses
-    bands = scene.hsi.bands.take(scene.bands)
-    weights = srf_weights(bands, responses) if responses is not None else None
-    quality = NoReferenceQuality(scene.ratio, scene.psf, weights)
-    every = list(range(len(scene.bands)))
-    for block in sample_windows(*scene.grid.shape):
-        cube = fused.read(every, block.scaled(scene.ratio))
-        if not np.isfinite(cube[0]).any():
+    blocks = sample_windows(*scene.grid.shape)
+    low = [scene.read_hsi(block) for block in blocks]
+    # Bands without any data (`--bands all`) are nodata in the cube; the others are judged all the same.
+    alive = np.flatnonzero(np.any([np.isfinite(cube).any(axis=(1, 2)) for cube in low], axis=0))
+    quality = NoReferenceQuality(scene.ratio, scene.psf, _weights(scene, alive))
+    for block, hsi in zip(blocks, low, strict=True):
+        cube = fused.read([int(i) for i in alive], block.scaled(scene.ratio))
+        if not np.isfinite(cube).any():
             continue
         msi, cloud = scene.read_msi(block)
-        quality.add(cube, scene.read_hsi(block), msi, ~cloud)
+        quality.add(cube, hsi[alive], msi, ~cloud)
     notes = () if quality.blocks else ("No sampled window is free of nodata, so there is no QNR.",)
-    curve = quality.band_rmse
-    return WindowScores(quality.scores(), {} if curve is None else {"fused against HSI": curve}, notes)
+    if quality.band_rmse is None:
+        return WindowScores(quality.scores(), {}, notes)
+    curve = np.full(len(scene.bands), np.nan)
+    curve[alive] = quality.band_rmse
+    return WindowScores(quality.scores(), {"fused against HSI": curve}, notes)
+
+
+def _weights(scene: FusionScene, alive: NDArray[np.int64]) -> NDArray[np.float64] | None:
+    """Weights that turn the fused bands into MSI bands; a row of zeros where too few of them lie under one."""
+    if scene.msi.responses is None or alive.size == 0:
+        return None
+    bands = scene.hsi.bands.take(scene.bands).take(alive)
+    weights = srf_weights(bands, scene.msi.responses)
+    weights[[srf_coverage(bands, response) < _LEAST_COVERAGE for response in scene.msi.responses]] = 0.0
+    return weights
