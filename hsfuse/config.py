@@ -46,10 +46,12 @@ class _Config(BaseModel):
         try:
             return cls(**values)
         except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(str(part) for part in first["loc"]) or "configuration"
-            where = f" (in {file})" if file is not None and name not in flags else ""
-            message = first["msg"].removeprefix("Value error, ")
+            found = error.errors()
+            name = str(found[0]["loc"][0]) if found[0]["loc"] else "configuration"
+            where = f" (in {file})" if file is not None and flags.get(name) is None else ""
+            # A setting of several types has one message for each of them.
+            same = [e["msg"].removeprefix("Value error, ") for e in found if e["loc"][:1] == found[0]["loc"][:1]]
+            message = "; or: ".join(same)
             raise UsageError(
                 f"Option '{name.replace('_', '-')}'{where}: {message}.",
                 hint="See `hsfuse run --help`; a configuration file uses the same names with underscores.",
@@ -137,10 +139,17 @@ class RunConfig(CoregisterConfig):
             parse_size(value)
         return value
 
+    @field_validator("bands", mode="before")
+    @classmethod
+    def _bands_as_text(cls, value: Any) -> Any:
+        return _number_as_text(value)
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.overwrite and self.resume:
             raise ValueError("--overwrite and --resume exclude each other")
+        if self.min_quality is not None and not self.report:
+            raise ValueError("--min-quality needs the scores of the report, so it excludes --no-report")
         if self.compress == "lerc" and self.dtype != "float32":
             raise ValueError("lerc compression is for float32 output")
         return self
@@ -213,6 +222,11 @@ class TrainConfig(CoregisterConfig):
             return value
         raise ValueError("choose auto, cpu, cuda or cuda:N")
 
+    @field_validator("bands", "ratio", mode="before")
+    @classmethod
+    def _numbers_as_text(cls, value: Any) -> Any:
+        return _number_as_text(value)
+
     @field_validator("ratio")
     @classmethod
     def _known_ratios(cls, value: str | None) -> str | None:
@@ -243,6 +257,11 @@ class TrainConfig(CoregisterConfig):
         """Return what must be equal for a training to be resumed: all that decides the weights."""
         loose = {"overwrite", "resume", "checkpoint_minutes", "tensorboard", "device", "threads", "name", "weights"}
         return self.model_dump(mode="json", exclude=loose)
+
+
+def _number_as_text(value: Any) -> Any:
+    """Let a TOML file say ``bands = 100`` where the flag is text."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def parse_size(text: str) -> int:

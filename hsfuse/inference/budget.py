@@ -14,9 +14,12 @@ from hsfuse.inference.tiling import TilePlan
 
 _BASE_BYTES = 450 * 2**20
 """Interpreter, libraries, torch and GDAL's block cache, measured once everything is imported and open."""
+_CGROUP = Path("/sys/fs/cgroup")
 _HOST_SHARE, _VRAM_SHARE = 0.7, 0.85
 _COMFORT_BYTES = 1_500_000_000
 """Without --max-memory no more than this is used as long as tiles stay sensible: more would hardly be faster."""
+_SENSIBLE_WORK = 1.5
+"""Tiles are sensible while their halos cost no more than this times the arithmetic of the largest ones that fit."""
 _SIZES_PX = (512, 384, 256, 192, 160, 128, 112, 96, 80, 64, 56, 48, 40, 32, 24, 16, 12, 8)
 
 
@@ -60,15 +63,25 @@ class Estimate:
 def available_memory() -> int:
     """Free host memory in bytes, the control group's limit included."""
     free = int(psutil.virtual_memory().available)
-    limit = Path("/sys/fs/cgroup/memory.max")
-    used = Path("/sys/fs/cgroup/memory.current")
+    limit, used = _CGROUP / "memory.max", _CGROUP / "memory.current"
     try:
         text = limit.read_text(encoding="ascii").strip()
         if text != "max":
-            free = min(free, max(int(text) - int(used.read_text(encoding="ascii")), 0))
+            # What files were read through the page cache counts as used, but is given up when memory is wanted.
+            held = int(used.read_text(encoding="ascii")) - _reclaimable(used.with_name("memory.stat"))
+            free = min(free, max(int(text) - max(held, 0), 0))
     except (OSError, ValueError):
         pass
     return free
+
+
+def _reclaimable(stat: Path) -> int:
+    """Bytes of a control group's page cache that the kernel drops first."""
+    for line in stat.read_text(encoding="ascii").splitlines():
+        name, _, value = line.partition(" ")
+        if name == "inactive_file":
+            return int(value)
+    return 0
 
 
 def make_budget(device: str, max_memory: str | None, max_vram: str | None) -> Budget:
@@ -147,11 +160,12 @@ def choose_plan(
         vram_fits = budget.vram is None or estimate.vram_bytes <= budget.vram
         if estimate.host_bytes <= budget.host and vram_fits:
             estimates.append(estimate)
-    enough = [e for e in estimates if budget.comfort is None or e.host_bytes <= budget.comfort]
-    if enough:
-        return enough[0]
     if estimates:
-        return estimates[-1]
+        # Largest tiles first. Without a limit from the user: the largest that fit the comfort, else the smallest
+        # sensible ones, for tiny tiles would save memory that is free and pay for it in computing halos.
+        sensible = [e for e in estimates if e.flop <= _SENSIBLE_WORK * estimates[0].flop]
+        enough = [e for e in sensible if budget.comfort is None or e.host_bytes <= budget.comfort]
+        return enough[0] if enough else sensible[-1]
     needed = max(estimate.host_bytes, 1)
     short = "GPU" if not vram_fits else "host"
     needed = estimate.vram_bytes if not vram_fits else needed

@@ -38,6 +38,7 @@ Sink = Callable[[int, FloatCube], None]
 
 PHYSICAL_RANGE = (-0.05, 1.5)
 """Reflectance outside this range is an artefact; ``clip`` cuts it off."""
+_COUNT_ROWS = 32
 
 
 @dataclass
@@ -50,8 +51,10 @@ class FusionStatistics:
         Tiles of the plan, and those left out because no pixel in them is valid.
     valid_pixels, cloud_pixels, total_pixels
         Fine pixels.
+    computed_pixels
+        Valid fine pixels that this run fused itself: fewer than ``valid_pixels`` after ``--resume``.
     clipped
-        Samples outside the physical range.
+        Samples outside the physical range among those.
     batch
         Tiles per call at the end (halved after running out of GPU memory).
     """
@@ -61,6 +64,7 @@ class FusionStatistics:
     valid_pixels: int = 0
     cloud_pixels: int = 0
     total_pixels: int = 0
+    computed_pixels: int = 0
     clipped: int = 0
     batch: int = 1
 
@@ -145,11 +149,15 @@ def fuse_scene_tiles(
     MemoryBudgetError
         The GPU is too small for a single tile.
     """
+    statistics = FusionStatistics(tiles=len(plan), batch=batch)
+    if rows_done:
+        _count_finished(scene, rows_done, statistics)
     first = _first_tile_row(plan, rows_done, scene.ratio)
+    if first == plan.shape[0]:
+        return statistics
     start = max(first - 1, 0)
     strip_sum = RollingStrip(plan, len(scene.bands), scene.ratio, start)
     masks = _Masks(top=strip_sum.top, ratio=scene.ratio, bands=len(scene.bands))
-    statistics = FusionStatistics(tiles=len(plan), batch=batch)
     with (
         _workers(workers if device == "cpu" else 1) as pool,
         (progress or SilentProgress()).stage("fuse", total=plan.shape[0] - start) as stage,
@@ -166,13 +174,26 @@ def fuse_scene_tiles(
             valid, cloud, missing = masks.take(rows.shape[1])
             if row0 >= rows_done:
                 _mask(rows, valid, missing, scene.ratio, clip, statistics)
-                statistics.valid_pixels += int(valid.sum())
-                statistics.cloud_pixels += int(cloud.sum())
-                statistics.total_pixels += valid.size
+                _count(valid, cloud, statistics)
+                statistics.computed_pixels += int(valid.sum())
                 sink(row0, rows)
             strip_sum.advance(tile_row)
             stage.advance()
     return statistics
+
+
+def _count(valid: BoolArray, cloud: BoolArray, statistics: FusionStatistics) -> None:
+    statistics.valid_pixels += int(valid.sum())
+    statistics.cloud_pixels += int(cloud.sum())
+    statistics.total_pixels += valid.size
+
+
+def _count_finished(scene: FusionScene, rows_done: int, statistics: FusionStatistics) -> None:
+    """Count the rows of an interrupted run too: coverage is a fact about the product, not about this run."""
+    rows = rows_done // scene.ratio
+    for row0 in range(0, rows, _COUNT_ROWS):
+        strip = scene.read(Slice2D(row0, min(row0 + _COUNT_ROWS, rows), 0, scene.grid.width))
+        _count(strip.valid, strip.cloud, statistics)
 
 
 def _first_tile_row(plan: TilePlan, rows_done: int, ratio: int) -> int:
@@ -360,12 +381,13 @@ def _mask(
     low, high = PHYSICAL_RANGE
     for band in range(rows.shape[0]):
         plane = rows[band]
-        if clip:
-            outside = int(np.count_nonzero((plane < low) | (plane > high)))
-            if outside:
-                statistics.clipped += outside
-                np.clip(plane, low, high, out=plane)
         if some_invalid:
             plane[invalid] = np.nan
         if missing is not None and missing[band].any():
             plane[expand(missing[band], ratio)] = np.nan
+        if clip:
+            # After masking: stand-ins under a mask are no samples of the product.
+            outside = int(np.count_nonzero((plane < low) | (plane > high)))
+            if outside:
+                statistics.clipped += outside
+                np.clip(plane, low, high, out=plane)

@@ -22,6 +22,7 @@ BoolArray = NDArray[np.bool_]
 
 _FIT_ROWS = 32
 _FIT_PIXELS = 200_000
+_FIT_ENOUGH = 5_000
 
 
 @dataclass(frozen=True)
@@ -154,8 +155,10 @@ class FusionScene:
     def low_resolution_strips(self) -> Iterator[LowResolutionStrip]:
         """Sample the scene on the HSI grid for :meth:`FusionMethod.fit`.
 
-        At most about 200 000 pixels are drawn, in strips spread evenly from top to bottom; which ones depends on
-        the scene's size alone, so results do not change with tile size or memory.
+        At most about 200 000 pixels are drawn, in strips spread evenly from top to bottom; where they hold hardly
+        any valid pixel, the strips between them are searched too. Which ones depends on the scene alone, so results
+        do not change with tile size or memory. Clouds are left out even when they are not masked in the result,
+        unless there is nothing else.
 
         Raises
         ------
@@ -166,28 +169,49 @@ class FusionScene:
         wanted = max(round(_FIT_PIXELS / (_FIT_ROWS * self.grid.width)), 1)
         step = max(len(starts) / wanted, 1.0)
         chosen = sorted({starts[int(i * step)] for i in range(int(len(starts) / step))})
-        found = False
-        for start in chosen:
-            strip = self._low_resolution(Slice2D(start, min(start + _FIT_ROWS, self.grid.height), 0, self.grid.width))
-            if strip.valid.any():
-                found = True
-                yield strip
-        if not found:
-            raise OverlapError(
-                "No pixel is valid in both images: the overlap is all nodata or all cloud.",
-                hint="Choose a less cloudy Sentinel-2 product, or use --no-cloud-mask if the mask is wrong.",
-            )
+        others = [start for start in starts if start not in set(chosen)]
+        found = 0
+        for with_cloud in (False, True) if not self.mask_cloud else (False,):
+            for index, start in enumerate(chosen + others):
+                if index >= len(chosen) and found >= _FIT_ENOUGH:
+                    break
+                rows = Slice2D(start, min(start + _FIT_ROWS, self.grid.height), 0, self.grid.width)
+                strip = self._low_resolution(rows, with_cloud=with_cloud)
+                count = int(strip.valid.sum())
+                if count:
+                    found += count
+                    yield strip
+            if found:
+                return
+        raise OverlapError(
+            "No pixel is valid in both images: the overlap is all nodata or all cloud.",
+            hint="Choose a less cloudy Sentinel-2 product, or use --no-cloud-mask if the mask is wrong.",
+        )
 
-    def _low_resolution(self, rows: Slice2D) -> LowResolutionStrip:
+    def _low_resolution(self, rows: Slice2D, *, with_cloud: bool) -> LowResolutionStrip:
         reach = self.psf.reach_px(self.ratio)
         padded = Slice2D(rows.row0 - reach, rows.row1 + reach, 0, self.grid.width).clipped(*self.grid.shape)
         msi, cloud = self.read_msi(padded)
-        usable = ~np.any(np.isnan(msi), axis=0) & ~cloud
+        usable = ~np.any(np.isnan(msi), axis=0)
+        if not with_cloud:
+            usable &= ~cloud
         if self.area is not None:
             usable &= self.area[padded.scaled(self.ratio).slices]
         coarse, valid = masked_lowpass_decimate_array(np.nan_to_num(msi), usable, self.ratio, self.psf)
         inner = slice(rows.row0 - padded.row0, rows.row1 - padded.row0)
         hsi, missing = fill_missing(self.read_hsi(rows))
-        complete = valid[inner] & ~np.any(missing, axis=0)
+        complete = valid[inner] & ~np.any(missing[alive_bands(missing)], axis=0)
         low, _ = fill_missing(np.where(valid[None, inner], coarse[:, inner], np.nan).astype(np.float32))
         return LowResolutionStrip(hsi, low, complete)
+
+
+def alive_bands(missing: BoolArray) -> BoolArray:
+    """Bands that carry data in at least half of the pixels that have any, shape (band,).
+
+    With ``--bands all`` a product's empty bands take part too. They are stand-ins everywhere and nodata in the
+    result, and must not make every pixel count as incomplete.
+    """
+    seen = ~np.all(missing, axis=0)
+    if not seen.any():
+        return np.ones(missing.shape[0], bool)
+    return np.asarray(missing[:, seen].mean(axis=1) <= 0.5, dtype=np.bool_)

@@ -24,6 +24,7 @@ from hsfuse.inference.scene import FusionScene
 from hsfuse.progress import Progress
 from hsfuse.readers.base import ProductInfo
 from hsfuse.spectral import BandTable, SpectralResponse, srf_weights
+from hsfuse.workflows.methods import resolve_device
 
 FloatCube = NDArray[np.float32]
 
@@ -118,7 +119,7 @@ def fuse(
     tile, overlap
         In MSI pixels; chosen from the memory when None.
     device
-        ``cpu`` or ``cuda:N``.
+        ``cpu``, ``cuda:N``, or ``auto``.
     max_memory
         Such as ``4GB``.
     clip
@@ -143,10 +144,11 @@ def fuse(
     low = np.asarray(hsi, dtype=np.float32)
     high = np.asarray(msi, dtype=np.float32)
     _check_shapes(low, high, ratio)
+    ratio, device = int(ratio), resolve_device(device)
     bands = BandTable.make(wavelengths_nm, fwhm_nm)
     if len(bands) != low.shape[0]:
         raise UsageError(f"{len(bands)} wavelengths were given for {low.shape[0]} bands.")
-    weights, responses = _srf(srf, bands)
+    weights, responses = _srf(srf, bands, high.shape[0])
     crs = CRS.from_epsg(32631)
     fine = Grid.from_origin(crs, 500_000.0, 5_000_000.0, 10.0, *high.shape[1:])
     coarse = fine.coarsened(ratio)
@@ -181,7 +183,7 @@ def fuse(
 def _check_shapes(low: FloatCube, high: FloatCube, ratio: int) -> None:
     if low.ndim != 3 or high.ndim != 3:
         raise UsageError("Both arrays must have the shape (band, row, col).")
-    if ratio < 2:
+    if ratio < 2 or ratio != int(ratio):
         raise UsageError(f"The ratio must be an integer of at least 2, not {ratio}.")
     expected = (low.shape[1] * ratio, low.shape[2] * ratio)
     if high.shape[1:] != expected:
@@ -192,14 +194,16 @@ def _check_shapes(low: FloatCube, high: FloatCube, ratio: int) -> None:
 
 
 def _srf(
-    srf: ArrayLike | Sequence[SpectralResponse] | None, bands: BandTable
+    srf: ArrayLike | Sequence[SpectralResponse] | None, bands: BandTable, n_msi: int
 ) -> tuple[NDArray[np.float64] | None, tuple[SpectralResponse, ...] | None]:
     if srf is None:
         return None, None
     if isinstance(srf, Sequence) and srf and isinstance(srf[0], SpectralResponse):
         responses = tuple(r for r in srf if isinstance(r, SpectralResponse))
+        if len(responses) != n_msi:
+            raise UsageError(f"{len(responses)} spectral responses were given for {n_msi} MSI bands.")
         return srf_weights(bands, responses), responses
     weights = np.asarray(srf, dtype=np.float64)
-    if weights.ndim != 2 or weights.shape[1] != len(bands):
-        raise UsageError(f"The SRF must have the shape (msi band, {len(bands)}), not {weights.shape}.")
+    if weights.shape != (n_msi, len(bands)):
+        raise UsageError(f"The SRF must have the shape ({n_msi}, {len(bands)}), not {weights.shape}.")
     return weights, None

@@ -66,11 +66,13 @@ def resolve_device(wanted: str) -> str:
 
     Raises
     ------
-    InputError
-        There is no such GPU.
+    UsageError, InputError
+        The name is none of a device, or there is no such GPU.
     """
     if wanted == "cpu":
         return "cpu"
+    if not (wanted in ("auto", "cuda") or (wanted.startswith("cuda:") and wanted[5:].isdigit())):
+        raise UsageError(f"There is no device '{wanted}'.", hint="Choose auto, cpu, cuda or cuda:N.")
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0

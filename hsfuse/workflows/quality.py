@@ -121,7 +121,7 @@ def assess(
 def _facts(summary: dict[str, Any], written: WrittenProduct, coverage: float) -> dict[str, Any]:
     grid, bands, plan = summary["grid"], summary["bands"], summary["plan"]
     statistics = summary["statistics"]
-    total = max(statistics["total_pixels"], 1)
+    total, computed = max(statistics["total_pixels"], 1), statistics["computed_pixels"]
     return {
         "Size": f"{grid['height']} x {grid['width']} pixels of {grid['pixel_m']:g} m",
         "Reference system": grid["crs"],
@@ -130,7 +130,7 @@ def _facts(summary: dict[str, Any], written: WrittenProduct, coverage: float) ->
         "Hidden by cloud": f"{100 * statistics['cloud_pixels'] / total:.1f} %",
         "PSF of the HSI": f"{summary['psf_fwhm_px']:.2f} HSI pixels (FWHM),"
         + (" estimated from the pair" if summary["psf_estimated"] else " given"),
-        "Clipped samples": f"{100 * statistics['clipped'] / max(statistics['computed_pixels'] * bands['count'], 1):.3f} %",
+        "Clipped samples": f"{100 * statistics['clipped'] / max(computed * bands['count'], 1):.3f} %",
         "Tiles": f"{plan['tiles']} of {plan['tile_px']} px, overlap {plan['overlap_px']} px,"
         f" {statistics['skipped']} empty ones skipped",
         "File": f"{written.path.name}, {written.bytes / 1e6:.1f} MB, {written.format}",

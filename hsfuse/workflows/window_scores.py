@@ -15,6 +15,7 @@ from hsfuse.spectral import srf_coverage, srf_weights
 
 _SIDE_PX = 64
 _PER_AXIS = 3
+_COMPLETE = 0.99
 _LEAST_COVERAGE = 0.6
 """Of an MSI band's response; below, a few thinned bands cannot be compared with what the MSI measured."""
 
@@ -66,8 +67,7 @@ def score_windows(scene: FusionScene, fused: ImageSource) -> WindowScores:
     """
     blocks = sample_windows(*scene.grid.shape)
     low = [scene.read_hsi(block) for block in blocks]
-    # Bands without any data (`--bands all`) are nodata in the cube; the others are judged all the same.
-    alive = np.flatnonzero(np.any([np.isfinite(cube).any(axis=(1, 2)) for cube in low], axis=0))
+    alive = _complete_bands(low)
     quality = NoReferenceQuality(scene.ratio, scene.psf, _weights(scene, alive))
     for block, hsi in zip(blocks, low, strict=True):
         cube = fused.read([int(i) for i in alive], block.scaled(scene.ratio))
@@ -81,6 +81,15 @@ def score_windows(scene: FusionScene, fused: ImageSource) -> WindowScores:
     curve = np.full(len(scene.bands), np.nan)
     curve[alive] = quality.band_rmse
     return WindowScores(quality.scores(), {"fused against HSI": curve}, notes)
+
+
+def _complete_bands(windows: list[NDArray[np.float32]]) -> NDArray[np.int64]:
+    """Bands to judge. Empty or riddled ones (`--bands all`) are nodata in the cube and would hide all others."""
+    known = np.concatenate([np.isfinite(cube).reshape(len(cube), -1) for cube in windows], axis=1)
+    seen = known.any(axis=0)
+    share = known[:, seen].mean(axis=1) if seen.any() else np.zeros(len(known))
+    complete = np.flatnonzero(share > _COMPLETE)
+    return complete if complete.size else np.flatnonzero(share > 0)
 
 
 def _weights(scene: FusionScene, alive: NDArray[np.int64]) -> NDArray[np.float64] | None:

@@ -9,10 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from rasterio.crs import CRS
 from typer.testing import CliRunner
 
 from hsfuse.cli.app import app
-from hsfuse.config import RunConfig
+from hsfuse.config import RunConfig, TrainConfig
+from hsfuse.workflows.aoi import parse_aoi
 
 runner = CliRunner()
 
@@ -43,6 +45,9 @@ def test_version() -> None:
         (["run", "no.he5", "no.SAFE", "-o", "x.tif", "--device", "cuda:99"], 3, "There is no GPU 99"),
         (["run", "no.he5", "no.SAFE", "-o", "x.tif", "--max-memory", "much"], 2, "not a size"),
         (["run", "no.he5", "no.SAFE", "-o", "x.tif", "--config", "no.toml"], 2, "no.toml cannot be read"),
+        (["run", "a", "b", "-o", "x.tif", "--min-quality", "0.9", "--no-report"], 2, "excludes --no-report"),
+        (["run", "a", "b", "-o", "x.tif", "--method", "gsa", "--precision", "bf16"], 2, "takes no --precision"),
+        (["run", "a", "b", "-o", "x.tif", "--psf-fwhm", "wide"], 2, "'psf-fwhm': Input should be a valid number"),
         (["info", "nothing.he5"], 3, "nothing.he5"),
         (["bands", "nothing.he5"], 3, "nothing.he5"),
         (["run"], 2, "Missing argument"),
@@ -90,3 +95,16 @@ def test_config_command_writes_once(tmp_path: Path) -> None:
     again = runner.invoke(app, ["config", "-o", str(target)])
     assert again.exit_code == 7
     assert "exists already" in again.output
+
+
+def test_a_file_may_give_the_number_of_bands_as_a_number(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text("bands = 50\nratio = 3\n")
+    assert RunConfig.resolve(file).bands == "50"
+    assert TrainConfig.resolve(file).ratios == (3,)
+
+
+def test_a_box_may_be_written_with_spaces() -> None:
+    crs = CRS.from_epsg(32632)
+    for text in ("1,2,3,4", "1, 2, 3, 4", "1 2 3 4"):
+        assert parse_aoi(text, crs).bounds == (1.0, 2.0, 3.0, 4.0)

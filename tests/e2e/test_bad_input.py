@@ -142,6 +142,7 @@ def test_all_cloud(pair: SimulatedPair, safe: Path, tmp_path: Path) -> None:
         sink.write(np.full(shape, 9, np.uint8), 1)
     run(pair.prisma, safe, tmp_path / "o.tif", "--coregister", "off", code=4, message="cloud")
     run(pair.prisma, safe, tmp_path / "o.tif", code=4, message="cloud")
+    run(pair.prisma, safe, tmp_path / "o.tif", "--coregister", "off", "--no-cloud-mask", code=0, message="")
 
 
 def test_unwritable_folder_and_full_disk(pair: SimulatedPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

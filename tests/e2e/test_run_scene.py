@@ -174,6 +174,21 @@ def test_existing_output_is_kept(pair: SimulatedPair, tmp_path: Path) -> None:
     assert target.read_bytes() == b"precious"
 
 
+def test_all_bands_with_empty_ones_among_them(pair: SimulatedPair, tmp_path: Path) -> None:
+    settings = {"method": "gsa", "bands": "all", "coregister": "global"}
+    result = hsfuse.fuse_scene(pair.prisma, pair.sentinel2, tmp_path / "o.tif", **settings)
+    cube = read_cube(tmp_path / "o.tif")
+    assert cube.shape[0] == result.summary["bands"]["of"]
+    empty = np.isnan(cube).all(axis=(1, 2))
+    assert 0 < empty.sum() < 40
+    assert result.summary["scores"]["qnr"] is not None
+    again = hsfuse.fuse_scene(pair.prisma, pair.sentinel2, tmp_path / "o.tif", resume=True, **settings)
+    assert again.summary["scores"] == result.summary["scores"]
+    assert again.verdict == result.verdict
+    same = ("valid_pixels", "cloud_pixels", "total_pixels")
+    assert [again.summary["statistics"][k] for k in same] == [result.summary["statistics"][k] for k in same]
+
+
 def test_envi_and_cog(pair: SimulatedPair, tmp_path: Path) -> None:
     settings = {"method": "bicubic", "bands": "12", "report": False, "coregister": "global"}
     for name, kind in (("o.img", "envi"), ("c.tif", "cog")):

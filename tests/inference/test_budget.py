@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hsfuse.errors import MemoryBudgetError, UsageError
 from hsfuse.fusion.base import ModelSpec
+from hsfuse.inference import budget
 from hsfuse.inference.budget import Budget, Estimate, choose_plan
 
 SPEC = ModelSpec("any", "classical", halo_px=4, preferred_tile_px=256)
@@ -53,3 +57,20 @@ def test_gpu_memory_bounds_the_batch() -> None:
     small, large = plan(Budget(10**11, 2 * 10**9)), plan(Budget(10**11, 70 * 10**9))
     assert 1 <= small.batch < large.batch
     assert small.vram_bytes <= 2 * 10**9
+
+
+def test_many_threads_do_not_shrink_tiles_to_nothing_but_halo() -> None:
+    """The comfortable size is a wish: where it would need tiny tiles, free memory is used instead."""
+    roomy = plan(Budget(64 * 10**9, comfort=64 * 10**9), workers=16)
+    chosen = plan(Budget(64 * 10**9, comfort=1_500_000_000), workers=16)
+    assert chosen.flop <= 1.5 * roomy.flop
+    assert chosen.host_bytes < roomy.host_bytes
+
+
+def test_page_cache_counts_as_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "memory.max").write_text("4000000000\n")
+    (tmp_path / "memory.current").write_text("3900000000\n")
+    (tmp_path / "memory.stat").write_text("anon 400000000\ninactive_file 3500000000\n")
+    monkeypatch.setattr(budget, "_CGROUP", tmp_path)
+    monkeypatch.setattr(budget.psutil, "virtual_memory", lambda: SimpleNamespace(available=10**12))
+    assert budget.available_memory() == 3_600_000_000

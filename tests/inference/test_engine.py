@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,14 +15,14 @@ from rasterio.crs import CRS
 from hsfuse.coregister.field import DisplacementField
 from hsfuse.coregister.warp import Resampler
 from hsfuse.degrade import Psf
-from hsfuse.errors import MemoryBudgetError, OverlapError
+from hsfuse.errors import MemoryBudgetError, OverlapError, UsageError
 from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, ModelSpec
 from hsfuse.grid import Grid, Slice2D
-from hsfuse.inference.engine import PHYSICAL_RANGE, fuse_scene_tiles
+from hsfuse.inference.engine import PHYSICAL_RANGE, FusionStatistics, fuse_scene_tiles
 from hsfuse.inference.scene import FusionScene
 from hsfuse.inference.tiling import TilePlan
 from hsfuse.spectral import BandTable
-from hsfuse.workflows.fuse_arrays import ArrayProduct
+from hsfuse.workflows.fuse_arrays import ArrayProduct, fuse
 
 
 class Repeat(FusionMethod):
@@ -64,6 +65,10 @@ def run(scene: FusionScene, plan: TilePlan, method: FusionMethod | None = None, 
 
     fuse_scene_tiles(scene, method or Repeat(), plan, sink, **options)  # type: ignore[arg-type]
     return out
+
+
+def count(scene: FusionScene, plan: TilePlan, rows_done: int = 0) -> FusionStatistics:
+    return fuse_scene_tiles(scene, Repeat(), plan, lambda *_: None, rows_done=rows_done)
 
 
 def pair(height: int, width: int, ratio: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -130,6 +135,7 @@ def test_resuming_gives_the_same_bits(rows_before: int) -> None:
     finished = [plan.finished_rows(r) * 2 for r in range(plan.shape[0])]
     done = max([0, *[f for f in finished if f <= 2 * rows_before and f < 60]])
     rest = run(scene, plan, rows_done=done)
+    assert count(scene, plan, rows_done=done).valid_pixels == count(scene, plan).valid_pixels
     np.testing.assert_array_equal(rest[:, done:], whole[:, done:])
     assert (rest[:, :done] == -9.0).all()
 
@@ -178,3 +184,66 @@ def test_blocks_outside_the_msi_are_nodata() -> None:
     assert np.isnan(cube[:, :, :2]).all()
     np.testing.assert_array_equal(cube[:, 4:, 2:], msi[:, :8])
     assert not cloud.any()
+
+
+def test_a_finished_product_is_counted_without_fusing() -> None:
+    hsi, msi = pair(20, 12, 3)
+    msi[0, :30] = np.nan
+    scene, plan = make_scene(hsi, msi, 3), TilePlan(20, 12, 5)
+    whole, again = count(scene, plan), count(scene, plan, rows_done=60)
+    assert (again.valid_pixels, again.total_pixels) == (whole.valid_pixels, whole.total_pixels) == (1080, 2160)
+    assert whole.computed_pixels == 1080
+    assert again.computed_pixels == 0
+
+
+def test_stand_ins_under_a_mask_are_not_counted_as_clipped() -> None:
+    hsi, msi = pair(8, 8, 2)
+    hsi[0, :4] = 7.0
+    msi[0, :8] = np.nan
+    assert count(make_scene(hsi, msi, 2), TilePlan(8, 8, 8)).clipped == 0
+
+
+def test_empty_bands_do_not_hide_the_others_from_the_fit() -> None:
+    hsi, msi = pair(40, 12, 3)
+    hsi[1] = np.nan
+    assert all(strip.valid.all() for strip in make_scene(hsi, msi, 3).low_resolution_strips())
+
+
+def test_the_fit_finds_a_small_valid_part_of_a_large_scene() -> None:
+    hsi, msi = pair(700, 1000, 2)
+    msi[:, : 2 * 680] = np.nan
+    chosen = [s.valid.sum() for s in make_scene(hsi, msi, 2).low_resolution_strips()]
+    assert sum(chosen) > 10_000
+
+
+class Overcast(ArrayProduct):
+    """An image that is all cloud to its own mask."""
+
+    def cloud(self, block: Slice2D) -> np.ndarray:
+        return np.ones(block.shape, bool)
+
+
+def test_without_cloud_mask_an_overcast_scene_can_be_learned_from() -> None:
+    hsi, msi = pair(16, 16, 2)
+    clear = make_scene(hsi, msi, 2)
+    high = Overcast(msi, clear.fine_grid, BandTable.make([490.0, 830.0]))
+    scene = replace(clear, msi=high, mask_cloud=False)
+    assert next(scene.low_resolution_strips()).valid.all()
+    with pytest.raises(OverlapError, match="cloud"):
+        next(replace(scene, mask_cloud=True).low_resolution_strips())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ratio": 2.5}, "integer of at least 2"),
+        ({"srf": np.ones((3, 3))}, r"shape \(2, 3\)"),
+        ({"device": "gpu"}, "no device 'gpu'"),
+        ({"wavelengths_nm": [500.0, 600.0]}, "2 wavelengths"),
+    ],
+)
+def test_arrays_that_do_not_fit_get_a_sentence(change: dict[str, object], message: str) -> None:
+    hsi, msi = pair(16, 16, 2)
+    arguments = {"ratio": 2, "method": "bicubic", "wavelengths_nm": [500.0, 600.0, 700.0]} | change
+    with pytest.raises(UsageError, match=message):
+        fuse(hsi, msi, **arguments)  # type: ignore[arg-type]
