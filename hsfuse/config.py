@@ -80,7 +80,6 @@ class CoregisterConfig(_Config):
     min_peak_ratio: float = Field(
         1.3, ge=1.0, description="smallest height of the global correlation peak over the next best one"
     )
-    correct_swir: bool = Field(False, description="apply the measured VNIR-SWIR misalignment to SWIR bands")
 
 
 _COREGISTER_FIELDS = tuple(CoregisterConfig.model_fields)

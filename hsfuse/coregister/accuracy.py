@@ -53,7 +53,11 @@ class Accuracy:
 
 
 def field_accuracy(
-    residual: FloatArray, own_variance: FloatArray, field_variance: FloatArray, typical_variance: float, noise_ratio: float
+    residual: FloatArray,
+    own_variance: FloatArray,
+    field_variance: FloatArray,
+    typical_variance: float,
+    noise_ratio: float,
 ) -> Accuracy | None:
     """Estimate the field's error from check points.
 
@@ -91,10 +95,9 @@ def field_accuracy(
     noise = min(noise_ratio**2, 1.0) if np.isfinite(noise_ratio) else min(scale, 1.0)
     misfit = square - noise * own
     doubt = np.hypot(_SCALE_DOUBT * noise * own, square / np.sqrt(effective))
-    # Of the field's noise the calibrated part; of a misfit all, once it is beyond doubt.
     variance = scale * typical_variance
     if misfit > 2.0 * doubt:
-        variance = max(variance, misfit * typical_variance / field if misfit < 4.0 * scale * field else misfit)
+        variance = max(variance, misfit)
     rmse = float(np.sqrt(2.0 * variance))
     raw = float(np.sqrt(np.mean(distance[kept] ** 2)))
     shrink = rmse / raw if raw > 0 else 0.0

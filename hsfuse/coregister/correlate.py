@@ -54,7 +54,8 @@ def joint_ncc(
     energy_r = mask_t * torch.fft.rfft2((image**2).sum(dim=-3), s=size)
 
     def valid(spectrum: Tensor) -> Tensor:
-        return torch.fft.irfft2(spectrum, s=size)[..., :high, :wide].clone()
+        inside: Tensor = torch.fft.irfft2(spectrum, s=size)[..., :high, :wide].clone()
+        return inside
 
     common = valid(mask_t * mask_r)
     usable = common >= min_share * common.amax(dim=(-2, -1), keepdim=True).clamp(min=1.0)

@@ -15,7 +15,8 @@ from scipy.spatial import cKDTree
 
 from hsfuse.coregister.models import Fitted, FloatArray, Model, Points, Polynomial, PolynomialSpline, Spline
 
-_FOLDS = 5
+_PERIOD = 5
+_ORIGINS = ((0, 0), (1, 2), (2, 4), (3, 1), (4, 3))
 _TUKEY = 5.0
 _RAYLEIGH_MEDIAN = 1.1774
 _SMOOTHINGS = tuple(10.0 ** np.arange(-4.5, 3.1, 0.5))
@@ -67,19 +68,20 @@ def choose_field(points: Points, spline: Spline, *, start: FloatArray | None = N
     unit = spline.unit_smoothing(points)
     if trusted >= 12:
         candidates += [(f"spline {s:.3g}", PolynomialSpline(spline), unit * s) for s in reversed(_SMOOTHINGS)]
-    fold = _folds(points, 1.5 * spline.spacing[0], 1.5 * spline.spacing[1])
-    losses = [_cross_validate(points, model, smoothing, weight, fold) for _, model, smoothing in candidates]
+    losses = [_cross_validate(points, model, smoothing, weight) for _, model, smoothing in candidates]
+    judged = np.isfinite(losses[0])
+    losses = [loss[judged] for loss in losses]
     totals = [float(loss.sum()) for loss in losses]
     best = int(np.argmin(totals))
     # A simpler model is taken when the better one's lead is no larger than its standard error.
     for index in range(best):
         lead = losses[index] - losses[best]
-        if lead.sum() <= lead.std() * np.sqrt(lead.size * points.sharing):
+        if lead.sum() <= lead.std() * np.sqrt(lead.size):
             best = index
             break
     _, model, smoothing = candidates[best]
     fitted, weight = _settle(points, model, smoothing, weight)
-    count = max(float(weight.sum()), 1.0)
+    count = max(float(weight[judged].sum()), 1.0)
     scores = {name: total / count / 2 for (name, _, _), total in zip(candidates, totals, strict=True)}
     return Choice(fitted, weight, float(np.sqrt(max(totals[best], 0.0) / count / 2)), scores)
 
@@ -135,26 +137,29 @@ def robust_weights(residual: FloatArray, sigma: FloatArray, previous: FloatArray
     return np.asarray(np.where(t < 1, (1 - t**2) ** 2, 0.0))
 
 
-def _folds(points: Points, side_r: float, side_c: float) -> NDArray[np.int64]:
-    """Fold of each point: square blocks in a knight's-move pattern, so that blocks of one fold never touch."""
-    i = np.floor(points.position[:, 0] / side_r).astype(np.int64)
-    j = np.floor(points.position[:, 1] / side_c).astype(np.int64)
-    return np.asarray((i + 2 * j) % _FOLDS, dtype=np.int64)
+def _cells(points: Points) -> NDArray[np.int64]:
+    """Cell of each point in a lattice of the points' own spacing, shape (point, 2)."""
+    return np.floor(points.position / points.spacing).astype(np.int64)
 
 
-def _cross_validate(
-    points: Points, model: Model, smoothing: float, weight: FloatArray, fold: NDArray[np.int64]
-) -> FloatArray:
-    """Weighted squared residual of every left-out point, in units of its variance."""
-    loss = np.zeros(points.size)
-    for k in range(_FOLDS):
-        out = fold == k
-        if not out.any() or out.all():
+def _cross_validate(points: Points, model: Model, smoothing: float, weight: FloatArray) -> FloatArray:
+    """Weighted squared residual of left-out points, in units of their variance (NaN where a point was not judged).
+
+    In each fold, every fifth cell along both axes is judged by a fit that saw neither it nor its eight neighbours:
+    windows that overlap share their noise, and a fit that follows it must not be rewarded.
+    """
+    cells = _cells(points)
+    loss = np.full(points.size, np.nan)
+    for origin in _ORIGINS:
+        distance = (cells - origin) % _PERIOD
+        judged = (distance == 0).all(axis=1) & (weight > 0)
+        hidden = np.isin(distance, (0, 1, _PERIOD - 1)).all(axis=1)
+        if not judged.any() or hidden.all():
             continue
-        fitted = model.fit(points, np.where(out, 0.0, weight), smoothing)
-        residual = points.value[out] - fitted.at(points.position[out])
-        square = (residual**2).sum(axis=1) / points.sigma[out] ** 2
-        loss[out] = np.minimum(square, _LOSS_CAP) * weight[out]
+        fitted = model.fit(points, np.where(hidden, 0.0, weight), smoothing)
+        residual = points.value[judged] - fitted.at(points.position[judged])
+        square = (residual**2).sum(axis=1) / points.sigma[judged] ** 2
+        loss[judged] = np.minimum(square, _LOSS_CAP) * weight[judged]
     return loss
 
 
@@ -171,11 +176,11 @@ def initial_weights(points: Points, height: int, width: int, *, trials: int = 40
     best, best_count = np.ones(points.size, dtype=bool), -1.0
     for trial in range(trials):
         chosen = rng.choice(points.size, size=min(3, points.size), replace=False)
-        plane = np.zeros((3, 2))
+        plane: FloatArray = np.zeros((3, 2))
         plane[0] = points.value[chosen[0]]
         if trial % 2 and chosen.size == 3:
             try:
-                plane = np.linalg.solve(affine[chosen], points.value[chosen])
+                plane = np.asarray(np.linalg.solve(affine[chosen], points.value[chosen]), dtype=np.float64)
             except np.linalg.LinAlgError:
                 continue
         residual = np.linalg.norm(points.value - affine @ plane, axis=1) / tolerance

@@ -6,6 +6,7 @@ twice as fine as the target, so that it can be evaluated at any displaced positi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,8 +60,8 @@ def reference_grid(grid: Grid, margin_px: int) -> Grid:
     )
 
 
-def bspline_sample(image: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
-    """Evaluate the cubic B-spline whose coefficients are an image.
+def bspline_sample(images: Sequence[Tensor], rows: Tensor, cols: Tensor) -> list[Tensor]:
+    """Evaluate the cubic B-splines whose coefficients are images of one shape.
 
     Without a prefilter this is a blur of constant, known width (variance 1/3 sample) that does not depend on the
     fraction of the position, which is what keeps sub-pixel matching from locking to the sample grid. Each value
@@ -68,17 +69,18 @@ def bspline_sample(image: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
 
     Parameters
     ----------
-    image
-        Shape (channel, row, col).
+    images
+        Each of shape (channel, row, col).
     rows, cols
         Fractional sample positions, shape (h, w).
 
     Returns
     -------
-    torch.Tensor
-        Shape (channel, h, w); edge samples are repeated outside.
+    list of torch.Tensor
+        Each of shape (channel, h, w); edge samples are repeated outside.
     """
-    height, width = image.shape[-2:]
+    height, width = images[0].shape[-2:]
+    dtype = images[0].dtype
 
     def pairs(position: Tensor, size: int) -> tuple[tuple[Tensor, Tensor], Tensor]:
         whole = torch.floor(position)
@@ -92,16 +94,18 @@ def bspline_sample(image: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
 
     (r0, r1), wr = pairs(rows.double(), height)
     (c0, c1), wc = pairs(cols.double(), width)
-    wr, wc = wr.to(image.dtype), wc.to(image.dtype)
-    total = torch.zeros((image.shape[0], *rows.shape), dtype=image.dtype, device=image.device)
+    wr, wc = wr.to(dtype), wc.to(dtype)
+    totals = [torch.zeros((image.shape[0], *rows.shape), dtype=dtype, device=image.device) for image in images]
     for row, weight_r in ((r0, wr), (r1, 1 - wr)):
         for col, weight_c in ((c0, wc), (c1, 1 - wc)):
-            where = torch.stack([col, row], dim=-1).to(image.dtype)[None]
-            fetched = torch.nn.functional.grid_sample(
-                image[None], where, mode="bilinear", padding_mode="border", align_corners=True
-            )[0]
-            total.addcmul_(fetched, weight_r * weight_c)
-    return total
+            where = torch.stack([col, row], dim=-1).to(dtype)[None]
+            weight = weight_r * weight_c
+            for image, total in zip(images, totals, strict=True):
+                fetched = torch.nn.functional.grid_sample(
+                    image[None], where, mode="bilinear", padding_mode="border", align_corners=True
+                )[0]
+                total.addcmul_(fetched, weight)
+    return totals
 
 
 class Smoother:

@@ -123,7 +123,7 @@ def _lowpass_strip(
     values: FloatCube, down: sparse.csr_array, across: sparse.csr_array, out: FloatCube, pool: ThreadPoolExecutor
 ) -> None:
     """Weighted means of a strip, written to ``out``; NaN where too little of the kernel has data."""
-    valid = np.isfinite(values).all(axis=0)
+    valid: NDArray[np.bool_] = np.all(np.isfinite(values), axis=0)
 
     def blurred(image: FloatCube) -> FloatCube:
         tall = down @ image
@@ -133,7 +133,7 @@ def _lowpass_strip(
     enough = weight >= _FEWEST_WEIGHT
 
     def one(channel: int) -> None:
-        filled = values[channel] if valid.all() else np.where(valid, values[channel], np.float32(0.0))
+        filled: FloatCube = np.where(valid, values[channel], np.float32(0.0)).astype(np.float32)
         mean = blurred(filled)
         np.divide(mean, weight, out=out[channel], where=enough)
 

@@ -14,8 +14,10 @@ from hsfuse.grid import Grid
 
 FloatArray = NDArray[np.float64]
 
-_MU = 1e-3
-"""Pull of the spline towards zero, relative to the bending penalty: it dies out over some six knots."""
+_MU = 3e-2
+"""Pull of the spline towards zero, relative to the bending penalty: it dies out over some three knots."""
+_SLOPE_PRIOR = (4.0, 4.0)
+"""Information on the slopes along rows and columns before any point is seen: half a pixel over half the image."""
 _LATTICE_PX = 8
 
 
@@ -34,12 +36,15 @@ class Points:
     sharing
         How many points share the information of a pixel (overlapping windows): the variance of an average of points
         is so many times larger than if they were independent.
+    spacing
+        Distance of neighbouring points in pixels.
     """
 
     position: FloatArray
     value: FloatArray
     sigma: FloatArray
     sharing: float = 1.0
+    spacing: float = 20.0
 
     @property
     def size(self) -> int:
@@ -48,7 +53,7 @@ class Points:
 
     def take(self, which: NDArray[np.bool_]) -> Points:
         """The points that are marked."""
-        return Points(self.position[which], self.value[which], self.sigma[which], self.sharing)
+        return Points(self.position[which], self.value[which], self.sigma[which], self.sharing, self.spacing)
 
     def information(self, weight: FloatArray) -> FloatArray:
         """Weight of each point in a least-squares fit whose covariance is meant."""
@@ -130,7 +135,7 @@ class Polynomial:
         design, full = self.design(points.position), points.information(weight)
         normal = design.T @ (design * full[:, None])
         normal += 1e-9 * np.trace(normal) / len(normal) * np.eye(len(normal)) + 1e-12 * np.eye(len(normal))
-        covariance = np.linalg.inv(normal)
+        covariance: FloatArray = np.asarray(np.linalg.inv(normal), dtype=np.float64)
         return FittedPolynomial(self, covariance @ (design.T @ (points.value * full[:, None])), covariance)
 
 
@@ -270,16 +275,28 @@ class PolynomialSpline:
     spline: Spline
 
     def fit(self, points: Points, weight: FloatArray, smoothing: float) -> FittedSpline:
-        """Fit the affine part, then the spline to what it leaves."""
-        affine = Polynomial(1, self.spline.height, self.spline.width).fit(points, weight)
-        full = points.information(weight)
+        """Fit both parts together.
+
+        The spline's penalty acts as the prior of a smooth random field. The affine part is what generalised least
+        squares finds under it: a slope that a bend explains as well is not carried on to where there are no points.
+        """
+        plane = Polynomial(1, self.spline.height, self.spline.width)
+        affine, full = plane.design(points.position), points.information(weight)
         design = self.spline.design(points.position)
-        normal = sparse.csr_array(design.T @ (sparse.diags_array(full) @ design))
+        weighted = sparse.csr_array(sparse.diags_array(full) @ design)
+        normal = sparse.csr_array(design.T @ weighted)
         system = self.spline.banded(normal) + max(smoothing, 1e-12) * self.spline.penalty()
         factor = linalg.cholesky_banded(system, check_finite=False)
-        rest = points.value - affine.at(points.position)
-        coefficients = linalg.cho_solve_banded((factor, False), design.T @ (rest * full[:, None]), check_finite=False)
-        return FittedSpline(self.spline, affine, np.asarray(coefficients), factor, normal)
+        mixed = weighted.T @ affine
+        solved = linalg.cho_solve_banded(
+            (factor, False), np.hstack([mixed, weighted.T @ points.value]), check_finite=False
+        )
+        moment = affine.T @ (affine * full[:, None]) - mixed.T @ solved[:, :3] + np.diag([1e-9, *_SLOPE_PRIOR])
+        right = affine.T @ (points.value * full[:, None]) - mixed.T @ solved[:, 3:]
+        covariance = np.linalg.inv(moment)
+        slopes = covariance @ right
+        coefficients = solved[:, 3:] - solved[:, :3] @ slopes
+        return FittedSpline(self.spline, FittedPolynomial(plane, slopes, covariance), coefficients, factor, normal)
 
 
 @dataclass(frozen=True)

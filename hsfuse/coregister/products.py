@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse.config import CoregisterConfig
+from hsfuse.coregister.accuracy import Accuracy, field_accuracy
 from hsfuse.coregister.field import DisplacementField
 from hsfuse.coregister.pairs import build_images
 from hsfuse.coregister.register import Match, Registrar, Registration
@@ -25,7 +28,7 @@ _USED_WEIGHT = 0.2
 
 
 def coregister_products(
-    hsi: HyperspectralProduct,
+    hsi: HyperspectralProduct | MultispectralProduct,
     msi: MultispectralProduct,
     config: CoregisterConfig | None = None,
     *,
@@ -38,7 +41,7 @@ def coregister_products(
     Parameters
     ----------
     hsi
-        Target: its claimed positions are corrected.
+        Target: its claimed positions are corrected. A multispectral or plain image may stand here too.
     msi
         Reference: its positions are taken as right.
     config
@@ -65,21 +68,35 @@ def coregister_products(
     config = config or CoregisterConfig()
     if config.coregister == "off":
         return CoregistrationResult.off()
-    with (progress or SilentProgress()).stage("co-register", total=2.0) as stage:
-        images, hidden = build_images(hsi, msi, psf=psf or Psf(1.25), search_m=config.search_m, stage=stage)
-        registrar = Registrar(images, config, torch.device(device))
-        found = registrar.run()
+    with (progress or SilentProgress()).stage("co-register", total=2.4) as stage:
+        images = build_images(hsi, msi, psf=psf or Psf(1.25), search_m=config.search_m, stage=stage)
+        with _one_thread():
+            registrar = Registrar(images, config, torch.device(device))
+            found = registrar.run()
         stage.advance()
-    return judge_registration(found, registrar, hsi.grid, config, {"hidden_share": round(hidden, 4)})
+    return judge_registration(found, registrar, hsi.grid, config)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Work with one torch thread: many small operations on two threads wait for each other on a busy machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def judge_registration(
-    found: Registration, registrar: Registrar, grid: Grid, config: CoregisterConfig, details: dict[str, Any]
+    found: Registration, registrar: Registrar, grid: Grid, config: CoregisterConfig
 ) -> CoregistrationResult:
     """Turn what was found into a field, figures and a verdict."""
     pixel_m = grid.pixel_m
     shift = (found.shift[1] * pixel_m, -found.shift[0] * pixel_m)
-    details = details | {"peak_score": round(float(found.peak.score), 4)}
+    details: dict[str, Any] = {"peak_score": round(float(found.peak.score), 4)}
     common: dict[str, Any] = {"global_shift_m": shift, "peak_ratio": float(found.peak.ratio)}
     if not registrar.convincing(found.peak):
         reason = (
@@ -93,17 +110,19 @@ def judge_registration(
     field = found.choice.fitted.to_field(grid)
     used = found.choice.weight > _USED_WEIGHT
     ties = _tie_points(found.match, grid, field, found.choice.weight, used)
-    checks = _check_points(found.check, grid, field)
-    if checks.size >= _MIN_CHECKS:
-        figures = _errors(checks)
+    checks, accuracy = _check_points(found, grid, field)
+    if accuracy is not None:
+        figures = {"rmse_m": accuracy.rmse, "p95_m": accuracy.p95, "ce90_m": accuracy.ce90, "bias_m": accuracy.bias}
+        details |= {"check_raw_rmse_m": round(accuracy.raw_rmse, 3), "noise_scale": round(accuracy.scale, 3)}
     else:
         figures = _cross_validated(ties, found.choice.cv_ratio)
+    count = accuracy.count if accuracy is not None else 0
     correlation = float(np.median(found.match.correlation)) if found.match.points.size else float("nan")
-    verdict, reason = _verdict(field, used, figures, correlation, checks.size, config)
-    details |= {"cv_ratio": round(float(found.choice.cv_ratio), 3), "independent_checks": checks.size >= _MIN_CHECKS}
+    verdict, reason = _verdict(field, used, figures, correlation, count, config)
+    details |= {"cv_ratio": round(float(found.choice.cv_ratio), 3), "independent_checks": accuracy is not None}
     kept = field if verdict != "rejected" else DisplacementField.zero()
     return CoregistrationResult(
-        verdict, reason, kept, ties, checks, count=checks.size, correlation=correlation, details=details,
+        verdict, reason, kept, ties, checks, count=count, correlation=correlation, details=details,
         **(common | figures),
     )  # fmt: skip
 
@@ -149,13 +168,25 @@ def _tie_points(
     return TiePoints(x, y, dx, dy, sigma, match.correlation, confidence, used, np.hypot(ex, ey))
 
 
-def _check_points(check: Match | None, grid: Grid, field: DisplacementField) -> TiePoints:
-    if check is None or check.points.size == 0:
-        return TiePoints.empty()
+def _check_points(found: Registration, grid: Grid, field: DisplacementField) -> tuple[TiePoints, Accuracy | None]:
+    """Check points as a table, and what they say of the field's error, in metres."""
+    check, choice = found.check, found.choice
+    if check is None or choice is None or check.points.size < _MIN_CHECKS:
+        return TiePoints.empty(), None
     x, y, dx, dy, ex, ey = _residuals(check, grid, field)
-    sigma = check.points.sigma * grid.pixel_m
-    every = np.ones(x.size, bool)
-    return TiePoints(x, y, dx, dy, sigma, check.correlation, np.clip(check.correlation, 0, 1), every, np.hypot(ex, ey))
+    pixel_m = grid.pixel_m
+    own = (check.points.sigma * pixel_m) ** 2
+    typical = np.stack(
+        np.meshgrid(*(np.linspace(0, n - 1, 12) for n in grid.shape), indexing="ij"), axis=-1
+    ).reshape(-1, 2)  # fmt: skip
+    field_variance = choice.fitted.variance_at(check.points.position) * pixel_m**2
+    typical_variance = float(np.mean(choice.fitted.variance_at(typical))) * pixel_m**2
+    accuracy = field_accuracy(
+        np.column_stack([ex, ey]), own, field_variance, typical_variance, float(choice.cv_ratio)
+    )  # fmt: skip
+    kept = accuracy.kept if accuracy is not None else np.zeros(x.size, bool)
+    trust = np.clip(check.correlation, 0.0, 1.0)
+    return TiePoints(x, y, dx, dy, np.sqrt(own), check.correlation, trust, kept, np.hypot(ex, ey)), accuracy
 
 
 def _cross_validated(points: TiePoints, cv_ratio: float) -> dict[str, float]:
@@ -166,27 +197,3 @@ def _cross_validated(points: TiePoints, cv_ratio: float) -> dict[str, float]:
     rmse = cv_ratio * math.sqrt(float(np.mean(2.0 * points.sigma_m[used] ** 2)))
     # Quantiles of the length of a vector whose two components are normal.
     return {"rmse_m": rmse, "p95_m": 1.731 * rmse, "ce90_m": 1.517 * rmse, "bias_m": float("nan")}
-
-
-def _errors(points: TiePoints) -> dict[str, float]:
-    """Error of the field from points that measure it with an error of their own.
-
-    The measured squared residual is the field's plus the point's; the latter is known and is taken off, but never
-    more than three quarters of the whole, so that an optimistic sigma cannot make an error vanish. Check points
-    beyond five times the median are wrong matches (a moved parcel), not errors of the field, and are left out.
-    """
-    names = ("rmse_m", "p95_m", "ce90_m", "bias_m")
-    residual = points.residual_m[points.used]
-    if residual.size < 3:
-        return dict.fromkeys(names, float("nan"))
-    sane = residual <= 5.0 * max(float(np.median(residual)), 0.3)
-    residual, sigma = residual[sane], points.sigma_m[points.used][sane]
-    raw = float(np.mean(residual**2))
-    own = min(float(np.mean(2.0 * sigma**2)), 0.75 * raw)
-    shrink = math.sqrt((raw - own) / raw) if raw > 0 else 0.0
-    return {
-        "rmse_m": math.sqrt(raw - own),
-        "p95_m": shrink * float(np.percentile(residual, 95)),
-        "ce90_m": shrink * float(np.percentile(residual, 90)),
-        "bias_m": float("nan"),
-    }

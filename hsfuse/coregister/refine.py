@@ -76,7 +76,8 @@ class Refiner:
     target
         Shape (channel, row, col), NaN where unusable.
     reference
-        Shape (channel, row, col) on the finer, padded grid, NaN where unusable.
+        Shape (channel, row, col) on the finer, padded grid, NaN where unusable. **Changed in place** (it is the
+        largest array of the whole co-registration).
     margin_px
         Target pixels by which the reference reaches further.
     background_px
@@ -92,13 +93,16 @@ class Refiner:
         self._target = torch.where(self.target_valid[None], target, torch.zeros_like(target))
         usable = torch.isfinite(reference).all(dim=0)
         count = usable.sum().clamp(min=1)
-        stacked = torch.empty((reference.shape[0] + 1, *reference.shape[1:]), device=self.device)
-        for index, channel in enumerate(reference):
-            filled = torch.where(usable, channel, torch.zeros_like(channel))
+        complete = bool(usable.all())
+        for channel in reference:
+            if not complete:
+                channel.masked_fill_(~usable, 0.0)
+            channel -= channel.sum() / count
             # Unusable samples take the mean, so that they do not ring into their neighbours; their weight is zero.
-            stacked[index] = torch.where(usable, channel - filled.sum() / count, torch.zeros_like(channel))
-        stacked[-1] = usable.float()
-        self._reference = stacked
+            if not complete:
+                channel.masked_fill_(~usable, 0.0)
+        self._reference = reference
+        self._usable = None if complete else usable.float()[None]
         self._block_c = block_matrix(self.width, self.device)
 
     @property
@@ -125,7 +129,7 @@ class Refiner:
             Shape (channel, row, col), and where it may be used, shape (row, col).
         """
         shape = self._reference.shape[1:]
-        image = torch.empty((self._reference.shape[0] - 1, self.height, self.width), device=self.device)
+        image = torch.empty((self._reference.shape[0], self.height, self.width), device=self.device)
         mask = torch.empty((self.height, self.width), dtype=torch.bool, device=self.device)
         cols = torch.arange(self.width, dtype=torch.float64, device=self.device)[None, :]
         step = 256 if self.device.type == "cpu" else self.height
@@ -135,9 +139,11 @@ class Refiner:
             rows = torch.arange(part.start, part.stop, dtype=torch.float64, device=self.device)[:, None]
             at_r = (rows + displacement[0, part] + self._margin) * OVERSAMPLING + half
             at_c = (cols + displacement[1, part] + self._margin) * OVERSAMPLING + half
-            sampled = bspline_sample(self._reference, at_r, at_c)
+            layers = [self._reference] if self._usable is None else [self._reference, self._usable]
+            sampled = bspline_sample(layers, at_r, at_c)
             inside = (at_r >= 1) & (at_r <= shape[0] - 2) & (at_c >= 1) & (at_c <= shape[1] - 2)
-            image[:, part], mask[part] = sampled[:-1], (sampled[-1] > _USABLE) & inside
+            image[:, part] = sampled[0]
+            mask[part] = inside if len(sampled) == 1 else (sampled[1][0] > _USABLE) & inside
         return image, mask
 
     def measure(self, windows: Windows, displacement: Tensor, allowed: Tensor, *, rounds: int = 2) -> Measurement:

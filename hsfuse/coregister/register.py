@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hsfuse.config import CoregisterConfig
 from hsfuse.coregister.correlate import GlobalPeak, joint_ncc, peak_of, window_peaks
-from hsfuse.coregister.fit import Choice, choose_field, follow
+from hsfuse.coregister.fit import Choice, choose_field, fit_shift, follow
 from hsfuse.coregister.images import OVERSAMPLING, MatchImages, Smoother
 from hsfuse.coregister.models import Fitted, Points, Polynomial, Spline, on_pixels
 from hsfuse.coregister.refine import Measurement, Refiner
@@ -28,8 +28,12 @@ _COARSE_WINDOW_PX, _COARSE_SEARCH_PX, _COARSE_BATCH = 96, 12, 40
 _COARSE_SIGMA_PX, _COARSE_MIN_HEIGHT, _COARSE_MIN_SHARPNESS = 0.4, 0.12, 1.15
 _CAPTURE_PX, _SHARP_PX = 5.0, 1.5
 """Scales of the background that is removed: the wider one captures from farther, the finer one is more precise."""
+_MOST_SIGMA_PX, _MOST_STEP_PX, _LEAST_CORRELATION = 0.25, 2.0, 0.1
+"""Windows worse than this measure nothing: open water, cloud, noise."""
+_LAX_SIGMA_PX = 1.0
 _PASSES = 4
-_SETTLED_PX = 0.02
+_SETTLED_PX = 0.12
+"""Least squares converge quadratically: after a step of this size, the next one is far below the noise."""
 _PEAK_WIDTH_PX = 8
 
 
@@ -43,11 +47,22 @@ class Match:
         Position, total displacement and standard error of the usable windows.
     correlation, share
         Multiple correlation and share of usable pixels of those windows.
+    step
+        Distance from the predicted to the measured displacement, in pixels.
     """
 
     points: Points
     correlation: FloatArray
     share: FloatArray
+    step: FloatArray
+
+    @property
+    def settled(self) -> bool:
+        """Whether the prediction was so near that measuring again would change nothing."""
+        if not self.step.size:
+            return False
+        near = self.step < np.maximum(_SETTLED_PX, 3.0 * self.points.sigma)
+        return bool(near.mean() > 0.9)
 
 
 @dataclass(frozen=True)
@@ -73,6 +88,15 @@ class Registration:
     choice: Choice | None = None
     match: Match | None = None
     check: Match | None = None
+
+    @property
+    def typical_variance(self) -> float:
+        """Variance of one coordinate of the field that the points' noise causes, averaged over the matched area."""
+        if self.choice is None or self.match is None:
+            return float("nan")
+        position = self.match.points.position
+        some = position[:: max(1, len(position) // 400)]
+        return float(self.choice.fitted.variance_at(some).mean())
 
 
 def contrast_features(image: Tensor, mask: Tensor) -> Tensor:
@@ -112,8 +136,10 @@ class Registrar:
         self._check_pixels = self._check_mask() if config.coregister != "global" else ~everywhere
         window = min(config.window_px, max(16, min(self.height, self.width) // 3))
         step = min(config.step_px, window)
+        self._step_px = float(step)
         self._windows = Windows.hann(self.height, self.width, window, step, device)
         self._spline = Spline.over(self.height, self.width, self._knot_px(2.0 * step), images.grid)
+        self._constant = Polynomial(0, self.height, self.width)
 
     def _knot_px(self, wished: float) -> float:
         return max(wished, max(self.height, self.width) / 36.0)
@@ -155,8 +181,7 @@ class Registrar:
 
     def _global_peak(self) -> tuple[GlobalPeak, tuple[float, float]]:
         channels = self._target.shape[0]
-        whole = self._reference[:channels].unflatten(1, (-1, OVERSAMPLING)).unflatten(3, (-1, OVERSAMPLING))
-        coarse = whole.mean(dim=(2, 4))
+        coarse = torch.nn.functional.avg_pool2d(self._reference[:channels], OVERSAMPLING)
         self._features, self._feature_mask = _featured(self._target)
         self._reference_features, self._reference_mask = _featured(coarse)
         surface = joint_ncc(self._features, self._feature_mask, self._reference_features, self._reference_mask)
@@ -191,29 +216,35 @@ class Registrar:
         if good.sum() < 8:
             return start
         value = np.round(shift)[None, :] + at - search
-        points = Points(corner + (side - 1) / 2.0, value, np.full(len(value), _COARSE_SIGMA_PX), 4.0).take(good)
+        points = Points(corner + (side - 1) / 2.0, value, np.full(len(value), _COARSE_SIGMA_PX), 4.0, side / 2.0).take(
+            good
+        )
         spline = Spline.over(self.height, self.width, self._knot_px(side * 0.75), self._images.grid)
         return on_pixels(follow(points, spline, smoothing=0.03).fitted, self.height, self.width)
 
     def _refine(self, field: FloatArray) -> tuple[Match, Choice | None]:
         """Measure, fit, predict, measure again, until the field stands still."""
         fit_pixels = ~self._check_pixels
+        # The features are no longer needed, and the refiner is the largest user of memory.
+        del self._features, self._feature_mask, self._reference_features, self._reference_mask
         refiner = Refiner(self._target, self._reference, self._images.margin_px, background_px=_CAPTURE_PX)
-        match = self._match(refiner.measure(self._windows, self._on_device(field), fit_pixels, rounds=1), field)
-        if match.points.size < 4:
-            return match, None
+        measured = refiner.measure(self._windows, self._on_device(field), fit_pixels, rounds=1)
         refiner.background_px = _SHARP_PX
-        for number in range(_PASSES):
-            fitted = self._follow(match.points)
-            previous, field = field, on_pixels(fitted, self.height, self.width)
-            match = self._match(refiner.measure(self._windows, self._on_device(field), fit_pixels), field)
+        for _ in range(_PASSES):
+            # Doubtful windows help to get near, but have no say in the result.
+            match = self._match(measured, field, strict=False)
             if match.points.size < 4:
                 return match, None
-            if number and float(np.sqrt(np.mean((field - previous) ** 2))) < _SETTLED_PX:
+            field = on_pixels(self._follow(match.points), self.height, self.width)
+            measured = refiner.measure(self._windows, self._on_device(field), fit_pixels)
+            match = self._match(measured, field)
+            if match.settled:
                 break
+        if match.points.size < 4:
+            return match, None
         self._refiner = refiner
         if self._single_shift(match.points):
-            return match, _shift_only(match.points, self.height, self.width)
+            return match, fit_shift(match.points, self._constant)
         return match, choose_field(match.points, self._spline)
 
     def _single_shift(self, points: Points) -> bool:
@@ -221,7 +252,7 @@ class Registrar:
 
     def _follow(self, points: Points) -> Fitted:
         if self._single_shift(points):
-            return _shift_only(points, self.height, self.width).fitted
+            return fit_shift(points, self._constant).fitted
         return follow(points, self._spline).fitted
 
     def _check(self, field: FloatArray) -> Match | None:
@@ -232,26 +263,27 @@ class Registrar:
         match = self._match(measured, field, least_share=0.4)
         return match if match.points.size else None
 
-    def _match(self, measured: Measurement, field: FloatArray, *, least_share: float = 0.25) -> Match:
+    def _match(
+        self, measured: Measurement, field: FloatArray, *, least_share: float = 0.25, strict: bool = True
+    ) -> Match:
         sigma = np.sqrt(measured.variance)
         step = np.hypot(measured.d_row, measured.d_col)
-        good = (measured.share > least_share) & (sigma > 0) & (sigma < 1.0) & (step < 2.0) & np.isfinite(step)
+        good = (measured.share > least_share) & (sigma > 0) & (step < _MOST_STEP_PX) & np.isfinite(step)
+        good &= sigma < (_MOST_SIGMA_PX if strict else _LAX_SIGMA_PX)
+        if strict:
+            good &= measured.correlation > _LEAST_CORRELATION
         row, col = measured.row[good], measured.col[good]
         i = np.clip(np.rint(row).astype(int), 0, self.height - 1)
         j = np.clip(np.rint(col).astype(int), 0, self.width - 1)
         value = np.stack([measured.d_row[good] + field[0, i, j], measured.d_col[good] + field[1, i, j]], axis=1)
         # Below a hundredth of a pixel the radiometric model and not the noise sets the limit.
-        points = Points(np.stack([row, col], axis=1), value, np.hypot(sigma[good], 0.01), self._windows.sharing)
-        return Match(points, measured.correlation[good], measured.share[good])
+        points = Points(
+            np.stack([row, col], axis=1), value, np.hypot(sigma[good], 0.01), self._windows.sharing, self._step_px
+        )
+        return Match(points, measured.correlation[good], measured.share[good], step[good])
 
     def _on_device(self, field: FloatArray) -> Tensor:
         return torch.from_numpy(field).to(self._device)
-
-
-def _shift_only(points: Points, height: int, width: int) -> Choice:
-    from hsfuse.coregister.fit import fit_shift
-
-    return fit_shift(points, Polynomial(0, height, width))
 
 
 def _featured(image: Tensor) -> tuple[Tensor, Tensor]:

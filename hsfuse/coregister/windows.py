@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -65,7 +66,7 @@ class Windows:
         for size in (height, width):
             edges = box_edges(size, side_px)
             profile = torch.zeros(len(edges) - 1, size)
-            for i, (a, b) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+            for i, (a, b) in enumerate(pairwise(edges)):
                 profile[i, a:b] = 1.0
             centres.append((edges[:-1] + edges[1:] - 1) / 2.0)
             profiles.append(profile.to(device))

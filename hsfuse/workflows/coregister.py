@@ -5,13 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import rasterio
-from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 
 from hsfuse import __version__
@@ -25,53 +22,13 @@ from hsfuse.grid import Grid, Slice2D
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress, SilentProgress
 from hsfuse.readers import open_hsi, open_msi
-from hsfuse.readers.base import FloatCube, HyperspectralProduct, MultispectralProduct, ProductInfo
+from hsfuse.readers.base import FloatCube, HyperspectralProduct, MultispectralProduct
 from hsfuse.readers.raster import RasterMsi
-from hsfuse.spectral import BandTable
 from hsfuse.writers import CubeWriter, WriteOptions
 
 _log = get_logger(__name__)
 
 _ROWS = 128
-
-
-@dataclass(frozen=True)
-class PlainTarget:
-    """A raster without wavelengths as a target: its bands are matched as one grey image."""
-
-    raster: RasterMsi
-
-    @property
-    def info(self) -> ProductInfo:
-        """Facts about the raster."""
-        return self.raster.info
-
-    @property
-    def grid(self) -> Grid:
-        """Grid of the raster."""
-        return self.raster.grid
-
-    @property
-    def bands(self) -> BandTable:
-        """Stand-in wavelengths over the visible and near infrared; used for matching only, never written."""
-        count = len(self.raster.band_names)
-        return BandTable.make(np.linspace(500.0, 860.0, count) if count > 1 else [665.0], np.full(count, 60.0))
-
-    def read(self, block: Slice2D, bands: Sequence[int] | NDArray[np.integer] | None = None) -> FloatCube:
-        """Read a window."""
-        return self.raster.read(block, None if bands is None else [int(b) for b in bands])
-
-    def valid(self, block: Slice2D) -> NDArray[np.bool_]:
-        """Pixels with a value in every band."""
-        return np.asarray(np.all(np.isfinite(self.raster.read(block)), axis=0), dtype=np.bool_)
-
-    def error_codes(self, block: Slice2D, bands: Any = None) -> None:  # noqa: ARG002
-        """Plain rasters carry none."""
-        return
-
-    def close(self) -> None:
-        """Release the file."""
-        self.raster.close()
 
 
 def coregister_files(
@@ -150,7 +107,7 @@ def _check_outputs(paths: list[Path], *, overwrite: bool) -> None:
             raise OutputError(f"The folder {path.parent} does not exist.", hint="Create it first.")
 
 
-def _open_target(path: Path) -> HyperspectralProduct:
+def _open_target(path: Path) -> HyperspectralProduct | RasterMsi:
     try:
         return open_hsi(path)
     except InputError as error:
@@ -159,28 +116,34 @@ def _open_target(path: Path) -> HyperspectralProduct:
                 pass
         except RasterioError:
             raise error from None
-    return PlainTarget(RasterMsi(path))
+    return RasterMsi(path)
 
 
-def _blur(target: HyperspectralProduct, reference: MultispectralProduct) -> Psf:
+def _blur(target: HyperspectralProduct | RasterMsi, reference: MultispectralProduct) -> Psf:
     """Images of equal pixel size are equally sharp; a coarser target sees the reference through its own PSF."""
     return Psf(1.25) if target.grid.pixel_m > 1.5 * reference.grid.pixel_m else Psf(0.8)
 
 
 def _write_aligned(
-    output: Path, target: HyperspectralProduct, result: CoregistrationResult, progress: Progress, *, overwrite: bool
+    output: Path,
+    target: HyperspectralProduct | RasterMsi,
+    result: CoregistrationResult,
+    progress: Progress,
+    *,
+    overwrite: bool,
 ) -> None:
     resampler = Resampler(target.grid, target.grid, result.field)
+    count = len(target.band_names) if isinstance(target, RasterMsi) else len(target.bands)
 
     def aligned(block: Slice2D) -> FloatCube:
         source = resampler.source_block(block)
         if min(source.shape) < 1:
-            return np.full((len(target.bands), *block.shape), np.nan, np.float32)
+            return np.full((count, *block.shape), np.nan, np.float32)
         return resampler.apply(target.read(source), source, block)
 
-    if isinstance(target, PlainTarget):
+    if isinstance(target, RasterMsi):
         with progress.stage("resample", total=1.0) as stage:
-            _write_raster(output, target.grid, aligned, len(target.bands), target.raster.band_names)
+            _write_raster(output, target.grid, aligned, count, target.band_names)
             stage.advance()
         return
     options = WriteOptions(format="gtiff", dtype="int16", overwrite=overwrite)
@@ -238,7 +201,7 @@ def _write_points(path: Path, result: CoregistrationResult, grid: Grid) -> None:
 def _write_report(
     path: Path,
     output: Path,
-    target: HyperspectralProduct,
+    target: HyperspectralProduct | RasterMsi,
     reference: MultispectralProduct,
     result: CoregistrationResult,
 ) -> None:

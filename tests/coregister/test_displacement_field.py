@@ -6,13 +6,14 @@ import json
 
 import numpy as np
 import pytest
-from hsfuse.coregister.field import DisplacementField, Lattice
-from hsfuse.errors import InputError
-from hsfuse.grid import Grid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.crs import CRS
 from scipy.interpolate import BSpline
+
+from hsfuse.coregister.field import DisplacementField, Lattice
+from hsfuse.errors import InputError
+from hsfuse.grid import Grid
 
 UTM = CRS.from_epsg(32632)
 

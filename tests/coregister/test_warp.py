@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hsfuse.coregister.field import DisplacementField, Lattice
-from hsfuse.coregister.warp import Resampler
-from hsfuse.errors import UsageError
-from hsfuse.grid import Grid, Slice2D, reproject_xy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.crs import CRS
 from scipy import ndimage
+
+from hsfuse.coregister.field import DisplacementField, Lattice
+from hsfuse.coregister.warp import Resampler
+from hsfuse.errors import UsageError
+from hsfuse.grid import Grid, Slice2D, reproject_xy
 
 UTM = CRS.from_epsg(32632)
 NEXT_ZONE = CRS.from_epsg(32633)
