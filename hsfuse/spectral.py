@@ -98,6 +98,11 @@ class BandTable:
         index: NDArray[np.int64] = np.abs(wanted[:, None] - self.centre_nm[None, :]).argmin(axis=1)
         return index
 
+    def in_swir(self, cut_nm: float = 950.0) -> NDArray[np.bool_]:
+        """Bands of the SWIR detector, shape (band,); where no detector is named, those above ``cut_nm``."""
+        detector = np.array(self.detector)
+        return np.where(detector == "", self.centre_nm > cut_nm, detector == "SWIR")
+
     def names(self) -> list[str]:
         """Return a description of each band, such as ``B042 705.3 nm``."""
         return [f"B{i + 1:03d} {nm:.1f} nm" for i, nm in enumerate(self.centre_nm)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -85,6 +86,62 @@ class TiePoints:
 
 
 @dataclass(frozen=True)
+class SwirShift:
+    """Misalignment of the SWIR bands with the VNIR bands.
+
+    Attributes
+    ----------
+    dx_m, dy_m
+        To be added to a SWIR band's claimed position on top of the field (target's reference system, metres).
+    sigma_m
+        Standard error of each of the two.
+    spread_m
+        How much the misalignment varies inside the scene beyond the noise of its measurement (one coordinate).
+    windows
+        Independent windows behind the figures.
+    correlation
+        Their median correlation.
+    reference
+        What the SWIR bands were compared with.
+    corrected
+        Whether the SWIR bands were given this displacement.
+    """
+
+    dx_m: float
+    dy_m: float
+    sigma_m: float
+    spread_m: float
+    windows: int
+    correlation: float
+    reference: str
+    corrected: bool = False
+
+    @property
+    def length_m(self) -> float:
+        """Length of the misalignment."""
+        return math.hypot(self.dx_m, self.dy_m)
+
+    @property
+    def significant(self) -> bool:
+        """Whether it is larger than what chance makes of none (99 %)."""
+        return self.length_m > 3.0 * self.sigma_m
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "dx_m": round(self.dx_m, 2),
+            "dy_m": round(self.dy_m, 2),
+            "sigma_m": round(self.sigma_m, 2),
+            "spread_m": round(self.spread_m, 2),
+            "windows": self.windows,
+            "correlation": round(self.correlation, 3),
+            "reference": self.reference,
+            "significant": self.significant,
+            "corrected": self.corrected,
+        }
+
+
+@dataclass(frozen=True)
 class CoregistrationResult:
     """Outcome of a co-registration.
 
@@ -110,8 +167,8 @@ class CoregistrationResult:
         Height of the correlation peak over that of the next best peak elsewhere.
     correlation
         Median correlation of the windows after alignment.
-    swir_shift_m
-        (dx, dy) to be added for SWIR bands on top of ``field``; None when it was not measured.
+    swir
+        Misalignment of the SWIR bands with the others; None when it was not measured.
     details
         Other figures for the report, JSON-serialisable.
     """
@@ -129,7 +186,7 @@ class CoregistrationResult:
     global_shift_m: tuple[float, float] = (0.0, 0.0)
     peak_ratio: float = float("nan")
     correlation: float = float("nan")
-    swir_shift_m: tuple[float, float] | None = None
+    swir: SwirShift | None = None
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
@@ -143,9 +200,14 @@ class CoregistrationResult:
         return self.verdict != "rejected"
 
     @property
+    def swir_shift_m(self) -> tuple[float, float] | None:
+        """(dx, dy) to be added for SWIR bands on top of :attr:`field`; None when it was not measured."""
+        return None if self.swir is None else (self.swir.dx_m, self.swir.dy_m)
+
+    @property
     def swir_field(self) -> DisplacementField:
         """Field for SWIR bands: :attr:`field` with the measured VNIR-SWIR misalignment added."""
-        return self.field.shifted(*self.swir_shift_m) if self.swir_shift_m is not None else self.field
+        return self.field if self.swir is None else self.field.shifted(self.swir.dx_m, self.swir.dy_m)
 
     def to_json(self) -> dict[str, Any]:
         """The result without the points, as plain JSON values (None for what is not known)."""
@@ -168,6 +230,7 @@ class CoregistrationResult:
             "peak_ratio": number(self.peak_ratio),
             "correlation": number(self.correlation),
             "swir_shift_m": None if self.swir_shift_m is None else [number(v) for v in self.swir_shift_m],
+            "swir": None if self.swir is None else self.swir.to_json(),
             "details": self.details,
             "field": self.field.to_json(),
         }
