@@ -80,6 +80,7 @@ class CoregisterConfig(_Config):
     min_peak_ratio: float = Field(
         1.3, ge=1.0, description="smallest height of the global correlation peak over the next best one"
     )
+    correct_swir: bool = Field(False, description="move SWIR bands by their measured misalignment with the VNIR bands")
 
 
 _COREGISTER_FIELDS = tuple(CoregisterConfig.model_fields)
@@ -94,6 +95,18 @@ class RunConfig(CoregisterConfig):
 
     method: str = Field("auto", description="fusion method; auto: the best one that is proven for the scene")
     model: Path | None = Field(None, description="weights file (.safetensors) for a network method")
+    adapt: float | None = Field(
+        None, gt=0.0, le=1440.0, description="train the network on the scene itself for so many minutes first"
+    )
+    back_projection: int = Field(
+        0, ge=0, le=10, description="fidelity guard: steps that tie the result to the HSI; pays without noise only"
+    )
+    back_projection_weight: float = Field(
+        1.0, gt=0.0, le=1.0, description="share of the difference to the HSI that a step adds"
+    )
+    srf_weight: float = Field(
+        0.0, ge=0.0, le=1.0, description="fidelity guard: share of the difference to the MSI that is added; 0: off"
+    )
     bands: str = Field("100", description="number of bands, 'all', or a text file with wavelengths in nm")
     vnir_swir_cut_nm: float = Field(
         950.0, gt=800.0, lt=1100.0, description="VNIR bands below, SWIR bands above this wavelength"
@@ -151,6 +164,8 @@ class RunConfig(CoregisterConfig):
             raise ValueError("--min-quality needs the scores of the report, so it excludes --no-report")
         if self.compress == "lerc" and self.dtype != "float32":
             raise ValueError("lerc compression is for float32 output")
+        if self.back_projection_weight != 1.0 and not self.back_projection:
+            raise ValueError("--back-projection-weight needs --back-projection")
         return self
 
     def coregistration(self) -> CoregisterConfig:
@@ -171,6 +186,13 @@ class TrainConfig(CoregisterConfig):
     name: str | None = Field(None, description="name kept in the weights; default: that of the output file")
     recipe: Literal["default", "paper"] = Field("default", description="default, or the paper's own (MSE, Adam 1e-4)")
     generated: int = Field(0, ge=0, le=100_000, description="random scenes to draw and train on as well")
+    generated_share: float = Field(
+        0.5, ge=0.0, le=1.0, description="share of the training windows from generated scenes beside measured ones"
+    )
+    remixed: int = Field(
+        0, ge=0, le=10_000, description="variants of every cube with its structure and other materials' spectra"
+    )
+    structure: str | None = Field(None, description="an image or a folder of images to make such variants of as well")
     generated_px: int = Field(192, ge=48, le=1024, description="side of the generated scenes, in fine pixels")
     bands: str = Field("100", description="number of bands, 'all', or a text file with wavelengths in nm")
     vnir_swir_cut_nm: float = Field(
@@ -196,7 +218,9 @@ class TrainConfig(CoregisterConfig):
     validate_every: int | None = Field(None, ge=1, description="steps between validations; default: 20 in all")
     patience: int | None = Field(None, ge=0, description="stop after so many validations without gain; 0: never")
     lr: float | None = Field(None, gt=0.0, le=1.0, description="learning rate")
-    loss: Literal["l1-sam", "l1", "mse"] | None = Field(None, description="l1-sam, l1 or mse")
+    loss: Literal["relative", "l1-sam", "l1", "mse"] | None = Field(
+        None, description="relative (to the draft's errors), l1-sam, l1 or mse"
+    )
     schedule: Literal["cosine", "constant"] | None = Field(None, description="learning rate over time")
     ema: float | None = Field(None, ge=0.0, lt=1.0, description="decay of the averaged weights; 0: none")
     clip: float | None = Field(None, ge=0.0, description="largest norm of the gradient; 0: no limit")

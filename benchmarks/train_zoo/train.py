@@ -55,7 +55,7 @@ def held_out_scores(weights: Path, cubes: Sequence[Path], config: TrainConfig, d
     centre, fwhm = np.asarray(header.centre_nm), np.asarray(header.fwhm_nm)
     reducer = Reducer(centre, fwhm, header.draft, device)
     rows = []
-    scoring = config.model_copy(update={"generated": 0, "init": str(weights), "ratio": None})
+    scoring = config.model_copy(update={"generated": 0, "remixed": 0, "init": str(weights), "ratio": None})
     for cube in cubes:
         data = collect([TrainingInput(cube, ())], scoring, header, SilentProgress())
         scene = data.entries[0].load()
@@ -100,9 +100,9 @@ def card(name: str, summary: dict[str, Any], rows: Sequence[dict[str, Any]], com
 
 
 def _scenes(names: Sequence[str]) -> str:
-    real = [name for name in names if not name.startswith("generated ")]
-    drawn = len(names) - len(real)
-    return ", ".join([*real, *([f"{drawn} or more generated"] if drawn else [])])
+    real = [name for name in names if not name.startswith(("generated ", "remixed "))]
+    counts = {kind: sum(name.startswith(kind) for name in names) for kind in ("remixed", "generated")}
+    return ", ".join([*real, *(f"{count} or more {kind}" for kind, count in counts.items() if count)])
 
 
 def main() -> None:
@@ -114,6 +114,12 @@ def main() -> None:
     )
     parser.add_argument("--generated", type=int, default=400)
     parser.add_argument("--generated-px", type=int, default=192)
+    parser.add_argument("--generated-share", type=float, default=0.5)
+    parser.add_argument("--remixed", type=int, default=0, help="variants of every cube and structure image")
+    parser.add_argument("--structure", help="image or folder of images whose structure is remixed")
+    parser.add_argument("--validation-share", type=float, default=0.12)
+    parser.add_argument("--gap", type=int, default=6)
+    parser.add_argument("--validate-every", type=int)
     parser.add_argument("--ratio", default="3")
     parser.add_argument("--minutes", type=float)
     parser.add_argument("--steps", type=int)
@@ -136,6 +142,8 @@ def main() -> None:
         parser.error(f"no scene is called {', '.join(unused)}")
     config = TrainConfig.resolve(
         None, network=given.network, generated=given.generated, generated_px=given.generated_px, ratio=given.ratio,
+        generated_share=given.generated_share, remixed=given.remixed, structure=given.structure,
+        validation_share=given.validation_share, gap=given.gap, validate_every=given.validate_every,
         minutes=given.minutes, steps=given.steps, batch=given.batch, patch=given.patch, lr=given.lr, init=given.init,
         device=given.device, threads=given.threads, seed=given.seed, resume=given.resume, overwrite=not given.resume,
         weights="bf16", name=given.network, validation_windows=12,

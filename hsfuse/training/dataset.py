@@ -17,13 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hsfuse.degrade import Psf, apply_srf, lowpass_decimate, psf_kernel
+from hsfuse.degrade import Psf, apply_srf, lowpass_decimate, psf_kernel, upsample
 from hsfuse.errors import InputError, OverlapError
 from hsfuse.fusion.base import FusionContext, LowResolutionStrip, create_method
 from hsfuse.fusion.classical.statistics import gather, noise_std
 from hsfuse.fusion.nets.ssrfn import Scene
 from hsfuse.grid import Slice2D
 from hsfuse.training.augment import RANGES, Disturbance
+from hsfuse.training.losses import Yardstick
 
 MIN_PATCH_PX = 12
 """Smallest side of training patches and validation strips, pixels of the reference."""
@@ -80,12 +81,15 @@ class SceneEntry:
         Returns the scene; must return equal scenes every time.
     role
         ``both``: split into strips; else the whole scene is for one purpose.
+    drawn
+        Made up rather than measured.
     """
 
     name: str
     shape: tuple[int, int]
     load: Callable[[], TrainingScene]
     role: Literal["both", "training", "validation"] = "both"
+    drawn: bool = False
 
     @classmethod
     def of(cls, scene: TrainingScene, role: Literal["both", "training", "validation"] = "both") -> SceneEntry:
@@ -165,6 +169,8 @@ class ReducedPair:
         Pixels that count, shape (row, col), float.
     scene
         Statistics of the window, as a whole scene would have them.
+    error
+        How far off the draft is in the window (cubic interpolation where there is no draft).
     ratio
         Fine pixels per coarse pixel.
     name
@@ -177,6 +183,7 @@ class ReducedPair:
     target: Tensor
     valid: Tensor
     scene: Scene
+    error: Yardstick
     ratio: int
     name: str
 
@@ -259,7 +266,9 @@ class Reducer:
             context = FusionContext(ratio, self.centre_nm, self.fwhm_nm, srf, scene.psf, self.device, seed)
             method.fit(context, [strip])
             draft = method.fuse(hsi[None], msi[None])[0].float()
-        return ReducedPair(hsi, msi, draft, target, valid, facts, ratio, scene.name)
+        first = draft if draft is not None else upsample(hsi[None], ratio)[0]
+        error = Yardstick.of(first[None], target[None], valid[None])
+        return ReducedPair(hsi, msi, draft, target, valid, facts, error, ratio, scene.name)
 
     def _tensor(self, values: NDArray[np.floating]) -> Tensor:
         # A copy: scenes may be read-only maps of a file, and must never change.
@@ -275,6 +284,7 @@ class Batch(NamedTuple):
     target: Tensor
     valid: Tensor
     scene: Scene
+    error: Yardstick
 
     def __len__(self) -> int:
         return int(self.hsi.shape[0])
@@ -284,7 +294,7 @@ class Batch(NamedTuple):
         cut = slice(start, stop)
         return Batch(
             self.hsi[cut], self.msi[cut], None if self.draft is None else self.draft[cut], self.target[cut],
-            self.valid[cut], Scene(*(v[cut] for v in self.scene)),
+            self.valid[cut], Scene(*(v[cut] for v in self.scene)), Yardstick(*(v[cut] for v in self.error)),
         )  # fmt: skip
 
 
@@ -306,6 +316,9 @@ class Sampling:
         See :func:`split_regions`.
     validation_windows
         Windows that validate.
+    drawn_share
+        Share of the training windows that come from generated scenes where there are measured ones too: a few small
+        measured scenes would drown in hundreds of generated ones.
     augment
         False leaves out every disturbance (rotations stay).
     seed
@@ -322,6 +335,7 @@ class Sampling:
     validation_share: float = 0.2
     gap_px: int = 18
     validation_windows: int = 6
+    drawn_share: float = 0.5
     augment: bool = True
     seed: int = 0
     prefetch: bool = False
@@ -369,7 +383,8 @@ class PatchSource:
                 hint="Use larger scenes.",
             )
         areas = np.array([block.shape[0] * block.shape[1] for _, block in self._training], np.float64)
-        self._weights = np.sqrt(areas) / np.sqrt(areas).sum()
+        drawn = np.array([entry.drawn for entry, _ in self._training])
+        self._weights = _chances(np.sqrt(areas), drawn, sampling.drawn_share)
         self._area = float(areas.sum())
         self._pool: dict[tuple[int, int], ReducedPair] = {}
         self._ahead: dict[tuple[int, int], Future[ReducedPair]] = {}
@@ -494,6 +509,14 @@ class PatchSource:
         return np.random.default_rng([self._sampling.seed, *stream])
 
 
+def _chances(size: NDArray[np.float64], drawn: NDArray[np.bool_], drawn_share: float) -> NDArray[np.float64]:
+    """Chance of every scene: by size, with a fixed total for the drawn ones where both kinds are there."""
+    if drawn.all() or not drawn.any():
+        return np.asarray(size / size.sum())
+    chance = np.where(drawn, drawn_share * size / size[drawn].sum(), (1.0 - drawn_share) * size / size[~drawn].sum())
+    return np.asarray(chance / chance.sum())
+
+
 def _middle(pair: ReducedPair, side: int) -> ReducedPair:
     """Cut the middle of a window, at most ``side`` pixels wide."""
     ratio = pair.ratio
@@ -530,7 +553,7 @@ def _cut(pair: ReducedPair, side: int, rng: np.random.Generator) -> Batch:
     return Batch(
         pair.hsi[low][None], pair.msi[:, rows, cols][None],
         None if pair.draft is None else pair.draft[:, rows, cols][None],
-        pair.target[:, rows, cols][None], pair.valid[rows, cols][None], pair.scene,
+        pair.target[:, rows, cols][None], pair.valid[rows, cols][None], pair.scene, pair.error,
     )  # fmt: skip
 
 
@@ -541,4 +564,5 @@ def _stack(patches: list[Batch]) -> Batch:
         torch.cat(drafts) if drafts else None,
         torch.cat([p.target for p in patches]), torch.cat([p.valid for p in patches]),
         Scene(*(torch.cat(parts) for parts in zip(*(p.scene for p in patches), strict=True))),
+        Yardstick(*(torch.cat(parts) for parts in zip(*(p.error for p in patches), strict=True))),
     )  # fmt: skip

@@ -367,7 +367,7 @@ class _Trainer:
             part = batch.part(start, start + self._state.micro_batch)
             with torch.autocast(kind, dtype=torch.bfloat16, enabled=self._settings.precision == "bf16"):
                 base, change = self._network.parts(part.hsi, part.msi, part.draft, part.scene)
-            losses = self._settings.loss(base + change.float(), part.target, part.scene.std, part.valid)
+            losses = self._settings.loss(base + change.float(), part.target, part.scene.std, part.valid, part.error)
             loss = losses.sum() / count
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()

@@ -3,15 +3,41 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-LossKind = Literal["l1-sam", "l1", "mse"]
+LossKind = Literal["relative", "l1-sam", "l1", "mse"]
 _FLOOR = 0.1
 """Bands count by their scene deviation, but none by less than this share of the median band's."""
+_LEAST_ERROR = 5e-3
+"""The draft's error counts as at least this share of the band's deviation."""
+_LEAST_ANGLE = 2e-3
+"""The draft's angle counts as at least this, radians."""
 _EPS = 1e-6
+
+
+class Yardstick(NamedTuple):
+    """How far off the draft is, over the whole window that a patch comes from.
+
+    Attributes
+    ----------
+    rms
+        Root mean square error by band, shape (n, band).
+    angle
+        Mean spectral angle, radians, shape (n,).
+    """
+
+    rms: Tensor
+    angle: Tensor
+
+    @classmethod
+    def of(cls, draft: Tensor, target: Tensor, valid: Tensor) -> Yardstick:
+        """Measure drafts (n, band, row, col) where ``valid`` (n, row, col) is above 0."""
+        weight = valid / valid.sum(dim=(1, 2), keepdim=True).clamp(min=1.0)
+        rms = ((draft - target).square() * weight[:, None]).sum(dim=(2, 3)).sqrt()
+        return cls(rms, (spectral_angle(draft, target) * weight).sum(dim=(1, 2)))
 
 
 @dataclass(frozen=True)
@@ -21,17 +47,20 @@ class FusionLoss:
     Attributes
     ----------
     kind
+        ``relative``: squared error of every band and the spectral angle, both as shares of the draft's in the
+        window: a step towards the truth counts as much in a dark or quiet band, or in a clean scene, as elsewhere,
+        which is what decibels averaged over bands and scenes reward.
         ``mse``: squared error in reflectance (the paper's). ``l1``: absolute error in units of each band's deviation
         in the scene: dark bands count as much as bright ones, and outliers (shadows, roofs that moved) less than
         with squares. ``l1-sam``: that plus the spectral angle.
     sam_weight
-        Weight of the angle in radians against the scaled error.
+        Weight of the angle against the scaled error; in radians for ``l1-sam``.
     """
 
-    kind: LossKind = "l1-sam"
+    kind: LossKind = "relative"
     sam_weight: float = 1.0
 
-    def __call__(self, estimate: Tensor, target: Tensor, std: Tensor, valid: Tensor) -> Tensor:
+    def __call__(self, estimate: Tensor, target: Tensor, std: Tensor, valid: Tensor, draft: Yardstick) -> Tensor:
         """Return the loss of every patch.
 
         Parameters
@@ -42,6 +71,8 @@ class FusionLoss:
             Deviation of each band in its scene, shape (n, band).
         valid
             Weights of the pixels, shape (n, row, col).
+        draft
+            Errors of the draft (of cubic interpolation where there is none).
 
         Returns
         -------
@@ -53,6 +84,11 @@ class FusionLoss:
         error = estimate - target
         if self.kind == "mse":
             return (error.square().mean(dim=1) * weight).sum(dim=(1, 2))
+        if self.kind == "relative":
+            power = torch.maximum(draft.rms, _LEAST_ERROR * std).clamp(min=1e-5).square()
+            shares = (error.square() * weight[:, None]).sum(dim=(2, 3)) / power
+            angle = (spectral_angle(estimate, target) * weight).sum(dim=(1, 2))
+            return shares.mean(dim=1) + self.sam_weight * angle / draft.angle.clamp(min=_LEAST_ANGLE)
         floor = _FLOOR * std.median(dim=1, keepdim=True).values
         scale = torch.maximum(std, floor).clamp(min=1e-4)[:, :, None, None]
         loss = ((error.abs() / scale).mean(dim=1) * weight).sum(dim=(1, 2))

@@ -31,12 +31,13 @@ from hsfuse.log import get_logger
 from hsfuse.progress import Progress
 from hsfuse.readers import open_hsi
 from hsfuse.readers.base import HyperspectralProduct
-from hsfuse.readers.s2_srf import BANDS_10M, BANDS_ALL, SPACECRAFT, table_responses
+from hsfuse.readers.s2_srf import BANDS_10M, BANDS_ALL
 from hsfuse.spectral import BandTable, srf_weights
 from hsfuse.training.dataset import SceneEntry, TrainingScene
 from hsfuse.workflows.fuse_arrays import ArrayProduct
 from hsfuse.workflows.inputs import open_pair
 from hsfuse.workflows.prepare import prepare_scene
+from hsfuse.workflows.remixed import remixed_entries, s2_weights
 
 _log = get_logger(__name__)
 
@@ -230,8 +231,10 @@ def collect(
         for path in cubes:
             entries.append(SceneEntry.of(store.keep(_load_cube(path, config, bands, names))))
             stage.advance()
+    fingerprint = _fingerprint(entries, config)
+    entries += remixed_entries(config, entries[len(pairs) :], bands, names)
     entries += _generated(config, bands, names, max(ratios))
-    return TrainingData(tuple(entries), bands, tuple(names), ratios, _fingerprint(entries, config))
+    return TrainingData(tuple(entries), bands, tuple(names), ratios, fingerprint)
 
 
 class _Store:
@@ -250,6 +253,19 @@ class _Store:
         return replace(scene, reference=_on_disk(scene.reference, self._folder))
 
 
+def _blank(shape: tuple[int, ...], folder: Path | None) -> NDArray[np.float32]:
+    if folder is None:
+        return np.empty(shape, np.float32)
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            return np.memmap(file, np.float32, mode="w+", shape=shape)
+    except OSError as error:
+        raise OutputError(
+            f"The scene cannot be kept in {folder} while training ({error.strerror}).",
+            hint="Free some space or memory, or cut the area with --aoi.",
+        ) from error
+
+
 def _on_disk(array: NDArray[np.float32], folder: Path) -> NDArray[np.float32]:
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
@@ -264,11 +280,14 @@ def _on_disk(array: NDArray[np.float32], folder: Path) -> NDArray[np.float32]:
         ) from error
 
 
-def scene_as_training(scene: FusionScene, name: str) -> TrainingScene:
-    """Read a prepared pair and bring its MSI to the HSI's grid (the first half of Wald's protocol)."""
+def scene_as_training(scene: FusionScene, name: str, *, scratch: Path | None = None) -> TrainingScene:
+    """Read a prepared pair and bring its MSI to the HSI's grid (the first half of Wald's protocol).
+
+    ``scratch`` is a folder for the HSI, as a file without a name; None keeps it in memory.
+    """
     grid, ratio = scene.grid, scene.ratio
     shape = (grid.height, grid.width)
-    reference = np.empty((len(scene.bands), *shape), np.float32)
+    reference = _blank((len(scene.bands), *shape), scratch)
     msi = np.empty((len(scene.msi.band_names), *shape), np.float32)
     valid = np.empty(shape, bool)
     reach = scene.psf.reach_px(ratio)
@@ -436,29 +455,6 @@ def resampling_matrix(source: BandTable, target: BandTable, name: str) -> NDArra
     return matrix
 
 
-def s2_weights(bands: BandTable, names: Sequence[str]) -> tuple[NDArray[np.float64], ...]:
-    """Spectral response of every Sentinel-2 spacecraft on the bands, and shifted by 3 nm either way.
-
-    Raises
-    ------
-    InputError
-        The bands do not reach under some MSI band.
-    """
-    found = []
-    for spacecraft in SPACECRAFT:
-        for shift in (0.0, -3.0, 3.0):
-            moved = replace(bands, centre_nm=bands.centre_nm + shift)
-            weights = srf_weights(moved, table_responses(spacecraft, names))
-            empty = [name for name, row in zip(names, weights, strict=True) if not row.any()]
-            if empty:
-                raise InputError(
-                    f"No band lies under the Sentinel-2 band {empty[0]}, so it cannot be simulated.",
-                    hint="Use bands from 450 to 900 nm at least.",
-                )
-            found.append(weights)
-    return tuple(found)
-
-
 def _generated(config: TrainConfig, bands: BandTable, names: Sequence[str], ratio: int) -> list[SceneEntry]:
     """Scenes that are drawn when they are needed; one in eight validates."""
     from hsfuse.simulate.training_scene import training_scene
@@ -480,15 +476,14 @@ def _generated(config: TrainConfig, bands: BandTable, names: Sequence[str], rati
         )
         if config.generated == 1:
             role = "both"
-        entries.append(SceneEntry(f"generated {number}", (side, side), partial(load, number), role))
+        entries.append(SceneEntry(f"generated {number}", (side, side), partial(load, number), role, drawn=True))
     return entries
 
 
 def _fingerprint(entries: Sequence[SceneEntry], config: TrainConfig) -> list[list[Any]]:
-    """Name, size and check sum of the scenes; generated ones are known by seed and number."""
-    own = entries[: len(entries) - config.generated]
+    """Name, size and check sum of the given scenes; made-up ones are known by the settings."""
     sums = []
-    for entry in own:
+    for entry in entries:
         reference = entry.load().reference
         sample = np.ascontiguousarray(reference[:: max(1, reference.shape[0] // 8), ::4, ::4])
         sums.append([entry.name, *entry.shape, zlib.crc32(sample.tobytes())])

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 from typer.testing import CliRunner
 
@@ -129,6 +130,25 @@ def test_generated_scenes_and_the_paper_recipe(tmp_path: Path) -> None:
     assert header.ratios == (2, 3)
     assert header.training["loop"]["loss"] == "mse"
     assert header.training["loop"]["learning_rate"] == 1e-4
+
+
+def test_variants_of_cubes_and_images(cube: Path, tmp_path: Path) -> None:
+    image = tmp_path / "image.tif"
+    with rasterio.open(image, "w", driver="GTiff", width=60, height=60, count=3, dtype="uint16", crs="EPSG:32632",
+                       transform=rasterio.transform.from_origin(5e5, 5e6, 10, 10)) as file:  # fmt: skip
+        file.write(np.random.default_rng(0).integers(1, 4000, (3, 60, 60), np.uint16))
+    output = tmp_path / "remixed.safetensors"
+    arguments = ["--remixed", "2", "--structure", str(image), "--generated-share", "1"]
+    result = runner.invoke(app, ["train-reduced", str(cube), "-o", str(output), *QUICK, *arguments])
+    assert result.exit_code == 0, result.output
+    names = load_weights(output).header.training["scenes"]
+    assert sum(name.startswith("remixed") for name in names) == 4
+    missing = runner.invoke(
+        app,
+        ["train-reduced", str(cube), "-o", str(output), "--overwrite", *QUICK, *arguments[:2], "--structure", "no.tif"],
+    )
+    assert missing.exit_code == 3
+    assert "no.tif cannot be read" in missing.output
 
 
 def test_a_pair_is_aligned_and_learnt(tmp_path: Path) -> None:

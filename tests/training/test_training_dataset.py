@@ -15,7 +15,7 @@ from hsfuse.degrade import Psf, apply_srf, lowpass_decimate
 from hsfuse.errors import InputError, OverlapError
 from hsfuse.grid import Slice2D
 from hsfuse.training.augment import FULL, AugmentationRanges, Disturbance
-from hsfuse.training.dataset import MIN_PATCH_PX, PatchSource, Reducer, TrainingScene, split_regions
+from hsfuse.training.dataset import MIN_PATCH_PX, PatchSource, Reducer, TrainingScene, _chances, split_regions
 
 
 @given(
@@ -129,3 +129,10 @@ def test_validation_windows_are_always_the_same(make_source: Callable[..., Patch
     for a, b in zip(first, second, strict=True):
         assert torch.equal(a.hsi, b.hsi)
         assert torch.equal(a.target, b.target)
+
+
+def test_generated_scenes_do_not_drown_measured_ones() -> None:
+    size = np.array([100.0, 192.0, 192.0, 192.0])
+    drawn = np.array([False, True, True, True])
+    np.testing.assert_allclose(_chances(size, drawn, 0.4), [0.6, 0.4 / 3, 0.4 / 3, 0.4 / 3])
+    np.testing.assert_allclose(_chances(size, np.zeros(4, bool), 0.4), size / size.sum())
