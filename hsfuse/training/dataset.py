@@ -30,7 +30,7 @@ MIN_PATCH_PX = 12
 """Smallest side of training patches and validation strips, pixels of the reference."""
 _TRIES = 8
 _REUSE = 3.0
-"""How often the area of a window is used before new windows are made: each costs about as much as a step."""
+"""How often the area of the average window is used before new ones are made: each costs about as much as a step."""
 _ENOUGH_VALID = 0.6
 _SEGMENT_PATCHES = 8
 _MAX_SEGMENTS = 4
@@ -331,7 +331,7 @@ class Sampling:
     patch_px: int = 48
     window_px: int = 192
     batch: int = 8
-    pool: int = 4
+    pool: int = 8
     validation_share: float = 0.2
     gap_px: int = 18
     validation_windows: int = 6
@@ -389,8 +389,8 @@ class PatchSource:
         self._pool: dict[tuple[int, int], ReducedPair] = {}
         self._ahead: dict[tuple[int, int], Future[ReducedPair]] = {}
         self._helper = ThreadPoolExecutor(1, "windows") if sampling.prefetch else None
-        side = min(sampling.window_px, *(min(block.shape) for _, block in self._training))
-        patches = max(1.0, _REUSE * (side / self._patch) ** 2)
+        sides = np.minimum([block.shape for _, block in self._training], sampling.window_px)
+        patches = max(1.0, _REUSE * float((self._weights * sides.prod(axis=1)).sum()) / self._patch**2)
         self._round_steps = max(1, round(sampling.pool * patches / sampling.batch))
 
     @property

@@ -47,7 +47,7 @@ class FusionLoss:
     Attributes
     ----------
     kind
-        ``relative``: squared error of every band and the spectral angle, both as shares of the draft's in the
+        ``relative``: root mean square error of every band and the spectral angle, both as shares of the draft's in the
         window: a step towards the truth counts as much in a dark or quiet band, or in a clean scene, as elsewhere,
         which is what decibels averaged over bands and scenes reward.
         ``mse``: squared error in reflectance (the paper's). ``l1``: absolute error in units of each band's deviation
@@ -86,9 +86,13 @@ class FusionLoss:
             return (error.square().mean(dim=1) * weight).sum(dim=(1, 2))
         if self.kind == "relative":
             power = torch.maximum(draft.rms, _LEAST_ERROR * std).clamp(min=1e-5).square()
+            # A patch without valid pixels counts nothing at all.
+            some = (valid.sum(dim=(1, 2)) > 0).to(error.dtype)
             shares = (error.square() * weight[:, None]).sum(dim=(2, 3)) / power
             angle = (spectral_angle(estimate, target) * weight).sum(dim=(1, 2))
-            return shares.mean(dim=1) + self.sam_weight * angle / draft.angle.clamp(min=_LEAST_ANGLE)
+            return some * (shares + _EPS).sqrt().mean(dim=1) + self.sam_weight * angle / draft.angle.clamp(
+                min=_LEAST_ANGLE
+            )
         floor = _FLOOR * std.median(dim=1, keepdim=True).values
         scale = torch.maximum(std, floor).clamp(min=1e-4)[:, :, None, None]
         loss = ((error.abs() / scale).mean(dim=1) * weight).sum(dim=(1, 2))
