@@ -13,7 +13,8 @@ from hsfuse.config import CoregisterConfig, RunConfig
 from hsfuse.errors import EXIT_CODES
 
 _PANEL_FIELDS = {
-    "Fusion": "method model bands vnir_swir_cut_nm s2_bands ratio psf_fwhm clip seed",
+    "Fusion": "method model adapt bands vnir_swir_cut_nm s2_bands ratio psf_fwhm clip seed",
+    "Fidelity guards": "back_projection back_projection_weight srf_weight",
     "Co-registration": " ".join(CoregisterConfig.model_fields),
     "Product": "format dtype compress overwrite resume aoi aoi_crs cloud_mask cloud_dilate_px report min_quality",
     "Computing": "tile overlap device precision max_memory max_vram threads",
@@ -80,6 +81,9 @@ def result_text(summary: dict[str, Any]) -> str:
         f"  method      {summary['method']['name']}: {summary['method']['reason']}",
         f"  alignment   {coregistration['verdict']}" + (f", hold-out error {error:.1f} m" if error is not None else ""),
     ]
+    if "adaptation" in summary:
+        before, after = (summary["adaptation"][key]["psnr_db"] for key in ("before", "after"))
+        lines.insert(2, f"  adapted     {before:.2f} to {after:.2f} dB on strips of the scene, at reduced resolution")
     if scores.get("qnr") is not None:
         lines.append(
             f"  quality     QNR {scores['qnr']:.3f} (D_lambda {scores['d_lambda']:.3f}, D_s {scores['d_s']:.3f})"

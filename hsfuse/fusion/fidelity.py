@@ -119,6 +119,9 @@ class GuardedMethod(FusionMethod):
         What makes the result.
     options
         Which guards are on.
+    ratio, psf
+        Those of the scene, when they are known before the fit: they decide how far the guards reach. Until then the
+        reach is that of the widest PSF.
 
     Notes
     -----
@@ -126,19 +129,30 @@ class GuardedMethod(FusionMethod):
     differ in calibration must not pull the spectra to one side.
     """
 
-    def __init__(self, method: FusionMethod, options: FidelityOptions) -> None:
+    def __init__(
+        self, method: FusionMethod, options: FidelityOptions, *, ratio: int = 2, psf: Psf | None = None
+    ) -> None:
         self._method, self._options = method, options
-        self._ratio, self._psf = 1, Psf(MAX_FWHM_PX)
+        self._ratio, self._psf = ratio, psf or Psf(MAX_FWHM_PX)
         self._fitted = False
         self._srf: NDArray[np.float64] | None = None
         self._correction: torch.Tensor | None = None
         self._calibration: torch.Tensor | None = None
 
     @property
+    def inner(self) -> FusionMethod:
+        """The method without its guards."""
+        return self._method
+
+    def around(self, method: FusionMethod) -> GuardedMethod:
+        """Return the same guards behind another method, not yet fitted."""
+        return GuardedMethod(method, self._options, ratio=self._ratio, psf=self._psf)
+
+    @property
     def spec(self) -> ModelSpec:
         """The method's own description, with the halo that the guards add."""
         inner = self._method.spec
-        reach = self._psf.reach_px(self._ratio if self._fitted else 2)
+        reach = self._psf.reach_px(self._ratio)
         return replace(
             inner,
             halo_px=inner.halo_px + self._options.back_projection * (UPSAMPLE_HALO_PX + reach),
@@ -209,6 +223,9 @@ class GuardedMethod(FusionMethod):
         self._calibration = torch.as_tensor(calibration, dtype=torch.float32, device=context.device)
 
 
-def guarded(method: FusionMethod, options: FidelityOptions) -> FusionMethod:
-    """Put guards behind a method; returns the method itself when all are off."""
-    return GuardedMethod(method, options) if options.active else method
+def guarded(method: FusionMethod, options: FidelityOptions, *, ratio: int = 2, psf: Psf | None = None) -> FusionMethod:
+    """Put guards behind a method; returns the method itself when all are off.
+
+    ``ratio`` and ``psf`` as in :class:`GuardedMethod`.
+    """
+    return GuardedMethod(method, options, ratio=ratio, psf=psf) if options.active else method

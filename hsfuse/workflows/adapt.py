@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hsfuse.errors import UsageError
@@ -21,6 +22,10 @@ _log = get_logger(__name__)
 _LEARNING_RATE = 3e-4
 """A third of that of a training from scratch: the weights are good already."""
 _VALIDATE_EVERY = 25
+_GAP_PX = 18
+_SMALL_GAP_PX = 3
+_STRIPS_PX = 24
+"""Least length of the training and the validation strip together, HSI pixels."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ def adapt(
     batch: int = 8,
     seed: int = 0,
     draft: str = DEFAULT_DRAFT,
+    scratch: Path | None = None,
     progress: Progress | None = None,
 ) -> Adaptation:
     """Adapt the network of a method to a scene, in place and before ``method.fit``.
@@ -85,6 +91,8 @@ def adapt(
         Of everything random.
     draft
         Method that makes the draft which the network corrects.
+    scratch
+        Folder that holds the scene while training (a file without a name); None keeps it in memory.
     progress
         Where to show progress.
 
@@ -103,7 +111,9 @@ def adapt(
             hint="Select the network's bands, or leave out --adapt.",
         )
     bands = scene.hsi.bands.take(scene.bands)
-    entry = SceneEntry.of(scene_as_training(scene, scene.hsi.info.name))
+    entry = SceneEntry.of(scene_as_training(scene, scene.hsi.info.name, scratch=scratch))
+    # Of a small scene the strip between training and validation would leave nothing.
+    gap = int(min(max((max(entry.shape) - _STRIPS_PX) // 2, _SMALL_GAP_PX), _GAP_PX))
     gpu = device.startswith("cuda")
     source = PatchSource(
         [entry],
@@ -112,6 +122,7 @@ def adapt(
             patch_px=patch_px,
             window_px=max(192, patch_px),
             batch=batch,
+            gap_px=gap,
             seed=seed,
             prefetch=gpu,
         ),

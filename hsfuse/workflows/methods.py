@@ -2,41 +2,83 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from hsfuse.config import RunConfig
-from hsfuse.errors import InputError, UsageError
-from hsfuse.fusion.base import FusionContext, FusionMethod, create_method, is_network
+from hsfuse.errors import HsfuseError, InputError, UsageError
+from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, create_method, is_network
+from hsfuse.fusion.fidelity import FidelityOptions, GuardedMethod, guarded
+from hsfuse.fusion.nets.zoo import NetworkHeader, find_model, match_bands
 from hsfuse.inference.scene import FusionScene
+from hsfuse.log import get_logger
+from hsfuse.readers.s2_srf import BANDS_ALL
 from hsfuse.spectral import srf_weights
+from hsfuse.workflows.inputs import Pair
+
+if TYPE_CHECKING:
+    from hsfuse.fusion.nets.trust import Trust
+
+_log = get_logger(__name__)
 
 FALLBACK = "glp"
+AUTO_NETWORKS: dict[str, tuple[str, ...]] = {"cpu": ("ssrfn", "ssrfn-lite"), "cuda": ("ssrfn", "ssrfn-lite")}
+"""Kind of device -> networks that ``--method auto`` tries, best first; those without weights are passed over."""
+MIN_GAIN_DB = 0.05
+"""A network must gain so much over its draft on the scene itself to be worth its time and risk."""
 
 
 @dataclass(frozen=True)
 class ChosenMethod:
-    """A method, not yet fitted, and one sentence that says why it was chosen."""
+    """A method and one sentence that says why it was chosen.
+
+    Attributes
+    ----------
+    method
+        Not yet fitted until :func:`fit_method` was called.
+    reason
+        For the report.
+    automatic
+        Whether another method may take its place when the scene is outside what it knows.
+    header
+        What the weights of a network say about themselves.
+    """
 
     method: FusionMethod
     reason: str
+    automatic: bool = False
+    header: NetworkHeader | None = None
+
+    @property
+    def network(self) -> bool:
+        """Whether it is a network."""
+        return self.method.spec.kind == "network"
+
+    @property
+    def trust(self) -> Trust | None:
+        """What the network's test on the scene said; None before the fit and for classics."""
+        inner = self.method.inner if isinstance(self.method, GuardedMethod) else self.method
+        found: Trust | None = getattr(inner, "trust", None)
+        return found
 
 
-def choose_method(config: RunConfig) -> ChosenMethod:
-    """Pick the method that the user named; with ``auto`` the best one that is proven without training.
+def choose_method(config: RunConfig, device: str = "cpu") -> ChosenMethod:
+    """Pick the method that the user named; with ``auto`` the best network that is proven, else GLP.
+
+    Whether a network picked automatically suits the scene is seen later, by :func:`suit_pair` and
+    :func:`fit_method`.
 
     Raises
     ------
     UsageError, InputError
-        The method is unknown, or a network lacks weights.
+        The method is unknown, a network lacks weights, or an option does not fit the method.
     """
     name = config.method
     if name == "auto":
         if config.model is not None:
             raise UsageError("--model needs --method.", hint="Name the network, for instance --method ssrfn.")
-        return ChosenMethod(
-            create_method(FALLBACK), "No trained network is shipped yet; GLP is the strongest method without training."
-        )
+        return _automatic(config, device)
     if not is_network(name):
         if config.model is not None:
             raise UsageError(
@@ -46,11 +88,168 @@ def choose_method(config: RunConfig) -> ChosenMethod:
             raise UsageError(
                 f"The method '{name}' takes no --precision.", hint="Half precision belongs to networks, such as ssrfn."
             )
-        return ChosenMethod(create_method(name), "Chosen with --method.")
+        method = create_method(name)
+        if config.adapt is not None:
+            raise UsageError(
+                f"The method '{name}' cannot be adapted: it is no network and learns from every scene as it is.",
+                hint="Leave out --adapt, or use --method ssrfn.",
+            )
+        return ChosenMethod(method, "Chosen with --method.")
+    header = find_model(config.model or name).header()
+    return ChosenMethod(_network(name, config), "Chosen with --method.", header=header)
+
+
+def _network(name: str, config: RunConfig) -> FusionMethod:
     options: dict[str, Any] = {} if config.model is None else {"model": config.model}
     if config.precision != "auto":
         options["precision"] = config.precision
-    return ChosenMethod(create_method(name, **options), "Chosen with --method.")
+    return create_method(name, **options)
+
+
+def _automatic(config: RunConfig, device: str) -> ChosenMethod:
+    for name in AUTO_NETWORKS[device.partition(":")[0]]:
+        try:
+            header = find_model(name).header()
+            if header is None or not _proven(header):
+                continue
+            method = _network(name, config)
+        except HsfuseError as error:
+            # The weights belong to the installation, not to the user's job: it must not fail with them.
+            _log.warning("The network '%s' is not used: %s", name, error.message)
+            continue
+        reason = f"Network '{name}'; a test on the scene itself decides whether it is used."
+        return ChosenMethod(method, reason, automatic=True, header=header)
+    return _fall_back(
+        "No trained network is shipped yet; GLP is the strongest method without training.", config, automatic=False
+    )
+
+
+def _proven(header: NetworkHeader) -> bool:
+    """Whether the training's own validation says that the network is better than its draft."""
+    scores = header.training.get("validation")
+    gain = scores.get("gain_db") if isinstance(scores, dict) else None
+    return isinstance(gain, int | float) and gain >= MIN_GAIN_DB
+
+
+def _fall_back(reason: str, config: RunConfig, *, automatic: bool = True) -> ChosenMethod:
+    unused = [f"--{name}" for name, value in (("adapt", config.adapt), ("precision", config.precision))
+              if value not in (None, "auto", "fp32")]  # fmt: skip
+    if unused:
+        _log.warning("%s had no effect: no network is used.", " and ".join(unused))
+    if automatic:
+        _log.info("%s", reason)
+    return ChosenMethod(create_method(FALLBACK), reason)
+
+
+def suit_pair(chosen: ChosenMethod, pair: Pair, config: RunConfig) -> ChosenMethod:
+    """Check a network against an open pair, before minutes of co-registration.
+
+    A network that was picked automatically gives way to GLP when the pair is outside what it was trained for.
+
+    Raises
+    ------
+    UsageError, InputError
+        A network that the user named does not take the pair's bands, ratio or MSI; SRF consistency is on but the
+        MSI's responses are unknown.
+    """
+    if config.srf_weight > 0 and pair.msi.responses is None:
+        raise UsageError(
+            "--srf-weight needs the spectral responses of the MSI, which are not known.",
+            hint="Leave out --srf-weight, or give an MSI with known responses.",
+        )
+    if not chosen.network:
+        return chosen
+    name = chosen.method.spec.name
+    wish = _own_bands(chosen, config)
+    if chosen.automatic and wish:
+        return _fall_back(f"GLP, because {wish} and the network '{name}' has bands of its own.", config)
+    if wish:
+        _log.warning("--bands is not used: %s has bands of its own.", name)
+    try:
+        check_network(chosen, pair)
+    except HsfuseError as error:
+        if not chosen.automatic:
+            raise
+        text = error.message[:1].lower() + error.message[1:].rstrip(".")
+        return _fall_back(
+            f"GLP, because the scene is outside what the network '{name}' was trained on: {text}.", config
+        )
+    return chosen
+
+
+def _own_bands(chosen: ChosenMethod, config: RunConfig) -> str:
+    """What the user asked for that contradicts the network's bands; empty when nothing does."""
+    own = chosen.method.spec.centre_nm
+    if own is None or "bands" not in config.model_fields_set or config.bands == str(len(own)):
+        return ""
+    return f"--bands {config.bands} was asked for"
+
+
+def check_network(chosen: ChosenMethod, pair: Pair) -> None:
+    """Raise UsageError or InputError where a network cannot take a pair: MSI bands, ratio, HSI bands."""
+    spec, names = chosen.method.spec, tuple(pair.msi.band_names)
+    wanted = chosen.header.msi_bands if chosen.header else ()
+    # Names of another naming are the user's word when he picked the network, and a doubt otherwise.
+    comparable = bool(wanted) and (chosen.automatic or all(name in BANDS_ALL for name in names))
+    if (spec.n_msi is not None and spec.n_msi != len(names)) or (comparable and wanted != names):
+        raise UsageError(
+            f"The network '{spec.name}' takes the MSI bands {', '.join(wanted) or spec.n_msi}, the image brings "
+            f"{', '.join(names)}.",
+            hint="Use the --s2-bands that it was trained with, or --method glp.",
+        )
+    if spec.ratios is not None and pair.ratio not in spec.ratios:
+        raise UsageError(
+            f"The network '{spec.name}' was trained for a ratio of {' and '.join(map(str, spec.ratios))}, the scene "
+            f"needs {pair.ratio}.",
+            hint="Use --method glp, or train a network for this ratio.",
+        )
+    if spec.centre_nm is not None:
+        match_bands(spec.centre_nm, pair.hsi.bands)
+
+
+def guard_options(config: RunConfig) -> FidelityOptions:
+    """Fidelity guards as the settings have them; the engine clips (and counts what it clips)."""
+    return FidelityOptions(config.back_projection, config.back_projection_weight, config.srf_weight)
+
+
+def guard_text(config: Mapping[str, Any]) -> str:
+    """Name the guards that are on; empty for none."""
+    steps, share, srf = (config[name] for name in ("back_projection", "back_projection_weight", "srf_weight"))
+    parts = [f"back-projection onto the HSI, {steps} steps of {100 * share:g} %"] if steps else []
+    parts += [f"consistency with the MSI, {100 * srf:g} %"] if srf else []
+    return "; ".join(parts)
+
+
+def with_guards(chosen: ChosenMethod, config: RunConfig, scene: FusionScene) -> ChosenMethod:
+    """Put the wanted fidelity guards behind the method; the scene's PSF decides their halo."""
+    method = guarded(chosen.method, guard_options(config), ratio=scene.ratio, psf=scene.psf)
+    return replace(chosen, method=method)
+
+
+def fit_method(
+    chosen: ChosenMethod, config: RunConfig, context: FusionContext, strips: Iterable[LowResolutionStrip]
+) -> ChosenMethod:
+    """Fit the method; an automatic network gives way to GLP when its test on the scene shows no gain.
+
+    ``strips`` are iterated more than once.
+    """
+    chosen.method.fit(context, strips)
+    trust = chosen.trust
+    if not (chosen.automatic and chosen.network):
+        return chosen
+    name = chosen.method.spec.name
+    if trust is not None and trust.windows and trust.gain_db >= MIN_GAIN_DB:
+        reason = f"Network '{name}': at reduced resolution it gains {trust.gain_db:.2f} dB over GLP on this scene."
+        return replace(chosen, reason=reason)
+    if trust is not None and trust.windows:
+        doubt = f"gains only {trust.gain_db:.2f} dB over it on this scene at reduced resolution"
+    else:
+        doubt = "cannot be tested on so small a scene"
+    spare = _fall_back(f"GLP, because the network '{name}' {doubt}.", config)
+    if isinstance(chosen.method, GuardedMethod):
+        spare = replace(spare, method=chosen.method.around(spare.method))
+    spare.method.fit(context, strips)
+    return spare
 
 
 def fusion_context(scene: FusionScene, device: str, seed: int) -> FusionContext:

@@ -25,8 +25,9 @@ from hsfuse.qa.seams import SeamReport, measure_seams
 from hsfuse.qa.sources import FunctionSource, RasterSource
 from hsfuse.qa.spectra import SpectrumComparison, compare_pixels
 from hsfuse.qa.verdict import judge, thresholds_for
+from hsfuse.workflows.adapted import adaptation_text
 from hsfuse.workflows.clock import StageClock, peak_memory_bytes
-from hsfuse.workflows.methods import ChosenMethod
+from hsfuse.workflows.methods import ChosenMethod, guard_text
 from hsfuse.workflows.prepare import PreparedScene
 from hsfuse.workflows.window_scores import score_windows
 from hsfuse.writers import WrittenProduct
@@ -130,11 +131,28 @@ def _facts(summary: dict[str, Any], written: WrittenProduct, coverage: float) ->
         "Hidden by cloud": f"{100 * statistics['cloud_pixels'] / total:.1f} %",
         "PSF of the HSI": f"{summary['psf_fwhm_px']:.2f} HSI pixels (FWHM),"
         + (" estimated from the pair" if summary["psf_estimated"] else " given"),
+        **_network_facts(summary),
         "Clipped samples": f"{100 * statistics['clipped'] / max(computed * bands['count'], 1):.3f} %",
         "Tiles": f"{plan['tiles']} of {plan['tile_px']} px, overlap {plan['overlap_px']} px,"
         f" {statistics['skipped']} empty ones skipped",
         "File": f"{written.path.name}, {written.bytes / 1e6:.1f} MB, {written.format}",
     }
+
+
+def _network_facts(summary: dict[str, Any]) -> dict[str, str]:
+    facts = {}
+    trust = summary["method"].get("trust")
+    if trust:
+        facts["Share of the network's correction"] = f"{100 * trust['mean_share']:.0f} % (mean over bands)" + (
+            f"; it gains {trust['gain_db']:.2f} dB over the draft on {trust['windows']} windows of the scene at "
+            "reduced resolution"
+            if trust["windows"]
+            else "; the scene is too small to test it"
+        )
+    if "adaptation" in summary:
+        facts["Adaptation to the scene"] = adaptation_text(summary["adaptation"])
+    guards = guard_text(summary["config"])
+    return facts | ({"Fidelity guards": guards} if guards else {})
 
 
 def _versions() -> dict[str, str]:

@@ -17,9 +17,18 @@ from hsfuse.inference.engine import FusionStatistics, fuse_scene_tiles, single_t
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress, SilentProgress
 from hsfuse.readers.base import ProductInfo
+from hsfuse.workflows.adapted import adapt_to_scene
 from hsfuse.workflows.clock import StageClock, peak_memory_bytes
 from hsfuse.workflows.inputs import open_pair
-from hsfuse.workflows.methods import ChosenMethod, choose_method, fusion_context, resolve_device
+from hsfuse.workflows.methods import (
+    ChosenMethod,
+    choose_method,
+    fit_method,
+    fusion_context,
+    resolve_device,
+    suit_pair,
+    with_guards,
+)
 from hsfuse.workflows.prepare import PreparedScene, prepare_scene
 from hsfuse.writers import (
     CubeWriter,
@@ -30,6 +39,7 @@ from hsfuse.writers import (
     provenance_record,
     run_identity,
 )
+from hsfuse.writers.provenance import InputIdentity
 
 _log = get_logger(__name__)
 
@@ -119,9 +129,7 @@ def run_scene(
     clock = StageClock(progress or SilentProgress())
     device = resolve_device(config.device)
     torch.set_num_threads(cpu_threads(config.threads))
-    chosen = choose_method(config)
-    if chosen.method.spec.centre_nm is not None and "bands" in config.model_fields_set:
-        _log.warning("--bands is not used: %s has bands of its own.", chosen.method.spec.name)
+    chosen = choose_method(config, device)
     options = WriteOptions(
         format=config.format, dtype=config.dtype, compress=config.compress,
         overwrite=config.overwrite, resume=config.resume,
@@ -133,17 +141,23 @@ def run_scene(
         if not dry_run:
             # Before minutes of work, not after: a rough check of the output's place.
             check_output(output, pair.msi.grid, 1, options)
+        chosen = suit_pair(chosen, pair, config)
         prepared = prepare_scene(pair, config, clock, network_nm=chosen.method.spec.centre_nm)
-        estimate = _plan(prepared, chosen, config, device)
-        summary = _summary(prepared, chosen, estimate, config, device)
+        guarded = with_guards(chosen, config, prepared.scene)
+        estimate = _plan(prepared, guarded, config, device)
+        summary = _summary(prepared, guarded, estimate, config, device)
         if dry_run:
             summary["seconds"] = clock.seconds
             return RunResult(None, chosen.method.spec.name, chosen.reason, summary)
         check_output(output, prepared.scene.fine_grid, len(prepared.scene.bands), options)
-        _fit(prepared, chosen, config, device, clock)
-        written, statistics = _fuse(
-            prepared, chosen, estimate, (hsi_path, msi_paths, output), options, config, device, summary, clock
-        )
+        inputs = [input_identity(path) for path in (hsi_path, *msi_paths)]
+        if config.adapt is not None and chosen.network:
+            adapted = adapt_to_scene(chosen, prepared.scene, output, inputs, config, device, clock)
+            guarded = with_guards(adapted.chosen, config, prepared.scene)
+            summary["adaptation"] = adapted.record
+        chosen = _fit(prepared, guarded, config, device, clock)
+        summary["method"] = _method(chosen)
+        written, statistics = _fuse(prepared, chosen, estimate, output, inputs, options, config, device, summary, clock)
         summary |= {
             "output": str(written.path),
             "sidecars": [str(p) for p in written.sidecars],
@@ -182,18 +196,23 @@ def _plan(prepared: PreparedScene, chosen: ChosenMethod, config: RunConfig, devi
     )  # fmt: skip
 
 
-def _fit(prepared: PreparedScene, chosen: ChosenMethod, config: RunConfig, device: str, clock: StageClock) -> None:
+def _fit(
+    prepared: PreparedScene, chosen: ChosenMethod, config: RunConfig, device: str, clock: StageClock
+) -> ChosenMethod:
     scene = prepared.scene
     with clock.stage("learn from the scene") as stage, single_thread():
-        chosen.method.fit(fusion_context(scene, device, config.seed), list(scene.low_resolution_strips()))
+        context = fusion_context(scene, device, config.seed)
+        fitted = fit_method(chosen, config, context, list(scene.low_resolution_strips()))
         stage.advance()
+    return fitted
 
 
 def _fuse(
     prepared: PreparedScene,
     chosen: ChosenMethod,
     estimate: Estimate,
-    paths: tuple[Path, Sequence[Path], Path],
+    output: Path,
+    inputs: Sequence[InputIdentity],
     options: WriteOptions,
     config: RunConfig,
     device: str,
@@ -201,8 +220,6 @@ def _fuse(
     clock: StageClock,
 ) -> tuple[WrittenProduct, FusionStatistics]:
     scene = prepared.scene
-    hsi_path, msi_paths, output = paths
-    inputs = [input_identity(path) for path in (hsi_path, *msi_paths)]
     plan = estimate.plan
     tiles = f"{plan.tile} {plan.columns} {plan.overlap}"
     spec = chosen.method.spec
@@ -237,7 +254,7 @@ def _model(chosen: ChosenMethod) -> dict[str, Any] | None:
 def _summary(
     prepared: PreparedScene, chosen: ChosenMethod, estimate: Estimate, config: RunConfig, device: str
 ) -> dict[str, Any]:
-    scene, plan, spec = prepared.scene, estimate.plan, chosen.method.spec
+    scene, plan = prepared.scene, estimate.plan
     fine = scene.fine_grid
     samples = fine.height * fine.width * len(scene.bands)
     raw = samples * _SAMPLE_BYTES[config.dtype]
@@ -245,8 +262,7 @@ def _summary(
         "hsfuse": __version__,
         "config": config.model_dump(mode="json"),
         "inputs": {"hsi": _describe(scene.hsi.info), "msi": _describe(scene.msi.info)},
-        "method": {"name": spec.name, "reason": chosen.reason, "reference": spec.reference,
-                   "weights_sha256": spec.weights_sha256},
+        "method": _method(chosen),
         "warnings": list(prepared.warnings),
         "coregistration": prepared.coregistration.to_json(),
         "psf_fwhm_px": scene.psf.fwhm_px,
@@ -259,8 +275,17 @@ def _summary(
             "device": device, "tiles": len(plan), "tile_px": plan.tile * scene.ratio,
             "overlap_px": plan.overlap * scene.ratio, "halo_px": plan.halo * scene.ratio, "batch": estimate.batch,
             "peak_memory_bytes": estimate.host_bytes, "peak_vram_bytes": estimate.vram_bytes,
-            "disk_bytes": raw, "estimated_seconds": round(_guess_seconds(estimate, raw, device), 1),
+            "disk_bytes": raw,
+            "estimated_seconds": round(_guess_seconds(estimate, raw, device) + _adapt_seconds(chosen, config), 1),
         },
+    }  # fmt: skip
+
+
+def _method(chosen: ChosenMethod) -> dict[str, Any]:
+    spec = chosen.method.spec
+    return {
+        "name": spec.name, "reason": chosen.reason, "reference": spec.reference,
+        "weights_sha256": spec.weights_sha256, "trust": chosen.trust.to_json() if chosen.trust else None,
     }  # fmt: skip
 
 
@@ -268,6 +293,10 @@ def _guess_seconds(estimate: Estimate, raw_bytes: int, device: str) -> float:
     """Rough time of fusing and writing; the plan's figure, not a promise."""
     speed = 2e13 if device.startswith("cuda") else _FLOP_PER_SECOND_CORE * cpu_threads(None)
     return estimate.flop / speed + raw_bytes / _IO_BYTES_PER_SECOND
+
+
+def _adapt_seconds(chosen: ChosenMethod, config: RunConfig) -> float:
+    return 60.0 * config.adapt if config.adapt is not None and chosen.network else 0.0
 
 
 def _describe(info: ProductInfo) -> dict[str, Any]:

@@ -2,24 +2,81 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hsfuse.config import RunConfig
 from hsfuse.errors import HsfuseError, InputError, UsageError
 from hsfuse.fusion.base import available_methods, create_method, is_network
+from hsfuse.fusion.nets import zoo
+from hsfuse.workflows import methods
 from hsfuse.workflows.methods import choose_method, resolve_device
 
+sys.path.insert(0, str(Path(__file__).parent))
+from network_weights import write_tiny
 
-def test_the_default_is_explained() -> None:
+
+@pytest.fixture
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """An empty zoo, and a function that puts a tiny network into it."""
+    root = tmp_path / "zoo"
+    root.mkdir()
+    monkeypatch.setattr(zoo, "zoo_folders", lambda: [root])
+
+    def put(name: str, *, trained: bool = True, **changes: Any) -> Path:
+        folder = root / name
+        folder.mkdir()
+        (folder / "config.toml").write_text('description = "x"\n[network]\nn_bands = 24\n')
+        return write_tiny(folder / "weights.safetensors", name=name, **changes) if trained else folder
+
+    return put
+
+
+def test_the_default_is_explained(shelf: Callable[..., Path]) -> None:
+    for name in ("ssrfn", "ssrfn-lite"):
+        shelf(name, trained=False)
     chosen = choose_method(RunConfig())
     assert chosen.method.spec.name == "glp"
     assert "network" in chosen.reason
 
 
+def test_the_best_proven_network_is_tried_first(
+    shelf: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shelf("ssrfn", gain_db=-0.3)
+    shelf("ssrfn-lite")
+    chosen = choose_method(RunConfig())
+    assert (chosen.method.spec.name, chosen.automatic) == ("ssrfn-lite", True)
+    assert "decides" in chosen.reason
+    # Which one is the best is one table.
+    monkeypatch.setitem(methods.AUTO_NETWORKS, "cpu", ())
+    assert choose_method(RunConfig()).method.spec.name == "glp"
+    assert choose_method(RunConfig(), "cuda:0").method.spec.name == "ssrfn-lite"
+    with caplog.at_level("WARNING"):
+        choose_method(RunConfig(adapt=1.0, precision="bf16"))
+    assert "--adapt and --precision had no effect" in caplog.text
+
+
+def test_damaged_weights_of_the_installation_do_not_stop_a_job(
+    shelf: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = shelf("ssrfn")
+    path.write_bytes(path.read_bytes()[:-100])
+    with caplog.at_level("WARNING"):
+        chosen = choose_method(RunConfig())
+    assert chosen.method.spec.name == "glp"
+    assert "'ssrfn' is not used" in caplog.text
+    with pytest.raises(InputError, match="damaged"):
+        choose_method(RunConfig(method="ssrfn"))
+
+
 @pytest.mark.parametrize("name", [n for n in available_methods() if is_network(n)])
-def test_untrained_networks_are_refused(name: str) -> None:
+def test_untrained_networks_are_refused(name: str, shelf: Callable[..., Path]) -> None:
+    shelf(name, trained=False)
     with pytest.raises(UsageError) as caught:
         choose_method(RunConfig(method=name))
     assert "glp" in caught.value.hint or "train" in caught.value.hint

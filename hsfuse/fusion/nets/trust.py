@@ -159,16 +159,20 @@ def _strip(low: Tensor, window: _Window, context: FusionContext) -> LowResolutio
 def _choose_windows(strips: Iterable[LowResolutionStrip], ratio: int, device: str) -> list[_Window]:
     """Cut out up to MAX_WINDOWS valid windows, spread evenly over the candidates in scan order."""
     candidates: list[tuple[int, int, int, int, int]] = []  # strip, row, col, height, width
-    for number, strip in enumerate(strips):
-        height, width = (min(WINDOW_PX, size) // ratio * ratio for size in strip.valid.shape)
-        if min(height, width) < max(MIN_WINDOW_PX, (2 * _RIM + 2) * ratio):
-            continue
-        candidates += [
-            (number, row, col, height, width)
-            for row in range(0, strip.valid.shape[0] - height + 1, height)
-            for col in range(0, strip.valid.shape[1] - width + 1, width)
-            if strip.valid[row : row + height, col : col + width].mean() >= MIN_VALID
-        ]
+    # Small or cloudy scenes may have no valid window of the full side.
+    for side in (WINDOW_PX, WINDOW_PX // 2, MIN_WINDOW_PX):
+        for number, strip in enumerate(strips):
+            height, width = (min(side, size) // ratio * ratio for size in strip.valid.shape)
+            if min(height, width) < max(min(MIN_WINDOW_PX, side // ratio * ratio), (2 * _RIM + 2) * ratio):
+                continue
+            candidates += [
+                (number, row, col, height, width)
+                for row in range(0, strip.valid.shape[0] - height + 1, height)
+                for col in range(0, strip.valid.shape[1] - width + 1, width)
+                if strip.valid[row : row + height, col : col + width].mean() >= MIN_VALID
+            ]
+        if candidates:
+            break
     if len(candidates) > MAX_WINDOWS:
         picked = np.linspace(0, len(candidates) - 1, MAX_WINDOWS).round().astype(int)
         candidates = [candidates[i] for i in picked]

@@ -1,0 +1,157 @@
+"""`hsfuse run --adapt`: the network that fuses a scene is trained on that scene first, once per output.
+
+The adapted weights lie beside the output (``<output>.adapted.safetensors``). An interrupted run goes on with them:
+training anew would give other weights, and rows of two networks in one cube. They also serve as weights
+(``--model``) for neighbouring scenes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from hsfuse.config import RunConfig
+from hsfuse.errors import HsfuseError, InputError, OutputError
+from hsfuse.fusion.nets.zoo import read_header
+from hsfuse.inference.budget import make_budget
+from hsfuse.inference.scene import FusionScene
+from hsfuse.log import get_logger
+from hsfuse.progress import Progress
+from hsfuse.workflows.methods import ChosenMethod
+from hsfuse.writers import journal_folder, run_identity
+from hsfuse.writers.provenance import InputIdentity
+
+_log = get_logger(__name__)
+
+_RECORD = "adaptation"
+_SCENE_SHARE = 0.25
+"""Share of the memory budget that the scene may take while training; a larger one is kept on the disk."""
+
+
+@dataclass(frozen=True)
+class AdaptedMethod:
+    """A method with adapted weights, and what adapting brought (plain values for the report)."""
+
+    chosen: ChosenMethod
+    record: dict[str, Any]
+
+
+def adapted_path(output: Path) -> Path:
+    """Name of the adapted weights of an output."""
+    return output.with_name(output.name + ".adapted.safetensors")
+
+
+def adapt_to_scene(
+    chosen: ChosenMethod,
+    scene: FusionScene,
+    output: Path,
+    inputs: Sequence[InputIdentity],
+    config: RunConfig,
+    device: str,
+    progress: Progress,
+) -> AdaptedMethod:
+    """Adapt a network to a scene, or take up the weights of the interrupted run that is resumed.
+
+    Parameters
+    ----------
+    chosen
+        A network with trained weights, not yet fitted.
+    scene
+        Prepared pair with the network's bands.
+    output
+        The cube; the weights are written beside it.
+    inputs
+        Identity of the products.
+    config
+        Settings, with ``adapt``.
+    device
+        Torch device name.
+    progress
+        Where to show progress.
+
+    Raises
+    ------
+    InputError, OverlapError
+        The scene is too small to train on.
+    OutputError
+        The weights to resume with are missing or of another run, or cannot be written.
+    """
+    from hsfuse.fusion.nets.methods import SsrfnMethod
+
+    if not isinstance(chosen.method, SsrfnMethod) or chosen.header is None:
+        raise HsfuseError("Only a network with trained weights can be adapted.")
+    path, spec = adapted_path(output), chosen.method.spec
+    identity = run_identity(config.identity(), inputs, f"{spec.name} {spec.weights_sha256}")
+    record = _left_by(path, output, identity) if config.resume else None
+    if record is None:
+        record = _train(chosen.method, chosen, scene, path, identity, config, device, progress)
+    else:
+        _log.info("Going on with the weights that were adapted before, %s.", path)
+    options: dict[str, Any] = {} if config.precision == "auto" else {"precision": config.precision}
+    # From the file also right after training: a resumed run must see the very same numbers.
+    method = SsrfnMethod.from_weights(path, **options)
+    public = {key: value for key, value in record.items() if key != "identity"} | {"weights": str(path)}
+    return AdaptedMethod(replace(chosen, method=method, header=read_header(path)), public)
+
+
+def _left_by(path: Path, output: Path, identity: str) -> dict[str, Any] | None:
+    """Record of the weights that an interrupted run of the same identity left; None where nothing was left."""
+    if not path.exists():
+        if output.exists() or (journal_folder(output) / "manifest.json").exists():
+            raise OutputError(
+                f"The adapted weights of the run to resume, {path}, are missing.",
+                hint="Start anew: leave out --resume, or use --overwrite.",
+            )
+        return None
+    record = read_header(path).training.get(_RECORD)
+    if not isinstance(record, dict) or record.get("identity") != identity:
+        raise OutputError(
+            f"The adapted weights {path} come from a run with other inputs or settings.",
+            hint="Repeat that run's command with --resume, or start anew without.",
+        )
+    return record
+
+
+def _train(
+    method: Any, chosen: ChosenMethod, scene: FusionScene, path: Path, identity: str, config: RunConfig, device: str,
+    progress: Progress,
+) -> dict[str, Any]:  # fmt: skip
+    from hsfuse.fusion.nets.methods import DEFAULT_DRAFT
+    from hsfuse.fusion.nets.weights import save_weights
+    from hsfuse.workflows.adapt import adapt
+
+    header = chosen.header
+    if header is None:
+        raise HsfuseError("Only a network with trained weights can be adapted.")
+    raw = scene.grid.height * scene.grid.width * (len(scene.bands) + len(scene.msi.band_names)) * 4
+    large = raw > _SCENE_SHARE * make_budget("cpu", config.max_memory, None).host
+    try:
+        result = adapt(
+            method, scene, minutes=config.adapt, device=device, seed=config.seed, progress=progress,
+            precision=config.precision if config.precision in ("fp32", "bf16") else "auto",
+            scratch=path.parent if large else None, draft=header.draft or DEFAULT_DRAFT,
+        )  # fmt: skip
+    except InputError as error:
+        raise InputError(
+            f"The network cannot be adapted: {error.message}", hint="Leave out --adapt, or enlarge --aoi."
+        ) from error
+    record = {
+        "identity": identity, "minutes": config.adapt, "scene": scene.hsi.info.name,
+        "from_sha256": method.spec.weights_sha256, "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        **result.to_json(),
+    }  # fmt: skip
+    save_weights(path, method.network.float(), replace(header, training={**header.training, _RECORD: record}))
+    return record
+
+
+def adaptation_text(record: dict[str, Any]) -> str:
+    """One line for the report."""
+    before, after = record["before"], record["after"]
+    return (
+        f"{record['steps']} steps in {record['seconds']:.0f} s: {before['psnr_db']:.2f} to {after['psnr_db']:.2f} dB, "
+        f"{before['sam_deg']:.2f} to {after['sam_deg']:.2f} degrees on strips of the scene left out of training, at "
+        f"reduced resolution (draft: {after['draft_psnr_db']:.2f} dB, {after['draft_sam_deg']:.2f} degrees)"
+    )
