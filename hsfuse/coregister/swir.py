@@ -18,10 +18,9 @@ import torch
 from numpy.typing import NDArray
 
 from hsfuse.coregister.channels import ChannelPair, MultispectralBands, WeightedBands
-from hsfuse.coregister.field import DisplacementField
 from hsfuse.coregister.lowpass import blur_sigma_m, prepare_reference
 from hsfuse.coregister.refine import Measurement, Refiner
-from hsfuse.coregister.result import SwirShift
+from hsfuse.coregister.result import CoregistrationResult, SwirShift
 from hsfuse.coregister.windows import Windows
 from hsfuse.degrade import Psf
 from hsfuse.errors import OverlapError
@@ -54,6 +53,7 @@ _CAPTURE_PX, _SHARP_PX = 5.0, 1.5
 _PASSES, _STILL_PX, _FARTHEST_PX = 8, 0.01, 3.0
 _MOST_SIGMA_PX, _LAX_SIGMA_PX, _LEAST_SHARE, _LEAST_CORRELATION = 0.35, 1.5, 0.3, 0.3
 _LEAST_WINDOWS = 4
+_AROUND_PX, _USUAL_MISFIT_PX = 32.0, 0.1
 _NOISE_PX = 0.03
 """Windows differ by this much for reasons that their own standard error does not know."""
 _METHOD_PX = {False: 0.01, True: 0.03}
@@ -74,7 +74,7 @@ def swir_names(msi: MultispectralProduct) -> tuple[str, ...]:
 def measure_swir(
     hsi: HyperspectralProduct,
     msi: MultispectralProduct | None,
-    field: DisplacementField,
+    aligned: CoregistrationResult | None = None,
     *,
     psf: Psf | None = None,
     progress: Progress | None = None,
@@ -87,9 +87,10 @@ def measure_swir(
     hsi
         Product whose two detectors are compared.
     msi
-        Reference; its bands in the SWIR windows are used when it has any.
-    field
-        Co-registration of the VNIR bands.
+        Reference; its bands in the SWIR windows are used when it has any. None: the product's own VNIR bands.
+    aligned
+        Co-registration of the VNIR bands with the reference. What its tie points say beyond its field is taken into
+        account, so that a field that is too stiff is not mistaken for a misalignment of the detectors.
     psf
         Blur of the HSI relative to the reference.
     progress
@@ -106,8 +107,8 @@ def measure_swir(
     pair, own = (None, False) if swir is None else _pair(hsi, msi, swir)
     if pair is None:
         return None
-    if own:
-        field = DisplacementField.zero()
+    if own or aligned is None:
+        aligned = CoregistrationResult.off()
     sigma_m = blur_sigma_m(psf or Psf(1.25), hsi.grid.pixel_m, 1)
     some, every = _strips(hsi.grid)
     with (progress or SilentProgress()).stage("compare SWIR with VNIR") as stage:
@@ -115,7 +116,7 @@ def measure_swir(
         for strips in (some, every):
             parts = []
             for rows in strips:
-                part = _part(pair, hsi, rows, field, sigma_m, torch.device(device))
+                part = _part(pair, hsi, rows, aligned, sigma_m, torch.device(device))
                 if part is not None:
                     parts.append(part)
                 stage.advance(1.0 / len(strips) if strips is some else 0.0)
@@ -190,12 +191,13 @@ def _pair(
 
 @dataclass(frozen=True)
 class _Part:
-    """A strip, ready to be measured: windows, and the displacement of the field in pixels (row, col)."""
+    """A strip, ready to be measured: windows, displacement of the field in pixels (row, col), what it lacks."""
 
     refiner: Refiner
     windows: Windows
     everywhere: torch.Tensor
     base: torch.Tensor
+    misfit: FloatArray
 
 
 @dataclass(frozen=True)
@@ -210,7 +212,11 @@ class _Found:
 
 
 def _part(
-    pair: ChannelPair, hsi: HyperspectralProduct, rows: Slice2D, field: DisplacementField, sigma_m: float,
+    pair: ChannelPair,
+    hsi: HyperspectralProduct,
+    rows: Slice2D,
+    aligned: CoregistrationResult,
+    sigma_m: float,
     device: torch.device,
 ) -> _Part | None:  # fmt: skip
     target = pair.target.read(rows)
@@ -220,7 +226,7 @@ def _part(
     # Clouds move between the exposures of the two detectors.
     target[:, dilate(bright, _GROWTH_PX)] = np.nan
     grid = hsi.grid.crop(rows)
-    dx, dy = field.on_grid(grid).astype(np.float64)
+    dx, dy = aligned.field.on_grid(grid).astype(np.float64)
     base = np.stack([dy / grid.transform.e, dx / grid.transform.a])
     margin = math.ceil(np.abs(base).max() + _FARTHEST_PX) + _MARGIN_PX
     reference = pair.reference
@@ -235,7 +241,21 @@ def _part(
     side = round(float(np.clip(math.sqrt(hsi.grid.height * hsi.grid.width / 25.0), *_CELL_PX)))
     windows = Windows.boxes(grid.height, grid.width, side, device)
     everywhere = torch.ones(grid.shape, dtype=torch.bool, device=device)
-    return _Part(refiner, windows, everywhere, torch.from_numpy(base).to(device))
+    centres = np.stack(np.meshgrid(windows.rows, windows.cols, indexing="ij"), axis=-1).reshape(-1, 2)
+    misfit = _misfit(aligned, grid, centres)
+    return _Part(refiner, windows, everywhere, torch.from_numpy(base).to(device), misfit)
+
+
+def _misfit(aligned: CoregistrationResult, grid: Grid, centres: FloatArray) -> FloatArray:
+    """What tie points around some pixel positions measured beyond the field, in pixels, shape (position, 2)."""
+    points = aligned.tie_points
+    dx, dy = aligned.field.at(points.x, points.y)
+    residual = np.stack([(points.dy_m - dy) / grid.transform.e, (points.dx_m - dx) / grid.transform.a], axis=1)
+    position = np.stack(grid.rowcol(points.x, points.y), axis=1)
+    weight = points.used / ((points.sigma_m / grid.pixel_m) ** 2 + _NOISE_PX**2)
+    square = ((centres[:, None, :] - position[None, :, :]) ** 2).sum(axis=2)
+    near = np.exp(-0.5 * square / _AROUND_PX**2) * weight
+    return np.asarray(near @ residual / (near.sum(axis=1, keepdims=True) + _USUAL_MISFIT_PX**-2))
 
 
 def _iterate(parts: list[_Part]) -> _Found | None:
@@ -249,7 +269,9 @@ def _iterate(parts: list[_Part]) -> _Found | None:
             moved = part.base + torch.from_numpy(shift).to(part.base.device)[:, None, None]
             measured.append(part.refiner.measure(part.windows, moved, part.everywhere))
         # What has not been aligned yet looks like noise.
-        found = _combine(measured, _MOST_SIGMA_PX if number > 1 else _LAX_SIGMA_PX)
+        found = _combine(
+            measured, np.concatenate([part.misfit for part in parts]), _MOST_SIGMA_PX if number > 1 else _LAX_SIGMA_PX
+        )
         if found is None:
             return None
         step = found.shift
@@ -271,7 +293,7 @@ def _stretch(step: FloatArray, before: FloatArray | None) -> float:
     return 1.0 / (1.0 - min(ratio, 0.75)) if ratio > 0.1 else 1.0
 
 
-def _combine(measured: Sequence[Measurement], most_sigma_px: float) -> _Found | None:
+def _combine(measured: Sequence[Measurement], misfit: FloatArray, most_sigma_px: float) -> _Found | None:
     """Robust weighted mean of the windows and what it is worth; None when too few of them agree."""
 
     def column(name: str) -> FloatArray:
@@ -283,7 +305,7 @@ def _combine(measured: Sequence[Measurement], most_sigma_px: float) -> _Found | 
     good &= np.linalg.norm(value, axis=1) < _FARTHEST_PX
     if good.sum() < _LEAST_WINDOWS:
         return None
-    value, sigma = value[good], sigma[good]
+    value, sigma = (value - misfit)[good], sigma[good]
     own = np.hypot(sigma, _NOISE_PX)
     mean: FloatArray = np.median(value, axis=0)
     for _ in range(20):

@@ -77,6 +77,9 @@ class FusionScene:
         Growth of the cloud mask, in fine pixels.
     area
         Fine pixels inside the requested area, shape of the fine grid; None: all.
+    swir_bands, swir_resampler
+        Bands of the HSI (a mask over all of them) that have a displacement of their own, and what brings these to
+        ``grid``; None: all are treated alike.
     """
 
     hsi: HyperspectralProduct
@@ -89,6 +92,8 @@ class FusionScene:
     mask_cloud: bool = True
     cloud_dilate_px: int = 2
     area: BoolArray | None = None
+    swir_bands: BoolArray | None = None
+    swir_resampler: Resampler | None = None
 
     @property
     def fine_grid(self) -> Grid:
@@ -102,11 +107,21 @@ class FusionScene:
 
     def read_hsi(self, rows: Slice2D, bands: NDArray[np.int64] | None = None) -> FloatCube:
         """Resampled HSI, shape (band, row, col), NaN where there is no data."""
-        index = self.bands if bands is None else bands
-        source = self.resampler.source_block(rows)
+        index = np.asarray(self.bands if bands is None else bands)
+        if self.swir_resampler is None or self.swir_bands is None:
+            return self._resampled(self.resampler, rows, index)
+        own = self.swir_bands[index]
+        out = np.empty((len(index), *rows.shape), np.float32)
+        for resampler, chosen in ((self.resampler, ~own), (self.swir_resampler, own)):
+            if chosen.any():
+                out[chosen] = self._resampled(resampler, rows, index[chosen])
+        return out
+
+    def _resampled(self, resampler: Resampler, rows: Slice2D, index: NDArray[np.int64]) -> FloatCube:
+        source = resampler.source_block(rows)
         if min(source.shape) < 1:
             return np.full((len(index), *rows.shape), np.nan, np.float32)
-        return self.resampler.apply(self.hsi.read(source, index), source, rows)
+        return resampler.apply(self.hsi.read(source, index), source, rows)
 
     def read_msi(self, rows: Slice2D) -> tuple[FloatCube, BoolArray]:
         """MSI of a block given on the HSI grid (NaN outside the image), and its cloud mask."""

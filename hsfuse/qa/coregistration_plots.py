@@ -144,7 +144,7 @@ def vector_figure(view: CoregistrationView) -> Figure:
         left, right = figure.subplots(1, 2, sharex=True, sharey=True)
         shift_x, shift_y = float(np.median(view.grid_dx_m)), float(np.median(view.grid_dy_m))
         _vectors(left, view, 0.0, 0.0)
-        left.set_title("Displacement applied to the HSI")
+        left.set_title("Displacement applied")
         _vectors(right, view, shift_x, shift_y)
         east, north = style.number(shift_x), style.number(shift_y)
         right.set_title(f"Local part (without the shift of {east} m E, {north} m N)")

@@ -68,10 +68,11 @@ def _alignment(report: ReportData) -> list[FigureFile]:
     if view is None:
         return []
     enlarge = max(1, round(DETAIL_SIDE_PX / max(view.reference.shape[:2])))
+    moved, fixed = ("Target", "Reference") if "target" in report.inputs else ("HSI", "MSI (reference)")
     parts = (
-        ("reference", "MSI (reference)", view.reference),
-        ("before", "HSI as delivered", view.before),
-        ("after", "HSI co-registered", view.after),
+        ("reference", fixed, view.reference),
+        ("before", f"{moved} as delivered", view.before),
+        ("after", f"{moved} co-registered", view.after),
     )
     return [
         FigureFile(
@@ -88,7 +89,7 @@ def _coregistration(report: ReportData) -> list[FigureFile]:
     if view is None:
         return []
     caption = (
-        "Left: the displacement that was added to the HSI's claimed position. Right: the same without the shift of the "
+        "Left: the displacement that was added to the claimed positions. Right: the same without the shift of the "
         "whole scene, so that distortions inside the scene show. Arrows are measurements, the background is the field."
     )
     vectors = style.to_png(coregistration_plots.vector_figure(view))

@@ -304,10 +304,12 @@ def _coregistration_rows(result: Any) -> dict[str, Any] | None:
             used = getattr(getattr(result, points), "used", None)
             share = f", {int(np.sum(used))} used" if points == "tie_points" and used is not None else ""
             rows.append((label, f"{len(x)}{share}"))
-    swir = getattr(result, "swir_shift_m", None)
+    swir = getattr(result, "swir", None)
     if swir is not None:
-        east, north = (f"{v:.1f}".replace("-", "−") for v in swir)
-        rows.append(("SWIR against VNIR", f"{east} m east, {north} m north"))
+        east, north = (f"{v:.1f}".replace("-", "−") for v in (swir.dx_m, swir.dy_m))
+        rows.append(("SWIR onto VNIR", f"{east} m east, {north} m north, standard error {swir.sigma_m:.1f} m"))
+        state = "SWIR bands moved" if swir.corrected else "not moved" if swir.significant else "within its error"
+        rows.append(("SWIR compared with", f"{swir.reference} ({swir.windows} windows); {state}"))
     for label, name in (("Correlation", "correlation"), ("Peak over next peak", "peak_ratio")):
         value = getattr(result, name, None)
         if value is not None and np.isfinite(value):

@@ -15,7 +15,7 @@ from hsfuse.grid import Grid, Slice2D
 from hsfuse.readers.base import BoolArray, FloatCube, ProductInfo
 from hsfuse.readers.blocks import BandIndex, band_index
 from hsfuse.readers.overlap import DEFAULT_CUT_NM, OverlapReport, cut_overlap
-from hsfuse.readers.raster_file import RasterFile
+from hsfuse.readers.raster_file import RasterFile, StoredAs
 from hsfuse.readers.raster_metadata import BandMetadata
 from hsfuse.spectral import BandTable, SpectralResponse
 
@@ -205,6 +205,11 @@ class RasterMsi:
     def read(self, block: Slice2D, bands: BandIndex = None) -> FloatCube:
         """Read reflectance, float32 (band, row, col), NaN where there is no data."""
         return self._raster.read(band_index(bands, len(self._names)), block)
+
+    @property
+    def stored(self) -> StoredAs:
+        """How the file stores its numbers."""
+        return self._raster.stored()
 
     def cloud(self, block: Slice2D) -> BoolArray | None:  # noqa: ARG002
         """None: rasters carry no cloud mask."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,50 @@ from hsfuse.readers.raster_metadata import (
 ENVI_DATA_SUFFIXES = ("", ".img", ".dat", ".bsq", ".bil", ".bip", ".raw", ".bin", ".tif", ".tiff")
 PROBES = 8
 SAMPLE_PX = 128
+
+
+@dataclass(frozen=True)
+class StoredAs:
+    """How a raster stores its numbers, so that a changed copy can be stored alike.
+
+    Attributes
+    ----------
+    dtype
+        Data type of all bands (the common one where they differ).
+    nodata
+        Number that marks missing samples; chosen when the file names none.
+    scale, offset
+        What turned stored numbers into those that were read, per band.
+    tag_scale, tag_offset
+        What the file itself says of that, per band.
+    tags, band_tags
+        Metadata items without statistics.
+    """
+
+    dtype: np.dtype[Any]
+    nodata: float
+    scale: NDArray[np.float32]
+    offset: NDArray[np.float32]
+    tag_scale: tuple[float, ...]
+    tag_offset: tuple[float, ...]
+    tags: Mapping[str, str]
+    band_tags: tuple[Mapping[str, str], ...]
+
+    def encode(self, cube: FloatCube) -> NDArray[Any]:
+        """Turn values as they were read, shape (band, row, col), back into stored numbers; NaN becomes nodata."""
+        missing = np.isnan(cube)
+        stored = (cube - self.offset[:, None, None]) / self.scale[:, None, None]
+        if self.dtype.kind == "f":
+            out: NDArray[Any] = np.where(missing, np.float64(self.nodata), stored).astype(self.dtype)
+            return out
+        limits = np.iinfo(self.dtype)
+        stored = np.clip(np.rint(np.nan_to_num(stored)), limits.min, limits.max)
+        # A measurement must not turn into a gap by rounding.
+        step = -1.0 if self.nodata == limits.max else 1.0
+        stored[stored == self.nodata] += step
+        stored[missing] = self.nodata
+        out = stored.astype(self.dtype)
+        return out
 
 
 class RasterFile:
@@ -213,6 +258,28 @@ class RasterFile:
             start=_time(tags.get("acquisition_time")),
             attributes={"driver": self._dataset.driver, "epsg": self.grid.crs.to_epsg(), **attributes},
             warnings=tuple(self.warnings),
+        )
+
+    def stored(self) -> StoredAs:
+        """How the numbers of the bands in ``indexes`` are stored."""
+        dataset, bands = self._dataset, np.array(self.indexes) - 1
+        dtype = np.result_type(*(np.dtype(dataset.dtypes[band]) for band in bands))
+        nodata = next((dataset.nodatavals[band] for band in bands if dataset.nodatavals[band] is not None), None)
+        if nodata is None:
+            nodata = float("nan") if dtype.kind == "f" else float(np.iinfo(dtype).min)
+
+        def plain(items: Mapping[str, str]) -> dict[str, str]:
+            return {k: v for k, v in items.items() if not k.startswith("STATISTICS_") and k != "AREA_OR_POINT"}
+
+        return StoredAs(
+            dtype=dtype,
+            nodata=float(nodata),
+            scale=self._scale[bands],
+            offset=self._offset[bands],
+            tag_scale=tuple(float(dataset.scales[band]) for band in bands),
+            tag_offset=tuple(float(dataset.offsets[band]) for band in bands),
+            tags=plain(dataset.tags()),
+            band_tags=tuple(plain(dataset.tags(index)) for index in self.indexes),
         )
 
     def close(self) -> None:

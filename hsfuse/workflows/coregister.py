@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import rasterio
 from rasterio.errors import RasterioError
 
@@ -15,20 +13,19 @@ from hsfuse import __version__
 from hsfuse.config import CoregisterConfig
 from hsfuse.coregister.products import coregister_products
 from hsfuse.coregister.result import CoregistrationResult
-from hsfuse.coregister.warp import Resampler
 from hsfuse.degrade import Psf
 from hsfuse.errors import CoregistrationError, InputError, OutputError
-from hsfuse.grid import Grid, Slice2D
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress, SilentProgress
 from hsfuse.readers import open_hsi, open_msi
-from hsfuse.readers.base import FloatCube, HyperspectralProduct, MultispectralProduct
+from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct
 from hsfuse.readers.raster import RasterMsi
-from hsfuse.writers import CubeWriter, WriteOptions
+from hsfuse.workflows.aligned import write_aligned, write_field
+from hsfuse.workflows.clock import StageClock, peak_memory_bytes
+from hsfuse.workflows.swir import with_swir
+from hsfuse.workflows.tie_points import check_suffix, write_tie_points
 
 _log = get_logger(__name__)
-
-_ROWS = 128
 
 
 def coregister_files(
@@ -56,7 +53,7 @@ def coregister_files(
     field
         GeoTIFF of two bands on the target's grid: dx, dy in metres, to be added to the target's claimed positions.
     tie_points
-        GeoJSON with tie and check points.
+        GeoPackage (``.gpkg``) or GeoJSON with tie and check points.
     report
         HTML report.
     overwrite
@@ -73,7 +70,10 @@ def coregister_files(
     InputError, OverlapError, OutputError
         A file cannot be read or written; the images share no usable area.
     """
-    progress = progress or SilentProgress()
+    config = config or CoregisterConfig()
+    clock = StageClock(progress or SilentProgress())
+    if tie_points is not None:
+        check_suffix(tie_points)
     wanted = [path for path in (output, field, tie_points, report) if path is not None]
     _check_outputs(wanted, overwrite=overwrite)
     with ExitStack() as stack:
@@ -81,21 +81,30 @@ def coregister_files(
         stack.callback(moving.close)
         fixed = open_msi([reference], target=moving.grid)
         stack.callback(fixed.close)
-        result = coregister_products(moving, fixed, config, psf=_blur(moving, fixed), progress=progress)
+        warnings = [*moving.info.warnings, *fixed.info.warnings]
+        for warning in warnings:
+            _log.warning("%s", warning)
+        psf = _blur(moving, fixed)
+        result = coregister_products(moving, fixed, config, psf=psf, progress=clock)
+        if isinstance(moving, RasterMsi):
+            if config.correct_swir:
+                _log.warning("--correct-swir has no effect: %s is no cube with wavelengths.", moving.info.name)
+        else:
+            result, notes = with_swir(result, moving, fixed, [reference], config, psf, clock)
+            warnings += notes
+        if result.trusted:
+            if field is not None:
+                write_field(field, moving.grid, result)
+            if tie_points is not None:
+                write_tie_points(tie_points, result, moving.grid.crs)
+            write_aligned(output, moving, result, clock, overwrite=overwrite)
         if report is not None:
-            _write_report(report, output, moving, fixed, result)
+            _write_report(report, output, moving, fixed, result, config, warnings, clock)
         if not result.trusted:
             raise CoregistrationError(
                 f"The co-registration was rejected: {result.reason}",
                 hint="Choose a reference closer in season and with fewer clouds.",
             )
-        if field is not None:
-            _write_raster(
-                field, moving.grid, lambda block: result.field.on_grid(moving.grid.crop(block)), 2, ("dx_m", "dy_m")
-            )
-        if tie_points is not None:
-            _write_points(tie_points, result, moving.grid)
-        _write_aligned(output, moving, result, progress, overwrite=overwrite)
     return result
 
 
@@ -124,95 +133,35 @@ def _blur(target: HyperspectralProduct | RasterMsi, reference: MultispectralProd
     return Psf(1.25) if target.grid.pixel_m > 1.5 * reference.grid.pixel_m else Psf(0.8)
 
 
-def _write_aligned(
-    output: Path,
-    target: HyperspectralProduct | RasterMsi,
-    result: CoregistrationResult,
-    progress: Progress,
-    *,
-    overwrite: bool,
-) -> None:
-    resampler = Resampler(target.grid, target.grid, result.field)
-    count = len(target.band_names) if isinstance(target, RasterMsi) else len(target.bands)
-
-    def aligned(block: Slice2D) -> FloatCube:
-        source = resampler.source_block(block)
-        if min(source.shape) < 1:
-            return np.full((count, *block.shape), np.nan, np.float32)
-        return resampler.apply(target.read(source), source, block)
-
-    if isinstance(target, RasterMsi):
-        with progress.stage("resample", total=1.0) as stage:
-            _write_raster(output, target.grid, aligned, count, target.band_names)
-            stage.advance()
-        return
-    options = WriteOptions(format="gtiff", dtype="int16", overwrite=overwrite)
-    provenance = {"version": __version__, "coregistration": result.to_json()}
-    name = f"{target.info.name} aligned by hsfuse {__version__}"
-    with CubeWriter(
-        output, target.grid, target.bands, options, identity="", provenance=provenance, description=name,
-        sensor=target.info.sensor, acquired=target.info.start,
-    ) as writer:  # fmt: skip
-        with progress.stage("resample", total=target.grid.height) as stage:
-            for block in target.grid.row_blocks(_ROWS):
-                writer.write_rows(block.row0, aligned(block))
-                stage.advance(block.shape[0])
-        writer.finish(progress)
-
-
-def _write_raster(
-    path: Path, grid: Grid, read: Callable[[Slice2D], FloatCube], count: int, names: Sequence[str]
-) -> None:
-    part = path.with_name(path.name + ".part")
-    profile = {
-        "driver": "GTiff", "dtype": "float32", "count": count, "height": grid.height, "width": grid.width,
-        "crs": grid.crs, "transform": grid.transform, "nodata": float("nan"), "compress": "deflate", "predictor": 3,
-        "interleave": "band", "bigtiff": "if_safer",
-    }  # fmt: skip
-    try:
-        with rasterio.open(part, "w", **profile) as sink:
-            sink.descriptions = tuple(names)
-            for block in grid.row_blocks(_ROWS):
-                sink.write(read(block), window=block.window)
-        part.replace(path)
-    except (OSError, RasterioError) as error:
-        part.unlink(missing_ok=True)
-        raise OutputError(f"{path} cannot be written: {error}.", hint="Check the folder and the disk.") from error
-
-
-def _write_points(path: Path, result: CoregistrationResult, grid: Grid) -> None:
-    collection = result.tie_points.to_geojson(grid.crs)
-    for feature in collection["features"]:
-        feature["properties"]["role"] = "tie"
-    checks = result.check_points.to_geojson(grid.crs)["features"]
-    for feature in checks:
-        feature["properties"]["role"] = "check"
-    collection["features"] += checks
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(json.dumps(collection), encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"{path} cannot be written: {error.strerror}.", hint="Check the folder and the disk."
-        ) from error
-
-
 def _write_report(
     path: Path,
     output: Path,
     target: HyperspectralProduct | RasterMsi,
     reference: MultispectralProduct,
     result: CoregistrationResult,
+    config: CoregisterConfig,
+    warnings: list[str],
+    clock: StageClock,
 ) -> None:
     from hsfuse.qa.report import ReportData, write_report
     from hsfuse.qa.verdict import judge, thresholds_for
+    from hsfuse.workflows.alignment import detail_view
 
-    warnings = [*target.info.warnings, *reference.info.warnings]
-    verdict = judge({}, coregistration=result, warnings=warnings, thresholds=thresholds_for(target.grid.pixel_m))
-    data = ReportData(
-        product=output.name, verdict=verdict, method="co-registration", method_reason=result.reason,
-        inputs={"target": target.info, "reference": reference.info}, coregistration=result, bounds=target.grid.bounds,
-        notes=warnings,
-    )  # fmt: skip
-    write_report(path, data)
+    with clock.stage("report") as stage:
+        verdict = judge({}, coregistration=result, warnings=warnings, thresholds=thresholds_for(target.grid.pixel_m))
+        grid = target.grid
+        facts: dict[str, Any] = {
+            "Size": f"{grid.height} x {grid.width} pixels of {grid.pixel_m:g} m",
+            "Reference system": grid.crs.to_string(),
+            "Pixels of the reference": f"{reference.grid.pixel_m:g} m, {reference.grid.crs.to_string()}",
+            "Model of the field": result.field.model if result.trusted else "none",
+        }
+        data = ReportData(
+            product=output.name, verdict=verdict, method="co-registration", method_reason=result.reason, facts=facts,
+            inputs={"target": target.info, "reference": reference.info}, coregistration=result, bounds=grid.bounds,
+            alignment=detail_view(target, reference, result), seconds=clock.seconds,
+            peak_memory_bytes=peak_memory_bytes(), configuration=config.model_dump(mode="json"),
+            versions={"hsfuse": __version__}, notes=warnings,
+        )  # fmt: skip
+        write_report(path, data)
+        stage.advance()

@@ -30,6 +30,7 @@ class Pair:
     msi: MultispectralProduct
     ratio: int
     warnings: tuple[str, ...]
+    msi_paths: tuple[Path, ...] = ()
 
 
 def open_pair(hsi_path: Path, msi_paths: Sequence[Path], config: RunConfig, stack: ExitStack) -> Pair:
@@ -59,7 +60,7 @@ def open_pair(hsi_path: Path, msi_paths: Sequence[Path], config: RunConfig, stac
         )
     for warning in warnings:
         _log.warning("%s", warning)
-    return Pair(hsi, msi, ratio, tuple(warnings))
+    return Pair(hsi, msi, ratio, tuple(warnings), tuple(msi_paths))
 
 
 def pixel_ratio(coarse: Grid, fine: Grid, wanted: int | None = None) -> int:

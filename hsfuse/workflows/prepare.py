@@ -21,6 +21,7 @@ from hsfuse.progress import Progress
 from hsfuse.readers.base import HyperspectralProduct
 from hsfuse.workflows.aoi import parse_aoi
 from hsfuse.workflows.inputs import Pair, common_grid
+from hsfuse.workflows.swir import with_swir
 
 _log = get_logger(__name__)
 
@@ -58,7 +59,7 @@ def prepare_scene(
     matching = Psf(config.psf_fwhm) if config.psf_fwhm != "auto" else _MATCHING_PSF
     # Bands first: they are quick, and a wish that cannot be met should fail before minutes of matching.
     selection = select_scene_bands(pair.hsi, config.bands, progress, network_nm)
-    result = align(pair, config, matching, progress)
+    result, notes = align(pair, config, matching, progress)
     if not result.trusted:
         raise CoregistrationError(
             f"The co-registration was rejected: {result.reason}",
@@ -80,6 +81,9 @@ def prepare_scene(
         config.cloud_dilate_px,
         area.mask(grid.nested(pair.ratio)) if area else None,
     )
+    if result.swir is not None and result.swir.corrected:
+        own = pair.hsi.bands.in_swir(config.vnir_swir_cut_nm)
+        scene = replace(scene, swir_bands=own, swir_resampler=Resampler(pair.hsi.grid, grid, result.swir_field))
     # Fails when no pixel is valid in both images, before any method has to cope with emptiness.
     next(scene.low_resolution_strips())
     if config.psf_fwhm == "auto":
@@ -87,16 +91,17 @@ def prepare_scene(
             scene = replace(scene, psf=estimate_scene_psf(scene))
             stage.advance()
         _log.info("The HSI's PSF is %.2f HSI pixels wide (FWHM).", scene.psf.fwhm_px)
-    return PreparedScene(scene, result, selection, pair.warnings, config.psf_fwhm == "auto")
+    return PreparedScene(scene, result, selection, (*pair.warnings, *notes), config.psf_fwhm == "auto")
 
 
-def align(pair: Pair, config: RunConfig, psf: Psf, progress: Progress) -> CoregistrationResult:
-    """Co-register, unless it was switched off."""
-    if config.coregister == "off":
-        return CoregistrationResult.off()
-    from hsfuse.coregister.products import coregister_products
+def align(pair: Pair, config: RunConfig, psf: Psf, progress: Progress) -> tuple[CoregistrationResult, tuple[str, ...]]:
+    """Co-register, unless it was switched off, and compare the SWIR bands with the others."""
+    result = CoregistrationResult.off()
+    if config.coregister != "off":
+        from hsfuse.coregister.products import coregister_products
 
-    return coregister_products(pair.hsi, pair.msi, config.coregistration(), psf=psf, progress=progress)
+        result = coregister_products(pair.hsi, pair.msi, config.coregistration(), psf=psf, progress=progress)
+    return with_swir(result, pair.hsi, pair.msi, pair.msi_paths, config, psf, progress)
 
 
 def select_scene_bands(

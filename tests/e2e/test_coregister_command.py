@@ -26,8 +26,8 @@ def call(*arguments: object, code: int = 0) -> str:
 
 
 def test_product_field_points_and_report(pair: SimulatedPair, tmp_path: Path) -> None:
-    out, field, points, report = (tmp_path / n for n in ("a.tif", "f.tif", "p.geojson", "r.html"))
-    text = call(pair.prisma, pair.sentinel2, "-o", out, "--field", field, "--tie-points", points, "--report", report)
+    out, field, points, report = (tmp_path / n for n in ("a.tif", "f.tif", "p.geojson", "a.report.html"))
+    text = call(pair.prisma, pair.sentinel2, "-o", out, "--field", field, "--tie-points", points, "--report")
     assert "accepted" in text
     with open_hsi(pair.prisma) as product, rasterio.open(field) as saved:
         inside = product.valid(product.grid.full)

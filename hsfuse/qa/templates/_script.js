@@ -48,6 +48,18 @@ for (const place of document.querySelectorAll("[data-swipe]")) {
     label.append(" " + title(figure));
     radio.addEventListener("change", () => show(figure));
   });
+  // Blinking shows a shift of a fraction of a pixel that no border between two pictures does.
+  const label = make("label", "", choices);
+  const blink = make("input", "", label);
+  blink.type = "checkbox";
+  label.append(" Blink");
+  let timer = 0;
+  blink.addEventListener("change", () => {
+    clearInterval(timer);
+    stage.classList.toggle("blink", blink.checked);
+    over.hidden = false;
+    if (blink.checked) timer = setInterval(() => { over.hidden = !over.hidden; }, 600);
+  });
   show(pictures[pictures.length - 1]);
   move();
   place.before(box);

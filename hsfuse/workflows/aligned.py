@@ -1,0 +1,156 @@
+"""Writing what a co-registration makes: the field as a raster, and the aligned image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.errors import RasterioError
+
+from hsfuse import __version__
+from hsfuse.coregister.result import CoregistrationResult
+from hsfuse.coregister.warp import Resampler
+from hsfuse.errors import OutputError
+from hsfuse.grid import Grid, Slice2D
+from hsfuse.progress import Progress
+from hsfuse.readers.base import FloatCube, HyperspectralProduct
+from hsfuse.readers.raster import RasterMsi
+from hsfuse.writers import CubeWriter, WriteOptions
+
+_ROWS = 128
+_PIXELS_AT_ONCE = 1 << 21
+
+
+def write_field(path: Path, grid: Grid, result: CoregistrationResult) -> None:
+    """Write the displacement as two float32 bands on the target's grid: dx, dy in metres, to be added.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
+    """
+    tags = {"SOFTWARE": f"hsfuse {__version__}", "MODEL": result.field.model, "VERDICT": result.verdict}
+    if result.swir is not None:
+        tags |= {"SWIR_DX_M": f"{result.swir.dx_m:.2f}", "SWIR_DY_M": f"{result.swir.dy_m:.2f}"}
+    profile = {"dtype": "float32", "count": 2, "nodata": None, "predictor": 3}
+
+    def read(block: Slice2D) -> NDArray[np.float32]:
+        return result.field.on_grid(grid.crop(block))
+
+    _write_raster(path, grid, read, profile, names=("dx_m", "dy_m"), tags=tags, band_tags=[{"UNITS": "metre"}] * 2)
+
+
+def write_aligned(
+    path: Path,
+    target: HyperspectralProduct | RasterMsi,
+    result: CoregistrationResult,
+    progress: Progress,
+    *,
+    overwrite: bool,
+) -> None:
+    """Write the target at its true position on its own grid, resampled once.
+
+    A cube with wavelengths becomes int16 reflectance with all its metadata; any other raster keeps its data type,
+    its numbers, its nodata value and its tags.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
+    """
+    if isinstance(target, RasterMsi):
+        _write_plain(path, target, result, progress)
+    else:
+        _write_cube(path, target, result, progress, overwrite=overwrite)
+
+
+def _write_plain(path: Path, target: RasterMsi, result: CoregistrationResult, progress: Progress) -> None:
+    stored = target.stored
+    moved = Resampler(target.grid, target.grid, result.field)
+    count = len(target.band_names)
+    with progress.stage("resample", total=target.grid.height) as stage:
+
+        def read(block: Slice2D) -> NDArray[Any]:
+            source = moved.source_block(block)
+            cube = np.full((count, *block.shape), np.nan, np.float32)
+            if min(source.shape) > 0:
+                cube = moved.apply(target.read(source), source, block)
+            stage.advance(block.shape[0])
+            return stored.encode(cube)
+
+        profile = {"dtype": stored.dtype.name, "count": count, "nodata": stored.nodata}
+        profile["predictor"] = 3 if stored.dtype.kind == "f" else 2
+        _write_raster(
+            path, target.grid, read, profile, names=target.band_names, tags=stored.tags, band_tags=stored.band_tags,
+            scaling=(stored.tag_scale, stored.tag_offset),
+        )  # fmt: skip
+
+
+def _write_cube(
+    path: Path, target: HyperspectralProduct, result: CoregistrationResult, progress: Progress, *, overwrite: bool
+) -> None:
+    swir = target.bands.in_swir()
+    parts: list[tuple[Resampler, NDArray[np.int64]]] = [
+        (Resampler(target.grid, target.grid, result.field), np.arange(swir.size))
+    ]
+    if result.swir is not None and result.swir.corrected:
+        own = Resampler(target.grid, target.grid, result.swir_field)
+        parts = [(parts[0][0], np.flatnonzero(~swir)), (own, np.flatnonzero(swir))]
+
+    def aligned(block: Slice2D) -> FloatCube:
+        out = np.full((swir.size, *block.shape), np.nan, np.float32)
+        for resampler, bands in parts:
+            source = resampler.source_block(block)
+            if bands.size and min(source.shape) > 0:
+                out[bands] = resampler.apply(target.read(source, bands), source, block)
+        return out
+
+    options = WriteOptions(format="gtiff", dtype="int16", overwrite=overwrite)
+    provenance = {"version": __version__, "coregistration": result.to_json()}
+    name = f"{target.info.name} aligned by hsfuse {__version__}"
+    with CubeWriter(
+        path, target.grid, target.bands, options, identity="", provenance=provenance, description=name,
+        sensor=target.info.sensor, acquired=target.info.start,
+    ) as writer:  # fmt: skip
+        with progress.stage("resample", total=target.grid.height) as stage:
+            for block in target.grid.row_blocks(_ROWS):
+                writer.write_rows(block.row0, aligned(block))
+                stage.advance(block.shape[0])
+        writer.finish(progress)
+
+
+def _write_raster(
+    path: Path,
+    grid: Grid,
+    read: Callable[[Slice2D], NDArray[Any]],
+    profile: Mapping[str, Any],
+    *,
+    names: Sequence[str],
+    tags: Mapping[str, str],
+    band_tags: Sequence[Mapping[str, str]],
+    scaling: tuple[Sequence[float], Sequence[float]] | None = None,
+) -> None:
+    part = path.with_name(path.name + ".part")
+    common = {
+        "driver": "GTiff", "height": grid.height, "width": grid.width, "crs": grid.crs, "transform": grid.transform,
+        "compress": "deflate", "interleave": "band", "bigtiff": "if_safer",
+    }  # fmt: skip
+    rows = max(1, min(_ROWS, _PIXELS_AT_ONCE // (grid.width * int(profile["count"]))))
+    try:
+        with rasterio.open(part, "w", **common, **profile) as sink:
+            sink.descriptions = tuple(names)
+            sink.update_tags(**tags)
+            for band, items in enumerate(band_tags, start=1):
+                sink.update_tags(band, **items)
+            if scaling is not None:
+                sink.scales, sink.offsets = (tuple(values) for values in scaling)
+            for block in grid.row_blocks(rows):
+                sink.write(read(block), window=block.window)
+        part.replace(path)
+    except (OSError, RasterioError) as error:
+        part.unlink(missing_ok=True)
+        raise OutputError(f"{path} cannot be written: {error}.", hint="Check the folder and the disk.") from error
