@@ -7,7 +7,8 @@ them is the main cause of poor multiresolution fusion.
 
 Both are separable and are evaluated as small banded matrices along one axis at a time: a decimating filter never
 computes the fine pixels that it would throw away, an interpolation writes each fine pixel once. Edges are
-replicated. Torch is imported on first use, so that knowing a :class:`Psf` costs nothing.
+replicated. On the CPU compiled kernels do the same in one pass where they are available (:mod:`hsfuse.native`).
+Torch is imported on first use, so that knowing a :class:`Psf` costs nothing.
 """
 
 from __future__ import annotations
@@ -22,11 +23,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hsfuse.errors import InputError, UsageError
+from hsfuse.native import image
 
 if TYPE_CHECKING:
     import torch
 
 FloatArray = NDArray[np.float32]
+Window = tuple[slice, slice]
+"""Rows and columns of a grid, with start and stop."""
 
 MIN_FWHM_PX, MAX_FWHM_PX = 0.6, 2.4
 """Widths between which :func:`estimate_psf` searches, in HSI pixels."""
@@ -134,9 +138,73 @@ def upsample(x: torch.Tensor, ratio: int) -> torch.Tensor:
     R. Keys, Cubic convolution interpolation for digital image processing, IEEE TASSP 29, 1981.
     """
     matrix = _cubic_matrix(ratio)
+    fast = _planes(x)
+    if fast is not None:
+        fine = image.upsample(fast, ratio, np.asarray(matrix, dtype=np.float32))
+        if fine is not None:
+            return _tensor(fine, x)
     # Columns first: they run on the coarse rows only, a ratio-th of the work.
     wide = _along_columns(x, matrix, 1, UPSAMPLE_HALO_PX, UPSAMPLE_HALO_PX)
     return _along_rows(wide, matrix, 1, UPSAMPLE_HALO_PX, UPSAMPLE_HALO_PX)
+
+
+def inject(
+    base: torch.Tensor,
+    coefficients: Sequence[torch.Tensor],
+    news: torch.Tensor | None,
+    ratio: int,
+    window: Window | None = None,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Interpolate, and add the products of interpolated coefficients with fine images.
+
+    ``upsample(base) + sum over m of upsample(coefficients[m]) * news[:, m]``, as one pass over the fine pixels
+    where the compiled kernels serve.
+
+    Parameters
+    ----------
+    base
+        Shape (n, band, row, col), free of NaN.
+    coefficients
+        Each of the shape of ``base``.
+    news
+        Shape (n, coefficient, window row * ratio, window col * ratio); None without coefficients.
+    ratio
+        Fine pixels per coarse pixel.
+    window
+        Rows and columns of the coarse grid that are wanted; all when None.
+    out
+        Where to put the result: float32 on the CPU, rows of unit stride, of the result's shape.
+
+    Returns
+    -------
+    torch.Tensor
+        Shape (n, band, window row * ratio, window col * ratio).
+    """
+    import torch
+
+    rows, cols = window or (slice(0, base.shape[2]), slice(0, base.shape[3]))
+    shape = (*base.shape[:2], (rows.stop - rows.start) * ratio, (cols.stop - cols.start) * ratio)
+    if _planes(base) is not None and image.image_library() is not None:
+        result = torch.empty(shape, dtype=base.dtype) if out is None else out
+        weights = np.asarray(_cubic_matrix(ratio), dtype=np.float32)
+        for i in range(base.shape[0]):
+            terms = torch.stack([c[i] for c in coefficients]).numpy() if coefficients else None
+            image.inject(
+                base[i].contiguous().numpy(), terms, None if news is None else news[i].contiguous().numpy(),
+                (rows, cols), ratio, weights, result[i].numpy(),
+            )  # fmt: skip
+        return result
+    fine = (
+        slice(None), slice(None), slice(rows.start * ratio, rows.stop * ratio),
+        slice(cols.start * ratio, cols.stop * ratio),
+    )  # fmt: skip
+    result = upsample(base, ratio)[fine]
+    # Band by band: all coefficients at once on the fine grid would be the largest array of the fusion.
+    for k, coarse in enumerate(coefficients):
+        if news is not None:
+            result = result.addcmul_(upsample(coarse, ratio)[fine], news[:, k : k + 1])
+    return result if out is None else out.copy_(result)
 
 
 def smooth(x: torch.Tensor, taps: int) -> torch.Tensor:
@@ -332,9 +400,33 @@ def _decimate(x: torch.Tensor, ratio: int, rows: tuple[float, ...], cols: tuple[
             f"An image of {x.shape[-2]} x {x.shape[-1]} pixels cannot be decimated by {ratio}.",
             hint="Crop it to a multiple of the ratio.",
         )
+    fast = _planes(x) if len(rows) == len(cols) else None
+    if fast is not None:
+        coarse = image.decimate(fast, ratio, np.asarray(rows, np.float32), np.asarray(cols, np.float32))
+        if coarse is not None:
+            return _tensor(coarse, x)
     side_rows, side_cols = (len(rows) - ratio) // 2, (len(cols) - ratio) // 2
     low = _along_rows(x, (rows,), ratio, side_rows, side_rows)
     return _along_columns(low, (cols,), ratio, side_cols, side_cols)
+
+
+def _planes(x: torch.Tensor) -> FloatArray | None:
+    """Return (n, band, row, col) as an array (plane, row, col) where the compiled kernels take it."""
+    import torch
+
+    if x.device.type != "cpu" or x.dtype != torch.float32 or (x.requires_grad and torch.is_grad_enabled()):
+        return None
+    if image.image_library() is None or x.numel() == 0:
+        return None
+    planes: FloatArray = x.detach().contiguous().flatten(0, 1).numpy()
+    return planes
+
+
+def _tensor(planes: FloatArray, like: torch.Tensor) -> torch.Tensor:
+    """Return (plane, row, col) as a tensor with the leading axes of ``like``."""
+    import torch
+
+    return torch.from_numpy(planes).reshape(*like.shape[:2], *planes.shape[1:])
 
 
 @lru_cache(maxsize=32)

@@ -2,7 +2,8 @@
 
 The weights of a strip of output pixels form a sparse matrix (output pixel x source pixel) that all bands share, so
 a cube of 100 bands costs one matrix product per strip. Weights are computed where they are used: memory does not
-grow with the scene.
+grow with the scene. Where compiled kernels are available (:mod:`hsfuse.native`), one of them does the same for
+cubic convolution without building the matrix.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from scipy import sparse
 from hsfuse.coregister.field import DisplacementField
 from hsfuse.errors import UsageError
 from hsfuse.grid import Grid, Slice2D, reproject_xy
+from hsfuse.native import image
 
 Kernel = Literal["cubic", "linear", "nearest"]
 FloatArray = NDArray[np.float64]
@@ -177,6 +179,8 @@ class Resampler:
         strip = max(1, int(_WEIGHTS_AT_ONCE / (width * 4 * self._reach[0] * self._reach[1])))
         for top in range(0, height, strip):
             part = Slice2D(block.row0 + top, block.row0 + min(top + strip, height), block.col0, block.col1)
+            if self._compiled(cube, source_block, part, out[:, top : top + part.shape[0]]):
+                continue
             weights = self._weights(part, source_block)
             if weights is None:
                 continue
@@ -189,6 +193,30 @@ class Resampler:
             values = _product(weights, local)
             out[:, top : top + part.shape[0]] = values.T.reshape(cube.shape[0], *part.shape)
         return out
+
+    def _compiled(
+        self, cube: NDArray[np.floating], source_block: Slice2D, part: Slice2D, out: NDArray[np.float32]
+    ) -> bool:
+        """Fill ``out`` by the compiled kernel; False where there is none for this case."""
+        if self._kernel != "cubic" or self._stretch != (1.0, 1.0) or image.image_library() is None:
+            return False
+        rows, cols = self.positions(part)
+        need = self._needed(rows, cols)
+        inside = Slice2D(
+            max(need.row0, source_block.row0), min(need.row1, source_block.row1),
+            max(need.col0, source_block.col0), min(need.col1, source_block.col1),
+        )  # fmt: skip
+        if inside.row0 >= inside.row1 or inside.col0 >= inside.col1:
+            return True
+        local = cube[
+            :,
+            inside.row0 - source_block.row0 : inside.row1 - source_block.row0,
+            inside.col0 - source_block.col0 : inside.col1 - source_block.col0,
+        ]
+        if local.dtype != np.float32 or local.strides[2] != 4:
+            local = np.ascontiguousarray(local, dtype=np.float32)
+        at_row, at_col = (rows - inside.row0).ravel(), (cols - inside.col0).ravel()
+        return image.warp(local, at_row, at_col, MISSING_SHARE, out.reshape(out.shape[0], -1))
 
     def _axis_taps(self, position: FloatArray, axis: int) -> _Taps:
         stretch = self._stretch[axis]

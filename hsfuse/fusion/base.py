@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hsfuse.degrade import Psf
+from hsfuse.degrade import Psf, Window
 from hsfuse.errors import UsageError
 
 if TYPE_CHECKING:
@@ -160,6 +160,27 @@ class FusionMethod(ABC):
         torch.Tensor
             Shape (tile, band, row * ratio, col * ratio), float32.
         """
+
+    def fuse_window(self, hsi: torch.Tensor, msi: torch.Tensor, window: Window) -> torch.Tensor:
+        """Fuse one batch of tiles, of which only some rows and columns are wanted; the rest is context.
+
+        Methods that can save work at the fine resolution override this.
+
+        Parameters
+        ----------
+        hsi, msi
+            As for :meth:`fuse`.
+        window
+            Rows and columns of the HSI's tiles, with start and stop.
+
+        Returns
+        -------
+        torch.Tensor
+            Shape (tile, band, window row * ratio, window col * ratio), float32.
+        """
+        ratio = msi.shape[-1] // hsi.shape[-1]
+        rows, cols = (slice(s.start * ratio, s.stop * ratio) for s in window)
+        return self.fuse(hsi, msi)[..., rows, cols]
 
 
 _NETWORK_MODULE = "hsfuse.fusion.nets.methods"

@@ -1,17 +1,18 @@
 """Read, fuse, blend, mask, hand over: the loop over tile rows.
 
-A reader thread prepares the next tile row while this one is fused; the sink (a writer with its own thread) takes
-finished rows. Peak memory is a few strips, whatever the height of the scene.
+A reader thread prepares the next tile row while this one is fused; finished rows are encoded by the threads that
+fuse and handed to the sink by a thread of its own. Peak memory is a few strips, whatever the height of the scene.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +22,12 @@ from hsfuse.fusion.base import FusionMethod
 from hsfuse.grid import Slice2D
 from hsfuse.inference.blending import RollingStrip
 from hsfuse.inference.scene import FusionScene, SceneStrip
+from hsfuse.inference.strips import read_ahead
 from hsfuse.inference.tiling import Tile, TilePlan
 from hsfuse.log import get_logger
 from hsfuse.masks import expand
 from hsfuse.progress import Progress, SilentProgress
+from hsfuse.writers.encoding import SampleEncoding
 
 if TYPE_CHECKING:
     import torch
@@ -33,12 +36,31 @@ _log = get_logger(__name__)
 
 FloatCube = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
-Sink = Callable[[int, FloatCube], None]
-"""Takes (first fine row, rows of shape (band, row, col) with NaN for nodata); called in order, top to bottom."""
+Sink = Callable[[int, NDArray[Any]], None]
+"""Takes (first fine row, samples of shape (band, row, col)), in order, top to bottom, from a thread of its own.
+
+The samples are reflectance in float32 with NaN for nodata, or what an encoder made of them; they may be read until
+the call returns.
+"""
 
 PHYSICAL_RANGE = (-0.05, 1.5)
 """Reflectance outside this range is an artefact; ``clip`` cuts it off."""
 _COUNT_ROWS = 32
+
+
+class RowEncoder(Protocol):
+    """Turns reflectance into the samples that the sink takes; see :class:`hsfuse.writers.SampleEncoding`."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the samples."""
+        ...
+
+    def encode_into(
+        self, reflectance: FloatCube, valid: BoolArray, out: NDArray[Any], limits: tuple[float, float] | None = None
+    ) -> int:
+        """Mask, clip and encode (band, row, col) into ``out``; return the number of samples outside the limits."""
+        ...
 
 
 @dataclass
@@ -69,6 +91,15 @@ class FusionStatistics:
     batch: int = 1
 
 
+@dataclass(frozen=True)
+class _RowMasks:
+    """What is known about finished fine rows; ``missing`` samples (band, row, col) are on the coarse grid."""
+
+    valid: BoolArray
+    cloud: BoolArray
+    missing: BoolArray | None
+
+
 @dataclass
 class _Masks:
     """Validity of fine rows that are not handed over yet."""
@@ -95,8 +126,8 @@ class _Masks:
         self.cloud = np.concatenate([self.cloud, strip.cloud[skip:]])
         self.missing = np.concatenate([self.missing, rows], axis=1)
 
-    def take(self, count: int) -> tuple[BoolArray, BoolArray, BoolArray | None]:
-        """Remove and return ``count`` fine rows (valid, cloud, missing samples on the coarse grid)."""
+    def take(self, count: int) -> _RowMasks:
+        """Remove and return ``count`` fine rows."""
         if self.valid is None or self.cloud is None or self.missing is None:
             raise RuntimeError("no rows were read")
         coarse = count // self.ratio
@@ -104,7 +135,7 @@ class _Masks:
         self.valid, self.cloud = self.valid[count:].copy(), self.cloud[count:].copy()
         self.missing = self.missing[:, coarse:].copy()
         self.top += count
-        return taken[0], taken[1], taken[2] if taken[2].any() else None
+        return _RowMasks(taken[0], taken[1], taken[2] if taken[2].any() else None)
 
 
 def fuse_scene_tiles(
@@ -118,6 +149,7 @@ def fuse_scene_tiles(
     workers: int = 1,
     rows_done: int = 0,
     clip: bool = True,
+    encoder: RowEncoder | None = None,
     progress: Progress | None = None,
 ) -> FusionStatistics:
     """Fuse a scene tile by tile and pass finished rows on.
@@ -143,6 +175,8 @@ def fuse_scene_tiles(
         Fine rows that an interrupted run has finished (a value the sink was given as ``row0``).
     clip
         Cut reflectance to :data:`PHYSICAL_RANGE`.
+    encoder
+        Makes the samples that the sink takes; float32 reflectance when None.
 
     Raises
     ------
@@ -155,31 +189,240 @@ def fuse_scene_tiles(
     first = _first_tile_row(plan, rows_done, scene.ratio)
     if first == plan.shape[0]:
         return statistics
-    start = max(first - 1, 0)
-    strip_sum = RollingStrip(plan, len(scene.bands), scene.ratio, start)
-    masks = _Masks(top=strip_sum.top, ratio=scene.ratio, bands=len(scene.bands))
+    start = max(first - 1, 0) if plan.overlap else first
+    limits = PHYSICAL_RANGE if clip else None
+    on_cpu = device == "cpu"
+    masks = _Masks(top=plan.finished_rows(start - 1) * scene.ratio if start else 0, ratio=scene.ratio,
+                   bands=len(scene.bands))  # fmt: skip
     with (
-        _workers(workers if device == "cpu" else 1) as pool,
+        _workers(workers if on_cpu else 1) as pool,
+        _Handover(sink, (len(scene.bands), plan.width * scene.ratio), encoder) as handover,
         (progress or SilentProgress()).stage("fuse", total=plan.shape[0] - start) as stage,
     ):
-        for tile_row, strip in _read_ahead(scene, plan, start):
+        job = _Job(scene, method, plan, device, pool, workers, statistics, handover, limits)
+        finish_row = _blended_rows(job, start) if plan.overlap else job.exact_row
+        for tile_row, strip in read_ahead(scene, plan, start):
             masks.extend(strip)
-            if pool is None:
-                results = _fuse_row(method, plan, tile_row, strip, scene.ratio, device, statistics)
-            else:
-                results = _fuse_row_side_by_side(pool, workers, method, plan, tile_row, strip, scene.ratio, statistics)
-            for tile, data in results:
-                strip_sum.add(tile, data)
-            row0, rows = strip_sum.finished(tile_row)
-            valid, cloud, missing = masks.take(rows.shape[1])
-            if row0 >= rows_done:
-                _mask(rows, valid, missing, scene.ratio, clip, statistics)
-                _count(valid, cloud, statistics)
-                statistics.computed_pixels += int(valid.sum())
-                sink(row0, rows)
-            strip_sum.advance(tile_row)
+            rows = _finished(plan, tile_row, masks.top, scene.ratio)
+            ready = rows.row0 >= rows_done
+            masked = masks.take(rows.shape[0])
+            finish_row(tile_row, strip, rows, masked, ready)
+            if ready:
+                _count(masked.valid, masked.cloud, statistics)
+                statistics.computed_pixels += int(masked.valid.sum())
             stage.advance()
     return statistics
+
+
+def _finished(plan: TilePlan, tile_row: int, top: int, ratio: int) -> Slice2D:
+    """Fine rows that are finished after a row of tiles, when those above ``top`` are already."""
+    return Slice2D(top, plan.finished_rows(tile_row) * ratio, 0, plan.width * ratio)
+
+
+class _Handover:
+    """Buffers of finished rows, band interleaved by line, and the thread that gives them to the sink."""
+
+    def __init__(self, sink: Sink, shape: tuple[int, int], encoder: RowEncoder | None) -> None:
+        self._sink, self._shape = sink, shape
+        self.encoder: RowEncoder = encoder or SampleEncoding.of("float32")
+        self._free: deque[NDArray[Any]] = deque()
+        self._waiting: Future[None] | None = None
+        self._given: NDArray[Any] | None = None
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="hsfuse-writer")
+
+    def buffer(self, rows: int) -> NDArray[Any]:
+        """Return memory for some rows, shape (row, band, col): one of two that take turns."""
+        for index, known in enumerate(self._free):
+            if known.shape[0] >= rows:
+                del self._free[index]
+                return known
+        return np.empty((rows, *self._shape), self.encoder.dtype)
+
+    def give(self, row0: int, rows: int, buffer: NDArray[Any]) -> None:
+        """Pass the first ``rows`` of a buffer to the sink, once it has taken those before."""
+        self._finish()
+        self._given = buffer
+        self._waiting = self._pool.submit(self._sink, row0, buffer[:rows].transpose(1, 0, 2))
+
+    def _finish(self) -> None:
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.result()
+        if self._given is not None:
+            self._free.append(self._given)
+            self._given = None
+
+    def __enter__(self) -> _Handover:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            # Rows on their way are written all the same: they count after --resume.
+            self._pool.shutdown(wait=True)
+
+
+@dataclass
+class _Job:
+    """What stays the same over all rows of tiles."""
+
+    scene: FusionScene
+    method: FusionMethod
+    plan: TilePlan
+    device: str
+    pool: ThreadPoolExecutor | None
+    workers: int
+    statistics: FusionStatistics
+    handover: _Handover
+    limits: tuple[float, float] | None
+
+    def results(self, tile_row: int, strip: SceneStrip, use: Callable[[int, Tile, FloatCube], int]) -> None:
+        """Fuse a row of tiles; ``use`` takes each one's number and result where it was made.
+
+        It returns how many samples it clipped.
+        """
+        todo = _tiles_with_data(self.plan, tile_row, strip, self.scene.ratio, self.statistics)
+        if self.pool is None:
+            number = {tile.col: index for index, tile in enumerate(todo)}
+            for tile, data in self._in_batches(todo, strip):
+                self.statistics.clipped += use(number[tile.col], tile, data)
+        else:
+            self.statistics.clipped += sum(self._side_by_side(todo, strip, use))
+
+    def exact_row(self, tile_row: int, strip: SceneStrip, rows: Slice2D, masks: _RowMasks, ready: bool) -> None:
+        """Fuse tiles that do not overlap: each is encoded by the thread that made it."""
+        if not ready:
+            return
+        buffer = self.handover.buffer(rows.shape[0])
+        done = np.zeros(self.plan.shape[1], bool)
+
+        def use(_: int, tile: Tile, data: FloatCube) -> int:
+            done[tile.col] = True
+            return self._encode(data, masks, self._inside(tile), buffer)
+
+        self.results(tile_row, strip, use)
+        for tile in self.plan.row_of_tiles(tile_row):
+            if not done[tile.col]:
+                inside = self._inside(tile)
+                target = _part(buffer, inside, slice(0, inside.shape[0]))
+                nothing = np.full((1, *inside.shape), np.nan, np.float32)
+                self.handover.encoder.encode_into(nothing, np.zeros(inside.shape, bool), target[:1])
+                target[1:] = target[:1]
+        self.handover.give(rows.row0, rows.shape[0], buffer)
+
+    def blended_row(self, row: FloatCube, row0: int, masks: _RowMasks) -> None:
+        """Encode finished rows that were summed up from several tiles, and hand them over."""
+        count = row.shape[1]
+        buffer = self.handover.buffer(count)
+        pieces = max(1, min(4 * self.workers, -(-count // self.scene.ratio)))
+        edges = np.linspace(0, count // self.scene.ratio, pieces + 1).round().astype(int) * self.scene.ratio
+
+        def one(index: int) -> int:
+            block = Slice2D(int(edges[index]), int(edges[index + 1]), 0, row.shape[2])
+            return self._encode(row[:, block.row0 : block.row1], masks, block, buffer)
+
+        encoded: Iterable[int] = map(one, range(pieces)) if self.pool is None else self.pool.map(one, range(pieces))
+        self.statistics.clipped += sum(encoded)
+        self.handover.give(row0, count, buffer)
+
+    def _inside(self, tile: Tile) -> Slice2D:
+        """Where a tile that does not overlap lies in the rows that it finishes, in fine pixels."""
+        ratio = self.scene.ratio
+        return Slice2D(0, tile.core.shape[0] * ratio, tile.core.col0 * ratio, tile.core.col1 * ratio)
+
+    def _encode(self, data: FloatCube, masks: _RowMasks, block: Slice2D, buffer: NDArray[Any]) -> int:
+        """Encode a block of finished rows into their buffer; return the number of clipped samples."""
+        ratio = self.scene.ratio
+        if masks.missing is not None:
+            coarse = (slice(block.row0 // ratio, block.row1 // ratio), slice(block.col0 // ratio, block.col1 // ratio))
+            for plane, missing in zip(data, masks.missing[(slice(None), *coarse)], strict=True):
+                if missing.any():
+                    plane[expand(missing, ratio)] = np.nan
+        target = _part(buffer, block, slice(block.row0, block.row1))
+        return self.handover.encoder.encode_into(data, masks.valid[block.slices], target, self.limits)
+
+    def _side_by_side(
+        self, todo: Sequence[Tile], strip: SceneStrip, use: Callable[[int, Tile, FloatCube], int]
+    ) -> Iterator[int]:
+        """Fuse tiles in several threads; results are used in the thread that made them."""
+        pool = self.pool
+        if pool is None:
+            raise RuntimeError("there are no workers")
+
+        def one(number: int, tile: Tile) -> int:
+            import torch
+
+            torch.set_num_threads(1)
+            results = _fuse_batch(
+                self.method, [tile], strip, self.scene.ratio, "cpu", self.plan.multiple, self.statistics
+            )
+            if results is None:
+                raise RuntimeError("a single tile on the CPU cannot be split further")
+            return use(number, tile, results[0])
+
+        # Waiting for all before an error leaves: the workers write into shared memory.
+        futures = [pool.submit(one, number, tile) for number, tile in enumerate(todo)]
+        try:
+            for future in futures:
+                yield future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+            for future in futures:
+                if not future.cancelled():
+                    future.exception()
+
+    def _in_batches(self, todo: Sequence[Tile], strip: SceneStrip) -> Iterator[tuple[Tile, FloatCube]]:
+        groups: dict[tuple[int, int], list[Tile]] = {}
+        for tile in todo:
+            groups.setdefault(tile.read.shape, []).append(tile)
+        for tiles in groups.values():
+            position = 0
+            while position < len(tiles):
+                part = tiles[position : position + self.statistics.batch]
+                results = _fuse_batch(
+                    self.method, part, strip, self.scene.ratio, self.device, self.plan.multiple, self.statistics
+                )
+                if results is None:
+                    continue
+                yield from zip(part, results, strict=True)
+                position += len(part)
+
+
+def _part(buffer: NDArray[Any], block: Slice2D, rows: slice) -> NDArray[Any]:
+    """A block of a buffer (row, band, col) as (band, row, col)."""
+    return buffer[rows, :, block.col0 : block.col1].transpose(1, 0, 2)
+
+
+def _blended_rows(job: _Job, start: int) -> Callable[[int, SceneStrip, Slice2D, _RowMasks, bool], None]:
+    """Return what sums up overlapping tiles and hands over the rows that no later tile touches."""
+    summed = RollingStrip(job.plan, len(job.scene.bands), job.scene.ratio, start)
+    lock = Lock()
+
+    def finish(tile_row: int, strip: SceneStrip, rows: Slice2D, masks: _RowMasks, ready: bool) -> None:
+        early: dict[int, tuple[Tile, FloatCube]] = {}
+        following = 0
+
+        def use(number: int, tile: Tile, data: FloatCube) -> int:
+            # In the tiles' order, whichever thread is first: sums then do not depend on timing.
+            nonlocal following
+            with lock:
+                early[number] = (tile, data)
+                while following in early:
+                    summed.add(*early.pop(following))
+                    following += 1
+            return 0
+
+        job.results(tile_row, strip, use)
+        if early:
+            raise RuntimeError("tiles were left out of a sum")
+        if ready:
+            job.blended_row(summed.finished(tile_row)[1], rows.row0, masks)
+        summed.advance(tile_row)
+
+    return finish
 
 
 def _count(valid: BoolArray, cloud: BoolArray, statistics: FusionStatistics) -> None:
@@ -201,23 +444,6 @@ def _first_tile_row(plan: TilePlan, rows_done: int, ratio: int) -> int:
         if plan.finished_rows(tile_row) * ratio > rows_done:
             return tile_row
     return plan.shape[0]
-
-
-def _row_block(plan: TilePlan, tile_row: int) -> Slice2D:
-    read = plan.tile_at(tile_row, 0).read
-    return Slice2D(read.row0, read.row1, 0, plan.width)
-
-
-def _read_ahead(scene: FusionScene, plan: TilePlan, start: int) -> Iterator[tuple[int, SceneStrip]]:
-    rows = range(start, plan.shape[0])
-    with ThreadPoolExecutor(1, thread_name_prefix="hsfuse-reader") as pool:
-        waiting: Future[SceneStrip] | None = None
-        for tile_row in rows:
-            strip = waiting.result() if waiting is not None else scene.read(_row_block(plan, tile_row))
-            following = tile_row + 1
-            waiting = pool.submit(scene.read, _row_block(plan, following)) if following in rows else None
-            yield tile_row, strip
-            del strip
 
 
 @contextmanager
@@ -254,62 +480,6 @@ def _tiles_with_data(
     return todo
 
 
-def _fuse_row_side_by_side(
-    pool: ThreadPoolExecutor,
-    workers: int,
-    method: FusionMethod,
-    plan: TilePlan,
-    tile_row: int,
-    strip: SceneStrip,
-    ratio: int,
-    statistics: FusionStatistics,
-) -> Iterator[tuple[Tile, FloatCube]]:
-    """Fuse the tiles of a row in several threads; results come in order, so sums do not depend on timing."""
-
-    def one(tile: Tile) -> FloatCube:
-        import torch
-
-        torch.set_num_threads(1)
-        results = _fuse_batch(method, [tile], strip, ratio, "cpu", plan.multiple, statistics)
-        if results is None:
-            raise RuntimeError("a single tile on the CPU cannot be split further")
-        return results[0]
-
-    waiting: deque[tuple[Tile, Future[FloatCube]]] = deque()
-    for tile in _tiles_with_data(plan, tile_row, strip, ratio, statistics):
-        waiting.append((tile, pool.submit(one, tile)))
-        if len(waiting) > workers:
-            first, future = waiting.popleft()
-            yield first, future.result()
-    while waiting:
-        first, future = waiting.popleft()
-        yield first, future.result()
-
-
-def _fuse_row(
-    method: FusionMethod,
-    plan: TilePlan,
-    tile_row: int,
-    strip: SceneStrip,
-    ratio: int,
-    device: str,
-    statistics: FusionStatistics,
-) -> Iterator[tuple[Tile, FloatCube]]:
-    todo = _tiles_with_data(plan, tile_row, strip, ratio, statistics)
-    groups: dict[tuple[int, int], list[Tile]] = {}
-    for tile in todo:
-        groups.setdefault(tile.read.shape, []).append(tile)
-    for tiles in groups.values():
-        position = 0
-        while position < len(tiles):
-            part = tiles[position : position + statistics.batch]
-            results = _fuse_batch(method, part, strip, ratio, device, plan.multiple, statistics)
-            if results is None:
-                continue
-            yield from zip(part, results, strict=True)
-            position += len(part)
-
-
 def _local(block: Slice2D, strip: SceneStrip) -> Slice2D:
     top = strip.rows.row0
     return Slice2D(block.row0 - top, block.row1 - top, block.col0, block.col1)
@@ -335,16 +505,19 @@ def _fuse_batch(
             msi = torch.stack(
                 [torch.from_numpy(strip.msi[(slice(None), *_local(t.read, strip).scaled(ratio).slices)]) for t in tiles]
             )
-            rows, cols = hsi.shape[-2:]
             hsi, msi = _pad(hsi, multiple, 1), _pad(msi, multiple, ratio)
-            fused = method.fuse(hsi.to(device), msi.to(device))[..., : rows * ratio, : cols * ratio]
+            inner = tiles[0].inner
+            if any(tile.inner != inner for tile in tiles):
+                inner = Slice2D(0, tiles[0].read.shape[0], 0, tiles[0].read.shape[1])
+            fused = method.fuse_window(hsi.to(device), msi.to(device), inner.slices)
             results: list[FloatCube] = []
             for tile, one in zip(tiles, fused, strict=True):
-                inner = Slice2D(
-                    tile.blend.row0 - tile.read.row0, tile.blend.row1 - tile.read.row0,
-                    tile.blend.col0 - tile.read.col0, tile.blend.col1 - tile.read.col0,
+                wanted = tile.inner
+                part = Slice2D(
+                    wanted.row0 - inner.row0, wanted.row1 - inner.row0,
+                    wanted.col0 - inner.col0, wanted.col1 - inner.col0,
                 ).scaled(ratio)  # fmt: skip
-                results.append(one[(slice(None), *inner.slices)].float().cpu().numpy())
+                results.append(one[(slice(None), *part.slices)].float().cpu().numpy())
             return results
     except torch.cuda.OutOfMemoryError:
         torch.cuda.empty_cache()
@@ -365,29 +538,3 @@ def _pad(x: torch.Tensor, multiple: int, ratio: int) -> torch.Tensor:
     step = multiple * ratio
     down, right = -x.shape[-2] % step, -x.shape[-1] % step
     return torch.nn.functional.pad(x, (0, right, 0, down), mode="replicate") if down or right else x
-
-
-def _mask(
-    rows: FloatCube,
-    valid: BoolArray,
-    missing: BoolArray | None,
-    ratio: int,
-    clip: bool,
-    statistics: FusionStatistics,
-) -> None:
-    """Mask and clip in place; band by band, so that no temporary is as large as the strip."""
-    invalid = ~valid
-    some_invalid = bool(invalid.any())
-    low, high = PHYSICAL_RANGE
-    for band in range(rows.shape[0]):
-        plane = rows[band]
-        if some_invalid:
-            plane[invalid] = np.nan
-        if missing is not None and missing[band].any():
-            plane[expand(missing[band], ratio)] = np.nan
-        if clip:
-            # After masking: stand-ins under a mask are no samples of the product.
-            outside = int(np.count_nonzero((plane < low) | (plane > high)))
-            if outside:
-                statistics.clipped += outside
-                np.clip(plane, low, high, out=plane)

@@ -54,6 +54,32 @@ class SceneStrip:
 
 
 @dataclass(frozen=True)
+class RawStrip:
+    """Full-width rows as they were read; NaN where there is no data. Attributes as in :class:`SceneStrip`."""
+
+    rows: Slice2D
+    hsi: FloatCube
+    msi: FloatCube
+    cloud: BoolArray
+
+    def below(self, row: int, ratio: int) -> RawStrip:
+        """Return a copy of the rows from ``row`` on."""
+        first = row - self.rows.row0
+        return RawStrip(
+            Slice2D(row, self.rows.row1, self.rows.col0, self.rows.col1),
+            self.hsi[:, first:].copy(), self.msi[:, first * ratio :].copy(), self.cloud[first * ratio :].copy(),
+        )  # fmt: skip
+
+    def then(self, other: RawStrip) -> RawStrip:
+        """Return this strip with the one below it."""
+        return RawStrip(
+            Slice2D(self.rows.row0, other.rows.row1, self.rows.col0, self.rows.col1),
+            np.concatenate([self.hsi, other.hsi], axis=1), np.concatenate([self.msi, other.msi], axis=1),
+            np.concatenate([self.cloud, other.cloud]),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class FusionScene:
     """Both products on nested grids.
 
@@ -155,17 +181,26 @@ class FusionScene:
 
     def read(self, rows: Slice2D) -> SceneStrip:
         """Read full-width rows, gaps filled and masked."""
+        return self.complete(self.read_raw(rows))
+
+    def read_raw(self, rows: Slice2D) -> RawStrip:
+        """Read full-width rows as they are, with gaps."""
         msi, cloud = self.read_msi(rows)
-        hsi, missing = fill_missing(self.read_hsi(rows))
+        return RawStrip(rows, self.read_hsi(rows), msi, cloud)
+
+    def complete(self, raw: RawStrip) -> SceneStrip:
+        """Fill gaps (in place) and mask them."""
+        rows, msi = raw.rows, raw.msi
+        hsi, missing = fill_missing(raw.hsi)
         outside = np.all(missing, axis=0)
         valid = ~(np.any(np.isnan(msi), axis=0) | expand(outside, self.ratio))
         if self.area is not None:
             valid &= self.area[rows.scaled(self.ratio).slices]
         if self.mask_cloud:
-            valid &= ~cloud
+            valid &= ~raw.cloud
         msi, _ = fill_missing(msi)
         some = bool((missing & ~outside).any())
-        return SceneStrip(rows, hsi, missing if some else None, msi, valid, cloud)
+        return SceneStrip(rows, hsi, missing if some else None, msi, valid, raw.cloud)
 
     def low_resolution_strips(self) -> Iterator[LowResolutionStrip]:
         """Sample the scene on the HSI grid for :meth:`FusionMethod.fit`.

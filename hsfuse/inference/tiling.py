@@ -28,6 +28,12 @@ class Tile:
     blend: Slice2D
     read: Slice2D
 
+    @property
+    def inner(self) -> Slice2D:
+        """Where the blended block lies in what is read."""
+        blend, read = self.blend, self.read
+        return Slice2D(blend.row0 - read.row0, blend.row1 - read.row0, blend.col0 - read.col0, blend.col1 - read.col0)
+
 
 @dataclass(frozen=True)
 class TilePlan:

@@ -18,22 +18,28 @@ def peak_memory_bytes() -> int:
 
 
 class StageClock:
-    """A :class:`~hsfuse.progress.Progress` that also keeps the times; stages of one name add up."""
+    """A :class:`~hsfuse.progress.Progress` that also keeps the times; stages of one name add up.
+
+    ``seconds`` are what the stages took, ``cpu_seconds`` what the whole process computed meanwhile, all threads
+    together: stages that run side by side share it.
+    """
 
     def __init__(self, progress: Progress | None = None) -> None:
         self._progress = progress or SilentProgress()
         self._start = time.monotonic()
         self.seconds: dict[str, float] = {}
+        self.cpu_seconds: dict[str, float] = {}
 
     @contextmanager
     def stage(self, name: str, total: float = 1.0) -> Iterator[Stage]:
         """Time and show a stage."""
-        start = time.monotonic()
+        start, busy = time.monotonic(), time.process_time()
         try:
             with self._progress.stage(name, total) as shown:
                 yield shown
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
+            self.cpu_seconds[name] = self.cpu_seconds.get(name, 0.0) + time.process_time() - busy
 
     @property
     def total(self) -> float:

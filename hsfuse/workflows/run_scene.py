@@ -12,6 +12,7 @@ from typing import Any
 from hsfuse import __version__
 from hsfuse.config import NOT_CONTENT, RunConfig
 from hsfuse.errors import QualityError, UsageError
+from hsfuse.inference.allocator import keep_freed_memory
 from hsfuse.inference.budget import Estimate, choose_plan, make_budget
 from hsfuse.inference.engine import FusionStatistics, fuse_scene_tiles, single_thread
 from hsfuse.log import get_logger
@@ -126,6 +127,7 @@ def run_scene(
     """Run all steps in order; see :func:`fuse_scene` for the parameters."""
     import torch
 
+    keep_freed_memory()
     clock = StageClock(progress or SilentProgress())
     device = resolve_device(config.device)
     torch.set_num_threads(cpu_threads(config.threads))
@@ -172,6 +174,7 @@ def run_scene(
             report, verdict = quality.report, quality.level
             summary |= {"scores": quality.scores, "verdict": quality.verdict, "report": str(quality.report)}
         summary["seconds"] = {name: round(value, 2) for name, value in clock.seconds.items()}
+        summary["cpu_seconds"] = {name: round(value, 2) for name, value in clock.cpu_seconds.items()}
         summary["total_seconds"] = round(clock.total, 2)
         summary["peak_memory_bytes"] = peak_memory_bytes()
     _check_quality(summary.get("scores", {}), config, output)
@@ -240,7 +243,8 @@ def _fuse(
             _log.info("Going on at row %d of %d.", writer.rows_done, scene.fine_grid.height)
         statistics = fuse_scene_tiles(
             scene, chosen.method, estimate.plan, writer.write_rows, device=device, batch=estimate.batch,
-            workers=cpu_threads(config.threads), rows_done=writer.rows_done, clip=config.clip, progress=clock,
+            workers=cpu_threads(config.threads), rows_done=writer.rows_done, clip=config.clip,
+            encoder=writer.encoding, progress=clock,
         )  # fmt: skip
         written = writer.finish(progress=clock)
     return written, statistics

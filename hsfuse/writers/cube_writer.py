@@ -131,7 +131,7 @@ class CubeWriter:
         """Rows that are safe on the disk: where to go on (0 on a fresh run, all when nothing is left to do)."""
         return self.grid.height if self._journal is None else self._journal.rows_done
 
-    def write_rows(self, row0: int, data: NDArray[np.float32]) -> None:
+    def write_rows(self, row0: int, data: NDArray[Any]) -> None:
         """Store the next rows.
 
         Parameters
@@ -139,7 +139,8 @@ class CubeWriter:
         row0
             First row; must be :attr:`rows_done`.
         data
-            Reflectance, float32, shape (band, rows, col), NaN = no data.
+            Reflectance, float32, NaN = no data, or samples that :attr:`encoding` has turned into stored integers;
+            shape (band, rows, col).
 
         Raises
         ------

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hsfuse.config import OutputDtype
 from hsfuse.errors import OutputError
+from hsfuse.native import image
 
 REFLECTANCE_SCALE = 10_000.0
 """Stored integer per unit of reflectance."""
@@ -64,6 +65,50 @@ class SampleEncoding:
         np.clip(scaled, self.lowest, self.highest, out=scaled)
         scaled[missing] = self.nodata
         return scaled.astype(self.dtype)
+
+    def encode_into(
+        self,
+        reflectance: NDArray[np.float32],
+        valid: NDArray[np.bool_],
+        out: NDArray[Any],
+        limits: tuple[float, float] | None = None,
+    ) -> int:
+        """Mask, clip and encode in one go, into ``out``; the compiled kernels do it in one pass.
+
+        Parameters
+        ----------
+        reflectance
+            Shape (band, row, col), NaN = no data; may be overwritten.
+        valid
+            Pixels that carry data, shape (row, col).
+        out
+            Stored samples, shape (band, row, col), any strides.
+        limits
+            Reflectance outside is cut off and counted.
+
+        Returns
+        -------
+        int
+            Samples outside the limits.
+        """
+        if self.is_integer and reflectance.strides[2] == 4 and out.strides[2] == 2 and valid.strides[1] == 1:
+            stored = (self.lowest, self.highest, self.nodata)
+            count = image.encode(reflectance, valid, limits, self.scale, stored, out)
+            if count is not None:
+                return count
+        outside = 0
+        invalid = ~valid
+        # Band by band, so that no temporary is as large as the block.
+        for plane, target in zip(reflectance, out, strict=True):
+            plane[invalid | np.isinf(plane)] = np.nan
+            if limits is not None:
+                # After masking: stand-ins under a mask are no samples of the product.
+                beyond = int(np.count_nonzero((plane < limits[0]) | (plane > limits[1])))
+                if beyond:
+                    outside += beyond
+                    np.clip(plane, *limits, out=plane)
+            target[:] = self.encode(plane)
+        return outside
 
     def decode(self, stored: NDArray[Any]) -> NDArray[np.float32]:
         """Turn stored samples back into float32 reflectance with NaN = no data."""

@@ -122,7 +122,7 @@ class Journal:
         """Whether all rows are there."""
         return self.rows_done == self.shape[1]
 
-    def append(self, row0: int, data: NDArray[np.float32]) -> None:
+    def append(self, row0: int, data: NDArray[Any]) -> None:
         """Encode and store rows ``[row0, row0 + rows)``; they are safe on return.
 
         Parameters
@@ -130,7 +130,7 @@ class Journal:
         row0
             Must be :attr:`rows_done`.
         data
-            Reflectance, shape (band, rows, col).
+            Reflectance, float32, or samples that are stored integers already; shape (band, rows, col).
 
         Raises
         ------
@@ -146,10 +146,12 @@ class Journal:
             raise OutputError(
                 f"Rows {row0} to {row0 + data.shape[1]} cannot follow the {self.rows_done} of {height} done rows."
             )
-        step = max(1, _ENCODE_BYTES // (bands * width * 8))
+        is_stored = self.encoding.is_integer and data.dtype == self.encoding.dtype
+        step = data.shape[1] if is_stored else max(1, _ENCODE_BYTES // (bands * width * 8))
         os.lseek(self._handle, row0 * self._row_bytes, os.SEEK_SET)
         for first in range(0, data.shape[1], step):
-            stored = self.encoding.encode(data[:, first : first + step])
+            part = data[:, first : first + step]
+            stored = part if is_stored else self.encoding.encode(part)
             _write_all(self._handle, np.ascontiguousarray(stored.transpose(1, 0, 2)))
         os.fsync(self._handle)
         self.rows_done = row0 + data.shape[1]

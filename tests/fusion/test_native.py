@@ -17,8 +17,9 @@ from hsfuse.fusion.nets.native import run as native
 from hsfuse.fusion.nets.native import train as native_train
 from hsfuse.fusion.nets.ssm import Mamba2
 from hsfuse.fusion.nets.ssrfn import PRESETS, Ssrfn
+from hsfuse.native import build as builder
 
-ISAS = list(build._ISA_FLAGS)
+ISAS = list(builder.ISA_FLAGS)
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +34,7 @@ def _one_thread():
 def isa(request, monkeypatch) -> str:
     """Select an instruction set; skip where this machine has no compiler or the processor lacks it."""
     order = ["baseline", "avx2", "avx512", "avx512_bf16"]
-    if order.index(request.param) > order.index(build._best_isa()):
+    if order.index(request.param) > order.index(builder.best_isa()):
         pytest.skip(f"this processor has no {request.param}")
     monkeypatch.setenv(build.OVERRIDE, request.param)
     if build.native_library() is None:
@@ -314,7 +315,7 @@ def test_built_once_and_kept(fresh):
 
 
 def test_simultaneous_first_uses_build_one_file(fresh):
-    if not any(build.shutil.which(name) for name in ("gcc", "clang", "cc")):
+    if not any(builder.shutil.which(name) for name in ("gcc", "clang", "cc")):
         pytest.skip("needs a C compiler")
     found = []
     workers = [threading.Thread(target=lambda: found.append(build.native_library())) for _ in range(3)]

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hsfuse.degrade import UPSAMPLE_HALO_PX, psf_kernel, smooth, upsample
+from hsfuse.degrade import UPSAMPLE_HALO_PX, Window, inject, psf_kernel, smooth
 from hsfuse.fusion.base import FusionContext
 from hsfuse.fusion.classical.statistics import DETAIL_TAPS, FloatMatrix, PairStatistics, Subspace, signal_subspace
 
@@ -122,8 +122,15 @@ class AdaptiveInjection:
         }
         return cls(**tensors, misfit=tuple(round(float(m), 4) for m in misfit), ratio=context.ratio)
 
-    def apply(self, hsi: torch.Tensor, msi: torch.Tensor) -> torch.Tensor:
-        """Fuse tiles: (n, band, row, col) and (n, msi band, row * ratio, col * ratio)."""
+    def apply(self, hsi: torch.Tensor, msi: torch.Tensor, window: Window | None = None) -> torch.Tensor:
+        """Fuse tiles: (n, band, row, col) and (n, msi band, row * ratio, col * ratio).
+
+        ``window`` limits what is computed on the fine grid to some rows and columns of the coarse one.
+        """
+        import torch
+
+        ratio = self.ratio
+        rows, cols = window or (slice(0, hsi.shape[2]), slice(0, hsi.shape[3]))
         centred = hsi - self.mean[:, None, None]
         components = _mix(self.forward, centred)
         seen = _mix(self.synthesis, components)
@@ -131,15 +138,16 @@ class AdaptiveInjection:
         coefficients, trusted = self._regress(
             guide - smooth(guide, DETAIL_TAPS), components - smooth(components, DETAIL_TAPS), components
         )
-        fine = upsample(trusted, self.ratio)
-        news = (msi - upsample(seen + self.msi_mean[:, None, None], self.ratio)) * self.reliability[:, None, None]
-        news = _mix(self.whiten, news)
-        # Band by band: all coefficients at once on the fine grid would be the largest array of the fusion.
-        for k, coarse in enumerate(coefficients):
-            fine.addcmul_(upsample(coarse, self.ratio), news[:, k : k + 1])
-        out = _mix(self.back, fine).add_(self.mean[:, None, None])
+        sharp = msi[..., rows.start * ratio : rows.stop * ratio, cols.start * ratio : cols.stop * ratio]
+        blurred = inject(seen + self.msi_mean[:, None, None], (), None, ratio, (rows, cols))
+        news = _mix(self.whiten, (sharp - blurred) * self.reliability[:, None, None])
+        # A component that is 1 everywhere carries the mean: no pass over the result to add it.
+        fine = torch.empty((hsi.shape[0], self.rank + 1, *news.shape[2:]), dtype=news.dtype, device=news.device)
+        fine[:, self.rank :] = 1.0
+        inject(trusted, coefficients, news, ratio, (rows, cols), out=fine[:, : self.rank])
+        out = _mix(torch.cat([self.back, self.mean[:, None]], dim=1), fine)
         rare = self._outstanding(centred, components)
-        return out if rare is None else out.add_(upsample(rare, self.ratio))
+        return out if rare is None else out.add_(inject(rare, (), None, ratio, (rows, cols)))
 
     def _regress(
         self, guide: torch.Tensor, detail: torch.Tensor, components: torch.Tensor

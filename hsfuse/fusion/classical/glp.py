@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hsfuse.degrade import MAX_FWHM_PX, UPSAMPLE_HALO_PX, Psf, lowpass_decimate, upsample
+from hsfuse.degrade import MAX_FWHM_PX, UPSAMPLE_HALO_PX, Psf, Window, lowpass_decimate, upsample
 from hsfuse.errors import HsfuseError
 from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, ModelSpec, register
 from hsfuse.fusion.classical.adaptive import ADAPTIVE_HALO_PX, AdaptiveInjection
@@ -107,3 +107,9 @@ class Glp(FusionMethod):
         if self._injection is None:
             raise HsfuseError("The fusion method was not fitted to the scene.", hint="Call fit() before fuse().")
         return self._injection.apply(hsi.float(), msi.float())
+
+    def fuse_window(self, hsi: torch.Tensor, msi: torch.Tensor, window: Window) -> torch.Tensor:
+        """As :meth:`fuse`; the adaptive form computes nothing on the fine grid outside the window."""
+        if isinstance(self._injection, AdaptiveInjection):
+            return self._injection.apply(hsi.float(), msi.float(), window)
+        return super().fuse_window(hsi, msi, window)

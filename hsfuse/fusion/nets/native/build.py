@@ -1,65 +1,16 @@
-"""Build the C kernels once into the user's cache, for the instruction set of this processor, and load them.
-
-No compiler, no cache folder or a failing build are no errors: the plain PyTorch path serves then, and
-:func:`native_status` says why. ``HSFUSE_NATIVE`` overrides the choice: ``off``, or an instruction set
-(``avx512_bf16``, ``avx512``, ``avx2``, ``baseline``).
-"""
+"""The compiled kernels of the Mamba-2 block, see :mod:`hsfuse.native.build`."""
 
 from __future__ import annotations
 
-import ctypes
-import hashlib
 import os
-import platform
-import shlex
-import shutil
-import subprocess
-import tempfile
-import threading
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from hsfuse.log import get_logger
+from hsfuse.native.build import OVERRIDE, KernelSource, NativeLibrary, load_kernels
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("mamba2_train.c", "mamba2.c"))
-"""The file to compile, and what it includes."""
-OVERRIDE = "HSFUSE_NATIVE"
-_COMMON_FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-fno-math-errno", "-ffp-contract=fast")
-_AVX512 = ("-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mavx2", "-mfma")
-_ISA_FLAGS = {
-    "avx512_bf16": (*_AVX512, "-mavx512bf16"),
-    "avx512": _AVX512,
-    "avx2": ("-mavx2", "-mfma"),
-    "baseline": ("-Wno-psabi",),
-}
-_LANES = {"avx512_bf16": 16, "avx512": 16, "avx2": 8, "baseline": 4}
-_BUILD_SECONDS = 120
-_LOCK = threading.Lock()
-_log = get_logger(__name__)
+__all__ = ["OVERRIDE", "NativeLibrary", "native_library", "native_status"]
 
-
-@dataclass(frozen=True)
-class NativeLibrary:
-    """The loaded kernels.
-
-    Attributes
-    ----------
-    library
-        Functions of ``mamba2.c`` and ``mamba2_train.c``.
-    isa
-        Instruction set that it was built for.
-    path
-        The shared object.
-    """
-
-    library: ctypes.CDLL
-    isa: str
-    path: Path
-
-
-class _UnavailableError(Exception):
-    """Why there is no compiled path."""
+SOURCE = KernelSource("mamba2", tuple(Path(__file__).with_name(name) for name in ("mamba2_train.c", "mamba2.c")))
 
 
 def native_library() -> NativeLibrary | None:
@@ -73,97 +24,6 @@ def native_status() -> str:
     return f"compiled ({library.isa}, {library.path})" if library else f"plain PyTorch ({reason})"
 
 
-def cache_folder() -> Path:
-    """Where builds are kept: ``$XDG_CACHE_HOME/hsfuse/native``, by default under ``~/.cache``."""
-    root = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(root) if root else Path.home() / ".cache") / "hsfuse" / "native"
-
-
 @lru_cache(maxsize=8)
 def _cached(override: str) -> tuple[NativeLibrary | None, str]:
-    with _LOCK:
-        try:
-            return _load(override), ""
-        except (_UnavailableError, OSError, RuntimeError) as error:
-            _log.debug("No compiled kernels: %s", error)
-            return None, str(error)
-
-
-def _load(override: str) -> NativeLibrary:
-    if override.lower() in ("off", "0", "no", "false"):
-        raise _UnavailableError(f"switched off by {OVERRIDE}")
-    compiler = _find_compiler()
-    isa = override.lower() if override.lower() in _ISA_FLAGS else _best_isa()
-    path = _path(isa, compiler)
-    if not path.is_file():
-        try:
-            _build(compiler, isa, path)
-        except _UnavailableError:
-            if isa != "avx512_bf16":
-                raise
-            isa = "avx512"  # a compiler from before 2019
-            path = _path(isa, compiler)
-            if not path.is_file():
-                _build(compiler, isa, path)
-    if hasattr(os, "getuid") and path.stat().st_uid not in (os.getuid(), 0):
-        raise _UnavailableError(f"{path} belongs to another user")
-    library = ctypes.CDLL(str(path))
-    if library.hsf_lanes() != _LANES[isa]:
-        raise _UnavailableError(f"{path} was built for another instruction set")
-    return NativeLibrary(library, isa, path)
-
-
-def _best_isa() -> str:
-    """Return the instruction set that torch itself dispatches to on this processor."""
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return "baseline"
-    import torch
-
-    capability = torch.backends.cpu.get_cpu_capability()
-    if capability == "AVX512" and "avx512_bf16" in _processor_flags():
-        return "avx512_bf16"
-    return {"AVX512": "avx512", "AVX2": "avx2"}.get(capability, "baseline")
-
-
-def _processor_flags() -> frozenset[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        return frozenset()
-    return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
-
-
-def _find_compiler() -> list[str]:
-    named = os.environ.get("CC", "")
-    candidates = [shlex.split(named)] if named else []
-    candidates += [["gcc"], ["clang"], ["cc"]]
-    for command in candidates:
-        if command and shutil.which(command[0]):
-            return command
-    raise _UnavailableError("no C compiler found; install gcc or clang for about twice the speed")
-
-
-def _path(isa: str, compiler: list[str]) -> Path:
-    """Where a build lies: the name is a key of source, flags, compiler and machine."""
-    texts = [path.read_text(encoding="utf-8") for path in SOURCES]
-    content = [*texts, *_COMMON_FLAGS, *_ISA_FLAGS[isa], *compiler, platform.machine()]
-    key = hashlib.sha256("\0".join(content).encode()).hexdigest()[:16]
-    return cache_folder() / f"mamba2-{isa}-{key}.so"
-
-
-def _build(compiler: list[str], isa: str, path: Path) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # Other processes may build at the same time: each writes its own file, the last rename wins.
-    handle, part = tempfile.mkstemp(suffix=".so", prefix=".build-", dir=path.parent)
-    os.close(handle)
-    try:
-        command = [*compiler, *_COMMON_FLAGS, *_ISA_FLAGS[isa], "-o", part, str(SOURCES[0]), "-lm"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_BUILD_SECONDS, check=False)
-        if done.returncode != 0:
-            raise _UnavailableError(f"{compiler[0]} failed: {done.stderr.strip().splitlines()[:1]}")
-        Path(part).replace(path)
-    except subprocess.TimeoutExpired as error:
-        raise _UnavailableError(f"{compiler[0]} did not finish in {_BUILD_SECONDS} s") from error
-    finally:
-        Path(part).unlink(missing_ok=True)
-    _log.debug("Built %s", path)
+    return load_kernels(SOURCE, override)

@@ -1,0 +1,36 @@
+"""Settings of the C library's allocator that large arrays need.
+
+By default glibc takes every block above a few megabytes from the kernel and gives it back when it is freed, so
+each temporary array is paid for twice: once for its arithmetic and once for the kernel to clear its pages. Fusing
+and judging a scene spent a quarter of their time there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+from functools import lru_cache
+
+from hsfuse.log import get_logger
+
+_log = get_logger(__name__)
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
+_KEEP_BYTES = 1 << 30
+
+
+@lru_cache(maxsize=1)
+def keep_freed_memory() -> bool:
+    """Make this process use freed memory again instead of giving it back; False where that is not glibc's choice.
+
+    All threads share one arena: those of threads cannot hold blocks above 64 MB, and each would keep its own.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    set_all = mallopt(_ARENA_MAX, 1) and mallopt(_MMAP_THRESHOLD, _KEEP_BYTES) and mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+    _log.debug("allocator: freed memory is kept: %s", bool(set_all))
+    return bool(set_all)

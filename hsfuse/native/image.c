@@ -1,0 +1,306 @@
+/* Loops over image planes that numpy and torch can only do in several passes through the memory: separable
+ * decimation and interpolation, the injection of detail, resampling of cubes with gaps, encoding of reflectance.
+ *
+ * Plain C that GCC and Clang turn into vector instructions by themselves. Every function works on one thread and
+ * is safe to call from several. Edges of planes are replicated.
+ */
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+#define LANES 16
+#elif defined(__AVX__)
+#define LANES 8
+#else
+#define LANES 4
+#endif
+
+#define UP_TAPS 5 /* taps of the cubic interpolation of one phase */
+#define UP_SIDE 2
+
+int hsf_lanes(void) { return LANES; }
+
+static inline int64_t clamp(int64_t i, int64_t size) { return i < 0 ? 0 : i >= size ? size - 1 : i; }
+
+/* A row with `side` replicated samples on both ends; `line` points at the first original sample's place. */
+static void widen(const float *row, int64_t n, int64_t before, int64_t after, float *line) {
+  memcpy(line, row, n * sizeof(float));
+  for (int64_t i = 1; i <= before; i++) line[-i] = row[0];
+  for (int64_t i = 0; i < after; i++) line[n + i] = row[n - 1];
+}
+
+/* ---- decimation (ratio 1: smoothing) ------------------------------------------------------------------------ */
+
+/* Planes (rows, cols), contiguous, to planes (rows / ratio, cols / ratio): `taps` weights along each axis. */
+int hsf_decimate(const float *in, int64_t planes, int64_t rows, int64_t cols, int64_t ratio, int64_t taps,
+                 const float *down, const float *across, float *out) {
+  const int64_t side = (taps - ratio) / 2, high = rows / ratio, wide = cols / ratio;
+  float *memory = malloc((cols + 2 * side) * sizeof(float));
+  if (!memory) return 1;
+  float *line = memory + side;
+  for (int64_t p = 0; p < planes; p++) {
+    const float *plane = in + p * rows * cols;
+    for (int64_t i = 0; i < high; i++) {
+      for (int64_t t = 0; t < taps; t++) {
+        const float *row = plane + clamp(i * ratio + t - side, rows) * cols;
+        const float w = down[t];
+        if (t == 0)
+          for (int64_t j = 0; j < cols; j++) line[j] = w * row[j];
+        else
+          for (int64_t j = 0; j < cols; j++) line[j] += w * row[j];
+      }
+      for (int64_t k = 1; k <= side; k++) line[-k] = line[0], line[cols - 1 + k] = line[cols - 1];
+      float *restrict target = out + (p * high + i) * wide;
+      const float *first = line - side;
+      if (ratio == 1) {
+        for (int64_t t = 0; t < taps; t++) {
+          const float w = across[t];
+          if (t == 0)
+            for (int64_t j = 0; j < wide; j++) target[j] = w * first[j];
+          else
+            for (int64_t j = 0; j < wide; j++) target[j] += w * first[j + t];
+        }
+      } else {
+        for (int64_t j = 0; j < wide; j++) {
+          float total = 0.0f;
+          for (int64_t t = 0; t < taps; t++) total += across[t] * first[j * ratio + t];
+          target[j] = total;
+        }
+      }
+    }
+  }
+  free(memory);
+  return 0;
+}
+
+/* ---- interpolation --------------------------------------------------------------------------------------------- */
+
+/* One coarse row to columns [col0, col1) of the fine grid, given in coarse pixels. */
+static void stretch(const float *row, int64_t cols, int64_t col0, int64_t col1, int64_t ratio, const float *weights,
+                    float *line, float *phase, float *out) {
+  widen(row, cols, UP_SIDE, UP_SIDE, line);
+  const int64_t count = col1 - col0;
+  for (int64_t p = 0; p < ratio; p++) {
+    const float *w = weights + p * UP_TAPS, *from = line + col0 - UP_SIDE;
+    for (int64_t j = 0; j < count; j++)
+      phase[j] = w[0] * from[j] + w[1] * from[j + 1] + w[2] * from[j + 2] + w[3] * from[j + 3] + w[4] * from[j + 4];
+    for (int64_t j = 0; j < count; j++) out[j * ratio + p] = phase[j];
+  }
+}
+
+/* Interpolates planes and adds products of further planes with fine images:
+ *
+ *   out[k] = up(base[k]) + sum over m of up(coefficient[m, k]) * news[m]
+ *
+ * for the window rows [row0, row1) and columns [col0, col1) of the coarse grid. base is (planes, rows, cols),
+ * coefficient (terms, planes, rows, cols), news (terms, ...) with its own strides and the window's first pixel at
+ * its start, out (planes, ...) with the window's fine pixels. add != 0 adds to what out holds. With terms = 0 this
+ * is plain interpolation. */
+int hsf_inject(const float *base, const float *coefficient, int64_t terms, const float *news, int64_t news_plane,
+               int64_t news_row, int64_t planes, int64_t rows, int64_t cols, int64_t row0, int64_t row1,
+               int64_t col0, int64_t col1, int64_t ratio, const float *weights, int32_t add, float *out,
+               int64_t out_plane, int64_t out_row) {
+  const int64_t fine = (col1 - col0) * ratio, sources = 1 + terms;
+  float *memory = malloc((UP_TAPS * sources * fine + 2 * (cols + 2 * UP_SIDE)) * sizeof(float));
+  if (!memory) return 1;
+  float *line = memory + UP_TAPS * sources * fine + UP_SIDE, *phase = line + cols + UP_SIDE;
+  for (int64_t k = 0; k < planes; k++) {
+    int64_t known = row0 - UP_SIDE; /* coarse rows (unclamped) below this one are in the ring */
+    for (int64_t i = row0; i < row1; i++) {
+      for (; known <= i + UP_SIDE; known++) {
+        const int64_t at = clamp(known, rows);
+        float *slot = memory + ((known - row0 + UP_SIDE) % UP_TAPS) * sources * fine;
+        stretch(base + (k * rows + at) * cols, cols, col0, col1, ratio, weights, line, phase, slot);
+        for (int64_t m = 0; m < terms; m++)
+          stretch(coefficient + ((m * planes + k) * rows + at) * cols, cols, col0, col1, ratio, weights, line, phase,
+                  slot + (m + 1) * fine);
+      }
+      for (int64_t p = 0; p < ratio; p++) {
+        const float *w = weights + p * UP_TAPS;
+        float *restrict target = out + k * out_plane + ((i - row0) * ratio + p) * out_row;
+        const float *from[UP_TAPS];
+        for (int64_t t = 0; t < UP_TAPS; t++) from[t] = memory + ((i - row0 + t) % UP_TAPS) * sources * fine;
+        if (add)
+          for (int64_t j = 0; j < fine; j++)
+            target[j] += w[0] * from[0][j] + w[1] * from[1][j] + w[2] * from[2][j] + w[3] * from[3][j] +
+                         w[4] * from[4][j];
+        else
+          for (int64_t j = 0; j < fine; j++)
+            target[j] = w[0] * from[0][j] + w[1] * from[1][j] + w[2] * from[2][j] + w[3] * from[3][j] +
+                        w[4] * from[4][j];
+        for (int64_t m = 0; m < terms; m++) {
+          const float *factor = news + m * news_plane + ((i - row0) * ratio + p) * news_row;
+          const int64_t o = (m + 1) * fine;
+          for (int64_t j = 0; j < fine; j++)
+            target[j] += factor[j] * (w[0] * from[0][o + j] + w[1] * from[1][o + j] + w[2] * from[2][o + j] +
+                                      w[3] * from[3][o + j] + w[4] * from[4][o + j]);
+        }
+      }
+    }
+  }
+  free(memory);
+  return 0;
+}
+
+/* ---- resampling ------------------------------------------------------------------------------------------------- */
+
+enum { COMPLETE, PARTIAL, EMPTY };
+
+static inline double keys(double d) {
+  d = fabs(d);
+  if (d >= 2.0) return 0.0;
+  return d <= 1.0 ? (1.5 * d - 2.5) * d * d + 1.0 : ((-0.5 * d + 2.5) * d - 4.0) * d + 2.0;
+}
+
+/* Cubic resampling of a cube (bands, rows, cols; given strides, unit stride along columns) at fractional positions.
+ *
+ * NaN marks missing samples. Of each output sample they are left out and the weights present are scaled up; where
+ * more than `tolerated` of the absolute weight is missing the output is NaN. Output is (bands, count) with stride
+ * out_band; positions are those of the output pixels in the cube's rows and columns. */
+int hsf_warp(const float *cube, int64_t bands, int64_t rows, int64_t cols, int64_t band_stride, int64_t row_stride,
+             const double *at_row, const double *at_col, int64_t count, double tolerated, float *out,
+             int64_t out_band) {
+  enum { BLOCK = 64 };
+  const int64_t lane = (bands + 15) & ~(int64_t)15;
+  float *pixels = aligned_alloc(64, rows * cols * lane * sizeof(float));
+  float *block = aligned_alloc(64, BLOCK * lane * sizeof(float));
+  float *sums = aligned_alloc(64, 2 * lane * sizeof(float));
+  uint8_t *state = malloc(rows * cols);
+  if (!pixels || !block || !sums || !state) {
+    free(pixels), free(block), free(sums), free(state);
+    return 1;
+  }
+  /* Bands side by side: each tap then is one long vector. */
+  for (int64_t i = 0; i < rows; i++)
+    for (int64_t j0 = 0; j0 < cols; j0 += BLOCK) {
+      const int64_t j1 = j0 + BLOCK < cols ? j0 + BLOCK : cols;
+      for (int64_t b = 0; b < bands; b++) {
+        const float *from = cube + b * band_stride + i * row_stride;
+        for (int64_t j = j0; j < j1; j++) pixels[(i * cols + j) * lane + b] = from[j];
+      }
+      for (int64_t j = j0; j < j1; j++) {
+        float *p = pixels + (i * cols + j) * lane;
+        int64_t finite = 0;
+        for (int64_t b = bands; b < lane; b++) p[b] = 0.0f;
+        for (int64_t b = 0; b < bands; b++) finite += fabsf(p[b]) <= 3.4e38f;
+        state[i * cols + j] = finite == bands ? COMPLETE : finite ? PARTIAL : EMPTY;
+      }
+    }
+  float *present = sums, *absent = sums + lane;
+  for (int64_t n0 = 0; n0 < count; n0 += BLOCK) {
+    const int64_t n1 = n0 + BLOCK < count ? n0 + BLOCK : count;
+    for (int64_t n = n0; n < n1; n++) {
+      float *value = block + (n - n0) * lane;
+      const double y = at_row[n], x = at_col[n];
+      for (int64_t b = 0; b < lane; b++) value[b] = 0.0f;
+      /* Written so that NaN positions fail too. */
+      if (!(y > -2.0 && y < rows + 1.0 && x > -2.0 && x < cols + 1.0)) {
+        for (int64_t b = 0; b < lane; b++) value[b] = NAN;
+        continue;
+      }
+      const int64_t top = (int64_t)floor(y) - 1, left = (int64_t)floor(x) - 1;
+      double wy[4], wx[4], size_y = 0.0, size_x = 0.0;
+      for (int t = 0; t < 4; t++) {
+        wy[t] = keys(top + t - y), wx[t] = keys(left + t - x);
+        size_y += fabs(wy[t]), size_x += fabs(wx[t]);
+      }
+      const double total = size_y * size_x;
+      double missing = 0.0;
+      int partial = 0;
+      for (int s = 0; s < 4; s++)
+        for (int t = 0; t < 4; t++) {
+          const int64_t r = top + s, c = left + t;
+          const double w = wy[s] * wx[t];
+          if (w == 0.0) continue;
+          if (r < 0 || r >= rows || c < 0 || c >= cols || state[r * cols + c] == EMPTY)
+            missing += fabs(w);
+          else
+            partial |= state[r * cols + c] == PARTIAL;
+        }
+      missing /= total;
+      if (missing > tolerated) {
+        for (int64_t b = 0; b < lane; b++) value[b] = NAN;
+        continue;
+      }
+      float kept = 0.0f;
+      if (!partial) {
+        for (int s = 0; s < 4; s++)
+          for (int t = 0; t < 4; t++) {
+            const int64_t r = top + s, c = left + t;
+            const float w = (float)(wy[s] * wx[t]);
+            if (w == 0.0f || r < 0 || r >= rows || c < 0 || c >= cols || state[r * cols + c] == EMPTY) continue;
+            const float *restrict p = pixels + (r * cols + c) * lane;
+            for (int64_t b = 0; b < lane; b++) value[b] += w * p[b];
+            kept += w;
+          }
+        /* Complete windows keep their sum as it is: dividing by 0.9999999 would spoil exact copies. */
+        if (missing > 1e-5) {
+          const float scale = 1.0f / (kept == 0.0f ? 1.0f : kept);
+          for (int64_t b = 0; b < lane; b++) value[b] *= scale;
+        }
+        continue;
+      }
+      for (int64_t b = 0; b < lane; b++) present[b] = 0.0f, absent[b] = (float)missing;
+      for (int s = 0; s < 4; s++)
+        for (int t = 0; t < 4; t++) {
+          const int64_t r = top + s, c = left + t;
+          const float w = (float)(wy[s] * wx[t]), share = (float)(fabs(wy[s] * wx[t]) / total);
+          if (w == 0.0f || r < 0 || r >= rows || c < 0 || c >= cols || state[r * cols + c] == EMPTY) continue;
+          const float *restrict p = pixels + (r * cols + c) * lane;
+          for (int64_t b = 0; b < lane; b++) {
+            const int finite = fabsf(p[b]) <= 3.4e38f;
+            value[b] += finite ? w * p[b] : 0.0f;
+            present[b] += finite ? w : 0.0f;
+            absent[b] += finite ? 0.0f : share;
+          }
+        }
+      for (int64_t b = 0; b < lane; b++) {
+        const float scale = absent[b] > 1e-5f ? 1.0f / (present[b] == 0.0f ? 1.0f : present[b]) : 1.0f;
+        value[b] = absent[b] > (float)tolerated ? NAN : value[b] * scale;
+      }
+    }
+    for (int64_t b = 0; b < bands; b++) {
+      float *target = out + b * out_band;
+      for (int64_t n = n0; n < n1; n++) target[n] = block[(n - n0) * lane + b];
+    }
+  }
+  free(pixels), free(block), free(sums), free(state);
+  return 0;
+}
+
+/* ---- encoding --------------------------------------------------------------------------------------------------- */
+
+/* Reflectance planes (bands, rows, cols) to 16-bit samples with any band and row stride; see SampleEncoding.
+ *
+ * Samples that are not finite or not valid become `nodata`. Values outside [low, high] are counted and, with
+ * `clip`, cut off. Products round to the nearest integer, ties to even, then are held in [lowest, highest].
+ * `is_signed` tells int16 from uint16. Returns the number of samples outside. */
+int64_t hsf_encode(const float *in, int64_t in_band, int64_t in_row, int64_t bands, int64_t rows, int64_t cols,
+                   const uint8_t *valid, int64_t valid_row, float low, float high, int32_t clip, double scale,
+                   double lowest, double highest, int32_t nodata, uint16_t *out, int64_t out_band,
+                   int64_t out_row) {
+  const double magic = 6755399441055744.0; /* 1.5 * 2^52: adding and taking it away rounds to integers */
+  int64_t outside = 0;
+  for (int64_t b = 0; b < bands; b++)
+    for (int64_t i = 0; i < rows; i++) {
+      const float *restrict from = in + b * in_band + i * in_row;
+      const uint8_t *restrict good = valid + i * valid_row;
+      uint16_t *restrict to = out + b * out_band + i * out_row;
+      int32_t count = 0;
+      for (int64_t j = 0; j < cols; j++) {
+        const float x = from[j];
+        const int32_t finite = (fabsf(x) <= 3.4028234664e38f) & (good[j] != 0);
+        count += finite & ((x < low) | (x > high));
+        float y = clip ? (x < low ? low : x > high ? high : x) : x;
+        y = finite ? y : 0.0f;
+        double z = ((double)y * scale + magic) - magic;
+        z = z < lowest ? lowest : z > highest ? highest : z;
+        to[j] = (uint16_t)(finite ? (int32_t)z : nodata);
+      }
+      outside += count;
+    }
+  return outside;
+}

@@ -1,0 +1,231 @@
+"""The kernels of ``image.c`` for numpy arrays; each returns None where there is no compiled path.
+
+The callers then take their plain twins: :mod:`hsfuse.degrade`, :mod:`hsfuse.coregister.warp`,
+:mod:`hsfuse.writers.encoding`. Calls release the interpreter's lock, so plain threads run side by side.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hsfuse.errors import MemoryBudgetError
+from hsfuse.native.build import OVERRIDE, KernelSource, NativeLibrary, load_kernels
+
+FloatArray = NDArray[np.float32]
+
+SOURCE = KernelSource("image", (Path(__file__).with_name("image.c"),))
+UP_TAPS = 5
+"""Coarse pixels that one phase of the interpolation looks at."""
+_INT, _FLOAT, _DOUBLE, _FLAG = ctypes.c_int64, ctypes.c_float, ctypes.c_double, ctypes.c_int32
+
+
+def image_library() -> NativeLibrary | None:
+    """Return the kernels, building them on first use; None where that is not possible."""
+    return _cached(os.environ.get(OVERRIDE, ""))[0]
+
+
+def image_status() -> str:
+    """One line for ``hsfuse doctor``: which path image operations take on the CPU, and why."""
+    library, reason = _cached(os.environ.get(OVERRIDE, ""))
+    return f"compiled ({library.isa}, {library.path})" if library else f"plain NumPy and PyTorch ({reason})"
+
+
+@lru_cache(maxsize=8)
+def _cached(override: str) -> tuple[NativeLibrary | None, str]:
+    found, reason = load_kernels(SOURCE, override)
+    if found is not None:
+        found.library.hsf_encode.restype = ctypes.c_int64
+    return found, reason
+
+
+def decimate(x: FloatArray, ratio: int, rows: FloatArray, cols: FloatArray) -> FloatArray | None:
+    """Filter planes with one kernel per axis and keep the samples at the coarse pixels' centres.
+
+    Parameters
+    ----------
+    x
+        Shape (plane, row, col), contiguous; rows and columns are multiples of ``ratio``.
+    ratio
+        Fine pixels per coarse pixel; 1 smooths.
+    rows, cols
+        Weights along each axis, of equal number, which has the ratio's parity.
+    """
+    native = image_library()
+    if native is None:
+        return None
+    planes, height, width = x.shape
+    out = np.empty((planes, height // ratio, width // ratio), np.float32)
+    _check(
+        native.library.hsf_decimate(
+            _at(x), _INT(planes), _INT(height), _INT(width), _INT(ratio), _INT(rows.size), _at(rows), _at(cols),
+            _at(out),
+        )
+    )  # fmt: skip
+    return out
+
+
+def upsample(x: FloatArray, ratio: int, weights: FloatArray) -> FloatArray | None:
+    """Interpolate planes to a grid ``ratio`` times finer.
+
+    Parameters
+    ----------
+    x
+        Shape (plane, row, col), contiguous.
+    ratio
+        Fine pixels per coarse pixel.
+    weights
+        Shape (ratio, 5): weights of the 5 nearest coarse pixels for each phase.
+    """
+    out = np.empty((x.shape[0], x.shape[1] * ratio, x.shape[2] * ratio), np.float32)
+    window = (slice(0, x.shape[1]), slice(0, x.shape[2]))
+    return out if inject(x, None, None, window, ratio, weights, out) else None
+
+
+def inject(
+    base: FloatArray,
+    coefficients: FloatArray | None,
+    news: FloatArray | None,
+    window: tuple[slice, slice],
+    ratio: int,
+    weights: FloatArray,
+    out: FloatArray,
+    *,
+    add: bool = False,
+) -> bool:
+    """Interpolate planes and add products of interpolated coefficients with fine images, into ``out``.
+
+    ``out[k] = up(base[k]) + sum over m of up(coefficients[m, k]) * news[m]``
+
+    Parameters
+    ----------
+    base
+        Shape (plane, row, col), contiguous.
+    coefficients
+        Shape (term, plane, row, col), contiguous; None for plain interpolation.
+    news
+        Shape (term, window row * ratio, window col * ratio), unit stride along columns.
+    window
+        Rows and columns of the coarse grid that are wanted.
+    ratio, weights
+        As for :func:`upsample`.
+    out
+        Shape (plane, window row * ratio, window col * ratio), unit stride along columns.
+    add
+        Add to what ``out`` holds.
+
+    Returns
+    -------
+    bool
+        False where there is no compiled path; ``out`` is untouched then.
+    """
+    native = image_library()
+    if native is None:
+        return False
+    planes, height, width = base.shape
+    terms = 0 if coefficients is None else coefficients.shape[0]
+    rows, cols = window
+    news_plane, news_row = (0, 0) if news is None else (news.strides[0] // 4, news.strides[1] // 4)
+    _check(
+        native.library.hsf_inject(
+            _at(base), _at(coefficients), _INT(terms), _at(news), _INT(news_plane), _INT(news_row),
+            _INT(planes), _INT(height), _INT(width), _INT(rows.start), _INT(rows.stop), _INT(cols.start),
+            _INT(cols.stop), _INT(ratio), _at(weights), _FLAG(add), _at(out), _INT(out.strides[0] // 4),
+            _INT(out.strides[1] // 4),
+        )
+    )  # fmt: skip
+    return True
+
+
+def warp(
+    cube: FloatArray, at_row: NDArray[np.float64], at_col: NDArray[np.float64], tolerated: float, out: FloatArray
+) -> bool:
+    """Resample a cube by cubic convolution at fractional positions; NaN marks missing samples.
+
+    Parameters
+    ----------
+    cube
+        Shape (band, row, col), unit stride along columns.
+    at_row, at_col
+        Positions in the cube, contiguous, shape (pixel,).
+    tolerated
+        Share of a sample's absolute weight that may be missing; beyond it the sample is NaN.
+    out
+        Shape (band, pixel), unit stride along pixels.
+
+    Returns
+    -------
+    bool
+        False where there is no compiled path; ``out`` is untouched then.
+    """
+    native = image_library()
+    if native is None:
+        return False
+    bands, rows, cols = cube.shape
+    _check(
+        native.library.hsf_warp(
+            _at(cube), _INT(bands), _INT(rows), _INT(cols), _INT(cube.strides[0] // 4), _INT(cube.strides[1] // 4),
+            _at(at_row), _at(at_col), _INT(at_row.size), _DOUBLE(tolerated), _at(out), _INT(out.strides[0] // 4),
+        )
+    )  # fmt: skip
+    return True
+
+
+def encode(
+    values: FloatArray,
+    valid: NDArray[np.bool_],
+    limits: tuple[float, float] | None,
+    scale: float,
+    stored: tuple[float, float, float],
+    out: NDArray[Any],
+) -> int | None:
+    """Turn reflectance into 16-bit samples.
+
+    Parameters
+    ----------
+    values
+        Shape (band, row, col), unit stride along columns.
+    valid
+        Pixels that carry data, shape (row, col), unit stride along columns.
+    limits
+        Values outside are counted and cut off; None: neither.
+    scale
+        Stored number per unit.
+    stored
+        Lowest and highest stored number, and that for no data.
+    out
+        ``int16`` or ``uint16``, shape (band, row, col), unit stride along columns.
+
+    Returns
+    -------
+    int or None
+        Samples outside the limits; None where there is no compiled path.
+    """
+    native = image_library()
+    if native is None:
+        return None
+    bands, rows, cols = values.shape
+    low, high = limits if limits is not None else (-np.inf, np.inf)
+    lowest, highest, nodata = stored
+    count = native.library.hsf_encode(
+        _at(values), _INT(values.strides[0] // 4), _INT(values.strides[1] // 4), _INT(bands), _INT(rows), _INT(cols),
+        _at(valid), _INT(valid.strides[0]), _FLOAT(low), _FLOAT(high), _FLAG(limits is not None), _DOUBLE(scale),
+        _DOUBLE(lowest), _DOUBLE(highest), _FLAG(int(nodata)), _at(out), _INT(out.strides[0] // 2),
+        _INT(out.strides[1] // 2),
+    )  # fmt: skip
+    return int(count)
+
+
+def _at(array: NDArray[Any] | None) -> ctypes.c_void_p:
+    return ctypes.c_void_p(None if array is None else array.ctypes.data)
+
+
+def _check(result: int) -> None:
+    if result:
+        raise MemoryBudgetError("There is no memory left for an image operation.", hint="Use smaller tiles.")

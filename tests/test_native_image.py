@@ -1,0 +1,134 @@
+"""Compiled image kernels against their plain twins, for every instruction set of this processor."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from rasterio.crs import CRS
+
+from hsfuse.coregister.field import DisplacementField
+from hsfuse.coregister.warp import Resampler
+from hsfuse.degrade import Psf, inject, lowpass_decimate, smooth, upsample
+from hsfuse.grid import Grid, Slice2D
+from hsfuse.native import OVERRIDE, build, image
+from hsfuse.writers.encoding import SampleEncoding
+
+
+@pytest.fixture(params=list(build.ISA_FLAGS))
+def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Select an instruction set; skip where this machine has no compiler or the processor lacks it."""
+    order = ["baseline", "avx2", "avx512", "avx512_bf16"]
+    if order.index(request.param) > order.index(build.best_isa()):
+        pytest.skip(f"this processor has no {request.param}")
+    monkeypatch.setenv(OVERRIDE, request.param)
+    if image.image_library() is None:
+        pytest.skip(image.image_status())
+    return str(request.param)
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch):
+    """Call a function without compiled kernels."""
+
+    def call(function, *arguments, **options):
+        with monkeypatch.context() as patch:
+            patch.setenv(OVERRIDE, "off")
+            assert image.image_library() is None
+            return function(*arguments, **options)
+
+    return call
+
+
+@pytest.mark.parametrize("ratio", [2, 3, 5, 6])
+def test_interpolation_and_decimation_equal_the_plain_path(isa, plain, ratio):
+    torch.manual_seed(0)
+    coarse, fine = torch.randn(2, 3, 11, 23), torch.randn(2, 3, 7 * ratio, 9 * ratio)
+    torch.testing.assert_close(upsample(coarse, ratio), plain(upsample, coarse, ratio), rtol=1e-5, atol=1e-6)
+    for psf in (Psf(0.7), Psf(1.8)):
+        torch.testing.assert_close(
+            lowpass_decimate(fine, ratio, psf), plain(lowpass_decimate, fine, ratio, psf), rtol=1e-5, atol=1e-6
+        )
+    torch.testing.assert_close(smooth(coarse, 5), plain(smooth, coarse, 5), rtol=1e-5, atol=1e-6)
+
+
+def test_images_smaller_than_the_kernels_and_views_work(isa, plain):
+    torch.manual_seed(0)
+    for shape in ((1, 1, 1, 1), (1, 2, 1, 5), (1, 2, 3, 1)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(upsample(x, 3), plain(upsample, x, 3), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(smooth(x, 5), plain(smooth, x, 5), rtol=1e-5, atol=1e-6)
+    view = torch.randn(1, 9, 12, 4).permute(0, 3, 1, 2)
+    torch.testing.assert_close(upsample(view, 2), plain(upsample, view, 2), rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_and_other_types_take_the_plain_path(isa):
+    x = torch.randn(1, 2, 5, 6, requires_grad=True)
+    upsample(x, 3).square().sum().backward()
+    assert x.grad is not None
+    assert bool(x.grad.abs().min() > 0)
+    assert upsample(torch.randn(1, 1, 4, 4, dtype=torch.float64), 2).dtype == torch.float64
+
+
+@pytest.mark.parametrize("window", [None, (slice(2, 7), slice(3, 13)), (slice(0, 1), slice(15, 17))])
+@pytest.mark.parametrize("terms", [0, 1, 4])
+def test_injection_equals_the_plain_path(isa, plain, window, terms):
+    torch.manual_seed(0)
+    base = torch.randn(2, 5, 9, 17)
+    coefficients = [torch.randn_like(base) for _ in range(terms)]
+    rows, cols = window or (slice(0, 9), slice(0, 17))
+    size = 3 * (rows.stop - rows.start), 3 * (cols.stop - cols.start)
+    news = torch.randn(2, terms, *size) if terms else None
+    expected = plain(inject, base, coefficients, news, 3, window)
+    torch.testing.assert_close(inject(base, coefficients, news, 3, window), expected, rtol=1e-5, atol=1e-5)
+    wider = torch.full((2, 6, *size), 7.0)
+    inject(base, coefficients, news, 3, window, out=wider[:, :5])
+    torch.testing.assert_close(wider[:, :5], expected, rtol=1e-5, atol=1e-5)
+    assert bool((wider[:, 5] == 7.0).all())
+
+
+def gaps(cube: np.ndarray) -> np.ndarray:
+    """Fill at a border, holes in all bands, in one band, in some pixels of some bands."""
+    cube[:, :, :4] = np.nan
+    cube[:, 10:14, 20:23] = np.nan
+    cube[2, 30:] = np.nan
+    cube[1:3, 22, 17] = np.nan
+    cube[0, 25, 30] = np.inf
+    return cube
+
+
+@pytest.mark.parametrize("shift_m", [(0.0, 0.0), (41.3, -52.7), (-30.0, 60.0), (500.0, 0.0)])
+def test_resampling_equals_the_plain_path(isa, plain, shift_m):
+    crs = CRS.from_epsg(32632)
+    source = Grid.from_origin(crs, 600_000.0, 5_000_000.0, 30.0, 40, 50)
+    target = Grid.from_origin(crs, 600_000.0 + shift_m[0], 5_000_000.0 + shift_m[1], 30.0, 37, 52)
+    cube = gaps(np.random.default_rng(0).random((5, 40, 50), dtype=np.float32))
+    resampler = Resampler(source, target, DisplacementField.zero())
+    block = Slice2D(3, 36, 0, 52)
+    need = resampler.source_block(block)
+    part = cube[:, need.row0 : need.row1, need.col0 : need.col1]
+    fast, slow = resampler.apply(part, need, block), plain(resampler.apply, part, need, block)
+    np.testing.assert_array_equal(np.isnan(fast), np.isnan(slow))
+    np.testing.assert_allclose(fast, slow, rtol=1e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", ["int16", "uint16"])
+@pytest.mark.parametrize("limits", [None, (-0.05, 1.5)])
+def test_encoding_gives_the_plain_path_s_bits(isa, plain, dtype, limits):
+    encoding = SampleEncoding.of(dtype)
+    rng = np.random.default_rng(0)
+    values = (rng.integers(-9000, 70000, (4, 13, 37)) / 20000).astype(np.float32)  # many products end in .5
+    values[0, 0, :6] = [np.nan, np.inf, -np.inf, 9.0, -9.0, 0.00005]
+    valid = rng.random((13, 37)) > 0.2
+    rows = [np.zeros((13, 4, 40), encoding.dtype) for _ in range(2)]
+    fast, slow = (buffer[:, :, 2:39].transpose(1, 0, 2) for buffer in rows)
+    outside = encoding.encode_into(values.copy(), valid, fast, limits)
+    assert outside == plain(encoding.encode_into, values.copy(), valid, slow, limits)
+    assert (outside > 0) == (limits is not None)
+    np.testing.assert_array_equal(rows[0], rows[1])
+
+
+def test_status_says_which_path_is_active(isa, monkeypatch):
+    assert image.image_status().startswith(f"compiled ({isa}")
+    monkeypatch.setenv(OVERRIDE, "off")
+    assert image.image_status().startswith("plain NumPy and PyTorch (switched off")
