@@ -72,7 +72,7 @@ class CoregisterConfig(_Config):
     step_px: int = Field(20, ge=4, le=512, description="distance between tie points, in HSI pixels")
     min_points: int = Field(12, ge=4, description="fewest tie points for a local field")
     max_rmse_m: float = Field(15.0, gt=0.0, description="largest hold-out error that is accepted, in metres")
-    min_correlation: float = Field(0.3, ge=0.0, le=1.0, description="smallest correlation after alignment")
+    min_correlation: float = Field(0.1, ge=0.0, le=1.0, description="smallest correlation after alignment")
     holdout: float = Field(0.2, gt=0.0, lt=0.6, description="share of tie points kept as check points")
     min_peak_score: float = Field(
         8.0, ge=0.0, description="smallest height of the global correlation peak, in standard deviations of the rest"
@@ -280,6 +280,78 @@ class TrainConfig(CoregisterConfig):
         """Return what must be equal for a training to be resumed: all that decides the weights."""
         loose = {"overwrite", "resume", "checkpoint_minutes", "tensorboard", "device", "threads", "name", "weights"}
         return self.model_dump(mode="json", exclude=loose)
+
+
+class CompareConfig(CoregisterConfig):
+    """Settings of `hsfuse compare`."""
+
+    methods: str = Field(
+        "auto",
+        description="methods, separated by commas: name[:option=value,...][@weights][+guard=value,...]; auto: all "
+        "classics and every trained network that takes the scene",
+    )
+    adapt: float | None = Field(
+        None, gt=0.0, le=1440.0, description="add every network adapted to the scene for so many minutes"
+    )
+    reduced: bool = Field(
+        False, description="judge a pair at reduced resolution too: its HSI is the reference (Wald's protocol)"
+    )
+    condition: Literal["noise-free", "35dB", "field"] = Field(
+        "noise-free",
+        description="at reduced resolution: noise-free; 35dB: noise; field: noise, blur, shift and gain errors",
+    )
+    bands: str = Field("100", description="number of bands, 'all', or a text file with wavelengths in nm")
+    vnir_swir_cut_nm: float = Field(
+        950.0, gt=800.0, lt=1100.0, description="VNIR bands below, SWIR bands above this wavelength"
+    )
+    s2_bands: Literal["10m", "all"] = Field("10m", description="MSI bands: 10 m only, or the 20 m bands too")
+    ratio: int | None = Field(None, ge=2, le=12, description="pixel size ratio; default: from the products, else 3")
+    psf_fwhm: float | Literal["auto"] = Field(
+        "auto", description="HSI PSF width in HSI pixels; auto: estimated, 1 for a simulated HSI"
+    )
+    aoi: str | None = Field(
+        None, description="area: a vector file, or left,bottom,right,top in the MSI's reference system"
+    )
+    aoi_crs: str | None = Field(None, description="reference system of a bounding box, such as EPSG:4326")
+    window: int | None = Field(
+        None, ge=24, le=20_000, description="largest side of the compared part, in pixels of the HSI or cube given;"
+        " default: 256, of a cube 384",
+    )  # fmt: skip
+    cloud_mask: bool = Field(True, description="leave out what clouds of the MSI hide")
+    cloud_dilate_px: int = Field(2, ge=0, le=100, description="grow the cloud mask by so many MSI pixels")
+    tile: int | None = Field(None, ge=8, description="tile side in MSI pixels; default: from the memory")
+    device: str = Field("auto", description="auto, cpu or cuda:N")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="arithmetic of networks")
+    max_memory: str | None = Field(None, description="host memory that may be used, such as 4GB; default: 70 % of free")
+    max_vram: str | None = Field(None, description="GPU memory that may be used; default: 85 % of free")
+    overwrite: bool = Field(False, description="replace an existing report")
+    threads: int | None = Field(None, ge=1, description="CPU threads; default: all")
+    seed: int = Field(0, ge=0, description="seed of everything random")
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        if value in ("auto", "cpu", "cuda") or (value.startswith("cuda:") and value[5:].isdigit()):
+            return value
+        raise ValueError("choose auto, cpu, cuda or cuda:N")
+
+    @field_validator("max_memory", "max_vram")
+    @classmethod
+    def _readable_size(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_size(value)
+        return value
+
+    @field_validator("bands", mode="before")
+    @classmethod
+    def _bands_as_text(cls, value: Any) -> Any:
+        return _number_as_text(value)
+
+    def pair_config(self) -> RunConfig:
+        """Return the settings with which a pair is opened and aligned."""
+        shared = ("bands", "vnir_swir_cut_nm", "s2_bands", "ratio", "psf_fwhm", "aoi", "aoi_crs", "cloud_mask",
+                  "cloud_dilate_px", "seed", "max_memory", "max_vram", "device")  # fmt: skip
+        return RunConfig(**{name: getattr(self, name) for name in (*_COREGISTER_FIELDS, *shared)})
 
 
 def _number_as_text(value: Any) -> Any:

@@ -81,6 +81,8 @@ class CompareData:
         What the reference is called in pictures and legends.
     error_label
         Name and unit of the error maps.
+    band_label
+        Name of the curves of ``band_psnr``.
     configuration, versions, notes
         As in the report of a run.
     created
@@ -97,6 +99,7 @@ class CompareData:
     reference_spectra: Mapping[str, FloatArray] = field(default_factory=dict)
     reference_name: str = "reference"
     error_label: str = "RMSE over bands (reflectance)"
+    band_label: str = "PSNR of each band"
     configuration: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
@@ -184,9 +187,9 @@ def _figures(data: CompareData) -> list[FigureFile]:
     curves = {m.name: np.asarray(m.band_psnr, dtype=np.float64) for m in data.methods if m.band_psnr is not None}
     if curves:
         chart = plots.curve_figure(
-            centre, curves, ylabel="PSNR (dB)", title="PSNR of each band", dropped_nm=data.dropped_nm
+            centre, curves, ylabel="PSNR (dB)", title=data.band_label, dropped_nm=data.dropped_nm
         )
-        figures.append(FigureFile("band_psnr", "curves", "PSNR of each band", "Higher is better.", style.to_png(chart)))
+        figures.append(FigureFile("band_psnr", "curves", data.band_label, "Higher is better.", style.to_png(chart)))
     maps = {m.name: np.asarray(m.error_map, dtype=np.float64) for m in data.methods if m.error_map is not None}
     if maps:
         chart = error_map_figure(maps, data.error_label)

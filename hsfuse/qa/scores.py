@@ -137,7 +137,8 @@ WITH_REFERENCE: Mapping[str, ScoreText] = {
     "ssim": ScoreText("SSIM", "Structural similarity, mean over bands.", "higher, ideal 1", "", 4),
     "q2n": ScoreText("Q2n", "Hypercomplex quality index over all bands jointly.", "higher, ideal 1", "", 4),
     "seconds": ScoreText("Time", "Wall time of the method.", "lower", " s", 1),
-    "memory_mb": ScoreText("Memory", "Peak memory of the method.", "lower", " MB", 0),
+    "memory_mb": ScoreText("Memory", "Growth of the process while the method ran, at its peak.", "lower", " MB", 0),
+    "vram_mb": ScoreText("GPU memory", "Peak memory of the method on the GPU.", "lower", " MB", 0),
 }
 
 TEXTS: Mapping[str, ScoreText] = {**NO_REFERENCE, **WITH_REFERENCE}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from hsfuse.fusion.nets.zoo import NetworkHeader, find_model, match_bands
 from hsfuse.inference.scene import FusionScene
 from hsfuse.log import get_logger
 from hsfuse.readers.s2_srf import BANDS_ALL
-from hsfuse.spectral import srf_weights
+from hsfuse.spectral import BandTable, srf_weights
 from hsfuse.workflows.inputs import Pair
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def suit_pair(chosen: ChosenMethod, pair: Pair, config: RunConfig) -> ChosenMeth
             "--srf-weight needs the spectral responses of the MSI, which are not known.",
             hint="Leave out --srf-weight, or give an MSI with known responses.",
         )
-    if not chosen.network:
+    if chosen.header is None:
         return chosen
     name = chosen.method.spec.name
     wish = _own_bands(chosen, config)
@@ -166,7 +166,7 @@ def suit_pair(chosen: ChosenMethod, pair: Pair, config: RunConfig) -> ChosenMeth
     if wish:
         _log.warning("--bands is not used: %s has bands of its own.", name)
     try:
-        check_network(chosen, pair)
+        check_network(chosen.header, pair.msi.band_names, pair.ratio, pair.hsi.bands, strict=chosen.automatic)
     except HsfuseError as error:
         if not chosen.automatic:
             raise
@@ -185,26 +185,36 @@ def _own_bands(chosen: ChosenMethod, config: RunConfig) -> str:
     return f"--bands {config.bands} was asked for"
 
 
-def check_network(chosen: ChosenMethod, pair: Pair) -> None:
-    """Raise UsageError or InputError where a network cannot take a pair: MSI bands, ratio, HSI bands."""
-    spec, names = chosen.method.spec, tuple(pair.msi.band_names)
-    wanted = chosen.header.msi_bands if chosen.header else ()
-    # Names of another naming are the user's word when he picked the network, and a doubt otherwise.
-    comparable = bool(wanted) and (chosen.automatic or all(name in BANDS_ALL for name in names))
-    if (spec.n_msi is not None and spec.n_msi != len(names)) or (comparable and wanted != names):
+def check_network(
+    header: NetworkHeader, msi_names: Sequence[str], ratio: int, bands: BandTable | None, *, strict: bool = False
+) -> None:
+    """Raise UsageError or InputError where a network cannot take a pair: MSI bands, ratio, HSI bands.
+
+    Parameters
+    ----------
+    header
+        Of the network's weights.
+    msi_names, ratio, bands
+        Of the pair; None where any bands do.
+    strict
+        Whether MSI bands of another naming are a doubt; otherwise they are taken for what the user says they are.
+    """
+    wanted, names = header.msi_bands, tuple(msi_names)
+    comparable = bool(wanted) and (strict or all(name in BANDS_ALL for name in names))
+    if header.config.get("n_msi") != len(names) or (comparable and wanted != names):
         raise UsageError(
-            f"The network '{spec.name}' takes the MSI bands {', '.join(wanted) or spec.n_msi}, the image brings "
-            f"{', '.join(names)}.",
+            f"The network '{header.name}' takes the MSI bands {', '.join(wanted) or header.config.get('n_msi')}, the "
+            f"image brings {', '.join(names)}.",
             hint="Use the --s2-bands that it was trained with, or --method glp.",
         )
-    if spec.ratios is not None and pair.ratio not in spec.ratios:
+    if ratio not in header.ratios:
         raise UsageError(
-            f"The network '{spec.name}' was trained for a ratio of {' and '.join(map(str, spec.ratios))}, the scene "
-            f"needs {pair.ratio}.",
+            f"The network '{header.name}' was trained for a ratio of {' and '.join(map(str, header.ratios))}, the "
+            f"scene needs {ratio}.",
             hint="Use --method glp, or train a network for this ratio.",
         )
-    if spec.centre_nm is not None:
-        match_bands(spec.centre_nm, pair.hsi.bands)
+    if bands is not None:
+        match_bands(header.centre_nm, bands)
 
 
 def guard_options(config: RunConfig) -> FidelityOptions:

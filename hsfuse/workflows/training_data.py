@@ -15,7 +15,6 @@ from typing import Any, Literal
 import numpy as np
 import psutil
 from numpy.typing import NDArray
-from rasterio.crs import CRS
 
 from hsfuse.band_selection import parse_bands, select_bands
 from hsfuse.band_selection.thinning import thin
@@ -24,17 +23,15 @@ from hsfuse.config import RunConfig, TrainConfig
 from hsfuse.degrade import Psf, masked_lowpass_decimate_array
 from hsfuse.errors import InputError, OutputError, UsageError
 from hsfuse.fusion.nets.zoo import NetworkHeader, match_bands
-from hsfuse.grid import Grid, Slice2D
+from hsfuse.grid import Slice2D
 from hsfuse.inference.fill import fill_missing
 from hsfuse.inference.scene import FusionScene
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress
-from hsfuse.readers import open_hsi
-from hsfuse.readers.base import HyperspectralProduct
 from hsfuse.readers.s2_srf import BANDS_10M, BANDS_ALL
 from hsfuse.spectral import BandTable, srf_weights
 from hsfuse.training.dataset import SceneEntry, TrainingScene
-from hsfuse.workflows.fuse_arrays import ArrayProduct
+from hsfuse.workflows.cubes import open_cube
 from hsfuse.workflows.inputs import open_pair
 from hsfuse.workflows.prepare import prepare_scene
 from hsfuse.workflows.remixed import remixed_entries, s2_weights
@@ -354,7 +351,7 @@ def _wanted_bands(config: TrainConfig, cubes: Sequence[Path], progress: Progress
         return BandTable.make(np.sort(np.asarray(request.wavelengths_nm, dtype=np.float64)))
     if config.generated:
         return nominal_bands(request.count if isinstance(request.count, int) else 100)
-    product = _open_cube(cubes[0], config)
+    product = open_cube(cubes[0], cut_nm=config.vnir_swir_cut_nm)
     try:
         selection = select_bands(product, count=request.count, progress=progress)
         return product.bands.take(selection.indices)
@@ -383,34 +380,8 @@ def nominal_bands(count: int) -> BandTable:
     return table.take(np.sort(thin(table.centre_nm, np.ones(len(table)), count).kept))
 
 
-def _open_cube(path: Path, config: TrainConfig) -> HyperspectralProduct:
-    """Open a cube: anything that `open_hsi` reads, or ``.npz`` with ``cube`` and ``wavelength_nm``."""
-    if path.suffix.lower() != ".npz":
-        return open_hsi(path, cut_nm=config.vnir_swir_cut_nm)
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            cube = np.asarray(content["cube"])
-            wavelength = np.asarray(content["wavelength_nm"], dtype=np.float64)
-            fwhm = np.asarray(content["fwhm_nm"], dtype=np.float64) if "fwhm_nm" in content else None
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"{path} is no usable cube ({error}).", hint="An .npz needs 'cube' (band, row, col) and 'wavelength_nm'."
-        ) from error
-    if cube.ndim != 3 or cube.shape[0] != wavelength.size:
-        raise InputError(
-            f"{path}: 'cube' has the shape {cube.shape}, which does not fit {wavelength.size} wavelengths.",
-            hint="An .npz needs 'cube' (band, row, col) and 'wavelength_nm'.",
-        )
-    values = cube.astype(np.float32)
-    if np.nanmax(values) > 3.0:
-        # Integers are reflectance x 10000 everywhere in this field; radiance is only ever used as a texture.
-        values *= np.float32(1e-4)
-    grid = Grid.from_origin(CRS.from_epsg(32631), 500_000.0, 5_000_000.0, 30.0, *values.shape[1:])
-    return ArrayProduct(values, grid, BandTable.make(wavelength, fwhm))
-
-
 def _load_cube(path: Path, config: TrainConfig, bands: BandTable, names: Sequence[str]) -> TrainingScene:
-    product = _open_cube(path, config)
+    product = open_cube(path, cut_nm=config.vnir_swir_cut_nm)
     try:
         usable = np.flatnonzero(product.bands.good)
         matrix = resampling_matrix(product.bands.take(usable), bands, path.name)

@@ -1,0 +1,94 @@
+"""``hsfuse compare``: several methods on one scene."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hsfuse.cli.options import with_config
+from hsfuse.cli.session import AsJson, LogFile, LogFormat, NoProgress, Quiet, Session, Verbose
+from hsfuse.config import CompareConfig, CoregisterConfig
+from hsfuse.errors import EXIT_CODES
+
+_PANEL_FIELDS = {
+    "Comparison": "methods adapt reduced condition bands vnir_swir_cut_nm s2_bands ratio psf_fwhm aoi aoi_crs window"
+    " cloud_mask cloud_dilate_px overwrite seed",
+    "Co-registration": " ".join(CoregisterConfig.model_fields),
+    "Computing": "tile device precision max_memory max_vram threads",
+}
+_PANELS = {name: panel for panel, names in _PANEL_FIELDS.items() for name in names.split()}
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to the application."""
+
+    @app.command("compare", epilog="Exit codes: " + " · ".join(f"{c} {t}" for c, t in EXIT_CODES.items()))
+    @with_config(CompareConfig, panels=_PANELS)
+    def compare(
+        scene: Annotated[
+            list[Path],
+            typer.Argument(
+                help="PRISMA SENTINEL2 ...: full resolution, without a reference; or one cube (.he5, raster with"
+                " wavelengths, .npz): reduced resolution with a simulated MSI, against the cube"
+            ),
+        ],
+        settings: dict[str, Any],
+        output: Annotated[
+            Path | None, typer.Option("-o", "--output", help="report (.html); default: NAME.compare.html here")
+        ] = None,
+        config: Annotated[
+            Path | None, typer.Option("--config", help="TOML file with the same names as the flags")
+        ] = None,
+        verbose: Verbose = False,
+        quiet: Quiet = False,
+        as_json: AsJson = False,
+        no_progress: NoProgress = False,
+        log_format: LogFormat = None,
+        log_file: LogFile = None,
+    ) -> None:
+        """Compare fusion methods on one scene: scores, error maps, spectra, report."""
+        session = Session(verbose, quiet, as_json, no_progress, log_format, log_file)
+        with session.errors():
+            resolved = CompareConfig.resolve(config, **settings)
+            from hsfuse.workflows.compare import compare as run
+
+            result = run(scene, output, resolved, progress=session.progress)
+            session.show(result.summary, lambda: table_text(result.summary))
+
+
+def table_text(summary: dict[str, Any]) -> str:
+    """Return the scores as a table; the best of each column carries a star."""
+    from hsfuse.qa.scores import score_text
+
+    methods = summary["methods"]
+    keys = list(dict.fromkeys(key for method in methods for key in method["scores"]))
+    head = ["method", *(_short(key) for key in keys)]
+    rows = []
+    best = {}
+    for key in keys:
+        direction = score_text(key).direction
+        values = [m["scores"][key] for m in methods if m["scores"].get(key) is not None]
+        if direction and len(set(values)) > 1:
+            best[key] = max(values) if direction > 0 else min(values)
+    for method in methods:
+        cells = [method["name"]]
+        for key in keys:
+            value = method["scores"].get(key)
+            text = "-" if value is None else f"{value:.{score_text(key).decimals}f}"
+            cells.append(text + ("*" if value is not None and value == best.get(key) else " "))
+        rows.append(cells)
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    lines = [summary["title"]]
+    for row in [head, *rows]:
+        first, *others = row
+        lines.append(
+            "  ".join([first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(others, widths[1:], strict=True))])
+        )
+    lines += [f"note: {note}" for note in summary["notes"]]
+    return "\n".join([*(line.rstrip() for line in lines), f"report: {summary['report']}"])
+
+
+def _short(key: str) -> str:
+    return {"seconds": "time/s", "memory_mb": "memory/MB", "vram_mb": "GPU/MB"}.get(key, key)

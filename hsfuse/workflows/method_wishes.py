@@ -1,0 +1,137 @@
+"""Methods as text: ``name[:option=value,...][@weights][+guard=value,...]``, for comparisons and benchmarks."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hsfuse.errors import UsageError
+from hsfuse.fusion.base import FusionMethod, available_methods, create_method, is_network
+from hsfuse.fusion.fidelity import FidelityOptions
+from hsfuse.fusion.nets.zoo import NetworkHeader, find_model, list_models, untrained
+
+CLASSICS = ("bicubic", "gsa", "glp:adaptive=false", "glp", "cnmf")
+_PART = re.compile(r"^[a-z_]+=", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class MethodWish:
+    """A method that somebody asked for.
+
+    Attributes
+    ----------
+    label
+        For tables.
+    name
+        In the registry.
+    options
+        For the method itself.
+    weights
+        Weights of a network: file or name; None: the zoo's for ``name``.
+    guards
+        Fidelity guards behind it.
+    adapt_minutes
+        Training on the scene before the fusion; None: none.
+    """
+
+    label: str
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+    weights: str | None = None
+    guards: FidelityOptions = field(default_factory=FidelityOptions)
+    adapt_minutes: float | None = None
+
+    @property
+    def network(self) -> bool:
+        """Whether it is a network."""
+        return is_network(self.name)
+
+    def header(self) -> NetworkHeader:
+        """What the weights of a network say about themselves.
+
+        Raises
+        ------
+        UsageError, InputError
+            There are no weights, or they cannot be used.
+        """
+        header = find_model(self.weights or self.name).header()
+        if header is None:
+            raise untrained(self.name)
+        return header
+
+    def create(self, **more: Any) -> FusionMethod:
+        """Make the method, without its guards.
+
+        Raises
+        ------
+        UsageError, InputError
+            An option is unknown or wrong, or a network has no weights.
+        """
+        options = self.options | more
+        if self.weights is not None:
+            options["model"] = self.weights
+        try:
+            return create_method(self.name, **options)
+        except TypeError as error:
+            raise UsageError(
+                f"The method '{self.label}' cannot be made: {error}.", hint="Check its options."
+            ) from error
+
+
+def parse_wish(text: str) -> MethodWish:
+    """Understand one method.
+
+    Raises
+    ------
+    UsageError
+        The method does not exist, or an option or guard makes no sense.
+    """
+    rest, _, guards = text.partition("+")
+    head, at, weights = rest.partition("@")
+    name, _, options = head.partition(":")
+    if name not in available_methods():
+        raise UsageError(f"There is no fusion method '{name}'.", hint=f"Choose from: {', '.join(available_methods())}.")
+    if at and not is_network(name):
+        raise UsageError(f"The method '{name}' takes no weights (@{weights}).", hint="Weights belong to networks.")
+    values = parse_values(options, text)
+    try:
+        chosen = FidelityOptions(**parse_values(guards, text))
+    except TypeError as error:
+        known = ", ".join(FidelityOptions.__dataclass_fields__)
+        raise UsageError(f"'{text}' names an unknown fidelity guard.", hint=f"Guards: {known}.") from error
+    label = f"{head}@{Path(weights).name}" if at else head
+    return MethodWish(label + (f"+{guards}" if guards else ""), name, values, weights if at else None, chosen)
+
+
+def parse_values(text: str, whole: str = "") -> dict[str, Any]:
+    """Turn ``a=1,b=word`` into a dictionary; values are JSON where they can be, else text."""
+    found: dict[str, Any] = {}
+    for item in filter(None, text.split(",")):
+        key, sign, value = item.partition("=")
+        if not sign or not key:
+            raise UsageError(f"'{item}' in '{whole or text}' is not option=value.", hint="Such as glp:adaptive=false.")
+        try:
+            found[key] = json.loads(value)
+        except json.JSONDecodeError:
+            found[key] = value
+    return found
+
+
+def split_wishes(text: str) -> list[str]:
+    """Split a list at spaces and commas, but not at the commas between the options of one method."""
+    found: list[str] = []
+    for item in filter(None, re.split(r"[\s,]+", text)):
+        if found and _PART.match(item):
+            found[-1] += f",{item}"
+        else:
+            found.append(item)
+    return found
+
+
+def all_wishes() -> list[MethodWish]:
+    """Every classic, and every network of the zoo that has weights."""
+    networks = [m.name for m in list_models() if m.weights is not None and is_network(m.name)]
+    return [parse_wish(name) for name in (*CLASSICS, *networks)]
