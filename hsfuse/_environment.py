@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 _FOREIGN = ("PROJ_DATA", "PROJ_LIB", "GDAL_DATA", "GDAL_DRIVER_PATH")
-_GDAL_CACHE_MB = "256"
+_GDAL_CACHE_MB = "128"
 
 dropped_variables: dict[str, str] = {}
 """Variables of another GDAL or PROJ (an activated QGIS or conda shell) that were taken out of this process."""

@@ -3,7 +3,7 @@
 from hsfuse.band_selection.criteria import Limits
 from hsfuse.band_selection.evidence import BandStatistics, measure_bands
 from hsfuse.band_selection.request import BandRequest, match_bands, parse_bands, read_wavelengths
-from hsfuse.band_selection.selection import BandEvidence, BandSelection, select_bands
+from hsfuse.band_selection.selection import BandEvidence, BandSelection, check_request, select_bands
 from hsfuse.band_selection.table import evidence_table
 from hsfuse.band_selection.windows import WINDOWS, SpectralWindow, window_of
 
@@ -15,6 +15,7 @@ __all__ = [
     "BandStatistics",
     "Limits",
     "SpectralWindow",
+    "check_request",
     "evidence_table",
     "match_bands",
     "measure_bands",

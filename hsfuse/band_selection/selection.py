@@ -152,10 +152,7 @@ def select_bands(
         No sampled pixel lies inside the imaged footprint.
     """
     bands = product.bands
-    # Requests that cannot be met fail before the scene is read.
-    wanted = None if wavelengths_nm is None else np.sort(match_bands(bands, wavelengths_nm))
-    if wanted is None:
-        _check_count(count, len(bands), product.info.name)
+    wanted = check_request(product, count=count, wavelengths_nm=wavelengths_nm)
     if statistics is None:
         statistics = measure_bands(product, progress=progress)
     windows = windows_of(bands.centre_nm)
@@ -183,6 +180,27 @@ def select_bands(
         _log.info("bands: %s", note)
     names = [window.label if window else "" for window in windows]
     return _assemble(bands, statistics, names, score, kept, passed, reasons, notes)
+
+
+def check_request(
+    product: HyperspectralProduct, *, count: BandCount = 100, wavelengths_nm: Sequence[float] | None = None
+) -> NDArray[np.int64] | None:
+    """Fail where a request of :func:`select_bands` cannot be met, before the scene is read.
+
+    Returns
+    -------
+    numpy.ndarray or None
+        Indices of the bands nearest to the wavelengths, ascending; None when none were given.
+
+    Raises
+    ------
+    UsageError, InputError
+        As for :func:`select_bands`.
+    """
+    if wavelengths_nm is not None:
+        return np.asarray(np.sort(match_bands(product.bands, wavelengths_nm)), dtype=np.int64)
+    _check_count(count, len(product.bands), product.info.name)
+    return None
 
 
 def _check_count(count: BandCount, available: int, name: str) -> None:

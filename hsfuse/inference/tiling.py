@@ -9,7 +9,7 @@ files or tensors.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +74,10 @@ class TilePlan:
                 f"The overlap ({self.overlap}) is larger than the tile ({self.tile}), both in HSI pixels.",
                 hint="Choose a larger --tile or a smaller --overlap.",
             )
+
+    def to_dict(self) -> dict[str, int | None]:
+        """Return plain values; the constructor takes them back."""
+        return asdict(self)
 
     @property
     def columns(self) -> int:

@@ -29,6 +29,7 @@ from hsfuse.readers.s2_masks import CloudPolygons
 from hsfuse.readers.s2_srf import BANDS_10M, BANDS_ALL, RESOLUTION_M, SPACECRAFT, table_responses
 from hsfuse.readers.safe_archive import SafeArchive
 from hsfuse.readers.safe_metadata import GranuleMetadata, SafeMetadata, read_safe_metadata
+from hsfuse.readers.scratch import ScratchLayer
 from hsfuse.spectral import SpectralResponse
 
 BandChoice = Literal["10m", "all"]
@@ -65,13 +66,14 @@ class Sentinel2Product:
 
     Notes
     -----
-    Reading is safe from several threads. Each band is decoded by its own thread and only the blocks under the
-    window are decoded; read full-width row strips from the top, and no block is decoded twice.
+    Reading is safe from several threads. Each band is decoded by its own thread, only the blocks under the window
+    are decoded, and each of them once: what was decoded is kept in a nameless file on the disk.
     """
 
     def __init__(self, path: Path | str, *, bands: BandChoice = "10m", granule: str | None = None) -> None:
         self._archive = SafeArchive(Path(path))
         self._pool: LayerPool | None = None
+        self._scratch: dict[str, ScratchLayer] = {}
         try:
             self._metadata = read_safe_metadata(self._archive)
             self._granule = _choose(self._metadata, granule)
@@ -229,15 +231,23 @@ class Sentinel2Product:
     ) -> None:
         placement = self._placements[band]
         if placement.ratio == 1:
-            self._scale(file.read(1, window=block.window), band, plane, count=count)
+            self._scale(self._stored(file, band, block), band, plane, count=count)
             return
         source = placement.source(block, margin=1)
         if min(source.shape) < 1:
             plane.fill(np.nan)
             return
         coarse = np.empty(source.shape, np.float32)
-        self._scale(file.read(1, window=source.window), band, coarse, count=count)
+        self._scale(self._stored(file, band, source), band, coarse, count=count)
         plane[:] = placement.bilinear(coarse, source, block)
+
+    def _stored(self, file: DatasetReader, band: str, block: Slice2D) -> NDArray[np.uint16]:
+        """Read stored numbers of a layer in its own pixels; called in the layer's thread only."""
+        if not ScratchLayer.pays(file):
+            return np.asarray(file.read(1, window=block.window))
+        if band not in self._scratch:
+            self._scratch[band] = ScratchLayer(file)
+        return self._scratch[band].read(file, block)
 
     def _scale(self, dn: NDArray[np.uint16], band: str, out: NDArray[np.float32], *, count: bool = True) -> None:
         """Turn DN into reflectance, in place of ``out``."""
@@ -368,6 +378,9 @@ class Sentinel2Product:
         if self._pool is not None:
             self._pool.close()
             self._pool = None
+        for layer in self._scratch.values():
+            layer.close()
+        self._scratch.clear()
         self._archive.close()
 
     def __enter__(self) -> Self:

@@ -41,7 +41,18 @@ class StageClock:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
             self.cpu_seconds[name] = self.cpu_seconds.get(name, 0.0) + time.process_time() - busy
 
+    def hidden(self) -> StageClock:
+        """Return a clock that records into this one but shows nothing: for work beside a stage that is shown."""
+        beside = StageClock()
+        beside.seconds, beside.cpu_seconds = self.seconds, self.cpu_seconds
+        return beside
+
     @property
     def total(self) -> float:
         """Seconds since the clock was made."""
         return time.monotonic() - self._start
+
+
+def hidden(progress: Progress) -> Progress:
+    """Return what records the times of stages as ``progress`` does, if it does, but shows nothing."""
+    return progress.hidden() if isinstance(progress, StageClock) else SilentProgress()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hsfuse.band_selection import BandSelection, parse_bands, select_bands
+from hsfuse.band_selection import BandSelection, check_request, parse_bands, select_bands
 from hsfuse.config import RunConfig
 from hsfuse.coregister.result import CoregistrationResult
 from hsfuse.coregister.warp import Resampler
@@ -20,6 +21,7 @@ from hsfuse.log import get_logger
 from hsfuse.progress import Progress
 from hsfuse.readers.base import HyperspectralProduct
 from hsfuse.workflows.aoi import parse_aoi
+from hsfuse.workflows.clock import hidden
 from hsfuse.workflows.inputs import Pair, common_grid
 from hsfuse.workflows.swir import with_swir
 
@@ -57,9 +59,12 @@ def prepare_scene(
         Nothing is left to fuse.
     """
     matching = Psf(config.psf_fwhm) if config.psf_fwhm != "auto" else _MATCHING_PSF
-    # Bands first: they are quick, and a wish that cannot be met should fail before minutes of matching.
-    selection = select_scene_bands(pair.hsi, config.bands, progress, network_nm)
-    result, notes = align(pair, config, matching, progress)
+    # A wish that cannot be met fails before minutes of matching; the bands themselves are examined beside it.
+    check_bands(pair.hsi, config.bands, network_nm)
+    with ThreadPoolExecutor(1, thread_name_prefix="hsfuse-bands") as beside:
+        examining = beside.submit(select_scene_bands, pair.hsi, config.bands, hidden(progress), network_nm)
+        result, notes = align(pair, config, matching, progress)
+        selection = examining.result()
     if not result.trusted:
         raise CoregistrationError(
             f"The co-registration was rejected: {result.reason}",
@@ -102,6 +107,15 @@ def align(pair: Pair, config: RunConfig, psf: Psf, progress: Progress) -> tuple[
 
         result = coregister_products(pair.hsi, pair.msi, config.coregistration(), psf=psf, progress=progress)
     return with_swir(result, pair.hsi, pair.msi, pair.msi_paths, config, psf, progress)
+
+
+def check_bands(hsi: HyperspectralProduct, request: str, network_nm: Sequence[float] | None = None) -> None:
+    """Raise an error for a request of bands that a product cannot meet, without reading it."""
+    if network_nm is not None:
+        check_request(hsi, wavelengths_nm=network_nm)
+        return
+    wanted = parse_bands(request)
+    check_request(hsi, count=wanted.count, wavelengths_nm=wanted.wavelengths_nm)
 
 
 def select_scene_bands(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -16,13 +16,13 @@ from hsfuse.config import RunConfig
 from hsfuse.coregister.field import DisplacementField
 from hsfuse.coregister.warp import Resampler
 from hsfuse.grid import Slice2D
-from hsfuse.inference.budget import Estimate
 from hsfuse.inference.scene import FusionScene
+from hsfuse.inference.tiling import TilePlan
 from hsfuse.qa.pixels import PixelStrip, find_pure_pixels, inner_spread, key_bands
 from hsfuse.qa.quicklook import AlignmentView, DetailPair, alignment_view, composites, detail_pairs
 from hsfuse.qa.report import ReportData, pure_pixel_sam_deg, write_qa_json, write_report
 from hsfuse.qa.seams import SeamReport, measure_seams
-from hsfuse.qa.sources import FunctionSource, RasterSource
+from hsfuse.qa.sources import FunctionSource, ImageSource, RasterSource
 from hsfuse.qa.spectra import SpectrumComparison, compare_pixels
 from hsfuse.qa.verdict import judge, thresholds_for
 from hsfuse.workflows.adapted import adaptation_text
@@ -30,7 +30,7 @@ from hsfuse.workflows.clock import StageClock, peak_memory_bytes
 from hsfuse.workflows.methods import ChosenMethod, guard_text
 from hsfuse.workflows.prepare import PreparedScene
 from hsfuse.workflows.window_scores import score_windows
-from hsfuse.writers import WrittenProduct
+from hsfuse.writers import StoredRows, WrittenProduct
 
 FloatCube = NDArray[np.float32]
 _STRIP_ROWS = 64
@@ -70,18 +70,38 @@ def report_paths(output: Path) -> tuple[Path, Path]:
 def assess(
     prepared: PreparedScene,
     chosen: ChosenMethod,
-    estimate: Estimate,
-    written: WrittenProduct,
+    plan: TilePlan,
+    output: Path,
+    rows: StoredRows | None,
+    finished: Callable[[], WrittenProduct],
     summary: dict[str, Any],
     config: RunConfig,
     clock: StageClock,
 ) -> Quality:
-    """Score the cube, draw what a person wants to see, write the report and the JSON."""
+    """Score the cube, draw what a person wants to see, write the report and the JSON.
+
+    Parameters
+    ----------
+    prepared, chosen, plan
+        The scene, the method and the tiles.
+    output
+        Where the cube lies, or will lie.
+    rows
+        Its samples while it is being built; None: they are read from the finished product.
+    finished
+        Waits for the finished product.
+    summary, config, clock
+        Facts, settings and times of the run.
+    """
     scene = prepared.scene
     centre = scene.hsi.bands.centre_nm[scene.bands]
-    html, numbers = report_paths(written.path)
+    html, numbers = report_paths(output)
+    fused: FunctionSource | RasterSource
+    if rows is None:
+        fused = RasterSource(finished().path, centre)
+    else:
+        fused = FunctionSource(scene.fine_grid.shape, centre, rows.read)
     with clock.stage("judge", total=5.0) as stage:
-        fused = RasterSource(written.path, centre)
         try:
             windows = score_windows(scene, fused)
             stage.advance()
@@ -91,10 +111,10 @@ def assess(
             quicklooks, details = composites(fused), detail_pairs(hsi, fused, scene.ratio)
             stage.advance()
             alignment = _alignment(prepared, details)
-            seams = _seams(scene, fused, estimate, centre)
+            seams = _seams(scene, fused, plan, centre)
             stage.advance()
         finally:
-            fused.close()
+            (rows or fused).close()  # type: ignore[union-attr]
         statistics = summary["statistics"]
         coverage = statistics["valid_pixels"] / max(statistics["total_pixels"], 1)
         scores = dict(windows.scores)
@@ -105,8 +125,8 @@ def assess(
             thresholds=thresholds_for(scene.hsi.grid.pixel_m), min_qnr=config.min_quality,
         )  # fmt: skip
         report = ReportData(
-            product=written.path.name, verdict=verdict, method=chosen.method.spec.name, method_reason=chosen.reason,
-            facts=_facts(summary, written, coverage), inputs={"HSI": scene.hsi.info, "MSI": scene.msi.info},
+            product=output.name, verdict=verdict, method=chosen.method.spec.name, method_reason=chosen.reason,
+            facts=_facts(summary, finished(), coverage), inputs={"HSI": scene.hsi.info, "MSI": scene.msi.info},
             coregistration=prepared.coregistration, bounds=scene.hsi.grid.bounds, alignment=alignment, scores=scores,
             centre_nm=centre, consistency=windows.band_rmse, spectra=spectra, quicklooks=quicklooks, details=details,
             bands=prepared.selection.table, seams=seams, seconds=clock.seconds,
@@ -163,7 +183,7 @@ def _read_block(scene: FusionScene, block: Slice2D, bands: Any) -> FloatCube:
     return scene.read_hsi(block, scene.bands[np.asarray(bands)])
 
 
-def _spectra(scene: FusionScene, fused: RasterSource, centre: NDArray[np.float64]) -> tuple[SpectrumComparison, ...]:
+def _spectra(scene: FusionScene, fused: ImageSource, centre: NDArray[np.float64]) -> tuple[SpectrumComparison, ...]:
     index = sorted(set(key_bands(centre).values()))
     if not index:
         return ()
@@ -225,10 +245,8 @@ def _alignment(prepared: PreparedScene, details: tuple[DetailPair, ...]) -> Alig
     )  # fmt: skip
 
 
-def _seams(
-    scene: FusionScene, fused: RasterSource, estimate: Estimate, centre: NDArray[np.float64]
-) -> SeamReport | None:
-    plan, r = estimate.plan, scene.ratio
+def _seams(scene: FusionScene, fused: ImageSource, plan: TilePlan, centre: NDArray[np.float64]) -> SeamReport | None:
+    r = scene.ratio
     rows, cols = plan.row_edges[1:-1] * r, plan.col_edges[1:-1] * r
     if rows.size + cols.size == 0:
         return None

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hsfuse import __version__
 from hsfuse.config import NOT_CONTENT, RunConfig
 from hsfuse.errors import QualityError, UsageError
 from hsfuse.inference.allocator import keep_freed_memory
 from hsfuse.inference.budget import Estimate, choose_plan, make_budget
-from hsfuse.inference.engine import FusionStatistics, fuse_scene_tiles, single_thread
+from hsfuse.inference.engine import fuse_scene_tiles, single_thread
+from hsfuse.inference.tiling import TilePlan
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress, SilentProgress
 from hsfuse.readers.base import ProductInfo
@@ -41,6 +43,9 @@ from hsfuse.writers import (
     run_identity,
 )
 from hsfuse.writers.provenance import InputIdentity
+
+if TYPE_CHECKING:
+    from hsfuse.workflows.quality import Quality
 
 _log = get_logger(__name__)
 
@@ -159,18 +164,9 @@ def run_scene(
             summary["adaptation"] = adapted.record
         chosen = _fit(prepared, guarded, config, device, clock)
         summary["method"] = _method(chosen)
-        written, statistics = _fuse(prepared, chosen, estimate, output, inputs, options, config, device, summary, clock)
-        summary |= {
-            "output": str(written.path),
-            "sidecars": [str(p) for p in written.sidecars],
-            "bytes": written.bytes,
-            "statistics": vars(statistics),
-        }
+        written, quality = _make(prepared, chosen, estimate, output, inputs, options, config, device, summary, clock)
         report, verdict = None, None
-        if config.report:
-            from hsfuse.workflows.quality import assess
-
-            quality = assess(prepared, chosen, estimate, written, summary, config, clock)
+        if quality is not None:
             report, verdict = quality.report, quality.level
             summary |= {"scores": quality.scores, "verdict": quality.verdict, "report": str(quality.report)}
         summary["seconds"] = {name: round(value, 2) for name, value in clock.seconds.items()}
@@ -210,7 +206,7 @@ def _fit(
     return fitted
 
 
-def _fuse(
+def _make(
     prepared: PreparedScene,
     chosen: ChosenMethod,
     estimate: Estimate,
@@ -221,13 +217,11 @@ def _fuse(
     device: str,
     summary: dict[str, Any],
     clock: StageClock,
-) -> tuple[WrittenProduct, FusionStatistics]:
-    scene = prepared.scene
-    plan = estimate.plan
-    tiles = f"{plan.tile} {plan.columns} {plan.overlap}"
-    spec = chosen.method.spec
+) -> tuple[WrittenProduct, Quality | None]:
+    """Fuse, then write and judge side by side: all rows are safe by then, and nobody waits for the compression."""
+    scene, spec = prepared.scene, chosen.method.spec
     # The hash too: a file of weights may have been trained anew under the same name.
-    identity = run_identity(config.identity(), inputs, tiles, f"{spec.name} {spec.weights_sha256 or ''}".rstrip())
+    identity = run_identity(config.identity(), inputs, f"{spec.name} {spec.weights_sha256 or ''}".rstrip())
     provenance = provenance_record(
         config=config.model_dump(mode="json", exclude=set(NOT_CONTENT)), inputs=inputs,
         method=chosen.method.spec.name, model=_model(chosen),
@@ -237,17 +231,39 @@ def _fuse(
         output, scene.fine_grid, prepared.selection.kept, options, identity=identity, provenance=provenance,
         description=f"hsfuse {__version__}: {scene.hsi.info.name} fused with {scene.msi.info.name}",
         sensor=scene.hsi.info.sensor, acquired=scene.hsi.info.start, threads=config.threads,
+        plan=estimate.plan.to_dict(),
     )  # fmt: skip
     with writer:
         if writer.rows_done:
             _log.info("Going on at row %d of %d.", writer.rows_done, scene.fine_grid.height)
+        plan = _plan_to_follow(writer, estimate)
         statistics = fuse_scene_tiles(
-            scene, chosen.method, estimate.plan, writer.write_rows, device=device, batch=estimate.batch,
+            scene, chosen.method, plan, writer.write_rows, device=device, batch=estimate.batch,
             workers=cpu_threads(config.threads), rows_done=writer.rows_done, clip=config.clip,
             encoder=writer.encoding, progress=clock,
         )  # fmt: skip
-        written = writer.finish(progress=clock)
-    return written, statistics
+        summary["statistics"] = vars(statistics)
+        # What is judged is what is stored; only LERC changes samples on their way into the product.
+        rows = writer.stored_rows() if config.report and config.compress != "lerc" else None
+        quality: Quality | None = None
+        with ThreadPoolExecutor(1, thread_name_prefix="hsfuse-finish") as beside:
+            writing = beside.submit(writer.finish, progress=clock if rows is None else clock.hidden())
+            if config.report:
+                from hsfuse.workflows.quality import assess
+
+                quality = assess(prepared, chosen, plan, output, rows, writing.result, summary, config, clock)
+            written = writing.result()
+    summary |= {"output": str(written.path), "sidecars": [str(p) for p in written.sidecars], "bytes": written.bytes}
+    return written, quality
+
+
+def _plan_to_follow(writer: CubeWriter, estimate: Estimate) -> TilePlan:
+    """Return the tiles to work with: those of the interrupted run that is gone on with."""
+    kept = writer.plan_to_keep
+    if not writer.rows_done or not kept or kept == estimate.plan.to_dict():
+        return estimate.plan
+    _log.info("Going on with the tiles of the interrupted run (%d HSI pixels high).", kept["tile"])
+    return TilePlan(**kept)
 
 
 def _model(chosen: ChosenMethod) -> dict[str, Any] | None:

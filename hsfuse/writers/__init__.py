@@ -11,6 +11,7 @@ from hsfuse.writers.base import (
 )
 from hsfuse.writers.cube_writer import CubeWriter, read_identity
 from hsfuse.writers.encoding import SampleEncoding, read_rows
+from hsfuse.writers.journal import StoredRows
 from hsfuse.writers.provenance import (
     InputIdentity,
     file_hash,
@@ -24,6 +25,7 @@ __all__ = [
     "InputIdentity",
     "OutputPlan",
     "SampleEncoding",
+    "StoredRows",
     "WriteOptions",
     "WrittenProduct",
     "check_output",

@@ -33,7 +33,7 @@ from hsfuse.writers.base import (
 )
 from hsfuse.writers.cog import write_cog
 from hsfuse.writers.encoding import SampleEncoding
-from hsfuse.writers.journal import ROWS_NAME, Journal, sync_folder, write_durably
+from hsfuse.writers.journal import ROWS_NAME, Journal, StoredRows, sync_folder, write_durably
 from hsfuse.writers.provenance import IDENTITY_TAG, plain_record
 
 _log = get_logger(__name__)
@@ -68,6 +68,8 @@ class CubeWriter:
         Indices of bands to flag as bad besides those that ``bands`` marks.
     threads
         Threads of the final compression; all cores when None.
+    plan
+        How this machine would work, for instance in tiles; see :attr:`plan_to_keep`.
 
     Raises
     ------
@@ -92,6 +94,7 @@ class CubeWriter:
         acquired: datetime | None = None,
         bad_bands: Iterable[int] | None = None,
         threads: int | None = None,
+        plan: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = Path(path)
         self.grid = grid
@@ -120,11 +123,21 @@ class CubeWriter:
                     self._facts(),
                     record=record,
                     resume=options.resume,
+                    plan=plan,
                 )
             # A continued run gives the first run's product: its record may differ in how, not in what.
             self.metadata = replace(self.metadata, provenance=self._journal.record)
             if options.resume:
                 _log.info("%s: going on at row %d of %d", self.path.name, self.rows_done, grid.height)
+
+    @property
+    def plan_to_keep(self) -> dict[str, Any]:
+        """Plan that the remaining rows have to follow: that of the run which made the first ones."""
+        return {} if self._journal is None else dict(self._journal.plan)
+
+    def stored_rows(self) -> StoredRows | None:
+        """Return a reader of the rows that works while and after :meth:`finish`; None for a finished product."""
+        return None if self._journal is None else self._journal.view()
 
     @property
     def rows_done(self) -> int:

@@ -11,7 +11,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse.errors import OutputError
+from hsfuse.grid import Slice2D
 from hsfuse.log import get_logger
 from hsfuse.writers.encoding import SampleEncoding
 
@@ -52,6 +53,40 @@ def write_durably(path: Path, text: str) -> None:
     sync_folder(path.parent)
 
 
+class StoredRows:
+    """Reads reflectance from the rows of an output while its product is built; close it after use.
+
+    Parameters
+    ----------
+    handle
+        Open file of the rows, which becomes this object's.
+    shape
+        (band, row, col) of the rows that are there.
+    encoding
+        Type and scale of the stored samples.
+    """
+
+    def __init__(self, handle: int, shape: tuple[int, int, int], encoding: SampleEncoding) -> None:
+        self._handle, self.shape, self._encoding = handle, shape, encoding
+
+    def read(self, block: Slice2D, bands: Sequence[int]) -> NDArray[np.float32]:
+        """Reflectance of some bands of a block, shape (band, row, col), NaN where there is no data."""
+        count, _, width = self.shape
+        size = self._encoding.dtype.itemsize
+        stored = np.empty((len(bands), *block.shape), self._encoding.dtype)
+        for row in range(block.shape[0]):
+            line = (block.row0 + row) * count
+            for index, band in enumerate(bands):
+                _read_all(self._handle, stored[index, row], ((line + band) * width + block.col0) * size)
+        return self._encoding.decode(stored)
+
+    def close(self) -> None:
+        """Release the file."""
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+
 class Journal:
     """Rows of one output on their way to the disk.
 
@@ -70,6 +105,9 @@ class Journal:
         :attr:`record`, so that both give the same product.
     resume
         Keep the rows of an interrupted run with the same facts.
+    plan
+        JSON-serialisable way of working that depends on the machine, such as tiles; not compared. A continued run
+        finds the first run's in :attr:`plan` and keeps to it.
 
     Raises
     ------
@@ -87,6 +125,7 @@ class Journal:
         *,
         record: Mapping[str, Any],
         resume: bool,
+        plan: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder = folder
         self.shape = shape
@@ -96,6 +135,7 @@ class Journal:
         )
         self._row_bytes = shape[0] * shape[2] * encoding.dtype.itemsize
         self.record = dict(record)
+        self.plan: dict[str, Any] = dict(plan or {})
         self.rows_done = 0
         self._refuse_foreign()
         folder.mkdir(exist_ok=True)
@@ -172,6 +212,10 @@ class Journal:
                 _read_all(self._handle, lines[line], (row0 + line) * self._row_bytes + start)
         return np.ascontiguousarray(lines.transpose(1, 0, 2))
 
+    def view(self) -> StoredRows:
+        """Return a reader of the rows done so far; it stays valid when the journal is closed or removed."""
+        return StoredRows(os.dup(self._handle), (self.shape[0], self.rows_done, self.shape[2]), self.encoding)
+
     def close(self) -> None:
         """Release the files and the lock; the rows stay."""
         for handle in (self._handle, self._lock):
@@ -214,6 +258,7 @@ class Journal:
             manifest = json.loads(path.read_text(encoding="utf-8"))
             rows = int(manifest.pop("rows_done"))
             record = dict(manifest.pop("record"))
+            plan = dict(manifest.pop("plan", {}))
         except FileNotFoundError:
             return 0
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -233,7 +278,7 @@ class Journal:
                 hint="Start anew without --resume.",
             )
         if rows:
-            self.record = record
+            self.record, self.plan = record, plan
         return rows
 
     def _discard_old(self, *, expected: bool) -> None:
@@ -254,7 +299,9 @@ class Journal:
 
     def _save(self) -> None:
         content = json.dumps(
-            self._header | {"record": self.record, "rows_done": self.rows_done}, indent=1, sort_keys=True
+            self._header | {"record": self.record, "plan": self.plan, "rows_done": self.rows_done},
+            indent=1,
+            sort_keys=True,
         )
         write_durably(self.folder / MANIFEST_NAME, content + "\n")
 

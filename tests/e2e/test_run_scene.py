@@ -17,12 +17,15 @@ from typer.testing import CliRunner
 
 import hsfuse
 from hsfuse.cli.app import app
+from hsfuse.inference import budget
 from hsfuse.readers import open_hsi
 from hsfuse.simulate.products import SimulatedPair
 from hsfuse.simulate.scene import Truth
+from hsfuse.workflows import run_scene
 from hsfuse.workflows.demo import read_cube
 from hsfuse.workflows.run_scene import RunResult
 from hsfuse.writers import journal_folder
+from hsfuse.writers.journal import Journal
 
 runner = CliRunner()
 BANDS = "24"
@@ -163,6 +166,35 @@ def test_killed_and_resumed_gives_the_same_bytes(pair: SimulatedPair, tmp_path: 
     assert "Going on at row" in done.stderr
     assert broken.read_bytes() == whole.read_bytes()
     assert not journal_folder(broken).exists()
+
+
+def test_resuming_keeps_to_the_tiles_of_the_first_run(
+    pair: SimulatedPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tiles follow from free memory, which may be another when an interrupted run is gone on with."""
+    settings = {"method": "glp", "bands": "24", "report": False, "coregister": "global"}
+    whole, broken = tmp_path / "whole.tif", tmp_path / "broken.tif"
+    monkeypatch.setattr(budget, "_SIZES_PX", (24, 16))
+    hsfuse.fuse_scene(pair.prisma, pair.sentinel2, whole, **settings)
+
+    def interrupt(journal: Journal, row0: int, data: np.ndarray) -> None:
+        append(journal, row0, data)
+        raise KeyboardInterrupt
+
+    append = Journal.append
+    monkeypatch.setattr(Journal, "append", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        hsfuse.fuse_scene(pair.prisma, pair.sentinel2, broken, **settings)
+    monkeypatch.setattr(Journal, "append", append)
+    manifest = json.loads((journal_folder(broken) / "manifest.json").read_text())
+    assert manifest["rows_done"] > 0
+    monkeypatch.setattr(budget, "_SIZES_PX", (16,))
+    seen = []
+    fuse = run_scene.fuse_scene_tiles
+    monkeypatch.setattr(run_scene, "fuse_scene_tiles", lambda *a, **k: seen.append(a[2]) or fuse(*a, **k))
+    hsfuse.fuse_scene(pair.prisma, pair.sentinel2, broken, resume=True, **settings)
+    assert [plan.tile for plan in seen] == [manifest["plan"]["tile"]] == [24]
+    assert broken.read_bytes() == whole.read_bytes()
 
 
 def test_existing_output_is_kept(pair: SimulatedPair, tmp_path: Path) -> None:

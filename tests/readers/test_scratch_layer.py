@@ -1,0 +1,79 @@
+"""Decoded blocks are kept: what comes out is the image, and no block is decoded twice."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hsfuse.grid import Slice2D
+from hsfuse.readers import scratch
+from hsfuse.readers.scratch import ScratchLayer
+
+
+class Image:
+    """Stands in for a slow dataset and counts what is read from it."""
+
+    driver = "JP2OpenJPEG"
+
+    def __init__(self, height: int, width: int, block: tuple[int, int]) -> None:
+        self.pixels = np.random.default_rng(0).integers(0, 60000, (height, width)).astype(np.uint16)
+        self.shape, self.block_shapes, self.dtypes = (height, width), [block], ["uint16"]
+        self.read_samples = 0
+
+    def read(self, _: int, *, window: Any) -> np.ndarray:
+        rows, cols = window.toslices()
+        self.read_samples += (rows.stop - rows.start) * (cols.stop - cols.start)
+        return self.pixels[rows, cols]
+
+
+BLOCKS = [Slice2D(0, 5, 0, 100), Slice2D(30, 70, 10, 90), Slice2D(63, 64, 99, 100), Slice2D(0, 97, 0, 100)]
+
+
+@pytest.fixture
+def image() -> Image:
+    return Image(97, 100, (32, 64))
+
+
+@pytest.fixture
+def layer(image: Image) -> Iterator[ScratchLayer]:
+    made = ScratchLayer(image)  # type: ignore[arg-type]
+    yield made
+    made.close()
+
+
+def check(layer: ScratchLayer, image: Image) -> None:
+    for block in BLOCKS:
+        np.testing.assert_array_equal(layer.read(image, block), image.pixels[block.slices])  # type: ignore[arg-type]
+
+
+def test_every_block_is_decoded_once(image: Image, layer: ScratchLayer) -> None:
+    check(layer, image)
+    check(layer, image)
+    assert image.read_samples == 97 * 100
+    layer.close()
+    check(layer, image)
+
+
+def test_only_touched_blocks_are_decoded(image: Image, layer: ScratchLayer) -> None:
+    layer.read(image, Slice2D(33, 35, 3, 60))  # type: ignore[arg-type]
+    assert image.read_samples == 32 * 64
+
+
+def test_a_full_disk_costs_time_only(image: Image, layer: ScratchLayer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(scratch.os, "pwrite", full)
+    check(layer, image)
+
+
+def test_images_without_tiles_are_left_to_gdal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scratch, "_MAX_BLOCK_BYTES", 1000)
+    image = Image(97, 100, (97, 100))
+    layer = ScratchLayer(image)  # type: ignore[arg-type]
+    check(layer, image)
+    assert image.read_samples == sum(b.shape[0] * b.shape[1] for b in BLOCKS)
