@@ -1,12 +1,15 @@
 """Quality of fusion methods on measured scenes at reduced resolution (Wald's protocol).
 
 Every scene is degraded to an HSI and an MSI whose truth is the scene itself; every method gets the same pair, the
-nominal PSF and the nominal responses. Networks are scored on scenes that they were not trained on: their weights
-may be named by fold (``ssrfn@folds/{fold}.safetensors``), each scene belongs to one.
+nominal PSF and the nominal responses. Networks are scored on scenes that they were not trained on: the scenes of
+their training stand in their weights, and those are passed over (``--allow-seen`` marks them instead). Weights may be
+named by fold (``ssrfn=folds/{fold}.safetensors``): each scene belongs to one, its site or its sensor.
 
     python benchmarks/quality.py --data ../shared/data
-    python benchmarks/quality.py --methods bicubic glp ssrfn@models/ssrfn/weights.safetensors --ratios 3
-    python benchmarks/quality.py --cubes Chikusei.mat PaviaCentre.mat --own-bands
+    python benchmarks/quality.py --methods bicubic glp ssrfn --weights ssrfn=MODEL.safetensors --ratio 3
+    python benchmarks/quality.py --weights 'ssrfn=folds/not_{fold}.safetensors' --fold-by sensor
+    python benchmarks/quality.py --methods glp ssrfn --adapt-minutes 10 --scenes urban-2
+    python benchmarks/quality.py --cube Chikusei.mat --cube PaviaCentre.mat --ratio 4 --own-bands
 
 The data folder holds ``cubes/*.npz``, any ``*/*.tif`` with wavelengths, and ``srf/``; see quality_scenes.py.
 """
@@ -21,109 +24,69 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parent))
-from quality_scenes import ReferenceScene, prisma_like_bands, read_cube, sentinel2_responses
+from quality_scenes import ReferenceScene, generated_scene, prisma_like_bands, read_cube, sentinel2_responses
 from quality_tables import PAPER_TABLES, markdown
 
-from hsfuse.degrade import Psf, decimate_separable, lowpass_decimate_array, psf_kernel
-from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, create_method
-from hsfuse.fusion.fidelity import FidelityOptions, guarded
+from hsfuse.degrade import Psf, lowpass_decimate_array
+from hsfuse.errors import HsfuseError
+from hsfuse.fusion.base import FusionContext, LowResolutionStrip
+from hsfuse.fusion.fidelity import guarded
+from hsfuse.fusion.nets.zoo import NetworkHeader
 from hsfuse.metrics.reference import score_all
+from hsfuse.simulate.wald import CONDITIONS, WaldPair, reduce_scene
+from hsfuse.spectral import BandTable
+from hsfuse.workflows.fuse_arrays import array_scene
+from hsfuse.workflows.method_wishes import MethodWish, all_wishes, parse_wish
 
-CLASSICS = ("bicubic", "gsa", "glp:adaptive=false", "glp", "cnmf")
 NOMINAL_PSF = Psf(1.0)
+SENSORS = ("aviris", "enmap", "prisma", "generated")
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What goes wrong between the truth and the pair; the methods are not told.
-
-    ``hsi_snr_db`` and ``msi_snr_db``: root mean square over noise in each band. ``psf_fwhm_px``: true PSF width.
-    ``shift_px``: length of the HSI's displacement in HSI pixels, in a direction that differs by scene.
-    ``msi_gain``, ``msi_offset``: largest relative gain error and offset (of the band's mean) of the MSI bands.
-    """
-
-    hsi_snr_db: float | None = None
-    msi_snr_db: float | None = None
-    psf_fwhm_px: float = 1.0
-    shift_px: float = 0.0
-    msi_gain: float = 0.0
-    msi_offset: float = 0.0
+def fold_of(scene: ReferenceScene, by: str = "site") -> str:
+    """Scenes of one site share a fold (``airport-3`` -> ``airport``), or those of one sensor (``aviris``)."""
+    if by == "sensor":
+        return next((sensor for sensor in SENSORS if sensor in scene.file.lower()), "other")
+    return scene.name.rstrip("0123456789").rstrip("-_")
 
 
-SETTINGS = {
-    "noise-free": Setting(),
-    "35dB": Setting(35.0, 40.0),
-    "field": Setting(30.0, 35.0, psf_fwhm_px=1.1, shift_px=0.2, msi_gain=0.03, msi_offset=0.01),
-}
+def in_fold(wish: MethodWish, scene: ReferenceScene, by: str) -> MethodWish:
+    """Fill the scene's fold into the name of the weights."""
+    if wish.weights is None or "{fold}" not in wish.weights:
+        return wish
+    return replace(wish, weights=wish.weights.format(fold=fold_of(scene, by)))
 
 
-@dataclass(frozen=True)
-class Pair:
-    """A degraded scene: HSI and MSI (band, row, col), the truth on the MSI's grid."""
-
-    hsi: NDArray[np.float32]
-    msi: NDArray[np.float32]
-    truth: NDArray[np.float32]
+def was_seen(header: NetworkHeader, scene: ReferenceScene) -> bool:
+    """Whether the record of a training, or of an adaptation after it, names the scene."""
+    names = [str(name) for name in header.training.get("scenes", [])]
+    names.append(str(header.training.get("adaptation", {}).get("scene", "")))
+    return any(scene.file in name or name == scene.name for name in names)
 
 
-def degrade(scene: ReferenceScene, ratio: int, setting: Setting, seed: int = 0) -> Pair:
-    rng = np.random.default_rng([seed, *scene.name.encode()])
-    rows, cols = (size // ratio * ratio for size in scene.cube.shape[1:])
-    truth = np.ascontiguousarray(scene.cube[:, :rows, :cols])
-    angle = rng.uniform(0.0, 2.0 * np.pi)
-    shift = setting.shift_px * np.sin(angle), setting.shift_px * np.cos(angle)
-    kernels = [tuple(psf_kernel(Psf(setting.psf_fwhm_px), ratio, offset_px=float(s))) for s in shift]
-    hsi = decimate_separable(torch.from_numpy(truth)[None], ratio, *kernels)[0].numpy()
-    msi = scene.msi[:, :rows, :cols].astype(np.float64)
-    gain = 1.0 + setting.msi_gain * rng.uniform(-1.0, 1.0, (len(msi), 1, 1))
-    offset = setting.msi_offset * rng.uniform(-1.0, 1.0, (len(msi), 1, 1)) * msi.mean(axis=(1, 2), keepdims=True)
-    return Pair(noisy(hsi, setting.hsi_snr_db, rng), noisy(gain * msi + offset, setting.msi_snr_db, rng), truth)
+def run(
+    wish: MethodWish, scene: ReferenceScene, pair: WaldPair, ratio: int, device: str, seed: int = 0,
+    adapt_steps: int | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    inner = wish.create()
+    record: dict[str, Any] = {}
+    if wish.adapt_minutes is not None or adapt_steps is not None:
+        from hsfuse.workflows.adapt import adapt
 
-
-def noisy(image: NDArray[np.floating], snr_db: float | None, rng: np.random.Generator) -> NDArray[np.float32]:
-    if snr_db is None:
-        return image.astype(np.float32)
-    sigma = np.sqrt((image.astype(np.float64) ** 2).mean(axis=(1, 2), keepdims=True)) * 10.0 ** (-snr_db / 20.0)
-    return (image + sigma * rng.normal(size=image.shape)).astype(np.float32)
-
-
-def fold_of(name: str) -> str:
-    """Scenes of one site share a fold: ``airport-3`` -> ``airport``."""
-    return name.rstrip("0123456789").rstrip("-_")
-
-
-def make_method(text: str, fold: str) -> FusionMethod:
-    """``name[:option=value,...][@weights][+guard=value,...]``; ``{fold}`` in the weights is replaced."""
-    rest, _, guards = text.partition("+")
-    head, _, weights = rest.partition("@")
-    name, _, options = head.partition(":")
-    values = parse_values(options)
-    if weights:
-        values["model"] = Path(weights.format(fold=fold))
-    return guarded(create_method(name, **values), FidelityOptions(**parse_values(guards)))
-
-
-def parse_values(text: str) -> dict[str, Any]:
-    pairs = (item.partition("=") for item in filter(None, text.split(",")))
-    return {key: json.loads(value) for key, _, value in pairs}
-
-
-def is_classic(text: str) -> bool:
-    return "@" not in text and not text.startswith("ssrfn")
-
-
-def run(text: str, scene: ReferenceScene, pair: Pair, ratio: int, device: str) -> dict[str, float | None]:
-    method = make_method(text, fold_of(scene.name))
+        whole = array_scene(pair.hsi, pair.msi, scene.bands, scene.responses or None, ratio, NOMINAL_PSF)
+        start = time.perf_counter()
+        result = adapt(inner, whole, minutes=wish.adapt_minutes, steps=adapt_steps, device=device, seed=seed,
+                       draft=wish.header().draft)  # fmt: skip
+        record = {"adaptation": result.to_json(), "adapt_seconds": time.perf_counter() - start}
+    method = guarded(inner, wish.guards)
     context = FusionContext(ratio, scene.bands.centre_nm, scene.bands.fwhm_nm, scene.srf, NOMINAL_PSF, device)
     low = lowpass_decimate_array(pair.msi, ratio, NOMINAL_PSF)
     valid = np.ones(low.shape[1:], bool)
@@ -132,25 +95,87 @@ def run(text: str, scene: ReferenceScene, pair: Pair, ratio: int, device: str) -
     method.fit(context, [LowResolutionStrip(pair.hsi, low, valid)])
     fused = method.fuse(hsi, msi)[0].cpu().numpy()
     seconds = time.perf_counter() - start
-    return score_all(pair.truth, fused, ratio).to_json() | {"seconds": seconds}
+    trust = getattr(inner, "trust", None)
+    if trust is not None:
+        record["trust"] = {k: v for k, v in trust.to_json().items() if k != "share"}
+    return score_all(pair.truth, fused, ratio).to_json() | {"seconds": seconds} | record
 
 
-def load_scenes(args: argparse.Namespace) -> list[ReferenceScene]:
+def wanted_methods(args: argparse.Namespace) -> list[MethodWish]:
+    """Methods in the order of the tables, each network with its weights and, if wanted, adapted as well."""
+    weights = {}
+    for text in args.weights:
+        name, sign, file = text.partition("=")
+        if not sign:
+            raise SystemExit(f"--weights {text} is not NAME=FILE.")
+        weights[name] = file
+    wishes = [parse_wish(text) for text in args.methods] if args.methods else all_wishes()
+    if not args.methods:
+        known = {wish.name for wish in wishes}
+        wishes += [parse_wish(name) for name in weights if name not in known]
+    unused = set(weights) - {wish.name for wish in wishes}
+    if unused:
+        raise SystemExit(f"--weights for {', '.join(sorted(unused))}, which --methods does not name.")
+    wishes = [
+        replace(wish, weights=weights[wish.name]) if wish.name in weights and wish.weights is None else wish
+        for wish in wishes
+    ]
+    if args.adapt_minutes is None and args.adapt_steps is None:
+        return wishes
+    found = []
+    for wish in wishes:
+        found.append(wish)
+        if wish.network:
+            found.append(replace(wish, label=f"{wish.label}, adapted", adapt_minutes=args.adapt_minutes))
+    return found
+
+
+def any_fold(wish: MethodWish) -> MethodWish:
+    """Name the weights of some fold: all of them share their bands."""
+    if wish.weights is None or "{fold}" not in wish.weights:
+        return wish
+    pattern = Path(wish.weights.replace("{fold}", "*"))
+    found = sorted(pattern.parent.glob(pattern.name))
+    if not found:
+        raise SystemExit(f"There are no weights {pattern}.")
+    return replace(wish, weights=str(found[0]))
+
+
+def own_bands(wishes: Sequence[MethodWish], args: argparse.Namespace) -> BandTable | None:
+    """Bands that all scenes are brought to: the networks', else 100 of PRISMA's; None keeps each scene's own."""
+    tables = {}
+    for wish in wishes:
+        if wish.network:
+            header = any_fold(wish).header()
+            tables[header.centre_nm] = BandTable.make(header.centre_nm, header.fwhm_nm)
+    if len(tables) > 1:
+        raise SystemExit("The networks were trained on different bands; score them in two calls.")
+    if tables and args.own_bands:
+        raise SystemExit("--own-bands and networks exclude each other: these have bands of their own.")
+    if args.own_bands:
+        return None
+    return next(iter(tables.values()), None) or prisma_like_bands()
+
+
+def load_scenes(args: argparse.Namespace, bands: BandTable | None = None) -> list[ReferenceScene]:
     files = list(args.cubes)
-    if not files:
+    if not files and not args.generated:
         files = [*sorted((args.data / "cubes").glob("*.npz")), *sorted(args.data.glob("enmap*/*.tif"))]
-    if not files:
+    if not files and not args.generated:
         raise SystemExit(f"There are no cubes in {args.data}; name a folder with --data or files with --cubes.")
-    bands = None if args.own_bands else prisma_like_bands()
+    wanted = None if args.own_bands else bands or prisma_like_bands()
     responses = sentinel2_responses(args.data if args.data.is_dir() else None)
     scenes = []
     for file in files:
         name = file.stem.removeprefix("aviris_")
-        if args.scenes and not any(wanted in name for wanted in args.scenes):
+        if args.scenes and not any(word in name for word in args.scenes):
             continue
         cube, own = read_cube(file, largest=args.crop)
-        scenes.append(ReferenceScene.make(name, cube, own, responses, target=bands))
-    return scenes
+        scenes.append(ReferenceScene.make(name, cube, own, responses, target=wanted, file=file.stem))
+    target = wanted or prisma_like_bands()
+    return scenes + [
+        generated_scene(number, 144, max(args.ratios), responses, target) for number in range(args.generated)
+    ]
 
 
 def git_commit() -> str:
@@ -162,13 +187,26 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = os.environ.get("HSFUSE_SHARED_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data"
     parser.add_argument("--data", type=Path, default=Path(default), help="folder with cubes/ and srf/")
-    parser.add_argument("--cubes", type=Path, nargs="*", default=[], help="cube files instead of the folder's")
+    parser.add_argument(
+        "--cubes", "--cube", type=Path, nargs="*", default=[], action="extend",
+        help="cube files instead of the folder's (.npz, .mat, any raster with wavelengths)",
+    )  # fmt: skip
+    parser.add_argument("--generated", type=int, default=0, help="so many generated scenes (instead of the folder's)")
     parser.add_argument("--scenes", nargs="*", default=[], help="only scenes whose name contains one of these")
     parser.add_argument(
-        "--methods", nargs="*", default=list(CLASSICS), help="name[:option=value,...][@weights][+guard=value,...]"
-    )
-    parser.add_argument("--ratios", type=int, nargs="*", default=[3, 4])
-    parser.add_argument("--settings", nargs="*", default=list(SETTINGS), choices=list(SETTINGS))
+        "--methods", nargs="*", default=[],
+        help="name[:option=value,...][@weights][+guard=value,...]; default: classics, and networks with weights",
+    )  # fmt: skip
+    parser.add_argument(
+        "--weights", nargs="*", default=[], action="extend", metavar="NAME=FILE",
+        help="weights of a network; {fold} in the name stands for the scene's fold",
+    )  # fmt: skip
+    parser.add_argument("--fold-by", choices=["site", "sensor"], default="site", help="what a fold is")
+    parser.add_argument("--allow-seen", action="store_true", help="score scenes of a network's training too, marked")
+    parser.add_argument("--adapt-minutes", type=float, help="score each network adapted to the scene as well")
+    parser.add_argument("--adapt-steps", type=int, help="the same, for so many steps")
+    parser.add_argument("--ratios", "--ratio", type=int, nargs="*", default=[3, 4])
+    parser.add_argument("--settings", nargs="*", default=list(CONDITIONS), choices=list(CONDITIONS))
     parser.add_argument("--own-bands", action="store_true", help="keep each cube's bands instead of 100 PRISMA-like")
     parser.add_argument("--crop", type=int, default=512, help="largest side of a scene; the middle is used")
     parser.add_argument("--device", default="cpu")
@@ -179,20 +217,46 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    args = parse(arguments)
-    torch.set_num_threads(args.threads)
-    scenes = load_scenes(args)
+def score_all_methods(
+    scenes: Sequence[ReferenceScene], wishes: Sequence[MethodWish], args: argparse.Namespace
+) -> list[dict[str, Any]]:
     records = []
     for ratio in args.ratios:
         for setting in args.settings:
             for scene in scenes:
-                pair = degrade(scene, ratio, SETTINGS[setting], args.seed)
-                for method in args.methods:
-                    scores = run(method, scene, pair, ratio, args.device)
-                    about = {"ratio": ratio, "setting": setting, "scene": scene.name, "method": method}
-                    records.append(about | {"classic": is_classic(method)} | scores)
-                    print(f"r{ratio} {setting:10s} {scene.name:14s} {method:20s} {scores['PSNR']:.2f} dB", flush=True)
+                pair = reduce_scene(scene.cube, scene.msi, ratio, CONDITIONS[setting], name=scene.name, seed=args.seed)
+                for general in wishes:
+                    wish = in_fold(general, scene, args.fold_by)
+                    seen = False
+                    if wish.network:
+                        header = wish.header()
+                        seen = was_seen(header, scene)
+                        if ratio not in header.ratios or (seen and not args.allow_seen):
+                            why = "was trained on it" if seen else f"knows no ratio of {ratio}"
+                            print(f"r{ratio} {setting:10s} {scene.name:14s} {wish.label:20s} left out: {why}")
+                            continue
+                    steps = args.adapt_steps if wish.label.endswith(", adapted") else None
+                    scores = run(wish, scene, pair, ratio, args.device, args.seed, steps)
+                    about = {"ratio": ratio, "setting": setting, "scene": scene.name, "method": general.label,
+                             "classic": not wish.network, "seen": seen}  # fmt: skip
+                    records.append(about | scores)
+                    print(f"r{ratio} {setting:10s} {scene.name:14s} {wish.label:20s} {scores['PSNR']:.2f} dB"
+                          + (" (seen in training)" if seen else ""), flush=True)  # fmt: skip
+                if args.json:
+                    # Hours of work: what is there is kept.
+                    args.json.write_text(json.dumps({"records": records}, indent=1) + "\n", encoding="utf-8")
+    return records
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = parse(arguments)
+    torch.set_num_threads(args.threads)
+    try:
+        wishes = wanted_methods(args)
+        scenes = load_scenes(args, own_bands(wishes, args))
+        records = score_all_methods(scenes, wishes, args)
+    except HsfuseError as error:
+        raise SystemExit(f"{error.message} {error.hint}") from error
     facts = {
         "command": "python benchmarks/quality.py " + " ".join(sys.argv[1:] if arguments is None else arguments),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),

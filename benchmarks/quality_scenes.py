@@ -14,12 +14,13 @@ from scipy.io import loadmat
 from hsfuse.band_selection.thinning import thin
 from hsfuse.band_selection.windows import window_of
 from hsfuse.errors import InputError, UsageError
-from hsfuse.grid import Slice2D
 from hsfuse.readers.overlap import cut_overlap
 from hsfuse.readers.raster import RasterHsi
 from hsfuse.readers.s2_srf import BANDS_10M, table_responses
 from hsfuse.simulate.prisma_bands import default_prisma_bands
+from hsfuse.simulate.training_scene import training_scene
 from hsfuse.spectral import FWHM_TO_SIGMA, BandTable, SpectralResponse, srf_weights
+from hsfuse.workflows.cubes import largest_rectangle
 
 FloatCube = NDArray[np.float32]
 
@@ -82,6 +83,10 @@ class ReferenceScene:
         Bands of the cube.
     srf
         Weights from the cube's bands to the MSI's, shape (msi band, band): what a method is told.
+    responses
+        Spectral responses of the MSI.
+    file
+        Name of the file without suffix, as a network's record of its training has it.
     """
 
     name: str
@@ -89,6 +94,8 @@ class ReferenceScene:
     msi: FloatCube
     bands: BandTable
     srf: NDArray[np.float64]
+    responses: tuple[SpectralResponse, ...] = ()
+    file: str = ""
 
     @classmethod
     def make(
@@ -99,6 +106,7 @@ class ReferenceScene:
         responses: Sequence[SpectralResponse],
         *,
         target: BandTable | None = None,
+        file: str = "",
     ) -> ReferenceScene:
         """Resample a cube to the target's bands (None: keep its own) and integrate the responses over all of them."""
         weights = srf_weights(source, responses)
@@ -107,7 +115,17 @@ class ReferenceScene:
         wanted = source if target is None else target
         sharp = cube if target is None else resample_bands(cube, source, target)
         msi = np.tensordot(weights, cube, axes=1).astype(np.float32)
-        return cls(name, sharp, msi, wanted, srf_weights(wanted, responses))
+        return cls(name, sharp, msi, wanted, srf_weights(wanted, responses), tuple(responses), file or name)
+
+
+def generated_scene(
+    number: int, side: int, ratio: int, responses: Sequence[SpectralResponse], target: BandTable
+) -> ReferenceScene:
+    """Draw a scene that no training sees: seeds from 1000 on belong to the benchmark."""
+    truth = training_scene(1000 + number, side // ratio * ratio, ratio)
+    source, _ = cut_overlap(default_prisma_bands())
+    cube = truth.reflectance(source, truth.grid.full)
+    return ReferenceScene.make(f"generated-{1000 + number}", cube, source, responses, target=target)
 
 
 def sentinel2_responses(folder: Path | None, spacecraft: str = "Sentinel-2A") -> list[SpectralResponse]:
@@ -205,20 +223,3 @@ def _read_raster(path: Path) -> tuple[FloatCube, BandTable]:
     if min(block.shape) < 1:
         raise InputError(f"No pixel of {path} is valid in all bands.")
     return cube[:, *block.slices], bands
-
-
-def largest_rectangle(valid: NDArray[np.bool_]) -> Slice2D:
-    """Find the largest rectangle of True pixels."""
-    best = Slice2D(0, 0, 0, 0)
-    heights = np.zeros(valid.shape[1], dtype=np.int64)
-    for row in range(valid.shape[0]):
-        heights = np.where(valid[row], heights + 1, 0)
-        stack: list[tuple[int, int]] = []  # (first column, height), heights ascending
-        for col, height in enumerate([*heights.tolist(), 0]):
-            start = col
-            while stack and stack[-1][1] >= height:
-                start, tall = stack.pop()
-                if tall * (col - start) > best.shape[0] * best.shape[1]:
-                    best = Slice2D(row + 1 - tall, row + 1, start, col)
-            stack.append((start, height))
-    return best

@@ -10,16 +10,14 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.crs import CRS
 
 from hsfuse.band_selection import parse_bands, select_bands
 from hsfuse.config import CompareConfig
-from hsfuse.coregister.field import DisplacementField
 from hsfuse.coregister.warp import Resampler
 from hsfuse.degrade import Psf
 from hsfuse.errors import InputError, OverlapError, UsageError
 from hsfuse.fusion.nets.zoo import NetworkHeader
-from hsfuse.grid import Grid, Slice2D
+from hsfuse.grid import Slice2D
 from hsfuse.inference.fill import fill_missing
 from hsfuse.inference.scene import FusionScene, alive_bands
 from hsfuse.log import get_logger
@@ -28,7 +26,7 @@ from hsfuse.readers.s2_srf import BANDS_10M, BANDS_ALL, table_responses
 from hsfuse.simulate.wald import CONDITIONS, reduce_scene
 from hsfuse.spectral import BandTable, SpectralResponse, srf_weights
 from hsfuse.workflows.cubes import open_cube, solid_window
-from hsfuse.workflows.fuse_arrays import ArrayProduct
+from hsfuse.workflows.fuse_arrays import array_scene
 from hsfuse.workflows.inputs import open_pair
 from hsfuse.workflows.methods import check_network
 from hsfuse.workflows.prepare import PreparedScene, prepare_scene
@@ -277,15 +275,7 @@ def _reduced(
     coarse = seen.reshape(rows // ratio, ratio, cols // ratio, ratio).any(axis=(1, 3))
     truth, hsi, guide = pair.truth, pair.hsi, pair.msi
     truth[:, ~seen], guide[:, ~seen], hsi[:, ~coarse] = np.nan, np.nan, np.nan
-    fine = Grid.from_origin(CRS.from_epsg(32631), 500_000.0, 5_000_000.0, 10.0, rows, cols)
-    low = fine.coarsened(ratio)
-    known = tuple(responses) if responses is not None else None
-    # Only the grids and the values matter here; what the MSI's bands are is in its responses.
-    table = BandTable.make([r.centre_nm for r in known] if known else np.linspace(450.0, 900.0, len(guide)))
-    scene = FusionScene(
-        ArrayProduct(hsi, low, bands), ArrayProduct(guide, fine, table, known), np.arange(len(bands)),
-        Resampler(low, low, DisplacementField.zero()), low, ratio, psf,
-    )  # fmt: skip
+    scene = array_scene(hsi, guide, bands, responses, ratio, psf)
     return Contest(name, scene, truth, _scene_facts(scene))
 
 

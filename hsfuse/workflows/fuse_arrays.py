@@ -46,7 +46,9 @@ class ArrayProduct:
 
     @property
     def band_names(self) -> tuple[str, ...]:
-        """Numbers."""
+        """Names of the responses; numbers where there are none."""
+        if self.responses is not None and len(self.responses) == self.cube.shape[0]:
+            return tuple(response.name for response in self.responses)
         return tuple(f"B{i + 1:02d}" for i in range(self.cube.shape[0]))
 
     def read(self, block: Slice2D, bands: Sequence[int] | NDArray[np.integer] | None = None) -> FloatCube:
@@ -73,6 +75,21 @@ class ArrayProduct:
 
     def close(self) -> None:
         """Do nothing."""
+
+
+def array_scene(
+    hsi: FloatCube, msi: FloatCube, bands: BandTable, responses: Sequence[SpectralResponse] | None, ratio: int, psf: Psf
+) -> FusionScene:
+    """Put two aligned arrays (band, row, col) on nested grids; NaN marks nodata."""
+    fine = Grid.from_origin(CRS.from_epsg(32631), 500_000.0, 5_000_000.0, 10.0, *msi.shape[1:])
+    coarse = fine.coarsened(ratio)
+    known = tuple(responses) if responses is not None else None
+    # What the MSI's bands are is in its responses; without them nobody asks.
+    table = BandTable.make([r.centre_nm for r in known] if known else np.linspace(450.0, 900.0, len(msi)))
+    return FusionScene(
+        ArrayProduct(hsi, coarse, bands), ArrayProduct(msi, fine, table, known), np.arange(len(bands)),
+        Resampler(coarse, coarse, DisplacementField.zero()), coarse, ratio, psf,
+    )  # fmt: skip
 
 
 def fuse(
@@ -149,18 +166,8 @@ def fuse(
     if len(bands) != low.shape[0]:
         raise UsageError(f"{len(bands)} wavelengths were given for {low.shape[0]} bands.")
     weights, responses = _srf(srf, bands, high.shape[0])
-    crs = CRS.from_epsg(32631)
-    fine = Grid.from_origin(crs, 500_000.0, 5_000_000.0, 10.0, *high.shape[1:])
-    coarse = fine.coarsened(ratio)
-    scene = FusionScene(
-        ArrayProduct(low, coarse, bands),
-        ArrayProduct(high, fine, BandTable.make(np.linspace(450.0, 900.0, high.shape[0])), responses),
-        np.arange(len(bands)),
-        Resampler(coarse, coarse, DisplacementField.zero()),
-        coarse,
-        ratio,
-        Psf(psf_fwhm),
-    )
+    scene = array_scene(low, high, bands, responses, ratio, Psf(psf_fwhm))
+    coarse, fine = scene.grid, scene.fine_grid
     options = dict(method_options) | ({"model": model} if model is not None else {})
     fusion = create_method(method, **options)
     context = FusionContext(ratio, bands.centre_nm, bands.fwhm_nm, weights, scene.psf, device, seed)
