@@ -1,7 +1,7 @@
 """A smooth field through tie points: robust, no more flexible than the points prove, tame where there are none.
 
 Candidates are a shift, an affine field, polynomials of degree two and three and an affine field plus a cubic spline
-under a bending penalty. Cross-validation over blocks of neighbouring points decides, because neighbours share
+under a penalty on roughness. Cross-validation over blocks of neighbouring points decides, because neighbours share
 pixels: leaving out single points would reward a field for following their common noise.
 """
 

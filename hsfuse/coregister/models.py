@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import comb
 from typing import Protocol
 
 import numpy as np
@@ -15,7 +16,7 @@ from hsfuse.grid import Grid
 FloatArray = NDArray[np.float64]
 
 _MU = 3e-2
-"""Pull of the spline towards zero, relative to the bending penalty: it dies out over some three knots."""
+"""Pull of the spline towards zero, relative to the penalty on roughness: it dies out over some three knots."""
 _SLOPE_PRIOR = (4.0, 4.0)
 """Information on the slopes along rows and columns before any point is seen: half a pixel over half the image."""
 _LATTICE_PX = 8
@@ -247,30 +248,36 @@ class Spline:
         return out
 
     def penalty(self) -> FloatArray:
-        """Bending energy of the coefficient lattice plus a weak pull towards zero, in banded storage."""
+        """Roughness of the coefficient lattice plus a weak pull towards zero, in banded storage.
+
+        What is penalised are third differences. A penalty on second ones would flatten the field towards the borders
+        of the image, where a wave's bend is known from one side only.
+        """
         if "penalty" not in self._cache:
             rows, cols = self.shape
-            second_r, second_c = _difference(rows, 2), _difference(cols, 2)
-            first_r, first_c = _difference(rows, 1), _difference(cols, 1)
-            eye_r, eye_c = sparse.eye_array(rows), sparse.eye_array(cols)
-            bend = (
-                sparse.kron(second_r.T @ second_r, eye_c)
-                + sparse.kron(eye_r, second_c.T @ second_c)
-                + 2 * sparse.kron(first_r.T @ first_r, first_c.T @ first_c)
-                + _MU * sparse.eye_array(rows * cols)
-            )
-            self._cache["penalty"] = self.banded(bend)
+            total = _MU * sparse.eye_array(rows * cols)
+            for along_rows in range(4):
+                parts = (_roughness(rows, along_rows), _roughness(cols, 3 - along_rows))
+                total = total + comb(3, along_rows) * sparse.kron(*parts)
+            self._cache["penalty"] = self.banded(total)
         return self._cache["penalty"]
 
 
+def _roughness(size: int, order: int) -> sparse.csr_array:
+    if order == 0:
+        return sparse.eye_array(size).tocsr()
+    difference = _difference(size, order)
+    return (difference.T @ difference).tocsr()
+
+
 def _difference(size: int, order: int) -> sparse.csr_array:
-    steps = {1: (-1.0, 1.0), 2: (1.0, -2.0, 1.0)}[order]
+    steps = {1: (-1.0, 1.0), 2: (1.0, -2.0, 1.0), 3: (-1.0, 3.0, -3.0, 1.0)}[order]
     return sparse.diags_array(list(steps), offsets=list(range(order + 1)), shape=(size - order, size)).tocsr()
 
 
 @dataclass(frozen=True)
 class PolynomialSpline:
-    """An affine field plus a spline under a bending penalty."""
+    """An affine field plus a spline under a penalty on roughness."""
 
     spline: Spline
 

@@ -11,7 +11,7 @@ from hsfuse.coregister.channels import ChannelPair, MultispectralBands, Weighted
 from hsfuse.coregister.images import MatchImages
 from hsfuse.coregister.lowpass import blur_sigma_m, prepare_reference
 from hsfuse.degrade import Psf
-from hsfuse.errors import OverlapError
+from hsfuse.errors import CoregistrationError, OverlapError
 from hsfuse.masks import dilate
 from hsfuse.progress import Stage
 from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct
@@ -51,8 +51,10 @@ def build_images(
 
     Raises
     ------
-    OverlapError
+    CoregistrationError
         Hardly a pixel can be used.
+    OverlapError
+        The images do not overlap or share no band.
     """
     pair = _channels(target, reference)
     image = _target(pair)
@@ -64,13 +66,13 @@ def build_images(
         pair.reference.read, pair.reference.grid, len(pair.reference.names), grid, margin, sigma_m=sigma_m, stage=stage
     )
     if np.any(np.isfinite(seen), axis=0).mean() < _LEAST_SHARE:
-        raise OverlapError(
-            "The reference image has no usable pixel there: all cloud, nodata or water.",
+        raise CoregistrationError(
+            "the reference image has no usable pixel there: all cloud, nodata or water.",
             hint="Choose a Sentinel-2 product with fewer clouds that covers the scene.",
         )
     if np.any(np.isfinite(image), axis=0).mean() < _LEAST_SHARE:
-        raise OverlapError(
-            "No usable pixel is left in the hyperspectral image (nodata, errors or cloud).",
+        raise CoregistrationError(
+            "no usable pixel is left in the image that is moved (nodata, errors or cloud).",
             hint="`hsfuse bands FILE` shows what the product holds.",
         )
     return MatchImages(image, seen, grid, margin)

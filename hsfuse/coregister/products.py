@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from hsfuse.config import CoregisterConfig
 from hsfuse.coregister.accuracy import Accuracy, field_accuracy
@@ -17,6 +18,7 @@ from hsfuse.coregister.pairs import build_images
 from hsfuse.coregister.register import Match, Registrar, Registration
 from hsfuse.coregister.result import CoregistrationResult, TiePoints, Verdict
 from hsfuse.degrade import Psf
+from hsfuse.errors import CoregistrationError
 from hsfuse.grid import Grid
 from hsfuse.progress import Progress, SilentProgress
 from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct
@@ -61,31 +63,38 @@ def coregister_products(
     Raises
     ------
     OverlapError
-        The products share no usable pixel.
+        The products do not overlap or share no band.
     """
     import torch
 
     config = config or CoregisterConfig()
     if config.coregister == "off":
         return CoregistrationResult.off()
-    with (progress or SilentProgress()).stage("co-register", total=2.4) as stage:
-        images = build_images(hsi, msi, psf=psf or Psf(1.25), search_m=config.search_m, stage=stage)
-        with _one_thread():
-            registrar = Registrar(images, config, torch.device(device))
-            found = registrar.run()
+    with (progress or SilentProgress()).stage("co-register", total=2.4) as stage, _one_thread():
+        try:
+            images = build_images(hsi, msi, psf=psf or Psf(1.25), search_m=config.search_m, stage=stage)
+        except CoregistrationError as error:
+            return CoregistrationResult("rejected", error.message, DisplacementField.zero())
+        registrar = Registrar(images, config, torch.device(device))
+        found = registrar.run()
         stage.advance()
-    return judge_registration(found, registrar, hsi.grid, config)
+        return judge_registration(found, registrar, hsi.grid, config)
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Work with one torch thread: many small operations on two threads wait for each other on a busy machine."""
+    """Work with one thread per operation.
+
+    The operations are many and small. Two threads wait for each other more than they work, and on a machine that
+    does other things besides, a factorisation of a millisecond takes a hundred.
+    """
     import torch
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with threadpool_limits(1, user_api="blas"):
+            yield
     finally:
         torch.set_num_threads(before)
 

@@ -28,8 +28,10 @@ _COARSE_WINDOW_PX, _COARSE_SEARCH_PX, _COARSE_BATCH = 96, 12, 40
 _COARSE_SIGMA_PX, _COARSE_MIN_HEIGHT, _COARSE_MIN_SHARPNESS = 0.4, 0.12, 1.15
 _CAPTURE_PX, _SHARP_PX = 5.0, 1.5
 """Scales of the background that is removed: the wider one captures from farther, the finer one is more precise."""
-_MOST_SIGMA_PX, _MOST_STEP_PX, _LEAST_CORRELATION = 0.25, 2.0, 0.1
+_MOST_SIGMA_PX, _MOST_STEP_PX, _LEAST_CORRELATION, _LEAST_SHARE = 0.25, 2.0, 0.1, 0.25
 """Windows worse than this measure nothing: open water, cloud, noise."""
+_WRONG_PX, _CHANCE_QUANTILE = (17.0, -13.0), 0.99
+"""Where the images certainly do not match, and how many of the windows there stay below the limit."""
 _LAX_SIGMA_PX = 1.0
 _PASSES = 4
 _SETTLED_PX = 0.12
@@ -140,6 +142,7 @@ class Registrar:
         self._windows = Windows.hann(self.height, self.width, window, step, device)
         self._spline = Spline.over(self.height, self.width, self._knot_px(2.0 * step), images.grid)
         self._constant = Polynomial(0, self.height, self.width)
+        self._chance: float | None = None
 
     def _knot_px(self, wished: float) -> float:
         return max(wished, max(self.height, self.width) / 36.0)
@@ -192,13 +195,16 @@ class Registrar:
     def _coarse(self, shift: tuple[float, float], start: FloatArray) -> FloatArray:
         """Follow distortions of several pixels with large windows, searched around the global shift."""
         side = min(_COARSE_WINDOW_PX, min(self.height, self.width))
-        search = _COARSE_SEARCH_PX
+        search, over = _COARSE_SEARCH_PX, side // 4
+        # Windows reach over the border, so that little of the field lies beyond the outermost ones.
         rows, cols = (
-            np.linspace(0, n - side, max(1, round((n - side) / (side / 2)) + 1)) for n in (self.height, self.width)
+            np.linspace(-over, n - side + over, max(1, round((n - side) / (side / 2)) + 2))
+            for n in (self.height, self.width)
         )
         corner = np.stack(np.meshgrid(rows, cols, indexing="ij"), -1).reshape(-1, 2).round().astype(int)
         offset = np.round(shift).astype(int) + self._images.margin_px - search
         pad = side + 2 * search
+        features, mask = (torch.nn.functional.pad(x, (over,) * 4) for x in (self._features, self._feature_mask))
         reference = torch.nn.functional.pad(self._reference_features, (pad, pad, pad, pad))
         reference_mask = torch.nn.functional.pad(self._reference_mask, (pad, pad, pad, pad))
         found: list[tuple[FloatArray, FloatArray, FloatArray]] = []
@@ -206,7 +212,7 @@ class Registrar:
             part = corner[first : first + _COARSE_BATCH]
             there = np.clip(part + offset + pad, 0, np.array(reference_mask.shape) - pad)
             surface = joint_ncc(
-                _cut(self._features, part, side), _cut(self._feature_mask, part, side),
+                _cut(features, part + over, side), _cut(mask, part + over, side),
                 _cut(reference, there, pad), _cut(reference_mask, there, pad), min_share=0.5,
             )  # fmt: skip
             found.append(window_peaks(surface))
@@ -216,9 +222,8 @@ class Registrar:
         if good.sum() < 8:
             return start
         value = np.round(shift)[None, :] + at - search
-        points = Points(corner + (side - 1) / 2.0, value, np.full(len(value), _COARSE_SIGMA_PX), 4.0, side / 2.0).take(
-            good
-        )
+        centre = np.clip(corner + (side - 1) / 2.0, over, np.array([self.height, self.width]) - over)
+        points = Points(centre, value, np.full(len(value), _COARSE_SIGMA_PX), 4.0, side / 2.0).take(good)
         spline = Spline.over(self.height, self.width, self._knot_px(side * 0.75), self._images.grid)
         return on_pixels(follow(points, spline, smoothing=0.03).fitted, self.height, self.width)
 
@@ -236,6 +241,8 @@ class Registrar:
             if match.points.size < 4:
                 return match, None
             field = on_pixels(self._follow(match.points), self.height, self.width)
+            if self._chance is None:
+                self._chance = self._chance_correlation(refiner, field, fit_pixels)
             measured = refiner.measure(self._windows, self._on_device(field), fit_pixels)
             match = self._match(measured, field)
             if match.settled:
@@ -246,6 +253,13 @@ class Registrar:
         if self._single_shift(match.points):
             return match, fit_shift(match.points, self._constant)
         return match, choose_field(match.points, self._spline)
+
+    def _chance_correlation(self, refiner: Refiner, field: FloatArray, allowed: Tensor) -> float:
+        """Correlation that windows reach at a wrong position: those that fit no better measure nothing."""
+        wrong = field + np.array(_WRONG_PX)[:, None, None]
+        measured = refiner.measure(self._windows, self._on_device(wrong), allowed, rounds=1)
+        seen = measured.correlation[measured.share > _LEAST_SHARE]
+        return float(np.quantile(seen, _CHANCE_QUANTILE)) if seen.size else 0.0
 
     def _single_shift(self, points: Points) -> bool:
         return self._config.coregister == "global" or points.size < self._config.min_points
@@ -264,14 +278,14 @@ class Registrar:
         return match if match.points.size else None
 
     def _match(
-        self, measured: Measurement, field: FloatArray, *, least_share: float = 0.25, strict: bool = True
+        self, measured: Measurement, field: FloatArray, *, least_share: float = _LEAST_SHARE, strict: bool = True
     ) -> Match:
         sigma = np.sqrt(measured.variance)
         step = np.hypot(measured.d_row, measured.d_col)
         good = (measured.share > least_share) & (sigma > 0) & (step < _MOST_STEP_PX) & np.isfinite(step)
         good &= sigma < (_MOST_SIGMA_PX if strict else _LAX_SIGMA_PX)
         if strict:
-            good &= measured.correlation > _LEAST_CORRELATION
+            good &= measured.correlation > max(_LEAST_CORRELATION, self._chance or 0.0)
         row, col = measured.row[good], measured.col[good]
         i = np.clip(np.rint(row).astype(int), 0, self.height - 1)
         j = np.clip(np.rint(col).astype(int), 0, self.width - 1)
