@@ -1,10 +1,9 @@
-"""The error of a fitted field, measured on pixels that the fit did not see.
+"""The error of a fitted field, judged on pixels that the fit did not see.
 
 A check point has noise of its own, often larger than the field's error; reporting its raw residual would call a good
-field bad. Two things are known at every check point: the variance ``v`` of its own measurement and the variance
-``p`` that the tie points' noise gives the field there. If both are right, the mean squared residual is their sum. Its
-ratio to that sum calibrates them, so the field's error is ``ratio * p``; what the residuals hold beyond the noise
-that cross-validation found on the tie points is a misfit of the field and is counted when it is significant.
+field bad. What is reported is the error that the field's uncertainty states (see uncertainty.py), and the check points
+decide whether it may be believed: their residuals must not be larger than their own noise and the stated error
+explain. What they hold beyond that is a misfit of the field, and is added.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ _OUTLIER = 5.0
 _RAYLEIGH_MEDIAN = 1.1774
 _SCALE_DOUBT = 0.15
 """How far the scale of the check points' own noise may be off (relative)."""
+_FEWEST = 4
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,17 @@ class Accuracy:
     Attributes
     ----------
     rmse, p95, ce90
-        Root mean square and percentiles of the planimetric error.
+        Root mean square and percentiles of the planimetric error over the image.
     bias
-        Length of the mean error vector beyond what noise explains.
+        Length of the check points' mean error vector beyond what noise explains.
     count
         Check points that were used.
     raw_rmse
         Root mean square of the check points' residuals as they are, their own noise included.
+    misfit
+        Root mean square error that was added because the check points proved it.
     scale
-        Residuals relative to their expectation (1: the stated standard errors are right).
+        Residuals of the check points relative to their expectation (1: the stated errors are right).
     kept
         Which check points were used.
     """
@@ -48,62 +50,56 @@ class Accuracy:
     bias: float
     count: int
     raw_rmse: float
+    misfit: float
     scale: float
     kept: NDArray[np.bool_]
 
 
 def field_accuracy(
-    residual: FloatArray,
-    own_variance: FloatArray,
-    field_variance: FloatArray,
-    typical_variance: float,
-    noise_ratio: float,
-) -> Accuracy | None:
-    """Estimate the field's error from check points.
+    residual: FloatArray, own_variance: FloatArray, field_variance: FloatArray, over_image: FloatArray
+) -> Accuracy:
+    """Estimate the field's error over the image.
 
     Parameters
     ----------
     residual
-        Check measurement minus field, shape (point, 2).
+        Check measurement minus field, shape (point, 2); may hold no points.
     own_variance
         Variance of one coordinate of the check measurement, shape (point,).
     field_variance
         Variance of one coordinate of the field at the check points, shape (point,).
-    typical_variance
-        The same, averaged over the image.
-    noise_ratio
-        Cross-validated residuals of the tie points relative to their standard errors.
-
-    Returns
-    -------
-    Accuracy or None
-        None with fewer than four check points.
+    over_image
+        The same at positions spread evenly over the image.
     """
     distance = np.hypot(residual[:, 0], residual[:, 1])
     expected = own_variance + field_variance
     ratio = distance / np.sqrt(expected)
     usual = max(1.0, float(np.median(ratio)) / _RAYLEIGH_MEDIAN) if ratio.size else 1.0
     kept = ratio < _OUTLIER * usual
-    if kept.sum() < 4:
-        return None
-    weight = 1.0 / expected[kept] ** 2
-    weight /= weight.sum()
-    square = float(weight @ distance[kept] ** 2) / 2.0
-    own, field = float(weight @ own_variance[kept]), float(weight @ field_variance[kept])
-    scale = square / (own + field)
-    effective = 1.0 / float((weight**2).sum())
-    noise = min(noise_ratio**2, 1.0) if np.isfinite(noise_ratio) else min(scale, 1.0)
-    misfit = square - noise * own
-    doubt = np.hypot(_SCALE_DOUBT * noise * own, square / np.sqrt(effective))
-    variance = scale * typical_variance
-    if misfit > 2.0 * doubt:
-        variance = max(variance, misfit)
-    rmse = float(np.sqrt(2.0 * variance))
-    raw = float(np.sqrt(np.mean(distance[kept] ** 2)))
-    shrink = rmse / raw if raw > 0 else 0.0
-    mean = weight @ residual[kept]
-    bias = float(np.sqrt(max(0.0, float(mean @ mean) - 2.0 * square / effective)))
+    misfit = raw = bias = 0.0
+    scale = float("nan")
+    if kept.sum() >= _FEWEST:
+        weight = 1.0 / expected[kept] ** 2
+        weight /= weight.sum()
+        square = float(weight @ distance[kept] ** 2) / 2.0
+        own, field = float(weight @ own_variance[kept]), float(weight @ field_variance[kept])
+        effective = 1.0 / float((weight**2).sum())
+        beyond = square - own - field
+        if beyond > 2.0 * np.hypot(_SCALE_DOUBT * own, (own + field) / np.sqrt(effective)):
+            misfit = beyond
+        scale, raw = float(np.sqrt(square / (own + field))), float(np.sqrt(np.mean(distance[kept] ** 2)))
+        mean = weight @ residual[kept]
+        bias = float(np.sqrt(max(0.0, float(mean @ mean) - 2.0 * square / effective)))
+    variance = over_image + misfit
+    rmse = float(np.sqrt(2.0 * variance.mean()))
+    p95, ce90 = _percentiles(variance, (0.95, 0.90))
     return Accuracy(
-        rmse, shrink * float(np.percentile(distance[kept], 95)), shrink * float(np.percentile(distance[kept], 90)),
-        min(bias, rmse), int(kept.sum()), raw, float(np.sqrt(scale)), kept,
+        rmse, p95, ce90, min(bias, rmse), int(kept.sum()), raw, float(np.sqrt(2.0 * misfit)), scale, kept
     )  # fmt: skip
+
+
+def _percentiles(variance: FloatArray, shares: tuple[float, ...]) -> list[float]:
+    """Percentiles of the length of a normal vector whose variance differs over the image."""
+    lengths = np.sqrt(variance.max()) * np.linspace(0.0, 6.0, 1201)
+    above = np.exp(-(lengths[:, None] ** 2) / (2.0 * np.maximum(variance, 1e-12)[None, :])).mean(axis=1)
+    return [float(np.interp(1.0 - share, above[::-1], lengths[::-1])) for share in shares]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import comb
 from typing import Protocol
 
@@ -39,6 +39,8 @@ class Points:
         is so many times larger than if they were independent.
     spacing
         Distance of neighbouring points in pixels.
+    window
+        Side of the Hann windows that the points were measured in, in pixels.
     """
 
     position: FloatArray
@@ -46,6 +48,7 @@ class Points:
     sigma: FloatArray
     sharing: float = 1.0
     spacing: float = 20.0
+    window: float = 64.0
 
     @property
     def size(self) -> int:
@@ -54,7 +57,7 @@ class Points:
 
     def take(self, which: NDArray[np.bool_]) -> Points:
         """The points that are marked."""
-        return Points(self.position[which], self.value[which], self.sigma[which], self.sharing, self.spacing)
+        return replace(self, position=self.position[which], value=self.value[which], sigma=self.sigma[which])
 
     def information(self, weight: FloatArray) -> FloatArray:
         """Weight of each point in a least-squares fit whose covariance is meant."""
@@ -73,8 +76,16 @@ class Fitted(Protocol):
         """Displacement (row, col) at positions, shape (point, 2)."""
         ...
 
-    def variance_at(self, position: FloatArray) -> FloatArray:
-        """Variance of one coordinate at positions, in square pixels, that the points' noise causes."""
+    def influence(self, points: Points, weight: FloatArray, position: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """How the points that were fitted determine the field at positions.
+
+        Returns
+        -------
+        (influence, left_open)
+            What each point contributes, shape (position, point): the field is ``influence @ points.value``. And the
+            variance (square pixels, of one coordinate, shape (position,)) that the points leave open there when the
+            penalty is read as a prior; zero for polynomials.
+        """
         ...
 
     def to_field(self, grid: Grid) -> DisplacementField:
@@ -157,10 +168,10 @@ class FittedPolynomial:
         """Displacement at positions."""
         return np.asarray(self.model.design(position) @ self.coefficients)
 
-    def variance_at(self, position: FloatArray) -> FloatArray:
-        """Variance of one coordinate."""
-        design = self.model.design(position)
-        return np.asarray(np.einsum("ij,jk,ik->i", design, self.covariance, design))
+    def influence(self, points: Points, weight: FloatArray, position: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Contribution of each point; a polynomial leaves nothing open."""
+        weighted = self.model.design(points.position) * points.information(weight)[:, None]
+        return self.model.design(position) @ self.covariance @ weighted.T, np.zeros(len(position))
 
     def to_field(self, grid: Grid) -> DisplacementField:
         """The field in map units; what is not affine becomes a spline, which holds cubics exactly."""
@@ -325,11 +336,20 @@ class FittedSpline:
         """Displacement at positions."""
         return np.asarray(self.affine.at(position) + self.spline.design(position) @ self.coefficients)
 
-    def variance_at(self, position: FloatArray) -> FloatArray:
-        """Variance of one coordinate that the points' noise causes (not what the penalty smooths away)."""
-        design = self.spline.design(position).toarray()
-        solved = linalg.cho_solve_banded((self.factor, False), design.T, check_finite=False)
-        return np.asarray((solved * (self.normal @ solved)).sum(axis=0))
+    def influence(self, points: Points, weight: FloatArray, position: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Contribution of each point, and what the penalty as a prior leaves open."""
+        full = points.information(weight)
+        at, plane_at = self.spline.design(position).toarray(), self.affine.model.design(position)
+        of, plane_of = self.spline.design(points.position), self.affine.model.design(points.position) * full[:, None]
+        solved = linalg.cho_solve_banded((self.factor, False), at.T, check_finite=False)
+        solved_plane = linalg.cho_solve_banded((self.factor, False), of.T @ plane_of, check_finite=False)
+        bent = np.asarray(of @ solved).T * full
+        slope = plane_at - solved.T @ (of.T @ plane_of)
+        covariance = self.affine.covariance
+        influence = bent + slope @ covariance @ (plane_of - np.asarray(of @ solved_plane) * full[:, None]).T
+        posterior = (at.T * solved).sum(axis=0) + np.einsum("ij,jk,ik->i", slope, covariance, slope)
+        noise = influence**2 @ np.divide(1.0, full, out=np.zeros_like(full), where=full > 0)
+        return influence, posterior - noise
 
     def to_field(self, grid: Grid) -> DisplacementField:
         """The field in map units."""

@@ -17,6 +17,7 @@ from hsfuse.coregister.field import DisplacementField
 from hsfuse.coregister.pairs import build_images
 from hsfuse.coregister.register import Match, Registrar, Registration
 from hsfuse.coregister.result import CoregistrationResult, TiePoints, Verdict
+from hsfuse.coregister.uncertainty import FieldUncertainty
 from hsfuse.degrade import Psf
 from hsfuse.errors import CoregistrationError
 from hsfuse.grid import Grid
@@ -120,15 +121,16 @@ def judge_registration(
     used = found.choice.weight > _USED_WEIGHT
     ties = _tie_points(found.match, grid, field, found.choice.weight, used)
     checks, accuracy = _check_points(found, grid, field)
-    if accuracy is not None:
-        figures = {"rmse_m": accuracy.rmse, "p95_m": accuracy.p95, "ce90_m": accuracy.ce90, "bias_m": accuracy.bias}
-        details |= {"check_raw_rmse_m": round(accuracy.raw_rmse, 3), "noise_scale": round(accuracy.scale, 3)}
-    else:
-        figures = _cross_validated(ties, found.choice.cv_ratio)
-    count = accuracy.count if accuracy is not None else 0
+    figures = {"rmse_m": accuracy.rmse, "p95_m": accuracy.p95, "ce90_m": accuracy.ce90, "bias_m": accuracy.bias}
+    independent = accuracy.count >= _MIN_CHECKS
+    details |= {
+        "check_raw_rmse_m": round(accuracy.raw_rmse, 3), "noise_scale": round(accuracy.scale, 3),
+        "misfit_m": round(accuracy.misfit, 3),
+    }  # fmt: skip
+    count = accuracy.count if independent else 0
     correlation = float(np.median(found.match.correlation)) if found.match.points.size else float("nan")
     verdict, reason = _verdict(field, used, figures, correlation, count, config)
-    details |= {"cv_ratio": round(float(found.choice.cv_ratio), 3), "independent_checks": accuracy is not None}
+    details |= {"cv_ratio": round(float(found.choice.cv_ratio), 3), "independent_checks": independent}
     kept = field if verdict != "rejected" else DisplacementField.zero()
     return CoregistrationResult(
         verdict, reason, kept, ties, checks, count=count, correlation=correlation, details=details,
@@ -177,32 +179,19 @@ def _tie_points(
     return TiePoints(x, y, dx, dy, sigma, match.correlation, confidence, used, np.hypot(ex, ey))
 
 
-def _check_points(found: Registration, grid: Grid, field: DisplacementField) -> tuple[TiePoints, Accuracy | None]:
-    """Check points as a table, and what they say of the field's error, in metres."""
-    check, choice = found.check, found.choice
-    if check is None or choice is None or check.points.size < _MIN_CHECKS:
-        return TiePoints.empty(), None
+def _check_points(found: Registration, grid: Grid, field: DisplacementField) -> tuple[TiePoints, Accuracy]:
+    """Check points as a table, and the field's error in metres as they and the tie points tell it."""
+    if found.choice is None or found.match is None:
+        raise ValueError("nothing was fitted")
+    pixel_m, choice, check = grid.pixel_m, found.choice, found.check
+    doubt = FieldUncertainty.of(choice.fitted, found.match.points, choice.weight)
+    over_image = doubt.variance_at(found.area) * pixel_m**2
+    if check is None or check.points.size < _MIN_CHECKS:
+        nothing = np.zeros(0)
+        return TiePoints.empty(), field_accuracy(np.zeros((0, 2)), nothing, nothing, over_image)
     x, y, dx, dy, ex, ey = _residuals(check, grid, field)
-    pixel_m = grid.pixel_m
     own = (check.points.sigma * pixel_m) ** 2
-    typical = np.stack(
-        np.meshgrid(*(np.linspace(0, n - 1, 12) for n in grid.shape), indexing="ij"), axis=-1
-    ).reshape(-1, 2)  # fmt: skip
-    field_variance = choice.fitted.variance_at(check.points.position) * pixel_m**2
-    typical_variance = float(np.mean(choice.fitted.variance_at(typical))) * pixel_m**2
-    accuracy = field_accuracy(
-        np.column_stack([ex, ey]), own, field_variance, typical_variance, float(choice.cv_ratio)
-    )  # fmt: skip
-    kept = accuracy.kept if accuracy is not None else np.zeros(x.size, bool)
+    at_checks = doubt.variance_at(check.points.position) * pixel_m**2
+    accuracy = field_accuracy(np.column_stack([ex, ey]), own, at_checks, over_image)
     trust = np.clip(check.correlation, 0.0, 1.0)
-    return TiePoints(x, y, dx, dy, np.sqrt(own), check.correlation, trust, kept, np.hypot(ex, ey)), accuracy
-
-
-def _cross_validated(points: TiePoints, cv_ratio: float) -> dict[str, float]:
-    """Error of the field where the scene is too small for check points: from leaving out blocks of tie points."""
-    used = points.used
-    if used.sum() < 4 or not math.isfinite(cv_ratio):
-        return dict.fromkeys(("rmse_m", "p95_m", "ce90_m", "bias_m"), float("nan"))
-    rmse = cv_ratio * math.sqrt(float(np.mean(2.0 * points.sigma_m[used] ** 2)))
-    # Quantiles of the length of a vector whose two components are normal.
-    return {"rmse_m": rmse, "p95_m": 1.731 * rmse, "ce90_m": 1.517 * rmse, "bias_m": float("nan")}
+    return TiePoints(x, y, dx, dy, np.sqrt(own), check.correlation, trust, accuracy.kept, np.hypot(ex, ey)), accuracy

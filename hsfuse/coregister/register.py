@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.spatial import ConvexHull, Delaunay, QhullError
 from torch import Tensor
 
 from hsfuse.config import CoregisterConfig
@@ -37,6 +39,7 @@ _PASSES = 4
 _SETTLED_PX = 0.12
 """Least squares converge quadratically: after a step of this size, the next one is far below the noise."""
 _PEAK_WIDTH_PX = 8
+_AREA_SIDE, _HULL_STEP = 24, 4
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,8 @@ class Registration:
         The points it was fitted to.
     check
         Points on pixels that the fit did not see (measured against the field); None when there are none.
+    area
+        Positions (row, col) spread evenly over what both images cover, clouds included, shape (position, 2).
     """
 
     peak: GlobalPeak
@@ -90,15 +95,7 @@ class Registration:
     choice: Choice | None = None
     match: Match | None = None
     check: Match | None = None
-
-    @property
-    def typical_variance(self) -> float:
-        """Variance of one coordinate of the field that the points' noise causes, averaged over the matched area."""
-        if self.choice is None or self.match is None:
-            return float("nan")
-        position = self.match.points.position
-        some = position[:: max(1, len(position) // 400)]
-        return float(self.choice.fitted.variance_at(some).mean())
+    area: FloatArray = field(default_factory=lambda: np.zeros((0, 2)))
 
 
 def contrast_features(image: Tensor, mask: Tensor) -> Tensor:
@@ -138,11 +135,13 @@ class Registrar:
         self._check_pixels = self._check_mask() if config.coregister != "global" else ~everywhere
         window = min(config.window_px, max(16, min(self.height, self.width) // 3))
         step = min(config.step_px, window)
-        self._step_px = float(step)
+        self._step_px, self._window_px = float(step), float(window)
         self._windows = Windows.hann(self.height, self.width, window, step, device)
         self._spline = Spline.over(self.height, self.width, self._knot_px(2.0 * step), images.grid)
         self._constant = Polynomial(0, self.height, self.width)
         self._chance: float | None = None
+        # The refiner changes the reference, so its outline is taken now.
+        self._target_hull, self._reference_hull = _hull(images.target[0]), _hull(images.reference[0])
 
     def _knot_px(self, wished: float) -> float:
         return max(wished, max(self.height, self.width) / 36.0)
@@ -175,8 +174,8 @@ class Registrar:
         match, choice = self._refine(start)
         if choice is None:
             return replace(found, match=match)
-        field = on_pixels(choice.fitted, self.height, self.width)
-        return replace(found, match=match, choice=choice, check=self._check(field))
+        dense = on_pixels(choice.fitted, self.height, self.width)
+        return replace(found, match=match, choice=choice, check=self._check(dense), area=self._area(dense))
 
     def convincing(self, peak: GlobalPeak) -> bool:
         """Whether the global peak stands out enough to go on."""
@@ -269,6 +268,16 @@ class Registrar:
             return fit_shift(points, self._constant).fitted
         return follow(points, self._spline).fitted
 
+    def _area(self, field: FloatArray) -> FloatArray:
+        """Positions in the area that both images cover: inside the hulls of their usable pixels."""
+        rows, cols = (np.linspace(0, n - 1, _AREA_SIDE).round().astype(int) for n in (self.height, self.width))
+        row, col = (v.ravel() for v in np.meshgrid(rows, cols, indexing="ij"))
+        margin = self._images.margin_px
+        seen = [(v[row, col] + at + margin) * OVERSAMPLING for v, at in zip(field, (row, col), strict=True)]
+        inside = self._target_hull(np.stack([row, col], axis=1)) & self._reference_hull(np.stack(seen, axis=1))
+        every = np.stack([row, col], axis=1).astype(np.float64)
+        return every[inside] if inside.sum() >= _AREA_SIDE else every
+
     def _check(self, field: FloatArray) -> Match | None:
         if not bool(self._check_pixels.any()):
             return None
@@ -292,12 +301,26 @@ class Registrar:
         value = np.stack([measured.d_row[good] + field[0, i, j], measured.d_col[good] + field[1, i, j]], axis=1)
         # Below a hundredth of a pixel the radiometric model and not the noise sets the limit.
         points = Points(
-            np.stack([row, col], axis=1), value, np.hypot(sigma[good], 0.01), self._windows.sharing, self._step_px
-        )
+            np.stack([row, col], axis=1), value, np.hypot(sigma[good], 0.01), self._windows.sharing, self._step_px,
+            self._window_px,
+        )  # fmt: skip
         return Match(points, measured.correlation[good], measured.share[good], step[good])
 
     def _on_device(self, field: FloatArray) -> Tensor:
         return torch.from_numpy(field).to(self._device)
+
+
+def _hull(image: NDArray[np.float32]) -> Callable[[FloatArray | NDArray[np.integer]], BoolArray]:
+    """Test for positions (row, col) inside the convex hull of the pixels with data."""
+    some = np.isfinite(image[::_HULL_STEP])
+    rows = np.flatnonzero(some.any(axis=1))
+    first, last = some[rows].argmax(axis=1), image.shape[1] - 1 - some[rows, ::-1].argmax(axis=1)
+    outline = np.column_stack([np.tile(rows * _HULL_STEP, 2), np.concatenate([first, last])])
+    try:
+        triangles = Delaunay(outline[ConvexHull(outline).vertices])
+    except QhullError:
+        return lambda position: np.ones(len(position), dtype=np.bool_)
+    return lambda position: np.asarray(triangles.find_simplex(position) >= 0)
 
 
 def _featured(image: Tensor) -> tuple[Tensor, Tensor]:

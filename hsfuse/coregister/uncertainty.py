@@ -1,0 +1,99 @@
+"""How wrong a fitted field is at any position: what its points' noise causes, and what they cannot know.
+
+The noise of neighbouring points is not independent, because their windows overlap. Every field here is linear in its
+points, so its variance follows exactly from their covariance; the covariance follows from the overlap. How large the
+noise really is, relative to the points' standard errors, is read from their residuals, with what the fit took out of
+them given back.
+
+Between and beyond points the spline follows its penalty. Read as the prior of a random field, the penalty says how
+much of it the points leave open. Displacement fields are smoother than such a random field: half of that amplitude is
+what was found on generated fields of all kinds (waves, rotations, sums of random waves).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+from scipy.spatial import cKDTree
+
+from hsfuse.coregister.models import Fitted, FloatArray, Points
+
+_OPEN_SHARE = 0.25
+"""Variance left open by the points, relative to what the penalty as a prior says."""
+_JUDGED_POINTS = 300
+_USED_WEIGHT = 0.2
+_SCALE_LIMITS = (0.15, 25.0)
+_LEAST_FREEDOM = 0.05
+
+
+@dataclass(frozen=True)
+class FieldUncertainty:
+    """Variance of a fitted field.
+
+    Attributes
+    ----------
+    fitted, points, weight
+        The field, the points it was fitted to, and their robust weights.
+    covariance
+        Covariance of the points' noise (one coordinate), sparse, shape (point, point).
+    scale
+        Variance of the noise relative to ``covariance``.
+    """
+
+    fitted: Fitted
+    points: Points
+    weight: FloatArray
+    covariance: sparse.csr_array
+    scale: float
+
+    @classmethod
+    def of(cls, fitted: Fitted, points: Points, weight: FloatArray) -> FieldUncertainty:
+        """Determine the noise of the points from how they scatter around the field."""
+        covariance = overlap_covariance(points)
+        used = np.flatnonzero(weight > _USED_WEIGHT)
+        some = used[:: max(1, used.size // _JUDGED_POINTS)]
+        raw = cls(fitted, points, weight, covariance, 1.0)
+        influence, _ = fitted.influence(points, weight, points.position[some])
+        mixed = np.asarray((covariance @ influence.T).T)
+        own = points.sigma[some] ** 2
+        expected = own - 2.0 * mixed[np.arange(some.size), some] + (mixed * influence).sum(axis=1)
+        square = ((points.value[some] - fitted.at(points.position[some])) ** 2).sum(axis=1) / 2.0
+        freedom = float((np.maximum(expected, 0.0) / own).sum())
+        if freedom < max(_LEAST_FREEDOM * some.size, 1.0):
+            return raw
+        scale = float(np.clip((square / own).sum() / freedom, *_SCALE_LIMITS))
+        return cls(fitted, points, weight, covariance, scale)
+
+    def variance_at(self, position: FloatArray) -> FloatArray:
+        """Variance of one coordinate at positions (row, col), in square pixels, shape (position,)."""
+        influence, left_open = self.fitted.influence(self.points, self.weight, position)
+        noise = (np.asarray((self.covariance @ influence.T).T) * influence).sum(axis=1)
+        return np.asarray(self.scale * noise + _OPEN_SHARE * np.maximum(left_open, 0.0))
+
+
+def overlap_covariance(points: Points) -> sparse.csr_array:
+    """Covariance of measurements from overlapping Hann windows, for one coordinate."""
+    distance, correlation = _hann_overlap(points.window)
+    pairs = cKDTree(points.position).query_pairs(points.window, p=np.inf, output_type="ndarray")
+    first, second = pairs[:, 0], pairs[:, 1]
+    apart = np.abs(points.position[first] - points.position[second])
+    shared = np.interp(apart[:, 0], distance, correlation) * np.interp(apart[:, 1], distance, correlation)
+    shared *= points.sigma[first] * points.sigma[second]
+    every = np.arange(points.size)
+    return sparse.coo_array(
+        (
+            np.concatenate([shared, shared, points.sigma**2]),
+            (np.concatenate([first, second, every]), np.concatenate([second, first, every])),
+        ),
+        shape=(points.size, points.size),
+    ).tocsr()
+
+
+def _hann_overlap(side: float) -> tuple[FloatArray, FloatArray]:
+    """Correlation of two windows' weights along one axis as a function of their distance in pixels."""
+    x = np.linspace(-0.5, 0.5, 65)
+    profile = np.cos(np.pi * x) ** 2
+    overlap: FloatArray = np.asarray(np.correlate(profile, profile, mode="full")[64:], dtype=np.float64)
+    return np.arange(65) * (side / 64.0), np.asarray(overlap / overlap[0])
