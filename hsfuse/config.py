@@ -10,7 +10,7 @@ import hashlib
 import json
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -24,6 +24,8 @@ Compression = Literal["zstd", "deflate", "lerc", "none"]
 
 class _Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    command: ClassVar[str] = "run"
+    """Command that the settings belong to, for hints."""
 
     @classmethod
     def resolve(cls, file: Path | None = None, **flags: Any) -> Self:
@@ -54,7 +56,7 @@ class _Config(BaseModel):
             message = "; or: ".join(same)
             raise UsageError(
                 f"Option '{name.replace('_', '-')}'{where}: {message}.",
-                hint="See `hsfuse run --help`; a configuration file uses the same names with underscores.",
+                hint=f"See `hsfuse {cls.command} --help`; a configuration file uses the same names with underscores.",
             ) from error
 
     def digest(self, *, exclude: frozenset[str] = frozenset()) -> str:
@@ -65,6 +67,8 @@ class _Config(BaseModel):
 
 class CoregisterConfig(_Config):
     """Settings of the co-registration."""
+
+    command: ClassVar[str] = "coregister"
 
     coregister: CoregisterMode = Field("auto", description="auto: global shift, then a smooth field if it pays")
     search_m: float = Field(1200.0, ge=30.0, le=5000.0, description="largest shift that is searched, in metres")
@@ -92,6 +96,8 @@ NOT_CONTENT = frozenset({"overwrite", "resume", "max_memory", "max_vram", "threa
 
 class RunConfig(CoregisterConfig):
     """Settings of `hsfuse run`."""
+
+    command: ClassVar[str] = "run"
 
     method: str = Field("auto", description="fusion method; auto: the best one that is proven for the scene")
     model: Path | None = Field(None, description="weights file (.safetensors) for a network method")
@@ -179,6 +185,8 @@ class RunConfig(CoregisterConfig):
 
 class TrainConfig(CoregisterConfig):
     """Settings of `hsfuse train-reduced`. What is left out comes from the recipe."""
+
+    command: ClassVar[str] = "train-reduced"
 
     network: str = Field("ssrfn-lite", description="network of the zoo to train, without --init")
     network_settings: str | None = Field(None, description="changes to it, such as width=48,dfe_blocks=3")
@@ -284,6 +292,8 @@ class TrainConfig(CoregisterConfig):
 
 class CompareConfig(CoregisterConfig):
     """Settings of `hsfuse compare`."""
+
+    command: ClassVar[str] = "compare"
 
     methods: str = Field(
         "auto",

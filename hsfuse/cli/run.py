@@ -44,7 +44,7 @@ def add_to(app: typer.Typer) -> None:
         log_file: LogFile = None,
     ) -> None:
         """Fuse one scene: HSI and Sentinel-2 in, one georeferenced cube out."""
-        session = Session(verbose, quiet, as_json, no_progress, log_format, log_file)
+        session = Session(verbose, quiet, as_json, no_progress, log_format, log_file, resumable=True)
         with session.errors():
             resolved = RunConfig.resolve(config, **settings)
             from hsfuse.workflows.run_scene import run_scene

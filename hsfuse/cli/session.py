@@ -46,6 +46,7 @@ class Session:
     no_progress: bool = False
     log_format: Literal["text", "json"] | None = None
     log_file: Path | None = None
+    resumable: bool = False
     _progress: Progress | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -93,7 +94,8 @@ class Session:
                 _fail(OutputError("The disk is full.", hint="Free some space and use --resume."), as_json=self.as_json)
             _fail(HsfuseError(f"{error}", hint="Use --verbose for details."), as_json=self.as_json)
         except KeyboardInterrupt:
-            typer.echo("interrupted; `hsfuse run ... --resume` goes on where it stopped", err=True)
+            resume = "; the same command with --resume goes on where it stopped" if self.resumable else ""
+            typer.echo(f"interrupted{resume}", err=True)
             raise typer.Exit(130) from None
         except (typer.Exit, typer.Abort):
             raise

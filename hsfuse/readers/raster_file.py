@@ -73,8 +73,7 @@ class StoredAs:
         step = -1.0 if self.nodata == limits.max else 1.0
         stored[stored == self.nodata] += step
         stored[missing] = self.nodata
-        out = stored.astype(self.dtype)
-        return out
+        return np.asarray(stored, dtype=self.dtype)
 
 
 class RasterFile:

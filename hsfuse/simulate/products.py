@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
@@ -40,6 +40,8 @@ _SNAP_M = 60.0  # tile and 20 m pixel edges
 
 class SimulationConfig(_Config):
     """Settings of `hsfuse simulate`."""
+
+    command: ClassVar[str] = "simulate"
 
     rows: int = Field(160, ge=24, le=1400, description="rows of the PRISMA product, in pixels of 30 m")
     cols: int = Field(170, ge=24, le=1400, description="columns of the PRISMA product, in pixels of 30 m")

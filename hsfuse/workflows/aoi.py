@@ -63,13 +63,29 @@ def parse_aoi(text: str, crs: CRS, aoi_crs: str | None = None) -> AreaOfInterest
             )
         box = Bounds(left, bottom, right, top)
         if aoi_crs is None:
+            if crs.is_projected and _like_degrees(box):
+                raise UsageError(
+                    f"--aoi '{text}' looks like degrees, but the result is in metres ({crs.to_string()}).",
+                    hint="Say so with --aoi-crs EPSG:4326; the order is west,south,east,north.",
+                )
             return AreaOfInterest(box)
         try:
             source = CRS.from_user_input(aoi_crs)
         except CRSError as error:
             raise UsageError(f"--aoi-crs '{aoi_crs}' is not a known reference system.") from error
+        if source.is_geographic and not _like_degrees(box):
+            raise UsageError(
+                f"--aoi '{text}' is not in degrees, as --aoi-crs {aoi_crs} says.",
+                hint=f"Leave out --aoi-crs for map units of the result ({crs.to_string()}); else the order is"
+                " west,south,east,north.",
+            )
         return AreaOfInterest(Bounds(*transform_bounds(source, crs, *box, densify_pts=21)))
     return _from_file(Path(text), crs)
+
+
+def _like_degrees(box: Bounds) -> bool:
+    """Whether four numbers can be longitudes and latitudes (in metres, they would lie outside every map zone)."""
+    return max(abs(box.left), abs(box.right)) <= 360.0 and max(abs(box.bottom), abs(box.top)) <= 90.0
 
 
 def _from_file(path: Path, crs: CRS) -> AreaOfInterest:

@@ -14,6 +14,7 @@ from hsfuse.grid import Bounds, Grid, reproject_xy
 from hsfuse.log import get_logger
 from hsfuse.readers import open_hsi, open_msi
 from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct
+from hsfuse.readers.raster import RasterMsi
 from hsfuse.workflows.aoi import AreaOfInterest
 
 _log = get_logger(__name__)
@@ -52,6 +53,11 @@ def open_pair(hsi_path: Path, msi_paths: Sequence[Path], config: RunConfig, stac
             hint="Check the tile of the Sentinel-2 product; `hsfuse info FILE` prints both footprints.",
         )
     warnings = [*hsi.info.warnings, *msi.info.warnings]
+    if config.s2_bands == "all" and isinstance(msi, RasterMsi):
+        warnings.append(
+            f"--s2-bands all has no effect: {msi.info.name} is no Sentinel-2 product, and all its"
+            f" {len(msi.band_names)} bands are used anyway."
+        )
     if hsi.info.start and msi.info.start and abs((hsi.info.start - msi.info.start).days) > 180:
         gap = abs((hsi.info.start - msi.info.start).days)
         warnings.append(
@@ -114,7 +120,8 @@ def common_grid(pair: Pair, field: DisplacementField, area: AreaOfInterest | Non
     if bounds is None:
         raise OverlapError(
             "The area of interest lies outside both images." if area else "The images do not overlap.",
-            hint="`hsfuse info FILE` prints the extent of each product.",
+            hint="`hsfuse info FILE` prints the extent of each product."
+            + (" The order of --aoi is left,bottom,right,top: longitude before latitude." if area else ""),
         )
     grid = pair.msi.grid.covering(bounds, pair.ratio).coarsened(pair.ratio)
     if min(grid.shape) < _MIN_SIZE_PX:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -12,13 +13,14 @@ from hsfuse.band_selection import BandSelection, check_request, parse_bands, sel
 from hsfuse.config import RunConfig
 from hsfuse.coregister.result import CoregistrationResult
 from hsfuse.coregister.warp import Resampler
-from hsfuse.degrade import Psf, estimate_psf
+from hsfuse.degrade import Psf
 from hsfuse.errors import CoregistrationError
 from hsfuse.grid import Slice2D
 from hsfuse.inference.engine import single_thread
 from hsfuse.inference.scene import FusionScene, alive_bands
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress
+from hsfuse.psf_search import search_fwhm_px
 from hsfuse.readers.base import HyperspectralProduct
 from hsfuse.workflows.aoi import parse_aoi
 from hsfuse.workflows.clock import hidden
@@ -42,6 +44,7 @@ class PreparedScene:
     selection: BandSelection
     warnings: tuple[str, ...]
     psf_estimated: bool
+    psf_source: str
 
 
 def prepare_scene(
@@ -91,12 +94,15 @@ def prepare_scene(
         scene = replace(scene, swir_bands=own, swir_resampler=Resampler(pair.hsi.grid, grid, result.swir_field))
     # Fails when no pixel is valid in both images, before any method has to cope with emptiness.
     next(scene.low_resolution_strips())
+    found, source = None, "given"
     if config.psf_fwhm == "auto":
         with progress.stage("estimate blur") as stage, single_thread():
-            scene = replace(scene, psf=estimate_scene_psf(scene))
+            found, source = estimate_scene_psf(scene)
             stage.advance()
-        _log.info("The HSI's PSF is %.2f HSI pixels wide (FWHM).", scene.psf.fwhm_px)
-    return PreparedScene(scene, result, selection, (*pair.warnings, *notes), config.psf_fwhm == "auto")
+        scene = replace(scene, psf=found or scene.psf)
+        level = logging.WARNING if found is None else logging.INFO
+        _log.log(level, "The HSI's PSF is %.2f HSI pixels wide (FWHM): %s.", scene.psf.fwhm_px, source)
+    return PreparedScene(scene, result, selection, (*pair.warnings, *notes), found is not None, source)
 
 
 def align(pair: Pair, config: RunConfig, psf: Psf, progress: Progress) -> tuple[CoregistrationResult, tuple[str, ...]]:
@@ -128,12 +134,19 @@ def select_scene_bands(
     return select_bands(hsi, count=wanted.count, wavelengths_nm=wanted.wavelengths_nm, progress=progress)
 
 
-def estimate_scene_psf(scene: FusionScene) -> Psf:
-    """Estimate the PSF on a strip from the scene's middle, on the bands that the MSI covers."""
+def estimate_scene_psf(scene: FusionScene) -> tuple[Psf | None, str]:
+    """Estimate the PSF on a strip from the scene's middle, on the bands that the MSI covers.
+
+    Returns
+    -------
+    (psf, source)
+        None when the pair cannot tell; the text says where the width comes from, and why it is assumed then.
+    """
     centre = scene.hsi.bands.centre_nm[scene.bands]
     under = np.flatnonzero((centre > _PSF_RANGE_NM[0]) & (centre < _PSF_RANGE_NM[1]))
     if under.size == 0:
-        return Psf()
+        low, high = _PSF_RANGE_NM
+        return None, f"assumed, because no selected band lies between {low:g} and {high:g} nm"
     chosen = under[np.unique(np.linspace(0, under.size - 1, min(under.size, _PSF_BANDS)).round().astype(int))]
     rows = min(_PSF_WINDOW_PX, scene.grid.height)
     top = (scene.grid.height - rows) // 2
@@ -145,4 +158,7 @@ def estimate_scene_psf(scene: FusionScene) -> Psf:
     r = scene.ratio
     coarse_clear = np.all(clear.reshape(rows, r, scene.grid.width, r), axis=(1, 3))
     valid = coarse_clear & ~np.any(np.isnan(hsi), axis=0)
-    return estimate_psf(np.nan_to_num(hsi), np.nan_to_num(msi), valid, r)
+    width = search_fwhm_px(np.nan_to_num(hsi), np.nan_to_num(msi), valid, r)
+    if width is None:
+        return None, "assumed, because the pair has too few clear pixels or too little texture in common to tell"
+    return Psf(width), "estimated from the pair"

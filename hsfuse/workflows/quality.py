@@ -149,8 +149,7 @@ def _facts(summary: dict[str, Any], written: WrittenProduct, coverage: float) ->
         "Bands": f"{bands['count']} of {bands['of']}, {bands['centre_nm'][0]:.0f} to {bands['centre_nm'][-1]:.0f} nm",
         "Valid pixels": f"{100 * coverage:.1f} %",
         "Hidden by cloud": f"{100 * statistics['cloud_pixels'] / total:.1f} %",
-        "PSF of the HSI": f"{summary['psf_fwhm_px']:.2f} HSI pixels (FWHM),"
-        + (" estimated from the pair" if summary["psf_estimated"] else " given"),
+        "PSF of the HSI": f"{summary['psf_fwhm_px']:.2f} HSI pixels (FWHM), {summary['psf_source']}",
         **_network_facts(summary),
         "Clipped samples": f"{100 * statistics['clipped'] / max(computed * bands['count'], 1):.3f} %",
         "Tiles": f"{plan['tiles']} of {plan['tile_px']} px, overlap {plan['overlap_px']} px,"

@@ -287,6 +287,7 @@ def _summary(
         "coregistration": prepared.coregistration.to_json(),
         "psf_fwhm_px": scene.psf.fwhm_px,
         "psf_estimated": prepared.psf_estimated,
+        "psf_source": prepared.psf_source,
         "grid": {"crs": fine.crs.to_string(), "bounds": list(fine.bounds), "pixel_m": fine.pixel_m,
                  "height": fine.height, "width": fine.width, "ratio": scene.ratio},
         "bands": {"count": len(scene.bands), "of": len(scene.hsi.bands),

@@ -106,5 +106,5 @@ def test_a_file_may_give_the_number_of_bands_as_a_number(tmp_path: Path) -> None
 
 def test_a_box_may_be_written_with_spaces() -> None:
     crs = CRS.from_epsg(32632)
-    for text in ("1,2,3,4", "1, 2, 3, 4", "1 2 3 4"):
-        assert parse_aoi(text, crs).bounds == (1.0, 2.0, 3.0, 4.0)
+    for text in ("100,200,300,400", "100, 200, 300, 400", "100 200 300 400"):
+        assert parse_aoi(text, crs).bounds == (100.0, 200.0, 300.0, 400.0)

@@ -1,0 +1,78 @@
+"""Hints name the command that was called, and what the user probably meant."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from rasterio.crs import CRS
+from typer.testing import CliRunner
+
+from hsfuse.cli.app import app
+from hsfuse.config import CoregisterConfig
+from hsfuse.errors import UsageError
+from hsfuse.workflows.aoi import parse_aoi
+
+runner = CliRunner()
+UTM = CRS.from_epsg(32632)
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("run", ["a.he5", "b.SAFE", "-o", "c.tif"]),
+        ("coregister", ["a.tif", "b.tif", "-o", "c.tif"]),
+        ("train-reduced", ["a.tif", "-o", "c.safetensors"]),
+        ("compare", ["a.he5", "b.SAFE"]),
+    ],
+)
+def test_a_wrong_setting_points_to_the_help_of_its_command(command: str, arguments: list[str]) -> None:
+    result = runner.invoke(app, [command, *arguments, "--window-px", "7", "--quiet"])
+    text = " ".join(result.output.split())
+    assert result.exit_code == 2, text
+    assert "Option 'window-px'" in text
+    assert f"`hsfuse {command} --help`" in text
+
+
+@pytest.mark.parametrize(
+    ("command", "workflow", "resumable"),
+    [
+        (["run", "a", "b", "-o", "c.tif"], "hsfuse.workflows.run_scene.run_scene", True),
+        (["train-reduced", "a", "-o", "c"], "hsfuse.workflows.train_reduced.train_reduced", True),
+        (["coregister", "a", "b", "-o", "c.tif"], "hsfuse.workflows.coregister.coregister_files", False),
+    ],
+)
+def test_after_ctrl_c_only_what_can_go_on_says_so(
+    command: list[str], workflow: str, resumable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(workflow, interrupted)
+    result = runner.invoke(app, command)
+    assert result.exit_code == 130
+    assert "interrupted" in result.output
+    assert ("the same command with --resume" in result.output) is resumable
+
+
+def test_a_box_in_degrees_is_recognised() -> None:
+    with pytest.raises(UsageError, match="looks like degrees") as caught:
+        parse_aoi("11.8,44.8,11.9,44.9", UTM)
+    assert "--aoi-crs EPSG:4326" in caught.value.hint
+    area = parse_aoi("11.8,44.8,11.9,44.9", UTM, "EPSG:4326")
+    assert 700_000 < area.bounds.left < area.bounds.right < 740_000
+
+
+def test_a_box_in_metres_that_is_called_degrees_is_recognised() -> None:
+    with pytest.raises(UsageError, match="not in degrees") as caught:
+        parse_aoi("724000,4965000,725000,4966000", UTM, "EPSG:4326")
+    assert "EPSG:32632" in caught.value.hint
+
+
+def test_settings_of_the_verdict_are_described() -> None:
+    """What decides between accepted, global only and rejected is a setting with a description and a flag."""
+    shown = runner.invoke(app, ["coregister", "--help"], env={"COLUMNS": "200"}).output
+    thresholds = ("min_points", "max_rmse_m", "min_correlation", "holdout", "min_peak_score", "min_peak_ratio")
+    for name in (*thresholds, "search_m", "correct_swir"):
+        assert len(CoregisterConfig.model_fields[name].description or "") > 20
+        assert f"--{name.replace('_', '-')}" in shown
