@@ -94,7 +94,8 @@ def adapt_to_scene(
     # From the file also right after training: a resumed run must see the very same numbers.
     method = SsrfnMethod.from_weights(path, **options)
     public = {key: value for key, value in record.items() if key != "identity"} | {"weights": str(path)}
-    return AdaptedMethod(replace(chosen, method=method, header=read_header(path)), public)
+    gain_db = float(record["after"]["gain_db"])
+    return AdaptedMethod(replace(chosen, method=method, header=read_header(path), adapted_gain_db=gain_db), public)
 
 
 def _left_by(path: Path, output: Path, identity: str) -> dict[str, Any] | None:

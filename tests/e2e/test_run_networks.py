@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hsfuse.errors import HsfuseError, InputError, UsageError
 from hsfuse.fusion.nets import zoo
 from hsfuse.simulate.products import SimulatedPair
 from hsfuse.workflows import methods
-from hsfuse.workflows.adapted import adapted_path
+from hsfuse.workflows.adapted import AdaptedMethod, adapted_path
 from hsfuse.workflows.demo import read_cube
 from hsfuse.writers import journal_folder
 
@@ -90,6 +91,25 @@ def test_a_network_with_gain_is_used_and_says_so(
     trust = result.summary["method"]["trust"]
     assert trust["windows"] > 0
     assert "Share of the network" in result.report.read_text(encoding="utf-8")
+
+
+def test_strips_that_an_adapted_network_did_not_see_decide(
+    pair: SimulatedPair, area: str, weights: Path, as_shipped: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_shipped(weights)
+    monkeypatch.setattr(methods, "MIN_GAIN_DB", 0.0)
+    gains = [-0.5, 0.5]
+
+    def adapted(chosen: methods.ChosenMethod, *_: Any) -> AdaptedMethod:
+        scores = {"psnr_db": 1.0, "sam_deg": 1.0, "draft_psnr_db": 1.0, "draft_sam_deg": 1.0}
+        record = {"steps": 1, "seconds": 1.0, "before": scores, "after": scores}
+        return AdaptedMethod(replace(chosen, adapted_gain_db=gains.pop(0)), record)
+
+    monkeypatch.setattr("hsfuse.workflows.run_scene.adapt_to_scene", adapted)
+    worse = _run(pair, tmp_path / "a.tif", adapt=1.0, aoi=area, **QUICK)
+    assert (worse.method, "-0.50 dB" in worse.method_reason) == ("glp", True)
+    better = _run(pair, tmp_path / "b.tif", adapt=1.0, aoi=area, **QUICK)
+    assert (better.method, "adapted to the scene" in better.method_reason) == ("tiny", True)
 
 
 @pytest.mark.parametrize(
