@@ -85,6 +85,15 @@ class TiePoints:
         return collection
 
 
+def _finite(value: Any) -> Any:
+    """The same with None for numbers that JSON cannot hold."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 @dataclass(frozen=True)
 class SwirShift:
     """Misalignment of the SWIR bands with the VNIR bands.
@@ -231,6 +240,6 @@ class CoregistrationResult:
             "correlation": number(self.correlation),
             "swir_shift_m": None if self.swir_shift_m is None else [number(v) for v in self.swir_shift_m],
             "swir": None if self.swir is None else self.swir.to_json(),
-            "details": self.details,
+            "details": _finite(self.details),
             "field": self.field.to_json(),
         }
