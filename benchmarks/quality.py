@@ -110,7 +110,10 @@ def wanted_methods(args: argparse.Namespace) -> list[MethodWish]:
             raise SystemExit(f"--weights {text} is not NAME=FILE.")
         weights[name] = file
     wishes = [parse_wish(text) for text in args.methods] if args.methods else all_wishes()
-    if not args.methods:
+    if not args.methods and args.own_bands:
+        # Networks have bands of their own.
+        wishes = [wish for wish in wishes if not wish.network]
+    elif not args.methods:
         known = {wish.name for wish in wishes}
         wishes += [parse_wish(name) for name in weights if name not in known]
     unused = set(weights) - {wish.name for wish in wishes}
