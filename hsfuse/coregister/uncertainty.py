@@ -96,4 +96,5 @@ def _hann_overlap(side: float) -> tuple[FloatArray, FloatArray]:
     x = np.linspace(-0.5, 0.5, 65)
     profile = np.cos(np.pi * x) ** 2
     overlap: FloatArray = np.asarray(np.correlate(profile, profile, mode="full")[64:], dtype=np.float64)
-    return np.arange(65) * (side / 64.0), np.asarray(overlap / overlap[0])
+    distance: FloatArray = np.linspace(0.0, side, 65)
+    return distance, overlap / overlap[0]
