@@ -19,17 +19,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 
 from hsfuse.config import TrainConfig
-from hsfuse.fusion.nets.weights import load_weights
-from hsfuse.fusion.nets.zoo import CARD_FILE, WEIGHTS_FILE
+from hsfuse.fusion.nets.methods import DEFAULT_DRAFT
+from hsfuse.fusion.nets.ssrfn import make_network
+from hsfuse.fusion.nets.weights import load_weights, save_weights
+from hsfuse.fusion.nets.zoo import CARD_FILE, WEIGHTS_FILE, NetworkHeader
 from hsfuse.grid import Slice2D
 from hsfuse.progress import SilentProgress, default_progress
+from hsfuse.readers.s2_srf import BANDS_10M
 from hsfuse.training.augment import Disturbance
 from hsfuse.training.dataset import Reducer
 from hsfuse.training.validation import validate
 from hsfuse.workflows.train_reduced import train_reduced
-from hsfuse.workflows.training_data import TrainingInput, collect
+from hsfuse.workflows.training_data import TrainingInput, collect, nominal_bands
 
 SUFFIXES = (".npz", ".tif", ".tiff", ".img", ".dat", ".bil", ".bsq", ".bip")
 SETTINGS = {
@@ -48,12 +52,33 @@ def find_cubes(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
+def with_denoiser(preset: str, denoiser: Path, ratio: str, seed: int, output: Path) -> Path:
+    """Write an untrained network with a trained denoiser in front, to start from."""
+    tensors = load_file(denoiser)
+    width = tensors["convs.0.weight"].shape[0]
+    torch.manual_seed(seed)
+    network = make_network(preset, guide_denoiser=width)
+    if network.denoiser is None:
+        raise SystemExit(f"{preset} has no place for a denoiser.")
+    network.denoiser.load_state_dict(tensors)
+    bands = nominal_bands(network.config.n_bands)
+    header = NetworkHeader(
+        name=preset, config=network.config.to_dict(), centre_nm=tuple(map(float, bands.centre_nm)),
+        fwhm_nm=tuple(map(float, bands.fwhm_nm)), ratios=tuple(int(r) for r in ratio.split(",")), msi_bands=BANDS_10M,
+        draft=DEFAULT_DRAFT, training={"denoiser": denoiser.name},
+    )  # fmt: skip
+    output.mkdir(parents=True, exist_ok=True)
+    path = output / "start.safetensors"
+    save_weights(path, network, header)
+    return path
+
+
 def held_out_scores(weights: Path, cubes: Sequence[Path], config: TrainConfig, device: str) -> list[dict[str, Any]]:
     loaded = load_weights(weights)
     network = loaded.network.to(device)
     header = loaded.header
     centre, fwhm = np.asarray(header.centre_nm), np.asarray(header.fwhm_nm)
-    reducer = Reducer(centre, fwhm, header.draft, device)
+    reducer = Reducer(centre, fwhm, header.draft, device, network)
     rows = []
     scoring = config.model_copy(update={"generated": 0, "remixed": 0, "init": str(weights), "ratio": None})
     for cube in cubes:
@@ -127,6 +152,7 @@ def main() -> None:
     parser.add_argument("--patch", type=int, default=48)
     parser.add_argument("--lr", type=float)
     parser.add_argument("--init")
+    parser.add_argument("--denoiser", type=Path, help="weights made by denoiser.py that go in front of the network")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--seed", type=int, default=0)
@@ -140,6 +166,8 @@ def main() -> None:
     unused = [word for word in given.hold_out if not any(word in cube.stem for cube in cubes)]
     if unused:
         parser.error(f"no scene is called {', '.join(unused)}")
+    if given.denoiser:
+        given.init = str(with_denoiser(given.network, given.denoiser, given.ratio, given.seed, given.output))
     config = TrainConfig.resolve(
         None, network=given.network, generated=given.generated, generated_px=given.generated_px, ratio=given.ratio,
         generated_share=given.generated_share, remixed=given.remixed, structure=given.structure,

@@ -117,11 +117,15 @@ class LowResolutionStrip:
         MSI degraded to the HSI grid with the HSI's PSF, shape (msi band, row, col), free of NaN.
     valid
         Pixels that carry real measurements in every band of both, shape (row, col).
+    guide_noise
+        What the MSI tells about its noise at its own resolution, from
+        :func:`hsfuse.fusion.guide_noise.noise_samples`; None where it was not looked at.
     """
 
     hsi: NDArray[np.float32]
     msi: NDArray[np.float32]
     valid: NDArray[np.bool_]
+    guide_noise: NDArray[np.float32] | None = None
 
 
 class FusionMethod(ABC):

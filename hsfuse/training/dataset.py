@@ -21,7 +21,8 @@ from hsfuse.degrade import Psf, apply_srf, lowpass_decimate, psf_kernel, upsampl
 from hsfuse.errors import InputError, OverlapError
 from hsfuse.fusion.base import FusionContext, LowResolutionStrip, create_method
 from hsfuse.fusion.classical.statistics import gather, noise_std
-from hsfuse.fusion.nets.ssrfn import Scene
+from hsfuse.fusion.guide_noise import noise_from_samples, noise_samples
+from hsfuse.fusion.nets.ssrfn import Scene, Ssrfn
 from hsfuse.grid import Slice2D
 from hsfuse.training.augment import RANGES, Disturbance
 from hsfuse.training.losses import Yardstick
@@ -32,6 +33,7 @@ _TRIES = 8
 _REUSE = 3.0
 """How often the area of the average window is used before new ones are made: each costs about as much as a step."""
 _ENOUGH_VALID = 0.6
+_MISJUDGED = 0.3
 _SEGMENT_PATCHES = 8
 _MAX_SEGMENTS = 4
 _STREAM_WINDOW, _STREAM_PATCH, _STREAM_RATIO, _STREAM_VALIDATION = 1, 2, 3, 4
@@ -200,12 +202,15 @@ class Reducer:
         Method that makes the draft; empty for none.
     device
         Torch device name.
+    network
+        Its denoiser, if it has one, cleans the MSI before the draft is made.
     """
 
     centre_nm: NDArray[np.float64]
     fwhm_nm: NDArray[np.float64]
     draft: str
     device: str = "cpu"
+    network: Ssrfn | None = None
 
     @torch.no_grad()
     def make(self, scene: TrainingScene, block: Slice2D, ratio: int, disturbance: Disturbance) -> ReducedPair:
@@ -259,6 +264,7 @@ class Reducer:
         noise = noise_std(statistics.covariance[:bands, :bands], statistics.count)
         values = (statistics.hsi_mean, spread[:bands], statistics.msi_mean, spread[bands:], noise)
         facts = Scene(*(self._tensor(v)[None] for v in values))
+        msi = self._denoise(msi, valid, facts)
         draft = None
         if self.draft:
             method = create_method(self.draft)
@@ -268,7 +274,15 @@ class Reducer:
             draft = method.fuse(hsi[None], msi[None])[0].float()
         first = draft if draft is not None else upsample(hsi[None], ratio)[0]
         error = Yardstick.of(first[None], target[None], valid[None])
+        if draft is not None:
+            facts = facts._replace(error=error.rms * self._tensor(_misjudgement(bands, seed)))
         return ReducedPair(hsi, msi, draft, target, valid, facts, error, ratio, scene.name)
+
+    def _denoise(self, msi: Tensor, valid: Tensor, facts: Scene) -> Tensor:
+        if self.network is None or self.network.denoiser is None:
+            return msi
+        noise = noise_from_samples(noise_samples(msi.cpu().numpy(), valid.bool().cpu().numpy()))
+        return self.network.denoise(msi[None], facts, None if noise is None else self._tensor(noise)[None])[0]
 
     def _tensor(self, values: NDArray[np.floating]) -> Tensor:
         # A copy: scenes may be read-only maps of a file, and must never change.
@@ -507,6 +521,14 @@ class PatchSource:
 
     def _rng(self, *stream: int) -> np.random.Generator:
         return np.random.default_rng([self._sampling.seed, *stream])
+
+
+def _misjudgement(bands: int, seed: int) -> NDArray[np.float64]:
+    """Factor by which the draft's expected error is wrong: in use it is known from lower resolution only."""
+    rng = np.random.default_rng([seed, 4])
+    common, slope = rng.normal(0.0, (_MISJUDGED, 0.5 * _MISJUDGED))
+    own = rng.normal(0.0, 0.3 * _MISJUDGED, bands)
+    return np.asarray(np.exp(common + slope * np.linspace(-1.0, 1.0, bands) + own))
 
 
 def _chances(size: NDArray[np.float64], drawn: NDArray[np.bool_], drawn_share: float) -> NDArray[np.float64]:

@@ -249,8 +249,8 @@ class _Trainer:
     ) -> None:
         self._network, self._source, self._settings = network.to(device), source, settings
         self._files, self._team, self._device = files, team, device
-        self._names = [name for name, _ in network.named_parameters()]
-        self._parameters = [p for _, p in network.named_parameters()]
+        self._names = [name for name, p in network.named_parameters() if p.requires_grad]
+        self._parameters = [p for p in network.parameters() if p.requires_grad]
         kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
         self._optimizer = kind(
             self._parameters, lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
@@ -413,7 +413,9 @@ class _Trainer:
         # A young average follows faster, or it would remember the start weights for long.
         decay = min(self._settings.ema, (1.0 + self._state.step) / (10.0 + self._state.step))
         with torch.no_grad():
-            for mean, value in zip(self._average.parameters(), self._parameters, strict=True):
+            learned = dict(self._average.named_parameters())
+            averages = (learned[name] for name in self._names)
+            for mean, value in zip(averages, self._parameters, strict=True):
                 mean.lerp_(value, 1.0 - decay)
 
     def _validate(self, pairs: Sequence[ReducedPair], log: RunLog, row: dict[str, float]) -> None:

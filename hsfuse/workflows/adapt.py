@@ -115,6 +115,9 @@ def adapt(
     # Of a small scene the strip between training and validation would leave nothing.
     gap = int(min(max((max(entry.shape) - _STRIPS_PX) // 2, _SMALL_GAP_PX), _GAP_PX))
     gpu = device.startswith("cuda")
+    network = copy.deepcopy(method.network).float().requires_grad_(True)
+    if network.denoiser is not None:
+        network.denoiser.requires_grad_(False)
     source = PatchSource(
         [entry],
         Sampling(
@@ -126,14 +129,13 @@ def adapt(
             seed=seed,
             prefetch=gpu,
         ),
-        Reducer(bands.centre_nm, bands.fwhm_nm, draft if config.base == "draft" else "", device),
+        Reducer(bands.centre_nm, bands.fwhm_nm, draft if config.base == "draft" else "", device, network),
     )
     settings = LoopSettings(
         learning_rate=_LEARNING_RATE, steps=steps, minutes=minutes, validate_every=_VALIDATE_EVERY, ema=0.98,
         micro_batch=batch if gpu else 2,
         precision="bf16" if precision == "bf16" or (precision == "auto" and gpu) else "fp32",
     )  # fmt: skip
-    network = copy.deepcopy(method.network).float().requires_grad_(True)
     result = train(network, source, settings, device=device, progress=progress)
     if result.best_step:
         method.network.load_state_dict(result.network.state_dict())

@@ -35,7 +35,8 @@ _log = get_logger(__name__)
 
 RECIPES: dict[str, dict[str, Any]] = {
     # Errors as shares of the draft's, band by band, and the spectral angle: dark bands and material identity matter to
-    # users of spectra as much as bright bands do, and clean scenes as much as noisy ones. Averaged weights and a falling rate steady short trainings.
+    # users of spectra as much as bright bands do, and clean scenes as much as noisy ones. Averaged weights and a
+    # falling rate steady short trainings.
     "default": {
         "loss": "relative", "optimizer": "adamw", "lr": 1e-3, "weight_decay": 1e-4, "schedule": "cosine",
         "warmup": 50, "ema": 0.995, "clip": 1.0, "patience": 0, "augment": True, "epochs": 100.0,
@@ -117,7 +118,7 @@ def train_reduced(
     start = _start_network(config, data, header, start_path, sha256)
     check_space(folder, 4 * _STATE_COPIES * start.network.n_parameters + 10_000_000)
     draft = _draft_of(start)
-    source = PatchSource(data.entries, _sampling(config, data, device), _reducer(data, draft, device))
+    source = PatchSource(data.entries, _sampling(config, data, device), _reducer(data, draft, device, start.network))
     settings = loop_settings(config, source, device)
     identity = {**config.identity(), "data": data.fingerprint, "init_sha256": sha256}
     _log.info(
@@ -270,8 +271,8 @@ def _draft_of(start: _Start) -> str:
     return start.header.draft if start.header and start.header.draft else DEFAULT_DRAFT
 
 
-def _reducer(data: TrainingData, draft: str, device: str) -> Reducer:
-    return Reducer(data.bands.centre_nm, data.bands.fwhm_nm, draft, device)
+def _reducer(data: TrainingData, draft: str, device: str, network: Ssrfn) -> Reducer:
+    return Reducer(data.bands.centre_nm, data.bands.fwhm_nm, draft, device, network)
 
 
 def _sampling(config: TrainConfig, data: TrainingData, device: str) -> Sampling:

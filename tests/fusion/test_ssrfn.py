@@ -17,7 +17,7 @@ from hsfuse.fusion.nets.cost import flop_per_pixel
 from hsfuse.fusion.nets.layers import VolumeConv
 from hsfuse.fusion.nets.methods import SsrfnMethod
 from hsfuse.fusion.nets.ssrfn import PRESETS, Scene, Ssrfn, SsrfnConfig, make_network
-from hsfuse.fusion.nets.trust import measure_trust
+from hsfuse.fusion.nets.trust import draft_error, measure_trust, rehearse
 
 SMALL = SsrfnConfig(
     n_bands=6, n_msi=3, width=32, dfe_blocks=1, cfe_cycles=2, scm_steps=2, refine_stages=1, d_state=8, headdim=16
@@ -136,7 +136,7 @@ def test_learned_upsampling_refuses_another_ratio():
     [
         ({"width": 0}, "positive"), ({"width": True}, "positive"), ({"scan": "zigzag"}, "choose one of"),
         ({"noise_aware": 1}, "true or false"), ({"colour": "red"}, "unknown settings"),
-        ({"spectral_skip": True}, "needs base"), ({"shuffle_ratio": 1}, "at least 2"),
+        ({"spectral_skip": True}, "need base"), ({"shuffle_ratio": 1}, "at least 2"),
     ],
 )  # fmt: skip
 def test_impossible_configurations_are_usage_errors(values, text):
@@ -264,7 +264,7 @@ def test_trust_takes_a_helpful_correction_and_refuses_a_harmful_one():
         change[:, 5] = torch.randn_like(detail[:, 0]) * 0.1
         return change
 
-    trust = measure_trust(correction, Bicubic(), context, [strip], np.zeros(8))  # type: ignore[arg-type]
+    trust = measure_trust(correction, rehearse(Bicubic(), context, [strip], np.zeros(8)), 8)  # type: ignore[arg-type]
     assert trust.windows == 1
     assert trust.share[:3].min() > 0.8
     assert trust.share[3] == pytest.approx(0.5, abs=0.02)
@@ -276,10 +276,56 @@ def test_trust_takes_a_helpful_correction_and_refuses_a_harmful_one():
 
 def test_a_scene_too_small_to_test_on_gets_the_full_correction():
     context, strip, _ = scene(side=12)
-    trust = measure_trust(lambda h, m, d: d, Bicubic(), context, [strip], np.zeros(8))  # type: ignore[arg-type]
+    rehearsals = rehearse(Bicubic(), context, [strip], np.zeros(8))  # type: ignore[arg-type]
+    assert draft_error(rehearsals) is None
+    trust = measure_trust(lambda h, m, d: d, rehearsals, 8)
     assert trust.windows == 0
     assert (trust.share == 1.0).all()
     assert trust.to_json()["gain_db"] is None
+
+
+def test_expected_error_of_the_draft_is_that_of_the_rehearsal():
+    context, strip, _ = scene()
+    noisy = LowResolutionStrip(strip.hsi + 0.05 * np.random.default_rng(0).standard_normal(strip.hsi.shape, np.float32),
+                               strip.msi, strip.valid)  # fmt: skip
+    clean, worse = (
+        draft_error(rehearse(create_method("bicubic"), context, [given], np.full(8, noise)))
+        for given, noise in ((strip, 0.0), (noisy, 0.05))
+    )
+    assert clean is not None
+    assert worse is not None
+    assert clean.shape == (8,)
+    # The truth of the rehearsal carries the noise itself, the draft what of it is left after averaging.
+    assert (worse > clean).all()
+    assert (np.sqrt(worse**2 - clean**2) == pytest.approx(0.05, rel=0.5)).all()
+
+
+def test_denoiser_changes_nothing_without_noise_and_little_with():
+    torch.manual_seed(0)
+    network = make_network("ssrfn-lite", n_bands=8, guide_denoiser=8)
+    assert network.denoiser is not None
+    torch.nn.init.normal_(network.denoiser.convs[-1].weight, std=0.1)
+    msi = torch.rand(1, 4, 24, 24)
+    facts = Scene.of(torch.rand(1, 8, 8, 8), msi)
+    noise = torch.tensor([[0.0, 0.01, 0.02, 0.03]])
+    cleaned = network.denoise(msi, facts, noise)
+    assert torch.equal(cleaned[:, 0], msi[:, 0])
+    assert (cleaned - msi).abs().amax(dim=(0, 2, 3)).gt(0).tolist() == [False, True, True, True]
+    assert torch.equal(network.denoise(msi, facts, None), msi)
+    assert not any(p.requires_grad for p in network.denoiser.parameters())
+
+
+def test_output_is_in_units_of_the_expected_error():
+    torch.manual_seed(0)
+    network = make_network("ssrfn-lite", n_bands=8).eval()
+    hsi, msi, draft = torch.rand(1, 8, 6, 6), torch.rand(1, 4, 18, 18), torch.rand(1, 8, 18, 18)
+    for parameter in network.ffm.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    facts = Scene.of(hsi, msi)
+    with torch.no_grad():
+        _, change = network.parts(hsi, msi, draft, facts._replace(error=0.01 * facts.std))
+        _, floor = network.parts(hsi, msi, draft, facts)
+    assert float(change.std()) > 3.0 * float(floor.std())
 
 
 def test_untrained_method_equals_its_draft():

@@ -80,7 +80,7 @@ class Glp(FusionMethod):
             kind="classical",
             halo_px=ADAPTIVE_HALO_PX if self._adaptive else self._textbook_reach,
             preferred_tile_px=192,
-            bytes_per_pixel=1800 if self._adaptive else 1300,
+            bytes_per_pixel=600 if self._adaptive else 1300,
             flop_per_pixel=2e4,
             reference="Aiazzi 2006; Selva 2015",
         )

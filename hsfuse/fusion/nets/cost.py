@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hsfuse.fusion.nets.denoiser import LAYERS
 from hsfuse.fusion.nets.ssrfn import SsrfnConfig
 
 _CHUNK = 64
@@ -11,11 +12,11 @@ def flop_per_pixel(config: SsrfnConfig, ratio: int = 3) -> float:
     """Floating point operations per fine pixel in convolutions and matrix products (a multiply-add counts 2)."""
     width, bands = config.width, config.n_bands
     drafted = config.base == "draft"
-    guide = config.n_msi + (config.draft_features if drafted else 0)
+    guide = config.n_msi + (int(drafted) + int(config.error_scaled)) * config.draft_features
     deep = config.dfe_blocks * (3 * _conv(width, width) + (_mamba(config, width) if config.dfe_mamba != "none" else 0))
 
     fine = _shallow(guide, width) + deep
-    coarse = _shallow(bands, width) + deep
+    coarse = _shallow(bands * (2 if config.error_scaled else 1), width) + deep
     if config.use_correction:
         coarse += _shallow(guide, width) + deep + _conv(2 * width, 3 * width)
         cycle = _conv(width, 3 * width) + (_mamba(config, width) if config.cfe_mamba == "hidden" else 0)
@@ -33,9 +34,12 @@ def flop_per_pixel(config: SsrfnConfig, ratio: int = 3) -> float:
 
     fine += 6 * _mamba(config, width) + 2 * width * bands * (3 if config.ffm_projection == "each" else 1)
     if drafted:
-        fine += 2 * bands * config.draft_features
+        fine += 2 * bands * config.draft_features * (2 if config.error_scaled else 1)
     if config.spectral_skip:
         fine += 2 * bands * bands
+    if config.guide_denoiser:
+        fine += _conv(3 * config.n_msi, config.guide_denoiser) + _conv(config.guide_denoiser, config.n_msi)
+        fine += (LAYERS - 2) * _conv(config.guide_denoiser, config.guide_denoiser)
     return float(fine + coarse / ratio**2)
 
 

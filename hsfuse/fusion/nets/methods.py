@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hsfuse.errors import HsfuseError, UsageError
@@ -21,9 +22,10 @@ from hsfuse.fusion.base import (
     register,
 )
 from hsfuse.fusion.classical.statistics import gather, noise_std
+from hsfuse.fusion.guide_noise import noise_from_samples
 from hsfuse.fusion.nets.cost import bytes_per_pixel, flop_per_pixel
 from hsfuse.fusion.nets.ssrfn import PRESETS, REFERENCE, Scene, Ssrfn, SsrfnConfig
-from hsfuse.fusion.nets.trust import Trust, measure_trust
+from hsfuse.fusion.nets.trust import Trust, draft_error, measure_trust, rehearse
 from hsfuse.fusion.nets.weights import load_weights
 from hsfuse.fusion.nets.zoo import NetworkHeader, find_model, half_spacing, untrained
 from hsfuse.log import get_logger
@@ -76,6 +78,7 @@ class SsrfnMethod(FusionMethod):
         self._scene: Scene | None = None
         self._share: Tensor | None = None
         self._trust: Trust | None = None
+        self._noise_of_guide: Tensor | None = None
 
     @classmethod
     def from_weights(cls, name_or_path: str | Path, **options: Any) -> SsrfnMethod:
@@ -121,7 +124,7 @@ class SsrfnMethod(FusionMethod):
         return ModelSpec(
             name=self._name,
             kind="network",
-            halo_px=max(halo, draft.halo_px if draft else 0),
+            halo_px=max(halo, draft.halo_px if draft else 0) + _denoiser_halo_px(self._network),
             overlap_px=header.overlap_px if header and header.overlap_px else DEFAULT_OVERLAP_PX,
             multiple_px=1,
             preferred_tile_px=128,
@@ -153,12 +156,24 @@ class SsrfnMethod(FusionMethod):
         self._scene = Scene(*(torch.as_tensor(v, dtype=torch.float32, device=context.device)[None] for v in values))
         self._network.to(device=context.device, dtype=_TYPES[self._precision])
         self._share = None
+        noise_of_guide = self._guide_noise(strips)
+        self._noise_of_guide = (
+            None
+            if noise_of_guide is None
+            else torch.as_tensor(noise_of_guide, dtype=torch.float32, device=context.device)[None]
+        )
         if config.base != "draft":
             return
         self._draft = self._make_draft()
         self._draft.fit(context, strips)
+        rehearsals = rehearse(self._make_draft(), context, strips, noise)
+        error = draft_error(rehearsals)
+        if error is not None:
+            self._scene = self._scene._replace(
+                error=torch.as_tensor(error, dtype=torch.float32, device=context.device)[None]
+            )
         if self._use_trust:
-            self._trust = measure_trust(self._correction, self._make_draft(), context, strips, noise)
+            self._trust = measure_trust(self._correction, rehearsals, bands)
             self._share = torch.as_tensor(self._trust.share, device=context.device)[:, None, None]
             _log.info(
                 "%s: the scene itself grants %.0f %% of the correction (%.2f dB at reduced resolution).",
@@ -170,6 +185,7 @@ class SsrfnMethod(FusionMethod):
         """Fuse (tile, band, row, col) with (tile, msi band, row * ratio, col * ratio)."""
         if self._scene is None:
             raise HsfuseError("The fusion method was not fitted to the scene.", hint="Call fit() before fuse().")
+        msi = self._network.denoise(msi, self._scene, self._noise_of_guide)
         if self._draft is None:
             return self._network(hsi, msi, None, self._scene)
         draft = self._draft.fuse(hsi, msi).float()
@@ -179,6 +195,12 @@ class SsrfnMethod(FusionMethod):
     @torch.inference_mode()
     def _correction(self, hsi: Tensor, msi: Tensor, draft: Tensor) -> Tensor:
         return self._network.parts(hsi, msi, draft, self._scene)[1]
+
+    def _guide_noise(self, strips: Iterable[LowResolutionStrip]) -> NDArray[np.float64] | None:
+        if self._network.denoiser is None:
+            return None
+        found = [strip.guide_noise for strip in strips if strip.guide_noise is not None]
+        return noise_from_samples(np.concatenate(found)) if found else None
 
     def _make_draft(self) -> FusionMethod:
         return create_method(self._header.draft if self._header and self._header.draft else DEFAULT_DRAFT)
@@ -207,6 +229,11 @@ class SsrfnMethod(FusionMethod):
                 f"The network '{self._name}' was trained for a ratio of {trained}, the scene needs {context.ratio}.",
                 hint="Use --method glp, or train a network for this ratio.",
             )
+
+
+def _denoiser_halo_px(network: Ssrfn) -> int:
+    """HSI pixels that the denoiser looks beyond, at the smallest ratio."""
+    return 0 if network.denoiser is None else -(-network.denoiser.reach_px // 2)
 
 
 def _factory(preset: str) -> None:

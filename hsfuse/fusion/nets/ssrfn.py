@@ -16,10 +16,12 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor, nn
 
 from hsfuse.degrade import upsample
 from hsfuse.errors import UsageError
+from hsfuse.fusion.nets.denoiser import GuideDenoiser
 from hsfuse.fusion.nets.layers import (
     Activation,
     FeatureUpsample,
@@ -63,9 +65,14 @@ class SsrfnConfig:
     draft_features
         Channels to which the draft's bands are projected before they join the MSI (``base="draft"``).
     noise_aware
-        Condition the features on the noise of every band.
+        Condition the features on how far off the draft is expected to be in every band.
+    error_scaled
+        The output is in units of the draft's expected error instead of the band's deviation, and the network also
+        sees the draft's detail, and how far the draft is from the HSI, in that unit: what to correct looks alike in
+        clean and in noisy scenes (``base="draft"``).
     spectral_skip
-        Add a learned linear map of the draft's bands to the output (lets the network denoise spectra).
+        Add a learned linear map of the draft's bands (of its detail, if ``error_scaled``) to the output: lets the
+        network denoise spectra.
     dfe_blocks, cfe_cycles, scm_steps, refine_stages
         Repetitions: 5, 6, 16 and 4 in the paper.
     mamba, d_state, d_conv, expand, headdim, scan, mamba_wrap
@@ -75,6 +82,9 @@ class SsrfnConfig:
         Readings of the paper; see the modules and ``docs/methods.md``.
     use_correction
         False removes CFE and SCM (ablation).
+    guide_denoiser
+        Channels of the denoiser that the MSI passes first (see :class:`hsfuse.fusion.nets.denoiser.GuideDenoiser`);
+        None for none. It is trained by itself and stays as it is when the network is trained.
     refinement
         ``both``, or ``spatial`` / ``spectral`` alone (ablation).
     """
@@ -86,6 +96,7 @@ class SsrfnConfig:
     normalisation: Literal["none", "band", "scalar"] = "none"
     draft_features: int = 24
     noise_aware: bool = False
+    error_scaled: bool = False
     spectral_skip: bool = False
     dfe_blocks: int = 5
     cfe_cycles: int = 6
@@ -110,6 +121,7 @@ class SsrfnConfig:
     scm_shared: bool = True
     scm_residual: bool = False
     shuffle_ratio: int | None = None
+    guide_denoiser: int | None = None
     refinement: Literal["both", "spatial", "spectral"] = "both"
     volume: Volume = "shared"
     refine_merge: Literal["concat", "sum"] = "concat"
@@ -134,8 +146,8 @@ class SsrfnConfig:
                 raise UsageError(f"{field.name} must be a positive whole number, not {value!r}.")
         if self.shuffle_ratio is not None and self.shuffle_ratio < 2:
             raise UsageError("shuffle_ratio must be at least 2.")
-        if self.spectral_skip and self.base != "draft":
-            raise UsageError("spectral_skip needs base = 'draft'.")
+        if (self.spectral_skip or self.error_scaled) and self.base != "draft":
+            raise UsageError("spectral_skip and error_scaled need base = 'draft'.")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for TOML and the weights' metadata."""
@@ -163,12 +175,14 @@ class SsrfnConfig:
 PRESETS: dict[str, SsrfnConfig] = {
     "ssrfn-paper": SsrfnConfig(),
     "ssrfn": SsrfnConfig(
-        width=64, base="draft", normalisation="band", draft_features=24, noise_aware=True, spectral_skip=True,
+        width=64, base="draft", normalisation="band", draft_features=24, noise_aware=True, error_scaled=True,
+        spectral_skip=True,
         dfe_blocks=3, cfe_cycles=3, scm_steps=6, refine_stages=2, headdim=32, scan="lines", dfe_sharing="msi",
         scm_residual=True, volume="depthwise", ffm_projection="last", d_state=32,
     ),
     "ssrfn-lite": SsrfnConfig(
-        width=32, base="draft", normalisation="band", draft_features=16, noise_aware=True, spectral_skip=True,
+        width=32, base="draft", normalisation="band", draft_features=16, noise_aware=True, error_scaled=True,
+        spectral_skip=True,
         dfe_blocks=2, cfe_cycles=3, scm_steps=4, refine_stages=1, headdim=32, scan="lines", dfe_sharing="msi",
         scm_residual=True, volume="depthwise", ffm_projection="last", d_state=16,
     ),
@@ -185,19 +199,19 @@ class Scene(NamedTuple):
         Of every HSI band, reflectance.
     msi_mean, msi_std
         Of every MSI band.
-    noise
-        Standard deviation of the noise of every HSI band, reflectance; zero when unknown.
+    error
+        Expected root mean square error of the draft in every HSI band, reflectance; zero when unknown.
     """
 
     mean: Tensor
     std: Tensor
     msi_mean: Tensor
     msi_std: Tensor
-    noise: Tensor
+    error: Tensor
 
     @classmethod
     def of(cls, hsi: Tensor, msi: Tensor) -> Scene:
-        """Statistics of a batch of whole scenes (each sample by itself), noise unknown."""
+        """Statistics of a batch of whole scenes (each sample by itself), error unknown."""
         std, mean = torch.std_mean(hsi.float(), dim=(2, 3))
         msi_std, msi_mean = torch.std_mean(msi.float(), dim=(2, 3))
         return cls(mean, std, msi_mean, msi_std, torch.zeros_like(mean))
@@ -205,6 +219,11 @@ class Scene(NamedTuple):
 
 MIN_STD = 1e-4
 """Floor of a band's deviation, reflectance."""
+
+
+def _detail(x: Tensor) -> Tensor:
+    """Difference of (n, band, row, col) from the mean of its 3 x 3 neighbourhood."""
+    return x - F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
 
 
 def _column(x: Tensor) -> Tensor:
@@ -226,8 +245,11 @@ class Ssrfn(nn.Module):
         width, mixers = config.width, MixerFactory(config)
         drafted = config.base == "draft"
         self.draft_in = conv1x1(config.n_bands, config.draft_features) if drafted else None
-        self.sfe_hsi = ShallowFeatures(config.n_bands, config)
-        self.sfe_msi = ShallowFeatures(config.n_msi + (config.draft_features if drafted else 0), config)
+        scaled = config.error_scaled
+        self.detail_in = conv1x1(config.n_bands, config.draft_features) if scaled else None
+        self.sfe_hsi = ShallowFeatures((2 if scaled else 1) * config.n_bands, config)
+        guides = (1 if drafted else 0) + (1 if scaled else 0)
+        self.sfe_msi = ShallowFeatures(config.n_msi + guides * config.draft_features, config)
         self.condition = nn.Linear(config.n_bands, 2 * width) if config.noise_aware else None
         self.dfe = DeepFeatures(config, mixers)
         self.dfe_hsi = DeepFeatures(config, mixers) if config.dfe_sharing == "msi" else None
@@ -239,6 +261,8 @@ class Ssrfn(nn.Module):
         self.sper = Refinement("spectral", config, mixers) if config.refinement != "spatial" else None
         self.ffm = FeatureFusion(config.n_bands, config, mixers)
         self.spectral_skip = conv1x1(config.n_bands, config.n_bands, bias=False) if config.spectral_skip else None
+        wide = config.guide_denoiser
+        self.denoiser = None if wide is None else GuideDenoiser(config.n_msi, wide).requires_grad_(False)
         if self.condition is not None:
             nn.init.zeros_(self.condition.weight)
             nn.init.zeros_(self.condition.bias)
@@ -248,9 +272,26 @@ class Ssrfn(nn.Module):
             nn.init.zeros_(self.spectral_skip.weight)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
+    def denoise(self, msi: Tensor, scene: Scene, noise: Tensor | None) -> Tensor:
+        """Denoise the MSI before it is used: for the draft, and for :meth:`forward`.
+
+        Parameters
+        ----------
+        msi
+            Shape (n, msi band, row, col).
+        scene
+            Statistics of the scene.
+        noise
+            Standard deviation of the MSI's noise at its own resolution, shape (n or 1, msi band); None: unknown.
+        """
+        if self.denoiser is None or noise is None:
+            return msi
+        cleaned: Tensor = self.denoiser(msi, scene.msi_mean, scene.msi_std, noise)
+        return cleaned
+
     @property
     def n_parameters(self) -> int:
-        """Number of trainable values."""
+        """Number of learned values."""
         return sum(p.numel() for p in self.parameters())
 
     def set_recompute(self, on: bool) -> None:
@@ -304,16 +345,27 @@ class Ssrfn(nn.Module):
         x = self._enter((hsi - mean) / std)
         y = self._enter((msi - msi_mean) / msi_std)
         d = self._enter((base - mean) / std) if self.draft_in is not None else None
-        out = self._network(x, y, d, ratio, self._noise_features(scene))
+        level = self._relative_error(scene)[:, :, None, None] if config.error_scaled else None
+        out = self._network(x, y, d, ratio, self._error_features(scene), level)
+        if level is not None:
+            return base, out.float() * level * std
         if config.normalisation == "none":
             return base, out.float()
         # Only a network without a base has to restore the mean.
         return base, out.float() * std + (mean if config.base == "none" else 0.0)
 
     def _network(
-        self, x: Tensor, y: Tensor, d: Tensor | None, ratio: int, noise: tuple[Tensor, Tensor] | None
-    ) -> Tensor:
+        self, x: Tensor, y: Tensor, d: Tensor | None, ratio: int, noise: tuple[Tensor, Tensor] | None,
+        level: Tensor | None,
+    ) -> Tensor:  # fmt: skip
         guide = y if d is None or self.draft_in is None else torch.cat([y, self.draft_in(d)], dim=1)
+        detail = d
+        if d is not None and level is not None and self.detail_in is not None:
+            level = level.to(d.dtype)
+            detail = channels_last(torch.asinh(_detail(d) / level))
+            guide = torch.cat([guide, self.detail_in(detail)], dim=1)
+            x = torch.cat([x, torch.asinh((x - pool(d, ratio)) / level)], dim=1)
+        x = channels_last(x)
         f_hsi = self.sfe_hsi(x)
         f_msi = self.sfe_msi(channels_last(guide))
         if noise is not None:
@@ -332,8 +384,8 @@ class Ssrfn(nn.Module):
         f_spectral = self.sper(stack) if self.sper is not None else f_spatial
         f_spatial = f_spectral if f_spatial is None else f_spatial
         out = self.ffm(f_spatial, f_spectral)
-        if self.spectral_skip is not None and d is not None:
-            out = out + self.spectral_skip(d)
+        if self.spectral_skip is not None and detail is not None:
+            out = out + self.spectral_skip(detail)
         return out
 
     def _enter(self, x: Tensor) -> Tensor:
@@ -353,13 +405,17 @@ class Ssrfn(nn.Module):
         level = mean.abs().mean(dim=1, keepdim=True).clamp(min=MIN_STD)
         return zero, level * one, msi_zero, level * msi_one
 
-    def _noise_features(self, scene: Scene) -> tuple[Tensor, Tensor] | None:
-        """Scale and shift of the shallow features, from the noise of every band relative to its signal."""
+    def _relative_error(self, scene: Scene) -> Tensor:
+        """Expected error of the draft as a share of the band's deviation, -60 dB at least, shape (n or 1, band)."""
+        relative = scene.error.float() / scene.std.float().clamp(min=MIN_STD)
+        return relative.clamp(min=1e-3, max=10.0)
+
+    def _error_features(self, scene: Scene) -> tuple[Tensor, Tensor] | None:
+        """Scale and shift of the shallow features, from the expected error of every band."""
         if self.condition is None:
             return None
-        relative = scene.noise.float() / scene.std.float().clamp(min=MIN_STD)
-        # Decibels over 20, floored where noise is unknown or negligible (-60 dB).
-        level = torch.log10(relative.clamp(min=1e-3, max=10.0)) + 2.0
+        # Decibels over 20.
+        level = torch.log10(self._relative_error(scene)) + 2.0
         scale, shift = self.condition(level.to(self.condition.weight.dtype)).chunk(2, dim=1)
         return (1.0 + scale)[:, :, None, None], shift[:, :, None, None]
 

@@ -8,7 +8,7 @@ word. Averaging makes the degraded HSI cleaner than the measured one, so noise i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,19 +74,38 @@ class _Window:
     valid: NDArray[np.bool_]
 
 
-def measure_trust(
-    correction: Callable[[Tensor, Tensor, Tensor], Tensor],
+@dataclass(frozen=True)
+class Rehearsal:
+    """A window of the scene at reduced resolution, where the truth is known, with its draft.
+
+    Attributes
+    ----------
+    low, msi, draft
+        The degraded pair and what the draft's method made of it, shapes (band, row / ratio, col / ratio),
+        (msi band, row, col), (band, row, col).
+    truth
+        The measured HSI, shape (band, row, col).
+    keep
+        Pixels that count, shape (row, col).
+    """
+
+    low: Tensor
+    msi: Tensor
+    draft: Tensor
+    truth: Tensor
+    keep: Tensor
+
+
+def rehearse(
     draft: FusionMethod,
     context: FusionContext,
     strips: Iterable[LowResolutionStrip],
     noise_std: NDArray[np.float64],
-) -> Trust:
-    """Test a network on the scene at reduced resolution.
+) -> list[Rehearsal]:
+    """Degrade the scene once more and draft its fusion there.
 
     Parameters
     ----------
-    correction
-        Returns what the network adds to a draft, from (hsi, msi, draft).
     draft
         Unfitted method that makes the draft.
     context
@@ -95,12 +114,16 @@ def measure_trust(
         The scene at low resolution; iterated twice.
     noise_std
         Noise of every band, reflectance.
+
+    Returns
+    -------
+    list of Rehearsal
+        Empty when the scene is too small.
     """
-    bands = context.centre_nm.size
     windows = _choose_windows(strips, context.ratio, context.device)
     if not windows:
         _log.info("The scene is too small to test the network on it; its correction is used in full.")
-        return Trust.untested(bands)
+        return []
     kernel = psf_kernel(context.psf, context.ratio)
     kept = float((kernel**2).sum()) ** 2  # share of the noise variance that survives the averaging
     generator = torch.Generator().manual_seed(context.seed)
@@ -114,17 +137,47 @@ def measure_trust(
         draft.fit(context, [_strip(low, w, context) for low, w in zip(coarse, windows, strict=True)])
     except HsfuseError as error:
         _log.info("The network cannot be tested on this scene (%s); its correction is used in full.", error)
-        return Trust.untested(bands)
-    fit = _Fit(bands)
+        return []
+    found = []
     for low, window in zip(coarse, windows, strict=True):
-        first = draft.fuse(low[None], window.msi[None])
-        change = correction(low[None], window.msi[None], first)[0]
         margin = _RIM * context.ratio
         inside = np.zeros_like(window.valid)
         inside[margin:-margin, margin:-margin] = window.valid[margin:-margin, margin:-margin]
-        keep = torch.as_tensor(inside, device=low.device)
-        fit.add((window.hsi - first[0])[:, keep], change[:, keep])
-    return fit.solve(len(windows))
+        first = draft.fuse(low[None], window.msi[None])[0].float()
+        found.append(Rehearsal(low, window.msi, first, window.hsi, torch.as_tensor(inside, device=low.device)))
+    return found
+
+
+def draft_error(rehearsals: Sequence[Rehearsal]) -> NDArray[np.float64] | None:
+    """Root mean square error of the draft at reduced resolution, shape (band,); None without rehearsals."""
+    count = sum(int(r.keep.sum()) for r in rehearsals)
+    if count == 0:
+        return None
+    power = sum((r.truth - r.draft)[:, r.keep].double().square().sum(dim=1) for r in rehearsals)
+    return np.asarray((torch.as_tensor(power) / count).sqrt().cpu().numpy(), dtype=np.float64)
+
+
+def measure_trust(
+    correction: Callable[[Tensor, Tensor, Tensor], Tensor], rehearsals: Sequence[Rehearsal], bands: int
+) -> Trust:
+    """Test a network on the scene at reduced resolution.
+
+    Parameters
+    ----------
+    correction
+        Returns what the network adds to a draft, from (hsi, msi, draft).
+    rehearsals
+        Where it is tested; without any, the network is trusted in full.
+    bands
+        Number of bands.
+    """
+    if not rehearsals:
+        return Trust.untested(bands)
+    fit = _Fit(bands)
+    for r in rehearsals:
+        change = correction(r.low[None], r.msi[None], r.draft[None])[0]
+        fit.add((r.truth - r.draft)[:, r.keep], change[:, r.keep])
+    return fit.solve(len(rehearsals))
 
 
 class _Fit:
