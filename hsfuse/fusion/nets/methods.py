@@ -167,7 +167,7 @@ class SsrfnMethod(FusionMethod):
         self._draft = self._make_draft()
         self._draft.fit(context, strips)
         rehearsals = rehearse(self._make_draft(), context, strips, noise)
-        error = draft_error(rehearsals)
+        error = draft_error(rehearsals, noise)
         if error is not None:
             self._scene = self._scene._replace(
                 error=torch.as_tensor(error, dtype=torch.float32, device=context.device)[None]

@@ -25,9 +25,11 @@ from hsfuse.log import get_logger
 WINDOW_PX = 96
 """Side of a test window, HSI pixels."""
 MAX_WINDOWS = 12
-MIN_WINDOW_PX = 24
+MIN_WINDOW_PX = 18
 MIN_VALID = 0.9
 """Share of a window's pixels that must be valid in both images."""
+_LEAST_PART = 0.1
+"""Of a draft's squared error at reduced resolution, what is left at least when the truth's noise is taken off."""
 _RIM = 2
 """Degraded pixels at a window's rim that do not count: the filters replicate edges there."""
 
@@ -45,7 +47,7 @@ class Trust:
     gain_db
         What the correction at that share gains over the draft at reduced resolution, dB, mean over bands.
     windows
-        Test windows; 0 means that the scene was too small to test and every share is 1.
+        Test windows; 0 means that the scene was too small to test and every share is 0.
     """
 
     share: NDArray[np.float32]
@@ -54,8 +56,8 @@ class Trust:
 
     @classmethod
     def untested(cls, bands: int) -> Trust:
-        """Full trust without a test."""
-        return cls(np.ones(bands, np.float32), float("nan"), 0)
+        """No trust without a test: the draft stays as it is."""
+        return cls(np.zeros(bands, np.float32), float("nan"), 0)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for the report."""
@@ -122,7 +124,7 @@ def rehearse(
     """
     windows = _choose_windows(strips, context.ratio, context.device)
     if not windows:
-        _log.info("The scene is too small to test the network on it; its correction is used in full.")
+        _log.info("The scene is too small to test the network on it; its correction is not used.")
         return []
     kernel = psf_kernel(context.psf, context.ratio)
     kept = float((kernel**2).sum()) ** 2  # share of the noise variance that survives the averaging
@@ -136,7 +138,7 @@ def rehearse(
     try:
         draft.fit(context, [_strip(low, w, context) for low, w in zip(coarse, windows, strict=True)])
     except HsfuseError as error:
-        _log.info("The network cannot be tested on this scene (%s); its correction is used in full.", error)
+        _log.info("The network cannot be tested on this scene (%s); its correction is not used.", error)
         return []
     found = []
     for low, window in zip(coarse, windows, strict=True):
@@ -148,13 +150,17 @@ def rehearse(
     return found
 
 
-def draft_error(rehearsals: Sequence[Rehearsal]) -> NDArray[np.float64] | None:
-    """Root mean square error of the draft at reduced resolution, shape (band,); None without rehearsals."""
+def draft_error(rehearsals: Sequence[Rehearsal], noise_std: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """Root mean square error of the draft at reduced resolution, shape (band,); None without rehearsals.
+
+    The truth of a rehearsal is a measurement: its own noise is no error of the draft.
+    """
     count = sum(int(r.keep.sum()) for r in rehearsals)
     if count == 0:
         return None
     power = sum((r.truth - r.draft)[:, r.keep].double().square().sum(dim=1) for r in rehearsals)
-    return np.asarray((torch.as_tensor(power) / count).sqrt().cpu().numpy(), dtype=np.float64)
+    mean = np.asarray((torch.as_tensor(power) / count).cpu().numpy(), dtype=np.float64)
+    return np.asarray(np.sqrt(np.maximum(mean - noise_std**2, _LEAST_PART * mean)))
 
 
 def measure_trust(
