@@ -89,6 +89,30 @@ def check(output: Path, truth_path: Path) -> dict[str, float]:
             "offset_max_m": float(distance.max()), "windows": len(offsets)}  # fmt: skip
 
 
+def random_weights(folder: Path, name: str) -> Path:
+    """Write a network that nobody has trained, for the bands of the simulated product: its arithmetic is the same."""
+    import torch
+
+    from hsfuse.band_selection import select_bands
+    from hsfuse.fusion.nets.ssrfn import make_network
+    from hsfuse.fusion.nets.weights import save_weights
+    from hsfuse.fusion.nets.zoo import NetworkHeader
+
+    path = folder / f"{name}-random.safetensors"
+    if not path.is_file():
+        with open_hsi(next((folder / "products").glob("PRS_*.he5"))) as product:
+            bands = select_bands(product).kept
+        torch.manual_seed(0)
+        network = make_network(name)
+        header = NetworkHeader(
+            name=name, config=network.config.to_dict(), centre_nm=tuple(map(float, bands.centre_nm)),
+            fwhm_nm=tuple(map(float, bands.fwhm_nm)), ratios=(3,), msi_bands=("B02", "B03", "B04", "B08"),
+            draft="glp" if network.config.base == "draft" else "", training={"note": "random weights"},
+        )  # fmt: skip
+        save_weights(path, network, header)
+    return path
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
@@ -96,11 +120,14 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1200)
     parser.add_argument("--cols", type=int, default=1240)
     parser.add_argument("--flags", default="", help="further flags of hsfuse run")
+    parser.add_argument("--untrained", action="store_true", help="a network with random weights: for its time only")
     arguments = parser.parse_args()
     prisma, sentinel2, truth = pair_of(arguments.folder / "products", arguments.rows, arguments.cols)
     output = arguments.folder / f"{arguments.method}.tif"
     command = [sys.executable, "-m", "hsfuse.cli.app", "run", str(prisma), str(sentinel2), "-o", str(output)]
     command += ["--method", arguments.method, "--overwrite", "--json", "--no-progress", *arguments.flags.split()]
+    if arguments.untrained:
+        command += ["--model", str(random_weights(arguments.folder, arguments.method))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(done.stderr)
@@ -115,6 +142,9 @@ def main() -> None:
     print(f"| **total** | **{summary['total_seconds']:.1f}** |\n")
     peak, planned = summary["peak_memory_bytes"] / 1e9, summary["plan"]["peak_memory_bytes"] / 1e9
     print(f"peak memory {peak:.2f} GB (planned {planned:.2f})")
+    after = sum(summary["seconds"].get(name, 0.0) for name in summary["plan"]["estimated_stages"])
+    print(f"from the plan on {after:.1f} s (planned {summary['plan']['estimated_seconds']:.1f})")
+    print(f"processor time {sum(summary['cpu_seconds'].values()):.1f} s of one core")
     print(f"co-registration {registration['verdict']}, hold-out RMSE {registration['rmse_m']} m")
     print(f"windows against the truth: {found}")
 

@@ -34,3 +34,10 @@ def keep_freed_memory() -> bool:
     set_all = mallopt(_ARENA_MAX, 1) and mallopt(_MMAP_THRESHOLD, _KEEP_BYTES) and mallopt(_TRIM_THRESHOLD, 2**31 - 1)
     _log.debug("allocator: freed memory is kept: %s", bool(set_all))
     return bool(set_all)
+
+
+def release_freed_memory() -> None:
+    """Give back what earlier stages have freed: between stages that need memory of other shapes."""
+    if not keep_freed_memory():
+        return
+    ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))

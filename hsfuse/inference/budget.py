@@ -12,8 +12,12 @@ from hsfuse.errors import MemoryBudgetError, UsageError
 from hsfuse.fusion.base import ModelSpec
 from hsfuse.inference.tiling import TilePlan
 
-_BASE_BYTES = 450 * 2**20
-"""Interpreter, libraries, torch and GDAL's block cache, measured once everything is imported and open."""
+_BASE_BYTES = 380 * 2**20
+"""Interpreter, libraries and open files: what is assumed where the process itself is not looked at."""
+_CACHE_BYTES = 40 * 2**20
+"""What libraries still take once they work: GDAL's blocks, code that is loaded later."""
+_FINISH_BYTES = 420 * 2**20
+"""Building the product and judging it side by side, whatever the scene."""
 _CGROUP = Path("/sys/fs/cgroup")
 _HOST_SHARE, _VRAM_SHARE = 0.7, 0.85
 _COMFORT_BYTES = 1_500_000_000
@@ -27,12 +31,13 @@ _SIZES_PX = (512, 384, 256, 192, 160, 128, 112, 96, 80, 64, 56, 48, 40, 32, 24, 
 class Budget:
     """Memory that a run may use, in bytes; ``vram`` is None on the CPU.
 
-    ``comfort`` is what it uses when nothing forces it to use more.
+    ``comfort`` is what it uses when nothing forces it to use more, ``base`` what the process holds already.
     """
 
     host: int
     vram: int | None = None
     comfort: int | None = None
+    base: int = _BASE_BYTES
 
 
 @dataclass(frozen=True)
@@ -86,14 +91,15 @@ def _reclaimable(stat: Path) -> int:
 
 def make_budget(device: str, max_memory: str | None, max_vram: str | None) -> Budget:
     """Turn options and free memory into a budget."""
-    host = parse_size(max_memory) if max_memory else int(available_memory() * _HOST_SHARE)
+    held = int(psutil.Process().memory_info().rss)
+    host = parse_size(max_memory) if max_memory else int(available_memory() * _HOST_SHARE) + held
     comfort = None if max_memory else min(_COMFORT_BYTES, host)
     if not device.startswith("cuda"):
-        return Budget(host, None, comfort)
+        return Budget(host, None, comfort, held)
     import torch
 
     free, _ = torch.cuda.mem_get_info(torch.device(device))
-    return Budget(host, parse_size(max_vram) if max_vram else int(free * _VRAM_SHARE), comfort)
+    return Budget(host, parse_size(max_vram) if max_vram else int(free * _VRAM_SHARE), comfort, held)
 
 
 def choose_plan(
@@ -182,25 +188,29 @@ def _estimate(
 ) -> Estimate:  # fmt: skip
     core = min(plan.tile, plan.height)
     read_rows = min(core + plan.overlap + 2 * plan.halo, plan.height)
-    fine_width = plan.width * ratio
-    # Two strips live at a time: the one being fused and the one being read ahead.
-    hsi_strip = read_rows * plan.width * n_bands * 4 * 3 + read_rows * plan.width * source_bands * 2
-    msi_strip = read_rows * ratio * fine_width * (n_msi * 4 * 2 + 3)
-    accumulator = min(core + plan.overlap, plan.height) * ratio * fine_width * n_bands * 4
-    queued = core * ratio * fine_width * n_bands * sample_bytes * 2
-    read_cols = min(plan.columns + plan.overlap + 2 * plan.halo, plan.width)
+    shared = read_rows - core
+    width, fine_width = plan.width, plan.width * ratio
+    # The strip that is fused, the one that is read ahead with its pieces, and what two strips share.
+    hsi = width * n_bands * (5 * read_rows + 5 * read_rows + 4 * core + 4 * shared) + width * source_bands * 4 * core
+    msi = read_rows * ratio * fine_width * (n_msi * 4 * 4 + 6)
+    resampling = 54 * width * (n_bands + 16) * 4
+    summed = min(core + plan.overlap, plan.height) * ratio * fine_width * n_bands * 4 if plan.overlap else 0
+    finished = core * ratio * fine_width * n_bands * sample_bytes * 2
+    read_cols = min(plan.columns + plan.overlap + 2 * plan.halo, width)
     tile_pixels = read_rows * read_cols * ratio * ratio
     per_tile = tile_pixels * (spec.bytes_per_pixel + 2 * 4 * n_bands + 4 * n_msi)
     batch = 1
     vram = 0
-    host = _BASE_BYTES + 2 * hsi_strip + 2 * msi_strip + accumulator + queued
+    base = budget.base + _CACHE_BYTES
+    host = base + hsi + msi + resampling + summed + finished
     weights = 64 * 2**20 if spec.kind == "network" else 0
     if budget.vram is not None:
         batch = max(1, min(int((budget.vram - weights) // max(per_tile, 1)), 16, plan.shape[1]))
         vram = weights + batch * per_tile
         host += 2 * batch * tile_pixels * n_bands * 4
     else:
-        host += weights + (workers + 1) * per_tile
+        host += weights + min(workers, len(plan)) * per_tile
+    host = max(host, base + _FINISH_BYTES)
     # Blocks are products of row and column ranges, so the sum over all tiles is a product of two short sums.
     tile_rows, tile_cols = plan.shape
     rows = sum(plan.tile_at(i, 0).read.shape[0] for i in range(tile_rows))

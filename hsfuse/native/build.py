@@ -22,7 +22,7 @@ from pathlib import Path
 from hsfuse.log import get_logger
 
 OVERRIDE = "HSFUSE_NATIVE"
-_COMMON_FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-fno-math-errno", "-ffp-contract=fast")
+_COMMON_FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
 _AVX512 = ("-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mavx2", "-mfma", "-mprefer-vector-width=512")
 ISA_FLAGS = {
     "avx512_bf16": (*_AVX512, "-mavx512bf16"),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hsfuse import __version__
 from hsfuse.config import NOT_CONTENT, RunConfig
 from hsfuse.errors import QualityError, UsageError
-from hsfuse.inference.allocator import keep_freed_memory
+from hsfuse.inference.allocator import keep_freed_memory, release_freed_memory
 from hsfuse.inference.budget import Estimate, choose_plan, make_budget
 from hsfuse.inference.engine import fuse_scene_tiles, single_thread
 from hsfuse.inference.tiling import TilePlan
@@ -150,6 +150,7 @@ def run_scene(
             check_output(output, pair.msi.grid, 1, options)
         chosen = suit_pair(chosen, pair, config)
         prepared = prepare_scene(pair, config, clock, network_nm=chosen.method.spec.centre_nm)
+        release_freed_memory()
         guarded = with_guards(chosen, config, prepared.scene)
         estimate = _plan(prepared, guarded, config, device)
         summary = _summary(prepared, guarded, estimate, config, device)
@@ -164,6 +165,7 @@ def run_scene(
             summary["adaptation"] = adapted.record
         chosen = _fit(prepared, guarded, config, device, clock)
         summary["method"] = _method(chosen)
+        release_freed_memory()
         written, quality = _make(prepared, chosen, estimate, output, inputs, options, config, device, summary, clock)
         report, verdict = None, None
         if quality is not None:
@@ -243,6 +245,7 @@ def _make(
             encoder=writer.encoding, progress=clock,
         )  # fmt: skip
         summary["statistics"] = vars(statistics)
+        release_freed_memory()
         # What is judged is what is stored; only LERC changes samples on their way into the product.
         rows = writer.stored_rows() if config.report and config.compress != "lerc" else None
         quality: Quality | None = None
