@@ -104,7 +104,8 @@ def compare(
             try:
                 results.append(_run(wish, contest, judge, headers.get(wish.label), config, device, report, clock))
             except HsfuseError as error:
-                if named:
+                # A full disk is no fault of the method.
+                if named or isinstance(error, OutputError):
                     raise
                 notes.append(f"{wish.label} was left out: {error.message}")
                 _log.warning("%s", notes[-1])
