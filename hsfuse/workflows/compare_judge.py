@@ -121,7 +121,8 @@ class Judge:
             mean, peak = float(error[known].mean()), float(true[known].max())
             curve[band] = 10.0 * np.log10(peak**2 / mean) if mean > 0 and peak > 0 else np.nan
         errors = np.where(known, np.sqrt(squares / len(reference)), np.nan)
-        scores = {name: found[name] for name in (*PAPER_SCORES, *_MORE_SCORES)}
+        # Q2n needs whole blocks of 32 pixels, which a scene full of clouds may not have.
+        scores = {name: found[name] for name in (*PAPER_SCORES, *_MORE_SCORES) if found[name] is not None}
         return {"scores": scores, "band_psnr": curve, "error_map": _smaller(errors)}
 
     def _without(self, cube: ScratchCube) -> dict[str, Any]:
