@@ -24,6 +24,9 @@ def add_to(app: typer.Typer) -> None:
         ] = 0.03,
         full_tile: Annotated[bool, typer.Option("--full-tile", help="a whole 10980 x 10980 Sentinel-2 tile")] = False,
         s2_bands: Annotated[str, typer.Option(help="10m or all")] = "10m",
+        swir_shift: Annotated[
+            tuple[float, float], typer.Option(help="where PRISMA's SWIR looks beside its VNIR, metres east and north")
+        ] = (0.0, 0.0),
         verbose: Verbose = False,
         quiet: Quiet = False,
         as_json: AsJson = False,
@@ -36,6 +39,6 @@ def add_to(app: typer.Typer) -> None:
 
             facts = simulate_products(
                 folder, rows=rows, cols=cols, seed=seed, clouds=clouds, full_tile=full_tile, s2_bands=s2_bands,
-                progress=session.progress,
+                vnir_swir_shift_m=swir_shift, progress=session.progress,
             )  # fmt: skip
             session.show(facts, lambda: "\n".join(f"{name:<11} {value}" for name, value in facts.items()))

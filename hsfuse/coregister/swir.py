@@ -45,7 +45,7 @@ _MOST_BANDS = 6
 _BRIGHT, _GROWTH_PX = 0.40, 2
 _VISIBLE_NM = (560.0, 665.0)
 _MARGIN_PX = 4
-_STRIP_ROWS, _ENOUGH_PX = 128, 400_000
+_STRIP_ROWS, _ENOUGH_PX = 128, 250_000
 """Height of the strips that are looked at, and how many pixels make one number certain enough."""
 _CELL_PX = (24, 48)
 """Shortest and longest side of the windows: large enough to match, small enough to be many."""

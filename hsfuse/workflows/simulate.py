@@ -19,6 +19,7 @@ def simulate_products(
     clouds: float = 0.03,
     full_tile: bool = False,
     s2_bands: str = "10m",
+    vnir_swir_shift_m: tuple[float, float] = (0.0, 0.0),
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Simulate a pair of products and return their paths; see :func:`hsfuse.simulate.products.simulate_pair`.
@@ -39,6 +40,6 @@ def simulate_products(
         raise OutputError(f"The folder {folder} is not empty.", hint="Choose a new folder.")
     pair: SimulatedPair = simulate_pair(
         folder, size_px=(rows, cols), seed=seed, cloud_fraction=clouds, full_tile=full_tile, s2_bands=s2_bands,
-        progress=progress or SilentProgress(),
+        vnir_swir_shift_m=vnir_swir_shift_m, progress=progress or SilentProgress(),
     )  # fmt: skip
     return {"prisma": str(pair.prisma), "sentinel2": str(pair.sentinel2), "truth": str(pair.truth)}

@@ -141,6 +141,15 @@ def test_swir_field_is_the_field_moved(askew: SimulatedPair) -> None:
     assert result.swir_shift_m == (found.dx_m, found.dy_m)
 
 
+def test_simulate_command_writes_it(tmp_path: Path) -> None:
+    done = runner.invoke(
+        app, ["simulate", str(tmp_path / "s"), "--rows", "60", "--cols", "60", "--swir-shift", "12", "-9", "-q"]
+    )
+    assert done.exit_code == 0, done.output
+    facts = Truth.load(tmp_path / "s" / "truth.npz").facts
+    assert tuple(facts["config"]["vnir_swir_shift_m"]) == (12.0, -9.0)
+
+
 def test_the_setting_has_a_name_in_files_too(tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
     file.write_text("correct_swir = true\n")
