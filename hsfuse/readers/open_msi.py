@@ -35,7 +35,7 @@ def open_msi(
         Sentinel-2 products (``.SAFE`` folders, their ``MTD_MSIL*.xml``, zips), a folder that holds several of
         them, or one raster that GDAL reads (GeoTIFF, ENVI, ...).
     bands
-        Sentinel-2 bands: ``10m`` or ``all`` (the 20 m bands too).
+        Sentinel-2 bands: ``10m``, ``all`` (the 20 m bands too) or ``swir`` (B02, B11 and B12).
     target
         Grid of the hyperspectral image: only tiles that touch it are opened, and a mosaic covers it.
 

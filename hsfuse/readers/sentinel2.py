@@ -32,7 +32,8 @@ from hsfuse.readers.safe_metadata import GranuleMetadata, SafeMetadata, read_saf
 from hsfuse.readers.scratch import ScratchLayer
 from hsfuse.spectral import SpectralResponse
 
-BandChoice = Literal["10m", "all"]
+BandChoice = Literal["10m", "all", "swir"]
+_CHOICES: dict[BandChoice, tuple[str, ...]] = {"10m": BANDS_10M, "all": BANDS_ALL, "swir": ("B02", "B11", "B12")}
 _OVERVIEW_STRIP_PX = 2048
 _DAMAGED = "The product seems to be damaged or incomplete; download or unpack it again."
 
@@ -55,7 +56,7 @@ class Sentinel2Product:
         ``.SAFE`` folder, its ``MTD_MSIL*.xml``, or a ``.zip`` of it.
     bands
         ``10m``: B02, B03, B04, B08. ``all``: these and B05, B06, B07, B8A, B11, B12, whose 20 m pixels are brought
-        to 10 m by bilinear interpolation.
+        to 10 m by bilinear interpolation. ``swir``: B02 (whose grid they share), B11 and B12.
     granule
         Which granule, by its folder or tile name; needed only for old products with several.
 
@@ -77,7 +78,7 @@ class Sentinel2Product:
         try:
             self._metadata = read_safe_metadata(self._archive)
             self._granule = _choose(self._metadata, granule)
-            self.band_names: tuple[str, ...] = BANDS_10M if bands == "10m" else BANDS_ALL
+            self.band_names: tuple[str, ...] = _CHOICES[bands]
             self._warnings = list(self._metadata.warnings)
             self._pool = LayerPool(self._layer_paths(), self._metadata.name)
             self.grid, self._placements = self._place_layers()

@@ -94,7 +94,8 @@ def with_swir(
 
 def _with_20m_bands(paths: Sequence[Path], hsi: HyperspectralProduct) -> MultispectralProduct | None:
     try:
-        return open_msi(list(paths), bands="all", target=hsi.grid)
+        # No more bands than needed: those of a compressed .zip are unpacked first.
+        return open_msi(list(paths), bands="swir", target=hsi.grid)
     except HsfuseError as error:
         _log.debug("No 20 m bands to compare the SWIR bands with: %s", error.message)
         return None
