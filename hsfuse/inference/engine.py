@@ -236,6 +236,8 @@ class _Handover:
             if known.shape[0] >= rows:
                 del self._free[index]
                 return known
+        if self._free:
+            self._free.popleft()  # too small for the rows that are still to come as well
         return np.empty((rows, *self._shape), self.encoder.dtype)
 
     def give(self, row0: int, rows: int, buffer: NDArray[Any]) -> None:

@@ -16,6 +16,7 @@ from hsfuse.errors import QualityError, UsageError
 from hsfuse.inference.allocator import keep_freed_memory, release_freed_memory
 from hsfuse.inference.budget import Estimate, choose_plan, make_budget
 from hsfuse.inference.engine import fuse_scene_tiles, single_thread
+from hsfuse.inference.speed import measure_speed, predict_seconds
 from hsfuse.inference.tiling import TilePlan
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress, SilentProgress
@@ -51,7 +52,7 @@ _log = get_logger(__name__)
 
 _SAMPLE_BYTES = {"int16": 2, "uint16": 2, "float32": 4}
 _IO_BYTES_PER_SECOND = 150e6
-_FLOP_PER_SECOND_CORE = 8e9
+_GPU_FLOP_PER_SECOND = 2e13
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,7 @@ def run_scene(
         guarded = with_guards(chosen, config, prepared.scene)
         estimate = _plan(prepared, guarded, config, device)
         summary = _summary(prepared, guarded, estimate, config, device)
+        planned_at = clock.total
         if dry_run:
             summary["seconds"] = clock.seconds
             return RunResult(None, chosen.method.spec.name, chosen.reason, summary)
@@ -174,6 +176,7 @@ def run_scene(
         summary["seconds"] = {name: round(value, 2) for name, value in clock.seconds.items()}
         summary["cpu_seconds"] = {name: round(value, 2) for name, value in clock.cpu_seconds.items()}
         summary["total_seconds"] = round(clock.total, 2)
+        summary["plan"]["took_seconds"] = round(clock.total - planned_at, 1)
         summary["peak_memory_bytes"] = peak_memory_bytes()
     _check_quality(summary.get("scores", {}), config, output)
     return RunResult(written.path, chosen.method.spec.name, chosen.reason, summary, report, verdict)
@@ -300,7 +303,9 @@ def _summary(
             "overlap_px": plan.overlap * scene.ratio, "halo_px": plan.halo * scene.ratio, "batch": estimate.batch,
             "peak_memory_bytes": estimate.host_bytes, "peak_vram_bytes": estimate.vram_bytes,
             "disk_bytes": raw,
-            "estimated_seconds": round(_guess_seconds(estimate, raw, device) + _adapt_seconds(chosen, config), 1),
+            "estimated_seconds": round(
+                _guess_seconds(estimate, chosen, config, samples, raw, device) + _adapt_seconds(chosen, config), 1
+            ),
         },
     }  # fmt: skip
 
@@ -313,10 +318,14 @@ def _method(chosen: ChosenMethod) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _guess_seconds(estimate: Estimate, raw_bytes: int, device: str) -> float:
-    """Rough time of fusing and writing; the plan's figure, not a promise."""
-    speed = 2e13 if device.startswith("cuda") else _FLOP_PER_SECOND_CORE * cpu_threads(None)
-    return estimate.flop / speed + raw_bytes / _IO_BYTES_PER_SECOND
+def _guess_seconds(
+    estimate: Estimate, chosen: ChosenMethod, config: RunConfig, samples: int, raw_bytes: int, device: str
+) -> float:
+    """Seconds from the plan to the finished product: by what this machine is measured to do right now."""
+    if device.startswith("cuda"):
+        return estimate.flop / _GPU_FLOP_PER_SECOND + raw_bytes / _IO_BYTES_PER_SECOND
+    speed = measure_speed(cpu_threads(config.threads))
+    return predict_seconds(estimate, chosen.method.spec, samples, speed, judged=config.report)
 
 
 def _adapt_seconds(chosen: ChosenMethod, config: RunConfig) -> float:

@@ -1,0 +1,113 @@
+"""How fast this machine is at the moment, measured in a fraction of a second: what predictions of time rest on."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import psutil
+
+from hsfuse.fusion.base import ModelSpec
+from hsfuse.inference.budget import Estimate
+
+_SIDE = 512
+_STREAM_VALUES = 4 << 20
+_SECONDS = 0.1
+
+# Calibrated on whole scenes by processor time, as multiples of what the two tests below measure.
+_SHARE_OF_PEAK = {"classical": 0.35, "network": 0.35}
+"""Of the matrix product's rate, over all that a method does."""
+_FUSE_BYTES = 140.0
+"""Reading, resampling, masking, encoding and storing, per sample of the product."""
+_WRITE_BYTES = 160.0
+"""Compressing and writing the product, per sample."""
+_LEARN_FLOP, _JUDGE_FLOP = 2.0e11, 8.0e11
+"""Learning from the scene and judging the product: they look at samples of it, so its size hardly matters."""
+
+
+@dataclass(frozen=True)
+class MachineSpeed:
+    """What this machine does.
+
+    Attributes
+    ----------
+    flops
+        Matrix products of one core in float32, operations per second.
+    stream
+        Copying of large arrays by one core, bytes read and written per second.
+    workers
+        Threads that are used.
+    free
+        Share of these threads' time that other programs leave, 0 to 1.
+    """
+
+    flops: float
+    stream: float
+    workers: int
+    free: float = 1.0
+
+
+def measure_speed(workers: int) -> MachineSpeed:
+    """Measure with the processor time of one thread, and look at the system's load for how much of it there is."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        a, b, c = (torch.ones(_SIDE, _SIDE) for _ in range(3))
+        x, y = torch.ones(_STREAM_VALUES), torch.empty(_STREAM_VALUES)
+        product = _rate(lambda: torch.mm(a, b, out=c)) * 2.0 * _SIDE**3
+        copy = _rate(lambda: y.copy_(x)) * 8.0 * _STREAM_VALUES
+    finally:
+        torch.set_num_threads(before)
+    return MachineSpeed(product, copy, workers, free_share(workers))
+
+
+def free_share(workers: int) -> float:
+    """Share of so many threads' time that other programs leave, by the load of the last minute."""
+    process = psutil.Process()
+    own = sum(process.cpu_times()[:2]) / max(time.time() - process.create_time(), 1.0)
+    others = max(os.getloadavg()[0] - own, 0.0)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # A load well below one is this machine's background, not a rival.
+    return min(1.0, cores / (others + workers)) if others > 0.5 else 1.0
+
+
+def _rate(work: Callable[[], object]) -> float:
+    """Calls per second of processor time; the best of a few tries, for a rival spoils the cache too."""
+    work()
+    best = 0.0
+    for _ in range(3):
+        count, start = 0, time.thread_time()
+        while (spent := time.thread_time() - start) < _SECONDS / 3:
+            work()
+            count += 1
+        best = max(best, count / spent)
+    return best
+
+
+def predict_seconds(estimate: Estimate, spec: ModelSpec, samples: int, speed: MachineSpeed, *, judged: bool) -> float:
+    """Seconds from the plan to the finished product on the CPU.
+
+    Parameters
+    ----------
+    estimate
+        Tiles and arithmetic.
+    spec
+        The method.
+    samples
+        Samples of the product.
+    speed
+        Of this machine.
+    judged
+        Whether the product is judged as well.
+    """
+    learning = _LEARN_FLOP / speed.flops
+    fusing = estimate.flop / (_SHARE_OF_PEAK[spec.kind] * speed.flops) + samples * _FUSE_BYTES / speed.stream
+    writing = samples * _WRITE_BYTES / speed.stream
+    judging = _JUDGE_FLOP / speed.flops if judged else 0.0
+    # The product is judged by one thread while others compress it.
+    finishing = max(judging, (writing + judging) / speed.workers)
+    return (learning + fusing / speed.workers + finishing) / speed.free

@@ -1,0 +1,52 @@
+"""Predicted times follow from the machine's speed, its load and the work."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from hsfuse.fusion.base import ModelSpec
+from hsfuse.inference import speed
+from hsfuse.inference.budget import Budget, Estimate, choose_plan
+from hsfuse.inference.speed import MachineSpeed, free_share, measure_speed, predict_seconds
+
+SPEC = ModelSpec("any", "classical", halo_px=4, preferred_tile_px=128, flop_per_pixel=2e4)
+MACHINE = MachineSpeed(flops=1e11, stream=2e10, workers=2)
+
+
+def estimate(height: int) -> Estimate:
+    return choose_plan(
+        height, 1240, ratio=3, n_bands=100, n_msi=4, source_bands=100, spec=SPEC, budget=Budget(4 * 10**9)
+    )
+
+
+def seconds(height: int, machine: MachineSpeed = MACHINE, *, judged: bool = False) -> float:
+    return predict_seconds(estimate(height), SPEC, height * 1240 * 9 * 100, machine, judged=judged)
+
+
+def test_time_grows_with_the_height_and_falls_with_speed_and_threads() -> None:
+    one, two, four = (seconds(h) for h in (1200, 2400, 4800))
+    assert four - two == pytest.approx(2 * (two - one), rel=0.05)
+    fast = replace(MACHINE, flops=2e11, stream=4e10)
+    assert seconds(1200, fast) == pytest.approx(one / 2)
+    assert seconds(1200, replace(MACHINE, workers=4)) < one
+    assert seconds(1200, replace(MACHINE, free=0.5)) == pytest.approx(2 * one)
+    assert seconds(1200, judged=True) > one
+
+
+def test_other_programs_take_their_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed.os, "getloadavg", lambda: (0.2, 0.0, 0.0))
+    assert free_share(2) == 1.0
+    monkeypatch.setattr(speed.os, "getloadavg", lambda: (1000.0, 0.0, 0.0))
+    assert 0.0 < free_share(2) < 0.2
+
+
+def test_the_measurement_is_quick_and_leaves_torch_as_it_was() -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    found = measure_speed(2)
+    assert found.flops > 1e8
+    assert found.stream > 1e8
+    assert torch.get_num_threads() == before

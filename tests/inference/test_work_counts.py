@@ -1,0 +1,134 @@
+"""Guards against slow code that count work, never seconds: source rows, buffers, operations, large arrays."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rasterio.crs import CRS
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from hsfuse.coregister.field import DisplacementField
+from hsfuse.coregister.warp import Resampler
+from hsfuse.degrade import Psf
+from hsfuse.fusion.base import FusionContext, FusionMethod, create_method
+from hsfuse.fusion.nets.cost import flop_per_pixel
+from hsfuse.fusion.nets.native import build
+from hsfuse.fusion.nets.ssrfn import make_network
+from hsfuse.grid import Grid, Slice2D
+from hsfuse.inference.engine import fuse_scene_tiles
+from hsfuse.inference.scene import FusionScene
+from hsfuse.inference.tiling import TilePlan
+from hsfuse.native.image import image_library
+from hsfuse.spectral import BandTable
+from hsfuse.workflows.fuse_arrays import ArrayProduct
+from hsfuse.writers import SampleEncoding
+
+BANDS, HEIGHT, WIDTH, RATIO = 12, 96, 60, 3
+
+
+class Counted(ArrayProduct):
+    """An image that counts the rows that are read."""
+
+    rows = 0
+
+    def read(self, block: Slice2D, bands: Any = None) -> np.ndarray:
+        self.rows += block.shape[0]
+        return super().read(block, bands)
+
+
+def make_scene() -> tuple[FusionScene, Counted, Counted]:
+    rng = np.random.default_rng(0)
+    fine = Grid.from_origin(CRS.from_epsg(32632), 600_000.0, 5_000_000.0, 10.0, HEIGHT * RATIO, WIDTH * RATIO)
+    coarse = fine.coarsened(RATIO)
+    low = Counted(
+        rng.random((BANDS, HEIGHT, WIDTH), dtype=np.float32), coarse, BandTable.make(np.linspace(450, 2300, BANDS))
+    )
+    high = Counted(rng.random((4, *fine.shape), dtype=np.float32), fine, BandTable.make(np.linspace(490, 830, 4)))
+    resampler = Resampler(coarse, coarse, DisplacementField.zero())
+    return FusionScene(low, high, np.arange(BANDS), resampler, coarse, RATIO, Psf(1.2)), low, high
+
+
+def fitted(scene: FusionScene, name: str = "glp") -> FusionMethod:
+    method = create_method(name)
+    bands = scene.hsi.bands
+    context = FusionContext(RATIO, bands.centre_nm, bands.fwhm_nm, None, scene.psf)
+    method.fit(context, list(scene.low_resolution_strips()))
+    return method
+
+
+@pytest.mark.parametrize(("overlap", "halo"), [(0, 6), (8, 6)])
+def test_every_row_is_read_once_and_two_buffers_serve_all_strips(overlap: int, halo: int) -> None:
+    scene, low, high = make_scene()
+    method = fitted(scene)
+    low.rows = high.rows = 0
+    buffers = set()
+
+    def sink(_: int, rows: np.ndarray) -> None:
+        buffers.add(rows.__array_interface__["data"][0])
+
+    plan = TilePlan(HEIGHT, WIDTH, 16, overlap, halo)
+    fuse_scene_tiles(scene, method, plan, sink, workers=2, encoder=SampleEncoding.of("int16"))
+    assert high.rows == HEIGHT * RATIO
+    # The HSI is resampled: a strip needs the kernel's two rows on either side, which strips share.
+    assert HEIGHT <= low.rows <= HEIGHT + 5 * plan.shape[0]
+    # Blended strips finish fewer rows at first, so the first buffers are replaced by larger ones.
+    assert len(buffers) <= (4 if overlap else 2)
+
+
+class Work(TorchDispatchMode):
+    """Counts operations, 3-D convolutions, and results of at least ``large`` values that have memory of their own."""
+
+    def __init__(self, large: int) -> None:
+        super().__init__()
+        self.large, self.calls, self.arrays, self.volumes = large, Counter[str](), 0, 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        self.calls[function._schema.name] += 1
+        self.volumes += "convolution" in function._schema.name and args[0].dim() == 5
+        known = {a.untyped_storage().data_ptr() for a in args if isinstance(a, torch.Tensor)}
+        if isinstance(result, torch.Tensor) and result.untyped_storage().data_ptr() not in known:
+            self.arrays += result.numel() >= self.large
+        return result
+
+
+def test_glp_computes_the_fine_pixels_in_few_passes() -> None:
+    if image_library() is None:
+        pytest.skip("no compiled kernels")
+    scene, _, _ = make_scene()
+    method = fitted(scene)
+    hsi, msi = torch.rand(1, BANDS, 40, 40), torch.rand(1, 4, 120, 120)
+    fine = BANDS * 28 * 28 * RATIO**2
+    with Work(fine) as work:
+        method.fuse_window(hsi, msi, (slice(6, 34), slice(6, 34)))
+    # The components on the fine grid, the cube, and what stands out of the subspace.
+    assert work.arrays <= 4
+    assert sum(work.calls.values()) <= 420
+
+
+@pytest.mark.parametrize(("name", "most"), [("ssrfn-lite", 460), ("ssrfn", 580)])
+def test_networks_take_the_fast_form_of_every_operation(name: str, most: int) -> None:
+    if build.native_library() is None:
+        pytest.skip("no compiled kernels")
+    network = make_network(name).eval()
+    side = 16
+    hsi, msi = torch.rand(1, 100, side, side), torch.rand(1, 4, 3 * side, 3 * side)
+    draft = torch.rand(1, 100, 3 * side, 3 * side)
+    with torch.no_grad():
+        network(hsi, msi, draft)  # packs the kernels' weights, once
+        with Work(1 << 30) as work:
+            network(hsi, msi, draft)
+    assert work.calls["aten::convolution"] > 0
+    assert work.volumes == 0
+    # Mamba blocks run in the compiled kernels: no chunked products, no cumulated sums.
+    assert work.calls["aten::cumsum"] == work.calls["aten::bmm"] == 0
+    assert sum(work.calls.values()) <= most
+
+
+@pytest.mark.parametrize(("name", "limit"), [("ssrfn-lite", 1.4e6), ("ssrfn", 8.5e6)])
+def test_arithmetic_of_the_presets_does_not_grow_unseen(name: str, limit: float) -> None:
+    assert flop_per_pixel(make_network(name).config) < limit
