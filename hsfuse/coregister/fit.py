@@ -19,7 +19,7 @@ _PERIOD = 5
 _ORIGINS = ((0, 0), (1, 2), (2, 4), (3, 1), (4, 3))
 _TUKEY = 5.0
 _RAYLEIGH_MEDIAN = 1.1774
-_SMOOTHINGS = tuple(10.0 ** np.arange(-4.5, 3.1, 0.5))
+_SMOOTHINGS = tuple(float(s) for s in 10.0 ** np.arange(-4.0, 3.1))
 _LOSS_CAP = 50.0
 
 
@@ -65,10 +65,11 @@ def choose_field(points: Points, spline: Spline, *, start: FloatArray | None = N
         polynomial = Polynomial(degree, spline.height, spline.width)
         if trusted >= 3 * polynomial.size:
             candidates.append((polynomial.name, polynomial, 0.0))
-    unit = spline.unit_smoothing(points)
-    if trusted >= 12:
-        candidates += [(f"spline {s:.3g}", PolynomialSpline(spline), unit * s) for s in reversed(_SMOOTHINGS)]
     losses = [_cross_validate(points, model, smoothing, weight) for _, model, smoothing in candidates]
+    if trusted >= 12:
+        splines = _splines(points, spline, weight)
+        candidates += [candidate for candidate, _ in splines]
+        losses += [loss for _, loss in splines]
     judged = np.isfinite(losses[0])
     losses = [loss[judged] for loss in losses]
     totals = [float(loss.sum()) for loss in losses]
@@ -84,6 +85,16 @@ def choose_field(points: Points, spline: Spline, *, start: FloatArray | None = N
     count = max(float(weight[judged].sum()), 1.0)
     scores = {name: total / count / 2 for (name, _, _), total in zip(candidates, totals, strict=True)}
     return Choice(fitted, weight, float(np.sqrt(max(totals[best], 0.0) / count / 2)), scores)
+
+
+def _splines(points: Points, spline: Spline, weight: FloatArray) -> list[tuple[tuple[str, Model, float], FloatArray]]:
+    """Splines and their cross-validated losses, stiff ones first: every decade, and halfway around the best."""
+    unit, model = spline.unit_smoothing(points), PolynomialSpline(spline)
+    judged = {s: _cross_validate(points, model, unit * s, weight) for s in _SMOOTHINGS}
+    best = min(judged, key=lambda s: float(np.nansum(judged[s])))
+    for s in (best * 10.0**0.5, best * 10.0**-0.5):
+        judged[s] = _cross_validate(points, model, unit * s, weight)
+    return [((f"spline {s:.3g}", model, unit * s), judged[s]) for s in sorted(judged, reverse=True)]
 
 
 def follow(

@@ -101,20 +101,19 @@ class Model(Protocol):
         ...
 
 
-def on_pixels(fitted: Fitted, height: int, width: int) -> FloatArray:
+def on_pixels(fitted: Fitted, height: int, width: int) -> NDArray[np.float32]:
     """Displacement of all pixels of an image, shape (2, row, col).
 
     It is computed every eight pixels and interpolated linearly: the field is straight over so short a way.
     """
     rows, cols = np.arange(0, height + _LATTICE_PX, _LATTICE_PX), np.arange(0, width + _LATTICE_PX, _LATTICE_PX)
     knots = np.stack(np.meshgrid(rows.astype(float), cols.astype(float), indexing="ij"), axis=-1).reshape(-1, 2)
-    values = fitted.at(knots).T.reshape(2, len(rows), len(cols))
+    values = fitted.at(knots).T.reshape(2, len(rows), len(cols)).astype(np.float32)
     i, t = np.divmod(np.arange(height), _LATTICE_PX)
     j, s = np.divmod(np.arange(width), _LATTICE_PX)
-    along = (t / _LATTICE_PX)[:, None]
+    along, across = (t / _LATTICE_PX).astype(np.float32)[:, None], (s / _LATTICE_PX).astype(np.float32)
     tall = values[:, i] * (1 - along) + values[:, i + 1] * along
-    across = s / _LATTICE_PX
-    return np.asarray(tall[:, :, j] * (1 - across) + tall[:, :, j + 1] * across)
+    return np.asarray(tall[:, :, j] + (tall[:, :, j + 1] - tall[:, :, j]) * across, dtype=np.float32)
 
 
 @dataclass(frozen=True)

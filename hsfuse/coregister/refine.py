@@ -12,8 +12,11 @@ position, so there is nothing for the estimate to lock to.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,15 +24,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hsfuse.coregister.images import OVERSAMPLING, Smoother, bspline_sample
-from hsfuse.coregister.windows import BLOCK_PX, Windows, block_matrix, block_sums
+from hsfuse.coregister.windows import BLOCK_PX, Strip, Windows, block_matrix, block_sums
 
 FloatArray = NDArray[np.float64]
+In = TypeVar("In")
+Out = TypeVar("Out")
 
 _RIDGE = 1e-4
 _STUDENT_NU = 4.0
 _LEAST_INFORMATION = 0.4
 _USABLE = 0.98
 _HALO_PX = 2
+_WARP_ROWS = 128
 
 
 @dataclass(frozen=True)
@@ -132,9 +138,10 @@ class Refiner:
         image = torch.empty((self._reference.shape[0], self.height, self.width), device=self.device)
         mask = torch.empty((self.height, self.width), dtype=torch.bool, device=self.device)
         cols = torch.arange(self.width, dtype=torch.float64, device=self.device)[None, :]
-        step = 256 if self.device.type == "cpu" else self.height
+        step = _WARP_ROWS if self.device.type == "cpu" else self.height
         half = (OVERSAMPLING - 1) / 2
-        for top in range(0, self.height, step):
+
+        def fill(top: int) -> None:
             part = slice(top, min(top + step, self.height))
             rows = torch.arange(part.start, part.stop, dtype=torch.float64, device=self.device)[:, None]
             at_r = (rows + displacement[0, part] + self._margin) * OVERSAMPLING + half
@@ -144,6 +151,9 @@ class Refiner:
             inside = (at_r >= 1) & (at_r <= shape[0] - 2) & (at_c >= 1) & (at_c <= shape[1] - 2)
             image[:, part] = sampled[0]
             mask[part] = inside if len(sampled) == 1 else (sampled[1][0] > _USABLE) & inside
+
+        for _ in side_by_side(fill, range(0, self.height, step)):
+            pass
         return image, mask
 
     def measure(self, windows: Windows, displacement: Tensor, allowed: Tensor, *, rounds: int = 2) -> Measurement:
@@ -202,7 +212,8 @@ class _Pass:
         """Fit the radiometric model with the weights that the previous one implies."""
         sums = self._zeros(len(self._pairs) + self._channels * (self._basis + 1))
         dense = None if previous is None else self._halves(previous)
-        for strip in self._windows.strips():
+
+        def share(strip: Strip) -> Tensor:
             basis, target = self._basis_of(strip.top, strip.bottom), self._target[:, strip.top : strip.bottom]
             error = scale = None
             if dense is not None:
@@ -213,7 +224,11 @@ class _Pass:
             products = [weighted[i] * basis[j] for i, j in self._pairs]
             products += [weighted[i] * t for t in target for i in range(self._basis)]
             products += [weight * t * t for t in target]
-            strip.add_sums(sums, torch.stack(products))
+            return strip.sums(torch.stack(products))
+
+        strips = list(self._windows.strips())
+        for strip, part in zip(strips, side_by_side(share, strips), strict=True):
+            sums[:, strip.first : strip.last] += part
         gram = self._gram(sums[: len(self._pairs)])
         rest = sums[len(self._pairs) :].double()
         right = rest[: self._channels * self._basis].reshape(self._channels, self._basis, *self._windows.shape)
@@ -242,10 +257,15 @@ class _Pass:
         sums = self._zeros(len(self._pairs) + c * per_channel + 5)
         scores = []
         dense = self._halves(model)
-        for strip in self._windows.strips():
+
+        def share(strip: Strip) -> tuple[Tensor, Tensor]:
             products, score = self._products(strip.top, strip.bottom, strip.spread(dense[0]), strip.spread(dense[1]))
-            strip.add_sums(sums, products)
-            scores.append(block_sums(score, block_c))
+            return strip.sums(products), block_sums(score, block_c)
+
+        strips = list(self._windows.strips())
+        for strip, (part, score) in zip(strips, side_by_side(share, strips), strict=True):
+            sums[:, strip.first : strip.last] += part
+            scores.append(score)
         sums = sums.double()
         pairs = len(self._pairs)
         parts = sums[pairs : pairs + c * per_channel].reshape(c, per_channel, *self._windows.shape).permute(2, 3, 0, 1)
@@ -347,6 +367,12 @@ class _Pass:
         count = counts[0][:, None] * counts[1][None, :]
         # Two parameters were estimated from so many blocks.
         return (lift @ second @ lift.transpose(-1, -2)) * (count / (count - 2.0).clamp(min=1.0))[..., None, None]
+
+
+def side_by_side(work: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
+    """Results of independent pieces of work, in order; two at a time, because torch works on each with one thread."""
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        yield from pool.map(work, items)
 
 
 def _interior(usable: Tensor) -> Tensor:

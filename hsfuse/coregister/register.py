@@ -23,6 +23,7 @@ from hsfuse.log import get_logger
 _log = get_logger(__name__)
 
 FloatArray = NDArray[np.float64]
+PixelField = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 
 _FEATURE_SCALE_PX = 8.0
@@ -39,6 +40,7 @@ _PASSES = 4
 _SETTLED_PX = 0.12
 """Least squares converge quadratically: after a step of this size, the next one is far below the noise."""
 _PEAK_WIDTH_PX = 8
+_SEARCHED_COARSELY_PX = 700
 _AREA_SIDE, _HULL_STEP = 24, 4
 
 
@@ -98,9 +100,9 @@ class Registration:
     area: FloatArray = field(default_factory=lambda: np.zeros((0, 2)))
 
 
-def contrast_features(image: Tensor, mask: Tensor) -> Tensor:
+def contrast_features(image: Tensor, mask: Tensor, scale_px: float = _FEATURE_SCALE_PX) -> Tensor:
     """Clipped local contrast and its gradient's length for each channel, locally centred, zero under the mask."""
-    smoother = Smoother(int(image.shape[-2]), int(image.shape[-1]), _FEATURE_SCALE_PX, image.device)
+    smoother = Smoother(int(image.shape[-2]), int(image.shape[-1]), scale_px, image.device)
     count = mask.sum().clamp(min=1.0)
     contrast = (image - smoother(image, mask)) * mask
     scale = 1.25 * contrast.abs().sum(dim=(1, 2), keepdim=True) / count
@@ -167,7 +169,7 @@ class Registrar:
         found = Registration(peak, shift)
         if not self.convincing(peak):
             return found
-        start = np.empty((2, self.height, self.width))
+        start = np.empty((2, self.height, self.width), dtype=np.float32)
         start[0], start[1] = shift
         if self._config.coregister != "global":
             start = self._coarse(shift, start)
@@ -182,37 +184,44 @@ class Registrar:
         return peak.score >= self._config.min_peak_score and peak.ratio >= self._config.min_peak_ratio
 
     def _global_peak(self) -> tuple[GlobalPeak, tuple[float, float]]:
-        channels = self._target.shape[0]
-        coarse = torch.nn.functional.avg_pool2d(self._reference[:channels], OVERSAMPLING)
-        self._features, self._feature_mask = _featured(self._target)
-        self._reference_features, self._reference_mask = _featured(coarse)
+        reference = self._reference[: self._target.shape[0]]
+        factor = self._search_factor
+        scale = _FEATURE_SCALE_PX / factor
+        self._features, self._feature_mask = _featured(self._target, factor, scale)
+        self._reference_features, self._reference_mask = _featured(reference, OVERSAMPLING * factor, scale)
         surface = joint_ncc(self._features, self._feature_mask, self._reference_features, self._reference_mask)
-        peak = peak_of(surface.double().cpu().numpy(), exclude_px=_PEAK_WIDTH_PX)
+        peak = peak_of(surface.double().cpu().numpy(), exclude_px=_PEAK_WIDTH_PX // factor)
         margin = self._images.margin_px
-        return peak, (peak.row - margin, peak.col - margin)
+        return peak, (factor * peak.row - margin, factor * peak.col - margin)
 
-    def _coarse(self, shift: tuple[float, float], start: FloatArray) -> FloatArray:
+    @property
+    def _search_factor(self) -> int:
+        """Large images are searched at half their resolution: they have pattern enough."""
+        return 2 if min(self.height, self.width) >= _SEARCHED_COARSELY_PX else 1
+
+    def _coarse(self, shift: tuple[float, float], start: PixelField) -> PixelField:
         """Follow distortions of several pixels with large windows, searched around the global shift."""
-        side = min(_COARSE_WINDOW_PX, min(self.height, self.width))
-        search, over = _COARSE_SEARCH_PX, side // 4
+        factor = self._search_factor
+        size = np.array(self._feature_mask.shape)
+        side = min(_COARSE_WINDOW_PX // factor, int(size.min()))
+        search, over = _COARSE_SEARCH_PX // factor, side // 4
         # Windows reach over the border, so that little of the field lies beyond the outermost ones.
         rows, cols = (
-            np.linspace(-over, n - side + over, max(1, round((n - side) / (side / 2)) + 2))
-            for n in (self.height, self.width)
+            np.linspace(-over, n - side + over, max(1, round((n - side) / (side / 2)) + 2)) for n in size.tolist()
         )
         corner = np.stack(np.meshgrid(rows, cols, indexing="ij"), -1).reshape(-1, 2).round().astype(int)
-        offset = np.round(shift).astype(int) + self._images.margin_px - search
+        offset = np.round((np.array(shift) + self._images.margin_px) / factor).astype(int) - search
         pad = side + 2 * search
         features, mask = (torch.nn.functional.pad(x, (over,) * 4) for x in (self._features, self._feature_mask))
-        reference = torch.nn.functional.pad(self._reference_features, (pad, pad, pad, pad))
-        reference_mask = torch.nn.functional.pad(self._reference_mask, (pad, pad, pad, pad))
+        reference = torch.nn.functional.pad(self._reference_features, (pad,) * 4)
+        reference_mask = torch.nn.functional.pad(self._reference_mask, (pad,) * 4)
+        there = np.clip(corner + offset + pad, 0, np.array(reference_mask.shape) - pad)
         found: list[tuple[FloatArray, FloatArray, FloatArray]] = []
         for first in range(0, len(corner), _COARSE_BATCH):
-            part = corner[first : first + _COARSE_BATCH]
-            there = np.clip(part + offset + pad, 0, np.array(reference_mask.shape) - pad)
+            part = slice(first, first + _COARSE_BATCH)
             surface = joint_ncc(
-                _cut(features, part + over, side), _cut(mask, part + over, side),
-                _cut(reference, there, pad), _cut(reference_mask, there, pad), min_share=0.5,
+                _cut(features, corner[part] + over, side), _cut(mask, corner[part] + over, side),
+                _cut(reference, there[part], pad), _cut(reference_mask, there[part], pad), min_share=0.5,
             )  # fmt: skip
             found.append(window_peaks(surface))
         at, height, sharpness = (np.concatenate(values) for values in zip(*found, strict=True))
@@ -220,13 +229,15 @@ class Registrar:
         good &= (np.abs(at - search) < search - 0.5).all(axis=1)
         if good.sum() < 8:
             return start
-        value = np.round(shift)[None, :] + at - search
-        centre = np.clip(corner + (side - 1) / 2.0, over, np.array([self.height, self.width]) - over)
-        points = Points(centre, value, np.full(len(value), _COARSE_SIGMA_PX), 4.0, side / 2.0).take(good)
+        value = factor * (there - pad - corner + at) - self._images.margin_px
+        centre = np.clip(corner + (side - 1) / 2.0, over, size - over) * factor + (factor - 1) / 2.0
+        sigma = np.full(len(value), _COARSE_SIGMA_PX * factor**0.5)
+        side *= factor
+        points = Points(centre, value, sigma, 4.0, side / 2.0).take(good)
         spline = Spline.over(self.height, self.width, self._knot_px(side * 0.75), self._images.grid)
         return on_pixels(follow(points, spline, smoothing=0.03).fitted, self.height, self.width)
 
-    def _refine(self, field: FloatArray) -> tuple[Match, Choice | None]:
+    def _refine(self, field: PixelField) -> tuple[Match, Choice | None]:
         """Measure, fit, predict, measure again, until the field stands still."""
         fit_pixels = ~self._check_pixels
         # The features are no longer needed, and the refiner is the largest user of memory.
@@ -253,9 +264,9 @@ class Registrar:
             return match, fit_shift(match.points, self._constant)
         return match, choose_field(match.points, self._spline)
 
-    def _chance_correlation(self, refiner: Refiner, field: FloatArray, allowed: Tensor) -> float:
+    def _chance_correlation(self, refiner: Refiner, field: PixelField, allowed: Tensor) -> float:
         """Correlation that windows reach at a wrong position: those that fit no better measure nothing."""
-        wrong = field + np.array(_WRONG_PX)[:, None, None]
+        wrong = field + np.array(_WRONG_PX, dtype=np.float32)[:, None, None]
         measured = refiner.measure(self._windows, self._on_device(wrong), allowed, rounds=1)
         seen = measured.correlation[measured.share > _LEAST_SHARE]
         return float(np.quantile(seen, _CHANCE_QUANTILE)) if seen.size else 0.0
@@ -268,7 +279,7 @@ class Registrar:
             return fit_shift(points, self._constant).fitted
         return follow(points, self._spline).fitted
 
-    def _area(self, field: FloatArray) -> FloatArray:
+    def _area(self, field: PixelField) -> FloatArray:
         """Positions in the area that both images cover: inside the hulls of their usable pixels."""
         rows, cols = (np.linspace(0, n - 1, _AREA_SIDE).round().astype(int) for n in (self.height, self.width))
         row, col = (v.ravel() for v in np.meshgrid(rows, cols, indexing="ij"))
@@ -278,7 +289,7 @@ class Registrar:
         every = np.stack([row, col], axis=1).astype(np.float64)
         return every[inside] if inside.sum() >= _AREA_SIDE else every
 
-    def _check(self, field: FloatArray) -> Match | None:
+    def _check(self, field: PixelField) -> Match | None:
         if not bool(self._check_pixels.any()):
             return None
         boxes = Windows.boxes(self.height, self.width, self.cell_px, self._device)
@@ -287,7 +298,7 @@ class Registrar:
         return match if match.points.size else None
 
     def _match(
-        self, measured: Measurement, field: FloatArray, *, least_share: float = _LEAST_SHARE, strict: bool = True
+        self, measured: Measurement, field: PixelField, *, least_share: float = _LEAST_SHARE, strict: bool = True
     ) -> Match:
         sigma = np.sqrt(measured.variance)
         step = np.hypot(measured.d_row, measured.d_col)
@@ -306,7 +317,7 @@ class Registrar:
         )  # fmt: skip
         return Match(points, measured.correlation[good], measured.share[good], step[good])
 
-    def _on_device(self, field: FloatArray) -> Tensor:
+    def _on_device(self, field: PixelField) -> Tensor:
         return torch.from_numpy(field).to(self._device)
 
 
@@ -323,10 +334,15 @@ def _hull(image: NDArray[np.float32]) -> Callable[[FloatArray | NDArray[np.integ
     return lambda position: np.asarray(triangles.find_simplex(position) >= 0)
 
 
-def _featured(image: Tensor) -> tuple[Tensor, Tensor]:
+def _featured(image: Tensor, factor: int, scale_px: float) -> tuple[Tensor, Tensor]:
+    """Features and mask of an image averaged over ``factor`` x ``factor`` samples, half of which must be valid."""
     valid = torch.isfinite(image).all(dim=0)
-    mask = valid.float()
-    return contrast_features(torch.where(valid[None], image, torch.zeros_like(image)), mask), mask
+    share = torch.nn.functional.avg_pool2d(valid[None].float(), factor)[0]
+    mask = (share >= 0.5).float()
+    mean = torch.stack(
+        [torch.nn.functional.avg_pool2d(layer.masked_fill(~valid, 0.0)[None], factor)[0] for layer in image]
+    )
+    return contrast_features(mean.div_(share.clamp(min=0.5)).mul_(mask), mask, scale_px), mask
 
 
 def _cut(image: Tensor, corners: NDArray[np.integer], side: int) -> Tensor:

@@ -22,7 +22,7 @@ FloatArray = NDArray[np.float64]
 
 BLOCK_PX = 12
 """Side of the blocks whose scores count as independent: residuals of parcels are correlated over less."""
-_STRIP_PX = 8 * BLOCK_PX
+_STRIP_PX = 2 * BLOCK_PX
 
 
 @dataclass(frozen=True)
@@ -116,13 +116,14 @@ class Strip:
     near_first: int
     near_last: int
 
+    def sums(self, images: Tensor) -> Tensor:
+        """The strip's share of the window sums of images (n, row, col), shape (n, touched windows, n_c)."""
+        half = torch.matmul(images, self.windows.weight_c.T)
+        return torch.matmul(self.windows.weight_r[self.first : self.last, self.top : self.bottom], half)
+
     def add_sums(self, total: Tensor, images: Tensor) -> None:
-        """Add the strip's share of the window sums of images (n, row, col) to ``total`` (n, n_r, n_c)."""
-        if self.first < self.last:
-            half = torch.matmul(images, self.windows.weight_c.T)
-            total[:, self.first : self.last] += (
-                self.windows.weight_r[self.first : self.last, self.top : self.bottom] @ half
-            )
+        """Add :meth:`sums` of images to the sums over all windows, shape (n, n_r, n_c)."""
+        total[:, self.first : self.last] += self.sums(images)
 
     def spread(self, along_columns: Tensor) -> Tensor:
         """Second half of the interpolation to pixels: (..., n_r, col) to (..., strip row, col)."""
