@@ -20,6 +20,7 @@ from hsfuse.inference.engine import fuse_scene_tiles
 from hsfuse.log import get_logger
 from hsfuse.metrics.reference import ReferenceScores, score_all
 from hsfuse.progress import Progress, SilentProgress
+from hsfuse.readers.raster import RasterHsi
 from hsfuse.simulate.scene import Truth
 from hsfuse.workflows.inputs import open_pair
 from hsfuse.workflows.methods import fusion_context
@@ -69,7 +70,10 @@ def run_demo(
     rows: list[_Scored] = []
     with ExitStack() as stack:
         pair = open_pair(hsi, [msi], config, stack)
-        prepared = prepare_scene(pair, config, SilentProgress())
+        # Every method is judged on the bands of the product: where a network was tried, it brought its own choice.
+        with RasterHsi(output) as product:
+            own = tuple(float(nm) for nm in product.bands.centre_nm)
+        prepared = prepare_scene(pair, config, SilentProgress(), network_nm=own)
         bands = pair.hsi.bands.take(prepared.scene.bands)
         reference = truth.reflectance(bands, prepared.scene.fine_grid.block_in(truth.grid))
         fused = read_cube(output)

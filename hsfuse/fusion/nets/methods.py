@@ -166,7 +166,7 @@ class SsrfnMethod(FusionMethod):
             return
         self._draft = self._make_draft()
         self._draft.fit(context, strips)
-        rehearsals = rehearse(self._make_draft(), context, strips, noise)
+        rehearsals = rehearse(self._make_draft(), context, strips, noise, noise_of_guide)
         error = draft_error(rehearsals, noise)
         if error is not None:
             self._scene = self._scene._replace(

@@ -9,7 +9,7 @@ word. Averaging makes the degraded HSI cleaner than the measured one, so noise i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hsfuse.degrade import lowpass_decimate, psf_kernel
+from hsfuse.degrade import apply_srf, lowpass_decimate, psf_kernel
 from hsfuse.errors import HsfuseError
 from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip
 from hsfuse.log import get_logger
@@ -103,6 +103,7 @@ def rehearse(
     context: FusionContext,
     strips: Iterable[LowResolutionStrip],
     noise_std: NDArray[np.float64],
+    guide_noise: NDArray[np.float64] | None = None,
 ) -> list[Rehearsal]:
     """Degrade the scene once more and draft its fusion there.
 
@@ -116,6 +117,8 @@ def rehearse(
         The scene at low resolution; iterated twice.
     noise_std
         Noise of every band, reflectance.
+    guide_noise
+        Noise of every MSI band at its own resolution, which averaging has taken away; None: unknown.
 
     Returns
     -------
@@ -131,6 +134,7 @@ def rehearse(
     generator = torch.Generator().manual_seed(context.seed)
     extra = torch.as_tensor(noise_std * np.sqrt(max(1.0 - kept, 0.0)), dtype=torch.float32)
     coarse: list[Tensor] = []
+    windows = [replace(w, msi=_guide(w, context, guide_noise, generator)) for w in windows]
     for window in windows:
         low = lowpass_decimate(window.hsi[None], context.ratio, context.psf)[0]
         noise = torch.randn(low.shape, generator=generator) * extra[:, None, None]
@@ -148,6 +152,24 @@ def rehearse(
         first = draft.fuse(low[None], window.msi[None])[0].float()
         found.append(Rehearsal(low, window.msi, first, window.hsi, torch.as_tensor(inside, device=low.device)))
     return found
+
+
+def _guide(
+    window: _Window, context: FusionContext, noise: NDArray[np.float64] | None, generator: torch.Generator
+) -> Tensor:
+    """Return the MSI of a rehearsal: what the truth itself shows of the MSI bands, with the MSI's noise.
+
+    The measured MSI would not do: where the images are a little misaligned, a perfect draft lies where the MSI lies,
+    and against a truth that lies elsewhere it would look wrong. Bands outside the HSI's range stay as measured.
+    """
+    msi = window.msi
+    if context.srf is not None:
+        covered = torch.as_tensor(context.srf.sum(axis=1) > 0, device=msi.device)[:, None, None]
+        msi = torch.where(covered, apply_srf(window.hsi[None], context.srf)[0], msi)
+    if noise is not None:
+        level = torch.as_tensor(noise, dtype=torch.float32)[:, None, None]
+        msi = msi + (level * torch.randn(msi.shape, generator=generator)).to(msi.device)
+    return msi
 
 
 def draft_error(rehearsals: Sequence[Rehearsal], noise_std: NDArray[np.float64]) -> NDArray[np.float64] | None:
