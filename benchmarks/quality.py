@@ -234,6 +234,8 @@ def score_all_methods(
                     if wish.network:
                         header = wish.header()
                         seen = was_seen(header, scene)
+                        if not header.training.get("scenes"):
+                            print(f"{wish.label}: its weights do not say which scenes it was trained on", flush=True)
                         if ratio not in header.ratios or (seen and not args.allow_seen):
                             why = "was trained on it" if seen else f"knows no ratio of {ratio}"
                             print(f"r{ratio} {setting:10s} {scene.name:14s} {wish.label:20s} left out: {why}")
