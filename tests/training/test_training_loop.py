@@ -59,7 +59,7 @@ def _spoilt(network: Ssrfn) -> Ssrfn:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
     return network
 
 
