@@ -274,6 +274,20 @@ def test_trust_takes_a_helpful_correction_and_refuses_a_harmful_one():
     assert trust.gain_db > 1.0
 
 
+def test_the_test_counts_what_a_cleaner_msi_gives_the_draft():
+    context, strip, _ = scene()
+    noise = np.full(3, 0.02)
+
+    def gain(clean):
+        found = rehearse(create_method("glp"), context, [strip], np.zeros(8), noise, clean)
+        return measure_trust(lambda hsi, msi, draft: torch.zeros_like(draft), found, 8).gain_db
+
+    assert gain(None) == 0.0
+    true = torch.from_numpy(strip.msi)[None]
+    assert gain(lambda msi: msi + 0.7 * (true - msi)) > 0.3
+    assert gain(lambda msi: msi + 0.05 * torch.randn(msi.shape)) < -0.3
+
+
 def test_a_scene_too_small_to_test_on_keeps_its_draft():
     context, strip, _ = scene(side=12)
     rehearsals = rehearse(Bicubic(), context, [strip], np.zeros(8))  # type: ignore[arg-type]

@@ -166,7 +166,8 @@ class SsrfnMethod(FusionMethod):
             return
         self._draft = self._make_draft()
         self._draft.fit(context, strips)
-        rehearsals = rehearse(self._make_draft(), context, strips, noise, noise_of_guide)
+        clean = None if self._noise_of_guide is None else self._clean
+        rehearsals = rehearse(self._make_draft(), context, strips, noise, noise_of_guide, clean)
         error = draft_error(rehearsals, noise)
         if error is not None:
             self._scene = self._scene._replace(
@@ -185,12 +186,16 @@ class SsrfnMethod(FusionMethod):
         """Fuse (tile, band, row, col) with (tile, msi band, row * ratio, col * ratio)."""
         if self._scene is None:
             raise HsfuseError("The fusion method was not fitted to the scene.", hint="Call fit() before fuse().")
-        msi = self._network.denoise(msi, self._scene, self._noise_of_guide)
+        msi = self._clean(msi)
         if self._draft is None:
             return self._network(hsi, msi, None, self._scene)
         draft = self._draft.fuse(hsi, msi).float()
         change = self._correction(hsi, msi, draft)
         return draft.add_(change) if self._share is None else draft.addcmul_(change, self._share)
+
+    @torch.inference_mode()
+    def _clean(self, msi: Tensor) -> Tensor:
+        return msi if self._scene is None else self._network.denoise(msi, self._scene, self._noise_of_guide)
 
     @torch.inference_mode()
     def _correction(self, hsi: Tensor, msi: Tensor, draft: Tensor) -> Tensor:

@@ -45,7 +45,8 @@ class Trust:
     share
         Share of the correction that is used, 0 to 1, shape (band,).
     gain_db
-        What the correction at that share gains over the draft at reduced resolution, dB, mean over bands.
+        What the network gains at that share over its draft's method alone at reduced resolution, dB, mean over bands:
+        by its correction and by the cleaner MSI that it gives the draft.
     windows
         Test windows; 0 means that the scene was too small to test and every share is 0.
     """
@@ -83,8 +84,10 @@ class Rehearsal:
     Attributes
     ----------
     low, msi, draft
-        The degraded pair and what the draft's method made of it, shapes (band, row / ratio, col / ratio),
-        (msi band, row, col), (band, row, col).
+        The degraded pair, the MSI as the network has it cleaned, and what the draft's method made of it, shapes
+        (band, row / ratio, col / ratio), (msi band, row, col), (band, row, col).
+    plain
+        What the draft's method made of the MSI as it came; ``draft`` itself where nothing was cleaned.
     truth
         The measured HSI, shape (band, row, col).
     keep
@@ -94,6 +97,7 @@ class Rehearsal:
     low: Tensor
     msi: Tensor
     draft: Tensor
+    plain: Tensor
     truth: Tensor
     keep: Tensor
 
@@ -104,6 +108,7 @@ def rehearse(
     strips: Iterable[LowResolutionStrip],
     noise_std: NDArray[np.float64],
     guide_noise: NDArray[np.float64] | None = None,
+    clean: Callable[[Tensor], Tensor] | None = None,
 ) -> list[Rehearsal]:
     """Degrade the scene once more and draft its fusion there.
 
@@ -119,6 +124,8 @@ def rehearse(
         Noise of every band, reflectance.
     guide_noise
         Noise of every MSI band at its own resolution, which averaging has taken away; None: unknown.
+    clean
+        What the network does to an MSI (tile, msi band, row, col) of that noise before the draft is made.
 
     Returns
     -------
@@ -149,8 +156,13 @@ def rehearse(
         margin = _RIM * context.ratio
         inside = np.zeros_like(window.valid)
         inside[margin:-margin, margin:-margin] = window.valid[margin:-margin, margin:-margin]
-        first = draft.fuse(low[None], window.msi[None])[0].float()
-        found.append(Rehearsal(low, window.msi, first, window.hsi, torch.as_tensor(inside, device=low.device)))
+        plain = draft.fuse(low[None], window.msi[None])[0].float()
+        msi, first = window.msi, plain
+        if clean is not None:
+            msi = clean(msi[None])[0]
+            first = draft.fuse(low[None], msi[None])[0].float()
+        keep = torch.as_tensor(inside, device=low.device)
+        found.append(Rehearsal(low, msi, first, plain, window.hsi, keep))
     return found
 
 
@@ -195,7 +207,7 @@ def measure_trust(
     correction
         Returns what the network adds to a draft, from (hsi, msi, draft).
     rehearsals
-        Where it is tested; without any, the network is trusted in full.
+        Where it is tested; without any, the network is not trusted at all.
     bands
         Number of bands.
     """
@@ -204,7 +216,7 @@ def measure_trust(
     fit = _Fit(bands)
     for r in rehearsals:
         change = correction(r.low[None], r.msi[None], r.draft[None])[0]
-        fit.add((r.truth - r.draft)[:, r.keep], change[:, r.keep])
+        fit.add(*(part[:, r.keep] for part in (r.truth - r.plain, r.truth - r.draft, change)))
     return fit.solve(len(rehearsals))
 
 
@@ -212,11 +224,12 @@ class _Fit:
     """Sums for the least-squares share of every band."""
 
     def __init__(self, bands: int) -> None:
-        self._error, self._cross, self._power = (np.zeros(bands) for _ in range(3))
+        self._before, self._error, self._cross, self._power = (np.zeros(bands) for _ in range(4))
 
-    def add(self, error: Tensor, change: Tensor) -> None:
-        """Take in errors of the draft and proposed changes, both (band, sample)."""
+    def add(self, before: Tensor, error: Tensor, change: Tensor) -> None:
+        """Take in errors without the network and of its draft, and proposed changes, all (band, sample)."""
         error, change = error.double(), change.double()
+        self._before += before.double().square().sum(dim=1).cpu().numpy()
         self._error += error.square().sum(dim=1).cpu().numpy()
         self._cross += (error * change).sum(dim=1).cpu().numpy()
         self._power += change.square().sum(dim=1).cpu().numpy()
@@ -224,7 +237,7 @@ class _Fit:
     def solve(self, windows: int) -> Trust:
         share = np.clip(self._cross / np.maximum(self._power, 1e-20), 0.0, 1.0)
         left = self._error - 2.0 * share * self._cross + share**2 * self._power
-        ratio = np.maximum(self._error, 1e-20) / np.maximum(left, 1e-20)
+        ratio = np.maximum(self._before, 1e-20) / np.maximum(left, 1e-20)
         return Trust(share.astype(np.float32), float(10.0 * np.log10(ratio).mean()), windows)
 
 
