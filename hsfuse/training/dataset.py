@@ -23,6 +23,7 @@ from hsfuse.fusion.base import FusionContext, LowResolutionStrip, create_method
 from hsfuse.fusion.classical.statistics import gather, noise_std
 from hsfuse.fusion.guide_noise import noise_from_samples, noise_samples
 from hsfuse.fusion.nets.ssrfn import Scene, Ssrfn
+from hsfuse.fusion.nets.trust import error_without_noise
 from hsfuse.grid import Slice2D
 from hsfuse.training.augment import RANGES, Disturbance
 from hsfuse.training.losses import Yardstick
@@ -235,25 +236,25 @@ class Reducer:
         told = Psf(scene.psf.fwhm_px * d.psf_nominal)
         blur = Psf(told.fwhm_px * d.psf_factor)
         hsi = lowpass_decimate(d.displace(target, ratio)[None], ratio, blur)[0]
-        if scene.ranges == "measured":
-            hsi = self._restore_noise(hsi, target, valid, ratio, blur, d.seed)
-        hsi = d.disturb_hsi(hsi)
-        return self._draft(replace(scene, psf=told), hsi, msi, target, valid, ratio, d.seed)
-
-    def _restore_noise(self, hsi: Tensor, target: Tensor, valid: Tensor, ratio: int, blur: Psf, seed: int) -> Tensor:
-        """Averaging made a measured HSI cleaner than it was; bring its noise back."""
-        keep = valid.bool().cpu().numpy()
-        samples = target.cpu().numpy()[:, keep].astype(np.float64)
-        if samples.shape[1] <= samples.shape[0] + 10:
-            return hsi
+        own_noise = self._noise_of(target, valid) if scene.ranges == "measured" else np.zeros(len(target))
+        # Averaging made a measured HSI cleaner than it was; its noise is brought back.
         kept = float((psf_kernel(blur, ratio) ** 2).sum()) ** 2
-        level = noise_std(np.atleast_2d(np.cov(samples)), samples.shape[1]) * np.sqrt(max(1.0 - kept, 0.0))
-        noise = np.random.default_rng([seed, 3]).standard_normal(tuple(hsi.shape), np.float32)
-        return hsi + self._tensor(level)[:, None, None] * self._tensor(noise)
+        noise = np.random.default_rng([d.seed, 3]).standard_normal(tuple(hsi.shape), np.float32)
+        hsi = hsi + self._tensor(own_noise * np.sqrt(max(1.0 - kept, 0.0)))[:, None, None] * self._tensor(noise)
+        hsi = d.disturb_hsi(hsi)
+        return self._draft(replace(scene, psf=told), hsi, msi, target, valid, ratio, d.seed, own_noise)
+
+    def _noise_of(self, target: Tensor, valid: Tensor) -> NDArray[np.float64]:
+        """Noise of a measured reference, shape (band,); zeros where there are too few pixels to tell."""
+        samples = target.cpu().numpy()[:, valid.bool().cpu().numpy()].astype(np.float64)
+        if samples.shape[1] <= samples.shape[0] + 10:
+            return np.zeros(len(samples))
+        return noise_std(np.atleast_2d(np.cov(samples)), samples.shape[1])
 
     def _draft(
-        self, scene: TrainingScene, hsi: Tensor, msi: Tensor, target: Tensor, valid: Tensor, ratio: int, seed: int
-    ) -> ReducedPair:
+        self, scene: TrainingScene, hsi: Tensor, msi: Tensor, target: Tensor, valid: Tensor, ratio: int, seed: int,
+        own_noise: NDArray[np.float64],
+    ) -> ReducedPair:  # fmt: skip
         low = lowpass_decimate(msi[None], ratio, scene.psf)[0]
         rows, cols = hsi.shape[1:]
         usable = np.asarray(valid.bool().cpu().numpy().reshape(rows, ratio, cols, ratio).all(axis=(1, 3)))
@@ -275,7 +276,9 @@ class Reducer:
         first = draft if draft is not None else upsample(hsi[None], ratio)[0]
         error = Yardstick.of(first[None], target[None], valid[None])
         if draft is not None:
-            facts = facts._replace(error=error.rms * self._tensor(_misjudgement(bands, seed)))
+            # In use the draft's error is told without the noise of the truth that it was measured with.
+            told = error_without_noise(error.rms[0].square().double().cpu().numpy(), own_noise)
+            facts = facts._replace(error=self._tensor(told * _misjudgement(bands, seed))[None])
         return ReducedPair(hsi, msi, draft, target, valid, facts, error, ratio, scene.name)
 
     def _denoise(self, msi: Tensor, valid: Tensor, facts: Scene) -> Tensor:

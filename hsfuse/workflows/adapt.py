@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from hsfuse.errors import UsageError
 from hsfuse.fusion.nets.methods import DEFAULT_DRAFT, SsrfnMethod
 from hsfuse.inference.scene import FusionScene
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress
-from hsfuse.training.dataset import PatchSource, Reducer, Sampling, SceneEntry
+from hsfuse.training.dataset import PatchSource, Reducer, Sampling, SceneEntry, TrainingScene
 from hsfuse.training.loop import LoopSettings, train
 from hsfuse.training.validation import ValidationScores
 from hsfuse.workflows.training_data import scene_as_training
@@ -111,7 +113,7 @@ def adapt(
             hint="Select the network's bands, or leave out --adapt.",
         )
     bands = scene.hsi.bands.take(scene.bands)
-    entry = SceneEntry.of(scene_as_training(scene, scene.hsi.info.name, scratch=scratch))
+    entry = SceneEntry.of(_with_own_guide(scene_as_training(scene, scene.hsi.info.name, scratch=scratch)))
     # Of a small scene the strip between training and validation would leave nothing.
     gap = int(min(max((max(entry.shape) - _STRIPS_PX) // 2, _SMALL_GAP_PX), _GAP_PX))
     gpu = device.startswith("cuda")
@@ -144,3 +146,13 @@ def adapt(
         result.steps, result.best.psnr_db, result.first.psnr_db,
     )  # fmt: skip
     return Adaptation(result.first, result.best, result.steps, result.seconds)
+
+
+def _with_own_guide(scene: TrainingScene) -> TrainingScene:
+    """Let the guide be made from the HSI, where its bands cover those of the MSI.
+
+    The measured MSI is misaligned by a fraction of a pixel: at reduced resolution the network would learn to undo that
+    shift, and would do it to the cube as well. What the HSI itself shows of the MSI is aligned with the truth.
+    """
+    covered = bool(scene.srf) and bool(np.all(scene.srf[0].sum(axis=1) > 0))
+    return replace(scene, msi=None) if covered else scene

@@ -193,8 +193,12 @@ def draft_error(rehearsals: Sequence[Rehearsal], noise_std: NDArray[np.float64])
     if count == 0:
         return None
     power = sum((r.truth - r.draft)[:, r.keep].double().square().sum(dim=1) for r in rehearsals)
-    mean = np.asarray((torch.as_tensor(power) / count).cpu().numpy(), dtype=np.float64)
-    return np.asarray(np.sqrt(np.maximum(mean - noise_std**2, _LEAST_PART * mean)))
+    return error_without_noise((torch.as_tensor(power) / count).cpu().numpy(), noise_std)
+
+
+def error_without_noise(mean_square: NDArray[np.float64], noise_std: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Root mean square error of a draft from its mean square difference to a truth with noise, both (band,)."""
+    return np.asarray(np.sqrt(np.maximum(mean_square - noise_std**2, _LEAST_PART * mean_square)))
 
 
 def measure_trust(
