@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine is no failure: examples take as long as they take.
+settings.register_profile("hsfuse", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("hsfuse")
 
 
 def _shared_data() -> Path | None:

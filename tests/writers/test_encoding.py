@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from writers_support import CENTRES_NM, PROVENANCE, Cube
 
-from hsfuse.writers import SampleEncoding
+from hsfuse.grid import Grid, Slice2D
+from hsfuse.qa.sources import RasterSource
+from hsfuse.spectral import BandTable
+from hsfuse.writers import CubeWriter, SampleEncoding, WriteOptions
 
 cubes = hnp.arrays(
     np.float32,
@@ -56,3 +62,26 @@ def test_stored_integers_come_back_unchanged(value: int) -> None:
     encoding = SampleEncoding.of("int16")
     stored = np.array([[[value]]], dtype="<i2")
     assert encoding.encode(encoding.decode(stored))[0, 0, 0] == value
+
+
+@pytest.mark.parametrize("dtype", ["int16", "uint16", "float32"])
+@pytest.mark.parametrize(("name", "file_format"), [("out.tif", "gtiff"), ("out.tif", "cog"), ("out.img", "envi")])
+def test_a_cube_has_one_set_of_values(
+    tmp_path: Path, grid: Grid, bands: BandTable, cube: Cube, dtype: str, name: str, file_format: str
+) -> None:
+    """Its scores are the same bits, whether it was judged on its way to the disk or later from the file."""
+    options = WriteOptions(dtype=dtype, format=file_format)  # type: ignore[arg-type]
+    block, chosen = Slice2D(30, 130, 20, 90), [5, 0, 2]
+    with CubeWriter(tmp_path / name, grid, bands, options, identity="1234abcd", provenance=PROVENANCE) as writer:
+        writer.write_rows(0, cube)
+        rows = writer.stored_rows()
+        assert rows is not None
+        written = writer.read_rows(30, 100, chosen)[:, :, 20:90]
+        product = writer.finish()
+        early = rows.read(block, chosen)
+        rows.close()
+        late = writer.read_rows(30, 100, chosen)[:, :, 20:90]
+    with RasterSource(product.path, np.asarray(CENTRES_NM)) as source:
+        judged = source.read(chosen, block)
+    for other in (written, late, judged):
+        np.testing.assert_array_equal(other, early)
