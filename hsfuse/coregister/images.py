@@ -6,7 +6,6 @@ twice as fine as the target, so that it can be evaluated at any displaced positi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,27 +59,27 @@ def reference_grid(grid: Grid, margin_px: int) -> Grid:
     )
 
 
-def bspline_sample(images: Sequence[Tensor], rows: Tensor, cols: Tensor) -> list[Tensor]:
-    """Evaluate the cubic B-splines whose coefficients are images of one shape.
+def bspline_sample(image: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
+    """Evaluate the cubic B-splines whose coefficients are an image.
 
     Without a prefilter this is a blur of constant, known width (variance 1/3 sample) that does not depend on the
     fraction of the position, which is what keeps sub-pixel matching from locking to the sample grid. Each value
-    takes four bilinear fetches.
+    takes four bilinear fetches, and is NaN where one of the 16 samples around it is.
 
     Parameters
     ----------
-    images
-        Each of shape (channel, row, col).
+    image
+        Shape (channel, row, col).
     rows, cols
         Fractional sample positions, shape (h, w).
 
     Returns
     -------
-    list of torch.Tensor
-        Each of shape (channel, h, w); edge samples are repeated outside.
+    torch.Tensor
+        Shape (channel, h, w); edge samples are repeated outside.
     """
-    height, width = images[0].shape[-2:]
-    dtype = images[0].dtype
+    height, width = image.shape[-2:]
+    dtype = image.dtype
 
     def pairs(position: Tensor, size: int) -> tuple[tuple[Tensor, Tensor], Tensor]:
         whole = torch.floor(position)
@@ -95,17 +94,15 @@ def bspline_sample(images: Sequence[Tensor], rows: Tensor, cols: Tensor) -> list
     (r0, r1), wr = pairs(rows.double(), height)
     (c0, c1), wc = pairs(cols.double(), width)
     wr, wc = wr.to(dtype), wc.to(dtype)
-    totals = [torch.zeros((image.shape[0], *rows.shape), dtype=dtype, device=image.device) for image in images]
+    total = torch.zeros((image.shape[0], *rows.shape), dtype=dtype, device=image.device)
     for row, weight_r in ((r0, wr), (r1, 1 - wr)):
         for col, weight_c in ((c0, wc), (c1, 1 - wc)):
             where = torch.stack([col, row], dim=-1).to(dtype)[None]
-            weight = weight_r * weight_c
-            for image, total in zip(images, totals, strict=True):
-                fetched = torch.nn.functional.grid_sample(
-                    image[None], where, mode="bilinear", padding_mode="border", align_corners=True
-                )[0]
-                total.addcmul_(fetched, weight)
-    return totals
+            fetched = torch.nn.functional.grid_sample(
+                image[None], where, mode="bilinear", padding_mode="border", align_corners=True
+            )[0]
+            total.addcmul_(fetched, weight_r * weight_c)
+    return total
 
 
 class Smoother:
@@ -132,13 +129,28 @@ class Smoother:
 
     def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
         """Weighted local mean of ``x`` (channel, row, col), smooth, defined everywhere."""
+        total = self._total(weight)
+        return torch.stack([self._mean(channel, weight, total) for channel in x])
+
+    def subtract(self, x: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
+        """``x`` without its local mean; ``out`` may be ``x`` itself. Channel by channel: memory holds one mean."""
+        out = torch.empty_like(x) if out is None else out
+        total = self._total(weight)
+        for channel, rest in zip(x, out, strict=True):
+            torch.sub(channel, self._mean(channel, weight, total), out=rest)
+        return out
+
+    def _total(self, weight: Tensor) -> Tensor:
         if self._taps:
-            total = self._convolved(weight).add_(1e-6)
-            return torch.stack([self._convolved(channel * weight) for channel in x]).div_(total)
+            return self._convolved(weight).add_(1e-6)
+        return self._down[0] @ weight @ self._down[1].T
+
+    def _mean(self, x: Tensor, weight: Tensor, total: Tensor) -> Tensor:
+        if self._taps:
+            return self._convolved(x * weight).div_(total)
         down_r, down_c = self._down
         up_r, up_c = self._up
-        total = down_r @ weight @ down_c.T
-        mean = (down_r @ (x * weight) @ down_c.T + 1e-6 * x.mean(dim=(-2, -1), keepdim=True)) / (total + 1e-6)
+        mean = (down_r @ (x * weight) @ down_c.T + 1e-6 * x.mean()) / (total + 1e-6)
         return torch.matmul(up_r @ mean, up_c.T)
 
     def _convolved(self, x: Tensor) -> Tensor:

@@ -33,7 +33,6 @@ Out = TypeVar("Out")
 _RIDGE = 1e-4
 _STUDENT_NU = 4.0
 _LEAST_INFORMATION = 0.4
-_USABLE = 0.98
 _HALO_PX = 2
 _WARP_ROWS = 128
 
@@ -97,18 +96,15 @@ class Refiner:
         self.background_px = background_px
         self.target_valid = torch.isfinite(target).all(dim=0)
         self._target = torch.where(self.target_valid[None], target, torch.zeros_like(target))
-        usable = torch.isfinite(reference).all(dim=0)
-        count = usable.sum().clamp(min=1)
-        complete = bool(usable.all())
+        # A sample that is missing in one channel is missing in all: one of them then tells where values are known.
+        missing = ~torch.isfinite(reference[0])
+        for channel in reference[1:]:
+            missing |= ~torch.isfinite(channel)
+        count = (~missing).sum().clamp(min=1)
         for channel in reference:
-            if not complete:
-                channel.masked_fill_(~usable, 0.0)
-            channel -= channel.sum() / count
-            # Unusable samples take the mean, so that they do not ring into their neighbours; their weight is zero.
-            if not complete:
-                channel.masked_fill_(~usable, 0.0)
+            channel.masked_fill_(missing, torch.nan)
+            channel -= channel.nansum() / count
         self._reference = reference
-        self._usable = None if complete else usable.float()[None]
         self._block_c = block_matrix(self.width, self.device)
 
     @property
@@ -146,11 +142,10 @@ class Refiner:
             rows = torch.arange(part.start, part.stop, dtype=torch.float64, device=self.device)[:, None]
             at_r = (rows + displacement[0, part] + self._margin) * OVERSAMPLING + half
             at_c = (cols + displacement[1, part] + self._margin) * OVERSAMPLING + half
-            layers = [self._reference] if self._usable is None else [self._reference, self._usable]
-            sampled = bspline_sample(layers, at_r, at_c)
-            inside = (at_r >= 1) & (at_r <= shape[0] - 2) & (at_c >= 1) & (at_c <= shape[1] - 2)
-            image[:, part] = sampled[0]
-            mask[part] = inside if len(sampled) == 1 else (sampled[1][0] > _USABLE) & inside
+            sampled = bspline_sample(self._reference, at_r, at_c)
+            known = ~torch.isnan(sampled[0])
+            image[:, part] = sampled.masked_fill_(~known, 0.0)
+            mask[part] = known & (at_r >= 1) & (at_r <= shape[0] - 2) & (at_c >= 1) & (at_c <= shape[1] - 2)
 
         for _ in side_by_side(fill, range(0, self.height, step)):
             pass
@@ -170,19 +165,28 @@ class Refiner:
         rounds
             Rounds of down-weighting pixels that do not fit.
         """
-        warped, usable = self.warp(displacement)
-        mask = _interior(usable) * (self.target_valid & allowed).float()
-        pass_ = _Pass(windows, self._flattened(warped, mask), self._flattened(self._target, mask), mask)
+        pass_ = self._compare(windows, displacement, allowed)
         model = pass_.model(None)
         for _ in range(rounds - 1):
             model = pass_.model(model)
         return pass_.solve(model, self._block_c)
 
-    def _flattened(self, image: Tensor, mask: Tensor) -> Tensor:
-        """Image without its local mean, of unit variance over the mask."""
-        flat = image - self._smoother(image, mask)
-        spread = (flat**2 * mask).sum(dim=(1, 2), keepdim=True) / mask.sum().clamp(min=1.0)
-        return flat.div_(spread.sqrt_().clamp_(min=1e-9))
+    def resemblance(self, windows: Windows, displacement: Tensor, allowed: Tensor) -> tuple[FloatArray, FloatArray]:
+        """Correlation and share of usable pixels as in :meth:`measure` with one round, each of shape (n_r, n_c)."""
+        return self._compare(windows, displacement, allowed).resemblance()
+
+    def _compare(self, windows: Windows, displacement: Tensor, allowed: Tensor) -> _Pass:
+        warped, usable = self.warp(displacement)
+        mask = _interior(usable).mul_(self.target_valid & allowed)
+        return _Pass(windows, self._flattened(warped, mask, warped), self._flattened(self._target, mask), mask)
+
+    def _flattened(self, image: Tensor, mask: Tensor, out: Tensor | None = None) -> Tensor:
+        """Image without its local mean, of unit variance over the mask; ``out`` may be the image itself."""
+        flat = self._smoother.subtract(image, mask, out)
+        count = mask.sum().clamp(min=1.0)
+        for channel in flat:
+            channel.div_(((channel * mask).mul_(channel).sum() / count).sqrt().clamp(min=1e-9))
+        return flat
 
 
 class _Pass:
@@ -193,6 +197,7 @@ class _Pass:
         self._reference, self._target = reference, target
         self._channels, self._basis = target.shape[0], reference.shape[0] + 1
         self._pairs = list(combinations_with_replacement(range(self._basis), 2))
+        self._product_count = len(self._pairs) + self._channels * (3 * self._basis + 7) + 5
 
     def _basis_of(self, top: int, bottom: int) -> Tensor:
         part = self._reference[:, top:bottom]
@@ -220,11 +225,14 @@ class _Pass:
                 error = target - (strip.spread(dense[0]) * basis).sum(dim=1)
                 scale = strip.spread(dense[1])
             weight = self._weight(strip.top, strip.bottom, error, scale)
-            weighted = basis * weight
-            products = [weighted[i] * basis[j] for i, j in self._pairs]
-            products += [weighted[i] * t for t in target for i in range(self._basis)]
-            products += [weight * t * t for t in target]
-            return strip.sums(torch.stack(products))
+            products = torch.empty((len(sums), *weight.shape), device=weight.device)
+            self._gram_products(basis, weight, products)
+            at = len(self._pairs)
+            for t in target:
+                torch.mul(basis, weight * t, out=products[at : at + self._basis])
+                at += self._basis
+            torch.mul(target * target, weight, out=products[at:])
+            return strip.sums(products)
 
         strips = list(self._windows.strips())
         for strip, part in zip(strips, side_by_side(share, strips), strict=True):
@@ -237,6 +245,26 @@ class _Pass:
         total = sums[len(self._pairs) - 1].double().clamp(min=1e-3)
         variance = ((square - (solved * right).sum(dim=1)) / total).clamp(min=1e-4)
         return _Model(solved, variance)
+
+    def resemblance(self) -> tuple[FloatArray, FloatArray]:
+        """Multiple correlation and share of usable pixels of every window after one round."""
+        dense = self._halves(self.model(None))
+        count = self._channels
+        sums = self._zeros(2 * count + 1)
+
+        def share(strip: Strip) -> Tensor:
+            basis, target = self._basis_of(strip.top, strip.bottom), self._target[:, strip.top : strip.bottom]
+            error = target - (strip.spread(dense[0]) * basis).sum(dim=1)
+            weight = self._weight(strip.top, strip.bottom, error, strip.spread(dense[1]))
+            return strip.sums(torch.cat([error * error * weight, target * target * weight, weight[None]]))
+
+        strips = list(self._windows.strips())
+        for strip, part in zip(strips, side_by_side(share, strips), strict=True):
+            sums[:, strip.first : strip.last] += part
+        sums = sums.double()
+        ee, tt = sums[:count], sums[count : 2 * count]
+        correlation = _correlation(ee.movedim(0, -1), tt.movedim(0, -1), sums[-1])
+        return correlation.cpu().numpy(), self._share().double().cpu().numpy()
 
     def _halves(self, model: _Model) -> tuple[Tensor, Tensor]:
         return self._windows.along_columns(model.coefficients), self._windows.along_columns(model.variance)
@@ -254,13 +282,15 @@ class _Pass:
         """Missing displacement of every window, its variance, and what else is known about the window."""
         c, n = self._channels, self._basis
         per_channel = 3 * n + 7
-        sums = self._zeros(len(self._pairs) + c * per_channel + 5)
+        sums = self._zeros(self._product_count)
         scores = []
         dense = self._halves(model)
 
         def share(strip: Strip) -> tuple[Tensor, Tensor]:
-            products, score = self._products(strip.top, strip.bottom, strip.spread(dense[0]), strip.spread(dense[1]))
-            return strip.sums(products), block_sums(score, block_c)
+            products, scores = self._products(
+                strip.top, strip.bottom, strip.spread(dense[0]), strip.spread(dense[1]), block_c
+            )
+            return strip.sums(products), scores
 
         strips = list(self._windows.strips())
         for strip, (part, score) in zip(strips, side_by_side(share, strips), strict=True):
@@ -272,11 +302,11 @@ class _Pass:
         extra = sums[pairs + c * per_channel :]
         # (n_r, n_c, channel, ...): gradients with basis, error with basis, gradients with themselves and the error
         gx = torch.stack([parts[..., :n], parts[..., n : 2 * n]], dim=-2)
-        ex, gg = parts[..., 2 * n : 3 * n], parts[..., 3 * n : 3 * n + 3]
-        ge, ee, tt = parts[..., 3 * n + 3 : 3 * n + 5], parts[..., 3 * n + 5], parts[..., 3 * n + 6]
+        gg, ee, tt = parts[..., 2 * n : 2 * n + 3], parts[..., 2 * n + 3], parts[..., 2 * n + 4]
+        ge, ex = parts[..., 2 * n + 5 : 2 * n + 7], parts[..., 2 * n + 7 :]
         gram = self._gram(sums[:pairs])[:, :, None]
         absorbed = torch.linalg.solve(gram, gx.transpose(-1, -2)).transpose(-1, -2)
-        scale = (ee / extra[0].clamp(min=1e-3)[..., None]).clamp(min=1e-4)
+        scale = _scale(ee, extra[0])
         own = torch.stack([torch.stack([gg[..., 0], gg[..., 1]], -1), torch.stack([gg[..., 1], gg[..., 2]], -1)], -2)
         hessian = ((own - absorbed @ gx.transpose(-1, -2)) / scale[..., None, None]).sum(dim=2)
         right = ((ge - (absorbed @ ex[..., None])[..., 0]) / scale[..., None]).sum(dim=2)
@@ -288,41 +318,48 @@ class _Pass:
         inverse = inverse / (1.0 - extra[4] / info).clamp(_LEAST_INFORMATION, 1.0)[..., None, None]
         meat = self._scatter(torch.cat(scores, dim=1), absorbed, scale)
         variance = (inverse @ meat @ inverse).diagonal(dim1=-2, dim2=-1).mean(dim=-1)
-        unexplained, total = (ee / scale).sum(dim=-1), (tt / scale).sum(dim=-1).clamp(min=1e-9)
-        whole = self._windows.weight_r.sum(dim=1)[:, None] * self._windows.weight_c.sum(dim=1)[None, :]
-        filled = self._share(whole)
         return Measurement(
             *(
                 x.double().cpu().numpy()
                 for x in (
-                    step[..., 0], step[..., 1], variance, (1 - unexplained / total).clamp(0.0, 1.0).sqrt(), filled,
+                    step[..., 0], step[..., 1], variance, _correlation(ee, tt, extra[0]), self._share(),
                     extra[2] / info, extra[3] / info,
                 )
             )
         )  # fmt: skip
 
-    def _share(self, whole: Tensor) -> Tensor:
+    def _share(self) -> Tensor:
+        whole = self._windows.weight_r.sum(dim=1)[:, None] * self._windows.weight_c.sum(dim=1)[None, :]
         used = self._windows.weight_r @ self._mask @ self._windows.weight_c.T
         return used / whole.clamp(min=1e-6)
 
-    def _products(self, top: int, bottom: int, coefficients: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-        """All products that enter the window sums, and the pixel scores whose block sums give the variance."""
+    def _products(
+        self, top: int, bottom: int, coefficients: Tensor, scale: Tensor, block_c: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """All products that enter the window sums, and the block sums of the scores that give the variance."""
         basis, target = self._basis_of(top, bottom), self._target[:, top:bottom]
         error = target - (coefficients * basis).sum(dim=1)
         weight = self._weight(top, bottom, error, scale)
         slope_r, slope_c = self._gradients(top, bottom)
         g_r = (coefficients[:, :-1] * slope_r).sum(dim=1)
         g_c = (coefficients[:, :-1] * slope_c).sum(dim=1)
-        weighted = basis * weight
-        products = [weighted[i] * basis[j] for i, j in self._pairs]
+        n, rows_cols = self._basis, weight.shape
+        products = torch.empty((self._product_count, *rows_cols), device=weight.device)
         scores = []
+        self._gram_products(basis, weight, products)
+        at = len(self._pairs)
         for t, e, r, c in zip(target, error, g_r, g_c, strict=True):
+            own = products[at : at + 3 * n + 7]
             wr, wc, we = weight * r, weight * c, weight * e
-            products += [b * wr for b in basis]
-            products += [b * wc for b in basis]
-            basis_error = [b * we for b in basis]
-            products += [*basis_error, wr * r, wr * c, wc * c, wr * e, wc * e, we * e, weight * t * t]
-            scores += [wr * e, wc * e, *basis_error]
+            torch.mul(basis, wr, out=own[:n])
+            torch.mul(basis, wc, out=own[n : 2 * n])
+            for place, (one, other) in enumerate(
+                ((wr, r), (wr, c), (wc, c), (we, e), (weight, t * t), (wr, e), (wc, e))
+            ):
+                torch.mul(one, other, out=own[2 * n + place])
+            torch.mul(basis, we, out=own[2 * n + 7 :])
+            scores.append(block_sums(own[2 * n + 5 :], block_c))
+            at += 3 * n + 7
         info = (weight * (g_r**2 + g_c**2) / scale).sum(dim=0)
         # How much of the information is lost because a shift also changes the weights (Newton against reweighting).
         pull = (g_r * error / scale).sum(dim=0) ** 2 + (g_c * error / scale).sum(dim=0) ** 2
@@ -330,8 +367,16 @@ class _Pass:
         lost = 2.0 / len(target) * weight * pull / (_STUDENT_NU + distance)
         rows = torch.arange(top, bottom, device=info.device, dtype=info.dtype)[:, None]
         cols = torch.arange(info.shape[1], device=info.device, dtype=info.dtype)[None, :]
-        products += [weight, info, info * rows, info * cols, lost]
-        return torch.stack(products), torch.stack(scores)
+        for place, extra in enumerate((weight, info, info * rows, info * cols, lost)):
+            products[at + place] = extra
+        return products, torch.cat(scores)
+
+    def _gram_products(self, basis: Tensor, weight: Tensor, out: Tensor) -> None:
+        """Weighted products of all pairs of the basis, in the order of the pairs."""
+        at = 0
+        for i in range(self._basis):
+            torch.mul(basis[i:], basis[i] * weight, out=out[at : at + self._basis - i])
+            at += self._basis - i
 
     def _gradients(self, top: int, bottom: int) -> tuple[Tensor, Tensor]:
         """Derivatives of the reference per pixel along rows and columns (five-point stencil) in a strip."""
@@ -367,6 +412,18 @@ class _Pass:
         count = counts[0][:, None] * counts[1][None, :]
         # Two parameters were estimated from so many blocks.
         return (lift @ second @ lift.transpose(-1, -2)) * (count / (count - 2.0).clamp(min=1.0))[..., None, None]
+
+
+def _scale(unexplained: Tensor, weight: Tensor) -> Tensor:
+    """Residual variance of each channel (last axis)."""
+    return (unexplained / weight.clamp(min=1e-3)[..., None]).clamp(min=1e-4)
+
+
+def _correlation(unexplained: Tensor, whole: Tensor, weight: Tensor) -> Tensor:
+    """Multiple correlation over the channels (last axis), each relative to its residual variance."""
+    scale = _scale(unexplained, weight)
+    total = (whole / scale).sum(dim=-1).clamp(min=1e-9)
+    return (1.0 - (unexplained / scale).sum(dim=-1) / total).clamp(0.0, 1.0).sqrt()
 
 
 def side_by_side(work: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:

@@ -104,15 +104,18 @@ def contrast_features(image: Tensor, mask: Tensor, scale_px: float = _FEATURE_SC
     """Clipped local contrast and its gradient's length for each channel, locally centred, zero under the mask."""
     smoother = Smoother(int(image.shape[-2]), int(image.shape[-1]), scale_px, image.device)
     count = mask.sum().clamp(min=1.0)
-    contrast = (image - smoother(image, mask)) * mask
-    scale = 1.25 * contrast.abs().sum(dim=(1, 2), keepdim=True) / count
-    contrast = (contrast / scale.clamp(min=1e-9)).clamp_(-3.0, 3.0)
-    steep = torch.zeros_like(contrast)
-    steep[:, 1:-1, 1:-1] = torch.sqrt(
-        (contrast[:, 1:-1, 2:] - contrast[:, 1:-1, :-2]) ** 2 + (contrast[:, 2:, 1:-1] - contrast[:, :-2, 1:-1]) ** 2
-    )
-    steep = (steep - smoother(steep, mask)) * mask
-    return torch.cat([contrast, steep])
+    features = torch.zeros((2 * len(image), *mask.shape), device=image.device)
+    contrast, steep = features[: len(image)], features[len(image) :]
+    smoother.subtract(image, mask, contrast)
+    for plain, slope in zip(contrast, steep, strict=True):
+        plain *= mask
+        scale = 1.25 * plain.abs().sum() / count
+        plain.div_(scale.clamp(min=1e-9)).clamp_(-3.0, 3.0)
+        torch.hypot(
+            plain[1:-1, 2:] - plain[1:-1, :-2], plain[2:, 1:-1] - plain[:-2, 1:-1], out=slope[1:-1, 1:-1]
+        )  # fmt: skip
+    smoother.subtract(steep, mask, steep).mul_(mask)
+    return features
 
 
 class Registrar:
@@ -267,8 +270,8 @@ class Registrar:
     def _chance_correlation(self, refiner: Refiner, field: PixelField, allowed: Tensor) -> float:
         """Correlation that windows reach at a wrong position: those that fit no better measure nothing."""
         wrong = field + np.array(_WRONG_PX, dtype=np.float32)[:, None, None]
-        measured = refiner.measure(self._windows, self._on_device(wrong), allowed, rounds=1)
-        seen = measured.correlation[measured.share > _LEAST_SHARE]
+        correlation, share = refiner.resemblance(self._windows, self._on_device(wrong), allowed)
+        seen = correlation[share > _LEAST_SHARE]
         return float(np.quantile(seen, _CHANCE_QUANTILE)) if seen.size else 0.0
 
     def _single_shift(self, points: Points) -> bool:
@@ -336,13 +339,16 @@ def _hull(image: NDArray[np.float32]) -> Callable[[FloatArray | NDArray[np.integ
 
 def _featured(image: Tensor, factor: int, scale_px: float) -> tuple[Tensor, Tensor]:
     """Features and mask of an image averaged over ``factor`` x ``factor`` samples, half of which must be valid."""
-    valid = torch.isfinite(image).all(dim=0)
+    valid = torch.isfinite(image[0])
+    for layer in image[1:]:
+        valid &= torch.isfinite(layer)
     share = torch.nn.functional.avg_pool2d(valid[None].float(), factor)[0]
     mask = (share >= 0.5).float()
-    mean = torch.stack(
-        [torch.nn.functional.avg_pool2d(layer.masked_fill(~valid, 0.0)[None], factor)[0] for layer in image]
-    )
-    return contrast_features(mean.div_(share.clamp(min=0.5)).mul_(mask), mask, scale_px), mask
+    mean = torch.empty((len(image), *mask.shape), device=image.device)
+    for layer, out in zip(image, mean, strict=True):
+        out.copy_(torch.nn.functional.avg_pool2d(torch.where(valid, layer, 0.0)[None], factor)[0])
+        out.div_(share.clamp(min=0.5)).mul_(mask)
+    return contrast_features(mean, mask, scale_px), mask
 
 
 def _cut(image: Tensor, corners: NDArray[np.integer], side: int) -> Tensor:

@@ -118,8 +118,9 @@ class Strip:
 
     def sums(self, images: Tensor) -> Tensor:
         """The strip's share of the window sums of images (n, row, col), shape (n, touched windows, n_c)."""
-        half = torch.matmul(images, self.windows.weight_c.T)
-        return torch.matmul(self.windows.weight_r[self.first : self.last, self.top : self.bottom], half)
+        # Rows first: a strip touches few windows along its rows, so little is left to be summed along the columns.
+        half = torch.matmul(self.windows.weight_r[self.first : self.last, self.top : self.bottom], images)
+        return torch.matmul(half, self.windows.weight_c.T)
 
     def add_sums(self, total: Tensor, images: Tensor) -> None:
         """Add :meth:`sums` of images to the sums over all windows, shape (n, n_r, n_c)."""
@@ -143,10 +144,12 @@ def box_edges(size: int, side: int) -> NDArray[np.int64]:
 
 def block_sums(images: Tensor, block_c: Tensor) -> Tensor:
     """Sums over blocks of a strip: (n, row, col) to (n, block row, block col)."""
-    half = torch.matmul(images, block_c.T)
-    count = -(-half.shape[1] // BLOCK_PX)
-    padded = torch.nn.functional.pad(half, (0, 0, 0, count * BLOCK_PX - half.shape[1]))
-    return padded.reshape(half.shape[0], count, BLOCK_PX, -1).sum(dim=2)
+    number, height, width = images.shape
+    whole = height // BLOCK_PX * BLOCK_PX
+    sums = images[:, :whole].reshape(number, -1, BLOCK_PX, width).sum(dim=2)
+    if whole < height:
+        sums = torch.cat([sums, images[:, whole:].sum(dim=1, keepdim=True)], dim=1)
+    return torch.matmul(sums, block_c.T)
 
 
 def block_matrix(size: int, device: torch.device) -> Tensor:

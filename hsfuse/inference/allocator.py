@@ -36,6 +36,21 @@ def keep_freed_memory() -> bool:
     return bool(set_all)
 
 
+@lru_cache(maxsize=1)
+def share_one_arena() -> bool:
+    """Make all threads take memory from one place; False where that is not glibc's choice.
+
+    Each arena keeps what its threads have freed. For work that allocates the same sizes in turn from several threads
+    that is twice the memory for nothing. Threads that already have an arena keep it, so this is called early.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    try:
+        return bool(ctypes.CDLL(None).mallopt(_ARENA_MAX, 1))
+    except (OSError, AttributeError):
+        return False
+
+
 def release_freed_memory() -> None:
     """Give back what earlier stages have freed: between stages that need memory of other shapes."""
     if not keep_freed_memory():

@@ -65,14 +65,14 @@ def detail_view(
 
 
 def _candidates(result: CoregistrationResult, grid: Grid, side: int) -> list[Slice2D]:
-    """Windows around confident tie points, far from each other."""
+    """Windows around confident tie points, half of each new."""
     points = result.tie_points
     row, col = grid.rowcol(points.x, points.y)
     chosen: list[tuple[int, int]] = []
     for index in np.argsort(-points.confidence, kind="stable"):
         top = int(np.clip(round(float(row[index])) - side // 2, 0, grid.height - side))
         left = int(np.clip(round(float(col[index])) - side // 2, 0, grid.width - side))
-        if all(max(abs(top - a), abs(left - b)) >= side for a, b in chosen):
+        if all(max(abs(top - a), abs(left - b)) >= side // 2 for a, b in chosen):
             chosen.append((top, left))
         if len(chosen) == _CANDIDATES:
             break

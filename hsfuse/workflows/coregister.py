@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import rasterio
 from rasterio.errors import RasterioError
 
@@ -15,6 +16,7 @@ from hsfuse.coregister.products import coregister_products
 from hsfuse.coregister.result import CoregistrationResult
 from hsfuse.degrade import Psf
 from hsfuse.errors import CoregistrationError, InputError, OutputError
+from hsfuse.inference.allocator import share_one_arena
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress, SilentProgress
 from hsfuse.readers import open_hsi, open_msi
@@ -26,6 +28,9 @@ from hsfuse.workflows.swir import with_swir
 from hsfuse.workflows.tie_points import check_suffix, write_tie_points
 
 _log = get_logger(__name__)
+
+_CACHE_MB = (8, 128)
+"""Least and most memory for blocks of files that GDAL has decoded."""
 
 
 def coregister_files(
@@ -76,7 +81,9 @@ def coregister_files(
         check_suffix(tie_points)
     wanted = [path for path in (output, field, tie_points, report) if path is not None]
     _check_outputs(wanted, overwrite=overwrite)
+    share_one_arena()
     with ExitStack() as stack:
+        stack.enter_context(rasterio.Env(GDAL_CACHEMAX=_cache_mb([target, reference])))
         moving = _open_target(target)
         stack.callback(moving.close)
         fixed = open_msi([reference], target=moving.grid)
@@ -114,6 +121,25 @@ def _check_outputs(paths: list[Path], *, overwrite: bool) -> None:
             raise OutputError(f"{path} exists already.", hint="Use --overwrite to replace it.")
         if not path.parent.is_dir():
             raise OutputError(f"The folder {path.parent} does not exist.", hint="Create it first.")
+
+
+def _cache_mb(paths: list[Path]) -> int:
+    """Room for two rows of the files' blocks: images are read from top to bottom, what lies above is not needed again.
+
+    Products that are no single raster get the most: their tiles are large.
+    """
+    most = _CACHE_MB[0]
+    for path in paths:
+        try:
+            with rasterio.open(path) as source:
+                if not source.count:
+                    return _CACHE_MB[1]
+                high = max(rows for rows, _ in source.block_shapes)
+                row = high * source.width * source.count * max(np.dtype(kind).itemsize for kind in source.dtypes)
+        except RasterioError:
+            return _CACHE_MB[1]
+        most = max(most, 2 * row >> 20)
+    return min(most, _CACHE_MB[1])
 
 
 def _open_target(path: Path) -> HyperspectralProduct | RasterMsi:
