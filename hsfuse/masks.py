@@ -6,6 +6,8 @@ Masks are boolean arrays (row, col); True always means *usable* in a ``valid`` m
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -17,6 +19,7 @@ SCL_CLOUD = (3, 8, 9, 10)
 """Sentinel-2 scene classes that hide the ground: cloud shadow, medium and high cloud, thin cirrus."""
 SCL_UNMATCHABLE = (0, 1, 3, 6, 8, 9, 10)
 """Scene classes without trustworthy ground texture for matching (also saturated pixels and water)."""
+_SMALL_RADIUS_PX = 12
 
 
 def in_classes(classes: NDArray[np.integer], wanted: tuple[int, ...]) -> BoolArray:
@@ -28,9 +31,22 @@ def dilate(mask: BoolArray, radius_px: int) -> BoolArray:
     """Grow a mask by a disc of ``radius_px`` pixels."""
     if radius_px <= 0 or not mask.any():
         return mask
-    # A distance transform costs the same for every radius; repeated dilation does not.
-    distance = ndimage.distance_transform_edt(~mask)
-    return np.asarray(distance <= radius_px, dtype=np.bool_)
+    if radius_px > _SMALL_RADIUS_PX:
+        # A distance transform costs the same for every radius; growing step by step does not.
+        return np.asarray(ndimage.distance_transform_edt(~mask) <= radius_px, dtype=np.bool_)
+    grown = mask.copy()
+    rows, row, wide = mask.shape[0], mask, 0
+    for dy in range(radius_px, -1, -1):
+        half = math.isqrt(radius_px**2 - dy**2)
+        for dx in range(wide + 1, half + 1):
+            row = row.copy() if row is mask else row
+            row[:, dx:] |= mask[:, :-dx]
+            row[:, :-dx] |= mask[:, dx:]
+        wide = half
+        if dy < rows:
+            grown[dy:] |= row[: rows - dy]
+            grown[: rows - dy] |= row[dy:]
+    return grown
 
 
 def block_any(mask: BoolArray, ratio: int) -> BoolArray:

@@ -115,7 +115,7 @@ class SampleEncoding:
         if not self.is_integer:
             return stored.astype(np.float32)
         # A product of float32, as all who read the finished file compute it: a cube has one set of values.
-        reflectance = np.multiply(stored, np.float32(1.0 / self.scale), dtype=np.float32)
+        reflectance: NDArray[np.float32] = np.multiply(stored, np.float32(1.0 / self.scale), dtype=np.float32)
         reflectance[stored == self.dtype.type(self.nodata)] = np.nan
         return reflectance
 

@@ -219,11 +219,56 @@ class Scene(NamedTuple):
 
 MIN_STD = 1e-4
 """Floor of a band's deviation, reflectance."""
+_SAMPLES_AT_ONCE = 300_000
+_LARGEST_SQUARE = 1e38
 
 
-def _detail(x: Tensor) -> Tensor:
-    """Difference of (n, band, row, col) from the mean of its 3 x 3 neighbourhood."""
-    return x - F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+class _Reading(NamedTuple):
+    """What the network takes from a draft: features of its bands, its mean at low resolution, what skips the network.
+
+    Shapes (n, feature, row, col), (n, band, row / ratio, col / ratio), (n, band, row, col); the draft is in units of
+    the bands' deviations, its detail in units of its expected error.
+    """
+
+    features: Tensor
+    low: Tensor | None
+    skip: Tensor | None
+
+
+def arsinh(x: Tensor) -> Tensor:
+    """Inverse hyperbolic sine below 1e19; without gradients on a CPU three times as fast as :func:`torch.asinh`."""
+    if x.is_cuda or torch.is_grad_enabled() or x.dtype != torch.float32:
+        return torch.asinh(x)
+    # log(1 + t) with t = |x| + x^2 / (1 + sqrt(1 + x^2)): exact for small x, and every step has vector instructions.
+    size = x.abs()
+    square = (x * x).clamp_(max=_LARGEST_SQUARE)
+    root = (square + 1.0).sqrt_().add_(1.0)
+    return square.div_(root).add_(size).log1p_().copysign_(x)
+
+
+def _mean3x3(padded: Tensor) -> Tensor:
+    """Mean of the 3 x 3 neighbourhood of (n, band, row + 2, col + 2), shape (n, band, row, col)."""
+    down = padded[:, :, :-2] + padded[:, :, 1:-1] + padded[:, :, 2:]
+    return (down[..., :-2] + down[..., 1:-1] + down[..., 2:]) * (1.0 / 9.0)
+
+
+def _bands_to(conv: nn.Conv2d | None, x: Tensor) -> Tensor:
+    """Apply a 1x1 convolution to (n, band, row, col) that lies plane by plane: bands need not become the last axis."""
+    if conv is None:
+        raise RuntimeError("the network has no such layer")
+    weight = conv.weight.flatten(1)
+    out = torch.matmul(weight, x.flatten(2))
+    if conv.bias is not None:
+        out = out + conv.bias[:, None]
+    return out.unflatten(2, x.shape[2:])
+
+
+def _rows_at_once(cube: Tensor, ratio: int) -> int:
+    """Rows of (n, band, row, col) that are worked off at a time: without gradients on a CPU what fits the cache."""
+    rows = cube.shape[2]
+    if torch.is_grad_enabled() or cube.is_cuda:
+        return rows
+    return max(_SAMPLES_AT_ONCE // max(cube.shape[0] * cube.shape[1] * cube.shape[3] * ratio, 1), 1) * ratio
 
 
 def _column(x: Tensor) -> Tensor:
@@ -342,32 +387,83 @@ class Ssrfn(nn.Module):
         else:
             base = torch.zeros((), device=hsi.device)
         mean, std, msi_mean, msi_std = self._scale(scene)
-        x = self._enter((hsi - mean) / std)
-        y = self._enter((msi - msi_mean) / msi_std)
-        d = self._enter((base - mean) / std) if self.draft_in is not None else None
-        level = self._relative_error(scene)[:, :, None, None] if config.error_scaled else None
-        out = self._network(x, y, d, ratio, self._error_features(scene), level)
-        if level is not None:
-            return base, out.float() * level * std
+        x = (hsi.float() - mean) / std
+        guide, skip = self._enter((msi.float() - msi_mean) / msi_std), None
+        unit = std
+        if self.draft_in is not None:
+            level = self._relative_error(scene)[:, :, None, None] if config.error_scaled else None
+            read = self._read_draft(base, mean, std, level, ratio)
+            guide, skip = channels_last(torch.cat([guide, read.features], dim=1)), read.skip
+            if level is not None and read.low is not None:
+                x = torch.cat([x, arsinh((x - read.low) / level)], dim=1)
+                unit = level * std
+        features = self._network(self._enter(x), guide, ratio, self._error_features(scene))
         if config.normalisation == "none":
-            return base, out.float()
+            return base, self._leave(features, skip, torch.ones_like(std))
+        change = self._leave(features, skip, unit)
         # Only a network without a base has to restore the mean.
-        return base, out.float() * std + (mean if config.base == "none" else 0.0)
+        return base, change + mean if config.base == "none" else change
 
-    def _network(
-        self, x: Tensor, y: Tensor, d: Tensor | None, ratio: int, noise: tuple[Tensor, Tensor] | None,
-        level: Tensor | None,
-    ) -> Tensor:  # fmt: skip
-        guide = y if d is None or self.draft_in is None else torch.cat([y, self.draft_in(d)], dim=1)
-        detail = d
-        if d is not None and level is not None and self.detail_in is not None:
-            level = level.to(d.dtype)
-            detail = channels_last(torch.asinh(_detail(d) / level))
-            guide = torch.cat([guide, self.detail_in(detail)], dim=1)
-            x = torch.cat([x, torch.asinh((x - pool(d, ratio)) / level)], dim=1)
-        x = channels_last(x)
+    def _read_draft(self, base: Tensor, mean: Tensor, std: Tensor, level: Tensor | None, ratio: int) -> _Reading:
+        """Project the draft's bands to features; what is as large as the draft itself lives for a few rows only."""
+        rows = base.shape[2]
+        step = _rows_at_once(base, ratio)
+        if step >= rows:
+            return self._read_rows(base, slice(0, rows), mean, std, level, ratio)
+        count, _, _, cols = base.shape
+        kind = {"dtype": self.sfe_hsi.skip.weight.dtype, "device": base.device}
+        width = self.config.draft_features * (1 if level is None else 2)
+        features = channels_last(torch.empty((count, width, rows, cols), **kind))  # type: ignore[call-overload]
+        low = base.new_empty((*base.shape[:2], rows // ratio, cols // ratio)) if level is not None else None
+        skip = torch.empty_like(base) if self.spectral_skip is not None else None
+        for top in range(0, rows, step):
+            at = slice(top, min(top + step, rows))
+            part = self._read_rows(base, at, mean, std, level, ratio)
+            features[:, :, at] = part.features
+            if low is not None and part.low is not None:
+                low[:, :, at.start // ratio : at.stop // ratio] = part.low
+            if skip is not None and part.skip is not None:
+                skip[:, :, at] = part.skip
+        return _Reading(features, low, skip)
+
+    def _read_rows(
+        self, base: Tensor, rows: slice, mean: Tensor, std: Tensor, level: Tensor | None, ratio: int
+    ) -> _Reading:
+        dtype = self.sfe_hsi.skip.weight.dtype
+        first, last = (max(rows.start - 1, 0), min(rows.stop + 1, base.shape[2])) if level is not None else (
+            rows.start, rows.stop
+        )  # fmt: skip
+        around = (base[:, :, first:last] - mean) / std
+        d = around[:, :, rows.start - first : rows.stop - first]
+        features, detail, low = [_bands_to(self.draft_in, d.to(dtype))], d, None
+        if level is not None:
+            above, below = int(rows.start == first), int(rows.stop == last)
+            # In float32 whatever the network's type: a difference of neighbours would be lost in half precision.
+            detail = arsinh((d - _mean3x3(F.pad(around, (1, 1, above, below), mode="replicate"))) / level)
+            low = pool(d, ratio)
+        detail = detail.to(dtype)
+        if level is not None:
+            features.append(_bands_to(self.detail_in, detail))
+        skip = None if self.spectral_skip is None else _bands_to(self.spectral_skip, detail)
+        return _Reading(torch.cat(features, dim=1), low, skip)
+
+    def _leave(self, features: Tensor, skip: Tensor | None, unit: Tensor) -> Tensor:
+        """Turn the last features into bands, add what skips the network, and bring both to ``unit``; float32."""
+        head = self.ffm.head
+        step = _rows_at_once(features, 1)
+        if head is None or step >= features.shape[2]:
+            out = (features if head is None else head(features)).float()
+            return (out if skip is None else out + skip.float()) * unit
+        shape = (features.shape[0], unit.shape[1], *features.shape[2:])
+        result = torch.zeros(shape) if skip is None else skip
+        for top in range(0, shape[2], step):
+            at = slice(top, top + step)
+            result[:, :, at].add_(_bands_to(head, features[:, :, at])).mul_(unit)
+        return result
+
+    def _network(self, x: Tensor, guide: Tensor, ratio: int, noise: tuple[Tensor, Tensor] | None) -> Tensor:
         f_hsi = self.sfe_hsi(x)
-        f_msi = self.sfe_msi(channels_last(guide))
+        f_msi = self.sfe_msi(guide)
         if noise is not None:
             f_hsi = f_hsi * noise[0] + noise[1]
             f_msi = f_msi * noise[0] + noise[1]
@@ -380,13 +476,8 @@ class Ssrfn(nn.Module):
             errors = self.cfe(f_hsi, self.dfe(f_low))
             f_msi = self.scm(self.up_errors(errors, ratio), f_msi)
         stack = torch.cat([self.up_hsi(f_hsi, ratio), f_msi], dim=1)
-        f_spatial = self.spar(stack) if self.spar is not None else None
-        f_spectral = self.sper(stack) if self.sper is not None else f_spatial
-        f_spatial = f_spectral if f_spatial is None else f_spatial
-        out = self.ffm(f_spatial, f_spectral)
-        if self.spectral_skip is not None and detail is not None:
-            out = out + self.spectral_skip(detail)
-        return out
+        refined: list[Tensor] = [part(stack) for part in (self.spar, self.sper) if part is not None]
+        return self.ffm.features(refined[0], refined[-1])
 
     def _enter(self, x: Tensor) -> Tensor:
         return channels_last(x.to(self.sfe_hsi.skip.weight.dtype))

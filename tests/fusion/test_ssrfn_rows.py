@@ -1,0 +1,74 @@
+"""Inference works off a few rows at a time where the draft's bands come in and go out: same result, less memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from hsfuse.degrade import upsample
+from hsfuse.fusion.nets import ssrfn
+from hsfuse.fusion.nets.ssrfn import Scene, Ssrfn, arsinh, make_network
+
+RATIO = 3
+
+
+@pytest.fixture
+def scene() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Scene]:
+    generator = torch.Generator().manual_seed(4)
+    hsi = 0.3 * torch.rand(2, 8, 14, 11, generator=generator)
+    msi = 0.3 * torch.rand(2, 4, 14 * RATIO, 11 * RATIO, generator=generator)
+    facts = Scene.of(hsi, msi)
+    return hsi, msi, upsample(hsi, RATIO), facts._replace(error=0.05 * facts.std)
+
+
+def _network(**changes: object) -> Ssrfn:
+    torch.manual_seed(1)
+    network = make_network("ssrfn-lite", n_bands=8, width=8, headdim=8, **changes).eval()
+    for module in (network.ffm, network.spectral_skip, network.condition):
+        for parameter in module.parameters() if module is not None else ():
+            torch.nn.init.normal_(parameter, std=0.3)
+    return network
+
+
+@pytest.mark.parametrize("changes", [{}, {"error_scaled": False}, {"spectral_skip": False}, {"ffm_projection": "each"}])
+def test_rows_at_a_time_give_the_same_bands(
+    scene: tuple[torch.Tensor, torch.Tensor, torch.Tensor, Scene],
+    changes: dict[str, object],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network = _network(**changes)
+    hsi, msi, draft, facts = scene
+    before = draft.clone()
+    expected = network.parts(hsi, msi, draft, facts)[1].detach()
+    assert expected.std() > 1e-4
+    for samples in (1, 2500, 10**9):
+        monkeypatch.setattr(ssrfn, "_SAMPLES_AT_ONCE", samples)
+        with torch.inference_mode():
+            base, change = network.parts(hsi, msi, draft, facts)
+        torch.testing.assert_close(change, expected, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(base, before, rtol=0, atol=0)
+
+
+def test_half_precision_does_not_blur_the_draft_s_detail(
+    scene: tuple[torch.Tensor, torch.Tensor, torch.Tensor, Scene],
+) -> None:
+    """Differences of neighbours are taken in float32: on a bright background they would vanish otherwise."""
+    network = _network()
+    _, _, draft, facts = scene
+    facts = facts._replace(mean=facts.mean - 20.0 * facts.std)
+    with torch.inference_mode():
+        expected = network._read_draft(draft, *network._scale(facts)[:2], torch.full((1, 8, 1, 1), 0.02), RATIO)
+        network.to(torch.bfloat16)
+        half = network._read_draft(draft, *network._scale(facts)[:2], torch.full((1, 8, 1, 1), 0.02), RATIO)
+    assert expected.skip is not None
+    assert half.skip is not None
+    assert (half.skip - expected.skip).std() < 0.01 * expected.skip.std()
+
+
+def test_fast_arsinh_is_that_of_numpy() -> None:
+    x = np.concatenate([[0.0, -0.0, np.inf, -np.inf], np.geomspace(1e-30, 1e15, 500), -np.geomspace(1e-30, 1e15, 500)])
+    with torch.inference_mode():
+        found = arsinh(torch.from_numpy(x.astype(np.float32))).numpy()
+    np.testing.assert_allclose(found, np.arcsinh(x), rtol=3e-7)
+    assert np.isnan(arsinh(torch.tensor([float("nan")])).item())
