@@ -44,6 +44,8 @@ class AugmentationRanges:
         Largest deviation of column stripes, as a share of the noise's.
     missing_share
         Probability that up to three HSI bands are missing (and filled from their neighbours).
+    clean_share
+        Probability that a window gets no noise and no stripes at all: there, the draft is hardest to improve.
     """
 
     hsi_snr_db: tuple[float, float] = (25.0, 45.0)
@@ -58,12 +60,13 @@ class AugmentationRanges:
     spectral_curve: float = 0.05
     stripes: float = 0.6
     missing_share: float = 0.1
+    clean_share: float = 0.15
 
 
 FULL = AugmentationRanges()
 """For references that are clean and perfectly aligned: generated scenes and airborne cubes."""
 MEASURED = AugmentationRanges(
-    (34.0, 50.0), (40.0, 55.0), (1.0, 1.0), 0.08, 0.12, 0.2, 0.015, 0.002, 0.2, 0.0, 0.2, 0.05,
+    (34.0, 50.0), (40.0, 55.0), (1.0, 1.0), 0.08, 0.12, 0.2, 0.015, 0.002, 0.2, 0.0, 0.2, 0.05, 0.0,
 )  # fmt: skip
 """For measured pairs: they carry their own noise, misregistration and gain differences already."""
 RANGES = {"full": FULL, "measured": MEASURED}
@@ -96,7 +99,7 @@ class Disturbance:
         shift = rng.uniform(-1.0, 1.0, 2) * ranges.shift_px
         stretch = rng.uniform(-1.0, 1.0, 4) * ranges.shift_px * ranges.stretch
         curve = rng.normal(0.0, 1.0, _SMOOTH_TERMS) * ranges.spectral_curve
-        return cls(
+        found = cls(
             hsi_snr_db=float(rng.uniform(*ranges.hsi_snr_db)),
             msi_snr_db=float(rng.uniform(*ranges.msi_snr_db)),
             psf_nominal=float(rng.uniform(*ranges.psf_nominal)),
@@ -114,6 +117,9 @@ class Disturbance:
             flip=bool(rng.random() < 0.5),
             seed=int(rng.integers(1 << 31)),
         )
+        if rng.random() < ranges.clean_share:
+            return replace(found, hsi_snr_db=math.inf, msi_snr_db=math.inf, stripes=0.0)
+        return found
 
     def upright(self) -> Disturbance:
         """Return the same disturbance without rotation and mirroring."""

@@ -170,7 +170,7 @@ class SsrfnMethod(FusionMethod):
         self._draft.fit(context, strips)
         clean = None if self._noise_of_guide is None else self._clean
         rehearsals = rehearse(self._make_draft(), context, strips, noise, noise_of_guide, clean)
-        error = draft_error(rehearsals, noise)
+        error = draft_error(rehearsals)
         if error is not None:
             self._scene = self._scene._replace(
                 error=torch.as_tensor(error, dtype=torch.float32, device=context.device)[None]

@@ -4,6 +4,11 @@ The scene is degraded once more by the ratio (Wald's protocol). There the truth 
 Draft and correction are made on the degraded pair, and for every band the share of the correction that brings the
 draft closest to the truth is found by least squares. A share of 0 leaves the draft as it is, 1 takes the network's
 word. Averaging makes the degraded HSI cleaner than the measured one, so noise is added to bring it back.
+
+Truth and degraded pair come from the same measurement and would share its noise: a draft that keeps the noise would
+look right, a network that removes it wrong. So noise z of the measured strength is drawn, the pair is made from the
+measurement plus z, and the truth is the measurement minus z: of Gaussian noise the two parts are independent (T. Pang
+et al., Recorrupted-to-Recorrupted, CVPR 2021).
 """
 
 from __future__ import annotations
@@ -89,9 +94,11 @@ class Rehearsal:
     plain
         What the draft's method made of the MSI as it came; ``draft`` itself where nothing was cleaned.
     truth
-        The measured HSI, shape (band, row, col).
+        The measured HSI with noise that is independent of the pair's, shape (band, row, col).
     keep
         Pixels that count, shape (row, col).
+    noise
+        Standard deviation of the truth's noise, shape (band,).
     """
 
     low: Tensor
@@ -100,6 +107,7 @@ class Rehearsal:
     plain: Tensor
     truth: Tensor
     keep: Tensor
+    noise: NDArray[np.float64]
 
 
 def rehearse(
@@ -139,20 +147,24 @@ def rehearse(
     kernel = psf_kernel(context.psf, context.ratio)
     kept = float((kernel**2).sum()) ** 2  # share of the noise variance that survives the averaging
     generator = torch.Generator().manual_seed(context.seed)
-    extra = torch.as_tensor(noise_std * np.sqrt(max(1.0 - kept, 0.0)), dtype=torch.float32)
+    level = torch.as_tensor(noise_std, dtype=torch.float32)[:, None, None]
+    extra = level * max(1.0 - 2.0 * kept, 0.0) ** 0.5
     coarse: list[Tensor] = []
-    windows = [replace(w, msi=_guide(w, context, guide_noise, generator)) for w in windows]
-    for window in windows:
-        low = lowpass_decimate(window.hsi[None], context.ratio, context.psf)[0]
-        noise = torch.randn(low.shape, generator=generator) * extra[:, None, None]
-        coarse.append(low + noise.to(low.device))
+    truths: list[Tensor] = []
+    for number, window in enumerate(windows):
+        split = (level * torch.randn(window.hsi.shape, generator=generator)).to(window.hsi.device)
+        seen = replace(window, hsi=window.hsi + split)
+        truths.append(window.hsi - split)
+        windows[number] = replace(seen, msi=_guide(seen, context, noise_std, guide_noise, generator))
+        low = lowpass_decimate(seen.hsi[None], context.ratio, context.psf)[0]
+        coarse.append(low + (torch.randn(low.shape, generator=generator) * extra).to(low.device))
     try:
         draft.fit(context, [_strip(low, w, context) for low, w in zip(coarse, windows, strict=True)])
     except HsfuseError as error:
         _log.info("The network cannot be tested on this scene (%s); its correction is not used.", error)
         return []
     found = []
-    for low, window in zip(coarse, windows, strict=True):
+    for low, window, truth in zip(coarse, windows, truths, strict=True):
         margin = _RIM * context.ratio
         inside = np.zeros_like(window.valid)
         inside[margin:-margin, margin:-margin] = window.valid[margin:-margin, margin:-margin]
@@ -162,12 +174,16 @@ def rehearse(
             msi = clean(msi[None])[0]
             first = draft.fuse(low[None], msi[None])[0].float()
         keep = torch.as_tensor(inside, device=low.device)
-        found.append(Rehearsal(low, msi, first, plain, window.hsi, keep))
+        found.append(Rehearsal(low, msi, first, plain, truth, keep, noise_std * np.sqrt(2.0)))
     return found
 
 
 def _guide(
-    window: _Window, context: FusionContext, noise: NDArray[np.float64] | None, generator: torch.Generator
+    window: _Window,
+    context: FusionContext,
+    hsi_noise: NDArray[np.float64],
+    noise: NDArray[np.float64] | None,
+    generator: torch.Generator,
 ) -> Tensor:
     """Return the MSI of a rehearsal: what the truth itself shows of the MSI bands, with the MSI's noise.
 
@@ -175,16 +191,19 @@ def _guide(
     and against a truth that lies elsewhere it would look wrong. Bands outside the HSI's range stay as measured.
     """
     msi = window.msi
+    present = np.zeros(msi.shape[0])
     if context.srf is not None:
         covered = torch.as_tensor(context.srf.sum(axis=1) > 0, device=msi.device)[:, None, None]
         msi = torch.where(covered, apply_srf(window.hsi[None], context.srf)[0], msi)
+        present = context.srf**2 @ (2.0 * hsi_noise**2)
     if noise is not None:
-        level = torch.as_tensor(noise, dtype=torch.float32)[:, None, None]
+        missing = np.sqrt(np.maximum(noise**2 - present, 0.0))
+        level = torch.as_tensor(missing, dtype=torch.float32)[:, None, None]
         msi = msi + (level * torch.randn(msi.shape, generator=generator)).to(msi.device)
     return msi
 
 
-def draft_error(rehearsals: Sequence[Rehearsal], noise_std: NDArray[np.float64]) -> NDArray[np.float64] | None:
+def draft_error(rehearsals: Sequence[Rehearsal]) -> NDArray[np.float64] | None:
     """Root mean square error of the draft at reduced resolution, shape (band,); None without rehearsals.
 
     The truth of a rehearsal is a measurement: its own noise is no error of the draft.
@@ -193,7 +212,7 @@ def draft_error(rehearsals: Sequence[Rehearsal], noise_std: NDArray[np.float64])
     if count == 0:
         return None
     power = sum((r.truth - r.draft)[:, r.keep].double().square().sum(dim=1) for r in rehearsals)
-    return error_without_noise((torch.as_tensor(power) / count).cpu().numpy(), noise_std)
+    return error_without_noise((torch.as_tensor(power) / count).cpu().numpy(), rehearsals[0].noise)
 
 
 def error_without_noise(mean_square: NDArray[np.float64], noise_std: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -221,7 +240,7 @@ def measure_trust(
     for r in rehearsals:
         change = correction(r.low[None], r.msi[None], r.draft[None])[0]
         fit.add(*(part[:, r.keep] for part in (r.truth - r.plain, r.truth - r.draft, change)))
-    return fit.solve(len(rehearsals))
+    return fit.solve(len(rehearsals), rehearsals[0].noise)
 
 
 class _Fit:
@@ -229,19 +248,23 @@ class _Fit:
 
     def __init__(self, bands: int) -> None:
         self._before, self._error, self._cross, self._power = (np.zeros(bands) for _ in range(4))
+        self._count = 0
 
     def add(self, before: Tensor, error: Tensor, change: Tensor) -> None:
         """Take in errors without the network and of its draft, and proposed changes, all (band, sample)."""
         error, change = error.double(), change.double()
+        self._count += error.shape[1]
         self._before += before.double().square().sum(dim=1).cpu().numpy()
         self._error += error.square().sum(dim=1).cpu().numpy()
         self._cross += (error * change).sum(dim=1).cpu().numpy()
         self._power += change.square().sum(dim=1).cpu().numpy()
 
-    def solve(self, windows: int) -> Trust:
+    def solve(self, windows: int, noise_std: NDArray[np.float64]) -> Trust:
         share = np.clip(self._cross / np.maximum(self._power, 1e-20), 0.0, 1.0)
         left = self._error - 2.0 * share * self._cross + share**2 * self._power
-        ratio = np.maximum(self._before, 1e-20) / np.maximum(left, 1e-20)
+        # The truth's noise stays whatever the network does: it would hide gains.
+        noise = np.minimum(self._count * noise_std**2, (1.0 - _LEAST_PART) * self._before)
+        ratio = np.maximum(self._before - noise, 1e-20) / np.maximum(left - noise, 0.5 * _LEAST_PART * left + 1e-20)
         return Trust(share.astype(np.float32), float(10.0 * np.log10(ratio).mean()), windows)
 
 
