@@ -96,20 +96,28 @@ def test_shift_moves_the_hsi_and_not_the_target(small_scene: TrainingScene) -> N
 @settings(max_examples=40, deadline=None)
 def test_disturbances_stay_in_their_ranges(seed: int) -> None:
     drawn = Disturbance.draw(FULL, np.random.default_rng(seed))
-    assert 25.0 <= drawn.hsi_snr_db <= 45.0
+    assert 25.0 <= drawn.hsi_snr_db <= 45.0 or drawn.hsi_snr_db == drawn.msi_snr_db == np.inf
     assert 0.85 <= drawn.psf_factor <= 1.15
     assert max(map(abs, drawn.shift_px)) <= 0.4
     assert drawn == Disturbance.draw(FULL, np.random.default_rng(seed))
 
 
 def test_noise_has_the_level_that_was_asked_for() -> None:
-    quiet = AugmentationRanges(stripes=0.0, missing_share=0.0, hsi_snr_db=(30.0, 30.0))
+    quiet = AugmentationRanges(stripes=0.0, missing_share=0.0, hsi_snr_db=(30.0, 30.0), clean_share=0.0)
     drawn = Disturbance.draw(quiet, np.random.default_rng(0))
     clean = torch.full((40, 50, 50), 0.2)
     noise = drawn.disturb_hsi(clean) - clean
     # Bands differ in quality by a log-normal factor; their middle is the level.
     middle = float(noise.std(dim=(1, 2)).median())
     assert middle == pytest.approx(0.2 * 10 ** (-30 / 20), rel=0.25)
+
+
+def test_clean_windows_stay_clean() -> None:
+    clean = AugmentationRanges(missing_share=0.0, msi_gain=0.0, msi_offset=0.0, clean_share=1.0)
+    drawn = Disturbance.draw(clean, np.random.default_rng(0))
+    image = torch.full((4, 20, 20), 0.2)
+    assert torch.equal(drawn.disturb_hsi(image), image)
+    assert torch.equal(drawn.disturb_msi(image), image)
 
 
 def test_clouds_do_not_train(small_scene: TrainingScene, make_source: Callable[..., PatchSource]) -> None:
