@@ -227,22 +227,38 @@ class Reducer:
         target = d.orient(self._tensor(scene.reference[cut]))
         valid = d.orient(self._tensor(scene.valid[block.slices].astype(np.float32)))
         target = target * self._tensor(d.brighten(self.centre_nm))[:, None, None]
+        seen, target, own_noise = self._split_noise(target, valid, scene, d.seed)
         if scene.msi is not None:
             msi = d.orient(self._tensor(scene.msi[cut])) * d.brightness
         else:
             srf = scene.srf[min(int(d.srf_draw * len(scene.srf)), len(scene.srf) - 1)]
-            msi = apply_srf(target[None], srf)[0]
+            msi = apply_srf(seen[None], srf)[0]
         msi = d.disturb_msi(msi)
         told = Psf(scene.psf.fwhm_px * d.psf_nominal)
         blur = Psf(told.fwhm_px * d.psf_factor)
-        hsi = lowpass_decimate(d.displace(target, ratio)[None], ratio, blur)[0]
-        own_noise = self._noise_of(target, valid) if scene.ranges == "measured" else np.zeros(len(target))
+        hsi = lowpass_decimate(d.displace(seen, ratio)[None], ratio, blur)[0]
         # Averaging made a measured HSI cleaner than it was; its noise is brought back.
         kept = float((psf_kernel(blur, ratio) ** 2).sum()) ** 2
         noise = np.random.default_rng([d.seed, 3]).standard_normal(tuple(hsi.shape), np.float32)
-        hsi = hsi + self._tensor(own_noise * np.sqrt(max(1.0 - kept, 0.0)))[:, None, None] * self._tensor(noise)
+        hsi = hsi + self._tensor(own_noise * np.sqrt(max(1.0 - 2.0 * kept, 0.0)))[:, None, None] * self._tensor(noise)
         hsi = d.disturb_hsi(hsi)
-        return self._draft(replace(scene, psf=told), hsi, msi, target, valid, ratio, d.seed, own_noise)
+        return self._draft(
+            replace(scene, psf=told), hsi, msi, target, valid, ratio, d.seed, own_noise * np.sqrt(2.0)
+        )  # fmt: skip
+
+    def _split_noise(
+        self, target: Tensor, valid: Tensor, scene: TrainingScene, seed: int
+    ) -> tuple[Tensor, Tensor, NDArray[np.float64]]:
+        """Make a measured reference two: one that the pair is made from, one as truth, whose noise is independent.
+
+        See :mod:`hsfuse.fusion.nets.trust`; otherwise a network would learn to keep the noise.
+        """
+        if scene.ranges != "measured":
+            return target, target, np.zeros(len(target))
+        level = self._noise_of(target, valid)
+        noise = np.random.default_rng([seed, 5]).standard_normal(tuple(target.shape), np.float32)
+        split = self._tensor(level)[:, None, None] * self._tensor(noise)
+        return target + split, target - split, level
 
     def _noise_of(self, target: Tensor, valid: Tensor) -> NDArray[np.float64]:
         """Noise of a measured reference, shape (band,); zeros where there are too few pixels to tell."""
