@@ -2,8 +2,8 @@
 
 The scene is degraded once more by the ratio (Wald's protocol). There the truth is known: it is the measured HSI.
 Draft and correction are made on the degraded pair, and for every band the share of the correction that brings the
-draft closest to the truth is found by least squares. A share of 0 leaves the draft as it is, 1 takes the network's
-word. Averaging makes the degraded HSI cleaner than the measured one, so noise is added to bring it back.
+draft closest to the truth is found by least squares; half of it is used. Averaging
+makes the degraded HSI cleaner than the measured one, so noise is added to bring it back.
 
 Truth and degraded pair come from the same measurement and would share its noise: a draft that keeps the noise would
 look right, a network that removes it wrong. So noise z of the measured strength is drawn, the pair is made from the
@@ -33,6 +33,9 @@ MAX_WINDOWS = 12
 MIN_WINDOW_PX = 18
 MIN_VALID = 0.9
 """Share of a window's pixels that must be valid in both images."""
+CAUTION = 0.5
+"""Part of the best share that is used. One level down drafts are worse and leave more to correct. Half of the best
+share keeps three quarters of a correction's gain, and costs nothing where the true best share is half of it."""
 _LEAST_PART = 0.1
 """Of a draft's squared error at reduced resolution, what is left at least when the truth's noise is taken off."""
 _RIM = 2
@@ -48,7 +51,7 @@ class Trust:
     Attributes
     ----------
     share
-        Share of the correction that is used, 0 to 1, shape (band,).
+        Share of the correction that is used, 0 to CAUTION, shape (band,).
     gain_db
         What the network gains at that share over its draft's method alone at reduced resolution, dB, mean over bands:
         by its correction and by the cleaner MSI that it gives the draft.
@@ -260,11 +263,11 @@ class _Fit:
         self._power += change.square().sum(dim=1).cpu().numpy()
 
     def solve(self, windows: int, noise_std: NDArray[np.float64]) -> Trust:
-        share = np.clip(self._cross / np.maximum(self._power, 1e-20), 0.0, 1.0)
+        share = CAUTION * np.clip(self._cross / np.maximum(self._power, 1e-20), 0.0, 1.0)
         left = self._error - 2.0 * share * self._cross + share**2 * self._power
-        # The truth's noise stays whatever the network does: it would hide gains.
-        noise = np.minimum(self._count * noise_std**2, (1.0 - _LEAST_PART) * self._before)
-        ratio = np.maximum(self._before - noise, 1e-20) / np.maximum(left - noise, 0.5 * _LEAST_PART * left + 1e-20)
+        # The truth's noise stays whatever the network does: it would hide gains. It is known roughly only.
+        noise = np.minimum(self._count * noise_std**2, 0.5 * self._before)
+        ratio = np.maximum(self._before - noise, 1e-20) / np.maximum(left - noise, _LEAST_PART * left + 1e-20)
         return Trust(share.astype(np.float32), float(10.0 * np.log10(ratio).mean()), windows)
 
 
