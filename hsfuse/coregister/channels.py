@@ -26,6 +26,8 @@ MATCHING_BANDS = ("B04", "B08", "B03")
 SWIR_BANDS = ("B11", "B12")
 _LEAST_COVERAGE = 0.6
 _LEAST_WEIGHT = 0.7
+_NEAR_NM = 40.0
+"""How far a single band may lie from a multispectral one to be compared with it."""
 _MOST_CHANNELS = 3
 _WATER = 6
 _SHORE_PX = 3
@@ -161,7 +163,7 @@ def pair_channels(
     Returns
     -------
     ChannelPair or None
-        None when no multispectral band is covered, or the responses are unknown.
+        None when no band of the one is near a band of the other, or the responses are unknown.
     """
     if msi.responses is None:
         return None
@@ -170,7 +172,26 @@ def pair_channels(
     chosen = [named[name] for name in wanted if name in named and named[name] in covered]
     if not chosen and tuple(wanted) == MATCHING_BANDS:
         chosen = _spread(msi.responses, covered)
-    return _pair(hsi, msi, chosen)
+    return _pair(hsi, msi, chosen) or _pair_nearest(hsi, msi, wanted)
+
+
+def _pair_nearest(hsi: HyperspectralProduct, msi: MultispectralProduct, wanted: Sequence[str]) -> ChannelPair | None:
+    """Pair single bands: those of widely spaced cubes cover little of a multispectral band, but show the same land."""
+    good = np.flatnonzero(hsi.bands.good)
+    if msi.responses is None or not good.size:
+        return None
+    named = {name: i for i, name in enumerate(msi.band_names)}
+    pairs = []
+    for index in [named[name] for name in wanted if name in named] or _spread(msi.responses, range(len(named))):
+        distance = np.abs(hsi.bands.centre_nm[good] - msi.responses[index].centre_nm)
+        if distance.min() <= _NEAR_NM:
+            pairs.append((int(good[distance.argmin()]), index))
+    if not pairs:
+        return None
+    mine, theirs = [band for band, _ in pairs], tuple(index for _, index in pairs)
+    names = tuple(msi.band_names[index] for index in theirs)
+    weights = np.eye(len(pairs))
+    return ChannelPair(WeightedBands(hsi, names, np.array(mine), weights), MultispectralBands(msi, names, theirs))
 
 
 def _spread(responses: Sequence[SpectralResponse], covered: Sequence[int]) -> list[int]:

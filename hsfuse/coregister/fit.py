@@ -13,7 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from hsfuse.coregister.models import Fitted, FloatArray, Model, Points, Polynomial, PolynomialSpline, Spline
+from hsfuse.coregister.models import (
+    Fitted,
+    FittedPolynomial,
+    FloatArray,
+    Model,
+    OneShift,
+    Points,
+    Polynomial,
+    PolynomialSpline,
+    Spline,
+)
 
 _PERIOD = 5
 _ORIGINS = ((0, 0), (1, 2), (2, 4), (3, 1), (4, 3))
@@ -118,6 +128,8 @@ def fit_shift(points: Points, model: Polynomial) -> Choice:
     fitted, weight = _settle(points, model, 0.0, weight)
     residual = points.value - fitted.at(points.position)
     square = ((residual**2).sum(axis=1) / points.sigma**2 * weight).sum() / max(2.0 * weight.sum() - 2.0, 1.0)
+    if isinstance(fitted, FittedPolynomial):
+        fitted = OneShift.of(fitted, points, weight)
     return Choice(fitted, weight, float(np.sqrt(square)), {})
 
 

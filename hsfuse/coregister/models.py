@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import comb
 from typing import Protocol
 
@@ -17,8 +18,12 @@ FloatArray = NDArray[np.float64]
 
 _MU = 3e-2
 """Pull of the spline towards zero, relative to the penalty on roughness: it dies out over some three knots."""
-_SLOPE_PRIOR = (4.0, 4.0)
-"""Information on the slopes along rows and columns before any point is seen: half a pixel over half the image."""
+_USUAL_SLOPE = 1e-3
+"""Usual size of an affine field's slopes (rotation by 0.06 degrees), known before any point is seen."""
+_USUAL_DISTORTION_PX = 0.5
+"""Usual size of what one shift neglects over half the image: slopes, waves, terrain."""
+_OPEN_SHARE = 0.4
+"""Variance left open by the points, relative to what the penalty says as a prior."""
 _LATTICE_PX = 8
 
 
@@ -83,8 +88,7 @@ class Fitted(Protocol):
         -------
         (influence, left_open)
             What each point contributes, shape (position, point): the field is ``influence @ points.value``. And the
-            variance (square pixels, of one coordinate, shape (position,)) that the points leave open there when the
-            penalty is read as a prior; zero for polynomials.
+            variance (square pixels, of one coordinate, shape (position,)) that the points leave open there.
         """
         ...
 
@@ -188,6 +192,57 @@ class FittedPolynomial:
         tall = sum(w * values[k : k + spline.shape[0]] for k, w in enumerate(stencil))
         both = sum(w * tall[:, k : k + spline.shape[1]] for k, w in enumerate(stencil))
         return _to_map(grid, affine, spline, np.asarray(both).reshape(-1, 2), model.name)
+
+
+@dataclass(frozen=True)
+class OneShift:
+    """One displacement where there are too few points to prove more, or where no more is wanted.
+
+    Attributes
+    ----------
+    shift
+        The displacement.
+    plane
+        The affine field that the points suggest under the usual prior on its slopes, to know how wrong one shift is.
+    misfit
+        Variance of one coordinate of the points around that plane beyond their noise.
+    """
+
+    shift: FittedPolynomial
+    plane: FittedPolynomial
+    misfit: float
+
+    @classmethod
+    def of(cls, shift: FittedPolynomial, points: Points, weight: FloatArray) -> OneShift:
+        """What the points say about the field that one shift neglects."""
+        model = Polynomial(1, shift.model.height, shift.model.width)
+        design, full = model.design(points.position), points.information(weight)
+        normal = design.T @ (design * full[:, None]) + np.diag([1e-9, *(_USUAL_DISTORTION_PX**-2,) * 2])
+        covariance: FloatArray = np.asarray(np.linalg.inv(normal), dtype=np.float64)
+        plane = FittedPolynomial(model, covariance @ (design.T @ (points.value * full[:, None])), covariance)
+        square = ((points.value - plane.at(points.position)) ** 2).mean(axis=1)
+        total = max(float(weight.sum()), 1e-9)
+        return cls(shift, plane, max(0.0, float(weight @ (square - points.sigma**2)) / total))
+
+    @property
+    def name(self) -> str:
+        """Name for reports."""
+        return self.shift.name
+
+    def at(self, position: FloatArray) -> FloatArray:
+        """Displacement at positions."""
+        return self.shift.at(position)
+
+    def influence(self, points: Points, weight: FloatArray, position: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Contribution of each point, and what one shift leaves open of the field that the points suggest."""
+        influence, _ = self.shift.influence(points, weight, position)
+        design = self.plane.model.design(position)
+        bent = ((self.plane.at(position) - self.shift.at(position)) ** 2).mean(axis=1)
+        return influence, bent + ((design @ self.plane.covariance) * design).sum(axis=1) + self.misfit
+
+    def to_field(self, grid: Grid) -> DisplacementField:
+        """The field in map units."""
+        return self.shift.to_field(grid)
 
 
 @dataclass(frozen=True)
@@ -308,7 +363,8 @@ class PolynomialSpline:
         solved = linalg.cho_solve_banded(
             (factor, False), np.hstack([mixed, weighted.T @ points.value]), check_finite=False
         )
-        moment = affine.T @ (affine * full[:, None]) - mixed.T @ solved[:, :3] + np.diag([1e-9, *_SLOPE_PRIOR])
+        prior = [1e-9, *((_USUAL_SLOPE * size / 2.0) ** -2.0 for size in (self.spline.height, self.spline.width))]
+        moment = affine.T @ (affine * full[:, None]) - mixed.T @ solved[:, :3] + np.diag(prior)
         right = affine.T @ (points.value * full[:, None]) - mixed.T @ solved[:, 3:]
         covariance = np.linalg.inv(moment)
         slopes = covariance @ right
@@ -331,6 +387,22 @@ class FittedSpline:
         """Name for reports."""
         return "spline"
 
+    @cached_property
+    def roughness(self) -> float:
+        """How large the penalty's value is relative to what its prior expects of a fit with as much freedom.
+
+        Below 1 the field is smoother than its prior (a long wave that needs small knots), and the points leave open
+        less than the prior says. One scene is a small sample of it, so half of the difference (in logarithms) is
+        believed.
+        """
+        bandwidth, c = self.spline.bandwidth, self.coefficients
+        tall = self.factor[bandwidth][:, None] * c
+        for k in range(1, min(bandwidth, len(c) - 1) + 1):
+            tall[:-k] += self.factor[bandwidth - k, k:][:, None] * c[k:]
+        value = float((tall**2).sum() - (c * (self.normal @ c)).sum()) / 2.0
+        solved = linalg.cho_solve_banded((self.factor, False), self.normal.toarray(), check_finite=False)
+        return max(value, 0.0) / max(float(np.trace(solved)), 1e-9)
+
     def at(self, position: FloatArray) -> FloatArray:
         """Displacement at positions."""
         return np.asarray(self.affine.at(position) + self.spline.design(position) @ self.coefficients)
@@ -348,7 +420,7 @@ class FittedSpline:
         influence = bent + slope @ covariance @ (plane_of - np.asarray(of @ solved_plane) * full[:, None]).T
         posterior = (at.T * solved).sum(axis=0) + np.einsum("ij,jk,ik->i", slope, covariance, slope)
         noise = influence**2 @ np.divide(1.0, full, out=np.zeros_like(full), where=full > 0)
-        return influence, posterior - noise
+        return influence, _OPEN_SHARE * np.sqrt(self.roughness) * np.maximum(posterior - noise, 0.0)
 
     def to_field(self, grid: Grid) -> DisplacementField:
         """The field in map units."""

@@ -138,15 +138,28 @@ class Registrar:
         self.height, self.width = images.grid.shape
         everywhere = torch.ones((self.height, self.width), dtype=torch.bool, device=device)
         self._check_pixels = self._check_mask() if config.coregister != "global" else ~everywhere
-        window = min(config.window_px, max(16, min(self.height, self.width) // 3))
-        step = min(config.step_px, window)
-        self._step_px, self._window_px = float(step), float(window)
-        self._windows = Windows.hann(self.height, self.width, window, step, device)
-        self._spline = Spline.over(self.height, self.width, self._knot_px(2.0 * step), images.grid)
+        self._use_windows(min(config.window_px, max(16, min(self.height, self.width) // 3)), config.step_px)
+        self._least_share = _LEAST_SHARE
         self._constant = Polynomial(0, self.height, self.width)
         self._chance: float | None = None
         # The refiner changes the reference, so its outline is taken now.
         self._target_hull, self._reference_hull = _hull(images.target[0]), _hull(images.reference[0])
+
+    def _use_windows(self, window: int, step: int) -> None:
+        step = min(step, window)
+        self._step_px, self._window_px = step, window
+        self._windows = Windows.hann(self.height, self.width, window, step, self._device)
+        self._spline = Spline.over(self.height, self.width, self._knot_px(2.0 * step), self._images.grid)
+
+    def _widen(self) -> bool:
+        """Go on with windows twice as wide that need as many usable pixels; False when the image is too small."""
+        window = min(2 * self._window_px, min(self.height, self.width) * 2 // 3)
+        if window < 1.5 * self._window_px:
+            return False
+        wider = window / self._window_px
+        self._least_share /= wider**2
+        self._use_windows(window, round(wider * self._step_px))
+        return True
 
     def _knot_px(self, wished: float) -> float:
         return max(wished, max(self.height, self.width) / 36.0)
@@ -247,6 +260,10 @@ class Registrar:
         del self._features, self._feature_mask, self._reference_features, self._reference_mask
         refiner = Refiner(self._target, self._reference, self._images.margin_px, background_px=_CAPTURE_PX)
         measured = refiner.measure(self._windows, self._on_device(field), fit_pixels, rounds=1)
+        few = self._match(measured, field, strict=False).points.size < self._config.min_points
+        if few and self._widen():
+            # Between scattered clouds a usual window holds too little land, but the scene as a whole does not.
+            measured = refiner.measure(self._windows, self._on_device(field), fit_pixels, rounds=1)
         refiner.background_px = _SHARP_PX
         for _ in range(_PASSES):
             # Doubtful windows help to get near, but have no say in the result.
@@ -271,7 +288,7 @@ class Registrar:
         """Correlation that windows reach at a wrong position: those that fit no better measure nothing."""
         wrong = field + np.array(_WRONG_PX, dtype=np.float32)[:, None, None]
         correlation, share = refiner.resemblance(self._windows, self._on_device(wrong), allowed)
-        seen = correlation[share > _LEAST_SHARE]
+        seen = correlation[share > self._least_share]
         return float(np.quantile(seen, _CHANCE_QUANTILE)) if seen.size else 0.0
 
     def _single_shift(self, points: Points) -> bool:
@@ -301,11 +318,16 @@ class Registrar:
         return match if match.points.size else None
 
     def _match(
-        self, measured: Measurement, field: PixelField, *, least_share: float = _LEAST_SHARE, strict: bool = True
+        self, measured: Measurement, field: PixelField, *, least_share: float | None = None, strict: bool = True
     ) -> Match:
         sigma = np.sqrt(measured.variance)
         step = np.hypot(measured.d_row, measured.d_col)
-        good = (measured.share > least_share) & (sigma > 0) & (step < _MOST_STEP_PX) & np.isfinite(step)
+        good = (
+            (measured.share > (self._least_share if least_share is None else least_share))
+            & (sigma > 0)
+            & (step < _MOST_STEP_PX)
+            & np.isfinite(step)
+        )
         good &= sigma < (_MOST_SIGMA_PX if strict else _LAX_SIGMA_PX)
         if strict:
             good &= measured.correlation > max(_LEAST_CORRELATION, self._chance or 0.0)
@@ -315,8 +337,8 @@ class Registrar:
         value = np.stack([measured.d_row[good] + field[0, i, j], measured.d_col[good] + field[1, i, j]], axis=1)
         # Below a hundredth of a pixel the radiometric model and not the noise sets the limit.
         points = Points(
-            np.stack([row, col], axis=1), value, np.hypot(sigma[good], 0.01), self._windows.sharing, self._step_px,
-            self._window_px,
+            np.stack([row, col], axis=1), value, np.hypot(sigma[good], 0.01), self._windows.sharing,
+            float(self._step_px), float(self._window_px),
         )  # fmt: skip
         return Match(points, measured.correlation[good], measured.share[good], step[good])
 

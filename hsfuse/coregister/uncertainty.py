@@ -6,8 +6,9 @@ noise really is, relative to the points' standard errors, is read from their res
 them given back.
 
 Between and beyond points the spline follows its penalty. Read as the prior of a random field, the penalty says how
-much of it the points leave open. Displacement fields are smoother than such a random field: half of that amplitude is
-what was found on generated fields of all kinds (waves, rotations, sums of random waves).
+much of it the points leave open, once its size is moved half way to the roughness that the fit found; 0.4 of that
+variance is what was found on generated fields of all kinds (waves, rotations, sums of random waves). Where one shift
+has to do, what is left open is the affine field that the points suggest, and what they hold beyond it.
 """
 
 from __future__ import annotations
@@ -20,8 +21,6 @@ from scipy.spatial import cKDTree
 
 from hsfuse.coregister.models import Fitted, FloatArray, Points
 
-_OPEN_SHARE = 0.25
-"""Variance left open by the points, relative to what the penalty as a prior says."""
 _JUDGED_POINTS = 300
 _USED_WEIGHT = 0.2
 _SCALE_LIMITS = (0.15, 25.0)
@@ -70,7 +69,7 @@ class FieldUncertainty:
         """Variance of one coordinate at positions (row, col), in square pixels, shape (position,)."""
         influence, left_open = self.fitted.influence(self.points, self.weight, position)
         noise = (np.asarray((self.covariance @ influence.T).T) * influence).sum(axis=1)
-        return np.asarray(self.scale * noise + _OPEN_SHARE * np.maximum(left_open, 0.0))
+        return np.asarray(self.scale * noise + left_open)
 
 
 def overlap_covariance(points: Points) -> sparse.csr_array:

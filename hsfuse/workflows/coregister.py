@@ -29,6 +29,7 @@ from hsfuse.workflows.tie_points import check_suffix, write_tie_points
 
 _log = get_logger(__name__)
 
+_PRODUCTS = frozenset({".he5", ".h5", ".hdf5", ".nc", ".zip", ".xml"})
 _CACHE_MB = (8, 128)
 """Least and most memory for blocks of files that GDAL has decoded."""
 
@@ -130,6 +131,8 @@ def _cache_mb(paths: list[Path]) -> int:
     """
     most = _CACHE_MB[0]
     for path in paths:
+        if path.is_dir() or path.suffix.lower() in _PRODUCTS:
+            return _CACHE_MB[1]
         try:
             with rasterio.open(path) as source:
                 if not source.count:

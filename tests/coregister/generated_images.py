@@ -12,7 +12,7 @@ from rasterio.crs import CRS
 
 from hsfuse.grid import Grid, Slice2D
 from hsfuse.readers.base import ProductInfo
-from hsfuse.spectral import SpectralResponse
+from hsfuse.spectral import BandTable, SpectralResponse
 
 UTM = CRS.from_epsg(32632)
 LEFT, TOP = 600_000.0, 5_000_000.0
@@ -44,6 +44,27 @@ class Image:
 
     def classes(self, block: Slice2D) -> None:
         del block
+
+    def close(self) -> None:
+        pass
+
+
+class Cube:
+    """An image's bands repeated at given wavelengths, as a hyperspectral product."""
+
+    def __init__(self, image: Image, bands: BandTable, like: Sequence[int]) -> None:
+        self.grid, self.info, self.bands = image.grid, image.info, bands
+        self._cube = image.cube[list(like)]
+
+    def read(self, block: Slice2D, bands: Sequence[int] | None = None) -> NDArray[np.float32]:
+        part = self._cube[(slice(None), *block.slices)]
+        return np.array(part if bands is None else part[list(bands)], dtype=np.float32)
+
+    def valid(self, block: Slice2D) -> NDArray[np.bool_]:
+        return np.ones(block.shape, dtype=np.bool_)
+
+    def error_codes(self, block: Slice2D, bands: Sequence[int] | None = None) -> None:
+        return None
 
     def close(self) -> None:
         pass

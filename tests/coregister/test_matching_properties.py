@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from generated_images import COARSE_M, FWHM_M, UTM, Image, Landscape
+from generated_images import COARSE_M, FWHM_M, UTM, Cube, Image, Landscape
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
@@ -32,6 +32,7 @@ from hsfuse.degrade import Psf
 from hsfuse.errors import OverlapError
 from hsfuse.grid import Grid, Slice2D
 from hsfuse.readers.raster import RasterMsi
+from hsfuse.spectral import BandTable, SpectralResponse
 
 PIXELS = 330
 NEAR = CoregisterConfig(search_m=300.0)
@@ -257,6 +258,31 @@ def test_too_few_points_make_one_shift() -> None:
     result = match(target, reference, CoregisterConfig(search_m=300.0, min_points=500))
     assert result.verdict == "global only"
     assert result.field.is_constant
+
+
+def sentinel_bands() -> tuple[SpectralResponse, ...]:
+    return tuple(SpectralResponse.flat_top(*band) for band in (("B04", 665.0, 31.0), ("B08", 833.0, 106.0)))
+
+
+@pytest.mark.parametrize("width_nm", [5.0, 10.0, 50.0])
+def test_bands_every_fifty_nanometres_suffice(width_nm: float) -> None:
+    """Narrow bands cover little of the reference's bands, but one near each of them shows the same land."""
+    land = Landscape(6, PIXELS)
+    centre = np.arange(450.0, 1001.0, 50.0)
+    bands = BandTable.make(centre, np.full(centre.size, width_nm))
+    target = Cube(land.coarse(70.0, -95.0, noise=0.002), bands, [0 if nm < 750 else 1 for nm in centre])
+    reference = replace(land.fine(), responses=sentinel_bands())
+    result = coregister_products(target, reference, NEAR, psf=PSF)
+    assert result.verdict == "accepted"
+    error = field_of(result, target.grid) - np.array([70.0, -95.0])[:, None, None]
+    assert np.sqrt(np.mean(np.sum(error**2, axis=0))) < TOLERANCE_M
+
+
+def test_a_cube_without_a_band_near_the_reference_is_refused() -> None:
+    land = Landscape(6, PIXELS)
+    target = Cube(land.coarse(0.0, 0.0), BandTable.make([1600.0, 2200.0], [20.0, 20.0]), [0, 1])
+    with pytest.raises(OverlapError, match="no spectral band"):
+        coregister_products(target, replace(land.fine(), responses=sentinel_bands()), NEAR, psf=PSF)
 
 
 # ------------------------------------------------------------------ stages

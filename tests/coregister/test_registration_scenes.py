@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from rasterio.crs import CRS
@@ -129,6 +131,34 @@ def test_windows_over_a_lake_do_not_measure() -> None:
     assert np.quantile(error, 0.99) < 10.0
 
 
+def test_land_between_many_small_clouds_is_enough() -> None:
+    """A usual window holds too little of it, the scene as a whole does not."""
+    ground = landscape(12)
+    target, reference = pair(ground, np.roll(ground, (3, -6), axis=(1, 2)))
+    cloud = ndimage.gaussian_filter(np.random.default_rng(5).normal(size=ground.shape[1:]), 9)
+    reference.cube[:, cloud > np.quantile(cloud, 0.3)] = np.nan
+    result = coregister_products(target, reference, CoregisterConfig())
+    assert result.trusted
+    dx, dy = result.field.at(500_000.0 + 5_000.0, 5_000_000.0 - 5_000.0)
+    assert np.hypot(dx - 60.0, dy - 30.0) < 6.0
+
+
+def test_one_shift_for_a_distorted_scene_says_how_wrong_it_is() -> None:
+    ground = landscape(13)
+    size = ground.shape[1]
+    row, col = np.mgrid[:size, :size].astype(float)
+    wave_px = 1.5 * np.sin(2 * np.pi * col / 700.0)
+    seen = np.stack([ndimage.map_coordinates(layer, [row + wave_px, col], order=1, mode="nearest") for layer in ground])
+    target, reference = pair(ground, seen)
+    result = coregister_products(target, reference, CoregisterConfig(coregister="global"))
+    assert result.verdict == "global only"
+    true_m = 10.0 * np.sqrt(
+        np.mean((wave_px[MARGIN:-MARGIN, MARGIN:-MARGIN] - result.field.at(0.0, 0.0)[1] / -10.0) ** 2)
+    )
+    assert true_m > 5.0
+    assert result.rmse_m == pytest.approx(true_m, rel=0.5)
+
+
 def lattice_points(
     sigma: float, keep=lambda row, col: np.ones(row.shape, bool), noise_seed: int | None = None
 ) -> Points:
@@ -153,6 +183,17 @@ def test_influence_reproduces_the_fit() -> None:
     # The weak prior on the slopes is the only part that is not a sum over the points.
     assert influence @ points.value == pytest.approx(fitted.at(somewhere), abs=1e-6)
     assert (left_open >= -1e-9).all()
+
+
+def test_a_field_smoother_than_its_prior_leaves_less_open() -> None:
+    grid = Grid.from_origin(CRS_M, 0.0, 0.0, 30.0, 400, 400)
+    spline = Spline.over(400, 400, 40.0, grid)
+    points = lattice_points(0.01)
+    one = np.ones(points.size)
+    smooth = PolynomialSpline(spline).fit(points, one, 1e-4 * spline.unit_smoothing(points))
+    noisy = replace(points, value=np.random.default_rng(1).normal(0, 1.0, points.value.shape))
+    rough = PolynomialSpline(spline).fit(noisy, one, 1e-4 * spline.unit_smoothing(points))
+    assert smooth.roughness < 1.0 < rough.roughness
 
 
 def test_stated_error_follows_the_noise_and_grows_where_nothing_was_seen() -> None:
