@@ -128,7 +128,9 @@ class RunConfig(CoregisterConfig):
     tile: int | None = Field(None, ge=8, description="tile side in MSI pixels; default: from the memory")
     overlap: int | None = Field(None, ge=0, description="overlap of tiles in MSI pixels; default: from the method")
     device: str = Field("auto", description="auto, cpu or cuda:N")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="arithmetic of networks")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="arithmetic of networks; auto: bf16 where the processor has it, else fp32"
+    )
     max_memory: str | None = Field(None, description="host memory that may be used, such as 4GB; default: 70 % of free")
     max_vram: str | None = Field(None, description="GPU memory that may be used; default: 85 % of free")
     aoi: str | None = Field(
@@ -331,7 +333,9 @@ class CompareConfig(CoregisterConfig):
     cloud_dilate_px: int = Field(2, ge=0, le=100, description="grow the cloud mask by so many MSI pixels")
     tile: int | None = Field(None, ge=8, description="tile side in MSI pixels; default: from the memory")
     device: str = Field("auto", description="auto, cpu or cuda:N")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="arithmetic of networks")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="arithmetic of networks; auto: bf16 where the processor has it, else fp32"
+    )
     max_memory: str | None = Field(None, description="host memory that may be used, such as 4GB; default: 70 % of free")
     max_vram: str | None = Field(None, description="GPU memory that may be used; default: 85 % of free")
     overwrite: bool = Field(False, description="replace an existing report")

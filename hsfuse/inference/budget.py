@@ -20,11 +20,17 @@ _FINISH_BYTES = 420 * 2**20
 """Building the product and judging it side by side, whatever the scene."""
 _CGROUP = Path("/sys/fs/cgroup")
 _HOST_SHARE, _VRAM_SHARE = 0.7, 0.85
-_COMFORT_BYTES = 1_500_000_000
-"""Without --max-memory no more than this is used as long as tiles stay sensible: more would hardly be faster."""
+_COMFORT_BYTES = 1_440_000_000
+"""Without --max-memory no more than this is used as long as tiles stay sensible: more would hardly be faster.
+
+What the process holds already counts as :data:`_BASE_BYTES` here, whatever it is: with memory to spare, equal runs
+have equal tiles.
+"""
+_NETWORK_COMFORT = 1.17
+"""Networks may use so many times more: halos of small tiles cost them more than they cost classical methods."""
 _SENSIBLE_WORK = 1.5
 """Tiles are sensible while their halos cost no more than this times the arithmetic of the largest ones that fit."""
-_SIZES_PX = (512, 384, 256, 192, 160, 128, 112, 96, 80, 64, 56, 48, 40, 32, 24, 16, 12, 8)
+_SIZES_PX = (512, 384, 256, 192, 160, 128, 112, 96, 80, 72, 64, 56, 48, 40, 32, 24, 16, 12, 8)
 
 
 @dataclass(frozen=True)
@@ -170,7 +176,11 @@ def choose_plan(
         # Largest tiles first. Without a limit from the user: the largest that fit the comfort, else the smallest
         # sensible ones, for tiny tiles would save memory that is free and pay for it in computing halos.
         sensible = [e for e in estimates if e.flop <= _SENSIBLE_WORK * estimates[0].flop]
-        enough = [e for e in sensible if budget.comfort is None or e.host_bytes <= budget.comfort]
+        comfort = None
+        if budget.comfort is not None:
+            larger = _NETWORK_COMFORT if spec.kind == "network" else 1.0
+            comfort = min(larger * budget.comfort + budget.base - _BASE_BYTES, budget.host)
+        enough = [e for e in sensible if comfort is None or e.host_bytes <= comfort]
         return enough[0] if enough else sensible[-1]
     needed = max(estimate.host_bytes, 1)
     short = "GPU" if not vram_fits else "host"
@@ -195,7 +205,8 @@ def _estimate(
     msi = read_rows * ratio * fine_width * (n_msi * 4 * 4 + 6)
     resampling = 54 * width * (n_bands + 16) * 4
     summed = min(core + plan.overlap, plan.height) * ratio * fine_width * n_bands * 4 if plan.overlap else 0
-    finished = core * ratio * fine_width * n_bands * sample_bytes * 2
+    # Rows of blended tiles are done long before the next ones: one buffer serves them.
+    finished = core * ratio * fine_width * n_bands * sample_bytes * (1 if plan.overlap else 2)
     read_cols = min(plan.columns + plan.overlap + 2 * plan.halo, width)
     tile_pixels = read_rows * read_cols * ratio * ratio
     per_tile = tile_pixels * (spec.bytes_per_pixel + 2 * 4 * n_bands + 4 * n_msi)

@@ -196,7 +196,7 @@ def fuse_scene_tiles(
                    bands=len(scene.bands))  # fmt: skip
     with (
         _workers(workers if on_cpu else 1) as pool,
-        _Handover(sink, (len(scene.bands), plan.width * scene.ratio), encoder) as handover,
+        _Handover(sink, (len(scene.bands), plan.width * scene.ratio), encoder, single=plan.overlap > 0) as handover,
         (progress or SilentProgress()).stage("fuse", total=plan.shape[0] - start) as stage,
     ):
         job = _Job(scene, method, plan, device, pool, workers, statistics, handover, limits)
@@ -222,8 +222,8 @@ def _finished(plan: TilePlan, tile_row: int, top: int, ratio: int) -> Slice2D:
 class _Handover:
     """Buffers of finished rows, band interleaved by line, and the thread that gives them to the sink."""
 
-    def __init__(self, sink: Sink, shape: tuple[int, int], encoder: RowEncoder | None) -> None:
-        self._sink, self._shape = sink, shape
+    def __init__(self, sink: Sink, shape: tuple[int, int], encoder: RowEncoder | None, *, single: bool) -> None:
+        self._sink, self._shape, self._single = sink, shape, single
         self.encoder: RowEncoder = encoder or SampleEncoding.of("float32")
         self._free: deque[NDArray[Any]] = deque()
         self._waiting: Future[None] | None = None
@@ -231,7 +231,9 @@ class _Handover:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="hsfuse-writer")
 
     def buffer(self, rows: int) -> NDArray[Any]:
-        """Return memory for some rows, shape (row, band, col): one of two that take turns."""
+        """Return memory for some rows, shape (row, band, col): one of two that take turns, or the only one."""
+        if self._single:
+            self._finish()
         for index, known in enumerate(self._free):
             if known.shape[0] >= rows:
                 del self._free[index]

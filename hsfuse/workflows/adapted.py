@@ -20,7 +20,7 @@ from hsfuse.inference.budget import make_budget
 from hsfuse.inference.scene import FusionScene
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress
-from hsfuse.workflows.methods import ChosenMethod
+from hsfuse.workflows.methods import ChosenMethod, network_precision
 from hsfuse.writers import journal_folder, run_identity
 from hsfuse.writers.provenance import InputIdentity
 
@@ -90,9 +90,8 @@ def adapt_to_scene(
         record = _train(chosen.method, chosen, scene, path, identity, config, device, progress)
     else:
         _log.info("Going on with the weights that were adapted before, %s.", path)
-    options: dict[str, Any] = {} if config.precision == "auto" else {"precision": config.precision}
     # From the file also right after training: a resumed run must see the very same numbers.
-    method = SsrfnMethod.from_weights(path, **options)
+    method = SsrfnMethod.from_weights(path, precision=network_precision(config.precision, device))
     public = {key: value for key, value in record.items() if key != "identity"} | {"weights": str(path)}
     gain_db = float(record["after"]["gain_db"])
     return AdaptedMethod(replace(chosen, method=method, header=read_header(path), adapted_gain_db=gain_db), public)

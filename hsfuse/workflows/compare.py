@@ -31,7 +31,7 @@ from hsfuse.workflows.clock import StageClock
 from hsfuse.workflows.compare_judge import Judge
 from hsfuse.workflows.contest import Contest, ContestSource, open_source
 from hsfuse.workflows.method_wishes import MethodWish, all_wishes, parse_wish, split_wishes
-from hsfuse.workflows.methods import fusion_context, resolve_device
+from hsfuse.workflows.methods import fusion_context, network_precision, resolve_device
 from hsfuse.workflows.run_scene import cpu_threads
 from hsfuse.workflows.scratch_cube import ScratchCube
 
@@ -217,8 +217,8 @@ def _run(
 ) -> MethodResult:  # fmt: skip
     scene = contest.scene
     options: dict[str, Any] = {}
-    if wish.network and config.precision != "auto":
-        options["precision"] = config.precision
+    if wish.network:
+        options["precision"] = network_precision(config.precision, device)
     method = wish.create(**options)
     summary = available_methods()[wish.name]
     if wish.adapt_minutes is not None and header is not None:

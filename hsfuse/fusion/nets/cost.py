@@ -43,9 +43,12 @@ def flop_per_pixel(config: SsrfnConfig, ratio: int = 3) -> float:
     return float(fine + coarse / ratio**2)
 
 
-def bytes_per_pixel(config: SsrfnConfig) -> int:
-    """Working memory per fine pixel at float32, beyond input and output; fitted to measured peaks, rounded up."""
-    return 34 * config.width + 24 * config.n_bands
+def bytes_per_pixel(config: SsrfnConfig, sample_bytes: int = 4) -> int:
+    """Working memory per fine pixel, beyond draft, input and output; fitted to measured peaks, rounded up.
+
+    ``sample_bytes`` belong to a sample of the network's arithmetic; what skips the network is float32.
+    """
+    return 18 * config.width * sample_bytes + 6 * config.n_bands
 
 
 def _conv(inputs: int, outputs: int) -> int:

@@ -37,11 +37,6 @@ class GuideDenoiser(nn.Module):
         for parameter in last.parameters():
             nn.init.zeros_(parameter)
 
-    @property
-    def reach_px(self) -> int:
-        """How far a pixel's surroundings matter, fine pixels."""
-        return LAYERS + 1
-
     def forward(self, msi: Tensor, mean: Tensor, std: Tensor, noise: Tensor) -> Tensor:
         """Denoise.
 
@@ -69,6 +64,6 @@ class GuideDenoiser(nn.Module):
         features = torch.cat([x, detail, level], dim=1).to(next(self.parameters()).dtype)
         *hidden, last = self.convs
         for conv in hidden:
-            features = nn.functional.silu(conv(features))
+            features = nn.functional.silu(conv(features), inplace=not torch.is_grad_enabled())
         cleaned: Tensor = msi - noise * last(features).float()
         return cleaned

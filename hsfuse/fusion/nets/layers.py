@@ -28,9 +28,21 @@ CHANNEL_GROUP = 32
 """Channels that make one token when a Mamba block scans the channel axis."""
 
 
+class _Silu(nn.SiLU):
+    """SiLU of a layer's fresh output: without gradients it takes that output's place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
 def activation(name: Activation) -> nn.Module:
-    """Return the activation called ``name``."""
-    return {"silu": nn.SiLU, "gelu": nn.GELU, "none": nn.Identity}[name]()
+    """Return the activation called ``name``; it may overwrite what it is given."""
+    return {"silu": _Silu, "gelu": nn.GELU, "none": nn.Identity}[name]()
+
+
+def plus(fresh: Tensor, other: Tensor) -> Tensor:
+    """Return the sum; without gradients it takes the place of ``fresh``, a layer's output that nothing else needs."""
+    return fresh + other if torch.is_grad_enabled() else fresh.add_(other)
 
 
 def conv3x3(in_channels: int, out_channels: int, *, bias: bool = True) -> nn.Conv2d:

@@ -130,7 +130,10 @@ class SsrfnMethod(FusionMethod):
             overlap_px=header.overlap_px if header and header.overlap_px else DEFAULT_OVERLAP_PX,
             multiple_px=1,
             preferred_tile_px=128,
-            bytes_per_pixel=bytes_per_pixel(config) + (draft.bytes_per_pixel if draft else 0),
+            # The draft is finished before the network starts.
+            bytes_per_pixel=max(
+                bytes_per_pixel(config, _TYPES[self._precision].itemsize), draft.bytes_per_pixel if draft else 0
+            ),
             flop_per_pixel=flop_per_pixel(config) + (draft.flop_per_pixel if draft else 0.0),
             centre_nm=header.centre_nm if header else None,
             ratios=header.ratios if header else None,

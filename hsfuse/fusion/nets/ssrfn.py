@@ -263,12 +263,22 @@ def _bands_to(conv: nn.Conv2d | None, x: Tensor) -> Tensor:
     return out.unflatten(2, x.shape[2:])
 
 
-def _rows_at_once(cube: Tensor, ratio: int) -> int:
-    """Rows of (n, band, row, col) that are worked off at a time: without gradients on a CPU what fits the cache."""
-    rows = cube.shape[2]
-    if torch.is_grad_enabled() or cube.is_cuda:
+def _told(fresh: Tensor, noise: tuple[Tensor, Tensor] | None) -> Tensor:
+    """Scale and shift shallow features by what is known about the scene's noise."""
+    if noise is None:
+        return fresh
+    return fresh * noise[0] + noise[1] if torch.is_grad_enabled() else fresh.mul_(noise[0]).add_(noise[1])
+
+
+def _rows_at_once(x: Tensor, bands: int, ratio: int = 1) -> int:
+    """Rows of an image, multiples of ``ratio``, whose bands are worked off at a time.
+
+    Without gradients on a CPU that is what fits the cache, else all.
+    """
+    count, _, rows, cols = x.shape
+    if torch.is_grad_enabled() or x.is_cuda:
         return rows
-    return max(_SAMPLES_AT_ONCE // max(cube.shape[0] * cube.shape[1] * cube.shape[3] * ratio, 1), 1) * ratio
+    return max(_SAMPLES_AT_ONCE // max(count * bands * cols * ratio, 1), 1) * ratio
 
 
 def _column(x: Tensor) -> Tensor:
@@ -397,6 +407,7 @@ class Ssrfn(nn.Module):
             if level is not None and read.low is not None:
                 x = torch.cat([x, arsinh((x - read.low) / level)], dim=1)
                 unit = level * std
+            del read
         features = self._network(self._enter(x), guide, ratio, self._error_features(scene))
         if config.normalisation == "none":
             return base, self._leave(features, skip, torch.ones_like(std))
@@ -407,7 +418,7 @@ class Ssrfn(nn.Module):
     def _read_draft(self, base: Tensor, mean: Tensor, std: Tensor, level: Tensor | None, ratio: int) -> _Reading:
         """Project the draft's bands to features; what is as large as the draft itself lives for a few rows only."""
         rows = base.shape[2]
-        step = _rows_at_once(base, ratio)
+        step = _rows_at_once(base, base.shape[1], ratio)
         if step >= rows:
             return self._read_rows(base, slice(0, rows), mean, std, level, ratio)
         count, _, _, cols = base.shape
@@ -450,7 +461,7 @@ class Ssrfn(nn.Module):
     def _leave(self, features: Tensor, skip: Tensor | None, unit: Tensor) -> Tensor:
         """Turn the last features into bands, add what skips the network, and bring both to ``unit``; float32."""
         head = self.ffm.head
-        step = _rows_at_once(features, 1)
+        step = _rows_at_once(features, unit.shape[1])
         if head is None or step >= features.shape[2]:
             out = (features if head is None else head(features)).float()
             return (out if skip is None else out + skip.float()) * unit
@@ -464,19 +475,17 @@ class Ssrfn(nn.Module):
     def _network(self, x: Tensor, guide: Tensor, ratio: int, noise: tuple[Tensor, Tensor] | None) -> Tensor:
         f_hsi = self.sfe_hsi(x)
         f_msi = self.sfe_msi(guide)
-        if noise is not None:
-            f_hsi = f_hsi * noise[0] + noise[1]
-            f_msi = f_msi * noise[0] + noise[1]
+        f_hsi, f_msi = _told(f_hsi, noise), _told(f_msi, noise)
         f_hsi = (self.dfe_hsi or self.dfe)(f_hsi)
         f_msi = self.dfe(f_msi)
         if self.cfe is not None and self.scm is not None and self.up_errors is not None:
-            f_low = self.sfe_msi(channels_last(pool(guide, ratio)))
-            if noise is not None:
-                f_low = f_low * noise[0] + noise[1]
+            f_low = _told(self.sfe_msi(channels_last(pool(guide, ratio))), noise)
             errors = self.cfe(f_hsi, self.dfe(f_low))
             f_msi = self.scm(self.up_errors(errors, ratio), f_msi)
         stack = torch.cat([self.up_hsi(f_hsi, ratio), f_msi], dim=1)
+        del f_msi
         refined: list[Tensor] = [part(stack) for part in (self.spar, self.sper) if part is not None]
+        del stack
         return self.ffm.features(refined[0], refined[-1])
 
     def _enter(self, x: Tensor) -> Tensor:

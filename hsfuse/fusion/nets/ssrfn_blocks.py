@@ -12,10 +12,24 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor, nn
 
-from hsfuse.fusion.nets.layers import SequenceMixer, VolumeConv, activation, conv1x1, conv3x3
+from hsfuse.fusion.nets.layers import SequenceMixer, VolumeConv, activation, conv1x1, conv3x3, plus
 
 if TYPE_CHECKING:
     from hsfuse.fusion.nets.ssrfn import SsrfnConfig
+
+
+_ROW_SAMPLES = 100_000
+
+
+def inference_rows(x: Tensor) -> list[slice] | None:
+    """Rows of (n, channel, row, col) for chains of cheap operations: as many as stay in the cache.
+
+    None where everything is done at once: with gradients, which need what is between, and on a GPU.
+    """
+    if torch.is_grad_enabled() or x.is_cuda:
+        return None
+    step = max(_ROW_SAMPLES // (x.shape[0] * x.shape[1] * x.shape[3]), 1)
+    return [slice(top, min(top + step, x.shape[2])) for top in range(0, x.shape[2], step)]
 
 
 class MixerFactory:
@@ -62,9 +76,9 @@ class ShallowFeatures(nn.Module):
         first, second, third, fourth = self.convs
         inner = second(self.act(first(x)))
         if self.skip_mode == "whole":
-            return fourth(self.act(third(self.act(inner)))) + self.skip(x)
-        pair = inner + self.skip(x)
-        return fourth(self.act(third(pair))) + pair
+            return plus(fourth(self.act(third(self.act(inner)))), self.skip(x))
+        pair = plus(inner, self.skip(x))
+        return plus(fourth(self.act(third(pair))), pair)
 
 
 class DeepBlock(nn.Module):
@@ -82,9 +96,9 @@ class DeepBlock(nn.Module):
         first, second, third = self.convs
         local = second(self.act(first(u)))
         if self.mixer is not None:
-            local = local + self.mixer(u if self.where == "input" else local)
-        out = third(self.act(local))
-        return out + u if self.residual else out
+            local = plus(local, self.mixer(u)) if self.where == "input" else local + self.mixer(local)
+        out: Tensor = third(self.act(local))
+        return plus(out, u) if self.residual else out
 
 
 class DeepFeatures(nn.Module):
@@ -160,16 +174,27 @@ class SpatialCorrection(nn.Module):
     def forward(self, errors: Tensor, features: Tensor) -> Tensor:
         """Correct features with error features of the same size."""
         trust = torch.sigmoid(errors)
-        gate: Tensor | None = None
+        rows = inference_rows(features)
         for step in range(self.steps):
-            gated = features if gate is None else gate * features
-            out = self.convs[step % len(self.convs)](torch.addcmul(features, trust, gated))
-            features = features + out if self.residual else out
-            if self.rule == "tanh":
-                gate = torch.tanh(features)
-            elif self.rule == "sigmoid":
-                gate = 2.0 * torch.sigmoid(features)
+            conv = self.convs[step % len(self.convs)]
+            if rows is None:
+                out = conv(self._gated(features, trust, first=step == 0))
+                features = features + out if self.residual else out
+                continue
+            gated = torch.empty_like(features)
+            for part in rows:
+                gated[:, :, part] = self._gated(features[:, :, part], trust[:, :, part], first=step == 0)
+            out = conv(gated)
+            del gated
+            features = out.add_(features) if self.residual else out
         return features
+
+    def _gated(self, features: Tensor, trust: Tensor, *, first: bool) -> Tensor:
+        """What the next convolution corrects: sigmoid(E) . (v . F) + F."""
+        if first or self.rule == "one":
+            return torch.addcmul(features, trust, features)
+        gate = torch.tanh(features) if self.rule == "tanh" else 2.0 * torch.sigmoid(features)
+        return torch.addcmul(features, trust, gate * features)
 
 
 class Refinement(nn.Module):
@@ -192,23 +217,49 @@ class Refinement(nn.Module):
     def forward(self, stack: Tensor) -> Tensor:
         """Refine a stack (n, 2 width, row, col) into (n, width, row, col)."""
         near = far = stack
+        rows = inference_rows(stack)
         for conv, mixer in zip(self.convs, self.mixers, strict=True):
             near, far = conv(near), mixer(far)
-            near, far = (
-                torch.addcmul(near, torch.sigmoid(near), far),
-                torch.addcmul(far, torch.sigmoid(far), near),
-            )
-        return self.out(torch.cat([near, far], dim=1) if self.concat else near + far)
+            if rows is None:
+                near, far = _gate_each_other(near, far)
+                continue
+            far = far.clone() if far.data_ptr() == stack.data_ptr() else far
+            for part in rows:
+                at = (slice(None), slice(None), part)
+                near[at], far[at] = _gate_each_other(near[at], far[at])
+        if rows is None:
+            return self._merged(near, far)
+        out = torch.empty_like(stack[:, : self.out.out_channels], memory_format=torch.channels_last)
+        for part in rows:
+            out[:, :, part] = self._merged(near[:, :, part], far[:, :, part])
+        return out
+
+    def _merged(self, near: Tensor, far: Tensor) -> Tensor:
+        merged: Tensor = self.out(torch.cat([near, far], dim=1) if self.concat else near + far)
+        return merged
+
+
+def _gate_each_other(near: Tensor, far: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.addcmul(near, torch.sigmoid(near), far), torch.addcmul(far, torch.sigmoid(far), near)
 
 
 def _inverse_attention(key: Tensor, value: Tensor, query: Tensor, mode: Literal["elementwise", "matrix"]) -> Tensor:
     """(1 - softmax(K . V)) . Q + V, element by element, or with a channel-by-channel matrix [15]."""
     if mode == "elementwise":
-        weight = torch.softmax(key * value, dim=1)
-        return torch.addcmul(query + value, weight, query, value=-1.0)
+        rows = inference_rows(query)
+        if rows is None:
+            return _attend(key, value, query)
+        out = torch.empty_like(query)
+        for part in rows:
+            out[:, :, part] = _attend(key[:, :, part], value[:, :, part], query[:, :, part])
+        return out
     k, v, q = (t.flatten(2) for t in (key, value, query))
     scores = torch.softmax(k @ v.transpose(1, 2) / k.shape[-1], dim=-1)
     return (query.flatten(2) - scores @ q).reshape(query.shape) + value
+
+
+def _attend(key: Tensor, value: Tensor, query: Tensor) -> Tensor:
+    return torch.addcmul(query + value, torch.softmax(key * value, dim=1), query, value=-1.0)
 
 
 class FeatureFusion(nn.Module):
@@ -241,6 +292,7 @@ class FeatureFusion(nn.Module):
         """Fuse two feature maps into what :attr:`head` turns into bands, or into bands where there is no head."""
         query, key, value = self.first[0](spatial), self.first[1](spatial), self.first[2](spectral)
         fused = _inverse_attention(key, value, query, self.attention)
+        del query, key, value
         first, second = (spatial, spectral) if self.source == "streams" else (fused, fused)
         a, b, d = self.second[0](first), self.second[1](second), self.second[2](fused)
         if self.projections is not None:

@@ -47,6 +47,12 @@ def usable(mixer: SequenceMixer, x: Tensor) -> bool:
     )
 
 
+def half_is_fast() -> bool:
+    """Whether the compiled path multiplies bfloat16 in hardware here; elsewhere float32 is at least as fast."""
+    native = native_library()
+    return native is not None and bool(native.library.hsf_has_half_product())
+
+
 def run_lines(mixer: SequenceMixer, tokens: Tensor, out: Tensor, *, columns: bool, backwards: bool) -> None:
     """Run a mixer along the lines of images.
 
