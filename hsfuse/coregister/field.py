@@ -72,6 +72,13 @@ class Lattice:
             out[:, part] = self._at_flat(flat_x[part], flat_y[part])
         return out.reshape(2, *shape)
 
+    def on_axes(self, x: FloatArray, y: FloatArray) -> FloatArray:
+        """Spline values at all pairs of positions along both axes, shape (2, y, x): splines are separable."""
+        rows, cols = self.coefficients.shape[1:]
+        across = _basis((x - self.x0) / self.spacing, cols)
+        down = _basis((self.y0 - y) / self.spacing, rows)
+        return np.asarray(down @ self.coefficients @ across.T)
+
     def _at_flat(self, x: FloatArray, y: FloatArray) -> FloatArray:
         rows, cols = self.coefficients.shape[1:]
         # Three rings of zeros: every position beyond them reads zeros only, so it may be clamped there.
@@ -87,6 +94,15 @@ class Lattice:
             for j in range(4):
                 total += flat[:, base + j] * (wy[i] * wx[j])
         return total
+
+
+def _basis(position: FloatArray, count: int) -> FloatArray:
+    """Values of ``count`` B-splines at positions in units of their spacing, shape (position, spline)."""
+    clipped = np.clip(position, -2.0, count + 1.0 - 1e-9)
+    first = np.floor(clipped).astype(np.int64)
+    out = np.zeros((position.size, count + 6))
+    np.put_along_axis(out, first[:, None] + np.arange(2, 6), cubic_bspline(clipped - first).T, axis=1)
+    return out[:, 3:-3]
 
 
 @dataclass(frozen=True)
@@ -177,12 +193,13 @@ class DisplacementField:
 
     def on_grid(self, grid: Grid) -> NDArray[np.float32]:
         """Displacement (dx, dy) at the pixel centres of a grid in the field's system, shape (2, row, col)."""
+        x, _ = grid.xy(0.0, np.arange(grid.width, dtype=np.float64))
+        _, y = grid.xy(np.arange(grid.height, dtype=np.float64), 0.0)
+        xs, ys = np.asarray(x - self.centre[0])[None, :], np.asarray(y - self.centre[1])[:, None]
         out = np.empty((2, *grid.shape), dtype=np.float32)
-        cols = np.arange(grid.width, dtype=np.float64)
-        for block in grid.row_blocks(max(1, _POINTS_AT_ONCE // grid.width)):
-            x, y = grid.xy(np.arange(block.row0, block.row1, dtype=np.float64)[:, None], cols[None, :])
-            dx, dy = self.at(*np.broadcast_arrays(x, y))
-            out[0, block.row0 : block.row1], out[1, block.row0 : block.row1] = dx, dy
+        bend = np.zeros((2, 1, 1)) if self.spline is None else self.spline.on_axes(np.asarray(x), np.asarray(y))
+        for axis, (constant, along_x, along_y) in enumerate(self.affine):
+            out[axis] = constant + along_x * xs + along_y * ys + bend[axis]
         return out
 
     def to_json(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import rasterio
 from rasterio.errors import RasterioError
+from threadpoolctl import threadpool_limits
 
 from hsfuse import __version__
 from hsfuse.config import CoregisterConfig
@@ -84,6 +85,8 @@ def coregister_files(
     _check_outputs(wanted, overwrite=overwrite)
     share_one_arena()
     with ExitStack() as stack:
+        # The products of matrices are small here: threads would wait for each other more than they work.
+        stack.enter_context(threadpool_limits(1, user_api="blas"))
         stack.enter_context(rasterio.Env(GDAL_CACHEMAX=_cache_mb([target, reference])))
         moving = _open_target(target)
         stack.callback(moving.close)

@@ -92,6 +92,11 @@ def test_image_of_the_field_holds_its_values():
     dx, dy = field.at(*grid.xy(3.0, 5.0))
     assert image.shape == (2, 7, 9)
     assert image[:, 3, 5] == pytest.approx([float(dx), float(dy)], rel=1e-6)
+    # Also far beyond the lattice, where the spline has died out.
+    wide = Grid.from_origin(UTM, 480_000, 5_020_000, 1700.0, 37, 41)
+    rows, cols = np.meshgrid(np.arange(37.0), np.arange(41.0), indexing="ij")
+    expected = np.stack(field.at(*wide.xy(rows, cols)))
+    assert field.on_grid(wide) == pytest.approx(expected, rel=1e-6, abs=1e-4)
 
 
 def test_refuses_nonsense():
