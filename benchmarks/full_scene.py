@@ -103,7 +103,8 @@ def random_weights(folder: Path, name: str) -> Path:
         with open_hsi(next((folder / "products").glob("PRS_*.he5"))) as product:
             bands = select_bands(product).kept
         torch.manual_seed(0)
-        network = make_network(name)
+        base = make_network(name).config.base
+        network = make_network(name, guide_denoiser=32) if base == "draft" else make_network(name)
         header = NetworkHeader(
             name=name, config=network.config.to_dict(), centre_nm=tuple(map(float, bands.centre_nm)),
             fwhm_nm=tuple(map(float, bands.fwhm_nm)), ratios=(3,), msi_bands=("B02", "B03", "B04", "B08"),

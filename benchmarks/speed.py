@@ -1,12 +1,14 @@
 """Speed and memory: kernels against the machine's own peak, networks per megapixel, whole runs by height.
 
     python benchmarks/speed.py kernels networks
+    python benchmarks/speed.py runs --scene WORK_FOLDER
     python benchmarks/speed.py scaling --scene WORK_FOLDER --method glp
 
-``kernels`` and ``networks`` need nothing but the package. ``scaling`` takes the pair that ``full_scene.py`` has
-simulated, makes PRISMA products of half, the same and twice its height out of it (rows repeated, so without
-co-registration) and runs ``hsfuse run`` on each. Tables are Markdown. Seconds are the best of a few repetitions;
-``cpu`` seconds are those of one core and hold on a busy machine too.
+``kernels`` and ``networks`` need nothing but the package. ``runs`` runs ``hsfuse run`` with methods, precisions and
+paths side by side, on the pair in the work folder (one of 300 x 300 HSI pixels is simulated where there is none).
+``scaling`` takes the pair that ``full_scene.py`` has simulated, makes PRISMA products of half, the same and twice its
+height out of it (rows repeated, so without co-registration) and runs ``hsfuse run`` on each. Tables are Markdown.
+Seconds are the best of a few repetitions; ``cpu`` seconds are those of one core and hold on a busy machine too.
 """
 
 from __future__ import annotations
@@ -22,19 +24,24 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import torch
+from full_scene import random_weights
 
 from hsfuse.degrade import Psf, inject, lowpass_decimate, smooth, upsample
+from hsfuse.fusion.base import is_network
 from hsfuse.fusion.nets.cost import flop_per_pixel
 from hsfuse.fusion.nets.layers import SequenceMixer
 from hsfuse.fusion.nets.native import native_status
 from hsfuse.fusion.nets.ssrfn import make_network
+from hsfuse.fusion.nets.zoo import find_model
 from hsfuse.inference.allocator import keep_freed_memory
 from hsfuse.native import OVERRIDE
 from hsfuse.native.image import image_status
+from hsfuse.simulate.products import simulate_pair
 from hsfuse.workflows.doctor import diagnose
 from hsfuse.writers.encoding import SampleEncoding
 
@@ -207,24 +214,67 @@ def resized(product: Path, rows: int, target: Path) -> Path:
     return target
 
 
+def run(prisma: Path, sentinel2: Path, output: Path, flags: list[str], *, native: bool = True) -> dict[str, Any]:
+    """Run ``hsfuse run`` in a process of its own and return its summary."""
+    command = [sys.executable, "-m", "hsfuse.cli.app", "run", str(prisma), str(sentinel2), "-o", str(output)]
+    command += ["--overwrite", "--json", "--no-progress", "-q", *flags]
+    with path(native):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr)
+    output.unlink()
+    summary: dict[str, Any] = json.loads(done.stdout)
+    return summary
+
+
+def pair_in(scene: Path) -> tuple[Path, Path]:
+    """Products of a work folder; a small pair is simulated where there is none."""
+    products = scene / "products"
+    if not any(products.glob("PRS_*.he5")):
+        simulate_pair(products, size_px=(300, 300), seed=0, s2_bands="10m", cloud_fraction=0.03)
+    return next(products.glob("PRS_*.he5")), next(products.glob("S2*.SAFE"))
+
+
+def runs(scene: Path, methods: list[str], model: Path | None, flags: list[str]) -> None:
+    """Whole runs: methods, precisions and paths side by side."""
+    prisma, sentinel2 = pair_in(scene)
+    print("| method | path | type | seconds | of them fusing | cpu s fusing | s per valid Mpx | cpu s fusing per Mpx | "
+          "peak GB | planned GB | stages |\n|---|---|---|---|---|---|---|---|---|---|---|")  # fmt: skip
+    for method in methods:
+        kinds = ("fp32", "bf16") if is_network(method) else ("fp32",)
+        for native, kind in ((n, k) for n in (True, False) for k in kinds):
+            options = ["--method", method, *flags]
+            if is_network(method):
+                weights = model if model is not None and method in model.name else None
+                shipped = find_model(method).weights
+                weights = weights or shipped or random_weights(scene, method)
+                options += ["--precision", kind, "--model", str(weights)]
+            summary = run(prisma, sentinel2, scene / "speed.tif", options, native=native)
+            grid, seconds = summary["grid"], summary["seconds"]
+            pixels, valid = grid["height"] * grid["width"] / MPX, summary["statistics"]["valid_pixels"] / MPX
+            stages = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
+            fusing = summary["cpu_seconds"]["fuse"]
+            print(
+                f"| {method} | {'compiled' if native else 'plain'} | {kind} | {summary['total_seconds']:.1f} | "
+                f"{seconds['fuse']:.1f} | {fusing:.1f} | {summary['total_seconds'] / valid:.1f} | "
+                f"{fusing / pixels:.1f} | {summary['peak_memory_bytes'] / 1e9:.2f} | "
+                f"{summary['plan']['peak_memory_bytes'] / 1e9:.2f} | {stages} |",
+                flush=True,
+            )
+    print()
+
+
 def scaling(scene: Path, method: str, flags: list[str]) -> None:
     """Whole runs at half, full and double height: memory flat, time linear."""
-    prisma = next((scene / "products").glob("PRS_*.he5"))
-    sentinel2 = next((scene / "products").glob("S2*.SAFE"))
+    prisma, sentinel2 = pair_in(scene)
     with h5py.File(prisma) as file:
         height = int(file["HDFEOS/SWATHS/PRS_L2D_HCO/Data Fields/VNIR_Cube"].shape[0])
     print("| rows at 10 m | Mpx | seconds | of them fusing | cpu seconds | s per Mpx | peak memory GB | planned GB |")
     print("|---|---|---|---|---|---|---|---|")
     for rows in (height // 2, height, 2 * height):
         product = resized(prisma, rows, scene / f"rows{rows}.he5")
-        output = scene / "scaling.tif"
-        command = [sys.executable, "-m", "hsfuse.cli.app", "run", str(product), str(sentinel2), "-o", str(output)]
-        command += ["--method", method, "--coregister", "off", "--psf-fwhm", "1.2", "--overwrite", "--json",
-                    "--no-progress", "-q", *flags]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            sys.exit(done.stderr)
-        summary = json.loads(done.stdout)
+        options = ["--method", method, "--coregister", "off", "--psf-fwhm", "1.2", *flags]
+        summary = run(product, sentinel2, scene / "scaling.tif", options)
         grid = summary["grid"]
         pixels = grid["height"] * grid["width"] / MPX
         busy = sum(summary["cpu_seconds"].values())
@@ -234,15 +284,17 @@ def scaling(scene: Path, method: str, flags: list[str]) -> None:
             f"{summary['plan']['peak_memory_bytes'] / 1e9:.3f} |",
             flush=True,
         )
-        output.unlink()
+    print()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="+", choices=["kernels", "networks", "scaling"])
-    parser.add_argument("--scene", type=Path, help="work folder of full_scene.py, for scaling")
-    parser.add_argument("--method", default="glp")
-    parser.add_argument("--flags", default="", help="further flags of hsfuse run, for scaling")
+    parser.add_argument("what", nargs="+", choices=["kernels", "networks", "runs", "scaling"])
+    parser.add_argument("--scene", type=Path, help="work folder, such as that of full_scene.py: for runs and scaling")
+    parser.add_argument("--method", default="glp", help="for scaling")
+    parser.add_argument("--methods", default="glp,ssrfn-lite", help="for runs")
+    parser.add_argument("--model", type=Path, help="weights of the network whose name is part of the file's, for runs")
+    parser.add_argument("--flags", default="", help="further flags of hsfuse run, for runs and scaling")
     arguments = parser.parse_args()
     keep_freed_memory()
     torch.set_num_threads(1)
@@ -251,9 +303,11 @@ def main() -> None:
         kernels()
     if "networks" in arguments.what:
         networks()
+    if arguments.scene is None and {"runs", "scaling"} & set(arguments.what):
+        parser.error("runs and scaling need --scene")
+    if "runs" in arguments.what:
+        runs(arguments.scene, arguments.methods.split(","), arguments.model, arguments.flags.split())
     if "scaling" in arguments.what:
-        if arguments.scene is None:
-            parser.error("scaling needs --scene")
         scaling(arguments.scene, arguments.method, arguments.flags.split())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import psutil
 
 from hsfuse.config import parse_size
@@ -181,7 +182,11 @@ def choose_plan(
             larger = _NETWORK_COMFORT if spec.kind == "network" else 1.0
             comfort = min(larger * budget.comfort + budget.base - _BASE_BYTES, budget.host)
         enough = [e for e in sensible if comfort is None or e.host_bytes <= comfort]
-        return enough[0] if enough else sensible[-1]
+        chosen = enough[0] if enough else sensible[-1]
+        # Chosen by the largest tiles that a plan may have, so that the choice does not depend on the scene's height.
+        return _estimate(
+            chosen.plan, ratio, n_bands, n_msi, source_bands, spec, budget, sample_bytes, workers, largest=False
+        )
     needed = max(estimate.host_bytes, 1)
     short = "GPU" if not vram_fits else "host"
     needed = estimate.vram_bytes if not vram_fits else needed
@@ -194,9 +199,12 @@ def choose_plan(
 
 def _estimate(
     plan: TilePlan, ratio: int, n_bands: int, n_msi: int, source_bands: int, spec: ModelSpec, budget: Budget,
-    sample_bytes: int, workers: int,
+    sample_bytes: int, workers: int, *, largest: bool = True,
 ) -> Estimate:  # fmt: skip
-    core = min(plan.tile, plan.height)
+    core, columns = min(plan.tile, plan.height), plan.columns
+    if not largest:
+        # Rows and columns are cut into even parts, which may be smaller.
+        core, columns = int(np.diff(plan.row_edges).max()), int(np.diff(plan.col_edges).max())
     read_rows = min(core + plan.overlap + 2 * plan.halo, plan.height)
     shared = read_rows - core
     width, fine_width = plan.width, plan.width * ratio
@@ -207,7 +215,7 @@ def _estimate(
     summed = min(core + plan.overlap, plan.height) * ratio * fine_width * n_bands * 4 if plan.overlap else 0
     # Rows of blended tiles are done long before the next ones: one buffer serves them.
     finished = core * ratio * fine_width * n_bands * sample_bytes * (1 if plan.overlap else 2)
-    read_cols = min(plan.columns + plan.overlap + 2 * plan.halo, width)
+    read_cols = min(columns + plan.overlap + 2 * plan.halo, width)
     tile_pixels = read_rows * read_cols * ratio * ratio
     per_tile = tile_pixels * (spec.bytes_per_pixel + 2 * 4 * n_bands + 4 * n_msi)
     batch = 1

@@ -36,7 +36,13 @@ def test_more_memory_gives_larger_tiles_up_to_the_preferred() -> None:
 
 def test_memory_does_not_depend_on_the_height() -> None:
     low, high = plan(Budget(2 * 10**9)), plan(Budget(2 * 10**9), height=4960)
-    assert high.host_bytes == pytest.approx(low.host_bytes, rel=0.02)
+    assert high.plan.tile == low.plan.tile
+    assert high.host_bytes == pytest.approx(low.host_bytes, rel=0.03)
+
+
+def test_equal_runs_have_equal_tiles_whatever_the_process_holds() -> None:
+    plans = {plan(Budget(64 * 10**9, comfort=1_500_000_000, base=mega * 10**6)).plan for mega in (300, 450, 1900)}
+    assert len(plans) == 1
 
 
 def test_too_little_memory_says_how_much_is_needed() -> None:
