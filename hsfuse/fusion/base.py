@@ -56,6 +56,8 @@ class ModelSpec:
         Number of MSI bands it expects; None: any.
     precisions
         Precisions it may run in; the first is the default.
+    precision
+        Precision it runs in.
     reference
         Paper or source.
     """
@@ -72,6 +74,7 @@ class ModelSpec:
     ratios: tuple[int, ...] | None = None
     n_msi: int | None = None
     precisions: tuple[Precision, ...] = ("fp32",)
+    precision: Precision = "fp32"
     reference: str = ""
     weights_sha256: str | None = None
 

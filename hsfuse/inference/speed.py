@@ -11,14 +11,17 @@ import psutil
 
 from hsfuse.fusion.base import ModelSpec
 from hsfuse.inference.budget import Estimate
+from hsfuse.native.image import image_library
 
 _SIDE = 512
 _STREAM_VALUES = 4 << 20
 _SECONDS = 0.1
 
 # Calibrated on whole scenes by processor time, as multiples of what the two tests below measure.
-_SHARE_OF_PEAK = {"classical": 0.35, "network": 0.35}
+_SHARE_OF_PEAK = {"classical": 0.35, "network": 0.70}
 """Of the matrix product's rate, over all that a method does."""
+_HALF_GAIN, _PLAIN_LOSS = 1.4, 2.5
+"""Networks are so many times faster in bf16 where that is chosen, everything so many times slower without kernels."""
 _FUSE_BYTES = 140.0
 """Reading, resampling, masking, encoding and storing, per sample of the product."""
 _WRITE_BYTES = 160.0
@@ -41,12 +44,15 @@ class MachineSpeed:
         Threads that are used.
     free
         Share of these threads' time that other programs leave, 0 to 1.
+    compiled
+        Whether the compiled kernels are there.
     """
 
     flops: float
     stream: float
     workers: int
     free: float = 1.0
+    compiled: bool = True
 
 
 def measure_speed(workers: int) -> MachineSpeed:
@@ -62,7 +68,7 @@ def measure_speed(workers: int) -> MachineSpeed:
         copy = _rate(lambda: y.copy_(x)) * 8.0 * _STREAM_VALUES
     finally:
         torch.set_num_threads(before)
-    return MachineSpeed(product, copy, workers, free_share(workers))
+    return MachineSpeed(product, copy, workers, free_share(workers), image_library() is not None)
 
 
 def free_share(workers: int) -> float:
@@ -105,7 +111,10 @@ def predict_seconds(estimate: Estimate, spec: ModelSpec, samples: int, speed: Ma
         Whether the product is judged as well.
     """
     learning = _LEARN_FLOP / speed.flops
-    fusing = estimate.flop / (_SHARE_OF_PEAK[spec.kind] * speed.flops) + samples * _FUSE_BYTES / speed.stream
+    rate = _SHARE_OF_PEAK[spec.kind] * speed.flops
+    rate *= _HALF_GAIN if spec.precision == "bf16" else 1.0
+    rate /= 1.0 if speed.compiled else _PLAIN_LOSS
+    fusing = estimate.flop / rate + samples * _FUSE_BYTES / speed.stream
     writing = samples * _WRITE_BYTES / speed.stream
     judging = _JUDGE_FLOP / speed.flops if judged else 0.0
     # The product is judged by one thread while others compress it.

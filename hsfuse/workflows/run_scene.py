@@ -313,7 +313,7 @@ def _summary(
 def _method(chosen: ChosenMethod) -> dict[str, Any]:
     spec = chosen.method.spec
     return {
-        "name": spec.name, "reason": chosen.reason, "reference": spec.reference,
+        "name": spec.name, "reason": chosen.reason, "reference": spec.reference, "precision": spec.precision,
         "weights_sha256": spec.weights_sha256, "trust": chosen.trust.to_json() if chosen.trust else None,
     }  # fmt: skip
 

@@ -35,6 +35,15 @@ def test_time_grows_with_the_height_and_falls_with_speed_and_threads() -> None:
     assert seconds(1200, judged=True) > one
 
 
+def test_half_precision_and_compiled_kernels_count() -> None:
+    network = replace(SPEC, kind="network", flop_per_pixel=1e6)
+
+    def fused(spec: ModelSpec, machine: MachineSpeed = MACHINE) -> float:
+        return predict_seconds(estimate(1200), spec, 10**9, machine, judged=False)
+
+    assert fused(replace(network, precision="bf16")) < fused(network) < fused(network, replace(MACHINE, compiled=False))
+
+
 def test_other_programs_take_their_share(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed.os, "getloadavg", lambda: (0.2, 0.0, 0.0))
     assert free_share(2) == 1.0

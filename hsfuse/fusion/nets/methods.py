@@ -139,6 +139,7 @@ class SsrfnMethod(FusionMethod):
             ratios=header.ratios if header else None,
             n_msi=config.n_msi,
             precisions=tuple(_TYPES),
+            precision=self._precision,
             reference=REFERENCE,
             weights_sha256=self._sha256,
         )
