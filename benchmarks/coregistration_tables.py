@@ -8,7 +8,7 @@ from typing import Any
 Json = dict[str, Any]
 
 _HEAD = (
-    "| scene | ours, m | hold-out, m | verdict | ours, s | ours, MB | AROSICS global, m | local 64 / 128 / 256, m"
+    "| scene | ours, m | stated, m | verdict | ours, s | ours, MB | AROSICS global, m | local 64 / 128 / 256, m"
     " | best local, m | s | MB | ours / best |"
 )
 
