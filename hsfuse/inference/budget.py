@@ -27,7 +27,7 @@ _COMFORT_BYTES = 1_440_000_000
 What the process holds already counts as :data:`_BASE_BYTES` here, whatever it is: with memory to spare, equal runs
 have equal tiles.
 """
-_NETWORK_COMFORT = 1.17
+_NETWORK_COMFORT = 1.12
 """Networks may use so many times more: halos of small tiles cost them more than they cost classical methods."""
 _SENSIBLE_WORK = 1.5
 """Tiles are sensible while their halos cost no more than this times the arithmetic of the largest ones that fit."""
