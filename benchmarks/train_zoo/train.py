@@ -130,6 +130,13 @@ def _scenes(names: Sequence[str]) -> str:
     return ", ".join([*real, *(f"{count} or more {kind}" for kind, count in counts.items() if count)])
 
 
+def _word(value: object) -> str:
+    """Write an option as one would type it; where files lie does not matter to others."""
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return Path(value).name if isinstance(value, str | Path) else str(value)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", default="ssrfn-lite")
@@ -180,7 +187,7 @@ def main() -> None:
     result = train_reduced([c for c in cubes if c not in held], output, config, progress=default_progress())
     device = "cuda" if torch.cuda.is_available() and given.device != "cpu" else "cpu"
     rows = held_out_scores(output, held, config, device)
-    words = [f"--{key.replace('_', '-')} {value}" for key, value in vars(given).items()
+    words = [f"--{key.replace('_', '-')} {_word(value)}" for key, value in vars(given).items()
              if key not in ("data", "output", "resume", "threads") and value not in (None, [], False)]  # fmt: skip
     text = card(given.network, result.summary, rows, "python benchmarks/train_zoo/train.py " + " ".join(words))
     (given.output / CARD_FILE).write_text(text, encoding="utf-8")

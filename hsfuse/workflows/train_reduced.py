@@ -290,10 +290,13 @@ def _summary(
     start: _Start, draft: str, device: str, team: Team, clock: StageClock,
 ) -> dict[str, Any]:  # fmt: skip
     """Return the record of the training that the weights keep."""
+    # Weights are passed on: names of files are enough, where they lay is nobody's business.
+    given = config.model_dump(mode="json")
+    given |= {key: Path(given[key]).name for key in ("init", "structure") if given[key]}
     hardware = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
     return {
         "hsfuse": __version__, "torch": torch.__version__, "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "recipe": config.recipe, "config": config.model_dump(mode="json"),
+        "recipe": config.recipe, "config": given,
         "loop": {"learning_rate": settings.learning_rate, "loss": settings.loss.kind, "optimizer": settings.optimizer,
                  "schedule": settings.schedule, "ema": settings.ema, "precision": settings.precision},
         "network": start.preset, "parameters": start.network.n_parameters, "draft": draft,
