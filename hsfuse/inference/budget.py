@@ -17,6 +17,8 @@ _BASE_BYTES = 380 * 2**20
 """Interpreter, libraries and open files: what is assumed where the process itself is not looked at."""
 _CACHE_BYTES = 40 * 2**20
 """What libraries still take once they work: GDAL's blocks, code that is loaded later."""
+_NETWORK_BYTES = 128 * 2**20
+"""Weights in the forms that kernels want, and what torch keeps for its convolutions."""
 _FINISH_BYTES = 420 * 2**20
 """Building the product and judging it side by side, whatever the scene."""
 _CGROUP = Path("/sys/fs/cgroup")
@@ -222,7 +224,7 @@ def _estimate(
     vram = 0
     base = budget.base + _CACHE_BYTES
     host = base + hsi + msi + resampling + summed + finished
-    weights = 64 * 2**20 if spec.kind == "network" else 0
+    weights = _NETWORK_BYTES if spec.kind == "network" else 0
     if budget.vram is not None:
         batch = max(1, min(int((budget.vram - weights) // max(per_tile, 1)), 16, plan.shape[1]))
         vram = weights + batch * per_tile
