@@ -24,10 +24,10 @@ _HALF_GAIN, _PLAIN_LOSS = 1.4, 2.5
 """Networks are so many times faster in bf16 where that is chosen, everything so many times slower without kernels."""
 _FUSE_BYTES = 140.0
 """Reading, resampling, masking, encoding and storing, per sample of the product."""
-_WRITE_BYTES = 160.0
-"""Compressing and writing the product, per sample."""
-_LEARN_FLOP, _JUDGE_FLOP = 2.0e11, 8.0e11
-"""Learning from the scene and judging the product: they look at samples of it, so its size hardly matters."""
+_WRITE_BYTES, _JUDGE_BYTES = 260.0, 110.0
+"""Compressing and writing the product, and looking through it, per sample."""
+_LEARN_FLOP, _JUDGE_FLOP = 2.0e11, 5.5e11
+"""Learning from the scene and drawing the report: they look at samples, whatever the size."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def predict_seconds(estimate: Estimate, spec: ModelSpec, samples: int, speed: Ma
     rate /= 1.0 if speed.compiled else _PLAIN_LOSS
     fusing = estimate.flop / rate + samples * _FUSE_BYTES / speed.stream
     writing = samples * _WRITE_BYTES / speed.stream
-    judging = _JUDGE_FLOP / speed.flops if judged else 0.0
+    judging = _JUDGE_FLOP / speed.flops + samples * _JUDGE_BYTES / speed.stream if judged else 0.0
     # The product is judged by one thread while others compress it.
     finishing = max(judging, (writing + judging) / speed.workers)
     return (learning + fusing / speed.workers + finishing) / speed.free
