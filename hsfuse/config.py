@@ -27,6 +27,26 @@ class _Config(BaseModel):
     command: ClassVar[str] = "run"
     """Command that the settings belong to, for hints."""
 
+    # Several commands have these settings; the checks apply where the field exists.
+    @field_validator("device", check_fields=False)
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        if value in ("auto", "cpu", "cuda") or (value.startswith("cuda:") and value[5:].isdigit()):
+            return value
+        raise ValueError("choose auto, cpu, cuda or cuda:N")
+
+    @field_validator("max_memory", "max_vram", check_fields=False)
+    @classmethod
+    def _readable_size(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_size(value)
+        return value
+
+    @field_validator("bands", mode="before", check_fields=False)
+    @classmethod
+    def _bands_as_text(cls, value: Any) -> Any:
+        return _number_as_text(value)
+
     @classmethod
     def resolve(cls, file: Path | None = None, **flags: Any) -> Self:
         """Merge flags over a TOML file over the defaults.
@@ -145,25 +165,6 @@ class RunConfig(CoregisterConfig):
     threads: int | None = Field(None, ge=1, description="CPU threads; default: all")
     seed: int = Field(0, ge=0, description="seed of everything random")
 
-    @field_validator("device")
-    @classmethod
-    def _known_device(cls, value: str) -> str:
-        if value in ("auto", "cpu", "cuda") or (value.startswith("cuda:") and value[5:].isdigit()):
-            return value
-        raise ValueError("choose auto, cpu, cuda or cuda:N")
-
-    @field_validator("max_memory", "max_vram")
-    @classmethod
-    def _readable_size(cls, value: str | None) -> str | None:
-        if value is not None:
-            parse_size(value)
-        return value
-
-    @field_validator("bands", mode="before")
-    @classmethod
-    def _bands_as_text(cls, value: Any) -> Any:
-        return _number_as_text(value)
-
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.overwrite and self.resume:
@@ -248,16 +249,9 @@ class TrainConfig(CoregisterConfig):
     threads: int | None = Field(None, ge=1, description="CPU threads; default: all")
     seed: int = Field(0, ge=0, description="seed of everything random")
 
-    @field_validator("device")
+    @field_validator("ratio", mode="before")
     @classmethod
-    def _known_device(cls, value: str) -> str:
-        if value in ("auto", "cpu", "cuda") or (value.startswith("cuda:") and value[5:].isdigit()):
-            return value
-        raise ValueError("choose auto, cpu, cuda or cuda:N")
-
-    @field_validator("bands", "ratio", mode="before")
-    @classmethod
-    def _numbers_as_text(cls, value: Any) -> Any:
+    def _ratio_as_text(cls, value: Any) -> Any:
         return _number_as_text(value)
 
     @field_validator("ratio")
@@ -341,25 +335,6 @@ class CompareConfig(CoregisterConfig):
     overwrite: bool = Field(False, description="replace an existing report")
     threads: int | None = Field(None, ge=1, description="CPU threads; default: all")
     seed: int = Field(0, ge=0, description="seed of everything random")
-
-    @field_validator("device")
-    @classmethod
-    def _known_device(cls, value: str) -> str:
-        if value in ("auto", "cpu", "cuda") or (value.startswith("cuda:") and value[5:].isdigit()):
-            return value
-        raise ValueError("choose auto, cpu, cuda or cuda:N")
-
-    @field_validator("max_memory", "max_vram")
-    @classmethod
-    def _readable_size(cls, value: str | None) -> str | None:
-        if value is not None:
-            parse_size(value)
-        return value
-
-    @field_validator("bands", mode="before")
-    @classmethod
-    def _bands_as_text(cls, value: Any) -> Any:
-        return _number_as_text(value)
 
     def pair_config(self) -> RunConfig:
         """Return the settings with which a pair is opened and aligned."""
