@@ -75,6 +75,12 @@ class Slice2D:
         row0, col0 = min(max(self.row0, 0), height), min(max(self.col0, 0), width)
         return Slice2D(row0, max(min(self.row1, height), row0), col0, max(min(self.col1, width), col0))
 
+    def intersect(self, other: Slice2D) -> Slice2D | None:
+        """Return the part that both share; None if they do not overlap."""
+        row0, row1 = max(self.row0, other.row0), min(self.row1, other.row1)
+        col0, col1 = max(self.col0, other.col0), min(self.col1, other.col1)
+        return Slice2D(row0, row1, col0, col1) if row0 < row1 and col0 < col1 else None
+
 
 @dataclass(frozen=True)
 class Grid:

@@ -89,3 +89,22 @@ def test_utm_zone_of_a_place() -> None:
     assert utm_crs(-70.0, -33.0).to_epsg() == 32719
     x, y = reproject_xy(CRS.from_epsg(4326), utm_crs(9.0, 50.0), np.array([9.0]), np.array([0.0]))
     assert (float(x[0]), float(y[0])) == pytest.approx((500_000.0, 0.0), abs=0.01)
+
+
+blocks = st.builds(
+    lambda row, col, height, width: Slice2D(row, row + height, col, col + width),
+    st.integers(0, 8), st.integers(0, 8), st.integers(0, 6), st.integers(0, 6),
+)  # fmt: skip
+
+
+@given(blocks, blocks)
+def test_common_part_of_two_blocks_is_what_both_cover(one: Slice2D, other: Slice2D) -> None:
+    covered = np.zeros((2, 14, 14), dtype=bool)
+    covered[0][one.slices] = True
+    covered[1][other.slices] = True
+    common = one.intersect(other)
+    found = np.zeros((14, 14), dtype=bool)
+    if common is not None:
+        found[common.slices] = True
+        assert min(common.shape) > 0
+    assert np.array_equal(found, covered.all(axis=0))

@@ -201,12 +201,8 @@ class Resampler:
         if self._kernel != "cubic" or self._stretch != (1.0, 1.0) or image.image_library() is None:
             return False
         rows, cols = self.positions(part)
-        need = self._needed(rows, cols)
-        inside = Slice2D(
-            max(need.row0, source_block.row0), min(need.row1, source_block.row1),
-            max(need.col0, source_block.col0), min(need.col1, source_block.col1),
-        )  # fmt: skip
-        if inside.row0 >= inside.row1 or inside.col0 >= inside.col1:
+        inside = self._needed(rows, cols).intersect(source_block)
+        if inside is None:
             return True
         local = cube[
             :,
@@ -230,12 +226,8 @@ class Resampler:
 
     def _weights(self, part: Slice2D, available: Slice2D) -> _Weights | None:
         rows, cols = self.positions(part)
-        need = self._needed(rows, cols)
-        inside = Slice2D(
-            max(need.row0, available.row0), min(need.row1, available.row1),
-            max(need.col0, available.col0), min(need.col1, available.col1),
-        )  # fmt: skip
-        if inside.row0 >= inside.row1 or inside.col0 >= inside.col1:
+        inside = self._needed(rows, cols).intersect(available)
+        if inside is None:
             return None
         flat_rows, flat_cols = rows.ravel(), cols.ravel()
         lost = ~(np.isfinite(flat_rows) & np.isfinite(flat_cols))
