@@ -35,7 +35,6 @@ from hsfuse.errors import HsfuseError
 from hsfuse.fusion.nets.zoo import read_header
 from hsfuse.progress import default_progress
 from hsfuse.simulate.wald import CONDITIONS, reduce_scene
-from hsfuse.spectral import BandTable
 from hsfuse.workflows.method_wishes import MethodWish, parse_wish
 from hsfuse.workflows.train_reduced import train_reduced
 
@@ -168,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             facts[variant.name] = read_header(weights).training
             wishes.append(MethodWish(variant.name, "ssrfn", {"trust": False}, str(weights)))
         header = read_header(Path(str(wishes[0].weights)))
-        bands = BandTable.make(header.centre_nm, header.fwhm_nm)
+        bands = header.bands
         responses = sentinel2_responses(args.data if args.data.is_dir() else None)
         scenes = []
         for file in held:

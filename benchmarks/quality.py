@@ -152,7 +152,7 @@ def own_bands(wishes: Sequence[MethodWish], args: argparse.Namespace) -> BandTab
     for wish in wishes:
         if wish.network:
             header = any_fold(wish).header()
-            tables[header.centre_nm] = BandTable.make(header.centre_nm, header.fwhm_nm)
+            tables[header.centre_nm] = header.bands
     if len(tables) > 1:
         raise SystemExit("The networks were trained on different bands; score them in two calls.")
     if tables and args.own_bands:

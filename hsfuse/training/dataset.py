@@ -17,13 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hsfuse.degrade import Psf, apply_srf, lowpass_decimate, psf_kernel, upsample
+from hsfuse.degrade import Psf, apply_srf, lowpass_decimate, upsample
 from hsfuse.errors import InputError, OverlapError
 from hsfuse.fusion.base import FusionContext, LowResolutionStrip, create_method
 from hsfuse.fusion.classical.statistics import gather, noise_std
 from hsfuse.fusion.guide_noise import noise_from_samples, noise_samples
 from hsfuse.fusion.nets.ssrfn import Scene, Ssrfn
-from hsfuse.fusion.nets.trust import error_without_noise
+from hsfuse.fusion.nets.trust import error_without_noise, lost_noise
 from hsfuse.grid import Slice2D
 from hsfuse.training.augment import RANGES, Disturbance
 from hsfuse.training.losses import Yardstick
@@ -238,9 +238,9 @@ class Reducer:
         blur = Psf(told.fwhm_px * d.psf_factor)
         hsi = lowpass_decimate(d.displace(seen, ratio)[None], ratio, blur)[0]
         # Averaging made a measured HSI cleaner than it was; its noise is brought back.
-        kept = float((psf_kernel(blur, ratio) ** 2).sum()) ** 2
+        lost = lost_noise(own_noise, blur, ratio)
         noise = np.random.default_rng([d.seed, 3]).standard_normal(tuple(hsi.shape), np.float32)
-        hsi = hsi + self._tensor(own_noise * np.sqrt(max(1.0 - 2.0 * kept, 0.0)))[:, None, None] * self._tensor(noise)
+        hsi = hsi + self._tensor(lost)[:, None, None] * self._tensor(noise)
         hsi = d.disturb_hsi(hsi)
         return self._draft(
             replace(scene, psf=told), hsi, msi, target, valid, ratio, d.seed, own_noise * np.sqrt(2.0)

@@ -155,7 +155,7 @@ class _CubeSource:
 
     def check(self, header: NetworkHeader) -> None:
         check_network(header, [r.name for r in self._responses], self.ratio, None)
-        resampling_matrix(self._product.bands.take(self._usable), _table(header), self._path.name)
+        resampling_matrix(self._product.bands.take(self._usable), header.bands, self._path.name)
 
     def contest(self, header: NetworkHeader | None, progress: Progress) -> Contest:
         product, config, ratio = self._product, self._config, self.ratio
@@ -169,7 +169,7 @@ class _CubeSource:
         cube = cube[alive]
         msi = np.tensordot(srf_weights(source, self._responses), cube, axes=1).astype(np.float32)
         if header is not None:
-            bands = _table(header)
+            bands = header.bands
             chosen = np.tensordot(resampling_matrix(source, bands, self._path.name), cube, axes=1)
             how = f"{len(bands)} of the network '{header.name}', interpolated"
         else:
@@ -215,10 +215,6 @@ class _CubeSource:
         position[self._usable[alive]] = np.arange(alive.size)
         chosen = position[selection.indices]
         return np.asarray(chosen[chosen >= 0], dtype=np.int64)
-
-
-def _table(header: NetworkHeader) -> BandTable:
-    return BandTable.make(header.centre_nm, header.fwhm_nm)
 
 
 def _cropped(prepared: PreparedScene, side: int) -> FusionScene:

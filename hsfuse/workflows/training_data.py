@@ -189,7 +189,7 @@ def collect(
     if not inputs and not config.generated:
         raise UsageError("There is nothing to train on.", hint="Give scenes, or --generated N.")
     names: tuple[str, ...] = BANDS_ALL if config.s2_bands == "all" else BANDS_10M
-    bands = _bands_of(header) if header else None
+    bands = header.bands if header else None
     entries: list[SceneEntry] = []
     store = _Store(scratch)
     ratios = header.ratios if header else config.ratios
@@ -338,10 +338,6 @@ def _load_pair(
                 hint="Use a less cloudy image, or --no-cloud-mask if the mask is wrong.",
             )
         return training, bands, pair.ratio, tuple(pair.msi.band_names)
-
-
-def _bands_of(header: NetworkHeader) -> BandTable:
-    return BandTable.make(header.centre_nm, header.fwhm_nm)
 
 
 def _wanted_bands(config: TrainConfig, cubes: Sequence[Path], progress: Progress) -> BandTable:

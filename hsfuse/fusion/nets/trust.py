@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hsfuse.degrade import apply_srf, lowpass_decimate, psf_kernel
+from hsfuse.degrade import Psf, apply_srf, lowpass_decimate, psf_kernel
 from hsfuse.errors import HsfuseError
 from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip
 from hsfuse.log import get_logger
@@ -147,11 +147,10 @@ def rehearse(
     if not windows:
         _log.info("The scene is too small to test the network on it; its correction is not used.")
         return []
-    kernel = psf_kernel(context.psf, context.ratio)
-    kept = float((kernel**2).sum()) ** 2  # share of the noise variance that survives the averaging
     generator = torch.Generator().manual_seed(context.seed)
     level = torch.as_tensor(noise_std, dtype=torch.float32)[:, None, None]
-    extra = level * max(1.0 - 2.0 * kept, 0.0) ** 0.5
+    lost = lost_noise(noise_std, context.psf, context.ratio)
+    extra = torch.as_tensor(lost, dtype=torch.float32)[:, None, None]
     coarse: list[Tensor] = []
     truths: list[Tensor] = []
     for number, window in enumerate(windows):
@@ -216,6 +215,12 @@ def draft_error(rehearsals: Sequence[Rehearsal]) -> NDArray[np.float64] | None:
         return None
     power = sum((r.truth - r.draft)[:, r.keep].double().square().sum(dim=1) for r in rehearsals)
     return error_without_noise((torch.as_tensor(power) / count).cpu().numpy(), rehearsals[0].noise)
+
+
+def lost_noise(noise_std: NDArray[np.float64], psf: Psf, ratio: int) -> NDArray[np.float64]:
+    """Noise to add to an average of a measurement that carried its noise twice, so that it is as noisy as one."""
+    kept = float((psf_kernel(psf, ratio) ** 2).sum()) ** 2  # share of the variance that survives the averaging
+    return np.asarray(noise_std * np.sqrt(max(1.0 - 2.0 * kept, 0.0)))
 
 
 def error_without_noise(mean_square: NDArray[np.float64], noise_std: NDArray[np.float64]) -> NDArray[np.float64]:

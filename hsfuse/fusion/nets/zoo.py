@@ -61,6 +61,11 @@ class NetworkHeader:
     overlap_px: int = 0
     training: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def bands(self) -> BandTable:
+        """The bands that it was trained on."""
+        return BandTable.make(self.centre_nm, self.fwhm_nm)
+
     def to_metadata(self) -> dict[str, str]:
         """Return the strings stored in a safetensors file."""
         content = {
