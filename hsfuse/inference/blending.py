@@ -1,18 +1,36 @@
-"""A rolling strip: sums weighted tiles and hands out rows as soon as no later tile can touch them."""
+"""Where the pixels of overlapping tiles go: those of one tile straight on, those that tiles share into sums.
+
+Only the zones that tiles share are kept as sums: one line of them above and below a row of tiles, and one between
+each two neighbours. All else is handed on by whoever computed it.
+"""
 
 from __future__ import annotations
+
+from threading import Lock
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hsfuse.grid import Slice2D
 from hsfuse.inference.tiling import Tile, TilePlan, ramp_weights
 
+FloatCube = NDArray[np.float32]
 
-class RollingStrip:
-    """Accumulates one row of tiles (plus what overlaps into the next) on the fine grid.
 
-    Weights of all tiles sum to 1 at each pixel by construction, so no weight image is kept and nothing is
-    divided: a pixel covered by one tile only is copied bit for bit.
+class Finished(NamedTuple):
+    """Finished pixels: their block in the rows that the row of tiles finishes, and (band, row, col)."""
+
+    block: Slice2D
+    data: FloatCube
+
+
+class TileBlender:
+    """Blends one row of tiles after the other.
+
+    Weights of all tiles sum to 1 at each wanted pixel by construction, so no weight image is kept and nothing is
+    divided: a pixel covered by one tile only is passed on bit for bit. Tiles may be added from several threads; sums
+    do not depend on their order, because a row of tiles has at most two at any place.
 
     Parameters
     ----------
@@ -28,64 +46,104 @@ class RollingStrip:
 
     def __init__(self, plan: TilePlan, n_bands: int, ratio: int, first_tile_row: int = 0) -> None:
         self._plan, self._ratio, self._bands = plan, ratio, n_bands
-        self._top = plan.finished_rows(first_tile_row - 1) if first_tile_row else 0
-        rows = self._reach(first_tile_row) - self._top * ratio
-        self._buffer = np.zeros((n_bands, rows, plan.width * ratio), np.float32)
+        self._zone = plan.overlap * ratio
+        self._inherited, self._own, self._next = (self._zeros(self._zone, plan.width * ratio) for _ in range(3))
+        self._seams: dict[int, FloatCube] = {}
+        self._lock = Lock()
+        self._start(first_tile_row)
 
-    def _reach(self, tile_row: int) -> int:
-        """Fine row below the last one that tiles up to ``tile_row`` touch."""
-        return self._plan.tile_at(tile_row, 0).blend.row1 * self._ratio
+    def _zeros(self, rows: int, cols: int) -> FloatCube:
+        return np.zeros((self._bands, rows, cols), np.float32)
 
-    def add(self, tile: Tile, data: NDArray[np.float32]) -> None:
-        """Add one tile's blended block, shape (band, row, col) on the fine grid."""
-        r, plan = self._ratio, self._plan
-        overlap = plan.overlap * r
-        block, core = tile.blend.scaled(r), tile.core.scaled(r)
-        offset = self._top * r
-        # A resumed run re-computes the tile row that reaches into finished rows: those are skipped.
-        skip = max(offset - block.row0, 0)
-        rows = slice(block.row0 + skip - offset, block.row1 - offset)
-        columns = slice(block.col0, block.col1)
-        data = data[:, skip:]
-        if overlap == 0:
-            self._buffer[:, rows, columns] = data
-            return
-        weight = ramp_weights(block, core, overlap, (plan.height * r, plan.width * r))[skip:]
-        if weight.min() == 1.0:
-            self._buffer[:, rows, columns] = data
-        else:
-            self._buffer[:, rows, columns] += data * weight
+    def _start(self, tile_row: int) -> None:
+        """Lay out a row of tiles, in fine rows of the image."""
+        tile, half = self._plan.tile_at(tile_row, 0), self._zone // 2
+        core = tile.core.scaled(self._ratio)
+        self._top = core.row0 - half if tile.above else core.row0
+        self._inner0 = core.row0 + half if tile.above else core.row0
+        self._inner1 = core.row1 - half if tile.below else core.row1
 
     @property
-    def top(self) -> int:
-        """First fine row that has not been handed out."""
-        return self._top * self._ratio
+    def rows(self) -> tuple[int, int]:
+        """Fine rows [first, last) that are finished with the present row of tiles."""
+        return self._top, self._inner1
 
-    def finished(self, tile_row: int) -> tuple[int, NDArray[np.float32]]:
-        """Return the rows that are finished after ``tile_row``: a view that :meth:`advance` invalidates.
+    def add(self, tile: Tile, data: FloatCube) -> list[Finished]:
+        """Add a tile's blended block, shape (band, row, col) on the fine grid; return what needs no other tile.
 
-        Returns
-        -------
-        (row0, rows)
-            First fine row and the data, shape (band, row, col).
+        What is returned are views of ``data``.
         """
-        count = (self._plan.finished_rows(tile_row) - self._top) * self._ratio
-        return self.top, self._buffer[:, :count]
+        block, down_across = tile.blend.scaled(self._ratio), ramp_weights(tile, self._plan.overlap, self._ratio)
+        down, across = down_across
+        columns = slice(block.col0, block.col1)
+        for sums, first, last in (
+            (self._own, self._top, self._inner0),
+            (self._next, self._inner1, self._inner1 + self._zone),
+        ):
+            row0, row1 = max(first, block.row0), min(last, block.row1)
+            if row0 < row1:
+                part = slice(row0 - block.row0, row1 - block.row0)
+                target = sums[:, row0 - first : row1 - first, columns]
+                self._add(target, data[:, part], down[part, None] * across)
+        row0, row1 = max(self._inner0, block.row0), min(self._inner1, block.row1)
+        if row0 >= row1:
+            return []
+        rows = slice(row0 - block.row0, row1 - block.row0)
+        col0, col1 = block.col0, block.col1
+        half, core = self._zone // 2, tile.core.scaled(self._ratio)
+        if tile.left:
+            col0 = max(core.col0 + half, col0)
+            self._add_seam(core.col0, block, data, rows, across)
+        if tile.right:
+            col1 = min(core.col1 - half, col1)
+            self._add_seam(core.col1, block, data, rows, across)
+        if col0 >= col1:
+            return []
+        inner = data[:, rows, col0 - block.col0 : col1 - block.col0]
+        return [Finished(Slice2D(row0 - self._top, row1 - self._top, col0, col1), inner)]
+
+    def _add_seam(self, border: int, block: Slice2D, data: FloatCube, rows: slice, across: NDArray[np.float32]) -> None:
+        """Add what a tile brings to the zone around a border between columns."""
+        first = border - self._zone // 2
+        col0, col1 = max(first, block.col0), min(first + self._zone, block.col1)
+        if col0 >= col1:
+            return
+        with self._lock:
+            if border not in self._seams:
+                self._seams[border] = self._zeros(self._inner1 - self._inner0, self._zone)
+            sums = self._seams[border]
+        top = block.row0 + rows.start - self._inner0
+        cols = slice(col0 - block.col0, col1 - block.col0)
+        target = sums[:, top : top + rows.stop - rows.start, col0 - first : col1 - first]
+        self._add(target, data[:, rows, cols], across[None, cols])
+
+    def _add(self, target: FloatCube, data: FloatCube, weight: NDArray[np.float32]) -> None:
+        weighted = data * weight
+        with self._lock:
+            target += weighted
+
+    def shared(self) -> list[Finished]:
+        """Return the finished pixels that several tiles share, once all tiles of the row were added.
+
+        Views that :meth:`advance` invalidates. Call once a row.
+        """
+        found: list[Finished] = []
+        if self._inner0 > self._top:
+            total = np.add(self._inherited, self._own, out=self._inherited)
+            found.append(Finished(Slice2D(0, self._inner0 - self._top, 0, total.shape[2]), total))
+        rows = (self._inner0 - self._top, self._inner1 - self._top)
+        if rows[0] < rows[1]:
+            for border, sums in sorted(self._seams.items()):
+                first = border - self._zone // 2
+                found.append(Finished(Slice2D(*rows, first, first + self._zone), sums))
+        return found
 
     def advance(self, tile_row: int) -> None:
-        """Drop the finished rows and make room for the next row of tiles."""
-        r = self._ratio
-        stop = self._plan.finished_rows(tile_row)
-        count = (stop - self._top) * r
-        if tile_row + 1 < self._plan.shape[0]:
-            kept = self._buffer.shape[1] - count
-            rows = self._reach(tile_row + 1) - stop * r
-            if rows > self._buffer.shape[1]:
-                grown = np.zeros((self._bands, rows, self._buffer.shape[2]), np.float32)
-                grown[:, :kept] = self._buffer[:, count:]
-                self._buffer = grown
-            else:
-                for band in self._buffer:  # one band at a time: the copy that protects the overlap stays small
-                    band[:kept] = band[count:].copy()
-                    band[kept:] = 0.0
-        self._top = stop
+        """Go on to the row of tiles after ``tile_row``."""
+        if tile_row + 1 >= self._plan.shape[0]:
+            return
+        self._inherited, self._next = self._next, self._inherited
+        self._own.fill(0.0)
+        self._next.fill(0.0)
+        self._seams.clear()
+        self._start(tile_row + 1)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
+from numpy.typing import NDArray
 
 from hsfuse.config import parse_size
 from hsfuse.errors import MemoryBudgetError, UsageError
 from hsfuse.fusion.base import ModelSpec
+from hsfuse.inference.layout import computed_pixels
 from hsfuse.inference.tiling import TilePlan
 
 _BASE_BYTES = 380 * 2**20
@@ -33,6 +36,8 @@ _NETWORK_COMFORT = 1.12
 """Networks may use so many times more: halos of small tiles cost them more than they cost classical methods."""
 _SENSIBLE_WORK = 1.5
 """Tiles are sensible while their halos cost no more than this times the arithmetic of the largest ones that fit."""
+_WIDER = 1.5
+"""Tiles that are cut to fit may be so many times wider than a method prefers."""
 _SIZES_PX = (512, 384, 256, 192, 160, 128, 112, 96, 80, 72, 64, 56, 48, 40, 32, 24, 16, 12, 8)
 
 
@@ -65,6 +70,8 @@ class Estimate:
         Peak GPU memory; 0 on the CPU.
     flop
         Arithmetic of the fusion step.
+    pixels
+        Fine pixels that the method is given in sum: tiles with their context.
     """
 
     plan: TilePlan
@@ -72,6 +79,7 @@ class Estimate:
     host_bytes: int
     vram_bytes: int
     flop: float
+    pixels: int
 
 
 def available_memory() -> int:
@@ -125,6 +133,7 @@ def choose_plan(
     overlap: int | None = None,
     sample_bytes: int = 2,
     workers: int = 1,
+    wanted: NDArray[np.bool_] | None = None,
 ) -> Estimate:
     """Choose the largest sensible tile that fits the budget.
 
@@ -146,6 +155,9 @@ def choose_plan(
         Bytes of an output sample.
     workers
         Tiles that are computed at the same time on the CPU.
+    wanted
+        HSI pixels that are expected to carry a result, shape (height, width): decides how much is computed, not
+        which tiles are chosen. None: all.
 
     Raises
     ------
@@ -165,30 +177,35 @@ def choose_plan(
     else:
         sizes = tuple(size for size in _SIZES_PX if size <= spec.preferred_tile_px and size >= max(2 * blend, 8))
         sizes = sizes or (max(2 * blend, 8),)
+
+    def estimated(plan: TilePlan, **options: Any) -> Estimate:
+        return _estimate(
+            plan, ratio, n_bands, n_msi, source_bands, spec, budget, sample_bytes, workers, **options
+        )  # fmt: skip
+
     estimates = []
     for size in sizes:
-        # Exact tiles need no square context: wide and low ones cost less memory and little extra halo.
-        wide = spec.preferred_tile_px if tile is None and blend == 0 else None
-        fitted = blend if min(size, max(height, width)) >= blend else 0
-        plan = TilePlan(height, width, size, fitted, spec.halo_px, spec.multiple_px, wide)
-        estimate = _estimate(plan, ratio, n_bands, n_msi, source_bands, spec, budget, sample_bytes, workers)
-        vram_fits = budget.vram is None or estimate.vram_bytes <= budget.vram
-        if estimate.host_bytes <= budget.host and vram_fits:
-            estimates.append(estimate)
+        for wide in _widths(size, spec, blend, free=tile is None, batched=budget.vram is not None):
+            fitted = blend if min(size, max(height, width)) >= blend else 0
+            abreast = 1 if budget.vram is not None else workers
+            plan = TilePlan(height, width, size, fitted, spec.halo_px, spec.multiple_px, wide, abreast)
+            estimate = estimated(plan)
+            vram_fits = budget.vram is None or estimate.vram_bytes <= budget.vram
+            if estimate.host_bytes <= budget.host and vram_fits:
+                estimates.append(estimate)
     if estimates:
-        # Largest tiles first. Without a limit from the user: the largest that fit the comfort, else the smallest
-        # sensible ones, for tiny tiles would save memory that is free and pay for it in computing halos.
-        sensible = [e for e in estimates if e.flop <= _SENSIBLE_WORK * estimates[0].flop]
+        # Least arithmetic first. Without a limit from the user: the least that fits the comfort, else the smallest
+        # sensible tiles, for tiny ones would save memory that is free and pay for it in computing halos. By the
+        # largest tiles that a plan may have, so that the choice does not depend on the scene's height.
+        estimates.sort(key=lambda e: (_overhead(e.plan), -e.plan.tile))
+        sensible = [e for e in estimates if _overhead(e.plan) <= _SENSIBLE_WORK * _overhead(estimates[0].plan)]
         comfort = None
         if budget.comfort is not None:
             larger = _NETWORK_COMFORT if spec.kind == "network" else 1.0
             comfort = min(larger * budget.comfort + budget.base - _BASE_BYTES, budget.host)
         enough = [e for e in sensible if comfort is None or e.host_bytes <= comfort]
-        chosen = enough[0] if enough else sensible[-1]
-        # Chosen by the largest tiles that a plan may have, so that the choice does not depend on the scene's height.
-        return _estimate(
-            chosen.plan, ratio, n_bands, n_msi, source_bands, spec, budget, sample_bytes, workers, largest=False
-        )
+        chosen = enough[0] if enough else min(sensible, key=lambda e: e.host_bytes)
+        return estimated(chosen.plan, largest=False, wanted=wanted)
     needed = max(estimate.host_bytes, 1)
     short = "GPU" if not vram_fits else "host"
     needed = estimate.vram_bytes if not vram_fits else needed
@@ -199,14 +216,33 @@ def choose_plan(
     )
 
 
+def _widths(size: int, spec: ModelSpec, blend: int, *, free: bool, batched: bool) -> list[int | None]:
+    """Widths of tiles that are so high, to choose from: wide and low ones cost less memory for the same halos."""
+    if not free:
+        return [None]
+    if blend == 0:  # as wide as possible: what is read at a time has the scene's width anyway
+        return [spec.preferred_tile_px]
+    if batched:
+        return [None]
+    return [None, *(width for width in _SIZES_PX if size < width <= _WIDER * spec.preferred_tile_px)]
+
+
+def _overhead(plan: TilePlan) -> float:
+    """Pixels that large scenes compute for each that they keep, by the tiles' sides."""
+    context = plan.overlap + 2 * plan.halo
+    return (1.0 + context / plan.tile) * (1.0 + context / plan.columns)
+
+
 def _estimate(
     plan: TilePlan, ratio: int, n_bands: int, n_msi: int, source_bands: int, spec: ModelSpec, budget: Budget,
-    sample_bytes: int, workers: int, *, largest: bool = True,
+    sample_bytes: int, workers: int, *, largest: bool = True, wanted: NDArray[np.bool_] | None = None,
 ) -> Estimate:  # fmt: skip
-    core, columns = min(plan.tile, plan.height), plan.columns
+    cut_to_fit = plan.overlap > 0 and budget.vram is None
+    core, columns = min(plan.tile, plan.height), min(plan.columns, plan.width)
     if not largest:
         # Rows and columns are cut into even parts, which may be smaller.
-        core, columns = int(np.diff(plan.row_edges).max()), int(np.diff(plan.col_edges).max())
+        core = int(np.diff(plan.row_edges).max())
+        columns = columns if cut_to_fit else int(np.diff(plan.col_edges).max())
     read_rows = min(core + plan.overlap + 2 * plan.halo, plan.height)
     shared = read_rows - core
     width, fine_width = plan.width, plan.width * ratio
@@ -214,8 +250,10 @@ def _estimate(
     hsi = width * n_bands * (5 * read_rows + 5 * read_rows + 4 * core + 4 * shared) + width * source_bands * 4 * core
     msi = read_rows * ratio * fine_width * (n_msi * 4 * 4 + 6)
     resampling = 54 * width * (n_bands + 16) * 4
-    summed = min(core + plan.overlap, plan.height) * ratio * fine_width * n_bands * 4 if plan.overlap else 0
-    # Rows of blended tiles are done long before the next ones: one buffer serves them.
+    # Zones that tiles share: three lines of them, and one between each two neighbours.
+    zones = 3 * fine_width + core * ratio * (plan.width // columns)
+    summed = zones * plan.overlap * ratio * n_bands * 4
+    # Rows of blended tiles are stored long before the first of the next is done: one buffer serves them.
     finished = core * ratio * fine_width * n_bands * sample_bytes * (1 if plan.overlap else 2)
     read_cols = min(columns + plan.overlap + 2 * plan.halo, width)
     tile_pixels = read_rows * read_cols * ratio * ratio
@@ -232,9 +270,16 @@ def _estimate(
     else:
         host += weights + min(workers, len(plan)) * per_tile
     host = max(host, base + _FINISH_BYTES)
+    pixels = _computed(plan, wanted if cut_to_fit else None) * ratio * ratio
+    return Estimate(plan, batch, int(host), int(vram), pixels * spec.flop_per_pixel, pixels)
+
+
+def _computed(plan: TilePlan, wanted: NDArray[np.bool_] | None) -> int:
+    """HSI pixels that the method is given in sum."""
+    if wanted is not None:
+        return computed_pixels(plan, wanted)
     # Blocks are products of row and column ranges, so the sum over all tiles is a product of two short sums.
     tile_rows, tile_cols = plan.shape
     rows = sum(plan.tile_at(i, 0).read.shape[0] for i in range(tile_rows))
     cols = sum(plan.tile_at(0, j).read.shape[1] for j in range(tile_cols))
-    area = rows * cols * ratio * ratio
-    return Estimate(plan, batch, int(host), int(vram), area * spec.flop_per_pixel)
+    return rows * cols

@@ -21,7 +21,8 @@ from hsfuse.errors import MemoryBudgetError
 from hsfuse.fusion.base import FusionMethod
 from hsfuse.grid import Slice2D
 from hsfuse.inference.allocator import release_freed_memory
-from hsfuse.inference.blending import RollingStrip
+from hsfuse.inference.blending import Finished, TileBlender
+from hsfuse.inference.layout import tiles_around
 from hsfuse.inference.scene import FusionScene, SceneStrip
 from hsfuse.inference.strips import read_ahead
 from hsfuse.inference.tiling import Tile, TilePlan
@@ -76,6 +77,8 @@ class FusionStatistics:
         Fine pixels.
     computed_pixels
         Valid fine pixels that this run fused itself: fewer than ``valid_pixels`` after ``--resume``.
+    read_pixels
+        Fine pixels that the method was given for those: tiles with their context.
     clipped
         Samples outside the physical range among those.
     batch
@@ -88,6 +91,7 @@ class FusionStatistics:
     cloud_pixels: int = 0
     total_pixels: int = 0
     computed_pixels: int = 0
+    read_pixels: int = 0
     clipped: int = 0
     batch: int = 1
 
@@ -287,18 +291,32 @@ class _Job:
     handover: _Handover
     limits: tuple[float, float] | None
 
-    def results(self, tile_row: int, strip: SceneStrip, use: Callable[[int, Tile, FloatCube], int]) -> None:
-        """Fuse a row of tiles; ``use`` takes each one's number and result where it was made.
+    def results(self, tile_row: int, strip: SceneStrip, use: Callable[[Tile, FloatCube], int]) -> None:
+        """Fuse a row of tiles; ``use`` takes each one's result where it was made.
 
         It returns how many samples it clipped.
         """
-        todo = _tiles_with_data(self.plan, tile_row, strip, self.scene.ratio, self.statistics)
+        todo = self._tiles(tile_row, strip)
+        self.statistics.read_pixels += sum(t.read.shape[0] * t.read.shape[1] for t in todo) * self.scene.ratio**2
         if self.pool is None:
-            number = {tile.col: index for index, tile in enumerate(todo)}
             for tile, data in self._in_batches(todo, strip):
-                self.statistics.clipped += use(number[tile.col], tile, data)
+                self.statistics.clipped += use(tile, data)
         else:
             self.statistics.clipped += sum(self._side_by_side(todo, strip, use))
+
+    def _tiles(self, tile_row: int, strip: SceneStrip) -> list[Tile]:
+        """Tiles of a row that hold anything valid.
+
+        Tiles that are blended are cut to fit what is valid. On a GPU all are alike, so that they run in batches.
+        Exact tiles are cheap, and their results do not depend on where they are cut.
+        """
+        regular = _tiles_with_data(self.plan, tile_row, strip, self.scene.ratio, self.statistics)
+        if not self.plan.overlap or self.device != "cpu" or not regular:
+            return regular
+        ratio, block = self.scene.ratio, _local(self.plan.tile_at(tile_row, 0).blend, strip)
+        rows, width = block.shape[0], self.plan.width
+        valid = strip.valid[block.row0 * ratio : block.row1 * ratio].reshape(rows, ratio, width, ratio)
+        return tiles_around(self.plan, tile_row, np.asarray(valid.any(axis=(1, 3)), dtype=np.bool_))
 
     def exact_row(self, tile_row: int, strip: SceneStrip, rows: Slice2D, masks: _RowMasks, ready: bool) -> None:
         """Fuse tiles that do not overlap: each is encoded by the thread that made it."""
@@ -307,41 +325,35 @@ class _Job:
         buffer = self.handover.buffer(rows.shape[0])
         done = np.zeros(self.plan.shape[1], bool)
 
-        def use(_: int, tile: Tile, data: FloatCube) -> int:
+        def use(tile: Tile, data: FloatCube) -> int:
             done[tile.col] = True
-            return self._encode(data, masks, self._inside(tile), buffer)
+            return self.encode(data, masks, self._inside(tile), buffer)
 
         self.results(tile_row, strip, use)
         for tile in self.plan.row_of_tiles(tile_row):
             if not done[tile.col]:
                 inside = self._inside(tile)
-                target = _part(buffer, inside, slice(0, inside.shape[0]))
-                nothing = np.full((1, *inside.shape), np.nan, np.float32)
-                self.handover.encoder.encode_into(nothing, np.zeros(inside.shape, bool), target[:1])
-                target[1:] = target[:1]
+                _part(buffer, inside, slice(0, inside.shape[0]))[...] = self._nothing()
         self.handover.give(rows.row0, rows.shape[0], buffer)
 
-    def blended_row(self, row: FloatCube, row0: int, masks: _RowMasks) -> None:
-        """Encode finished rows that were summed up from several tiles, and hand them over."""
-        count = row.shape[1]
-        buffer = self.handover.buffer(count)
-        pieces = max(1, min(4 * self.workers, -(-count // self.scene.ratio)))
-        edges = np.linspace(0, count // self.scene.ratio, pieces + 1).round().astype(int) * self.scene.ratio
+    def empty_buffer(self, rows: int) -> NDArray[Any]:
+        """Return memory for finished rows, shape (row, band, col), without data."""
+        buffer = self.handover.buffer(rows)
+        buffer[:rows] = self._nothing()
+        return buffer
 
-        def one(index: int) -> int:
-            block = Slice2D(int(edges[index]), int(edges[index + 1]), 0, row.shape[2])
-            return self._encode(row[:, block.row0 : block.row1], masks, block, buffer)
-
-        encoded: Iterable[int] = map(one, range(pieces)) if self.pool is None else self.pool.map(one, range(pieces))
-        self.statistics.clipped += sum(encoded)
-        self.handover.give(row0, count, buffer)
+    def _nothing(self) -> NDArray[Any]:
+        """One sample without data, shape (1, 1, 1)."""
+        sample = np.empty((1, 1, 1), self.handover.encoder.dtype)
+        self.handover.encoder.encode_into(np.full((1, 1, 1), np.nan, np.float32), np.zeros((1, 1), bool), sample)
+        return sample
 
     def _inside(self, tile: Tile) -> Slice2D:
         """Where a tile that does not overlap lies in the rows that it finishes, in fine pixels."""
         ratio = self.scene.ratio
         return Slice2D(0, tile.core.shape[0] * ratio, tile.core.col0 * ratio, tile.core.col1 * ratio)
 
-    def _encode(self, data: FloatCube, masks: _RowMasks, block: Slice2D, buffer: NDArray[Any]) -> int:
+    def encode(self, data: FloatCube, masks: _RowMasks, block: Slice2D, buffer: NDArray[Any]) -> int:
         """Encode a block of finished rows into their buffer; return the number of clipped samples."""
         ratio = self.scene.ratio
         if masks.missing is not None:
@@ -353,14 +365,14 @@ class _Job:
         return self.handover.encoder.encode_into(data, masks.valid[block.slices], target, self.limits)
 
     def _side_by_side(
-        self, todo: Sequence[Tile], strip: SceneStrip, use: Callable[[int, Tile, FloatCube], int]
+        self, todo: Sequence[Tile], strip: SceneStrip, use: Callable[[Tile, FloatCube], int]
     ) -> Iterator[int]:
         """Fuse tiles in several threads; results are used in the thread that made them."""
         pool = self.pool
         if pool is None:
             raise RuntimeError("there are no workers")
 
-        def one(number: int, tile: Tile) -> int:
+        def one(tile: Tile) -> int:
             import torch
 
             torch.set_num_threads(1)
@@ -369,10 +381,12 @@ class _Job:
             )
             if results is None:
                 raise RuntimeError("a single tile on the CPU cannot be split further")
-            return use(number, tile, results[0])
+            return use(tile, results[0])
 
         # Waiting for all before an error leaves: the workers write into shared memory.
-        futures = [pool.submit(one, number, tile) for number, tile in enumerate(todo)]
+        # Large tiles first, so that the threads are done at about the same time.
+        ordered = sorted(todo, key=lambda tile: -tile.read.shape[0] * tile.read.shape[1])
+        futures = [pool.submit(one, tile) for tile in ordered]
         try:
             for future in futures:
                 yield future.result()
@@ -406,30 +420,28 @@ def _part(buffer: NDArray[Any], block: Slice2D, rows: slice) -> NDArray[Any]:
 
 
 def _blended_rows(job: _Job, start: int) -> Callable[[int, SceneStrip, Slice2D, _RowMasks, bool], None]:
-    """Return what sums up overlapping tiles and hands over the rows that no later tile touches."""
-    summed = RollingStrip(job.plan, len(job.scene.bands), job.scene.ratio, start)
+    """Return what blends overlapping tiles and hands over the rows that no later tile touches."""
+    blender = TileBlender(job.plan, len(job.scene.bands), job.scene.ratio, start)
     lock = Lock()
 
     def finish(tile_row: int, strip: SceneStrip, rows: Slice2D, masks: _RowMasks, ready: bool) -> None:
-        early: dict[int, tuple[Tile, FloatCube]] = {}
-        following = 0
+        taken: list[NDArray[Any]] = []
 
-        def use(number: int, tile: Tile, data: FloatCube) -> int:
-            # In the tiles' order, whichever thread is first: sums then do not depend on timing.
-            nonlocal following
+        def buffer() -> NDArray[Any]:
+            """Taken with the first result, not before: the sink may still read the rows above from it."""
             with lock:
-                early[number] = (tile, data)
-                while following in early:
-                    summed.add(*early.pop(following))
-                    following += 1
-            return 0
+                if not taken:
+                    taken.append(job.empty_buffer(rows.shape[0]))
+                return taken[0]
 
-        job.results(tile_row, strip, use)
-        if early:
-            raise RuntimeError("tiles were left out of a sum")
+        def encode(finished: Iterable[Finished]) -> int:
+            return sum(job.encode(part.data, masks, part.block, buffer()) for part in finished) if ready else 0
+
+        job.results(tile_row, strip, lambda tile, data: encode(blender.add(tile, data)))
         if ready:
-            job.blended_row(summed.finished(tile_row)[1], rows.row0, masks)
-        summed.advance(tile_row)
+            job.statistics.clipped += encode(blender.shared())
+            job.handover.give(rows.row0, rows.shape[0], buffer())
+        blender.advance(tile_row)
 
     return finish
 

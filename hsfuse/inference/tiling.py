@@ -1,9 +1,11 @@
 """Tiles as pure integer arithmetic on the HSI grid.
 
-A tile has three nested blocks, all in HSI pixels: ``core`` (the cell of a regular partition), ``blend`` (core
-grown by the overlap, where neighbours are averaged with weights) and ``read`` (blend grown by the halo, context
-that is computed and thrown away). The fine grid follows by multiplying with the ratio. Nothing here knows about
-files or tensors.
+A tile has three nested blocks, all in HSI pixels: ``core`` (the cell of a partition), ``blend`` (core grown by the
+overlap, where neighbours are averaged with weights) and ``read`` (blend grown by the halo, context that is computed
+and thrown away). The fine grid follows by multiplying with the ratio. Nothing here knows about files or tensors.
+
+Which columns a row of tiles is cut into is either the same for all rows (:meth:`TilePlan.row_of_tiles`) or follows
+from the pixels that are wanted (:func:`hsfuse.inference.layout.tiles_around`).
 """
 
 from __future__ import annotations
@@ -20,13 +22,21 @@ from hsfuse.grid import Slice2D
 
 @dataclass(frozen=True)
 class Tile:
-    """One tile; see the module's description. ``row`` and ``col`` number it in the plan."""
+    """One tile; see the module's description.
+
+    ``row`` and ``col`` number it. ``above``, ``below``, ``left`` and ``right`` say on which sides it shares a zone
+    with a neighbour.
+    """
 
     row: int
     col: int
     core: Slice2D
     blend: Slice2D
     read: Slice2D
+    above: bool = False
+    below: bool = False
+    left: bool = False
+    right: bool = False
 
     @property
     def inner(self) -> Slice2D:
@@ -54,6 +64,8 @@ class TilePlan:
     tile_width
         Largest width of a core; None: as ``tile``. Wide tiles need less memory than high ones, because memory
         holds whole rows of tiles.
+    abreast
+        Tiles of a row that are computed at the same time: where tiles are cut to fit, the cut shares the work evenly.
     """
 
     height: int
@@ -63,6 +75,7 @@ class TilePlan:
     halo: int = 0
     multiple: int = 1
     tile_width: int | None = None
+    abreast: int = 1
 
     def __post_init__(self) -> None:
         if min(self.tile, self.columns) < 1 or self.overlap < 0 or self.halo < 0 or self.multiple < 1:
@@ -110,9 +123,16 @@ class TilePlan:
         half = self.overlap // 2
         blend = Slice2D(core.row0 - half, core.row1 + half, core.col0 - half, core.col1 + half)
         blend = blend.clipped(self.height, self.width)
+        return Tile(
+            row, col, core, blend, self.around(blend),
+            core.row0 > 0, core.row1 < self.height, core.col0 > 0, core.col1 < self.width,
+        )  # fmt: skip
+
+    def around(self, blend: Slice2D) -> Slice2D:
+        """Return what has to be read for a blended block: it and its context."""
         row0, row1 = self._padded(blend.row0, blend.row1, self.height)
         col0, col1 = self._padded(blend.col0, blend.col1, self.width)
-        return Tile(row, col, core, blend, Slice2D(row0, row1, col0, col1))
+        return Slice2D(row0, row1, col0, col1)
 
     def row_of_tiles(self, row: int) -> Iterator[Tile]:
         """Tiles of one row, from left to right."""
@@ -147,40 +167,39 @@ def _edges(size: int, tile: int, overlap: int) -> NDArray[np.int64]:
     return np.linspace(0, size, count + 1).round().astype(np.int64)
 
 
-def ramp_weights(block: Slice2D, core: Slice2D, overlap: int, shape: tuple[int, int]) -> NDArray[np.float32]:
+def ramp_weights(tile: Tile, overlap: int, ratio: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Weights of one tile: with those of its neighbours they sum to 1 at every pixel.
 
-    Along each axis the weight rises as a raised cosine over the zone shared with a neighbour and is 1 elsewhere;
-    at the border of the image there is no neighbour and no ramp.
+    Along each axis the weight rises as a raised cosine over the zone shared with a neighbour and is 1 elsewhere.
 
     Parameters
     ----------
-    block, core
-        Blended block and core of the tile.
+    tile
+        In HSI pixels.
     overlap
-        Width of a shared zone.
-    shape
-        Image shape (rows, cols). All arguments count the same (coarse or fine) pixels.
+        Width of a shared zone, HSI pixels.
+    ratio
+        Fine pixels per HSI pixel.
 
     Returns
     -------
-    numpy.ndarray
-        Shape of the block, float32.
+    (down, across)
+        Weights of the fine rows and columns of ``tile.blend``, float32; a pixel's weight is their product.
     """
-    down = _ramp(block.row0, block.row1, core.row0, core.row1, overlap, shape[0])
-    across = _ramp(block.col0, block.col1, core.col0, core.col1, overlap, shape[1])
-    return (down[:, None] * across[None, :]).astype(np.float32)
+    block, core, width = tile.blend.scaled(ratio), tile.core.scaled(ratio), overlap * ratio
+    down = _ramp(block.row0, block.row1, core.row0 if tile.above else None, core.row1 if tile.below else None, width)
+    across = _ramp(block.col0, block.col1, core.col0 if tile.left else None, core.col1 if tile.right else None, width)
+    return down, across
 
 
-def _ramp(start: int, stop: int, core0: int, core1: int, overlap: int, size: int) -> NDArray[np.float64]:
+def _ramp(start: int, stop: int, rise: int | None, fall: int | None, overlap: int) -> NDArray[np.float32]:
     weights = np.ones(stop - start)
-    if overlap:
-        position = np.arange(start, stop, dtype=np.float64) + 0.5
-        if core0 > 0:
-            weights *= _rise((position - core0) / overlap + 0.5)
-        if core1 < size:
-            weights *= 1.0 - _rise((position - core1) / overlap + 0.5)
-    return weights
+    position = np.arange(start, stop, dtype=np.float64) + 0.5
+    if overlap and rise is not None:
+        weights *= _rise((position - rise) / overlap + 0.5)
+    if overlap and fall is not None:
+        weights *= 1.0 - _rise((position - fall) / overlap + 0.5)
+    return weights.astype(np.float32)
 
 
 def _rise(t: NDArray[np.float64]) -> NDArray[np.float64]:
