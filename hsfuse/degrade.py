@@ -36,6 +36,10 @@ MIN_FWHM_PX, MAX_FWHM_PX = 0.6, 2.4
 """Widths between which :func:`estimate_psf` searches, in HSI pixels."""
 UPSAMPLE_HALO_PX = 2
 """Coarse pixels on each side that the cubic interpolation of one coarse pixel's area looks at."""
+MAX_OFFSET_PX = 0.5
+"""Largest displacement that an interpolation takes along, coarse pixels."""
+Offset = tuple[float, float]
+NO_OFFSET: Offset = (0.0, 0.0)
 _TRUNCATE_SIGMA = 4.0
 _FWHM_TO_SIGMA = 1.0 / math.sqrt(8.0 * math.log(2.0))
 _BLOCK = 16
@@ -118,7 +122,7 @@ def lowpass_decimate(x: torch.Tensor, ratio: int, psf: Psf) -> torch.Tensor:
     return _decimate(x, ratio, kernel, kernel)
 
 
-def upsample(x: torch.Tensor, ratio: int) -> torch.Tensor:
+def upsample(x: torch.Tensor, ratio: int, offset_px: Offset = NO_OFFSET) -> torch.Tensor:
     """Interpolate to a grid ``ratio`` times finer: centred cubic convolution (Keys, a = -0.5).
 
     Parameters
@@ -127,6 +131,9 @@ def upsample(x: torch.Tensor, ratio: int) -> torch.Tensor:
         Shape (n, band, row, col), free of NaN.
     ratio
         Fine pixels per coarse pixel.
+    offset_px
+        How far (row, col) the coarse pixels really lie towards larger index, coarse pixels; at most
+        :data:`MAX_OFFSET_PX`. The fine grid stays where it is.
 
     Returns
     -------
@@ -137,15 +144,15 @@ def upsample(x: torch.Tensor, ratio: int) -> torch.Tensor:
     ----------
     R. Keys, Cubic convolution interpolation for digital image processing, IEEE TASSP 29, 1981.
     """
-    matrix = _cubic_matrix(ratio)
+    down, across = (_cubic_matrix(ratio, float(offset)) for offset in offset_px)
     fast = _planes(x)
     if fast is not None:
-        fine = image.upsample(fast, ratio, np.asarray(matrix, dtype=np.float32))
+        fine = image.upsample(fast, ratio, np.asarray((down, across), dtype=np.float32))
         if fine is not None:
             return _tensor(fine, x)
     # Columns first: they run on the coarse rows only, a ratio-th of the work.
-    wide = _along_columns(x, matrix, 1, UPSAMPLE_HALO_PX, UPSAMPLE_HALO_PX)
-    return _along_rows(wide, matrix, 1, UPSAMPLE_HALO_PX, UPSAMPLE_HALO_PX)
+    wide = _along_columns(x, across, 1, UPSAMPLE_HALO_PX, UPSAMPLE_HALO_PX)
+    return _along_rows(wide, down, 1, UPSAMPLE_HALO_PX, UPSAMPLE_HALO_PX)
 
 
 def inject(
@@ -155,6 +162,7 @@ def inject(
     ratio: int,
     window: Window | None = None,
     out: torch.Tensor | None = None,
+    offset_px: Offset = NO_OFFSET,
 ) -> torch.Tensor:
     """Interpolate, and add the products of interpolated coefficients with fine images.
 
@@ -175,6 +183,8 @@ def inject(
         Rows and columns of the coarse grid that are wanted; all when None.
     out
         Where to put the result: float32 on the CPU, rows of unit stride, of the result's shape.
+    offset_px
+        As for :func:`upsample`.
 
     Returns
     -------
@@ -187,7 +197,7 @@ def inject(
     shape = (*base.shape[:2], (rows.stop - rows.start) * ratio, (cols.stop - cols.start) * ratio)
     if _planes(base) is not None and image.image_library() is not None:
         result = torch.empty(shape, dtype=base.dtype) if out is None else out
-        weights = np.asarray(_cubic_matrix(ratio), dtype=np.float32)
+        weights = np.asarray([_cubic_matrix(ratio, float(offset)) for offset in offset_px], dtype=np.float32)
         for i in range(base.shape[0]):
             terms = torch.stack([c[i] for c in coefficients]).numpy() if coefficients else None
             image.inject(
@@ -199,11 +209,11 @@ def inject(
         slice(None), slice(None), slice(rows.start * ratio, rows.stop * ratio),
         slice(cols.start * ratio, cols.stop * ratio),
     )  # fmt: skip
-    result = upsample(base, ratio)[fine]
+    result = upsample(base, ratio, offset_px)[fine]
     # Band by band: all coefficients at once on the fine grid would be the largest array of the fusion.
     for k, coarse in enumerate(coefficients):
         if news is not None:
-            result = result.addcmul_(upsample(coarse, ratio)[fine], news[:, k : k + 1])
+            result = result.addcmul_(upsample(coarse, ratio, offset_px)[fine], news[:, k : k + 1])
     return result if out is None else out.copy_(result)
 
 
@@ -288,7 +298,7 @@ def upsample_array(x: NDArray[np.floating], ratio: int) -> FloatArray:
     data, missing = _split_nan(x)
     fine = upsample(data, ratio)[0]
     if missing is not None:
-        touch = tuple(tuple(float(weight != 0) for weight in row) for row in _cubic_matrix(ratio))
+        touch = tuple(tuple(float(weight != 0) for weight in row) for row in _cubic_matrix(ratio, 0.0))
         halo = UPSAMPLE_HALO_PX
         spread = _along_rows(_along_columns(missing, touch, 1, halo, halo), touch, 1, halo, halo)
         fine[spread[0] > 0.5] = torch.nan
@@ -301,7 +311,13 @@ def smooth_array(x: NDArray[np.floating], taps: int) -> FloatArray:
 
 
 def masked_lowpass_decimate_array(
-    x: NDArray[np.floating], valid: NDArray[np.bool_], ratio: int, psf: Psf, *, min_weight: float = 0.95
+    x: NDArray[np.floating],
+    valid: NDArray[np.bool_],
+    ratio: int,
+    psf: Psf,
+    *,
+    min_weight: float = 0.95,
+    offset_px: Offset = NO_OFFSET,
 ) -> tuple[FloatArray, NDArray[np.bool_]]:
     """Blur and decimate, using valid pixels only.
 
@@ -315,6 +331,8 @@ def masked_lowpass_decimate_array(
         As for :func:`lowpass_decimate`.
     min_weight
         A coarse pixel is valid when valid pixels carry at least this share of its PSF's weight.
+    offset_px
+        How far (row, col) the coarse pixels really lie towards larger index, coarse pixels.
 
     Returns
     -------
@@ -325,14 +343,15 @@ def masked_lowpass_decimate_array(
     """
     import torch
 
+    down, across = displaced_kernels(psf, ratio, offset_px)
     usable = np.asarray(valid, bool) & np.isfinite(x).all(axis=0)
-    if usable.all():
-        coarse = lowpass_decimate_array(x, ratio, psf)
-        return coarse, np.ones(coarse.shape[1:], bool)
-    weight = torch.from_numpy(usable.astype(np.float32))[None, None]
     filled = torch.from_numpy(np.where(usable, x, 0.0).astype(np.float32))[None]
-    share = lowpass_decimate(weight, ratio, psf)[0, 0]
-    mean = lowpass_decimate(filled, ratio, psf)[0] / share.clamp_min(1e-6)
+    low = decimate_separable(filled, ratio, down, across)[0]
+    if usable.all():
+        return low.numpy(), np.ones(tuple(low.shape[1:]), bool)
+    weight = torch.from_numpy(usable.astype(np.float32))[None, None]
+    share = decimate_separable(weight, ratio, down, across)[0, 0]
+    mean = low / share.clamp_min(1e-6)
     enough = share >= min_weight
     mean[:, ~enough] = torch.nan
     return mean.numpy(), enough.numpy()
@@ -364,10 +383,10 @@ def estimate_psf(
         Width between :data:`MIN_FWHM_PX` and :data:`MAX_FWHM_PX`; 1 pixel when the pair cannot tell
         (fewer than 200 valid pixels, or no texture in common).
     """
-    from hsfuse.psf_search import search_fwhm_px
+    from hsfuse.psf_search import search_sharpness
 
-    fwhm_px = search_fwhm_px(hsi_lr, msi_hr, valid, ratio)
-    return Psf() if fwhm_px is None else Psf(fwhm_px)
+    found = search_sharpness([(hsi_lr, msi_hr, valid)], ratio)
+    return Psf() if found is None else Psf(found.fwhm_px)
 
 
 def decimate_separable(x: torch.Tensor, ratio: int, rows: Sequence[float], cols: Sequence[float]) -> torch.Tensor:
@@ -386,6 +405,14 @@ def decimate_separable(x: torch.Tensor, ratio: int, rows: Sequence[float], cols:
         Kernels whose number of taps has the ratio's parity.
     """
     return _decimate(x, ratio, tuple(rows), tuple(cols))
+
+
+def displaced_kernels(psf: Psf, ratio: int, offset_px: Offset) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the weights of a blur down the rows and along the columns, of equal number, with displaced centres."""
+    kernels = [psf_kernel(psf, ratio, offset_px=float(offset)) for offset in offset_px]
+    taps = max(kernel.size for kernel in kernels)
+    down, across = (tuple(map(float, np.pad(kernel, (taps - kernel.size) // 2))) for kernel in kernels)
+    return down, across
 
 
 def _check_ratio(ratio: int) -> None:
@@ -429,11 +456,13 @@ def _tensor(planes: FloatArray, like: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(planes).reshape(*like.shape[:2], *planes.shape[1:])
 
 
-@lru_cache(maxsize=32)
-def _cubic_matrix(ratio: int) -> tuple[tuple[float, ...], ...]:
+@lru_cache(maxsize=64)
+def _cubic_matrix(ratio: int, offset_px: float) -> tuple[tuple[float, ...], ...]:
     """Weights of the 5 nearest coarse pixels (-2 .. 2) for each of the ``ratio`` phases."""
     _check_ratio(ratio)
-    phase = (np.arange(ratio) - (ratio - 1) / 2.0) / ratio
+    if not abs(offset_px) <= MAX_OFFSET_PX:
+        raise UsageError(f"An image cannot be interpolated {offset_px:g} pixels off its grid.")
+    phase = (np.arange(ratio) - (ratio - 1) / 2.0) / ratio - offset_px
     distance = np.abs(phase[:, None] - np.arange(-UPSAMPLE_HALO_PX, UPSAMPLE_HALO_PX + 1)[None, :])
     near = 1.5 * distance**3 - 2.5 * distance**2 + 1.0
     far = -0.5 * distance**3 + 2.5 * distance**2 - 4.0 * distance + 2.0

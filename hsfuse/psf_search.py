@@ -1,8 +1,9 @@
-"""Search for the width of the HSI's point spread function; see :func:`hsfuse.degrade.estimate_psf`."""
+"""Search for the HSI's point spread function and residual shift, from what the MSI shows of the same scene."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,22 +12,52 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion, uniform_filter
 from scipy.optimize import minimize
 
-from hsfuse.degrade import MAX_FWHM_PX, MIN_FWHM_PX, Psf, decimate_separable, psf_kernel
+from hsfuse.degrade import MAX_FWHM_PX, MIN_FWHM_PX, Psf, decimate_separable, displaced_kernels
 
 if TYPE_CHECKING:
     import torch
 
 _MIN_PSF_PIXELS, _MIN_PSF_TEXTURE = 200, math.log(0.95)
+_MOST_WINDOWS = 8
+"""Over all pairs, as far as each gets one."""
 
 
-def search_fwhm_px(
-    hsi_lr: NDArray[np.floating], msi_hr: NDArray[np.floating], valid: NDArray[np.bool_], ratio: int
-) -> float | None:
-    """Return the width that explains the HSI best, in HSI pixels; None when the pair cannot tell.
+@dataclass(frozen=True)
+class Sharpness:
+    """How the HSI sees what the MSI sees.
+
+    Attributes
+    ----------
+    fwhm_px
+        Width of its PSF relative to the MSI, HSI pixels.
+    offset_px
+        How far (row, col) its pixels really lie towards larger index, HSI pixels.
+    """
+
+    fwhm_px: float
+    offset_px: tuple[float, float]
+
+
+Pair = tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.bool_]]
+"""HSI (band, row, col), MSI (msi band, row * ratio, col * ratio; NaN where there is none), valid HSI pixels."""
+
+
+def search_sharpness(pairs: Sequence[Pair], ratio: int, *, tolerance: float = 0.01) -> Sharpness | None:
+    """Return the width and the shift with which the MSI explains the HSI best; None when the pairs cannot tell.
 
     A coarse scan finds the start, a simplex search over width and shift (row, col) the rest.
+
+    Parameters
+    ----------
+    pairs
+        Parts of a scene.
+    ratio
+        HSI pixel size over MSI pixel size.
+    tolerance
+        Wanted precision, HSI pixels.
     """
-    samples = _psf_samples(hsi_lr, msi_hr, valid, ratio)
+    most = max(_MOST_WINDOWS // max(len(pairs), 1), 1)
+    samples = [sample for pair in pairs for sample in _psf_samples(*pair, ratio, most)]
     if sum(int(sample.usable.sum()) for sample in samples) < _MIN_PSF_PIXELS:
         return None
 
@@ -39,11 +70,12 @@ def search_fwhm_px(
     scan = np.linspace(MIN_FWHM_PX, MAX_FWHM_PX, 7)
     start = scan[int(np.argmin([misfit(np.array([fwhm, 0.0, 0.0])) for fwhm in scan]))]
     simplex = np.array([start, 0.0, 0.0]) + np.vstack([np.zeros(3), np.diag([0.15, 0.15, 0.15])])
-    options: Any = {"initial_simplex": simplex, "xatol": 0.01, "fatol": 1e-5, "maxfev": 90}
+    options: Any = {"initial_simplex": simplex, "xatol": tolerance, "fatol": 1e-3 * tolerance, "maxfev": 120}
     best: Any = minimize(misfit, simplex[0], method="Nelder-Mead", options=options)
     if best.fun > _MIN_PSF_TEXTURE:
         return None
-    return round(float(np.clip(best.x[0], MIN_FWHM_PX, MAX_FWHM_PX)), 3)
+    fwhm, *offset = (float(v) for v in np.clip(best.x, [MIN_FWHM_PX, -0.5, -0.5], [MAX_FWHM_PX, 0.5, 0.5]))
+    return Sharpness(round(fwhm, 3), (round(offset[0], 4), round(offset[1], 4)))
 
 
 @dataclass(frozen=True)
@@ -56,9 +88,9 @@ class _PsfSample:
 
 
 def _psf_samples(
-    hsi_lr: NDArray[np.floating], msi_hr: NDArray[np.floating], valid: NDArray[np.bool_], ratio: int
+    hsi_lr: NDArray[np.floating], msi_hr: NDArray[np.floating], valid: NDArray[np.bool_], ratio: int, most: int
 ) -> list[_PsfSample]:
-    """Cut up to 8 windows with the most valid pixels, and high-pass them (low frequencies know nothing of blur)."""
+    """Cut up to ``most`` windows with the most valid pixels; high-pass them: low frequencies know nothing of blur."""
     import torch
 
     rows, cols = valid.shape
@@ -67,7 +99,7 @@ def _psf_samples(
     corners = [(top, left) for top in range(0, rows, side) for left in range(0, cols, side)]
     corners.sort(key=lambda corner: -int(valid[corner[0] : corner[0] + side, corner[1] : corner[1] + side].sum()))
     samples = []
-    for top, left in corners[:8]:
+    for top, left in corners[:most]:
         mask = valid[top : top + side, left : left + side]
         hsi = np.asarray(hsi_lr[chosen, top : top + side, left : left + side], np.float64)
         fine = (slice(top * ratio, (top + mask.shape[0]) * ratio), slice(left * ratio, (left + mask.shape[1]) * ratio))
@@ -84,9 +116,7 @@ def _psf_samples(
 
 def _unexplained(samples: list[_PsfSample], ratio: int, psf: Psf, offset_px: NDArray[np.float64]) -> float:
     """Mean over the bands of log(1 - R2) when the blurred MSI explains the HSI (both high-passed)."""
-    kernels = [tuple(psf_kernel(psf, ratio, offset_px=float(offset))) for offset in offset_px]
-    taps = max(len(kernel) for kernel in kernels)
-    rows, cols = (tuple(np.pad(kernel, (taps - len(kernel)) // 2)) for kernel in kernels)
+    rows, cols = displaced_kernels(psf, ratio, (float(offset_px[0]), float(offset_px[1])))
     blurred = [decimate_separable(sample.msi, ratio, rows, cols)[0].numpy().astype(np.float64) for sample in samples]
     guide = np.concatenate([_highpass(b)[:, s.usable] for b, s in zip(blurred, samples, strict=True)], axis=1)
     bands = np.concatenate([sample.hsi for sample in samples], axis=1)

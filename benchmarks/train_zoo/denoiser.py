@@ -4,8 +4,8 @@
 
 Clean images are what Sentinel-2's responses see of the cubes, of generated scenes and of new materials on measured
 structure, and the measured images themselves. Each training window gets noise of 30 to 52 dB, a little different in
-every band, and the denoiser is told what :mod:`hsfuse.fusion.guide_noise` estimates from the noisy window: it learns
-how far that estimate can be trusted. Give the same cubes as to train.py, without the held-out ones.
+every band, and the denoiser is told what :mod:`hsfuse.fusion.guide_noise` finds in the noisy window: it learns how far
+that can be trusted. Give the same cubes as to train.py, without the held-out ones.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from train import find_cubes
 
 from hsfuse.config import TrainConfig
 from hsfuse.degrade import apply_srf
-from hsfuse.fusion.guide_noise import noise_from_samples, noise_samples
+from hsfuse.fusion.guide_noise import GuideSample, guide_noise
 from hsfuse.fusion.nets.denoiser import GuideDenoiser
 from hsfuse.progress import SilentProgress
 from hsfuse.workflows.training_data import TrainingInput, collect
@@ -35,6 +35,7 @@ WINDOW_PX, PATCH_PX, BATCH, POOL, STEPS_PER_POOL = 192, 48, 24, 8, 12
 LEARNING_RATE, WARMUP = 2e-3, 50
 SNR_DB = (30.0, 52.0)
 MEASURED_SHARE = 0.6
+REDUCED_SHARE = 0.3
 WORST = 25.0
 """A patch's loss counts up to here: edges that are lost weigh, but one patch does not rule a step."""
 
@@ -65,11 +66,21 @@ def clean_images(
     return measured, drawn
 
 
+def halved(image: Image) -> Image:
+    """Means of 2 x 2 pixels: sharper texture than any of the images has."""
+    count, rows, cols = image.shape
+    even = image[:, : rows // 2 * 2, : cols // 2 * 2]
+    return np.asarray(even.reshape(count, rows // 2, 2, cols // 2, 2).mean(axis=(2, 4)), np.float32)
+
+
 def noisy_window(images: tuple[list[Image], list[Image]], rng: np.random.Generator) -> tuple[NDArray[np.floating], ...]:
     """Clean, noisy, mean, deviation, estimated noise and true noise of a random image."""
     while True:
         choice = images[0] if images[0] and (rng.random() < MEASURED_SHARE or not images[1]) else images[1]
-        image = np.rot90(choice[rng.integers(len(choice))], int(rng.integers(4)), (1, 2))[:, :WINDOW_PX, :WINDOW_PX]
+        image = choice[rng.integers(len(choice))]
+        if min(image.shape[1:]) >= 2 * PATCH_PX and rng.random() < REDUCED_SHARE:
+            image = halved(image)
+        image = np.rot90(image, int(rng.integers(4)), (1, 2))[:, :WINDOW_PX, :WINDOW_PX]
         if rng.random() < 0.5:
             image = image[:, ::-1]
         image = image * rng.uniform(0.6, 1.4) * rng.uniform(0.8, 1.25, (len(image), 1, 1))
@@ -78,7 +89,7 @@ def noisy_window(images: tuple[list[Image], list[Image]], rng: np.random.Generat
         snr_db = rng.uniform(*SNR_DB) + rng.normal(0.0, 1.5, len(image))
         noise = np.sqrt((image**2).mean(axis=(1, 2))) * 10.0 ** (-snr_db / 20.0)
         noisy = (image + noise[:, None, None] * rng.normal(size=image.shape)).astype(np.float32)
-        estimate = noise_from_samples(noise_samples(noisy, np.ones(noisy.shape[1:], bool)))
+        estimate = guide_noise([GuideSample.take(noisy, np.ones(noisy.shape[1:], bool))])
         if estimate is not None:
             clean = np.ascontiguousarray(image, dtype=np.float32)
             facts = (noisy.mean(axis=(1, 2)), noisy.std(axis=(1, 2)), estimate, noise)

@@ -23,6 +23,8 @@ from hsfuse.errors import UsageError
 if TYPE_CHECKING:
     import torch
 
+    from hsfuse.fusion.guide_noise import GuideSample
+
 Precision = Literal["fp32", "bf16", "fp16"]
 
 
@@ -120,15 +122,20 @@ class LowResolutionStrip:
         MSI degraded to the HSI grid with the HSI's PSF, shape (msi band, row, col), free of NaN.
     valid
         Pixels that carry real measurements in every band of both, shape (row, col).
-    guide_noise
-        What the MSI tells about its noise at its own resolution, from
-        :func:`hsfuse.fusion.guide_noise.noise_samples`; None where it was not looked at.
+    guide
+        What the MSI tells about its noise at its own resolution; None where it was not looked at.
+    fine, fine_above
+        The MSI at its own resolution, NaN where it must not be used, with this many HSI rows above the strip's first
+        one (and some below its last, as far as there are any); None where methods shall take blur and alignment of
+        the HSI as they are told.
     """
 
     hsi: NDArray[np.float32]
     msi: NDArray[np.float32]
     valid: NDArray[np.bool_]
-    guide_noise: NDArray[np.float32] | None = None
+    guide: GuideSample | None = None
+    fine: NDArray[np.float32] | None = None
+    fine_above: int = 0
 
 
 class FusionMethod(ABC):

@@ -1,96 +1,177 @@
 """Noise of the multispectral image at its own resolution, measured on the scene.
 
-Noise is independent from band to band, texture mostly is not. In small windows the high-pass detail of every band is
-regressed on that of the other bands; what is left is noise plus the texture that only this band has. The quietest
-windows tell the noise.
+Noise is independent from band to band and from pixel to pixel, texture mostly is not. In small windows the high-pass
+detail of every band, by three filters, is regressed on that of the other bands; what is left is noise plus the
+texture that only this band has. Quantiles over the windows tell the two apart: without texture all windows are alike.
+How far the quietest windows still hold texture is learned (``benchmarks/train_zoo/noise.py``): a small network reads
+the quantiles and says how much of the residual is noise.
 """
 
 from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from importlib.resources import files
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import convolve, uniform_filter
 
 WINDOW_PX = 7
-_QUANTILE = 0.05
-_BIAS = {1: 0.71, 2: 0.687, 3: 0.664, 4: 0.635}
-"""That quantile of the residual's deviation for white noise of unit deviation, by number of bands."""
-_MAX_OVER_OTHERS = 1.5
-"""A band's noise relative to its level is at most so many times the middle band's: only vegetation's near infrared has
-so much texture of its own that it passes for noise."""
+_REACH_PX = 2
 _BLOCK_PX, _BLOCKS, _LEAST_SAMPLES = 96, 8, 100
-_KERNEL = np.outer((1.0, -2.0, 1.0), (1.0, -2.0, 1.0)) / 6.0
-"""Second differences in both directions, with unit gain for white noise."""
+_KEPT_BLOCKS = 3
+_SECOND, _FOURTH = np.array((1.0, -2.0, 1.0)), np.array((1.0, -4.0, 6.0, -4.0, 1.0))
+_KERNELS = (
+    np.outer(_SECOND, _SECOND) / 6.0,
+    np.outer(_FOURTH, _FOURTH) / 70.0,
+    np.array(((0.0, 1.0, 0.0), (1.0, -4.0, 1.0), (0.0, 1.0, 0.0))) / np.sqrt(20.0),
+)
+"""High passes with unit gain for white noise."""
+_LEFT_QUANTILES, _OWN_QUANTILES = (0.01, 0.02, 0.05, 0.1, 0.25, 0.5), (0.01, 0.05, 0.25, 0.5)
+_REFERENCE = 2
+"""Which of the quantiles the network's answer is relative to."""
+_LARGEST_FEATURE = 4.0
+_ANSWERS = (-2.5, 0.8)
+"""Range of the network's answer, log of noise over that quantile; for pure noise it is 0.45."""
+_TINY = 1e-16
 
 
-def noise_samples(msi: NDArray[np.floating], usable: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Measure an image, or a strip of a large one, in a few blocks.
+@dataclass(frozen=True)
+class GuideSample:
+    """What an image, or a strip of a large one, tells about its noise.
+
+    Attributes
+    ----------
+    windows
+        Residual variance after the regression by filter, variance of the detail by filter, and mean square of the
+        values in windows, shape (window, 7, msi band); may be empty.
+    blocks
+        Some of the blocks that they come from, whole ones without gaps, shape (msi band, row, col): for what is
+        learned from the image at its own resolution.
+    """
+
+    windows: NDArray[np.float32]
+    blocks: tuple[NDArray[np.float32], ...] = ()
+
+    @classmethod
+    def take(cls, msi: NDArray[np.floating], usable: NDArray[np.bool_]) -> GuideSample:
+        """Measure in a few blocks of an image.
+
+        Parameters
+        ----------
+        msi
+            Shape (msi band, row, col); values where ``usable`` is False do not matter.
+        usable
+            Shape (row, col).
+        """
+        rows, cols = usable.shape
+        places = [
+            (slice(row, row + _BLOCK_PX), slice(col, col + _BLOCK_PX))
+            for row in range(0, max(rows - _BLOCK_PX // 2, 1), _BLOCK_PX)
+            for col in range(0, max(cols - _BLOCK_PX // 2, 1), _BLOCK_PX)
+        ]
+        share = [float(usable[place].mean()) for place in places]
+        whole = [place for place, part in zip(places, share, strict=True) if part == 1.0]
+        places = _spread([place for place, part in zip(places, share, strict=True) if part > 0.5], _BLOCKS)
+        found = [_measure(msi[:, *place], usable[place]) for place in places]
+        windows = np.concatenate(found) if found else np.empty((0, 2 * len(_KERNELS) + 1, msi.shape[0]), np.float32)
+        blocks = tuple(np.array(msi[:, *place], np.float32) for place in _spread(whole, _KEPT_BLOCKS))
+        return cls(windows, blocks)
+
+
+def _spread(places: list[tuple[slice, slice]], most: int) -> list[tuple[slice, slice]]:
+    if len(places) <= most:
+        return places
+    return [places[i] for i in np.linspace(0, len(places) - 1, most).round().astype(int)]
+
+
+def _measure(msi: NDArray[np.floating], usable: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Statistics of the windows of a block, shape (window, 7, msi band)."""
+    count = msi.shape[0]
+    image = np.where(usable, msi, 0.0).astype(np.float64)
+    clean = uniform_filter(usable.astype(np.float64), WINDOW_PX + 2 * _REACH_PX, mode="constant") > 1.0 - 1e-6
+    inner = (slice(WINDOW_PX // 2, None, WINDOW_PX // 2), slice(WINDOW_PX // 2, None, WINDOW_PX // 2))
+    keep = clean[inner].ravel()
+
+    def local(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(uniform_filter(values, WINDOW_PX)[inner].ravel()[keep], np.float64)
+
+    left, own = [], []
+    alive = np.ones(int(keep.sum()), bool)
+    for kernel in _KERNELS:
+        detail = np.stack([convolve(band, kernel, mode="nearest") for band in image])
+        gram = np.empty((int(keep.sum()), count, count))
+        for i in range(count):
+            for j in range(i + 1):
+                gram[:, i, j] = gram[:, j, i] = local(detail[i] * detail[j])
+        power = np.einsum("nii->ni", gram)
+        # Constant windows (saturated pixels, filled gaps) hold no noise to measure.
+        alive &= (power > 1e-14).all(axis=1)
+        loaded = gram + (1e-9 * power.sum(axis=1) / count + 1e-14)[:, None, None] * np.eye(count)
+        left.append(1.0 / np.einsum("nii->ni", np.linalg.inv(loaded)))
+        own.append(power)
+    level = np.stack([local(band**2) for band in image], axis=1)
+    return np.stack([*left, *own, level], axis=1)[alive].astype(np.float32)
+
+
+def noise_features(windows: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Describe all windows of a scene to the network.
 
     Parameters
     ----------
-    msi
-        Shape (msi band, row, col); values where ``usable`` is False do not matter.
-    usable
-        Shape (row, col).
+    windows
+        Shape (window, 7, msi band), at least one.
 
     Returns
     -------
-    numpy.ndarray
-        Residual variance and mean square of the values in windows, shape (window, 2, msi band); may be empty.
+    features : numpy.ndarray
+        Shape (msi band, feature).
+    reference : numpy.ndarray
+        Log of the residual deviation of quiet windows, shape (msi band,).
     """
-    rows, cols = usable.shape
-    blocks = [
-        (slice(row, row + _BLOCK_PX), slice(col, col + _BLOCK_PX))
-        for row in range(0, max(rows - _BLOCK_PX // 2, 1), _BLOCK_PX)
-        for col in range(0, max(cols - _BLOCK_PX // 2, 1), _BLOCK_PX)
-    ]
-    share = [float(usable[block].mean()) for block in blocks]
-    blocks = [block for block, part in zip(blocks, share, strict=True) if part > 0.5]
-    if len(blocks) > _BLOCKS:
-        blocks = [blocks[i] for i in np.linspace(0, len(blocks) - 1, _BLOCKS).round().astype(int)]
-    found = [_block_samples(msi[:, *block], usable[block]) for block in blocks]
-    return np.concatenate(found) if found else np.empty((0, 2, msi.shape[0]), np.float32)
+    values = windows.astype(np.float64)
+    number = len(_KERNELS)
+    rows = []
+    for index in range(number):
+        rows.append(np.quantile(values[:, index], _LEFT_QUANTILES, axis=0))
+        rows.append(np.quantile(values[:, number + index], _OWN_QUANTILES, axis=0))
+    deviations = 0.5 * np.log(np.concatenate(rows) + _TINY)
+    reference = deviations[_REFERENCE]
+    relative = reference - 0.5 * np.log(values[:, -1].mean(axis=0) + _TINY)
+    features = np.concatenate([
+        np.delete(deviations, _REFERENCE, axis=0) - reference,
+        (relative - np.median(relative))[None], (relative - relative.min())[None], relative[None],
+        np.full((1, relative.size), float(relative.size)),
+    ])  # fmt: skip
+    return features.T, reference
 
 
-def _block_samples(msi: NDArray[np.floating], usable: NDArray[np.bool_]) -> NDArray[np.float32]:
-    count = msi.shape[0]
-    image = np.where(usable, msi, 0.0).astype(np.float64)
-    detail = np.stack([convolve(band, _KERNEL, mode="nearest") for band in image])
-    clean = uniform_filter(usable.astype(np.float64), WINDOW_PX + 2, mode="constant") > 1.0 - 1e-6
-    inner = (slice(WINDOW_PX // 2, None, WINDOW_PX // 2), slice(WINDOW_PX // 2, None, WINDOW_PX // 2))
-    keep = clean[inner].ravel()
-    gram = np.empty((int(keep.sum()), count, count))
-    for i in range(count):
-        for j in range(i + 1):
-            local = uniform_filter(detail[i] * detail[j], WINDOW_PX)[inner].ravel()[keep]
-            gram[:, i, j] = gram[:, j, i] = local
-    power = np.stack([uniform_filter(band**2, WINDOW_PX)[inner].ravel()[keep] for band in image], axis=1)
-    trace = np.trace(gram, axis1=1, axis2=2)
-    # Constant windows (saturated pixels, filled gaps) hold no noise to measure.
-    alive = (np.einsum("nii->ni", gram) > 1e-14).all(axis=1)
-    loaded = gram[alive] + (1e-9 * trace[alive] / count)[:, None, None] * np.eye(count)
-    left = 1.0 / np.einsum("nii->ni", np.linalg.inv(loaded))
-    return np.stack([left, power[alive]], axis=1).astype(np.float32)
+@functools.cache
+def _network() -> dict[str, NDArray[np.float64]]:
+    with files("hsfuse.fusion").joinpath("guide_noise.npz").open("rb") as stream, np.load(stream) as stored:
+        return {name: stored[name].astype(np.float64) for name in stored.files}
 
 
-def noise_from_samples(samples: NDArray[np.float32]) -> NDArray[np.float64] | None:
+def guide_noise(samples: list[GuideSample]) -> NDArray[np.float64] | None:
     """Turn the samples of a scene into the noise of every band.
 
     Parameters
     ----------
     samples
-        From :func:`noise_samples`, of all strips together.
+        Of all strips.
 
     Returns
     -------
     numpy.ndarray
-        Standard deviation, shape (msi band,); None when there are too few samples.
+        Standard deviation, shape (msi band,); None when there are too few windows.
     """
-    if len(samples) < _LEAST_SAMPLES:
+    if sum(len(sample.windows) for sample in samples) < _LEAST_SAMPLES:
         return None
-    values = samples.astype(np.float64)
-    bias = _BIAS.get(samples.shape[2], _BIAS[4])
-    noise = np.sqrt(np.quantile(values[:, 0], _QUANTILE, axis=0)) / bias
-    level = np.maximum(np.sqrt(values[:, 1].mean(axis=0)), 1e-6)
-    relative = noise / level
-    return np.asarray(np.minimum(relative, _MAX_OVER_OTHERS * np.median(relative)) * level)
+    features, reference = noise_features(np.concatenate([sample.windows for sample in samples]))
+    net = _network()
+    x = np.clip((features - net["mean"]) / net["spread"], -_LARGEST_FEATURE, _LARGEST_FEATURE)
+    hidden = x @ net["weight1"].T + net["bias1"]
+    hidden = hidden / (1.0 + np.exp(-hidden))
+    answer = (hidden @ net["weight2"].T + net["bias2"])[:, 0]
+    return np.asarray(np.exp(reference + np.clip(answer, *_ANSWERS)))

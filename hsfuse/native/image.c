@@ -97,13 +97,14 @@ static void stretch(const float *row, int64_t cols, int64_t col0, int64_t col1, 
  *
  * for the window rows [row0, row1) and columns [col0, col1) of the coarse grid. base is (planes, rows, cols),
  * coefficient (terms, planes, rows, cols), news (terms, ...) with its own strides and the window's first pixel at
- * its start, out (planes, ...) with the window's fine pixels. add != 0 adds to what out holds. With terms = 0 this
- * is plain interpolation. */
+ * its start, out (planes, ...) with the window's fine pixels. weights are those of the phases down the rows, then
+ * those along the columns. add != 0 adds to what out holds. With terms = 0 this is plain interpolation. */
 int hsf_inject(const float *base, const float *coefficient, int64_t terms, const float *news, int64_t news_plane,
                int64_t news_row, int64_t planes, int64_t rows, int64_t cols, int64_t row0, int64_t row1,
                int64_t col0, int64_t col1, int64_t ratio, const float *weights, int32_t add, float *out,
                int64_t out_plane, int64_t out_row) {
   const int64_t fine = (col1 - col0) * ratio, sources = 1 + terms;
+  const float *across = weights + ratio * UP_TAPS;
   float *memory = malloc((UP_TAPS * sources * fine + 2 * (cols + 2 * UP_SIDE)) * sizeof(float));
   if (!memory) return 1;
   float *line = memory + UP_TAPS * sources * fine + UP_SIDE, *phase = line + cols + UP_SIDE;
@@ -113,9 +114,9 @@ int hsf_inject(const float *base, const float *coefficient, int64_t terms, const
       for (; known <= i + UP_SIDE; known++) {
         const int64_t at = clamp(known, rows);
         float *slot = memory + ((known - row0 + UP_SIDE) % UP_TAPS) * sources * fine;
-        stretch(base + (k * rows + at) * cols, cols, col0, col1, ratio, weights, line, phase, slot);
+        stretch(base + (k * rows + at) * cols, cols, col0, col1, ratio, across, line, phase, slot);
         for (int64_t m = 0; m < terms; m++)
-          stretch(coefficient + ((m * planes + k) * rows + at) * cols, cols, col0, col1, ratio, weights, line, phase,
+          stretch(coefficient + ((m * planes + k) * rows + at) * cols, cols, col0, col1, ratio, across, line, phase,
                   slot + (m + 1) * fine);
       }
       for (int64_t p = 0; p < ratio; p++) {

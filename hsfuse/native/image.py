@@ -81,7 +81,7 @@ def upsample(x: FloatArray, ratio: int, weights: FloatArray) -> FloatArray | Non
     ratio
         Fine pixels per coarse pixel.
     weights
-        Shape (ratio, 5): weights of the 5 nearest coarse pixels for each phase.
+        Shape (2, ratio, 5): weights of the 5 nearest coarse pixels for each phase, down the rows and along the columns.
     """
     out = np.empty((x.shape[0], x.shape[1] * ratio, x.shape[2] * ratio), np.float32)
     window = (slice(0, x.shape[1]), slice(0, x.shape[2]))

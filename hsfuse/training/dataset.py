@@ -21,7 +21,7 @@ from hsfuse.degrade import Psf, apply_srf, lowpass_decimate, upsample
 from hsfuse.errors import InputError, OverlapError
 from hsfuse.fusion.base import FusionContext, LowResolutionStrip, create_method
 from hsfuse.fusion.classical.statistics import gather, noise_std
-from hsfuse.fusion.guide_noise import noise_from_samples, noise_samples
+from hsfuse.fusion.guide_noise import GuideSample, guide_noise
 from hsfuse.fusion.nets.ssrfn import Scene, Ssrfn
 from hsfuse.fusion.nets.trust import error_without_noise, lost_noise
 from hsfuse.grid import Slice2D
@@ -274,7 +274,8 @@ class Reducer:
         low = lowpass_decimate(msi[None], ratio, scene.psf)[0]
         rows, cols = hsi.shape[1:]
         usable = np.asarray(valid.bool().cpu().numpy().reshape(rows, ratio, cols, ratio).all(axis=(1, 3)))
-        strip = LowResolutionStrip(hsi.cpu().numpy(), low.cpu().numpy(), usable)
+        seen = torch.where(valid > 0, msi, torch.nan).cpu().numpy()
+        strip = LowResolutionStrip(hsi.cpu().numpy(), low.cpu().numpy(), usable, fine=seen)
         statistics = gather([strip])
         bands = statistics.bands
         spread = np.sqrt(np.maximum(np.diag(statistics.covariance), 0.0))
@@ -300,7 +301,7 @@ class Reducer:
     def _denoise(self, msi: Tensor, valid: Tensor, facts: Scene) -> Tensor:
         if self.network is None or self.network.denoiser is None:
             return msi
-        noise = noise_from_samples(noise_samples(msi.cpu().numpy(), valid.bool().cpu().numpy()))
+        noise = guide_noise([GuideSample.take(msi.cpu().numpy(), valid.bool().cpu().numpy())])
         return self.network.denoise(msi[None], facts, None if noise is None else self._tensor(noise)[None])[0]
 
     def _tensor(self, values: NDArray[np.floating]) -> Tensor:

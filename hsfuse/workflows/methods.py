@@ -18,6 +18,8 @@ from hsfuse.spectral import BandTable, srf_weights
 from hsfuse.workflows.inputs import Pair
 
 if TYPE_CHECKING:
+    from hsfuse.fusion.classical.calibration import Calibration
+    from hsfuse.fusion.nets.guide_adaptation import AdaptedDenoiser
     from hsfuse.fusion.nets.trust import Trust
 
 _log = get_logger(__name__)
@@ -61,9 +63,24 @@ class ChosenMethod:
     @property
     def trust(self) -> Trust | None:
         """What the network's test on the scene said; None before the fit and for classics."""
-        inner = self.method.inner if isinstance(self.method, GuardedMethod) else self.method
-        found: Trust | None = getattr(inner, "trust", None)
+        found: Trust | None = getattr(self._inner, "trust", None)
         return found
+
+    @property
+    def denoising(self) -> AdaptedDenoiser | None:
+        """What the network's denoiser of the MSI learned from the scene; None where there is none."""
+        found: AdaptedDenoiser | None = getattr(self._inner, "denoising", None)
+        return found
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What the method found about the HSI's blur and residual shift; None where it takes them as told."""
+        found: Calibration | None = getattr(self._inner, "calibration", None)
+        return found
+
+    @property
+    def _inner(self) -> FusionMethod:
+        return self.method.inner if isinstance(self.method, GuardedMethod) else self.method
 
 
 def choose_method(config: RunConfig, device: str = "cpu") -> ChosenMethod:

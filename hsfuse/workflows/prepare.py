@@ -20,7 +20,7 @@ from hsfuse.inference.engine import single_thread
 from hsfuse.inference.scene import FusionScene, alive_bands
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress
-from hsfuse.psf_search import search_fwhm_px
+from hsfuse.psf_search import search_sharpness
 from hsfuse.readers.base import HyperspectralProduct
 from hsfuse.workflows.aoi import parse_aoi
 from hsfuse.workflows.clock import hidden
@@ -158,7 +158,7 @@ def estimate_scene_psf(scene: FusionScene) -> tuple[Psf | None, str]:
     r = scene.ratio
     coarse_clear = np.all(clear.reshape(rows, r, scene.grid.width, r), axis=(1, 3))
     valid = coarse_clear & ~np.any(np.isnan(hsi), axis=0)
-    width = search_fwhm_px(np.nan_to_num(hsi), np.nan_to_num(msi), valid, r)
-    if width is None:
+    found = search_sharpness([(np.nan_to_num(hsi), np.nan_to_num(msi), valid)], r)
+    if found is None:
         return None, "assumed, because the pair has too few clear pixels or too little texture in common to tell"
-    return Psf(width), "estimated from the pair"
+    return Psf(found.fwhm_px), "estimated from the pair"

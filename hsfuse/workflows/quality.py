@@ -150,7 +150,7 @@ def _facts(summary: dict[str, Any], written: WrittenProduct, coverage: float) ->
         "Valid pixels": f"{100 * coverage:.1f} %",
         "Hidden by cloud": f"{100 * statistics['cloud_pixels'] / total:.1f} %",
         "PSF of the HSI": f"{summary['psf_fwhm_px']:.2f} HSI pixels (FWHM), {summary['psf_source']}",
-        **_network_facts(summary),
+        **_method_facts(summary),
         "Clipped samples": f"{100 * statistics['clipped'] / max(computed * bands['count'], 1):.3f} %",
         "Tiles": f"{plan['tiles']} of {plan['tile_px']} px, overlap {plan['overlap_px']} px,"
         f" {statistics['skipped']} empty ones skipped",
@@ -158,7 +158,7 @@ def _facts(summary: dict[str, Any], written: WrittenProduct, coverage: float) ->
     }
 
 
-def _network_facts(summary: dict[str, Any]) -> dict[str, str]:
+def _method_facts(summary: dict[str, Any]) -> dict[str, str]:
     facts = {}
     trust = summary["method"].get("trust")
     if trust:
@@ -167,6 +167,21 @@ def _network_facts(summary: dict[str, Any]) -> dict[str, str]:
             "reduced resolution"
             if trust["windows"]
             else "; the scene is too small to test it"
+        )
+    calibration = summary["method"].get("calibration")
+    if calibration:
+        rows, cols = calibration["offset_px"]
+        facts["Blur and shift found by the method"] = (
+            f"PSF {calibration['psf_fwhm_px']:.2f} HSI pixels (FWHM); {rows:+.3f} rows, {cols:+.3f} columns"
+        )
+    denoising = summary["method"].get("denoising")
+    if denoising:
+        levels = ", ".join(f"{v:.4f}" for v in denoising["noise"])
+        facts["Noise of the multispectral image"] = f"{levels} (reflectance, by band)" + (
+            f"; denoising leaves {100 * denoising['left_after']:.0f} % of its variance "
+            f"({100 * denoising['left_before']:.0f} % before it learned from the scene)"
+            if denoising["left_after"] is not None
+            else ""
         )
     if "adaptation" in summary:
         facts["Adaptation to the scene"] = adaptation_text(summary["adaptation"])

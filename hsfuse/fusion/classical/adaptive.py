@@ -2,11 +2,12 @@
 
 1. **Noise.** The HSI is carried to the fine grid in the signal subspace of its noise-whitened bands. What lies
    below the noise stays behind; single pixels that stand out of it (rare materials) are put back in full.
-2. **Misregistration, wrong PSF, different gains.** The low-pass image that is subtracted from the MSI is not the
-   blurred MSI but what the HSI itself shows of the MSI bands: the spectral responses, corrected by a scene-wide
-   regression. Both agree for an ideal pair; for a real one the difference moves the HSI's texture to where the MSI
-   has it. The regression of the components on the MSI bands is fitted on this synthetic MSI too, so a shift cannot
-   dilute it.
+2. **Misregistration, wrong PSF, different gains.** Blur and residual shift are found on the pair first
+   (:mod:`hsfuse.fusion.classical.calibration`) and taken along in every interpolation. The low-pass image that is
+   subtracted from the MSI is not the blurred MSI but what the HSI itself shows of the MSI bands: the spectral
+   responses, corrected by a scene-wide regression. Both agree for an ideal pair; for a real one the difference moves
+   the HSI's texture to where the MSI has it. The regression of the components on the MSI bands is fitted on this
+   synthetic MSI too, so a shift cannot dilute it.
 3. **Locality.** Its coefficients vary over the image: small windows of high-pass detail, drawn towards the
    scene-wide fit, with a ridge for the noise that fine MSI pixels have in excess of averaged ones.
 4. **Noise again.** The HSI's own detail is kept only as far as it exceeds its noise within the window.
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hsfuse.degrade import UPSAMPLE_HALO_PX, Window, inject, psf_kernel, smooth
+from hsfuse.degrade import NO_OFFSET, UPSAMPLE_HALO_PX, Offset, Window, inject, psf_kernel, smooth
 from hsfuse.fusion.base import FusionContext
 from hsfuse.fusion.classical.statistics import DETAIL_TAPS, FloatMatrix, PairStatistics, Subspace, signal_subspace
 
@@ -68,6 +69,8 @@ class AdaptiveInjection:
         Share of each MSI band's detail that the HSI does not show.
     ratio
         HSI pixel size over MSI pixel size.
+    offset_px
+        How far (row, col) the HSI's pixels really lie towards larger index, HSI pixels.
     """
 
     mean: torch.Tensor
@@ -82,6 +85,7 @@ class AdaptiveInjection:
     ridge: torch.Tensor
     misfit: tuple[float, ...]
     ratio: int
+    offset_px: Offset = NO_OFFSET
 
     @property
     def rank(self) -> int:
@@ -89,7 +93,9 @@ class AdaptiveInjection:
         return int(self.forward.shape[0])
 
     @classmethod
-    def learn(cls, statistics: PairStatistics, context: FusionContext, *, max_rank: int) -> AdaptiveInjection:
+    def learn(
+        cls, statistics: PairStatistics, context: FusionContext, *, max_rank: int, offset_px: Offset = NO_OFFSET
+    ) -> AdaptiveInjection:
         """Derive everything from the joint statistics of the low-resolution pair."""
         import torch
 
@@ -120,7 +126,9 @@ class AdaptiveInjection:
             name: torch.as_tensor(np.ascontiguousarray(array), dtype=torch.float32, device=context.device)
             for name, array in arrays.items()
         }
-        return cls(**tensors, misfit=tuple(round(float(m), 4) for m in misfit), ratio=context.ratio)
+        return cls(
+            **tensors, misfit=tuple(round(float(m), 4) for m in misfit), ratio=context.ratio, offset_px=offset_px
+        )
 
     def apply(self, hsi: torch.Tensor, msi: torch.Tensor, window: Window | None = None) -> torch.Tensor:
         """Fuse tiles: (n, band, row, col) and (n, msi band, row * ratio, col * ratio).
@@ -139,15 +147,15 @@ class AdaptiveInjection:
             guide - smooth(guide, DETAIL_TAPS), components - smooth(components, DETAIL_TAPS), components
         )
         sharp = msi[..., rows.start * ratio : rows.stop * ratio, cols.start * ratio : cols.stop * ratio]
-        blurred = inject(seen + self.msi_mean[:, None, None], (), None, ratio, (rows, cols))
+        blurred = inject(seen + self.msi_mean[:, None, None], (), None, ratio, (rows, cols), offset_px=self.offset_px)
         news = _mix(self.whiten, (sharp - blurred) * self.reliability[:, None, None])
         # A component that is 1 everywhere carries the mean: no pass over the result to add it.
         fine = torch.empty((hsi.shape[0], self.rank + 1, *news.shape[2:]), dtype=news.dtype, device=news.device)
         fine[:, self.rank :] = 1.0
-        inject(trusted, coefficients, news, ratio, (rows, cols), out=fine[:, : self.rank])
+        inject(trusted, coefficients, news, ratio, (rows, cols), out=fine[:, : self.rank], offset_px=self.offset_px)
         out = _mix(torch.cat([self.back, self.mean[:, None]], dim=1), fine)
         rare = self._outstanding(centred, components)
-        return out if rare is None else out.add_(inject(rare, (), None, ratio, (rows, cols)))
+        return out if rare is None else out.add_(inject(rare, (), None, ratio, (rows, cols), offset_px=self.offset_px))
 
     def _regress(
         self, guide: torch.Tensor, detail: torch.Tensor, components: torch.Tensor

@@ -10,14 +10,16 @@ The **adaptive** form (the default) keeps that skeleton and repairs what hurts o
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hsfuse.degrade import MAX_FWHM_PX, UPSAMPLE_HALO_PX, Psf, Window, lowpass_decimate, upsample
+from hsfuse.degrade import MAX_FWHM_PX, NO_OFFSET, UPSAMPLE_HALO_PX, Psf, Window, lowpass_decimate, upsample
 from hsfuse.errors import HsfuseError
 from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, ModelSpec, register
 from hsfuse.fusion.classical.adaptive import ADAPTIVE_HALO_PX, AdaptiveInjection
+from hsfuse.fusion.classical.calibration import Calibration, calibrate, recalibrated
 from hsfuse.fusion.classical.statistics import PairStatistics, gather
 from hsfuse.log import get_logger
 
@@ -59,6 +61,8 @@ class Glp(FusionMethod):
         False gives the textbook form.
     max_rank
         Largest dimension of the signal subspace (adaptive form).
+    calibrate
+        Find the HSI's blur and residual shift on the scene itself instead of relying on what is told (adaptive form).
 
     References
     ----------
@@ -66,11 +70,18 @@ class Glp(FusionMethod):
     M. Selva et al., Hyper-sharpening: a first approach on SIM-GA data, IEEE JSTARS 8, 2015.
     """
 
-    def __init__(self, *, adaptive: bool = True, max_rank: int = 32) -> None:
+    def __init__(self, *, adaptive: bool = True, max_rank: int = 32, calibrate: bool = True) -> None:
         self._adaptive = adaptive
         self._max_rank = max_rank
+        self._calibrate = calibrate and adaptive
+        self._calibration: Calibration | None = None
         self._textbook_reach = UPSAMPLE_HALO_PX + Psf(MAX_FWHM_PX).reach_px(2)
         self._injection: AdaptiveInjection | _TextbookInjection | None = None
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What :meth:`fit` found about the HSI's blur and residual shift; None where it was told or could not tell."""
+        return self._calibration
 
     @property
     def spec(self) -> ModelSpec:
@@ -93,12 +104,22 @@ class Glp(FusionMethod):
         OverlapError
             Too few pixels are valid in both images.
         """
+        strips = list(strips)
+        self._calibration = calibrate(strips, context) if self._calibrate else None
+        offset = NO_OFFSET
+        if self._calibration is not None:
+            _log.info(
+                "glp: the HSI's PSF is %.2f pixels wide (told: %.2f) and lies %.3f rows, %.3f columns off.",
+                self._calibration.psf.fwhm_px, context.psf.fwhm_px, *self._calibration.offset_px,
+            )  # fmt: skip
+            strips = [recalibrated(strip, self._calibration, context.ratio) for strip in strips]
+            context, offset = replace(context, psf=self._calibration.psf), self._calibration.offset_px
         statistics = gather(strips)
         if not self._adaptive:
             self._textbook_reach = UPSAMPLE_HALO_PX + context.psf.reach_px(context.ratio)
             self._injection = _TextbookInjection(statistics, context)
             return
-        injection = AdaptiveInjection.learn(statistics, context, max_rank=self._max_rank)
+        injection = AdaptiveInjection.learn(statistics, context, max_rank=self._max_rank, offset_px=offset)
         _log.debug("glp: signal subspace of %d dimensions, misfit by band %s", injection.rank, injection.misfit)
         self._injection = injection
 

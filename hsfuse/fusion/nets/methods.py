@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from hsfuse.fusion.base import (
     create_method,
     register,
 )
+from hsfuse.fusion.classical.calibration import Calibration
 from hsfuse.fusion.classical.statistics import gather, noise_std
-from hsfuse.fusion.guide_noise import noise_from_samples
+from hsfuse.fusion.guide_noise import guide_noise
 from hsfuse.fusion.nets.cost import bytes_per_pixel, flop_per_pixel
+from hsfuse.fusion.nets.guide_adaptation import STEPS, AdaptedDenoiser, adapt_denoiser
 from hsfuse.fusion.nets.ssrfn import PRESETS, REFERENCE, Scene, Ssrfn, SsrfnConfig
 from hsfuse.fusion.nets.trust import Trust, draft_error, measure_trust, rehearse
 from hsfuse.fusion.nets.weights import load_weights
@@ -57,6 +60,8 @@ class SsrfnMethod(FusionMethod):
         Type of the network's arithmetic; drafts, scaling and sums stay float32.
     trust
         Test the network on the scene at reduced resolution and use the share of its correction that helps there.
+    denoiser_steps
+        Steps in which the denoiser of the MSI, if the network has one, learns from the scene; 0 leaves it as it is.
     """
 
     def __init__(
@@ -68,6 +73,7 @@ class SsrfnMethod(FusionMethod):
         sha256: str | None = None,
         precision: Precision = "fp32",
         trust: bool = True,
+        denoiser_steps: int = STEPS,
     ) -> None:
         if precision not in _TYPES:
             raise UsageError(
@@ -80,6 +86,8 @@ class SsrfnMethod(FusionMethod):
         self._scene: Scene | None = None
         self._share: Tensor | None = None
         self._trust: Trust | None = None
+        self._denoiser_steps = denoiser_steps
+        self._denoising: AdaptedDenoiser | None = None
         self._noise_of_guide: Tensor | None = None
 
     @classmethod
@@ -116,6 +124,17 @@ class SsrfnMethod(FusionMethod):
     def trust(self) -> Trust | None:
         """What the test on the scene said; None before :meth:`fit` or without a draft."""
         return self._trust
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What the draft found about the HSI's blur and residual shift."""
+        found: Calibration | None = getattr(self._draft, "calibration", None)
+        return found
+
+    @property
+    def denoising(self) -> AdaptedDenoiser | None:
+        """What the denoiser of the MSI learned from the scene; None before :meth:`fit` or without a denoiser."""
+        return self._denoising
 
     @property
     def spec(self) -> ModelSpec:
@@ -162,17 +181,14 @@ class SsrfnMethod(FusionMethod):
         self._scene = Scene(*(torch.as_tensor(v, dtype=torch.float32, device=context.device)[None] for v in values))
         self._network.to(device=context.device, dtype=_TYPES[self._precision])
         self._share = None
-        noise_of_guide = self._guide_noise(strips)
-        self._noise_of_guide = (
-            None
-            if noise_of_guide is None
-            else torch.as_tensor(noise_of_guide, dtype=torch.float32, device=context.device)[None]
-        )
+        noise_of_guide = self._learn_denoising(strips, self._scene, context)
         if config.base != "draft":
             return
         self._draft = self._make_draft()
         self._draft.fit(context, strips)
-        clean = None if self._noise_of_guide is None else self._clean
+        if self.calibration is not None:
+            context = replace(context, psf=self.calibration.psf)
+        clean = None if self._denoising is None else self._clean
         rehearsals = rehearse(self._make_draft(), context, strips, noise, noise_of_guide, clean)
         error = draft_error(rehearsals)
         if error is not None:
@@ -201,17 +217,39 @@ class SsrfnMethod(FusionMethod):
 
     @torch.inference_mode()
     def _clean(self, msi: Tensor) -> Tensor:
-        return msi if self._scene is None else self._network.denoise(msi, self._scene, self._noise_of_guide)
+        if self._denoising is None or self._scene is None or self._noise_of_guide is None:
+            return msi
+        cleaned: Tensor = self._denoising.denoiser(msi, self._scene.msi_mean, self._scene.msi_std, self._noise_of_guide)
+        return cleaned
 
     @torch.inference_mode()
     def _correction(self, hsi: Tensor, msi: Tensor, draft: Tensor) -> Tensor:
         return self._network.parts(hsi, msi, draft, self._scene)[1]
 
-    def _guide_noise(self, strips: Iterable[LowResolutionStrip]) -> NDArray[np.float64] | None:
+    def _learn_denoising(
+        self, strips: Iterable[LowResolutionStrip], scene: Scene, context: FusionContext
+    ) -> NDArray[np.float64] | None:
+        """Measure the MSI's noise and let the denoiser learn from the scene; None without denoiser or measurement."""
+        self._denoising = self._noise_of_guide = None
         if self._network.denoiser is None:
             return None
-        found = [strip.guide_noise for strip in strips if strip.guide_noise is not None]
-        return noise_from_samples(np.concatenate(found)) if found else None
+        samples = [strip.guide for strip in strips if strip.guide is not None]
+        noise = guide_noise(samples)
+        if noise is None:
+            return None
+        told = torch.as_tensor(noise, dtype=torch.float32, device=context.device)[None]
+        blocks = [block for sample in samples for block in sample.blocks]
+        self._noise_of_guide = told
+        self._denoising = adapt_denoiser(
+            self._network.denoiser, blocks, scene.msi_mean, scene.msi_std, told,
+            steps=self._denoiser_steps, seed=context.seed,
+        )  # fmt: skip
+        _log.info(
+            "%s: denoising leaves %.0f %% of the variance of the multispectral image's noise (%.0f %% before it "
+            "learned from the scene).",
+            self._name, 100.0 * self._denoising.left_after, 100.0 * self._denoising.left_before,
+        )  # fmt: skip
+        return noise
 
     def _make_draft(self) -> FusionMethod:
         return create_method(self._header.draft if self._header and self._header.draft else DEFAULT_DRAFT)

@@ -1,0 +1,139 @@
+"""The guide denoiser learns from the very image that it denoises, without knowing the clean one.
+
+Of an image with Gaussian noise of known strength two are made by drawing further noise z: image + a z and
+image - z / a. Their noise is independent, so a denoiser that is trained to turn the first into the second learns what
+it would learn with the clean image as target (T. Pang, H. Zheng, Y. Quan, H. Ji, Recorrupted-to-Recorrupted, CVPR
+2021). A hundred steps on a few blocks of the scene bring more than any pre-training on other scenes.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hsfuse.fusion.nets.denoiser import GuideDenoiser
+
+STEPS = 100
+RATE = 1e-3
+RECORRUPTION = 0.7
+"""The a of the module's text: little noise is added to what the denoiser sees, more to what it shall return."""
+PATCH_PX, PATCHES = 64, 3
+LEAST_PX = 24
+"""Blocks with a shorter side are not used."""
+_TEST_EVERY, _TEST_BLOCKS = 4, 4
+_FLOOR = 1e-7
+
+
+@dataclass(frozen=True)
+class AdaptedDenoiser:
+    """A denoiser after its training on the scene.
+
+    Attributes
+    ----------
+    denoiser
+        The adapted copy, or the denoiser as it came where training on the scene did not help.
+    noise
+        Standard deviation of every band's noise, reflectance.
+    left_before, left_after
+        Estimated share of the noise's variance (error against the clean image) that is left by the denoiser as it
+        came and by this one; NaN where nothing could be tested.
+    """
+
+    denoiser: GuideDenoiser
+    noise: tuple[float, ...]
+    left_before: float = math.nan
+    left_after: float = math.nan
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for the report."""
+        before, after = (None if math.isnan(v) else round(v, 4) for v in (self.left_before, self.left_after))
+        return {"noise": [round(v, 6) for v in self.noise], "left_before": before, "left_after": after}
+
+
+def adapt_denoiser(
+    denoiser: GuideDenoiser,
+    blocks: Sequence[NDArray[np.float32]],
+    mean: Tensor,
+    std: Tensor,
+    noise: Tensor,
+    *,
+    steps: int = STEPS,
+    seed: int = 0,
+) -> AdaptedDenoiser:
+    """Train a copy of a denoiser on blocks of one image.
+
+    Parameters
+    ----------
+    denoiser
+        Stays as it is.
+    blocks
+        Parts of the image, shape (msi band, row, col) each.
+    mean, std, noise
+        Of the whole image, as for :class:`GuideDenoiser`, shape (1, msi band).
+    steps
+        Training steps; 0 leaves the denoiser as it is.
+    seed
+        Of everything random.
+    """
+    device = mean.device
+    usable = [torch.as_tensor(b, device=device) for b in blocks if min(b.shape[1:]) >= LEAST_PX]
+    found = tuple(float(v) for v in noise.flatten())
+    if steps < 1 or not usable or not max(found) > 0.0:
+        return AdaptedDenoiser(denoiser, found)
+    test = usable[:: _TEST_EVERY if len(usable) >= _TEST_EVERY else 1][:_TEST_BLOCKS]
+    own = [b for i, b in enumerate(usable) if i % _TEST_EVERY] if len(usable) >= _TEST_EVERY else usable
+    facts = (mean.float(), std.float(), noise.float().clamp(min=_FLOOR))
+    adapted = copy.deepcopy(denoiser).float().requires_grad_(True)
+    optimizer = torch.optim.Adam(adapted.parameters(), lr=RATE)
+    rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+    before = _left(adapted, test, facts, seed)
+    side = min(PATCH_PX, *(size for b in own for size in b.shape[1:]))
+    with torch.enable_grad():
+        for step in range(steps):
+            for group in optimizer.param_groups:
+                group["lr"] = RATE * (0.02 + 0.5 * (1.0 + math.cos(math.pi * step / steps)))
+            patches = torch.stack([_patch(own[int(rng.integers(len(own)))], side, rng) for _ in range(PATCHES)])
+            loss = _loss(adapted, patches, facts, generator)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(adapted.parameters(), 1.0)
+            optimizer.step()
+    after = _left(adapted, test, facts, seed)
+    if not after < before:
+        return AdaptedDenoiser(denoiser, found, before, before)
+    kind = next(denoiser.parameters()).dtype
+    return AdaptedDenoiser(adapted.requires_grad_(False).to(kind), found, before, after)
+
+
+def _loss(
+    denoiser: GuideDenoiser, patches: Tensor, facts: tuple[Tensor, Tensor, Tensor], generator: torch.Generator
+) -> Tensor:
+    """Mean square difference to the second image in units of the noise's variance."""
+    mean, std, noise = facts
+    z = noise[:, :, None, None] * torch.randn(patches.shape, generator=generator).to(patches.device)
+    seen, wanted = patches + RECORRUPTION * z, patches - z / RECORRUPTION
+    found = denoiser(seen, mean, std, noise * math.sqrt(1.0 + RECORRUPTION**2))
+    return ((found - wanted) / noise[:, :, None, None]).square().mean()
+
+
+@torch.no_grad()
+def _left(denoiser: GuideDenoiser, blocks: Sequence[Tensor], facts: tuple[Tensor, Tensor, Tensor], seed: int) -> float:
+    """Estimate the share of the variance of its input's noise that a denoiser leaves."""
+    generator = torch.Generator().manual_seed(seed + 1)
+    off = [float(_loss(denoiser, block[None], facts, generator)) for block in blocks]
+    own = 1.0 + RECORRUPTION**-2
+    return (float(np.mean(off)) - own) / (1.0 + RECORRUPTION**2)
+
+
+def _patch(block: Tensor, side: int, rng: np.random.Generator) -> Tensor:
+    row, col = (int(rng.integers(size - side + 1)) for size in block.shape[1:])
+    part = torch.rot90(block[:, row : row + side, col : col + side], int(rng.integers(4)), (1, 2))
+    return part.flip(2) if rng.random() < 0.5 else part
