@@ -17,7 +17,7 @@ from hsfuse.degrade import MAX_FWHM_PX, MIN_FWHM_PX, Psf, decimate_separable, di
 if TYPE_CHECKING:
     import torch
 
-_MIN_PSF_PIXELS, _MIN_PSF_TEXTURE = 200, math.log(0.95)
+_MIN_PSF_PIXELS = 200
 _MOST_WINDOWS = 8
 """Over all pairs, as far as each gets one."""
 
@@ -42,7 +42,9 @@ Pair = tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.bool_]]
 """HSI (band, row, col), MSI (msi band, row * ratio, col * ratio; NaN where there is none), valid HSI pixels."""
 
 
-def search_sharpness(pairs: Sequence[Pair], ratio: int, *, tolerance: float = 0.01) -> Sharpness | None:
+def search_sharpness(
+    pairs: Sequence[Pair], ratio: int, *, tolerance: float = 0.01, least_explained: float = 0.05
+) -> Sharpness | None:
     """Return the width and the shift with which the MSI explains the HSI best; None when the pairs cannot tell.
 
     A coarse scan finds the start, a simplex search over width and shift (row, col) the rest.
@@ -55,6 +57,8 @@ def search_sharpness(pairs: Sequence[Pair], ratio: int, *, tolerance: float = 0.
         HSI pixel size over MSI pixel size.
     tolerance
         Wanted precision, HSI pixels.
+    least_explained
+        Share of the HSI's detail that the MSI has to explain for the pairs to tell anything.
     """
     most = max(_MOST_WINDOWS // max(len(pairs), 1), 1)
     samples = [sample for pair in pairs for sample in _psf_samples(*pair, ratio, most)]
@@ -72,7 +76,7 @@ def search_sharpness(pairs: Sequence[Pair], ratio: int, *, tolerance: float = 0.
     simplex = np.array([start, 0.0, 0.0]) + np.vstack([np.zeros(3), np.diag([0.15, 0.15, 0.15])])
     options: Any = {"initial_simplex": simplex, "xatol": tolerance, "fatol": 1e-3 * tolerance, "maxfev": 120}
     best: Any = minimize(misfit, simplex[0], method="Nelder-Mead", options=options)
-    if best.fun > _MIN_PSF_TEXTURE:
+    if best.fun > math.log(1.0 - least_explained):
         return None
     fwhm, *offset = (float(v) for v in np.clip(best.x, [MIN_FWHM_PX, -0.5, -0.5], [MAX_FWHM_PX, 0.5, 0.5]))
     return Sharpness(round(fwhm, 3), (round(offset[0], 4), round(offset[1], 4)))

@@ -272,6 +272,41 @@ def test_psf_is_found_under_noise_and_a_shift(ratio, fwhm):
     assert found.fwhm_px == pytest.approx(fwhm, rel=0.06)
 
 
+@settings(deadline=None, max_examples=25)
+@given(RATIOS, st.floats(-0.5, 0.5), st.floats(-0.5, 0.5))
+def test_interpolation_takes_a_displacement_along(ratio, down, across):
+    """A plane is reproduced exactly by cubic interpolation, wherever the coarse pixels lie."""
+
+    def plane(row, col):
+        return 0.3 + 0.02 * row[:, None] - 0.05 * col[None, :]
+
+    index = np.arange(12.0)
+    coarse = plane(index + down, index + across)
+    fine = (np.arange(12 * ratio) + 0.5) / ratio - 0.5
+    found = upsample(torch.from_numpy(coarse)[None, None], ratio, (down, across))[0, 0].numpy()
+    inner = slice(3 * ratio, -3 * ratio)
+    np.testing.assert_allclose(found[inner, inner], plane(fine, fine)[inner, inner], atol=1e-9)
+
+
+def test_interpolation_refuses_a_displacement_beyond_its_reach():
+    with pytest.raises(UsageError, match=r"0\.6 pixels off"):
+        upsample(torch.zeros(1, 1, 5, 5), 3, (0.6, 0.0))
+
+
+def test_displaced_blur_with_gaps_equals_that_without():
+    x = _texture(2, 60, 60)
+    whole, _ = masked_lowpass_decimate_array(x, np.ones((60, 60), bool), 3, Psf(1.1), offset_px=(0.2, -0.3))
+    holed = x.copy()
+    holed[:, 30:33, 30:33] = np.nan
+    found, seen = masked_lowpass_decimate_array(holed, np.ones((60, 60), bool), 3, Psf(1.1), offset_px=(0.2, -0.3))
+    assert not seen[10, 10]
+    far = np.ones((20, 20), bool)
+    far[7:14, 7:14] = False
+    np.testing.assert_allclose(found[:, far], whole[:, far], rtol=1e-5)
+    plain, _ = masked_lowpass_decimate_array(x, np.ones((60, 60), bool), 3, Psf(1.1))
+    np.testing.assert_allclose(plain, lowpass_decimate_array(x, 3, Psf(1.1)), rtol=1e-6)
+
+
 def test_psf_falls_back_when_the_pair_cannot_tell():
     rng = np.random.default_rng(0)
     unrelated = rng.random((5, 40, 40)).astype(np.float32)

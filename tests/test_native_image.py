@@ -44,7 +44,9 @@ def plain(monkeypatch: pytest.MonkeyPatch):
 def test_interpolation_and_decimation_equal_the_plain_path(isa, plain, ratio):
     torch.manual_seed(0)
     coarse, fine = torch.randn(2, 3, 11, 23), torch.randn(2, 3, 7 * ratio, 9 * ratio)
-    torch.testing.assert_close(upsample(coarse, ratio), plain(upsample, coarse, ratio), rtol=1e-5, atol=1e-6)
+    for offset in ((0.0, 0.0), (0.21, -0.4)):
+        expected = plain(upsample, coarse, ratio, offset)
+        torch.testing.assert_close(upsample(coarse, ratio, offset), expected, rtol=1e-5, atol=1e-6)
     for psf in (Psf(0.7), Psf(1.8)):
         torch.testing.assert_close(
             lowpass_decimate(fine, ratio, psf), plain(lowpass_decimate, fine, ratio, psf), rtol=1e-5, atol=1e-6
@@ -79,6 +81,10 @@ def test_injection_equals_the_plain_path(isa, plain, window, terms):
     rows, cols = window or (slice(0, 9), slice(0, 17))
     size = 3 * (rows.stop - rows.start), 3 * (cols.stop - cols.start)
     news = torch.randn(2, terms, *size) if terms else None
+    shifted = plain(inject, base, coefficients, news, 3, window, None, (0.3, -0.2))
+    torch.testing.assert_close(
+        inject(base, coefficients, news, 3, window, None, (0.3, -0.2)), shifted, rtol=1e-5, atol=1e-5
+    )
     expected = plain(inject, base, coefficients, news, 3, window)
     torch.testing.assert_close(inject(base, coefficients, news, 3, window), expected, rtol=1e-5, atol=1e-5)
     wider = torch.full((2, 6, *size), 7.0)

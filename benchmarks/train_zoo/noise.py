@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from denoiser import Image, clean_images, halved
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 from torch import nn
 from train import find_cubes
 
@@ -24,13 +25,18 @@ Sample = tuple[NDArray[np.float64], NDArray[np.float64]]
 SIZES_PX = (60, 80, 100, 140, 192)
 SNR_DB = (28.0, 58.0)
 HIDDEN, STEPS, RATE, JITTER = 24, 2000, 3e-3, 0.1
+REDUCED_SHARE, SMOOTH_SHARE, SMOOTH_PX = 0.3, 0.12, 5.0
+"""Sharper texture than any of the images has, and none at all."""
 LEAST_WINDOWS = 100
 
 
 def noisy_features(image: Image, rng: np.random.Generator) -> Sample | None:
     """Features of a noisy part of an image, and what the network shall answer, both by band."""
-    if rng.random() < 0.3:
+    kind = rng.random()
+    if kind < REDUCED_SHARE:
         image = halved(image)
+    elif kind < REDUCED_SHARE + SMOOTH_SHARE:
+        image = np.stack([gaussian_filter(band, SMOOTH_PX) for band in image])
     side = [min(int(rng.choice(SIZES_PX)), size) for size in image.shape[1:]]
     row, col = (int(rng.integers(size - part + 1)) for size, part in zip(image.shape[1:], side, strict=True))
     part = image[:, row : row + side[0], col : col + side[1]].astype(np.float64)

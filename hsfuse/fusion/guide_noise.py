@@ -35,6 +35,9 @@ _LARGEST_FEATURE = 4.0
 _ANSWERS = (-2.5, 0.8)
 """Range of the network's answer, log of noise over that quantile; for pure noise it is 0.45."""
 _TINY = 1e-16
+_NOTHING, _MOST_CONSTANT = 1e-7, 0.5
+"""Reflectance that counts as none, and the share of a window's pixels without any detail that is tolerated: images in
+whole numbers have some by chance."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,8 @@ def _measure(msi: NDArray[np.floating], usable: NDArray[np.bool_]) -> NDArray[np
                 gram[:, i, j] = gram[:, j, i] = local(detail[i] * detail[j])
         power = np.einsum("nii->ni", gram)
         # Constant windows (saturated pixels, filled gaps) hold no noise to measure.
-        alive &= (power > 1e-14).all(axis=1)
+        constant = (np.abs(detail) < _NOTHING).any(axis=0).astype(np.float64)
+        alive &= (power > _NOTHING**2).all(axis=1) & (local(constant) < _MOST_CONSTANT)
         loaded = gram + (1e-9 * power.sum(axis=1) / count + 1e-14)[:, None, None] * np.eye(count)
         left.append(1.0 / np.einsum("nii->ni", np.linalg.inv(loaded)))
         own.append(power)

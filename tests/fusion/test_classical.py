@@ -11,10 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hsfuse.degrade import Psf, lowpass_decimate_array, psf_kernel
+from hsfuse.degrade import Psf, decimate_separable, displaced_kernels, lowpass_decimate_array
 from hsfuse.errors import HsfuseError, OverlapError
 from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, create_method
 from hsfuse.fusion.classical.adaptive import _cholesky_solve
+from hsfuse.fusion.classical.calibration import Calibration, calibrate, recalibrated
 from hsfuse.fusion.classical.statistics import Moments, gather, noise_std, signal_subspace
 
 torch.set_num_threads(1)  # threads that wait for each other on a busy machine are slower than one
@@ -75,10 +76,19 @@ class Pair:
 
     def strips(self, height: int = 1000) -> list[LowResolutionStrip]:
         low = lowpass_decimate_array(self.msi, self.ratio, self.psf)
-        return [
-            LowResolutionStrip(self.hsi[:, i : i + height], low[:, i : i + height], self.valid[i : i + height])
-            for i in range(0, self.hsi.shape[1], height)
-        ]
+        rows, found = self.hsi.shape[1], []
+        for i in range(0, rows, height):
+            above, stop = min(i, 2), min(i + height, rows)
+            fine = self.msi[:, (i - above) * self.ratio : min(stop + 2, rows) * self.ratio]
+            at = slice(i, stop)
+            found.append(LowResolutionStrip(self.hsi[:, at], low[:, at], self.valid[at], fine=fine, fine_above=above))
+        return found
+
+    def displace(self, fwhm_px: float, shift_px: tuple[float, float], noise: float = 0.0) -> None:
+        """Let the HSI be blurred and lie otherwise than anybody is told."""
+        kernels = displaced_kernels(Psf(fwhm_px), self.ratio, shift_px)
+        self.hsi = decimate_separable(torch.from_numpy(self.truth)[None], self.ratio, *kernels)[0].numpy()
+        self.hsi += noise * np.random.default_rng(9).normal(size=self.hsi.shape).astype(np.float32)
 
     def fused(self, method: FusionMethod, rows: slice = slice(None), cols: slice = slice(None)) -> np.ndarray:
         r = self.ratio
@@ -245,13 +255,47 @@ def test_adaptive_glp_beats_the_textbook_under_noise():
 
 
 def test_adaptive_glp_withstands_misregistration():
-    from hsfuse.degrade import _decimate
-
     pair = Pair(size=48, bands=40, noise=0.003)
-    kernels = [tuple(psf_kernel(Psf(1.1), 3, offset_px=shift)) for shift in (0.2, -0.2)]
-    pair.hsi = _decimate(torch.from_numpy(pair.truth)[None], 3, *kernels)[0].numpy()
+    pair.displace(1.1, (0.2, -0.2))
     better = rmse(pair.fused(pair.fit("glp")), pair.truth)
     assert better < 0.7 * rmse(pair.fused(pair.fit("glp textbook")), pair.truth)
+    told = create_method("glp", calibrate=False)
+    told.fit(pair.context, pair.strips())
+    assert better < 0.95 * rmse(pair.fused(told), pair.truth)
+
+
+@settings(deadline=None, max_examples=8)
+@given(st.floats(0.8, 1.4), st.floats(-0.35, 0.35), st.floats(-0.35, 0.35), st.sampled_from([3, 4]))
+def test_blur_and_shift_are_found_on_the_pair(fwhm, down, across, ratio):
+    pair = Pair(ratio=ratio, size=40, bands=30, noise=0.002)
+    pair.displace(fwhm, (down, across), noise=0.004)
+    found = calibrate(pair.strips(14), pair.context)
+    assert found is not None
+    assert found.psf.fwhm_px == pytest.approx(fwhm, abs=0.04)
+    assert found.offset_px == pytest.approx((down, across), abs=0.02)
+
+
+def test_what_cannot_be_calibrated_is_taken_as_told():
+    pair = Pair(size=24)
+    strips = [LowResolutionStrip(s.hsi, s.msi, s.valid) for s in pair.strips()]
+    assert calibrate(strips, pair.context) is None
+    rng = np.random.default_rng(0)
+    other = [replace(s, fine=rng.random(s.fine.shape).astype(np.float32)) for s in pair.strips() if s.fine is not None]
+    assert calibrate(other, pair.context) is None
+    method = create_method("glp")
+    method.fit(pair.context, strips)
+    assert method.calibration is None
+
+
+def test_recalibrated_strips_are_what_the_hsi_would_have_seen():
+    pair = Pair(size=30)
+    shift = (0.2, -0.1)
+    kernels = displaced_kernels(Psf(1.2), 3, shift)
+    whole = decimate_separable(torch.from_numpy(pair.msi)[None], 3, *kernels)[0].numpy()
+    for start, strip in zip(range(0, 30, 10), pair.strips(10), strict=True):
+        fixed = recalibrated(strip, Calibration(Psf(1.2), shift), 3)
+        np.testing.assert_allclose(fixed.msi[:, 1:-1], whole[:, start + 1 : start + 9], atol=1e-5)
+        assert fixed.valid.all()
 
 
 @pytest.mark.parametrize("seen_by_msi", [True, False])

@@ -94,7 +94,13 @@ class AdaptiveInjection:
 
     @classmethod
     def learn(
-        cls, statistics: PairStatistics, context: FusionContext, *, max_rank: int, offset_px: Offset = NO_OFFSET
+        cls,
+        statistics: PairStatistics,
+        context: FusionContext,
+        *,
+        max_rank: int,
+        offset_px: Offset = NO_OFFSET,
+        noise_left: float = 1.0,
     ) -> AdaptiveInjection:
         """Derive everything from the joint statistics of the low-resolution pair."""
         import torch
@@ -107,7 +113,8 @@ class AdaptiveInjection:
         power = np.maximum(np.diag(guide), 1e-9 * max(float(np.trace(guide)), 1e-12))
         # Unexplained variance is that of averaged pixels; single pixels have more noise by the averaging's factor.
         averaging = float((psf_kernel(context.psf, context.ratio) ** 2).sum()) ** 2
-        ridge = np.clip(NOISE_SHARE * unexplained / averaging, 0.0, MAX_RIDGE * power) + 1e-7 * power.mean()
+        ridge = noise_left * np.clip(NOISE_SHARE * unexplained / averaging, 0.0, MAX_RIDGE * power)
+        ridge += 1e-7 * power.mean()
         whiten = np.linalg.inv(np.linalg.cholesky(guide + np.diag(ridge)))
         misfit = _misfit(statistics, space, synthesis)
         arrays = {

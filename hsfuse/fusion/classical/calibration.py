@@ -14,10 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from hsfuse.degrade import Offset, Psf, masked_lowpass_decimate_array
+from hsfuse.degrade import MAX_FWHM_PX, MAX_OFFSET_PX, MIN_FWHM_PX, Offset, Psf, masked_lowpass_decimate_array
 from hsfuse.fusion.base import FusionContext, LowResolutionStrip
 
 _TOLERANCE_PX = 0.003
+_LEAST_EXPLAINED = 0.5
+"""Of the detail that the HSI has in the MSI's bands: where less is common to both, other things than blur and shift
+differ, and the best fit means nothing."""
+_EDGE_PX = 0.02
+"""A best fit this close to the search's limits is none."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +60,14 @@ def calibrate(strips: Sequence[LowResolutionStrip], context: FusionContext) -> C
             if covered.any():
                 hsi = np.tensordot(context.srf[covered].astype(np.float32), hsi, axes=1)
         pairs.append((hsi, fine, strip.valid))
-    found = search_sharpness(pairs, context.ratio, tolerance=_TOLERANCE_PX) if pairs else None
-    return None if found is None else Calibration(Psf(found.fwhm_px), found.offset_px)
+    if not pairs:
+        return None
+    found = search_sharpness(pairs, context.ratio, tolerance=_TOLERANCE_PX, least_explained=_LEAST_EXPLAINED)
+    if found is None or max(map(abs, found.offset_px)) > MAX_OFFSET_PX - _EDGE_PX:
+        return None
+    if not MIN_FWHM_PX + _EDGE_PX < found.fwhm_px < MAX_FWHM_PX - _EDGE_PX:
+        return None
+    return Calibration(Psf(found.fwhm_px), found.offset_px)
 
 
 def recalibrated(strip: LowResolutionStrip, calibration: Calibration, ratio: int) -> LowResolutionStrip:

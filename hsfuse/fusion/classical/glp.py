@@ -63,6 +63,9 @@ class Glp(FusionMethod):
         Largest dimension of the signal subspace (adaptive form).
     calibrate
         Find the HSI's blur and residual shift on the scene itself instead of relying on what is told (adaptive form).
+    noise_left
+        Share of the variance of the MSI's noise that is left in what :meth:`fuse` gets: below 1 where it was denoised
+        (adaptive form).
 
     References
     ----------
@@ -70,10 +73,13 @@ class Glp(FusionMethod):
     M. Selva et al., Hyper-sharpening: a first approach on SIM-GA data, IEEE JSTARS 8, 2015.
     """
 
-    def __init__(self, *, adaptive: bool = True, max_rank: int = 32, calibrate: bool = True) -> None:
+    def __init__(
+        self, *, adaptive: bool = True, max_rank: int = 32, calibrate: bool = True, noise_left: float = 1.0
+    ) -> None:
         self._adaptive = adaptive
         self._max_rank = max_rank
         self._calibrate = calibrate and adaptive
+        self._noise_left = noise_left
         self._calibration: Calibration | None = None
         self._textbook_reach = UPSAMPLE_HALO_PX + Psf(MAX_FWHM_PX).reach_px(2)
         self._injection: AdaptiveInjection | _TextbookInjection | None = None
@@ -119,7 +125,9 @@ class Glp(FusionMethod):
             self._textbook_reach = UPSAMPLE_HALO_PX + context.psf.reach_px(context.ratio)
             self._injection = _TextbookInjection(statistics, context)
             return
-        injection = AdaptiveInjection.learn(statistics, context, max_rank=self._max_rank, offset_px=offset)
+        injection = AdaptiveInjection.learn(
+            statistics, context, max_rank=self._max_rank, offset_px=offset, noise_left=self._noise_left
+        )
         _log.debug("glp: signal subspace of %d dimensions, misfit by band %s", injection.rank, injection.misfit)
         self._injection = injection
 

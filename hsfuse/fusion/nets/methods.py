@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -252,7 +253,11 @@ class SsrfnMethod(FusionMethod):
         return noise
 
     def _make_draft(self) -> FusionMethod:
-        return create_method(self._header.draft if self._header and self._header.draft else DEFAULT_DRAFT)
+        name = self._header.draft if self._header and self._header.draft else DEFAULT_DRAFT
+        left = self._denoising.left_after if self._denoising else math.nan
+        if name != DEFAULT_DRAFT or math.isnan(left):
+            return create_method(name)
+        return create_method(name, noise_left=min(max(left, 0.0), 1.0))
 
     def _check_scene(self, context: FusionContext) -> None:
         config, header = self._network.config, self._header
