@@ -7,6 +7,7 @@ pixels: leaving out single points would reward a field for following their commo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,7 @@ _TUKEY = 5.0
 _RAYLEIGH_MEDIAN = 1.1774
 _SMOOTHINGS = tuple(float(s) for s in 10.0 ** np.arange(-4.0, 3.1))
 _LOSS_CAP = 50.0
+_TRIALS_AT_ONCE = 50
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def choose_field(points: Points, spline: Spline, *, start: FloatArray | None = N
         polynomial = Polynomial(degree, spline.height, spline.width)
         if trusted >= 3 * polynomial.size:
             candidates.append((polynomial.name, polynomial, 0.0))
-    losses = [_cross_validate(points, model, smoothing, weight) for _, model, smoothing in candidates]
+    losses = [_cross_validate(points, model, [smoothing], weight)[0] for _, model, smoothing in candidates]
     if trusted >= 12:
         splines = _splines(points, spline, weight)
         candidates += [candidate for candidate, _ in splines]
@@ -100,10 +102,14 @@ def choose_field(points: Points, spline: Spline, *, start: FloatArray | None = N
 def _splines(points: Points, spline: Spline, weight: FloatArray) -> list[tuple[tuple[str, Model, float], FloatArray]]:
     """Splines and their cross-validated losses, stiff ones first: every decade, and halfway around the best."""
     unit, model = spline.unit_smoothing(points), PolynomialSpline(spline)
-    judged = {s: _cross_validate(points, model, unit * s, weight) for s in _SMOOTHINGS}
+
+    def judge(smoothings: Sequence[float]) -> dict[float, FloatArray]:
+        losses = _cross_validate(points, model, [unit * s for s in smoothings], weight)
+        return dict(zip(smoothings, losses, strict=True))
+
+    judged = judge(_SMOOTHINGS)
     best = min(judged, key=lambda s: float(np.nansum(judged[s])))
-    for s in (best * 10.0**0.5, best * 10.0**-0.5):
-        judged[s] = _cross_validate(points, model, unit * s, weight)
+    judged |= judge((best * 10.0**0.5, best * 10.0**-0.5))
     return [((f"spline {s:.3g}", model, unit * s), judged[s]) for s in sorted(judged, reverse=True)]
 
 
@@ -165,25 +171,26 @@ def _cells(points: Points) -> NDArray[np.int64]:
     return np.floor(points.position / points.spacing).astype(np.int64)
 
 
-def _cross_validate(points: Points, model: Model, smoothing: float, weight: FloatArray) -> FloatArray:
+def _cross_validate(points: Points, model: Model, smoothings: Sequence[float], weight: FloatArray) -> list[FloatArray]:
     """Weighted squared residual of left-out points, in units of their variance (NaN where a point was not judged).
 
     In each fold, every fifth cell along both axes is judged by a fit that saw neither it nor its eight neighbours:
     windows that overlap share their noise, and a fit that follows it must not be rewarded.
     """
     cells = _cells(points)
-    loss = np.full(points.size, np.nan)
+    losses = [np.full(points.size, np.nan) for _ in smoothings]
     for origin in _ORIGINS:
         distance = (cells - origin) % _PERIOD
         judged = (distance == 0).all(axis=1) & (weight > 0)
         hidden = np.isin(distance, (0, 1, _PERIOD - 1)).all(axis=1)
         if not judged.any() or hidden.all():
             continue
-        fitted = model.fit(points, np.where(hidden, 0.0, weight), smoothing)
-        residual = points.value[judged] - fitted.at(points.position[judged])
-        square = (residual**2).sum(axis=1) / points.sigma[judged] ** 2
-        loss[judged] = np.minimum(square, _LOSS_CAP) * weight[judged]
-    return loss
+        fits = model.fits(points, np.where(hidden, 0.0, weight), smoothings)
+        for loss, fitted in zip(losses, fits, strict=True):
+            residual = points.value[judged] - fitted.at(points.position[judged])
+            square = (residual**2).sum(axis=1) / points.sigma[judged] ** 2
+            loss[judged] = np.minimum(square, _LOSS_CAP) * weight[judged]
+    return losses
 
 
 def initial_weights(points: Points, height: int, width: int, *, trials: int = 400) -> FloatArray:
@@ -196,7 +203,7 @@ def initial_weights(points: Points, height: int, width: int, *, trials: int = 40
     rng = np.random.default_rng(0)
     affine = Polynomial(1, height, width).design(points.position)
     tolerance = 4.0 * np.maximum(3.0 * points.sigma, 1.0)
-    best, best_count = np.ones(points.size, dtype=bool), -1.0
+    planes = []
     for trial in range(trials):
         chosen = rng.choice(points.size, size=min(3, points.size), replace=False)
         plane: FloatArray = np.zeros((3, 2))
@@ -206,10 +213,18 @@ def initial_weights(points: Points, height: int, width: int, *, trials: int = 40
                 plane = np.asarray(np.linalg.solve(affine[chosen], points.value[chosen]), dtype=np.float64)
             except np.linalg.LinAlgError:
                 continue
-        residual = np.linalg.norm(points.value - affine @ plane, axis=1) / tolerance
-        count = float(np.maximum(0.0, 1.0 - residual**2).sum())
-        if count > best_count:
-            best, best_count = residual < 1.0, count
+        planes.append(plane)
+    best, best_count = np.ones(points.size, dtype=bool), -1.0
+    scaled, value = affine / tolerance[:, None], points.value / tolerance[:, None]
+    for first in range(0, len(planes), _TRIALS_AT_ONCE):
+        # Columns: row and column of the first plane, of the second, ...; then shape (point, trial, coordinate).
+        some = scaled @ np.concatenate(planes[first : first + _TRIALS_AT_ONCE], axis=1)
+        residual = some.reshape(points.size, -1, 2) - value[:, None, :]
+        square = np.einsum("ptc,ptc->pt", residual, residual)
+        counts = np.maximum(0.0, 1.0 - square).sum(axis=0)
+        top = int(np.argmax(counts))
+        if counts[top] > best_count:
+            best, best_count = square[:, top] < 1.0, float(counts[top])
     return _agreeing(points, best).astype(np.float64)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import comb
@@ -104,6 +105,10 @@ class Model(Protocol):
         """Fit by weighted least squares."""
         ...
 
+    def fits(self, points: Points, weight: FloatArray, smoothings: Sequence[float]) -> Iterator[Fitted]:
+        """Fit with several strengths of smoothing; what they share is computed once."""
+        ...
+
 
 def on_pixels(fitted: Fitted, height: int, width: int) -> NDArray[np.float32]:
     """Displacement of all pixels of an image, shape (2, row, col).
@@ -152,6 +157,11 @@ class Polynomial:
         normal += 1e-9 * np.trace(normal) / len(normal) * np.eye(len(normal)) + 1e-12 * np.eye(len(normal))
         covariance: FloatArray = np.asarray(np.linalg.inv(normal), dtype=np.float64)
         return FittedPolynomial(self, covariance @ (design.T @ (points.value * full[:, None])), covariance)
+
+    def fits(self, points: Points, weight: FloatArray, smoothings: Sequence[float]) -> Iterator[FittedPolynomial]:
+        """Fit, once for each strength of smoothing (all alike)."""
+        fitted = self.fit(points, weight)
+        yield from (fitted for _ in smoothings)
 
 
 @dataclass(frozen=True)
@@ -283,6 +293,14 @@ class Spline:
 
     def design(self, position: FloatArray) -> sparse.csr_array:
         """B-spline values at positions inside the image, shape (point, knot)."""
+        index, values = self.taps(position)
+        pointer = np.arange(len(index) + 1) * index.shape[1]
+        return sparse.csr_array(
+            (values.ravel(), index.ravel(), pointer), shape=(len(index), self.shape[0] * self.shape[1])
+        )
+
+    def taps(self, position: FloatArray) -> tuple[NDArray[np.int64], FloatArray]:
+        """Ascending numbers of the 16 knots around each position, and the values of their B-splines there."""
         rows, cols = self.shape
         u = np.clip(position[:, 0] / self.spacing[0] + 1.0, 1.0, rows - 2.0 - 1e-9)
         v = np.clip(position[:, 1] / self.spacing[1] + 1.0, 1.0, cols - 2.0 - 1e-9)
@@ -291,8 +309,7 @@ class Spline:
         offsets = np.arange(4) - 1
         index = (i[:, None, None] + offsets[:, None]) * cols + j[:, None, None] + offsets[None, :]
         values = wi.T[:, :, None] * wj.T[:, None, :]
-        pointer = np.arange(len(u) + 1) * 16
-        return sparse.csr_array((values.ravel(), index.ravel(), pointer), shape=(len(u), rows * cols))
+        return index.reshape(-1, 16), values.reshape(-1, 16)
 
     def unit_smoothing(self, points: Points) -> float:
         """Weight of the penalty at which it equals the data, averaged over the knots."""
@@ -328,6 +345,16 @@ class Spline:
         return self._cache["penalty"]
 
 
+def _dense(banded: FloatArray) -> FloatArray:
+    """Symmetric matrix from the upper part in LAPACK's banded storage."""
+    bandwidth, size = banded.shape[0] - 1, banded.shape[1]
+    out = np.zeros((size, size))
+    for k in range(min(bandwidth, size - 1) + 1):
+        at = np.arange(size - k)
+        out[at, at + k] = out[at + k, at] = banded[bandwidth - k, k:]
+    return out
+
+
 def _roughness(size: int, order: int) -> sparse.csr_array:
     if order == 0:
         return sparse.eye_array(size).tocsr()
@@ -345,31 +372,80 @@ class PolynomialSpline:
     """An affine field plus a spline under a penalty on roughness."""
 
     spline: Spline
+    _last: list[_SplineTerms] = field(default_factory=list, compare=False, repr=False)
 
     def fit(self, points: Points, weight: FloatArray, smoothing: float) -> FittedSpline:
+        """Fit both parts together (see :meth:`fits`)."""
+        return next(self.fits(points, weight, (smoothing,)))
+
+    def fits(self, points: Points, weight: FloatArray, smoothings: Sequence[float]) -> Iterator[FittedSpline]:
         """Fit both parts together.
 
         The spline's penalty acts as the prior of a smooth random field. The affine part is what generalised least
         squares finds under it: a slope that a bend explains as well is not carried on to where there are no points.
         """
-        plane = Polynomial(1, self.spline.height, self.spline.width)
-        affine, full = plane.design(points.position), points.information(weight)
-        design = self.spline.design(points.position)
-        weighted = sparse.csr_array(sparse.diags_array(full) @ design)
-        normal = sparse.csr_array(design.T @ weighted)
-        system = self.spline.banded(normal) + max(smoothing, 1e-12) * self.spline.penalty()
-        factor = linalg.cholesky_banded(system, check_finite=False)
-        mixed = weighted.T @ affine
-        solved = linalg.cho_solve_banded(
-            (factor, False), np.hstack([mixed, weighted.T @ points.value]), check_finite=False
-        )
+        if not self._last or self._last[0].points is not points:
+            self._last[:] = [_SplineTerms.of(points, self.spline)]
+        terms, full = self._last[0], points.information(weight)
+        affine, weighted_value = terms.affine, points.value * full[:, None]
+        normal = terms.normal(full)
+        mixed = terms.transposed @ (affine * full[:, None])
+        right = np.hstack([mixed, terms.transposed @ weighted_value])
         prior = [1e-9, *((_USUAL_SLOPE * size / 2.0) ** -2.0 for size in (self.spline.height, self.spline.width))]
-        moment = affine.T @ (affine * full[:, None]) - mixed.T @ solved[:, :3] + np.diag(prior)
-        right = affine.T @ (points.value * full[:, None]) - mixed.T @ solved[:, 3:]
-        covariance = np.linalg.inv(moment)
-        slopes = covariance @ right
-        coefficients = solved[:, 3:] - solved[:, :3] @ slopes
-        return FittedSpline(self.spline, FittedPolynomial(plane, slopes, covariance), coefficients, factor, normal)
+        own = affine.T @ (affine * full[:, None]) + np.diag(prior)
+        for smoothing in smoothings:
+            system = normal + max(smoothing, 1e-12) * self.spline.penalty()
+            factor = linalg.cholesky_banded(system, overwrite_ab=True, check_finite=False)
+            solved = linalg.cho_solve_banded((factor, False), right, check_finite=False)
+            covariance = np.linalg.inv(own - mixed.T @ solved[:, :3])
+            slopes = covariance @ (affine.T @ weighted_value - mixed.T @ solved[:, 3:])
+            coefficients = solved[:, 3:] - solved[:, :3] @ slopes
+            plane = FittedPolynomial(terms.plane, slopes, covariance)
+            yield FittedSpline(self.spline, plane, coefficients, factor, normal)
+
+
+@dataclass(frozen=True)
+class _SplineTerms:
+    """What all fits to the same points share: only their weights differ.
+
+    Attributes
+    ----------
+    points, spline, plane
+        What is fitted to what.
+    affine
+        Values of the affine part, shape (point, 3).
+    transposed
+        Values of the B-splines, shape (knot, point).
+    place, product
+        Where the products of each point's B-splines go in the banded normal matrix, and the products.
+    """
+
+    points: Points
+    spline: Spline
+    plane: Polynomial
+    affine: FloatArray
+    transposed: sparse.csr_array
+    place: NDArray[np.int64]
+    product: FloatArray
+
+    @classmethod
+    def of(cls, points: Points, spline: Spline) -> _SplineTerms:
+        """Collect the terms."""
+        plane = Polynomial(1, spline.height, spline.width)
+        index, values = spline.taps(points.position)
+        first, second = np.triu_indices(index.shape[1])
+        row, col = index[:, first], index[:, second]
+        place = (spline.bandwidth + row - col) * (spline.shape[0] * spline.shape[1]) + col
+        return cls(
+            points, spline, plane, plane.design(points.position), spline.design(points.position).T.tocsr(),
+            place.ravel(), values[:, first] * values[:, second],
+        )  # fmt: skip
+
+    def normal(self, full: FloatArray) -> FloatArray:
+        """Normal matrix for weighted points, in LAPACK's banded storage."""
+        shape = (self.spline.bandwidth + 1, self.spline.shape[0] * self.spline.shape[1])
+        sums = np.bincount(self.place, (self.product * full[:, None]).ravel(), minlength=shape[0] * shape[1])
+        return np.asarray(sums, dtype=np.float64).reshape(shape)
 
 
 @dataclass(frozen=True)
@@ -380,7 +456,7 @@ class FittedSpline:
     affine: FittedPolynomial
     coefficients: FloatArray
     factor: FloatArray
-    normal: sparse.csr_array
+    normal: FloatArray
 
     @property
     def name(self) -> str:
@@ -399,8 +475,9 @@ class FittedSpline:
         tall = self.factor[bandwidth][:, None] * c
         for k in range(1, min(bandwidth, len(c) - 1) + 1):
             tall[:-k] += self.factor[bandwidth - k, k:][:, None] * c[k:]
-        value = float((tall**2).sum() - (c * (self.normal @ c)).sum()) / 2.0
-        solved = linalg.cho_solve_banded((self.factor, False), self.normal.toarray(), check_finite=False)
+        normal = _dense(self.normal)
+        value = float((tall**2).sum() - (c * (normal @ c)).sum()) / 2.0
+        solved = linalg.cho_solve_banded((self.factor, False), normal, check_finite=False)
         return max(value, 0.0) / max(float(np.trace(solved)), 1e-9)
 
     def at(self, position: FloatArray) -> FloatArray:

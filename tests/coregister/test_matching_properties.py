@@ -23,9 +23,9 @@ from hsfuse.coregister import CoregistrationResult, DisplacementField, coregiste
 from hsfuse.coregister.accuracy import field_accuracy
 from hsfuse.coregister.correlate import joint_ncc, peak_of, window_peaks
 from hsfuse.coregister.fit import choose_field, fit_shift, robust_weights
-from hsfuse.coregister.images import Smoother, bspline_sample
 from hsfuse.coregister.models import Points, Polynomial, PolynomialSpline, Spline, on_pixels
 from hsfuse.coregister.refine import Refiner
+from hsfuse.coregister.sampling import Smoother, bspline_sample
 from hsfuse.coregister.warp import Resampler
 from hsfuse.coregister.windows import Windows
 from hsfuse.degrade import Psf
