@@ -48,7 +48,7 @@ the call returns.
 PHYSICAL_RANGE = (-0.05, 1.5)
 """Reflectance outside this range is an artefact; ``clip`` cuts it off."""
 _COUNT_ROWS = 32
-_TIDY_ABOVE = 0.88
+_TIDY_ABOVE = 0.82
 """Of the planned memory; a tile more must fit below it."""
 
 
@@ -211,7 +211,8 @@ def fuse_scene_tiles(
         _Handover(sink, (len(scene.bands), plan.width * scene.ratio), encoder, single=plan.overlap > 0) as handover,
         (progress or SilentProgress()).stage("fuse", total=plan.shape[0] - start) as stage,
     ):
-        job = _Job(scene, method, plan, device, pool, workers, statistics, handover, limits, memory if tidy else None)
+        job = _Job(scene, method, plan, device, pool, workers, statistics, handover, limits,
+                   int(_TIDY_ABOVE * memory) if tidy and memory else 0)  # fmt: skip
         finish_row = _blended_rows(job, start) if plan.overlap else job.exact_row
         for tile_row, strip in read_ahead(scene, plan, start):
             masks.extend(strip)
@@ -223,7 +224,7 @@ def fuse_scene_tiles(
                 _count(masked.valid, masked.cloud, statistics)
                 statistics.computed_pixels += int(masked.valid.sum())
             if tidy:
-                release_freed_memory()
+                release_freed_memory(above=job.tidy_above)
             stage.advance()
     return statistics
 
@@ -295,7 +296,7 @@ class _Job:
     statistics: FusionStatistics
     handover: _Handover
     limits: tuple[float, float] | None
-    memory: int | None = None
+    tidy_above: int = 0
 
     def results(self, tile_row: int, strip: SceneStrip, use: Callable[[Tile, FloatCube], int]) -> None:
         """Fuse a row of tiles; ``use`` takes each one's result where it was made.
@@ -389,8 +390,8 @@ class _Job:
                 raise RuntimeError("a single tile on the CPU cannot be split further")
             done = use(tile, results[0])
             del results
-            if self.memory is not None:
-                release_freed_memory(above=int(_TIDY_ABOVE * self.memory))
+            if self.tidy_above:
+                release_freed_memory(above=self.tidy_above)
             return done
 
         # Waiting for all before an error leaves: the workers write into shared memory.
