@@ -1,7 +1,7 @@
 """A smooth field through tie points: robust, no more flexible than the points prove, tame where there are none.
 
-Candidates are a shift, an affine field, polynomials of degree two and three and an affine field plus a cubic spline
-under a penalty on roughness. Cross-validation over blocks of neighbouring points decides, because neighbours share
+Candidates are a shift, an affine field, polynomials of degree two and three, an affine field plus a cubic spline
+under a penalty on roughness, and the same with functions along and across a track (see trend.py). Cross-validation over blocks of neighbouring points decides, because neighbours share
 pixels: leaving out single points would reward a field for following their common noise.
 """
 
@@ -25,6 +25,7 @@ from hsfuse.coregister.models import (
     PolynomialSpline,
     Spline,
 )
+from hsfuse.coregister.trend import Track
 
 _PERIOD = 5
 _ORIGINS = ((0, 0), (1, 2), (2, 4), (3, 1), (4, 3))
@@ -33,6 +34,10 @@ _RAYLEIGH_MEDIAN = 1.1774
 _SMOOTHINGS = tuple(float(s) for s in 10.0 ** np.arange(-4.0, 3.1))
 _LOSS_CAP = 50.0
 _TRIALS_AT_ONCE = 50
+_USED_WEIGHT = 0.2
+_TRACK_SMOOTHING, _STIFFER = 3.0, (1.0, 30.0, 1000.0)
+"""Smoothing of functions of the track and of the bends beside them, relative to that of a spline alone."""
+_ANGLE_STEP_DEG, _ANGLE_FINEST_DEG, _ANGLE_POINTS = 7.5, 1.5, 600
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ def choose_field(points: Points, spline: Spline, *, start: FloatArray | None = N
     flexible = follow(points, spline, start=start)
     weight = flexible.weight
     candidates: list[tuple[str, Model, float]] = []
-    trusted = int((weight > 0.2).sum())
+    trusted = int((weight > _USED_WEIGHT).sum())
     for degree in range(4):
         polynomial = Polynomial(degree, spline.height, spline.width)
         if trusted >= 3 * polynomial.size:
@@ -92,6 +97,12 @@ def choose_field(points: Points, spline: Spline, *, start: FloatArray | None = N
         if lead.sum() <= lead.std() * np.sqrt(lead.size):
             best = index
             break
+    if isinstance(candidates[best][1], PolynomialSpline):
+        # Bends along and across the camera's track need fewer numbers, and are known where nothing is seen.
+        for candidate, loss in _tracks(points, spline, weight, candidates[best][2]):
+            candidates.append(candidate)
+            totals.append(float(loss[judged].sum()))
+            best = len(totals) - 1 if totals[-1] < totals[best] else best
     _, model, smoothing = candidates[best]
     fitted, weight = _settle(points, model, smoothing, weight)
     count = max(float(weight[judged].sum()), 1.0)
@@ -113,13 +124,52 @@ def _splines(points: Points, spline: Spline, weight: FloatArray) -> list[tuple[t
     return [((f"spline {s:.3g}", model, unit * s), judged[s]) for s in sorted(judged, reverse=True)]
 
 
+def _tracks(
+    points: Points, spline: Spline, weight: FloatArray, smoothing: float
+) -> list[tuple[tuple[str, Model, float], FloatArray]]:
+    """Fields along and across a track plus a spline of several strengths, and their cross-validated losses."""
+    angle = _track_angle(points, spline, weight, _TRACK_SMOOTHING * smoothing)
+    track = Track(spline.height, spline.width, spline.spacing[0], angle, _TRACK_SMOOTHING * smoothing)
+    model = PolynomialSpline(spline, track)
+    strengths = [smoothing * factor for factor in _STIFFER]
+    losses = _cross_validate(points, model, strengths, weight)
+    name = f"track {np.degrees(angle):.1f} deg"
+    return [
+        ((f"{name} + {factor:g}", model, strength), loss)
+        for factor, strength, loss in zip(_STIFFER, strengths, losses, strict=True)
+    ]
+
+
+def _track_angle(points: Points, spline: Spline, weight: FloatArray, smoothing: float) -> float:
+    """Direction whose functions alone fit the points best; 0 and 90 degrees are the same pair of directions."""
+    some = np.flatnonzero(weight > _USED_WEIGHT)
+    some = some[:: max(1, some.size // _ANGLE_POINTS)]
+    position, value = points.position[some], points.value[some]
+    full = points.information(weight)[some][:, None]
+
+    def misfit(angle: float) -> float:
+        track = Track(spline.height, spline.width, spline.spacing[0], angle, smoothing)
+        design = track.design(position)
+        right = design.T @ (value * full)
+        solved = np.linalg.solve(design.T @ (design * full) + track.precision(), right)
+        return -float((right * solved).sum())
+
+    tried = {float(angle): misfit(angle) for angle in np.radians(np.arange(0.0, 90.0, _ANGLE_STEP_DEG))}
+    step = np.radians(_ANGLE_STEP_DEG) / 2.0
+    while step > np.radians(_ANGLE_FINEST_DEG):
+        best = min(tried, key=lambda angle: tried[angle])
+        tried |= {angle: misfit(angle) for angle in (best - step, best + step)}
+        step /= 2.0
+    return min(tried, key=lambda angle: tried[angle])
+
+
 def follow(
     points: Points, spline: Spline, *, start: FloatArray | None = None, smoothing: float = 0.01, slack_px: float = 0.0
 ) -> Choice:
     """Fit a spline of fixed smoothness: for passes between which only the prediction matters."""
     weight = initial_weights(points, spline.height, spline.width) if start is None else start
     model: Model = PolynomialSpline(spline)
-    if (weight > 0.2).sum() < 12:
+    if (weight > _USED_WEIGHT).sum() < 12:
         model = Polynomial(0, spline.height, spline.width)
     fitted, weight = _settle(points, model, smoothing * spline.unit_smoothing(points), weight, slack_px)
     return Choice(fitted, weight, float("nan"), {})
@@ -160,7 +210,7 @@ def _settle(
 def robust_weights(residual: FloatArray, sigma: FloatArray, previous: FloatArray) -> FloatArray:
     """Tukey's biweight of the residuals relative to their standard error and to what is usual in the scene."""
     ratio = np.hypot(residual[:, 0], residual[:, 1]) / sigma
-    good = previous > 0.2
+    good = previous > _USED_WEIGHT
     usual = float(np.median(ratio[good])) / _RAYLEIGH_MEDIAN if good.any() else 1.0
     t = ratio / (_TUKEY * max(1.0, usual))
     return np.asarray(np.where(t < 1, (1 - t**2) ** 2, 0.0))

@@ -13,14 +13,11 @@ from numpy.typing import NDArray
 from scipy import linalg, sparse
 
 from hsfuse.coregister.field import DisplacementField, Lattice, cubic_bspline
+from hsfuse.coregister.trend import MU, Trend, difference, interpolating, usual_plane
 from hsfuse.grid import Grid
 
 FloatArray = NDArray[np.float64]
 
-_MU = 3e-2
-"""Pull of the spline towards zero, relative to the penalty on roughness: it dies out over some three knots."""
-_USUAL_SLOPE = 1e-3
-"""Usual size of an affine field's slopes (rotation by 0.06 degrees), known before any point is seen."""
 _USUAL_DISTORTION_PX = 0.5
 """Usual size of what one shift neglects over half the image: slopes, waves, terrain."""
 _OPEN_SHARE = 0.4
@@ -149,6 +146,10 @@ class Polynomial:
         v = 2 * position[:, 1] / self.width - 1
         powers = [(i, total - i) for total in range(self.degree + 1) for i in range(total, -1, -1)]
         return np.stack([u**i * v**j for i, j in powers], axis=1)
+
+    def precision(self) -> FloatArray:
+        """What is known of the coefficients of an affine field before any point is seen."""
+        return usual_plane(self.height, self.width)
 
     def fit(self, points: Points, weight: FloatArray, smoothing: float = 0.0) -> FittedPolynomial:  # noqa: ARG002
         """Fit by weighted least squares (polynomials are not smoothed)."""
@@ -337,7 +338,7 @@ class Spline:
         """
         if "penalty" not in self._cache:
             rows, cols = self.shape
-            total = _MU * sparse.eye_array(rows * cols)
+            total = MU * sparse.eye_array(rows * cols)
             for along_rows in range(4):
                 parts = (_roughness(rows, along_rows), _roughness(cols, 3 - along_rows))
                 total = total + comb(3, along_rows) * sparse.kron(*parts)
@@ -358,20 +359,16 @@ def _dense(banded: FloatArray) -> FloatArray:
 def _roughness(size: int, order: int) -> sparse.csr_array:
     if order == 0:
         return sparse.eye_array(size).tocsr()
-    difference = _difference(size, order)
-    return (difference.T @ difference).tocsr()
-
-
-def _difference(size: int, order: int) -> sparse.csr_array:
-    steps = {1: (-1.0, 1.0), 2: (1.0, -2.0, 1.0), 3: (-1.0, 3.0, -3.0, 1.0)}[order]
-    return sparse.diags_array(list(steps), offsets=list(range(order + 1)), shape=(size - order, size)).tocsr()
+    steps = difference(size, order)
+    return (steps.T @ steps).tocsr()
 
 
 @dataclass(frozen=True)
 class PolynomialSpline:
-    """An affine field plus a spline under a penalty on roughness."""
+    """An affine field, or another trend, plus a spline under a penalty on roughness."""
 
     spline: Spline
+    trend: Trend | None = None
     _last: list[_SplineTerms] = field(default_factory=list, compare=False, repr=False)
 
     def fit(self, points: Points, weight: FloatArray, smoothing: float) -> FittedSpline:
@@ -385,23 +382,23 @@ class PolynomialSpline:
         squares finds under it: a slope that a bend explains as well is not carried on to where there are no points.
         """
         if not self._last or self._last[0].points is not points:
-            self._last[:] = [_SplineTerms.of(points, self.spline)]
+            plane = Polynomial(1, self.spline.height, self.spline.width)
+            self._last[:] = [_SplineTerms.of(points, self.spline, self.trend or plane)]
         terms, full = self._last[0], points.information(weight)
         affine, weighted_value = terms.affine, points.value * full[:, None]
         normal = terms.normal(full)
         mixed = terms.transposed @ (affine * full[:, None])
         right = np.hstack([mixed, terms.transposed @ weighted_value])
-        prior = [1e-9, *((_USUAL_SLOPE * size / 2.0) ** -2.0 for size in (self.spline.height, self.spline.width))]
-        own = affine.T @ (affine * full[:, None]) + np.diag(prior)
+        own = affine.T @ (affine * full[:, None]) + terms.trend.precision()
+        size = affine.shape[1]
         for smoothing in smoothings:
             system = normal + max(smoothing, 1e-12) * self.spline.penalty()
             factor = linalg.cholesky_banded(system, overwrite_ab=True, check_finite=False)
             solved = linalg.cho_solve_banded((factor, False), right, check_finite=False)
-            covariance = np.linalg.inv(own - mixed.T @ solved[:, :3])
-            slopes = covariance @ (affine.T @ weighted_value - mixed.T @ solved[:, 3:])
-            coefficients = solved[:, 3:] - solved[:, :3] @ slopes
-            plane = FittedPolynomial(terms.plane, slopes, covariance)
-            yield FittedSpline(self.spline, plane, coefficients, factor, normal)
+            covariance = np.linalg.inv(own - mixed.T @ solved[:, :size])
+            slopes = covariance @ (affine.T @ weighted_value - mixed.T @ solved[:, size:])
+            coefficients = solved[:, size:] - solved[:, :size] @ slopes
+            yield FittedSpline(self.spline, FittedTrend(terms.trend, slopes, covariance), coefficients, factor, normal)
 
 
 @dataclass(frozen=True)
@@ -410,10 +407,10 @@ class _SplineTerms:
 
     Attributes
     ----------
-    points, spline, plane
+    points, spline, trend
         What is fitted to what.
     affine
-        Values of the affine part, shape (point, 3).
+        Values of the trend, shape (point, function).
     transposed
         Values of the B-splines, shape (knot, point).
     place, product
@@ -422,22 +419,21 @@ class _SplineTerms:
 
     points: Points
     spline: Spline
-    plane: Polynomial
+    trend: Trend
     affine: FloatArray
     transposed: sparse.csr_array
     place: NDArray[np.int64]
     product: FloatArray
 
     @classmethod
-    def of(cls, points: Points, spline: Spline) -> _SplineTerms:
+    def of(cls, points: Points, spline: Spline, trend: Trend) -> _SplineTerms:
         """Collect the terms."""
-        plane = Polynomial(1, spline.height, spline.width)
         index, values = spline.taps(points.position)
         first, second = np.triu_indices(index.shape[1])
         row, col = index[:, first], index[:, second]
         place = (spline.bandwidth + row - col) * (spline.shape[0] * spline.shape[1]) + col
         return cls(
-            points, spline, plane, plane.design(points.position), spline.design(points.position).T.tocsr(),
+            points, spline, trend, trend.design(points.position), spline.design(points.position).T.tocsr(),
             place.ravel(), values[:, first] * values[:, second],
         )  # fmt: skip
 
@@ -449,11 +445,24 @@ class _SplineTerms:
 
 
 @dataclass(frozen=True)
+class FittedTrend:
+    """Trend with its coefficients (function, 2) and their covariance (of one coordinate)."""
+
+    model: Trend
+    coefficients: FloatArray
+    covariance: FloatArray
+
+    def at(self, position: FloatArray) -> FloatArray:
+        """Displacement at positions."""
+        return np.asarray(self.model.design(position) @ self.coefficients)
+
+
+@dataclass(frozen=True)
 class FittedSpline:
-    """Affine field plus spline."""
+    """Affine field, or another trend, plus spline."""
 
     spline: Spline
-    affine: FittedPolynomial
+    affine: FittedTrend
     coefficients: FloatArray
     factor: FloatArray
     normal: FloatArray
@@ -501,7 +510,21 @@ class FittedSpline:
 
     def to_field(self, grid: Grid) -> DisplacementField:
         """The field in map units."""
-        return _to_map(grid, self.affine.coefficients, self.spline, self.coefficients, self.name)
+        coefficients = self.coefficients
+        if len(self.affine.coefficients) > 3:
+            coefficients = coefficients + self._trend_as_spline()
+        return _to_map(grid, self.affine.coefficients[:3], self.spline, coefficients, self.name)
+
+    def _trend_as_spline(self) -> FloatArray:
+        """What of the trend is not affine, as coefficients of the spline."""
+        beyond = 3
+        rows, cols = (n + 2 * beyond for n in self.spline.shape)
+        rest = self.affine.coefficients.copy()
+        rest[:3] = 0.0
+        values = (self.affine.model.design(self.spline.knot_positions(extra=beyond)) @ rest).reshape(rows, cols, 2)
+        tall = interpolating(values)
+        both = interpolating(tall.transpose(1, 0, 2)).transpose(1, 0, 2)
+        return both[beyond:-beyond, beyond:-beyond].reshape(-1, 2)
 
 
 def _to_map(
