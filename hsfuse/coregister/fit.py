@@ -1,8 +1,9 @@
 """A smooth field through tie points: robust, no more flexible than the points prove, tame where there are none.
 
 Candidates are a shift, an affine field, polynomials of degree two and three, an affine field plus a cubic spline
-under a penalty on roughness, and the same with functions along and across a track (see trend.py). Cross-validation over blocks of neighbouring points decides, because neighbours share
-pixels: leaving out single points would reward a field for following their common noise.
+under a penalty on roughness, and the same with functions along and across a track (see trend.py). Cross-validation
+over blocks of neighbouring points decides, because neighbours share pixels: leaving out single points would reward a
+field for following their common noise.
 """
 
 from __future__ import annotations
