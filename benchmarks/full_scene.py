@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -137,10 +138,14 @@ def main() -> None:
     found = check(output, truth)
     print(f"{datetime.now(UTC):%Y-%m-%d}, {platform.processor() or platform.machine()}, {platform.platform()}")
     print(f"method {arguments.method}: {grid['height']} x {grid['width']} pixels, {summary['bands']['count']} bands\n")
-    print("| stage | seconds |\n|---|---|")
+    print("| stage | seconds | of a core, all threads |\n|---|---|---|")
     for stage, seconds in summary["seconds"].items():
-        print(f"| {stage} | {seconds:.1f} |")
-    print(f"| **total** | **{summary['total_seconds']:.1f}** |\n")
+        print(f"| {stage} | {seconds:.1f} | {summary['cpu_seconds'][stage]:.1f} |")
+    print(f"| **total** | **{summary['total_seconds']:.1f}** | |\n")
+    counted = summary["statistics"]
+    valid = counted["valid_pixels"] / 1e6
+    print(f"{valid:.2f} Mpx valid, {counted['read_pixels'] / 1e6:.2f} Mpx given to the method, context included")
+    print(f"{summary['total_seconds'] / valid:.2f} s per valid Mpx; load {os.getloadavg()[0]:.1f} at the end")
     peak, planned = summary["peak_memory_bytes"] / 1e9, summary["plan"]["peak_memory_bytes"] / 1e9
     print(f"peak memory {peak:.2f} GB (planned {planned:.2f})")
     plan = summary["plan"]

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hsfuse._early import import_torch_beside
 from hsfuse.cli.options import with_config
 from hsfuse.cli.session import AsJson, LogFile, LogFormat, NoProgress, Quiet, Session, Verbose
 from hsfuse.config import CoregisterConfig
@@ -37,6 +38,7 @@ def add_to(app: typer.Typer) -> None:
         log_file: LogFile = None,
     ) -> None:
         """Align TARGET to REFERENCE with one resampling, and say how well."""
+        import_torch_beside()
         session = Session(verbose, quiet, as_json, no_progress, log_format, log_file)
         with session.errors():
             resolved = CoregisterConfig.resolve(config, **settings)

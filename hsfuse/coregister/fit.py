@@ -1,12 +1,14 @@
 """A smooth field through tie points: robust, no more flexible than the points prove, tame where there are none.
 
-Candidates are a shift, an affine field, polynomials of degree two and three and an affine field plus a cubic spline
-under a penalty on roughness. Cross-validation over blocks of neighbouring points decides, because neighbours share
-pixels: leaving out single points would reward a field for following their common noise.
+Candidates are a shift, an affine field, polynomials of degree two and three, an affine field plus a cubic spline
+under a penalty on roughness, and the same with functions along and across a track (see trend.py). Cross-validation
+over blocks of neighbouring points decides, because neighbours share pixels: leaving out single points would reward a
+field for following their common noise.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +26,7 @@ from hsfuse.coregister.models import (
     PolynomialSpline,
     Spline,
 )
+from hsfuse.coregister.trend import Track
 
 _PERIOD = 5
 _ORIGINS = ((0, 0), (1, 2), (2, 4), (3, 1), (4, 3))
@@ -31,6 +34,11 @@ _TUKEY = 5.0
 _RAYLEIGH_MEDIAN = 1.1774
 _SMOOTHINGS = tuple(float(s) for s in 10.0 ** np.arange(-4.0, 3.1))
 _LOSS_CAP = 50.0
+_TRIALS_AT_ONCE = 50
+_USED_WEIGHT = 0.2
+_TRACK_SMOOTHING, _STIFFER = 3.0, (1.0, 30.0, 1000.0)
+"""Smoothing of functions of the track and of the bends beside them, relative to that of a spline alone."""
+_ANGLE_STEP_DEG, _ANGLE_FINEST_DEG, _ANGLE_POINTS = 7.5, 1.5, 600
 
 
 @dataclass(frozen=True)
@@ -70,12 +78,12 @@ def choose_field(points: Points, spline: Spline, *, start: FloatArray | None = N
     flexible = follow(points, spline, start=start)
     weight = flexible.weight
     candidates: list[tuple[str, Model, float]] = []
-    trusted = int((weight > 0.2).sum())
+    trusted = int((weight > _USED_WEIGHT).sum())
     for degree in range(4):
         polynomial = Polynomial(degree, spline.height, spline.width)
         if trusted >= 3 * polynomial.size:
             candidates.append((polynomial.name, polynomial, 0.0))
-    losses = [_cross_validate(points, model, smoothing, weight) for _, model, smoothing in candidates]
+    losses = [_cross_validate(points, model, [smoothing], weight)[0] for _, model, smoothing in candidates]
     if trusted >= 12:
         splines = _splines(points, spline, weight)
         candidates += [candidate for candidate, _ in splines]
@@ -90,6 +98,12 @@ def choose_field(points: Points, spline: Spline, *, start: FloatArray | None = N
         if lead.sum() <= lead.std() * np.sqrt(lead.size):
             best = index
             break
+    if isinstance(candidates[best][1], PolynomialSpline):
+        # Bends along and across the camera's track need fewer numbers, and are known where nothing is seen.
+        for candidate, loss in _tracks(points, spline, weight, candidates[best][2]):
+            candidates.append(candidate)
+            totals.append(float(loss[judged].sum()))
+            best = len(totals) - 1 if totals[-1] < totals[best] else best
     _, model, smoothing = candidates[best]
     fitted, weight = _settle(points, model, smoothing, weight)
     count = max(float(weight[judged].sum()), 1.0)
@@ -100,11 +114,54 @@ def choose_field(points: Points, spline: Spline, *, start: FloatArray | None = N
 def _splines(points: Points, spline: Spline, weight: FloatArray) -> list[tuple[tuple[str, Model, float], FloatArray]]:
     """Splines and their cross-validated losses, stiff ones first: every decade, and halfway around the best."""
     unit, model = spline.unit_smoothing(points), PolynomialSpline(spline)
-    judged = {s: _cross_validate(points, model, unit * s, weight) for s in _SMOOTHINGS}
+
+    def judge(smoothings: Sequence[float]) -> dict[float, FloatArray]:
+        losses = _cross_validate(points, model, [unit * s for s in smoothings], weight)
+        return dict(zip(smoothings, losses, strict=True))
+
+    judged = judge(_SMOOTHINGS)
     best = min(judged, key=lambda s: float(np.nansum(judged[s])))
-    for s in (best * 10.0**0.5, best * 10.0**-0.5):
-        judged[s] = _cross_validate(points, model, unit * s, weight)
+    judged |= judge((best * 10.0**0.5, best * 10.0**-0.5))
     return [((f"spline {s:.3g}", model, unit * s), judged[s]) for s in sorted(judged, reverse=True)]
+
+
+def _tracks(
+    points: Points, spline: Spline, weight: FloatArray, smoothing: float
+) -> list[tuple[tuple[str, Model, float], FloatArray]]:
+    """Fields along and across a track plus a spline of several strengths, and their cross-validated losses."""
+    angle = _track_angle(points, spline, weight, _TRACK_SMOOTHING * smoothing)
+    track = Track(spline.height, spline.width, spline.spacing[0], angle, _TRACK_SMOOTHING * smoothing)
+    model = PolynomialSpline(spline, track)
+    strengths = [smoothing * factor for factor in _STIFFER]
+    losses = _cross_validate(points, model, strengths, weight)
+    name = f"track {np.degrees(angle):.1f} deg"
+    return [
+        ((f"{name} + {factor:g}", model, strength), loss)
+        for factor, strength, loss in zip(_STIFFER, strengths, losses, strict=True)
+    ]
+
+
+def _track_angle(points: Points, spline: Spline, weight: FloatArray, smoothing: float) -> float:
+    """Direction whose functions alone fit the points best; 0 and 90 degrees are the same pair of directions."""
+    some = np.flatnonzero(weight > _USED_WEIGHT)
+    some = some[:: max(1, some.size // _ANGLE_POINTS)]
+    position, value = points.position[some], points.value[some]
+    full = points.information(weight)[some][:, None]
+
+    def misfit(angle: float) -> float:
+        track = Track(spline.height, spline.width, spline.spacing[0], angle, smoothing)
+        design = track.design(position)
+        right = design.T @ (value * full)
+        solved = np.linalg.solve(design.T @ (design * full) + track.precision(), right)
+        return -float((right * solved).sum())
+
+    tried = {float(angle): misfit(angle) for angle in np.radians(np.arange(0.0, 90.0, _ANGLE_STEP_DEG))}
+    step = np.radians(_ANGLE_STEP_DEG) / 2.0
+    while step > np.radians(_ANGLE_FINEST_DEG):
+        best = min(tried, key=lambda angle: tried[angle])
+        tried |= {angle: misfit(angle) for angle in (best - step, best + step)}
+        step /= 2.0
+    return min(tried, key=lambda angle: tried[angle])
 
 
 def follow(
@@ -113,7 +170,7 @@ def follow(
     """Fit a spline of fixed smoothness: for passes between which only the prediction matters."""
     weight = initial_weights(points, spline.height, spline.width) if start is None else start
     model: Model = PolynomialSpline(spline)
-    if (weight > 0.2).sum() < 12:
+    if (weight > _USED_WEIGHT).sum() < 12:
         model = Polynomial(0, spline.height, spline.width)
     fitted, weight = _settle(points, model, smoothing * spline.unit_smoothing(points), weight, slack_px)
     return Choice(fitted, weight, float("nan"), {})
@@ -154,7 +211,7 @@ def _settle(
 def robust_weights(residual: FloatArray, sigma: FloatArray, previous: FloatArray) -> FloatArray:
     """Tukey's biweight of the residuals relative to their standard error and to what is usual in the scene."""
     ratio = np.hypot(residual[:, 0], residual[:, 1]) / sigma
-    good = previous > 0.2
+    good = previous > _USED_WEIGHT
     usual = float(np.median(ratio[good])) / _RAYLEIGH_MEDIAN if good.any() else 1.0
     t = ratio / (_TUKEY * max(1.0, usual))
     return np.asarray(np.where(t < 1, (1 - t**2) ** 2, 0.0))
@@ -165,25 +222,26 @@ def _cells(points: Points) -> NDArray[np.int64]:
     return np.floor(points.position / points.spacing).astype(np.int64)
 
 
-def _cross_validate(points: Points, model: Model, smoothing: float, weight: FloatArray) -> FloatArray:
+def _cross_validate(points: Points, model: Model, smoothings: Sequence[float], weight: FloatArray) -> list[FloatArray]:
     """Weighted squared residual of left-out points, in units of their variance (NaN where a point was not judged).
 
     In each fold, every fifth cell along both axes is judged by a fit that saw neither it nor its eight neighbours:
     windows that overlap share their noise, and a fit that follows it must not be rewarded.
     """
     cells = _cells(points)
-    loss = np.full(points.size, np.nan)
+    losses = [np.full(points.size, np.nan) for _ in smoothings]
     for origin in _ORIGINS:
         distance = (cells - origin) % _PERIOD
         judged = (distance == 0).all(axis=1) & (weight > 0)
         hidden = np.isin(distance, (0, 1, _PERIOD - 1)).all(axis=1)
         if not judged.any() or hidden.all():
             continue
-        fitted = model.fit(points, np.where(hidden, 0.0, weight), smoothing)
-        residual = points.value[judged] - fitted.at(points.position[judged])
-        square = (residual**2).sum(axis=1) / points.sigma[judged] ** 2
-        loss[judged] = np.minimum(square, _LOSS_CAP) * weight[judged]
-    return loss
+        fits = model.fits(points, np.where(hidden, 0.0, weight), smoothings)
+        for loss, fitted in zip(losses, fits, strict=True):
+            residual = points.value[judged] - fitted.at(points.position[judged])
+            square = (residual**2).sum(axis=1) / points.sigma[judged] ** 2
+            loss[judged] = np.minimum(square, _LOSS_CAP) * weight[judged]
+    return losses
 
 
 def initial_weights(points: Points, height: int, width: int, *, trials: int = 400) -> FloatArray:
@@ -196,7 +254,7 @@ def initial_weights(points: Points, height: int, width: int, *, trials: int = 40
     rng = np.random.default_rng(0)
     affine = Polynomial(1, height, width).design(points.position)
     tolerance = 4.0 * np.maximum(3.0 * points.sigma, 1.0)
-    best, best_count = np.ones(points.size, dtype=bool), -1.0
+    planes = []
     for trial in range(trials):
         chosen = rng.choice(points.size, size=min(3, points.size), replace=False)
         plane: FloatArray = np.zeros((3, 2))
@@ -206,10 +264,18 @@ def initial_weights(points: Points, height: int, width: int, *, trials: int = 40
                 plane = np.asarray(np.linalg.solve(affine[chosen], points.value[chosen]), dtype=np.float64)
             except np.linalg.LinAlgError:
                 continue
-        residual = np.linalg.norm(points.value - affine @ plane, axis=1) / tolerance
-        count = float(np.maximum(0.0, 1.0 - residual**2).sum())
-        if count > best_count:
-            best, best_count = residual < 1.0, count
+        planes.append(plane)
+    best, best_count = np.ones(points.size, dtype=bool), -1.0
+    scaled, value = affine / tolerance[:, None], points.value / tolerance[:, None]
+    for first in range(0, len(planes), _TRIALS_AT_ONCE):
+        # Columns: row and column of the first plane, of the second, ...; then shape (point, trial, coordinate).
+        some = scaled @ np.concatenate(planes[first : first + _TRIALS_AT_ONCE], axis=1)
+        residual = some.reshape(points.size, -1, 2) - value[:, None, :]
+        square = np.einsum("ptc,ptc->pt", residual, residual)
+        counts = np.maximum(0.0, 1.0 - square).sum(axis=0)
+        top = int(np.argmax(counts))
+        if counts[top] > best_count:
+            best, best_count = square[:, top] < 1.0, float(counts[top])
     return _agreeing(points, best).astype(np.float64)
 
 

@@ -6,13 +6,13 @@ The reference is read once, in strips of rows; what is kept is the result.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
 from hsfuse.coregister.images import EVALUATION_VARIANCE_PX2, reference_grid
+from hsfuse.coregister.threads import one_ahead, side_by_side
 from hsfuse.coregister.warp import Resampler
 from hsfuse.degrade import Psf
 from hsfuse.errors import OverlapError
@@ -106,22 +106,23 @@ def _lowpassed(read: ReadBlock, source: Grid, channels: int, wanted: Grid, sigma
     sigma_row = sigma_m / -source.transform.e
     reach = int(np.ceil(_REACH_SIGMAS * sigma_row)) + 1
     out = np.full((channels, *wanted.shape), np.nan, dtype=np.float32)
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        for top in range(0, wanted.height, _STRIP_ROWS):
-            bottom = min(top + _STRIP_ROWS, wanted.height)
-            first = max(int(np.floor(at_row[top])) - reach, window.row0)
-            last = min(int(np.ceil(at_row[bottom - 1])) + reach + 1, window.row1)
-            if first < last:
-                values = read(Slice2D(first, last, window.col0, window.col1))
-                down = _gaussian(at_row[top:bottom] - first, last - first, sigma_row)
-                _lowpass_strip(values, down, across, out[:, top:bottom], pool)
-            stage.advance((bottom - top) / wanted.height)
+
+    def strip(top: int) -> tuple[int, FloatCube | None]:
+        """First row of the reference that the strip needs, and its samples."""
+        first = max(int(np.floor(at_row[top])) - reach, window.row0)
+        last = min(int(np.ceil(at_row[min(top + _STRIP_ROWS, wanted.height) - 1])) + reach + 1, window.row1)
+        return first, read(Slice2D(first, last, window.col0, window.col1)) if first < last else None
+
+    for top, (first, values) in one_ahead(strip, range(0, wanted.height, _STRIP_ROWS)):
+        bottom = min(top + _STRIP_ROWS, wanted.height)
+        if values is not None:
+            down = _gaussian(at_row[top:bottom] - first, values.shape[1], sigma_row)
+            _lowpass_strip(values, down, across, out[:, top:bottom])
+        stage.advance((bottom - top) / wanted.height)
     return out
 
 
-def _lowpass_strip(
-    values: FloatCube, down: sparse.csr_array, across: sparse.csr_array, out: FloatCube, pool: ThreadPoolExecutor
-) -> None:
+def _lowpass_strip(values: FloatCube, down: sparse.csr_array, across: sparse.csr_array, out: FloatCube) -> None:
     """Weighted means of a strip, written to ``out``; NaN where too little of the kernel has data."""
     valid: NDArray[np.bool_] = np.all(np.isfinite(values), axis=0)
 
@@ -137,7 +138,7 @@ def _lowpass_strip(
         mean = blurred(filled)
         np.divide(mean, weight, out=out[channel], where=enough)
 
-    list(pool.map(one, range(len(values))))
+    list(side_by_side(one, range(len(values))))
 
 
 def _gaussian(position: NDArray[np.float64], size: int, sigma: float) -> sparse.csr_array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import comb
@@ -12,14 +13,11 @@ from numpy.typing import NDArray
 from scipy import linalg, sparse
 
 from hsfuse.coregister.field import DisplacementField, Lattice, cubic_bspline
+from hsfuse.coregister.trend import MU, Trend, difference, interpolating, usual_plane
 from hsfuse.grid import Grid
 
 FloatArray = NDArray[np.float64]
 
-_MU = 3e-2
-"""Pull of the spline towards zero, relative to the penalty on roughness: it dies out over some three knots."""
-_USUAL_SLOPE = 1e-3
-"""Usual size of an affine field's slopes (rotation by 0.06 degrees), known before any point is seen."""
 _USUAL_DISTORTION_PX = 0.5
 """Usual size of what one shift neglects over half the image: slopes, waves, terrain."""
 _OPEN_SHARE = 0.4
@@ -104,6 +102,10 @@ class Model(Protocol):
         """Fit by weighted least squares."""
         ...
 
+    def fits(self, points: Points, weight: FloatArray, smoothings: Sequence[float]) -> Iterator[Fitted]:
+        """Fit with several strengths of smoothing; what they share is computed once."""
+        ...
+
 
 def on_pixels(fitted: Fitted, height: int, width: int) -> NDArray[np.float32]:
     """Displacement of all pixels of an image, shape (2, row, col).
@@ -145,6 +147,10 @@ class Polynomial:
         powers = [(i, total - i) for total in range(self.degree + 1) for i in range(total, -1, -1)]
         return np.stack([u**i * v**j for i, j in powers], axis=1)
 
+    def precision(self) -> FloatArray:
+        """What is known of the coefficients of an affine field before any point is seen."""
+        return usual_plane(self.height, self.width)
+
     def fit(self, points: Points, weight: FloatArray, smoothing: float = 0.0) -> FittedPolynomial:  # noqa: ARG002
         """Fit by weighted least squares (polynomials are not smoothed)."""
         design, full = self.design(points.position), points.information(weight)
@@ -152,6 +158,11 @@ class Polynomial:
         normal += 1e-9 * np.trace(normal) / len(normal) * np.eye(len(normal)) + 1e-12 * np.eye(len(normal))
         covariance: FloatArray = np.asarray(np.linalg.inv(normal), dtype=np.float64)
         return FittedPolynomial(self, covariance @ (design.T @ (points.value * full[:, None])), covariance)
+
+    def fits(self, points: Points, weight: FloatArray, smoothings: Sequence[float]) -> Iterator[FittedPolynomial]:
+        """Fit, once for each strength of smoothing (all alike)."""
+        fitted = self.fit(points, weight)
+        yield from (fitted for _ in smoothings)
 
 
 @dataclass(frozen=True)
@@ -283,6 +294,14 @@ class Spline:
 
     def design(self, position: FloatArray) -> sparse.csr_array:
         """B-spline values at positions inside the image, shape (point, knot)."""
+        index, values = self.taps(position)
+        pointer = np.arange(len(index) + 1) * index.shape[1]
+        return sparse.csr_array(
+            (values.ravel(), index.ravel(), pointer), shape=(len(index), self.shape[0] * self.shape[1])
+        )
+
+    def taps(self, position: FloatArray) -> tuple[NDArray[np.int64], FloatArray]:
+        """Ascending numbers of the 16 knots around each position, and the values of their B-splines there."""
         rows, cols = self.shape
         u = np.clip(position[:, 0] / self.spacing[0] + 1.0, 1.0, rows - 2.0 - 1e-9)
         v = np.clip(position[:, 1] / self.spacing[1] + 1.0, 1.0, cols - 2.0 - 1e-9)
@@ -291,8 +310,7 @@ class Spline:
         offsets = np.arange(4) - 1
         index = (i[:, None, None] + offsets[:, None]) * cols + j[:, None, None] + offsets[None, :]
         values = wi.T[:, :, None] * wj.T[:, None, :]
-        pointer = np.arange(len(u) + 1) * 16
-        return sparse.csr_array((values.ravel(), index.ravel(), pointer), shape=(len(u), rows * cols))
+        return index.reshape(-1, 16), values.reshape(-1, 16)
 
     def unit_smoothing(self, points: Points) -> float:
         """Weight of the penalty at which it equals the data, averaged over the knots."""
@@ -320,7 +338,7 @@ class Spline:
         """
         if "penalty" not in self._cache:
             rows, cols = self.shape
-            total = _MU * sparse.eye_array(rows * cols)
+            total = MU * sparse.eye_array(rows * cols)
             for along_rows in range(4):
                 parts = (_roughness(rows, along_rows), _roughness(cols, 3 - along_rows))
                 total = total + comb(3, along_rows) * sparse.kron(*parts)
@@ -328,59 +346,126 @@ class Spline:
         return self._cache["penalty"]
 
 
+def _dense(banded: FloatArray) -> FloatArray:
+    """Symmetric matrix from the upper part in LAPACK's banded storage."""
+    bandwidth, size = banded.shape[0] - 1, banded.shape[1]
+    out = np.zeros((size, size))
+    for k in range(min(bandwidth, size - 1) + 1):
+        at = np.arange(size - k)
+        out[at, at + k] = out[at + k, at] = banded[bandwidth - k, k:]
+    return out
+
+
 def _roughness(size: int, order: int) -> sparse.csr_array:
     if order == 0:
         return sparse.eye_array(size).tocsr()
-    difference = _difference(size, order)
-    return (difference.T @ difference).tocsr()
-
-
-def _difference(size: int, order: int) -> sparse.csr_array:
-    steps = {1: (-1.0, 1.0), 2: (1.0, -2.0, 1.0), 3: (-1.0, 3.0, -3.0, 1.0)}[order]
-    return sparse.diags_array(list(steps), offsets=list(range(order + 1)), shape=(size - order, size)).tocsr()
+    steps = difference(size, order)
+    return (steps.T @ steps).tocsr()
 
 
 @dataclass(frozen=True)
 class PolynomialSpline:
-    """An affine field plus a spline under a penalty on roughness."""
+    """An affine field, or another trend, plus a spline under a penalty on roughness."""
 
     spline: Spline
+    trend: Trend | None = None
+    _last: list[_SplineTerms] = field(default_factory=list, compare=False, repr=False)
 
     def fit(self, points: Points, weight: FloatArray, smoothing: float) -> FittedSpline:
+        """Fit both parts together (see :meth:`fits`)."""
+        return next(self.fits(points, weight, (smoothing,)))
+
+    def fits(self, points: Points, weight: FloatArray, smoothings: Sequence[float]) -> Iterator[FittedSpline]:
         """Fit both parts together.
 
         The spline's penalty acts as the prior of a smooth random field. The affine part is what generalised least
         squares finds under it: a slope that a bend explains as well is not carried on to where there are no points.
         """
-        plane = Polynomial(1, self.spline.height, self.spline.width)
-        affine, full = plane.design(points.position), points.information(weight)
-        design = self.spline.design(points.position)
-        weighted = sparse.csr_array(sparse.diags_array(full) @ design)
-        normal = sparse.csr_array(design.T @ weighted)
-        system = self.spline.banded(normal) + max(smoothing, 1e-12) * self.spline.penalty()
-        factor = linalg.cholesky_banded(system, check_finite=False)
-        mixed = weighted.T @ affine
-        solved = linalg.cho_solve_banded(
-            (factor, False), np.hstack([mixed, weighted.T @ points.value]), check_finite=False
-        )
-        prior = [1e-9, *((_USUAL_SLOPE * size / 2.0) ** -2.0 for size in (self.spline.height, self.spline.width))]
-        moment = affine.T @ (affine * full[:, None]) - mixed.T @ solved[:, :3] + np.diag(prior)
-        right = affine.T @ (points.value * full[:, None]) - mixed.T @ solved[:, 3:]
-        covariance = np.linalg.inv(moment)
-        slopes = covariance @ right
-        coefficients = solved[:, 3:] - solved[:, :3] @ slopes
-        return FittedSpline(self.spline, FittedPolynomial(plane, slopes, covariance), coefficients, factor, normal)
+        if not self._last or self._last[0].points is not points:
+            plane = Polynomial(1, self.spline.height, self.spline.width)
+            self._last[:] = [_SplineTerms.of(points, self.spline, self.trend or plane)]
+        terms, full = self._last[0], points.information(weight)
+        affine, weighted_value = terms.affine, points.value * full[:, None]
+        normal = terms.normal(full)
+        mixed = terms.transposed @ (affine * full[:, None])
+        right = np.hstack([mixed, terms.transposed @ weighted_value])
+        own = affine.T @ (affine * full[:, None]) + terms.trend.precision()
+        size = affine.shape[1]
+        for smoothing in smoothings:
+            system = normal + max(smoothing, 1e-12) * self.spline.penalty()
+            factor = linalg.cholesky_banded(system, overwrite_ab=True, check_finite=False)
+            solved = linalg.cho_solve_banded((factor, False), right, check_finite=False)
+            covariance = np.linalg.inv(own - mixed.T @ solved[:, :size])
+            slopes = covariance @ (affine.T @ weighted_value - mixed.T @ solved[:, size:])
+            coefficients = solved[:, size:] - solved[:, :size] @ slopes
+            yield FittedSpline(self.spline, FittedTrend(terms.trend, slopes, covariance), coefficients, factor, normal)
+
+
+@dataclass(frozen=True)
+class _SplineTerms:
+    """What all fits to the same points share: only their weights differ.
+
+    Attributes
+    ----------
+    points, spline, trend
+        What is fitted to what.
+    affine
+        Values of the trend, shape (point, function).
+    transposed
+        Values of the B-splines, shape (knot, point).
+    place, product
+        Where the products of each point's B-splines go in the banded normal matrix, and the products.
+    """
+
+    points: Points
+    spline: Spline
+    trend: Trend
+    affine: FloatArray
+    transposed: sparse.csr_array
+    place: NDArray[np.int64]
+    product: FloatArray
+
+    @classmethod
+    def of(cls, points: Points, spline: Spline, trend: Trend) -> _SplineTerms:
+        """Collect the terms."""
+        index, values = spline.taps(points.position)
+        first, second = np.triu_indices(index.shape[1])
+        row, col = index[:, first], index[:, second]
+        place = (spline.bandwidth + row - col) * (spline.shape[0] * spline.shape[1]) + col
+        return cls(
+            points, spline, trend, trend.design(points.position), spline.design(points.position).T.tocsr(),
+            place.ravel(), values[:, first] * values[:, second],
+        )  # fmt: skip
+
+    def normal(self, full: FloatArray) -> FloatArray:
+        """Normal matrix for weighted points, in LAPACK's banded storage."""
+        shape = (self.spline.bandwidth + 1, self.spline.shape[0] * self.spline.shape[1])
+        sums = np.bincount(self.place, (self.product * full[:, None]).ravel(), minlength=shape[0] * shape[1])
+        return np.asarray(sums, dtype=np.float64).reshape(shape)
+
+
+@dataclass(frozen=True)
+class FittedTrend:
+    """Trend with its coefficients (function, 2) and their covariance (of one coordinate)."""
+
+    model: Trend
+    coefficients: FloatArray
+    covariance: FloatArray
+
+    def at(self, position: FloatArray) -> FloatArray:
+        """Displacement at positions."""
+        return np.asarray(self.model.design(position) @ self.coefficients)
 
 
 @dataclass(frozen=True)
 class FittedSpline:
-    """Affine field plus spline."""
+    """Affine field, or another trend, plus spline."""
 
     spline: Spline
-    affine: FittedPolynomial
+    affine: FittedTrend
     coefficients: FloatArray
     factor: FloatArray
-    normal: sparse.csr_array
+    normal: FloatArray
 
     @property
     def name(self) -> str:
@@ -399,8 +484,9 @@ class FittedSpline:
         tall = self.factor[bandwidth][:, None] * c
         for k in range(1, min(bandwidth, len(c) - 1) + 1):
             tall[:-k] += self.factor[bandwidth - k, k:][:, None] * c[k:]
-        value = float((tall**2).sum() - (c * (self.normal @ c)).sum()) / 2.0
-        solved = linalg.cho_solve_banded((self.factor, False), self.normal.toarray(), check_finite=False)
+        normal = _dense(self.normal)
+        value = float((tall**2).sum() - (c * (normal @ c)).sum()) / 2.0
+        solved = linalg.cho_solve_banded((self.factor, False), normal, check_finite=False)
         return max(value, 0.0) / max(float(np.trace(solved)), 1e-9)
 
     def at(self, position: FloatArray) -> FloatArray:
@@ -424,7 +510,21 @@ class FittedSpline:
 
     def to_field(self, grid: Grid) -> DisplacementField:
         """The field in map units."""
-        return _to_map(grid, self.affine.coefficients, self.spline, self.coefficients, self.name)
+        coefficients = self.coefficients
+        if len(self.affine.coefficients) > 3:
+            coefficients = coefficients + self._trend_as_spline()
+        return _to_map(grid, self.affine.coefficients[:3], self.spline, coefficients, self.name)
+
+    def _trend_as_spline(self) -> FloatArray:
+        """What of the trend is not affine, as coefficients of the spline."""
+        beyond = 3
+        rows, cols = (n + 2 * beyond for n in self.spline.shape)
+        rest = self.affine.coefficients.copy()
+        rest[:3] = 0.0
+        values = (self.affine.model.design(self.spline.knot_positions(extra=beyond)) @ rest).reshape(rows, cols, 2)
+        tall = interpolating(values)
+        both = interpolating(tall.transpose(1, 0, 2)).transpose(1, 0, 2)
+        return both[beyond:-beyond, beyond:-beyond].reshape(-1, 2)
 
 
 def _to_map(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +15,15 @@ from hsfuse.config import CoregisterConfig
 from hsfuse.coregister.accuracy import Accuracy, field_accuracy
 from hsfuse.coregister.field import DisplacementField
 from hsfuse.coregister.pairs import build_images
-from hsfuse.coregister.register import Match, Registrar, Registration
 from hsfuse.coregister.result import CoregistrationResult, TiePoints, Verdict
-from hsfuse.coregister.uncertainty import FieldUncertainty
 from hsfuse.degrade import Psf
 from hsfuse.errors import CoregistrationError
 from hsfuse.grid import Grid
 from hsfuse.progress import Progress, SilentProgress
 from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct
+
+if TYPE_CHECKING:
+    from hsfuse.coregister.register import Match, Registrar, Registration
 
 FloatArray = NDArray[np.float64]
 
@@ -66,20 +67,25 @@ def coregister_products(
     OverlapError
         The products do not overlap or share no band.
     """
-    import torch
-
     config = config or CoregisterConfig()
     if config.coregister == "off":
         return CoregistrationResult.off()
-    with (progress or SilentProgress()).stage("co-register", total=2.4) as stage, _one_thread():
+    with (progress or SilentProgress()).stage("co-register", total=2.4) as stage:
         try:
             images = build_images(hsi, msi, psf=psf or Psf(1.25), search_m=config.search_m, stage=stage)
         except CoregistrationError as error:
             return CoregistrationResult("rejected", error.message, DisplacementField.zero())
-        registrar = Registrar(images, config, torch.device(device))
-        found = registrar.run()
-        stage.advance()
-        return judge_registration(found, registrar, hsi.grid, config)
+        # Reading and low-passing need no torch: it may still be loaded meanwhile (see hsfuse._early).
+        import torch
+
+        from hsfuse.coregister.register import Registrar
+
+        with _one_thread():
+            registrar = Registrar(images, config, torch.device(device))
+            del images
+            found = registrar.run()
+            stage.advance()
+            return judge_registration(found, registrar, hsi.grid, config)
 
 
 @contextmanager
@@ -181,17 +187,16 @@ def _tie_points(
 
 def _check_points(found: Registration, grid: Grid, field: DisplacementField) -> tuple[TiePoints, Accuracy]:
     """Check points as a table, and the field's error in metres as they and the tie points tell it."""
-    if found.choice is None or found.match is None:
+    if found.doubt is None:
         raise ValueError("nothing was fitted")
-    pixel_m, choice, check = grid.pixel_m, found.choice, found.check
-    doubt = FieldUncertainty.of(choice.fitted, found.match.points, choice.weight)
-    over_image = doubt.variance_at(found.area) * pixel_m**2
+    pixel_m, check = grid.pixel_m, found.check
+    over_image = found.over_image * pixel_m**2
     if check is None or check.points.size < _MIN_CHECKS:
         nothing = np.zeros(0)
         return TiePoints.empty(), field_accuracy(np.zeros((0, 2)), nothing, nothing, over_image)
     x, y, dx, dy, ex, ey = _residuals(check, grid, field)
     own = (check.points.sigma * pixel_m) ** 2
-    at_checks = doubt.variance_at(check.points.position) * pixel_m**2
+    at_checks = found.doubt.variance_at(check.points.position) * pixel_m**2
     accuracy = field_accuracy(np.column_stack([ex, ey]), own, at_checks, over_image)
     trust = np.clip(check.correlation, 0.0, 1.0)
     return TiePoints(x, y, dx, dy, np.sqrt(own), check.correlation, trust, accuracy.kept, np.hypot(ex, ey)), accuracy

@@ -12,29 +12,26 @@ position, so there is nothing for the estimate to lock to.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
-from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hsfuse.coregister.images import OVERSAMPLING, Smoother, bspline_sample
+from hsfuse.coregister.images import OVERSAMPLING
+from hsfuse.coregister.sampling import Smoother, bspline_sample
+from hsfuse.coregister.threads import side_by_side
 from hsfuse.coregister.windows import BLOCK_PX, Strip, Windows, block_matrix, block_sums
 
 FloatArray = NDArray[np.float64]
-In = TypeVar("In")
-Out = TypeVar("Out")
 
 _RIDGE = 1e-4
 _STUDENT_NU = 4.0
 _LEAST_INFORMATION = 0.4
 _HALO_PX = 2
-_WARP_ROWS = 128
+_WARP_ROWS = 32
 
 
 @dataclass(frozen=True)
@@ -73,6 +70,29 @@ class _Model:
     variance: Tensor
 
 
+@dataclass(frozen=True)
+class Warped:
+    """The reference at displaced positions.
+
+    Attributes
+    ----------
+    image
+        Shape (channel, row, col), zero where it is not known.
+    usable
+        Where it may be used, shape (row, col).
+    """
+
+    image: Tensor
+    usable: Tensor
+
+    def moved(self, rows: int, cols: int) -> Warped:
+        """The same on other pixels, so that it lies at a wrong place; not usable where nothing is known then."""
+        usable = self.usable.roll((rows, cols), (0, 1))
+        for lines, by in ((usable, rows), (usable.T, cols)):
+            lines[slice(by) if by >= 0 else slice(by, None)] = False
+        return Warped(self.image.roll((rows, cols), (1, 2)), usable)
+
+
 class Refiner:
     """Measures displacements against a predicted field.
 
@@ -89,21 +109,24 @@ class Refiner:
         Scale (standard deviation) of the local mean that is removed from both.
     """
 
-    def __init__(self, target: Tensor, reference: Tensor, margin_px: int, *, background_px: float = 12.0) -> None:
+    def __init__(self, target: Tensor, reference: Tensor, margin_px: float, *, background_px: float = 12.0) -> None:
         self.device = target.device
         self.height, self.width = int(target.shape[-2]), int(target.shape[-1])
         self._margin = margin_px
         self.background_px = background_px
         self.target_valid = torch.isfinite(target).all(dim=0)
-        self._target = torch.where(self.target_valid[None], target, torch.zeros_like(target))
+        self._target = target.masked_fill(~self.target_valid, 0.0)
         # A sample that is missing in one channel is missing in all: one of them then tells where values are known.
-        missing = ~torch.isfinite(reference[0])
-        for channel in reference[1:]:
-            missing |= ~torch.isfinite(channel)
+        missing, *others = side_by_side(lambda channel: torch.isfinite(channel).logical_not_(), reference)
+        for other in others:
+            missing |= other
         count = (~missing).sum().clamp(min=1)
-        for channel in reference:
-            channel.masked_fill_(missing, torch.nan)
-            channel -= channel.nansum() / count
+
+        def centre(channel: Tensor) -> None:
+            channel.masked_fill_(missing, 0.0)
+            channel.sub_(channel.sum() / count).masked_fill_(missing, torch.nan)
+
+        list(side_by_side(centre, reference))
         self._reference = reference
         self._block_c = block_matrix(self.width, self.device)
 
@@ -117,7 +140,7 @@ class Refiner:
         self._background_px = value
         self._smoother = Smoother(self.height, self.width, value, self.device)
 
-    def warp(self, displacement: Tensor) -> tuple[Tensor, Tensor]:
+    def warp(self, displacement: Tensor) -> Warped:
         """Reference at displaced positions.
 
         Parameters
@@ -127,8 +150,8 @@ class Refiner:
 
         Returns
         -------
-        (image, mask)
-            Shape (channel, row, col), and where it may be used, shape (row, col).
+        Warped
+            What :meth:`measure` compares with the target.
         """
         shape = self._reference.shape[1:]
         image = torch.empty((self._reference.shape[0], self.height, self.width), device=self.device)
@@ -149,9 +172,11 @@ class Refiner:
 
         for _ in side_by_side(fill, range(0, self.height, step)):
             pass
-        return image, mask
+        return Warped(image, mask)
 
-    def measure(self, windows: Windows, displacement: Tensor, allowed: Tensor, *, rounds: int = 2) -> Measurement:
+    def measure(
+        self, windows: Windows, displacement: Tensor | Warped, allowed: Tensor, *, rounds: int = 2
+    ) -> Measurement:
         """Measure what is missing to a predicted displacement.
 
         Parameters
@@ -159,7 +184,8 @@ class Refiner:
         windows
             Where to measure.
         displacement
-            Predicted displacement of each target pixel, shape (2, row, col), in target pixels.
+            Predicted displacement of each target pixel, shape (2, row, col), in target pixels, or what :meth:`warp`
+            made of it.
         allowed
             Pixels that may be used, shape (row, col).
         rounds
@@ -171,24 +197,36 @@ class Refiner:
             model = pass_.model(model)
         return pass_.solve(model, self._block_c)
 
-    def resemblance(self, windows: Windows, displacement: Tensor, allowed: Tensor) -> tuple[FloatArray, FloatArray]:
-        """Correlation and share of usable pixels as in :meth:`measure` with one round, each of shape (n_r, n_c)."""
-        return self._compare(windows, displacement, allowed).resemblance()
+    def resemblance(
+        self, windows: Windows, displacement: Tensor | Warped, allowed: Tensor
+    ) -> tuple[FloatArray, FloatArray]:
+        """Correlation and share of usable pixels as in :meth:`measure` with one round, each of shape (n_r, n_c).
 
-    def _compare(self, windows: Windows, displacement: Tensor, allowed: Tensor) -> _Pass:
-        warped, usable = self.warp(displacement)
-        mask = _interior(usable, 1).mul_(self.target_valid & allowed)
-        inner = _interior(usable, _HALO_PX) > 0
-        flat = self._flattened(warped, mask, warped), self._flattened(self._target, mask)
-        return _Pass(windows, *flat, mask, inner)
+        A warped image is changed in place.
+        """
+        return self._compare(windows, displacement, allowed, keep=False).resemblance()
 
-    def _flattened(self, image: Tensor, mask: Tensor, out: Tensor | None = None) -> Tensor:
-        """Image without its local mean, of unit variance over the mask; ``out`` may be the image itself."""
-        flat = self._smoother.subtract(image, mask, out)
-        count = mask.sum().clamp(min=1.0)
-        for channel in flat:
-            channel.div_(((channel * mask).mul_(channel).sum() / count).sqrt().clamp(min=1e-9))
-        return flat
+    def _compare(self, windows: Windows, displacement: Tensor | Warped, allowed: Tensor, *, keep: bool = True) -> _Pass:
+        kept = keep and isinstance(displacement, Warped)
+        warped = displacement if isinstance(displacement, Warped) else self.warp(displacement)
+        mask = (_interior(warped.usable, 1) & self.target_valid & allowed).float()
+        inner = _interior(warped.usable, _HALO_PX)
+        reference = torch.empty_like(warped.image) if kept else warped.image
+        target = torch.empty_like(self._target)
+        self._flatten((warped.image, self._target), mask, (reference, target))
+        return _Pass(windows, reference, target, mask, inner)
+
+    def _flatten(self, images: tuple[Tensor, ...], mask: Tensor, outs: tuple[Tensor, ...]) -> None:
+        """Write images without their local mean and of unit variance over the mask; ``outs`` may be ``images``."""
+        total, count = self._smoother.total(mask), mask.sum().clamp(min=1.0)
+
+        def one(pair: tuple[Tensor, Tensor]) -> None:
+            channel, out = pair
+            torch.sub(channel, self._smoother.mean(channel, mask, total), out=out)
+            out.div_(((out * mask).mul_(out).sum() / count).sqrt().clamp(min=1e-9))
+
+        pairs = [pair for image, out in zip(images, outs, strict=True) for pair in zip(image, out, strict=True)]
+        list(side_by_side(one, pairs))
 
 
 class _Pass:
@@ -433,18 +471,17 @@ def _correlation(unexplained: Tensor, whole: Tensor, weight: Tensor) -> Tensor:
     return (1.0 - (unexplained / scale).sum(dim=-1) / total).clamp(0.0, 1.0).sqrt()
 
 
-def side_by_side(work: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
-    """Results of independent pieces of work, in order; two at a time, because torch works on each with one thread."""
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        yield from pool.map(work, items)
-
-
 def _interior(usable: Tensor, reach: int) -> Tensor:
-    """1 where a pixel and its neighbours within ``reach`` are all usable, else 0."""
-    bad = 1.0 - usable.float()[None, None]
-    inner = 1.0 - torch.nn.functional.max_pool2d(bad, 2 * reach + 1, stride=1, padding=reach)[0, 0]
-    inner[:reach], inner[-reach:], inner[:, :reach], inner[:, -reach:] = 0.0, 0.0, 0.0, 0.0
-    return inner
+    """Where a pixel and its neighbours within ``reach`` are all usable (and inside the image)."""
+    for dim, size in enumerate(usable.shape):
+        inner = usable.clone()
+        inner.narrow(dim, 0, min(reach, size)).fill_(False)
+        inner.narrow(dim, max(size - reach, 0), min(reach, size)).fill_(False)
+        for k in range(1, min(reach, size - 1) + 1):
+            inner.narrow(dim, k, size - k).logical_and_(usable.narrow(dim, 0, size - k))
+            inner.narrow(dim, 0, size - k).logical_and_(usable.narrow(dim, k, size - k))
+        usable = inner
+    return usable
 
 
 __all__ = ["BLOCK_PX", "Measurement", "Refiner", "Windows"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,9 +15,13 @@ from torch import Tensor
 from hsfuse.config import CoregisterConfig
 from hsfuse.coregister.correlate import GlobalPeak, joint_ncc, peak_of, window_peaks
 from hsfuse.coregister.fit import Choice, choose_field, fit_shift, follow
-from hsfuse.coregister.images import OVERSAMPLING, MatchImages, Smoother
+from hsfuse.coregister.images import OVERSAMPLING, MatchImages
+from hsfuse.coregister.memory import give_back
 from hsfuse.coregister.models import Fitted, Points, Polynomial, Spline, on_pixels
-from hsfuse.coregister.refine import Measurement, Refiner
+from hsfuse.coregister.refine import Measurement, Refiner, Warped
+from hsfuse.coregister.sampling import Smoother
+from hsfuse.coregister.threads import both, side_by_side
+from hsfuse.coregister.uncertainty import FieldUncertainty
 from hsfuse.coregister.windows import Windows, box_edges
 from hsfuse.log import get_logger
 
@@ -33,7 +38,7 @@ _CAPTURE_PX, _SHARP_PX = 5.0, 1.5
 """Scales of the background that is removed: the wider one captures from farther, the finer one is more precise."""
 _MOST_SIGMA_PX, _MOST_STEP_PX, _LEAST_CORRELATION, _LEAST_SHARE = 0.25, 2.0, 0.1, 0.25
 """Windows worse than this measure nothing: open water, cloud, noise."""
-_WRONG_PX, _CHANCE_QUANTILE = (17.0, -13.0), 0.99
+_WRONG_PX, _CHANCE_QUANTILE = (17, -13), 0.99
 """Where the images certainly do not match, and how many of the windows there stay below the limit."""
 _LAX_SIGMA_PX = 1.0
 _PASSES = 4
@@ -88,8 +93,11 @@ class Registration:
         The points it was fitted to.
     check
         Points on pixels that the fit did not see (measured against the field); None when there are none.
-    area
-        Positions (row, col) spread evenly over what both images cover, clouds included, shape (position, 2).
+    doubt
+        How wrong the field is where.
+    over_image
+        Its variance (square pixels, of one coordinate) at positions spread evenly over what both images cover, clouds
+        included, shape (position,).
     """
 
     peak: GlobalPeak
@@ -97,7 +105,8 @@ class Registration:
     choice: Choice | None = None
     match: Match | None = None
     check: Match | None = None
-    area: FloatArray = field(default_factory=lambda: np.zeros((0, 2)))
+    doubt: FieldUncertainty | None = None
+    over_image: FloatArray = field(default_factory=lambda: np.zeros(0))
 
 
 def contrast_features(image: Tensor, mask: Tensor, scale_px: float = _FEATURE_SCALE_PX) -> Tensor:
@@ -132,7 +141,7 @@ class Registrar:
     """
 
     def __init__(self, images: MatchImages, config: CoregisterConfig, device: torch.device) -> None:
-        self._images, self._config, self._device = images, config, device
+        self._grid, self._margin, self._config, self._device = images.grid, images.margin_px, config, device
         self._target = torch.from_numpy(images.target).to(device)
         self._reference = torch.from_numpy(images.reference).to(device)
         self.height, self.width = images.grid.shape
@@ -142,6 +151,7 @@ class Registrar:
         self._least_share = _LEAST_SHARE
         self._constant = Polynomial(0, self.height, self.width)
         self._chance: float | None = None
+        self._warped: Warped | None = None
         # The refiner changes the reference, so its outline is taken now.
         self._target_hull, self._reference_hull = _hull(images.target[0]), _hull(images.reference[0])
 
@@ -149,7 +159,7 @@ class Registrar:
         step = min(step, window)
         self._step_px, self._window_px = step, window
         self._windows = Windows.hann(self.height, self.width, window, step, self._device)
-        self._spline = Spline.over(self.height, self.width, self._knot_px(2.0 * step), self._images.grid)
+        self._spline = Spline.over(self.height, self.width, self._knot_px(2.0 * step), self._grid)
 
     def _widen(self) -> bool:
         """Go on with windows twice as wide that need as many usable pixels; False when the image is too small."""
@@ -189,11 +199,7 @@ class Registrar:
         start[0], start[1] = shift
         if self._config.coregister != "global":
             start = self._coarse(shift, start)
-        match, choice = self._refine(start)
-        if choice is None:
-            return replace(found, match=match)
-        dense = on_pixels(choice.fitted, self.height, self.width)
-        return replace(found, match=match, choice=choice, check=self._check(dense), area=self._area(dense))
+        return self._refine(found, start)
 
     def convincing(self, peak: GlobalPeak) -> bool:
         """Whether the global peak stands out enough to go on."""
@@ -203,11 +209,15 @@ class Registrar:
         reference = self._reference[: self._target.shape[0]]
         factor = self._search_factor
         scale = _FEATURE_SCALE_PX / factor
-        self._features, self._feature_mask = _featured(self._target, factor, scale)
-        self._reference_features, self._reference_mask = _featured(reference, OVERSAMPLING * factor, scale)
+        mine, theirs = both(
+            lambda: _featured(self._target, factor, scale),
+            lambda: _featured(reference, OVERSAMPLING * factor, scale),
+        )
+        self._features, self._feature_mask = mine
+        self._reference_features, self._reference_mask = theirs
         surface = joint_ncc(self._features, self._feature_mask, self._reference_features, self._reference_mask)
         peak = peak_of(surface.double().cpu().numpy(), exclude_px=_PEAK_WIDTH_PX // factor)
-        margin = self._images.margin_px
+        margin = self._margin
         return peak, (factor * peak.row - margin, factor * peak.col - margin)
 
     @property
@@ -226,41 +236,50 @@ class Registrar:
             np.linspace(-over, n - side + over, max(1, round((n - side) / (side / 2)) + 2)) for n in size.tolist()
         )
         corner = np.stack(np.meshgrid(rows, cols, indexing="ij"), -1).reshape(-1, 2).round().astype(int)
-        offset = np.round((np.array(shift) + self._images.margin_px) / factor).astype(int) - search
+        offset = np.round((np.array(shift) + self._margin) / factor).astype(int) - search
         pad = side + 2 * search
         features, mask = (torch.nn.functional.pad(x, (over,) * 4) for x in (self._features, self._feature_mask))
         reference = torch.nn.functional.pad(self._reference_features, (pad,) * 4)
         reference_mask = torch.nn.functional.pad(self._reference_mask, (pad,) * 4)
         there = np.clip(corner + offset + pad, 0, np.array(reference_mask.shape) - pad)
-        found: list[tuple[FloatArray, FloatArray, FloatArray]] = []
-        for first in range(0, len(corner), _COARSE_BATCH):
+
+        def peaks(first: int) -> tuple[FloatArray, FloatArray, FloatArray]:
             part = slice(first, first + _COARSE_BATCH)
             surface = joint_ncc(
                 _cut(features, corner[part] + over, side), _cut(mask, corner[part] + over, side),
                 _cut(reference, there[part], pad), _cut(reference_mask, there[part], pad), min_share=0.5,
             )  # fmt: skip
-            found.append(window_peaks(surface))
+            return window_peaks(surface)
+
+        found = list(side_by_side(peaks, range(0, len(corner), _COARSE_BATCH)))
         at, height, sharpness = (np.concatenate(values) for values in zip(*found, strict=True))
         good = (height > _COARSE_MIN_HEIGHT) & (sharpness > _COARSE_MIN_SHARPNESS)
         good &= (np.abs(at - search) < search - 0.5).all(axis=1)
         if good.sum() < 8:
             return start
-        value = factor * (there - pad - corner + at) - self._images.margin_px
+        value = factor * (there - pad - corner + at) - self._margin
         centre = np.clip(corner + (side - 1) / 2.0, over, size - over) * factor + (factor - 1) / 2.0
         sigma = np.full(len(value), _COARSE_SIGMA_PX * factor**0.5)
         side *= factor
         points = Points(centre, value, sigma, 4.0, side / 2.0).take(good)
-        spline = Spline.over(self.height, self.width, self._knot_px(side * 0.75), self._images.grid)
+        spline = Spline.over(self.height, self.width, self._knot_px(side * 0.75), self._grid)
         return on_pixels(follow(points, spline, smoothing=0.03).fitted, self.height, self.width)
 
-    def _refine(self, field: PixelField) -> tuple[Match, Choice | None]:
+    def _refine(self, found: Registration, field: PixelField) -> Registration:
         """Measure, fit, predict, measure again, until the field stands still."""
         fit_pixels = ~self._check_pixels
         # The features are no longer needed, and the refiner is the largest user of memory.
         del self._features, self._feature_mask, self._reference_features, self._reference_mask
-        refiner = Refiner(self._target, self._reference, self._images.margin_px, background_px=_CAPTURE_PX)
-        measured = refiner.measure(self._windows, self._on_device(field), fit_pixels, rounds=1)
-        few = self._match(measured, field, strict=False).points.size < self._config.min_points
+        give_back()
+        half = self._half_resolution(field, fit_pixels) if self._search_factor == 2 else None
+        give_back()
+        refiner = Refiner(self._target, self._reference, self._margin, background_px=_CAPTURE_PX)
+        del self._target, self._reference
+        if half is not None and self._match(half, field, strict=False).points.size >= 2 * self._config.min_points:
+            measured, few = half, False
+        else:
+            measured = refiner.measure(self._windows, self._on_device(field), fit_pixels, rounds=1)
+            few = self._match(measured, field, strict=False).points.size < self._config.min_points
         if few and self._widen():
             # Between scattered clouds a usual window holds too little land, but the scene as a whole does not.
             measured = refiner.measure(self._windows, self._on_device(field), fit_pixels, rounds=1)
@@ -269,51 +288,92 @@ class Registrar:
             # Doubtful windows help to get near, but have no say in the result.
             match = self._match(measured, field, strict=False)
             if match.points.size < 4:
-                return match, None
+                return replace(found, match=match)
             field = on_pixels(self._follow(match.points), self.height, self.width)
-            if self._chance is None:
-                self._chance = self._chance_correlation(refiner, field, fit_pixels)
-            measured = refiner.measure(self._windows, self._on_device(field), fit_pixels)
+            self._warped = refiner.warp(self._on_device(field))
+            measured, self._chance = both(
+                partial(refiner.measure, self._windows, self._warped, fit_pixels),
+                partial(self._chance_correlation, refiner, self._warped, fit_pixels),
+            )
             match = self._match(measured, field)
             if match.settled:
                 break
         if match.points.size < 4:
-            return match, None
-        self._refiner = refiner
-        if self._single_shift(match.points):
-            return match, fit_shift(match.points, self._constant)
-        return match, choose_field(match.points, self._spline)
+            return replace(found, match=match)
+        found = replace(found, match=match)
+        if match.settled:
+            # The field that is fitted now is so near that the points for checking can be measured beside it.
+            found, check = both(partial(self._concluded, found), partial(self._check, refiner, field, self._warped))
+            return replace(found, check=check)
+        found = self._concluded(found)
+        if found.choice is None:
+            return found
+        return replace(found, check=self._check(refiner, on_pixels(found.choice.fitted, self.height, self.width)))
 
-    def _chance_correlation(self, refiner: Refiner, field: PixelField, allowed: Tensor) -> float:
+    def _half_resolution(self, field: PixelField, allowed: Tensor) -> Measurement | None:
+        """Measure with the same windows on images of half the resolution: what is near enough needs no more at first.
+
+        Averages of 2 x 2 pixels of the target and of 2 x 2 samples of the reference stay equally sharp, because the
+        reference is also evaluated by a spline twice as wide.
+        """
+        if self.height % 2 or self.width % 2 or self._reference.shape[-2] % 2 or self._reference.shape[-1] % 2:
+            return None
+        target, reference = both(partial(_halved, self._target), partial(_halved, self._reference))
+        kept = torch.nn.functional.avg_pool2d(allowed[None].float(), 2)[0] == 1.0
+        refiner = Refiner(target, reference, self._margin / 2, background_px=_CAPTURE_PX / 2)
+        windows = Windows.hann(
+            self.height // 2, self.width // 2, self._window_px // 2, self._step_px // 2, self._device
+        )
+        if windows.shape != self._windows.shape:
+            return None
+        coarse = torch.nn.functional.avg_pool2d(self._on_device(field)[None], 2)[0] / 2
+        found = refiner.measure(windows, coarse, kept, rounds=1)
+        return replace(
+            found, d_row=2 * found.d_row, d_col=2 * found.d_col, variance=4 * found.variance,
+            row=2 * found.row + 0.5, col=2 * found.col + 0.5,
+        )  # fmt: skip
+
+    def _chance_correlation(self, refiner: Refiner, warped: Warped, allowed: Tensor) -> float:
         """Correlation that windows reach at a wrong position: those that fit no better measure nothing."""
-        wrong = field + np.array(_WRONG_PX, dtype=np.float32)[:, None, None]
-        correlation, share = refiner.resemblance(self._windows, self._on_device(wrong), allowed)
+        if self._chance is not None:
+            return self._chance
+        correlation, share = refiner.resemblance(self._windows, warped.moved(*_WRONG_PX), allowed)
         seen = correlation[share > self._least_share]
         return float(np.quantile(seen, _CHANCE_QUANTILE)) if seen.size else 0.0
 
     def _single_shift(self, points: Points) -> bool:
         return self._config.coregister == "global" or points.size < self._config.min_points
 
+    def _concluded(self, found: Registration) -> Registration:
+        """Choose the field and determine how wrong it is where."""
+        if found.match is None:
+            return found
+        points = found.match.points
+        single = self._single_shift(points)
+        choice = fit_shift(points, self._constant) if single else choose_field(points, self._spline)
+        doubt = FieldUncertainty.of(choice.fitted, points, choice.weight)
+        return replace(found, choice=choice, doubt=doubt, over_image=doubt.variance_at(self._area(choice.fitted)))
+
     def _follow(self, points: Points) -> Fitted:
         if self._single_shift(points):
             return fit_shift(points, self._constant).fitted
         return follow(points, self._spline).fitted
 
-    def _area(self, field: PixelField) -> FloatArray:
+    def _area(self, fitted: Fitted) -> FloatArray:
         """Positions in the area that both images cover: inside the hulls of their usable pixels."""
         rows, cols = (np.linspace(0, n - 1, _AREA_SIDE).round().astype(int) for n in (self.height, self.width))
         row, col = (v.ravel() for v in np.meshgrid(rows, cols, indexing="ij"))
-        margin = self._images.margin_px
-        seen = [(v[row, col] + at + margin) * OVERSAMPLING for v, at in zip(field, (row, col), strict=True)]
-        inside = self._target_hull(np.stack([row, col], axis=1)) & self._reference_hull(np.stack(seen, axis=1))
         every = np.stack([row, col], axis=1).astype(np.float64)
+        seen = (fitted.at(every) + every + self._margin) * OVERSAMPLING
+        inside = self._target_hull(every) & self._reference_hull(seen)
         return every[inside] if inside.sum() >= _AREA_SIDE else every
 
-    def _check(self, field: PixelField) -> Match | None:
+    def _check(self, refiner: Refiner, field: PixelField, warped: Warped | None = None) -> Match | None:
+        """Measure the pixels that were held back."""
         if not bool(self._check_pixels.any()):
             return None
         boxes = Windows.boxes(self.height, self.width, self.cell_px, self._device)
-        measured = self._refiner.measure(boxes, self._on_device(field), self._check_pixels)
+        measured = refiner.measure(boxes, warped or self._on_device(field), self._check_pixels)
         match = self._match(measured, field, least_share=0.4)
         return match if match.points.size else None
 
@@ -371,6 +431,11 @@ def _featured(image: Tensor, factor: int, scale_px: float) -> tuple[Tensor, Tens
         out.copy_(torch.nn.functional.avg_pool2d(torch.where(valid, layer, 0.0)[None], factor)[0])
         out.div_(share.clamp(min=0.5)).mul_(mask)
     return contrast_features(mean, mask, scale_px), mask
+
+
+def _halved(image: Tensor) -> Tensor:
+    """Means of 2 x 2 samples, NaN where one of them is."""
+    return torch.nn.functional.avg_pool2d(image[None], 2)[0]
 
 
 def _cut(image: Tensor, corners: NDArray[np.integer], side: int) -> Tensor:

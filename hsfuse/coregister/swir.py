@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -21,6 +22,7 @@ from hsfuse.coregister.channels import ChannelPair, MultispectralBands, Weighted
 from hsfuse.coregister.lowpass import blur_sigma_m, prepare_reference
 from hsfuse.coregister.refine import Measurement, Refiner
 from hsfuse.coregister.result import CoregistrationResult, SwirShift
+from hsfuse.coregister.threads import in_halves
 from hsfuse.coregister.windows import Windows
 from hsfuse.degrade import Psf
 from hsfuse.errors import OverlapError
@@ -114,13 +116,9 @@ def measure_swir(
     with (progress or SilentProgress()).stage("compare SWIR with VNIR") as stage:
         found = None
         for strips in (some, every):
-            parts = []
-            for rows in strips:
-                part = _part(pair, hsi, rows, aligned, sigma_m, torch.device(device))
-                if part is not None:
-                    parts.append(part)
-                stage.advance(1.0 / len(strips) if strips is some else 0.0)
-            found = _iterate(parts)
+            prepare = partial(_part, pair, hsi, aligned=aligned, sigma_m=sigma_m, device=torch.device(device))
+            found = _iterate([part for part in in_halves(prepare, strips) if part is not None])
+            stage.advance(1.0 if strips is some else 0.0)
             if found is not None or len(some) == len(every):
                 break
     if found is None:
@@ -263,11 +261,8 @@ def _iterate(parts: list[_Part]) -> _Found | None:
     shift: FloatArray = np.zeros(2)
     before: FloatArray | None = None
     for number in range(_PASSES if parts else 0):
-        measured = []
-        for part in parts:
-            part.refiner.background_px = _CAPTURE_PX if number == 0 else _SHARP_PX
-            moved = part.base + torch.from_numpy(shift).to(part.base.device)[:, None, None]
-            measured.append(part.refiner.measure(part.windows, moved, part.everywhere))
+        background_px = _CAPTURE_PX if number == 0 else _SHARP_PX
+        measured = in_halves(partial(_measured, shift=shift, background_px=background_px), parts)
         # What has not been aligned yet looks like noise.
         found = _combine(
             measured, np.concatenate([part.misfit for part in parts]), _MOST_SIGMA_PX if number > 1 else _LAX_SIGMA_PX
@@ -283,6 +278,12 @@ def _iterate(parts: list[_Part]) -> _Found | None:
         if np.abs(shift).max() > _FARTHEST_PX:
             return None
     return None
+
+
+def _measured(part: _Part, shift: FloatArray, background_px: float) -> Measurement:
+    part.refiner.background_px = background_px
+    moved = part.base + torch.from_numpy(shift).to(part.base.device)[:, None, None]
+    return part.refiner.measure(part.windows, moved, part.everywhere)
 
 
 def _stretch(step: FloatArray, before: FloatArray | None) -> float:

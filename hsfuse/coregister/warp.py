@@ -93,6 +93,7 @@ class Resampler:
         self._stretch = (1.0, 1.0) if kernel == "nearest" else (max(1.0, scale_y), max(1.0, scale_x))
         reach = {"cubic": 2.0, "linear": 1.0, "nearest": 0.5}[kernel]
         self._reach = reach * self._stretch[0], reach * self._stretch[1]
+        self._last: tuple[Slice2D, tuple[FloatArray, FloatArray]] | None = None
 
     def _scale(self) -> tuple[float, float]:
         """Source pixels per output pixel along rows and columns, at the middle of the output."""
@@ -105,6 +106,16 @@ class Resampler:
 
     def positions(self, block: Slice2D) -> tuple[FloatArray, FloatArray]:
         """Fractional source (row, col) of the centres of a block of output pixels, each of shape (row, col).
+
+        Those of the last block are kept: whoever resamples one asks first what it needs.
+        """
+        last = self._last
+        if last is None or last[0] != block:
+            last = self._last = block, self._positions(block)
+        return last[1]
+
+    def _positions(self, block: Slice2D) -> tuple[FloatArray, FloatArray]:
+        """Positions for :meth:`positions`.
 
         The mapping is computed exactly on a lattice that is fixed to the output grid and interpolated bilinearly in
         between, where it is straight to a few centimetres.

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hsfuse.coregister.images import interpolation_matrix
+from hsfuse.coregister.sampling import interpolation_matrix
 
 FloatArray = NDArray[np.float64]
 

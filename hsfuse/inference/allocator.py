@@ -11,6 +11,8 @@ import ctypes
 import platform
 from functools import lru_cache
 
+import psutil
+
 from hsfuse.log import get_logger
 
 _log = get_logger(__name__)
@@ -51,8 +53,11 @@ def share_one_arena() -> bool:
         return False
 
 
-def release_freed_memory() -> None:
-    """Give back what earlier stages have freed: between stages that need memory of other shapes."""
-    if not keep_freed_memory():
+def release_freed_memory(*, above: int = 0) -> None:
+    """Give back what earlier stages have freed: between stages that need memory of other shapes.
+
+    With ``above`` only where the process holds more than so many bytes, for what goes back has to be cleared again.
+    """
+    if not keep_freed_memory() or (above and psutil.Process().memory_info().rss <= above):
         return
     ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))

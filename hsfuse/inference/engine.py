@@ -48,6 +48,8 @@ the call returns.
 PHYSICAL_RANGE = (-0.05, 1.5)
 """Reflectance outside this range is an artefact; ``clip`` cuts it off."""
 _COUNT_ROWS = 32
+_TIDY_ABOVE = 0.82
+"""Of the planned memory; a tile more must fit below it."""
 
 
 class RowEncoder(Protocol):
@@ -154,6 +156,7 @@ def fuse_scene_tiles(
     workers: int = 1,
     rows_done: int = 0,
     clip: bool = True,
+    memory: int | None = None,
     encoder: RowEncoder | None = None,
     progress: Progress | None = None,
 ) -> FusionStatistics:
@@ -180,6 +183,8 @@ def fuse_scene_tiles(
         Fine rows that an interrupted run has finished (a value the sink was given as ``row0``).
     clip
         Cut reflectance to :data:`PHYSICAL_RANGE`.
+    memory
+        Bytes that the process is planned to take. Near them, memory that tiles of other shapes have freed goes back.
     encoder
         Makes the samples that the sink takes; float32 reflectance when None.
 
@@ -206,7 +211,8 @@ def fuse_scene_tiles(
         _Handover(sink, (len(scene.bands), plan.width * scene.ratio), encoder, single=plan.overlap > 0) as handover,
         (progress or SilentProgress()).stage("fuse", total=plan.shape[0] - start) as stage,
     ):
-        job = _Job(scene, method, plan, device, pool, workers, statistics, handover, limits)
+        job = _Job(scene, method, plan, device, pool, workers, statistics, handover, limits,
+                   int(_TIDY_ABOVE * memory) if tidy and memory else 0)  # fmt: skip
         finish_row = _blended_rows(job, start) if plan.overlap else job.exact_row
         for tile_row, strip in read_ahead(scene, plan, start):
             masks.extend(strip)
@@ -218,7 +224,7 @@ def fuse_scene_tiles(
                 _count(masked.valid, masked.cloud, statistics)
                 statistics.computed_pixels += int(masked.valid.sum())
             if tidy:
-                release_freed_memory()
+                release_freed_memory(above=job.tidy_above)
             stage.advance()
     return statistics
 
@@ -290,6 +296,7 @@ class _Job:
     statistics: FusionStatistics
     handover: _Handover
     limits: tuple[float, float] | None
+    tidy_above: int = 0
 
     def results(self, tile_row: int, strip: SceneStrip, use: Callable[[Tile, FloatCube], int]) -> None:
         """Fuse a row of tiles; ``use`` takes each one's result where it was made.
@@ -381,7 +388,11 @@ class _Job:
             )
             if results is None:
                 raise RuntimeError("a single tile on the CPU cannot be split further")
-            return use(tile, results[0])
+            done = use(tile, results[0])
+            del results
+            if self.tidy_above:
+                release_freed_memory(above=self.tidy_above)
+            return done
 
         # Waiting for all before an error leaves: the workers write into shared memory.
         # Large tiles first, so that the threads are done at about the same time.

@@ -21,6 +21,7 @@ from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct
 FloatCube = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 
+_EXPECTED_ROWS = 128
 _FIT_ROWS = 32
 _FIT_PIXELS = 200_000
 _FIT_ENOUGH = 5_000
@@ -202,6 +203,50 @@ class FusionScene:
         msi, _ = fill_missing(msi)
         some = bool((missing & ~outside).any())
         return SceneStrip(rows, hsi, missing if some else None, msi, valid, raw.cloud)
+
+    def expected_pixels(self) -> BoolArray:
+        """HSI pixels that will probably carry a result, shape of :attr:`grid`: for plans, from masks alone.
+
+        Looks up the nearest measured HSI pixel and the classification at each pixel's centre; no image is read.
+        """
+        height, width = self.grid.shape
+        source = self.hsi.grid
+        imaged = self.hsi.valid(Slice2D(0, source.height, 0, source.width))
+        found = np.zeros((height, width), bool)
+        for top in range(0, height, _EXPECTED_ROWS):
+            rows = Slice2D(top, min(top + _EXPECTED_ROWS, height), 0, width)
+            at_row, at_col = (np.nan_to_num(np.rint(at), nan=-1.0) for at in self.resampler.positions(rows))
+            inside = (at_row >= 0) & (at_row < source.height) & (at_col >= 0) & (at_col < source.width)
+            part = found[rows.slices]
+            part[inside] = imaged[at_row[inside].astype(np.int64), at_col[inside].astype(np.int64)]
+            part &= self._clear_centres(rows)
+            if self.area is not None:
+                fine = self.area[rows.scaled(self.ratio).slices]
+                part &= fine.reshape(rows.shape[0], self.ratio, width, self.ratio).any(axis=(1, 3))
+        return found
+
+    def _clear_centres(self, rows: Slice2D) -> BoolArray:
+        """Whether the MSI reaches the centres of a block of HSI pixels, and shows the ground there."""
+        fine, offset, middle = rows.scaled(self.ratio), self.msi_block, self.ratio // 2
+        wanted = Slice2D(
+            fine.row0 + offset.row0, fine.row1 + offset.row0, fine.col0 + offset.col0, fine.col1 + offset.col0
+        )
+        clear = np.zeros(wanted.shape, bool)
+        inside = wanted.clipped(*self.msi.grid.shape)
+        if min(inside.shape) > 0:
+            seen = np.ones(inside.shape, bool)
+            classes = self.msi.classes(inside)
+            if classes is not None:
+                seen = classes != 0
+            if self.mask_cloud:
+                cloud = self.msi.cloud(inside)
+                seen = seen if cloud is None else seen & ~cloud
+            target = Slice2D(
+                inside.row0 - wanted.row0, inside.row1 - wanted.row0,
+                inside.col0 - wanted.col0, inside.col1 - wanted.col0,
+            )  # fmt: skip
+            clear[target.slices] = seen
+        return clear[middle :: self.ratio, middle :: self.ratio]
 
     def low_resolution_strips(self) -> Iterator[LowResolutionStrip]:
         """Sample the scene on the HSI grid for :meth:`FusionMethod.fit`.

@@ -17,11 +17,28 @@ _SIDE = 512
 _STREAM_VALUES = 4 << 20
 _SECONDS = 0.1
 
-# Calibrated on whole scenes by processor time, as multiples of what the two tests below measure.
-_SHARE_OF_PEAK = {"classical": 0.35, "network": 0.70}
-"""Of the matrix product's rate, over all that a method does."""
-_HALF_GAIN, _PLAIN_LOSS = 1.4, 2.5
-"""Networks are so many times faster in bf16 where that is chosen, everything so many times slower without kernels."""
+# Calibrated on tiles and whole scenes by processor time, as multiples of what the two tests below measure.
+_CLASSICAL_SHARE, _CLASSICAL_PLAIN_LOSS = 0.35, 2.5
+"""Of the matrix product's rate, over all that a classical method does; how much slower it is without kernels."""
+_SIDE_BY_SIDE = 0.93
+"""What a thread of several keeps of its speed: they share the memory."""
+
+
+@dataclass(frozen=True)
+class _NetworkCost:
+    """How networks spend time.
+
+    They multiply at ``rate`` times the matrix product's rate, and take the time of ``touch`` operations for each byte
+    of their working memory, which stands for all they do besides.
+    """
+
+    rate: float
+    half_gain: float
+    touch: float
+
+
+_NETWORK = {True: _NetworkCost(1.24, 1.5, 140.0), False: _NetworkCost(0.70, 1.0, 870.0)}
+"""With and without compiled kernels."""
 _FUSE_BYTES = 140.0
 """Reading, resampling, masking, encoding and storing, per sample of the product."""
 _WRITE_BYTES, _JUDGE_BYTES = 260.0, 110.0
@@ -111,12 +128,22 @@ def predict_seconds(estimate: Estimate, spec: ModelSpec, samples: int, speed: Ma
         Whether the product is judged as well.
     """
     learning = _LEARN_FLOP / speed.flops
-    rate = _SHARE_OF_PEAK[spec.kind] * speed.flops
-    rate *= _HALF_GAIN if spec.precision == "bf16" else 1.0
-    rate /= 1.0 if speed.compiled else _PLAIN_LOSS
-    fusing = estimate.flop / rate + samples * _FUSE_BYTES / speed.stream
+    fusing = _method_seconds(estimate, spec, speed) + samples * _FUSE_BYTES / speed.stream
+    if speed.workers > 1:
+        fusing /= _SIDE_BY_SIDE
     writing = samples * _WRITE_BYTES / speed.stream
     judging = _JUDGE_FLOP / speed.flops + samples * _JUDGE_BYTES / speed.stream if judged else 0.0
     # The product is judged by one thread while others compress it.
     finishing = max(judging, (writing + judging) / speed.workers)
     return (learning + fusing / speed.workers + finishing) / speed.free
+
+
+def _method_seconds(estimate: Estimate, spec: ModelSpec, speed: MachineSpeed) -> float:
+    """Seconds of one core that the method itself takes."""
+    if spec.kind != "network":
+        loss = 1.0 if speed.compiled else _CLASSICAL_PLAIN_LOSS
+        return loss * estimate.flop / (_CLASSICAL_SHARE * speed.flops)
+    cost = _NETWORK[speed.compiled]
+    gain = cost.half_gain if spec.precision == "bf16" else 1.0
+    touched = cost.touch * estimate.pixels * spec.bytes_per_pixel
+    return (estimate.flop / (cost.rate * gain) + touched) / speed.flops

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from rasterio.errors import RasterioError
 
 from hsfuse import __version__
 from hsfuse.coregister.result import CoregistrationResult
+from hsfuse.coregister.threads import one_ahead
 from hsfuse.coregister.warp import Resampler
 from hsfuse.errors import OutputError
 from hsfuse.grid import Grid, Slice2D
@@ -20,6 +22,7 @@ from hsfuse.progress import Progress
 from hsfuse.readers.base import FloatCube, HyperspectralProduct
 from hsfuse.readers.raster import RasterMsi
 from hsfuse.writers import CubeWriter, WriteOptions
+from hsfuse.writers.provenance import plain_record
 
 _ROWS = 128
 _PIXELS_AT_ONCE = 1 << 21
@@ -51,11 +54,13 @@ def write_aligned(
     progress: Progress,
     *,
     overwrite: bool,
+    finally_known: Callable[[], CoregistrationResult] | None = None,
 ) -> None:
     """Write the target at its true position on its own grid, resampled once.
 
     A cube with wavelengths becomes int16 reflectance with all its metadata; any other raster keeps its data type,
-    its numbers, its nodata value and its tags.
+    its numbers, its nodata value and its tags. ``finally_known`` returns the result that a cube records about itself,
+    when that is still being completed (by what does not move a pixel) while its rows are resampled.
 
     Raises
     ------
@@ -65,7 +70,7 @@ def write_aligned(
     if isinstance(target, RasterMsi):
         _write_plain(path, target, result, progress)
     else:
-        _write_cube(path, target, result, progress, overwrite=overwrite)
+        _write_cube(path, target, result, progress, overwrite=overwrite, finally_known=finally_known)
 
 
 def _write_plain(path: Path, target: RasterMsi, result: CoregistrationResult, progress: Progress) -> None:
@@ -91,7 +96,13 @@ def _write_plain(path: Path, target: RasterMsi, result: CoregistrationResult, pr
 
 
 def _write_cube(
-    path: Path, target: HyperspectralProduct, result: CoregistrationResult, progress: Progress, *, overwrite: bool
+    path: Path,
+    target: HyperspectralProduct,
+    result: CoregistrationResult,
+    progress: Progress,
+    *,
+    overwrite: bool,
+    finally_known: Callable[[], CoregistrationResult] | None,
 ) -> None:
     swir = target.bands.in_swir()
     parts: list[tuple[Resampler, NDArray[np.int64]]] = [
@@ -117,9 +128,12 @@ def _write_cube(
         sensor=target.info.sensor, acquired=target.info.start,
     ) as writer:  # fmt: skip
         with progress.stage("resample", total=target.grid.height) as stage:
-            for block in target.grid.row_blocks(_ROWS):
-                writer.write_rows(block.row0, aligned(block))
+            for block, rows in one_ahead(aligned, target.grid.row_blocks(_ROWS)):
+                writer.write_rows(block.row0, rows)
                 stage.advance(block.shape[0])
+        if finally_known is not None:
+            record = plain_record(provenance | {"coregistration": finally_known().to_json()})
+            writer.metadata = replace(writer.metadata, provenance=record)
         writer.finish(progress)
 
 
@@ -148,8 +162,8 @@ def _write_raster(
                 sink.update_tags(band, **items)
             if scaling is not None:
                 sink.scales, sink.offsets = (tuple(values) for values in scaling)
-            for block in grid.row_blocks(rows):
-                sink.write(read(block), window=block.window)
+            for block, values in one_ahead(read, grid.row_blocks(rows)):
+                sink.write(values, window=block.window)
         part.replace(path)
     except (OSError, RasterioError) as error:
         part.unlink(missing_ok=True)

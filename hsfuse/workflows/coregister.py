@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -97,18 +98,29 @@ def coregister_files(
             _log.warning("%s", warning)
         psf = _blur(moving, fixed)
         result = coregister_products(moving, fixed, config, psf=psf, progress=clock)
-        if isinstance(moving, RasterMsi):
-            if config.correct_swir:
-                _log.warning("--correct-swir has no effect: %s is no cube with wavelengths.", moving.info.name)
-        else:
-            result, notes = with_swir(result, moving, fixed, [reference], config, psf, clock)
-            warnings += notes
+        if isinstance(moving, RasterMsi) and config.correct_swir:
+            _log.warning("--correct-swir has no effect: %s is no cube with wavelengths.", moving.info.name)
+
+        def finish() -> tuple[CoregistrationResult, tuple[str, ...]]:
+            """What the aligned image's pixels do not depend on, unless the SWIR bands are to be moved."""
+            found, said = result, tuple[str, ...]()
+            if not isinstance(moving, RasterMsi):
+                found, said = with_swir(result, moving, fixed, [reference], config, psf, clock.hidden())
+            if found.trusted and field is not None:
+                write_field(field, moving.grid, found)
+            if found.trusted and tie_points is not None:
+                write_tie_points(tie_points, found, moving.grid.crs)
+            return found, said
+
+        finished = stack.enter_context(ThreadPoolExecutor(1)).submit(finish)
+        if config.correct_swir or not result.trusted:
+            result, _ = finished.result()
         if result.trusted:
-            if field is not None:
-                write_field(field, moving.grid, result)
-            if tie_points is not None:
-                write_tie_points(tie_points, result, moving.grid.crs)
-            write_aligned(output, moving, result, clock, overwrite=overwrite)
+            write_aligned(
+                output, moving, result, clock, overwrite=overwrite, finally_known=lambda: finished.result()[0]
+            )
+        result, notes = finished.result()
+        warnings += notes
         if report is not None:
             _write_report(report, output, moving, fixed, result, config, warnings, clock)
         if not result.trusted:

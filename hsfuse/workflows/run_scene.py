@@ -190,13 +190,14 @@ def cpu_threads(wanted: int | None) -> int:
 
 
 def _plan(prepared: PreparedScene, chosen: ChosenMethod, config: RunConfig, device: str) -> Estimate:
-    scene = prepared.scene
+    scene, spec = prepared.scene, chosen.method.spec
+    # Tiles that overlap are cut to fit what is valid, so how much is computed depends on it.
+    wanted = scene.expected_pixels() if spec.overlap_px and not device.startswith("cuda") else None
     return choose_plan(
         *scene.grid.shape, ratio=scene.ratio, n_bands=len(scene.bands), n_msi=len(scene.msi.band_names),
-        source_bands=len(scene.bands), spec=chosen.method.spec,
-        budget=make_budget(device, config.max_memory, config.max_vram),
+        source_bands=len(scene.bands), spec=spec, budget=make_budget(device, config.max_memory, config.max_vram),
         tile=config.tile, overlap=config.overlap, sample_bytes=_SAMPLE_BYTES[config.dtype],
-        workers=cpu_threads(config.threads),
+        workers=cpu_threads(config.threads), wanted=wanted,
     )  # fmt: skip
 
 
@@ -245,7 +246,7 @@ def _make(
         statistics = fuse_scene_tiles(
             scene, chosen.method, plan, writer.write_rows, device=device, batch=estimate.batch,
             workers=cpu_threads(config.threads), rows_done=writer.rows_done, clip=config.clip,
-            encoder=writer.encoding, progress=clock,
+            memory=estimate.host_bytes, encoder=writer.encoding, progress=clock,
         )  # fmt: skip
         summary["statistics"] = vars(statistics)
         release_freed_memory()
@@ -301,6 +302,7 @@ def _summary(
         "plan": {
             "device": device, "tiles": len(plan), "tile_px": plan.tile * scene.ratio,
             "overlap_px": plan.overlap * scene.ratio, "halo_px": plan.halo * scene.ratio, "batch": estimate.batch,
+            "computed_pixels": estimate.pixels,
             "peak_memory_bytes": estimate.host_bytes, "peak_vram_bytes": estimate.vram_bytes,
             "disk_bytes": raw,
             "estimated_seconds": round(

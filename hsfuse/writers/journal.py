@@ -300,7 +300,6 @@ class Journal:
     def _save(self) -> None:
         content = json.dumps(
             self._header | {"record": self.record, "plan": self.plan, "rows_done": self.rows_done},
-            indent=1,
             sort_keys=True,
         )
         write_durably(self.folder / MANIFEST_NAME, content + "\n")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hsfuse.errors import UsageError
+from hsfuse.fusion.nets.native import elementwise
 from hsfuse.fusion.nets.native import run as native
 from hsfuse.fusion.nets.ssm import Mamba1, Mamba2
 
@@ -32,7 +33,8 @@ class _Silu(nn.SiLU):
     """SiLU of a layer's fresh output: without gradients it takes that output's place."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.silu(x, inplace=not torch.is_grad_enabled())
+        done = elementwise.silu_(x)
+        return F.silu(x, inplace=not torch.is_grad_enabled()) if done is None else done
 
 
 def activation(name: Activation) -> nn.Module:
@@ -43,6 +45,13 @@ def activation(name: Activation) -> nn.Module:
 def plus(fresh: Tensor, other: Tensor) -> Tensor:
     """Return the sum; without gradients it takes the place of ``fresh``, a layer's output that nothing else needs."""
     return fresh + other if torch.is_grad_enabled() else fresh.add_(other)
+
+
+def activated(act: nn.Module, fresh: Tensor, other: Tensor) -> Tensor:
+    """Return ``act(fresh + other)``; as :func:`plus`, and in one pass where the activation is SiLU."""
+    done = elementwise.silu_(fresh, other) if isinstance(act, _Silu) else None
+    out: Tensor = act(plus(fresh, other)) if done is None else done
+    return out
 
 
 def conv3x3(in_channels: int, out_channels: int, *, bias: bool = True) -> nn.Conv2d:

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor, nn
 
-from hsfuse.fusion.nets.layers import SequenceMixer, VolumeConv, activation, conv1x1, conv3x3, plus
+from hsfuse.fusion.nets.layers import SequenceMixer, VolumeConv, activated, activation, conv1x1, conv3x3, plus
+from hsfuse.fusion.nets.native import elementwise
 
 if TYPE_CHECKING:
     from hsfuse.fusion.nets.ssrfn import SsrfnConfig
@@ -95,9 +96,13 @@ class DeepBlock(nn.Module):
         """Refine features."""
         first, second, third = self.convs
         local = second(self.act(first(u)))
-        if self.mixer is not None:
-            local = plus(local, self.mixer(u)) if self.where == "input" else local + self.mixer(local)
-        out: Tensor = third(self.act(local))
+        if self.mixer is not None and self.where == "input":
+            local = activated(self.act, local, self.mixer(u))
+        elif self.mixer is not None:
+            local = self.act(local + self.mixer(local))
+        else:
+            local = self.act(local)
+        out: Tensor = third(local)
         return plus(out, u) if self.residual else out
 
 
@@ -174,20 +179,24 @@ class SpatialCorrection(nn.Module):
     def forward(self, errors: Tensor, features: Tensor) -> Tensor:
         """Correct features with error features of the same size."""
         trust = torch.sigmoid(errors)
-        rows = inference_rows(features)
         for step in range(self.steps):
             conv = self.convs[step % len(self.convs)]
-            if rows is None:
-                out = conv(self._gated(features, trust, first=step == 0))
-                features = features + out if self.residual else out
-                continue
-            gated = torch.empty_like(features)
-            for part in rows:
-                gated[:, :, part] = self._gated(features[:, :, part], trust[:, :, part], first=step == 0)
-            out = conv(gated)
-            del gated
-            features = out.add_(features) if self.residual else out
+            out = conv(self._all_gated(features, trust, first=step == 0))
+            if self.residual:
+                features = features + out if torch.is_grad_enabled() else out.add_(features)
+            else:
+                features = out
         return features
+
+    def _all_gated(self, features: Tensor, trust: Tensor, *, first: bool) -> Tensor:
+        done = elementwise.gated(features, trust, "one" if first else self.rule)
+        rows = inference_rows(features) if done is None else None
+        if done is not None or rows is None:
+            return self._gated(features, trust, first=first) if done is None else done
+        done = torch.empty_like(features)
+        for part in rows:
+            done[:, :, part] = self._gated(features[:, :, part], trust[:, :, part], first=first)
+        return done
 
     def _gated(self, features: Tensor, trust: Tensor, *, first: bool) -> Tensor:
         """What the next convolution corrects: sigmoid(E) . (v . F) + F."""
@@ -224,6 +233,8 @@ class Refinement(nn.Module):
                 near, far = _gate_each_other(near, far)
                 continue
             far = far.clone() if far.data_ptr() == stack.data_ptr() else far
+            if elementwise.exchange_(near, far) is not None:
+                continue
             for part in rows:
                 at = (slice(None), slice(None), part)
                 near[at], far[at] = _gate_each_other(near[at], far[at])
@@ -246,6 +257,9 @@ def _gate_each_other(near: Tensor, far: Tensor) -> tuple[Tensor, Tensor]:
 def _inverse_attention(key: Tensor, value: Tensor, query: Tensor, mode: Literal["elementwise", "matrix"]) -> Tensor:
     """(1 - softmax(K . V)) . Q + V, element by element, or with a channel-by-channel matrix [15]."""
     if mode == "elementwise":
+        done = elementwise.attend(key, value, query)
+        if done is not None:
+            return done
         rows = inference_rows(query)
         if rows is None:
             return _attend(key, value, query)

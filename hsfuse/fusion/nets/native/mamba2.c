@@ -11,7 +11,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#if defined(__AVX512BF16__)
+#if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
 
@@ -72,25 +72,42 @@ INLINE vf load_half(const uint16_t *p) {
 }
 
 INLINE void store_half(uint16_t *p, vf x) { /* round to nearest, ties to even */
+#if defined(__AVX512BF16__)
+  __m256bh half = _mm512_cvtneps_pbh((__m512)x);
+  memcpy(p, &half, sizeof half);
+#else
   vu bits = (vu)x;
   bits = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   *(vh *)p = __builtin_convertvector(bits, vh);
+#endif
 }
 
-INLINE float sum(vf x) {
-  float total = 0.0f;
-  for (int i = 0; i < LANES; i++) total += x[i];
-  return total;
+INLINE float sum(vf x) { /* in pairs: a chain of additions would wait for each */
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps((__m512)x);
+#else
+  float part[LANES];
+  for (int i = 0; i < LANES; i++) part[i] = x[i];
+  for (int half = LANES / 2; half; half /= 2)
+    for (int i = 0; i < half; i++) part[i] += part[i + half];
+  return part[0];
+#endif
 }
 
 /* exp(x) for x in [-87, 88], clamped outside; relative error below 2e-7. */
 INLINE vf vexp(vf x) {
-  const vf low = all(-87.0f), high = all(88.0f), magic = all(12582912.0f);
+  const vf low = all(-87.0f), high = all(88.0f);
+#if defined(__AVX512F__)
+  x = (vf)_mm512_max_ps((__m512)low, _mm512_min_ps((__m512)high, (__m512)x));
+  vf k = (vf)_mm512_roundscale_ps((__m512)(x * 1.44269504f), 0);
+#else
+  const vf magic = all(12582912.0f);
   x = pick(x < low, low, x);
   x = pick(x > high, high, x);
   vf k = x * 1.44269504f + magic;
   vi power = (vi)k << 23;
   k -= magic;
+#endif
   vf r = x - k * 0.693359375f + k * 2.12194440e-4f;
   vf p = all(1.9875691500e-4f);
   p = p * r + 1.3981999507e-3f;
@@ -99,10 +116,24 @@ INLINE vf vexp(vf x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
+#if defined(__AVX512F__)
+  return (vf)_mm512_scalef_ps((__m512)p, (__m512)k);
+#else
   return (vf)((vi)p + power);
+#endif
 }
 
-INLINE vf silu(vf x) { return x / (1.0f + vexp(-x)); }
+INLINE vf silu(vf x) {
+  vf d = 1.0f + vexp(-x);
+#if defined(__AVX512F__)
+  /* A division takes longer than an estimate and one step of Newton's, which is as good as float32 goes. */
+  vf r = (vf)_mm512_rcp14_ps((__m512)d);
+  r = r + r * (1.0f - d * r);
+  return x * r;
+#else
+  return x / d;
+#endif
+}
 
 /* log(1 + exp(x)) = max(x, 0) + log1p(exp(-|x|)), the latter by the series of 2 atanh(t / (2 + t)). */
 INLINE vf softplus(vf x) {
@@ -351,12 +382,17 @@ static void emit(const hsf_block *p, const hsf_layout *at, const void *from, voi
 /* Convolution and SiLU of x, B and C; then keep the last rows for the next block. */
 static void convolve(const hsf_block *p, float *proj, int64_t columns, int count, float *mixed) {
   const int channels = p->inner + 2 * p->state;
-  const float *w = p->conv_weight;
-  for (int t = 0; t < TOKENS; t++) {
-    const float *rows = proj + (int64_t)t * columns + p->inner;
-    for (int i = 0; i < channels; i += LANES) {
-      vf value = load(p->conv_bias + i);
-      for (int k = 0; k < TAPS; k++) value += load(rows + k * columns + i) * load(w + k * channels + i);
+  for (int i = 0; i < channels; i += LANES) {
+    const float *row = proj + p->inner + i;
+    vf tap[TAPS], near[TAPS];
+    for (int k = 0; k < TAPS; k++) tap[k] = load(p->conv_weight + k * channels + i);
+    for (int k = 1; k < TAPS; k++) near[k] = load(row + (k - 1) * columns);
+    const vf bias = load(p->conv_bias + i);
+    for (int t = 0; t < TOKENS; t++) {
+      vf value = bias;
+      for (int k = 0; k < TAPS - 1; k++) near[k] = near[k + 1];
+      near[TAPS - 1] = load(row + (t + TAPS - 1) * columns);
+      for (int k = 0; k < TAPS; k++) value += near[k] * tap[k];
       store(mixed + (int64_t)t * channels + i, silu(value));
     }
   }
@@ -405,6 +441,13 @@ static void gate(const hsf_block *p, const float *z, int64_t columns, float *y, 
   }
 }
 
+/* Ask for the tokens of the next block: along columns of an image each lies in another page, which no processor
+ * foresees. */
+static void foresee(const char *from, int64_t step, int count, int64_t bytes) {
+  for (int t = 0; t < count; t++)
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + t * step + i);
+}
+
 static float *take(char **cursor, int64_t floats) {
   float *start = (float *)*cursor;
   *cursor += (floats * (int64_t)sizeof(float) + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
@@ -441,6 +484,9 @@ int32_t hsf_mamba2(const hsf_block *p, const hsf_layout *at, const void *u, void
       const char *from = (const char *)u + (s * at->in_seq + t * at->in_token) * size;
       char *to = (char *)out + (s * at->out_seq + t * at->out_token) * size;
       fetch(p, at, from, count, w.x);
+      const int64_t left = at->length - t - count, ahead = left < TOKENS ? left : TOKENS;
+      foresee(from + count * at->in_token * size, at->in_token * size, (int)ahead, p->width * size);
+      foresee(to, at->out_token * size, count, p->width * size);
       project(&w, w.x, p->width, p->w_in, half ? p->w_in_half : 0, columns, body, columns);
       convolve(p, w.proj, columns, count, w.mixed);
       scan(p, &w, body + p->inner + channels, columns, count);

@@ -6,6 +6,7 @@
  */
 
 #include "mamba2.c"
+#include "elementwise.c"
 
 #define BACK_STEPS 2
 

@@ -1,0 +1,61 @@
+"""Two pieces of work at a time: torch, NumPy and GDAL let go of the interpreter's lock while they compute.
+
+Every operation itself runs in one thread (see :mod:`hsfuse.coregister.products`), and results are put together in a
+fixed order, so they do not depend on which piece was finished first. The threads stay: matrix libraries keep buffers
+of tens of megabytes for each thread that they have ever seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import cache
+from typing import TypeVar
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+Other = TypeVar("Other")
+
+
+def side_by_side(work: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
+    """Results of independent pieces of work, in order, two at a time; the work itself must not use this function."""
+    yield from _pool("pieces", 2).map(work, items)
+
+
+def both(first: Callable[[], Out], second: Callable[[], Other]) -> tuple[Out, Other]:
+    """Results of two pieces of work, which may use :func:`side_by_side`; the second one runs beside the caller."""
+    beside = _pool("beside", 1).submit(second)
+    try:
+        mine = first()
+    except BaseException:
+        # Nothing stays behind that still works on arrays which the caller may change.
+        wait([beside])
+        raise
+    return mine, beside.result()
+
+
+def in_halves(work: Callable[[In], Out], items: Sequence[In]) -> list[Out]:
+    """Results of pieces of work that may use :func:`side_by_side`: every other one is done beside the caller."""
+    mine, beside = both(lambda: [work(item) for item in items[::2]], lambda: [work(item) for item in items[1::2]])
+    return [(beside if i % 2 else mine)[i // 2] for i in range(len(items))]
+
+
+def one_ahead(work: Callable[[In], Out], items: Iterable[In]) -> Iterator[tuple[In, Out]]:
+    """Items and results in order; while the caller uses one, the next is made."""
+    waiting: tuple[In, Future[Out]] | None = None
+    try:
+        for item in items:
+            following = item, _pool("ahead", 1).submit(work, item)
+            if waiting is not None:
+                yield waiting[0], waiting[1].result()
+            waiting = following
+        if waiting is not None:
+            yield waiting[0], waiting[1].result()
+    finally:
+        if waiting is not None:
+            wait([waiting[1]])
+
+
+@cache
+def _pool(name: str, size: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=size, thread_name_prefix=f"hsfuse-{name}")
