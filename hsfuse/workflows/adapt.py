@@ -73,7 +73,8 @@ def adapt(
     """Adapt the network of a method to a scene, in place and before ``method.fit``.
 
     The weights with the best score on separate strips of the scene are kept; where training does not help, those
-    are the weights that it started from.
+    are the weights that it started from. The denoiser of the MSI, which learns from the scene in ``method.fit`` anyway,
+    will take longer over it.
 
     Parameters
     ----------
@@ -141,6 +142,7 @@ def adapt(
     result = train(network, source, settings, device=device, progress=progress)
     if result.best_step:
         method.network.load_state_dict(result.network.state_dict())
+    method.be_patient()
     _log.info(
         "Adapted in %d steps: %.2f dB instead of %.2f dB on the scene's validation strips.",
         result.steps, result.best.psnr_db, result.first.psnr_db,

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from hsfuse.fusion.nets.denoiser import GuideDenoiser
 
-STEPS = 100
+STEPS, PATIENT_STEPS = 100, 400
+"""As a matter of course, and where minutes are spent on adapting to the scene anyway."""
 RATE = 1e-3
 RECORRUPTION = 0.7
 """The a of the module's text: little noise is added to what the denoiser sees, more to what it shall return."""

@@ -27,7 +27,7 @@ from hsfuse.fusion.classical.calibration import Calibration
 from hsfuse.fusion.classical.statistics import gather, noise_std
 from hsfuse.fusion.guide_noise import guide_noise
 from hsfuse.fusion.nets.cost import bytes_per_pixel, flop_per_pixel
-from hsfuse.fusion.nets.guide_adaptation import STEPS, AdaptedDenoiser, adapt_denoiser
+from hsfuse.fusion.nets.guide_adaptation import PATIENT_STEPS, STEPS, AdaptedDenoiser, adapt_denoiser
 from hsfuse.fusion.nets.ssrfn import PRESETS, REFERENCE, Scene, Ssrfn, SsrfnConfig
 from hsfuse.fusion.nets.trust import Trust, draft_error, measure_trust, rehearse
 from hsfuse.fusion.nets.weights import load_weights
@@ -120,6 +120,10 @@ class SsrfnMethod(FusionMethod):
     def network(self) -> Ssrfn:
         """The network itself (for training)."""
         return self._network
+
+    def be_patient(self) -> None:
+        """Let the denoiser take longer to learn from the scene, for the last bit of quality."""
+        self._denoiser_steps = max(self._denoiser_steps, PATIENT_STEPS) if self._denoiser_steps else 0
 
     @property
     def trust(self) -> Trust | None:
