@@ -50,6 +50,8 @@ class ModelSpec:
         Working memory per 10 m pixel of a tile beyond input and output, in bytes at fp32.
     flop_per_pixel
         Arithmetic per 10 m pixel (for time estimates).
+    learn_flop
+        Arithmetic of :meth:`FusionMethod.fit` where it trains something.
     centre_nm
         Centre wavelengths that a trained network expects; None: any bands.
     ratios
@@ -72,6 +74,7 @@ class ModelSpec:
     preferred_tile_px: int = 128
     bytes_per_pixel: int = 2000
     flop_per_pixel: float = 1e4
+    learn_flop: float = 0.0
     centre_nm: tuple[float, ...] | None = None
     ratios: tuple[int, ...] | None = None
     n_msi: int | None = None

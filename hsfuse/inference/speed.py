@@ -127,7 +127,7 @@ def predict_seconds(estimate: Estimate, spec: ModelSpec, samples: int, speed: Ma
     judged
         Whether the product is judged as well.
     """
-    learning = _LEARN_FLOP / speed.flops
+    learning = (_LEARN_FLOP + spec.learn_flop) / speed.flops
     fusing = _method_seconds(estimate, spec, speed) + samples * _FUSE_BYTES / speed.stream
     if speed.workers > 1:
         fusing /= _SIDE_BY_SIDE

@@ -274,6 +274,12 @@ def fit_method(
     ``strips`` are iterated more than once.
     """
     chosen.method.fit(context, strips)
+    if chosen.calibration is not None:
+        found = chosen.calibration
+        _log.info(
+            "The HSI's PSF is %.2f pixels wide (told: %.2f); what is left of its shift is %.3f rows, %.3f columns.",
+            found.psf.fwhm_px, context.psf.fwhm_px, *found.offset_px,
+        )  # fmt: skip
     trust = chosen.trust
     if not (chosen.automatic and chosen.network):
         return chosen

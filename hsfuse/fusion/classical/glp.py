@@ -114,7 +114,7 @@ class Glp(FusionMethod):
         self._calibration = calibrate(strips, context) if self._calibrate else None
         offset = NO_OFFSET
         if self._calibration is not None:
-            _log.info(
+            _log.debug(
                 "glp: the HSI's PSF is %.2f pixels wide (told: %.2f) and lies %.3f rows, %.3f columns off.",
                 self._calibration.psf.fwhm_px, context.psf.fwhm_px, *self._calibration.offset_px,
             )  # fmt: skip

@@ -37,10 +37,15 @@ def flop_per_pixel(config: SsrfnConfig, ratio: int = 3) -> float:
         fine += 2 * bands * config.draft_features * (2 if config.error_scaled else 1)
     if config.spectral_skip:
         fine += 2 * bands * bands
-    if config.guide_denoiser:
-        fine += _conv(3 * config.n_msi, config.guide_denoiser) + _conv(config.guide_denoiser, config.n_msi)
-        fine += (LAYERS - 2) * _conv(config.guide_denoiser, config.guide_denoiser)
-    return float(fine + coarse / ratio**2)
+    return float(fine + coarse / ratio**2) + denoiser_flop_per_pixel(config)
+
+
+def denoiser_flop_per_pixel(config: SsrfnConfig) -> float:
+    """Operations of the guide denoiser per fine pixel; 0 without one."""
+    wide = config.guide_denoiser
+    if not wide:
+        return 0.0
+    return float(_conv(3 * config.n_msi, wide) + (LAYERS - 2) * _conv(wide, wide) + _conv(wide, config.n_msi))
 
 
 def bytes_per_pixel(config: SsrfnConfig, sample_bytes: int = 4) -> int:

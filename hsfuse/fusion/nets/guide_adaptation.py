@@ -115,6 +115,11 @@ def adapt_denoiser(
     return AdaptedDenoiser(adapted.requires_grad_(False).to(kind), found, before, after)
 
 
+def learned_pixels(steps: int) -> float:
+    """Pixels that so many steps amount to, in evaluations of the denoiser: a step backwards costs two."""
+    return 3.0 * steps * PATCHES * PATCH_PX**2
+
+
 def _loss(
     denoiser: GuideDenoiser, patches: Tensor, facts: tuple[Tensor, Tensor, Tensor], generator: torch.Generator
 ) -> Tensor:

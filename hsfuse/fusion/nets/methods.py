@@ -26,8 +26,14 @@ from hsfuse.fusion.base import (
 from hsfuse.fusion.classical.calibration import Calibration
 from hsfuse.fusion.classical.statistics import gather, noise_std
 from hsfuse.fusion.guide_noise import guide_noise
-from hsfuse.fusion.nets.cost import bytes_per_pixel, flop_per_pixel
-from hsfuse.fusion.nets.guide_adaptation import PATIENT_STEPS, STEPS, AdaptedDenoiser, adapt_denoiser
+from hsfuse.fusion.nets.cost import bytes_per_pixel, denoiser_flop_per_pixel, flop_per_pixel
+from hsfuse.fusion.nets.guide_adaptation import (
+    PATIENT_STEPS,
+    STEPS,
+    AdaptedDenoiser,
+    adapt_denoiser,
+    learned_pixels,
+)
 from hsfuse.fusion.nets.ssrfn import PRESETS, REFERENCE, Scene, Ssrfn, SsrfnConfig
 from hsfuse.fusion.nets.trust import Trust, draft_error, measure_trust, rehearse
 from hsfuse.fusion.nets.weights import load_weights
@@ -159,6 +165,7 @@ class SsrfnMethod(FusionMethod):
                 bytes_per_pixel(config, _TYPES[self._precision].itemsize), draft.bytes_per_pixel if draft else 0
             ),
             flop_per_pixel=flop_per_pixel(config) + (draft.flop_per_pixel if draft else 0.0),
+            learn_flop=denoiser_flop_per_pixel(config) * learned_pixels(self._denoiser_steps),
             centre_nm=header.centre_nm if header else None,
             ratios=header.ratios if header else None,
             n_msi=config.n_msi,
