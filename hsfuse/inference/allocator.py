@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 
 import psutil
@@ -19,6 +21,7 @@ _log = get_logger(__name__)
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 _KEEP_BYTES = 1 << 30
+_APART_BYTES = 32 << 20
 
 
 @lru_cache(maxsize=1)
@@ -61,3 +64,20 @@ def release_freed_memory(*, above: int = 0) -> None:
     if not keep_freed_memory() or (above and psutil.Process().memory_info().rss <= above):
         return
     ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))
+
+
+@contextmanager
+def large_arrays_apart() -> Iterator[None]:
+    """Inside the block, what is larger than 32 MB comes from the kernel and goes straight back.
+
+    Tiles of many shapes would leave gaps of that size in memory. What they compute beside is smaller, and kept.
+    """
+    if not keep_freed_memory():
+        yield
+        return
+    mallopt = ctypes.CDLL(None).mallopt
+    mallopt(_MMAP_THRESHOLD, _APART_BYTES)
+    try:
+        yield
+    finally:
+        mallopt(_MMAP_THRESHOLD, _KEEP_BYTES)

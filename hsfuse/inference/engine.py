@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from hsfuse.errors import MemoryBudgetError
 from hsfuse.fusion.base import FusionMethod
 from hsfuse.grid import Slice2D
-from hsfuse.inference.allocator import release_freed_memory
+from hsfuse.inference.allocator import large_arrays_apart, release_freed_memory
 from hsfuse.inference.blending import Finished, TileBlender
 from hsfuse.inference.layout import tiles_around
 from hsfuse.inference.scene import FusionScene, SceneStrip
@@ -48,8 +48,8 @@ the call returns.
 PHYSICAL_RANGE = (-0.05, 1.5)
 """Reflectance outside this range is an artefact; ``clip`` cuts it off."""
 _COUNT_ROWS = 32
-_TIDY_ABOVE = 0.82
-"""Of the planned memory; a tile more must fit below it."""
+_TIDY_ABOVE = 0.93
+"""Of the planned memory. Rarely reached: while memory goes back, no thread can take any."""
 
 
 class RowEncoder(Protocol):
@@ -207,6 +207,7 @@ def fuse_scene_tiles(
     masks = _Masks(top=plan.finished_rows(start - 1) * scene.ratio if start else 0, ratio=scene.ratio,
                    bands=len(scene.bands))  # fmt: skip
     with (
+        large_arrays_apart() if tidy else nullcontext(),
         _workers(workers if on_cpu else 1) as pool,
         _Handover(sink, (len(scene.bands), plan.width * scene.ratio), encoder, single=plan.overlap > 0) as handover,
         (progress or SilentProgress()).stage("fuse", total=plan.shape[0] - start) as stage,
@@ -224,7 +225,7 @@ def fuse_scene_tiles(
                 _count(masked.valid, masked.cloud, statistics)
                 statistics.computed_pixels += int(masked.valid.sum())
             if tidy:
-                release_freed_memory(above=job.tidy_above)
+                release_freed_memory()
             stage.advance()
     return statistics
 
