@@ -11,6 +11,7 @@ from hsfuse._early import import_torch_beside
 from hsfuse.cli.options import with_config
 from hsfuse.cli.session import AsJson, LogFile, LogFormat, NoProgress, Quiet, Session, Verbose
 from hsfuse.config import CoregisterConfig
+from hsfuse.inference.allocator import share_one_arena
 
 
 def add_to(app: typer.Typer) -> None:
@@ -38,6 +39,7 @@ def add_to(app: typer.Typer) -> None:
         log_file: LogFile = None,
     ) -> None:
         """Align TARGET to REFERENCE with one resampling, and say how well."""
+        share_one_arena()
         import_torch_beside()
         session = Session(verbose, quiet, as_json, no_progress, log_format, log_file)
         with session.errors():

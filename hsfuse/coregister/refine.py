@@ -85,6 +85,10 @@ class Warped:
     image: Tensor
     usable: Tensor
 
+    def cut(self, rows: slice) -> Warped:
+        """Some of the rows."""
+        return Warped(self.image[:, rows], self.usable[rows])
+
     def moved(self, rows: int, cols: int) -> Warped:
         """The same on other pixels, so that it lies at a wrong place; not usable where nothing is known then."""
         usable = self.usable.roll((rows, cols), (0, 1))
@@ -198,31 +202,36 @@ class Refiner:
         return pass_.solve(model, self._block_c)
 
     def resemblance(
-        self, windows: Windows, displacement: Tensor | Warped, allowed: Tensor
+        self, windows: Windows, displacement: Tensor | Warped, allowed: Tensor, *, top: int = 0
     ) -> tuple[FloatArray, FloatArray]:
         """Correlation and share of usable pixels as in :meth:`measure` with one round, each of shape (n_r, n_c).
 
-        A warped image is changed in place.
+        A warped image may cover a part of the rows, from ``top`` on; it is changed in place.
         """
-        return self._compare(windows, displacement, allowed, keep=False).resemblance()
+        return self._compare(windows, displacement, allowed, keep=False, top=top).resemblance()
 
-    def _compare(self, windows: Windows, displacement: Tensor | Warped, allowed: Tensor, *, keep: bool = True) -> _Pass:
+    def _compare(
+        self, windows: Windows, displacement: Tensor | Warped, allowed: Tensor, *, keep: bool = True, top: int = 0
+    ) -> _Pass:
         kept = keep and isinstance(displacement, Warped)
         warped = displacement if isinstance(displacement, Warped) else self.warp(displacement)
-        mask = (_interior(warped.usable, 1) & self.target_valid & allowed).float()
+        rows = slice(top, top + warped.usable.shape[0])
+        mask = (_interior(warped.usable, 1) & self.target_valid[rows] & allowed).float()
         inner = _interior(warped.usable, _HALO_PX)
         reference = torch.empty_like(warped.image) if kept else warped.image
-        target = torch.empty_like(self._target)
-        self._flatten((warped.image, self._target), mask, (reference, target))
+        target = torch.empty_like(self._target[:, rows])
+        self._flatten((warped.image, self._target[:, rows]), mask, (reference, target))
         return _Pass(windows, reference, target, mask, inner)
 
     def _flatten(self, images: tuple[Tensor, ...], mask: Tensor, outs: tuple[Tensor, ...]) -> None:
         """Write images without their local mean and of unit variance over the mask; ``outs`` may be ``images``."""
-        total, count = self._smoother.total(mask), mask.sum().clamp(min=1.0)
+        whole = mask.shape[0] == self.height
+        smoother = self._smoother if whole else Smoother(mask.shape[0], self.width, self._background_px, self.device)
+        total, count = smoother.total(mask), mask.sum().clamp(min=1.0)
 
         def one(pair: tuple[Tensor, Tensor]) -> None:
             channel, out = pair
-            torch.sub(channel, self._smoother.mean(channel, mask, total), out=out)
+            torch.sub(channel, smoother.mean(channel, mask, total), out=out)
             out.div_(((out * mask).mul_(out).sum() / count).sqrt().clamp(min=1e-9))
 
         pairs = [pair for image, out in zip(images, outs, strict=True) for pair in zip(image, out, strict=True)]
@@ -250,6 +259,10 @@ class _Pass:
         distance = (error**2 / scale.clamp(min=1e-4)).mean(dim=0)
         return mask * ((_STUDENT_NU + 1.0) / (_STUDENT_NU + distance))
 
+    def _strips(self) -> list[Strip]:
+        """Strips in which a pixel counts."""
+        return [strip for strip in self._windows.strips() if bool(self._mask[strip.top : strip.bottom].any())]
+
     def _zeros(self, count: int) -> Tensor:
         return torch.zeros((count, *self._windows.shape), device=self._mask.device)
 
@@ -274,7 +287,7 @@ class _Pass:
             torch.mul(target * target, weight, out=products[at:])
             return strip.sums(products)
 
-        strips = list(self._windows.strips())
+        strips = self._strips()
         for strip, part in zip(strips, side_by_side(share, strips), strict=True):
             sums[:, strip.first : strip.last] += part
         gram = self._gram(sums[: len(self._pairs)])
@@ -298,7 +311,7 @@ class _Pass:
             weight = self._weight(strip.top, strip.bottom, error, strip.spread(dense[1]))
             return strip.sums(torch.cat([error * error * weight, target * target * weight, weight[None]]))
 
-        strips = list(self._windows.strips())
+        strips = self._strips()
         for strip, part in zip(strips, side_by_side(share, strips), strict=True):
             sums[:, strip.first : strip.last] += part
         sums = sums.double()

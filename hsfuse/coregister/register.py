@@ -337,7 +337,13 @@ class Registrar:
         """Correlation that windows reach at a wrong position: those that fit no better measure nothing."""
         if self._chance is not None:
             return self._chance
-        correlation, share = refiner.resemblance(self._windows, warped.moved(*_WRONG_PX), allowed)
+        rows, windows = slice(0, self.height), self._windows
+        if self._search_factor == 2:
+            # A large image has windows enough in the middle half of its rows.
+            rows = slice(self.height // 4, self.height - self.height // 4)
+            windows = Windows.hann(rows.stop - rows.start, self.width, self._window_px, self._step_px, self._device)
+        wrong = warped.cut(rows).moved(*_WRONG_PX)
+        correlation, share = refiner.resemblance(windows, wrong, allowed[rows], top=rows.start)
         seen = correlation[share > self._least_share]
         return float(np.quantile(seen, _CHANCE_QUANTILE)) if seen.size else 0.0
 

@@ -187,11 +187,11 @@ class Resampler:
         out = np.full((cube.shape[0], height, width), np.nan, dtype=np.float32)
         if min(source_block.shape) < 1 or min(block.shape) < 1:
             return out
+        if self._compiled(cube, source_block, block, out):
+            return out
         strip = max(1, int(_WEIGHTS_AT_ONCE / (width * 4 * self._reach[0] * self._reach[1])))
         for top in range(0, height, strip):
             part = Slice2D(block.row0 + top, block.row0 + min(top + strip, height), block.col0, block.col1)
-            if self._compiled(cube, source_block, part, out[:, top : top + part.shape[0]]):
-                continue
             weights = self._weights(part, source_block)
             if weights is None:
                 continue
