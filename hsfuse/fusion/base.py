@@ -102,6 +102,9 @@ class FusionContext:
         Torch device name.
     seed
         For methods that draw random numbers.
+    calibrate
+        Whether methods may find the HSI's blur and what is left of its shift on the pair, and use that instead of
+        ``psf``; False where the user knows better.
     """
 
     ratio: int
@@ -111,6 +114,7 @@ class FusionContext:
     psf: Psf
     device: str = "cpu"
     seed: int = 0
+    calibrate: bool = True
 
 
 @dataclass(frozen=True)

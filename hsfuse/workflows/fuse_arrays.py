@@ -102,7 +102,7 @@ def fuse(
     fwhm_nm: ArrayLike | None = None,
     srf: ArrayLike | Sequence[SpectralResponse] | None = None,
     model: str | Path | None = None,
-    psf_fwhm: float = 1.0,
+    psf_fwhm: float | None = None,
     tile: int | None = None,
     overlap: int | None = None,
     device: str = "cpu",
@@ -132,7 +132,8 @@ def fuse(
     model
         Weights for a network method: name or file.
     psf_fwhm
-        Width of the HSI's PSF (FWHM) in HSI pixels.
+        Width of the HSI's PSF (FWHM) in HSI pixels, taken as given. None: 1, and methods that can find the width and
+        what is left of a shift on the pair do so.
     tile, overlap
         In MSI pixels; chosen from the memory when None.
     device
@@ -166,11 +167,13 @@ def fuse(
     if len(bands) != low.shape[0]:
         raise UsageError(f"{len(bands)} wavelengths were given for {low.shape[0]} bands.")
     weights, responses = _srf(srf, bands, high.shape[0])
-    scene = array_scene(low, high, bands, responses, ratio, Psf(psf_fwhm))
+    scene = array_scene(low, high, bands, responses, ratio, Psf(psf_fwhm or 1.0))
     coarse, fine = scene.grid, scene.fine_grid
     options = dict(method_options) | ({"model": model} if model is not None else {})
     fusion = create_method(method, **options)
-    context = FusionContext(ratio, bands.centre_nm, bands.fwhm_nm, weights, scene.psf, device, seed)
+    context = FusionContext(
+        ratio, bands.centre_nm, bands.fwhm_nm, weights, scene.psf, device, seed, calibrate=psf_fwhm is None
+    )
     fusion.fit(context, list(scene.low_resolution_strips()))
     estimate = choose_plan(
         *coarse.shape, ratio=ratio, n_bands=len(bands), n_msi=high.shape[0], source_bands=len(bands),

@@ -301,12 +301,12 @@ def fit_method(
     return spare
 
 
-def fusion_context(scene: FusionScene, device: str, seed: int) -> FusionContext:
-    """Facts about the scene for the method."""
+def fusion_context(scene: FusionScene, device: str, seed: int, *, calibrate: bool = True) -> FusionContext:
+    """Facts about the scene for the method; without ``calibrate`` it takes blur and alignment as they are."""
     bands = scene.hsi.bands.take(scene.bands)
     responses = scene.msi.responses
     weights = srf_weights(bands, responses) if responses is not None else None
-    return FusionContext(scene.ratio, bands.centre_nm, bands.fwhm_nm, weights, scene.psf, device, seed)
+    return FusionContext(scene.ratio, bands.centre_nm, bands.fwhm_nm, weights, scene.psf, device, seed, calibrate)
 
 
 def resolve_device(wanted: str) -> str:

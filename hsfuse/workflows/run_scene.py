@@ -206,7 +206,9 @@ def _fit(
 ) -> ChosenMethod:
     scene = prepared.scene
     with clock.stage("learn from the scene") as stage, single_thread():
-        context = fusion_context(scene, device, config.seed)
+        # A PSF that was given, and positions that were declared right, are taken at their word.
+        free = config.psf_fwhm == "auto" and config.coregister != "off"
+        context = fusion_context(scene, device, config.seed, calibrate=free)
         fitted = fit_method(chosen, config, context, list(scene.low_resolution_strips()))
         stage.advance()
     return fitted

@@ -151,3 +151,18 @@ def test_a_psf_that_cannot_be_estimated_is_called_assumed(pair: SimulatedPair, t
         pair.prisma, pair.sentinel2, tmp_path / "t.tif", bands="24", report=False, psf_fwhm=1.5, **settings
     )
     assert (told.summary["psf_source"], told.summary["psf_fwhm_px"]) == ("given", 1.5)
+
+
+def test_methods_find_blur_and_shift_unless_they_are_given(pair: SimulatedPair, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"method": "glp", "coregister": "global", "bands": "24"}
+    free = hsfuse.fuse_scene(pair.prisma, pair.sentinel2, tmp_path / "free.tif", **settings)
+    found = free.summary["method"]["calibration"]
+    assert found["psf_fwhm_px"] == pytest.approx(free.summary["psf_fwhm_px"], abs=0.15)
+    assert max(map(abs, found["offset_px"])) < 0.2
+    assert "Blur and shift found by the method" in (tmp_path / "free.report.html").read_text(encoding="utf-8")
+    told = hsfuse.fuse_scene(pair.prisma, pair.sentinel2, tmp_path / "told.tif", report=False, psf_fwhm=1.5, **settings)
+    assert told.summary["method"]["calibration"] is None
+    off = hsfuse.fuse_scene(
+        pair.prisma, pair.sentinel2, tmp_path / "off.tif", report=False, **settings | {"coregister": "off"}
+    )
+    assert off.summary["method"]["calibration"] is None

@@ -111,7 +111,7 @@ class Glp(FusionMethod):
             Too few pixels are valid in both images.
         """
         strips = list(strips)
-        self._calibration = calibrate(strips, context) if self._calibrate else None
+        self._calibration = calibrate(strips, context) if self._calibrate and context.calibrate else None
         offset = NO_OFFSET
         if self._calibration is not None:
             _log.debug(
