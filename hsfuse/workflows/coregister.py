@@ -18,6 +18,7 @@ from hsfuse.coregister.products import coregister_products
 from hsfuse.coregister.result import CoregistrationResult
 from hsfuse.degrade import Psf
 from hsfuse.errors import CoregistrationError, InputError, OutputError
+from hsfuse.grid import Grid
 from hsfuse.inference.allocator import share_one_arena
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress, SilentProgress
@@ -101,25 +102,23 @@ def coregister_files(
         if isinstance(moving, RasterMsi) and config.correct_swir:
             _log.warning("--correct-swir has no effect: %s is no cube with wavelengths.", moving.info.name)
 
-        def finish() -> tuple[CoregistrationResult, tuple[str, ...]]:
+        def compare() -> tuple[CoregistrationResult, tuple[str, ...]]:
             """What the aligned image's pixels do not depend on, unless the SWIR bands are to be moved."""
-            found, said = result, tuple[str, ...]()
-            if not isinstance(moving, RasterMsi):
-                found, said = with_swir(result, moving, fixed, [reference], config, psf, clock.hidden())
-            if found.trusted and field is not None:
-                write_field(field, moving.grid, found)
-            if found.trusted and tie_points is not None:
-                write_tie_points(tie_points, found, moving.grid.crs)
-            return found, said
+            if isinstance(moving, RasterMsi):
+                return result, ()
+            return with_swir(result, moving, fixed, [reference], config, psf, clock.hidden())
 
-        finished = stack.enter_context(ThreadPoolExecutor(1)).submit(finish)
+        beside = stack.enter_context(ThreadPoolExecutor(1))
+        compared = beside.submit(compare)
+        written = beside.submit(lambda: _write_field_and_points(compared.result()[0], moving.grid, field, tie_points))
         if config.correct_swir or not result.trusted:
-            result, _ = finished.result()
+            result, _ = compared.result()
         if result.trusted:
             write_aligned(
-                output, moving, result, clock, overwrite=overwrite, finally_known=lambda: finished.result()[0]
+                output, moving, result, clock, overwrite=overwrite, finally_known=lambda: compared.result()[0]
             )
-        result, notes = finished.result()
+        result, notes = compared.result()
+        written.result()
         warnings += notes
         if report is not None:
             _write_report(report, output, moving, fixed, result, config, warnings, clock)
@@ -129,6 +128,15 @@ def coregister_files(
                 hint="Choose a reference closer in season and with fewer clouds.",
             )
     return result
+
+
+def _write_field_and_points(
+    result: CoregistrationResult, grid: Grid, field: Path | None, tie_points: Path | None
+) -> None:
+    if result.trusted and field is not None:
+        write_field(field, grid, result)
+    if result.trusted and tie_points is not None:
+        write_tie_points(tie_points, result, grid.crs)
 
 
 def _check_outputs(paths: list[Path], *, overwrite: bool) -> None:
