@@ -52,6 +52,19 @@ def test_it_removes_noise_without_having_seen_a_clean_image() -> None:
     assert not any(p.requires_grad for p in adapted.denoiser.parameters())
 
 
+def test_thorough_cleaning_does_not_depend_on_how_the_image_lies() -> None:
+    torch.manual_seed(0)
+    clean, noisy, facts = _pair(0.01)
+    adapted = adapt_denoiser(GuideDenoiser(4, 12), [noisy[0].numpy()], *facts, steps=100)
+    with torch.no_grad():
+        once = adapted.clean(noisy, *facts)
+        found = adapted.clean(noisy, *facts, thorough=True)
+        turned = adapted.clean(noisy[..., :60].rot90(1, (-2, -1)), *facts, thorough=True).rot90(-1, (-2, -1))
+        part = adapted.clean(noisy[..., :60], *facts, thorough=True)
+    assert (found[0].numpy() - clean).std() < (once[0].numpy() - clean).std()
+    torch.testing.assert_close(turned, part, rtol=0.0, atol=1e-6)
+
+
 def test_the_same_scene_gives_the_same_denoiser() -> None:
     torch.manual_seed(0)
     _, noisy, facts = _pair(0.02)

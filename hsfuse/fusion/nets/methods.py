@@ -94,6 +94,7 @@ class SsrfnMethod(FusionMethod):
         self._share: Tensor | None = None
         self._trust: Trust | None = None
         self._denoiser_steps = denoiser_steps
+        self._thorough = False
         self._denoising: AdaptedDenoiser | None = None
         self._noise_of_guide: Tensor | None = None
 
@@ -128,8 +129,9 @@ class SsrfnMethod(FusionMethod):
         return self._network
 
     def be_patient(self) -> None:
-        """Let the denoiser take longer to learn from the scene, for the last bit of quality."""
+        """Let the denoiser take longer to learn from the scene and to clean it, for the last bit of quality."""
         self._denoiser_steps = max(self._denoiser_steps, PATIENT_STEPS) if self._denoiser_steps else 0
+        self._thorough = True
 
     @property
     def trust(self) -> Trust | None:
@@ -231,8 +233,9 @@ class SsrfnMethod(FusionMethod):
     def _clean(self, msi: Tensor) -> Tensor:
         if self._denoising is None or self._scene is None or self._noise_of_guide is None:
             return msi
-        cleaned: Tensor = self._denoising.denoiser(msi, self._scene.msi_mean, self._scene.msi_std, self._noise_of_guide)
-        return cleaned
+        return self._denoising.clean(
+            msi, self._scene.msi_mean, self._scene.msi_std, self._noise_of_guide, thorough=self._thorough
+        )
 
     @torch.inference_mode()
     def _correction(self, hsi: Tensor, msi: Tensor, draft: Tensor) -> Tensor:
