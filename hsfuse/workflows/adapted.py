@@ -92,6 +92,7 @@ def adapt_to_scene(
         _log.info("Going on with the weights that were adapted before, %s.", path)
     # From the file also right after training: a resumed run must see the very same numbers.
     method = SsrfnMethod.from_weights(path, precision=network_precision(config.precision, device))
+    method.be_patient()
     public = {key: value for key, value in record.items() if key != "identity"} | {"weights": str(path)}
     gain_db = float(record["after"]["gain_db"])
     return AdaptedMethod(replace(chosen, method=method, header=read_header(path), adapted_gain_db=gain_db), public)

@@ -23,7 +23,8 @@ from hsfuse.fusion.nets.denoiser import GuideDenoiser
 
 STEPS, PATIENT_STEPS = 100, 400
 """As a matter of course, and where minutes are spent on adapting to the scene anyway."""
-_TURNS = 8
+TURNS = 8
+"""Versions of an image that are turned and mirrored."""
 RATE = 2e-3
 RECORRUPTION = 0.7
 """The a of the module's text: little noise is added to what the denoiser sees, more to what it shall return."""
@@ -64,11 +65,11 @@ class AdaptedDenoiser:
             cleaned: Tensor = self.denoiser(msi, mean, std, noise)
             return cleaned
         total = torch.zeros_like(msi, dtype=torch.float32)
-        for turn in range(_TURNS):
-            seen = torch.rot90(msi.flip(-1) if turn >= _TURNS // 2 else msi, turn % 4, (-2, -1))
+        for turn in range(TURNS):
+            seen = torch.rot90(msi.flip(-1) if turn >= TURNS // 2 else msi, turn % 4, (-2, -1))
             back = torch.rot90(self.denoiser(seen, mean, std, noise), -(turn % 4), (-2, -1))
-            total += back.flip(-1) if turn >= _TURNS // 2 else back
-        return total / _TURNS
+            total += back.flip(-1) if turn >= TURNS // 2 else back
+        return total / TURNS
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for the report."""

@@ -30,6 +30,7 @@ from hsfuse.fusion.nets.cost import bytes_per_pixel, denoiser_flop_per_pixel, fl
 from hsfuse.fusion.nets.guide_adaptation import (
     PATIENT_STEPS,
     STEPS,
+    TURNS,
     AdaptedDenoiser,
     adapt_denoiser,
     learned_pixels,
@@ -166,7 +167,9 @@ class SsrfnMethod(FusionMethod):
             bytes_per_pixel=max(
                 bytes_per_pixel(config, _TYPES[self._precision].itemsize), draft.bytes_per_pixel if draft else 0
             ),
-            flop_per_pixel=flop_per_pixel(config) + (draft.flop_per_pixel if draft else 0.0),
+            flop_per_pixel=flop_per_pixel(config)
+            + (draft.flop_per_pixel if draft else 0.0)
+            + (TURNS - 1) * denoiser_flop_per_pixel(config) * self._thorough,
             learn_flop=denoiser_flop_per_pixel(config) * learned_pixels(self._denoiser_steps),
             centre_nm=header.centre_nm if header else None,
             ratios=header.ratios if header else None,
@@ -259,11 +262,12 @@ class SsrfnMethod(FusionMethod):
             self._network.denoiser, blocks, scene.msi_mean, scene.msi_std, told,
             steps=self._denoiser_steps, seed=context.seed,
         )  # fmt: skip
-        _log.info(
-            "%s: denoising leaves %.0f %% of the variance of the multispectral image's noise (%.0f %% before it "
-            "learned from the scene).",
-            self._name, 100.0 * self._denoising.left_after, 100.0 * self._denoising.left_before,
-        )  # fmt: skip
+        if not math.isnan(self._denoising.left_after):
+            _log.info(
+                "%s: denoising leaves %.0f %% of the variance of the multispectral image's noise (%.0f %% before it "
+                "learned from the scene).",
+                self._name, 100.0 * self._denoising.left_after, 100.0 * self._denoising.left_before,
+            )  # fmt: skip
         return noise
 
     def _make_draft(self) -> FusionMethod:
