@@ -37,7 +37,7 @@ from quality_scenes import ReferenceScene, generated_scene, prisma_like_bands, r
 from quality_tables import PAPER_TABLES, markdown
 
 from hsfuse.degrade import Psf, lowpass_decimate_array
-from hsfuse.errors import HsfuseError
+from hsfuse.errors import HsfuseError, InputError, OverlapError
 from hsfuse.fusion.base import FusionContext, LowResolutionStrip
 from hsfuse.fusion.fidelity import guarded
 from hsfuse.fusion.guide_noise import GuideSample
@@ -243,7 +243,14 @@ def score_all_methods(
                             print(f"r{ratio} {setting:10s} {scene.name:14s} {wish.label:20s} left out: {why}")
                             continue
                     steps = args.adapt_steps if wish.label.endswith(", adapted") else None
-                    scores = run(wish, scene, pair, ratio, args.device, args.seed, steps)
+                    try:
+                        scores = run(wish, scene, pair, ratio, args.device, args.seed, steps)
+                    except (InputError, OverlapError) as error:
+                        if not wish.label.endswith(", adapted"):
+                            raise
+                        # Too small to train on; the others go on.
+                        print(f"r{ratio} {setting:10s} {scene.name:14s} {wish.label:20s} left out: {error.message}")
+                        continue
                     about = {"ratio": ratio, "setting": setting, "scene": scene.name, "method": general.label,
                              "classic": not wish.network, "seen": seen}  # fmt: skip
                     records.append(about | scores)
