@@ -10,7 +10,6 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 BoolArray = NDArray[np.bool_]
 
@@ -32,6 +31,8 @@ def dilate(mask: BoolArray, radius_px: int) -> BoolArray:
     if radius_px <= 0 or not mask.any():
         return mask
     if radius_px > _SMALL_RADIUS_PX:
+        from scipy import ndimage
+
         # A distance transform costs the same for every radius; growing step by step does not.
         return np.asarray(ndimage.distance_transform_edt(~mask) <= radius_px, dtype=np.bool_)
     grown = mask.copy()

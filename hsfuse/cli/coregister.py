@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hsfuse._early import import_torch_beside
+from hsfuse._early import torch_beside
 from hsfuse.cli.options import with_config
 from hsfuse.cli.session import AsJson, LogFile, LogFormat, NoProgress, Quiet, Session, Verbose
 from hsfuse.config import CoregisterConfig
@@ -40,12 +40,13 @@ def add_to(app: typer.Typer) -> None:
     ) -> None:
         """Align TARGET to REFERENCE with one resampling, and say how well."""
         share_one_arena()
-        import_torch_beside()
-        session = Session(verbose, quiet, as_json, no_progress, log_format, log_file)
-        with session.errors():
-            resolved = CoregisterConfig.resolve(config, **settings)
-            from hsfuse.workflows.coregister import coregister_files
+        with torch_beside():
+            session = Session(verbose, quiet, as_json, no_progress, log_format, log_file)
+            with session.errors():
+                resolved = CoregisterConfig.resolve(config, **settings)
+                from hsfuse.workflows.coregister import coregister_files
 
+        with session.errors():
             page = output.with_suffix(".report.html") if report else None
             result = coregister_files(
                 target, reference, output, field=field, tie_points=tie_points, report=page, overwrite=overwrite,

@@ -12,7 +12,6 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from hsfuse.grid import Grid, Slice2D
 from hsfuse.masks import SCL_UNMATCHABLE, dilate, in_classes
@@ -126,6 +125,8 @@ class MultispectralBands:
         classes = self.product.classes(block)
         cloud = self.product.cloud(block)
         if classes is not None:
+            from scipy import ndimage
+
             hidden = in_classes(classes, tuple(c for c in SCL_UNMATCHABLE if c != _WATER))
             water = ndimage.binary_erosion(classes == _WATER, iterations=_SHORE_PX, border_value=1)
             cube[:, dilate(hidden, _CLOUD_DILATE_PX) | water] = np.nan

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import fft as scipy_fft
 from torch import Tensor
 
 MIN_COMMON_SHARE = 0.3
@@ -41,7 +40,7 @@ def joint_ncc(
         Shape (..., H - h + 1, W - w + 1), values in -1 to 1.
     """
     high, wide = image.shape[-2] - template.shape[-2] + 1, image.shape[-1] - template.shape[-1] + 1
-    size = [scipy_fft.next_fast_len(n, real=True) for n in image.shape[-2:]]
+    size = [fast_length(n) for n in image.shape[-2:]]
     cross = None
     # Channel by channel: spectra of a whole scene are the largest arrays of the co-registration.
     for t, r in zip(template.unbind(-3), image.unbind(-3), strict=True):
@@ -63,6 +62,20 @@ def joint_ncc(
     # Where one side is flat there is nothing to correlate; rounding must not make a peak of it.
     usable &= power > (1e-3 * common.clamp(min=1.0)) ** 2
     return torch.where(usable, valid(cross) / power.clamp(min=1e-12).sqrt(), torch.zeros_like(power)).clamp_(-1.0, 1.0)
+
+
+def fast_length(size: int) -> int:
+    """Smallest product of powers of 2, 3 and 5 that is not below ``size``: of that length transforms are fast."""
+    best = 1 << max(size - 1, 0).bit_length()
+    five = 1
+    while five < best:
+        three = five
+        while three < best:
+            # As many twos as it takes.
+            best = min(best, three << max(-(-size // three) - 1, 0).bit_length())
+            three *= 3
+        five *= 5
+    return best
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from hsfuse.coregister.models import (
     Fitted,
@@ -270,8 +269,9 @@ def initial_weights(points: Points, height: int, width: int, *, trials: int = 40
     for first in range(0, len(planes), _TRIALS_AT_ONCE):
         # Columns: row and column of the first plane, of the second, ...; then shape (point, trial, coordinate).
         some = scaled @ np.concatenate(planes[first : first + _TRIALS_AT_ONCE], axis=1)
-        residual = some.reshape(points.size, -1, 2) - value[:, None, :]
-        square = np.einsum("ptc,ptc->pt", residual, residual)
+        residual = some.reshape(points.size, -1, 2)
+        square = (residual[:, :, 0] - value[:, :1]) ** 2
+        square += (residual[:, :, 1] - value[:, 1:]) ** 2
         counts = np.maximum(0.0, 1.0 - square).sum(axis=0)
         top = int(np.argmax(counts))
         if counts[top] > best_count:
@@ -284,6 +284,8 @@ def _agreeing(points: Points, kept: NDArray[np.bool_], *, neighbours: int = 12) 
     index = np.flatnonzero(kept)
     if index.size < 5:
         return kept
+    from scipy.spatial import cKDTree
+
     _, near = cKDTree(points.position[index]).query(points.position[index], k=min(neighbours + 1, index.size))
     around = points.value[index][near[:, 1:]]
     middle = np.median(around, axis=1)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.spatial import ConvexHull, Delaunay, QhullError
 from torch import Tensor
 
 from hsfuse.config import CoregisterConfig
@@ -418,11 +418,23 @@ def _hull(image: NDArray[np.float32]) -> Callable[[FloatArray | NDArray[np.integ
     rows = np.flatnonzero(some.any(axis=1))
     first, last = some[rows].argmax(axis=1), image.shape[1] - 1 - some[rows, ::-1].argmax(axis=1)
     outline = np.column_stack([np.tile(rows * _HULL_STEP, 2), np.concatenate([first, last])])
-    try:
-        triangles = Delaunay(outline[ConvexHull(outline).vertices])
-    except QhullError:
-        return lambda position: np.ones(len(position), dtype=np.bool_)
-    return lambda position: np.asarray(triangles.find_simplex(position) >= 0)
+
+    @cache
+    def triangles() -> Any:
+        from scipy.spatial import ConvexHull, Delaunay, QhullError
+
+        try:
+            return Delaunay(outline[ConvexHull(outline).vertices])
+        except QhullError:
+            return None
+
+    def inside(position: FloatArray | NDArray[np.integer]) -> BoolArray:
+        found = triangles()
+        if found is None:
+            return np.ones(len(position), dtype=np.bool_)
+        return np.asarray(found.find_simplex(position) >= 0)
+
+    return inside
 
 
 def _featured(image: Tensor, factor: int, scale_px: float) -> tuple[Tensor, Tensor]:

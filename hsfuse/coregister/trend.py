@@ -9,7 +9,7 @@ direction of the track in a map grid differs from scene to scene and is found fr
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Protocol
 
 import numpy as np
@@ -97,9 +97,15 @@ class Track:
         """Precision of the coefficients."""
         blocks = [usual_plane(self.height, self.width)]
         for *_, count in self._axes:
-            bend = difference(count, 3)
-            blocks.append(self.smoothing * ((bend.T @ bend).toarray() + MU * np.eye(count)))
+            blocks.append(self.smoothing * _bending(count))
         return np.asarray(linalg.block_diag(*blocks), dtype=np.float64)
+
+
+@cache
+def _bending(count: int) -> FloatArray:
+    """Penalty on a function's roughness, and its pull towards zero; not to be changed."""
+    bend = difference(count, 3)
+    return np.asarray((bend.T @ bend).toarray() + MU * np.eye(count), dtype=np.float64)
 
 
 def _basis(at: FloatArray, count: int) -> FloatArray:

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
-from scipy.spatial import cKDTree
 
 from hsfuse.coregister.models import Fitted, FloatArray, Points
 
@@ -74,6 +73,8 @@ class FieldUncertainty:
 
 def overlap_covariance(points: Points) -> sparse.csr_array:
     """Covariance of measurements from overlapping Hann windows, for one coordinate."""
+    from scipy.spatial import cKDTree
+
     distance, correlation = _hann_overlap(points.window)
     pairs = cKDTree(points.position).query_pairs(points.window, p=np.inf, output_type="ndarray")
     first, second = pairs[:, 0], pairs[:, 1]

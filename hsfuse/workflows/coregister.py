@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +26,15 @@ from hsfuse.progress import Progress, SilentProgress
 from hsfuse.readers import open_hsi, open_msi
 from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct
 from hsfuse.readers.raster import RasterMsi
-from hsfuse.workflows.aligned import write_aligned, write_field
 from hsfuse.workflows.clock import StageClock, peak_memory_bytes
-from hsfuse.workflows.swir import with_swir
-from hsfuse.workflows.tie_points import check_suffix, write_tie_points
 
 _log = get_logger(__name__)
 
 _PRODUCTS = frozenset({".he5", ".h5", ".hdf5", ".nc", ".zip", ".xml"})
 _CACHE_MB = (8, 128)
 """Least and most memory for blocks of files that GDAL has decoded."""
+_NEEDED_LATER = ("scipy.spatial", "hsfuse.workflows.aligned", "hsfuse.workflows.swir", "hsfuse.coregister.swir")
+"""Modules that are imported while images are matched, which leaves the interpreter idle, and not before."""
 
 
 def coregister_files(
@@ -82,6 +82,8 @@ def coregister_files(
     config = config or CoregisterConfig()
     clock = StageClock(progress or SilentProgress())
     if tie_points is not None:
+        from hsfuse.workflows.tie_points import check_suffix
+
         check_suffix(tie_points)
     wanted = [path for path in (output, field, tie_points, report) if path is not None]
     _check_outputs(wanted, overwrite=overwrite)
@@ -98,6 +100,8 @@ def coregister_files(
         for warning in warnings:
             _log.warning("%s", warning)
         psf = _blur(moving, fixed)
+        beside = stack.enter_context(ThreadPoolExecutor(1))
+        beside.submit(_import_what_follows)
         result = coregister_products(moving, fixed, config, psf=psf, progress=clock)
         if isinstance(moving, RasterMsi) and config.correct_swir:
             _log.warning("--correct-swir has no effect: %s is no cube with wavelengths.", moving.info.name)
@@ -106,14 +110,17 @@ def coregister_files(
             """What the aligned image's pixels do not depend on, unless the SWIR bands are to be moved."""
             if isinstance(moving, RasterMsi):
                 return result, ()
+            from hsfuse.workflows.swir import with_swir
+
             return with_swir(result, moving, fixed, [reference], config, psf, clock.hidden())
 
-        beside = stack.enter_context(ThreadPoolExecutor(1))
         compared = beside.submit(compare)
         written = beside.submit(lambda: _write_field_and_points(compared.result()[0], moving.grid, field, tie_points))
         if config.correct_swir or not result.trusted:
             result, _ = compared.result()
         if result.trusted:
+            from hsfuse.workflows.aligned import write_aligned
+
             write_aligned(
                 output, moving, result, clock, overwrite=overwrite, finally_known=lambda: compared.result()[0]
             )
@@ -134,9 +141,21 @@ def _write_field_and_points(
     result: CoregistrationResult, grid: Grid, field: Path | None, tie_points: Path | None
 ) -> None:
     if result.trusted and field is not None:
+        from hsfuse.workflows.aligned import write_field
+
         write_field(field, grid, result)
     if result.trusted and tie_points is not None:
+        from hsfuse.workflows.tie_points import write_tie_points
+
         write_tie_points(tie_points, result, grid.crs)
+
+
+def _import_what_follows() -> None:
+    """Import what the matching's end and the writing need; a failure is raised where it is used."""
+    # Torch comes first: all else waits for it.
+    for name in ("torch", "hsfuse.coregister.register", *_NEEDED_LATER):
+        with suppress(Exception):
+            import_module(name)
 
 
 def _check_outputs(paths: list[Path], *, overwrite: bool) -> None:

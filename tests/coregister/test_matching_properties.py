@@ -16,12 +16,12 @@ import torch
 from generated_images import COARSE_M, FWHM_M, UTM, Cube, Image, Landscape
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from scipy import ndimage
+from scipy import fft, ndimage
 
 from hsfuse.config import CoregisterConfig
 from hsfuse.coregister import CoregistrationResult, DisplacementField, coregister_products
 from hsfuse.coregister.accuracy import field_accuracy
-from hsfuse.coregister.correlate import joint_ncc, peak_of, window_peaks
+from hsfuse.coregister.correlate import fast_length, joint_ncc, peak_of, window_peaks
 from hsfuse.coregister.fit import choose_field, fit_shift, robust_weights
 from hsfuse.coregister.models import Points, Polynomial, PolynomialSpline, Spline, on_pixels
 from hsfuse.coregister.refine import Refiner
@@ -327,6 +327,10 @@ def test_correlation_of_masked_images_is_that_of_the_common_pixels(seed: int, ro
     at, height, _ = window_peaks(torch.from_numpy(surface)[None])
     assert np.allclose(at[0], (peak.row, peak.col), atol=1e-6)
     assert height[0] == pytest.approx(peak.correlation)
+
+
+def test_transforms_get_the_next_length_that_is_fast() -> None:
+    assert [fast_length(size) for size in range(1, 3000)] == [fft.next_fast_len(n, real=True) for n in range(1, 3000)]
 
 
 @quick

@@ -64,13 +64,22 @@ def test_torch_is_loaded_beside_other_work_and_leaves_the_interpreter_as_it_was(
     code = """
 import gc, sys, threading
 interval = sys.getswitchinterval()
-from hsfuse._early import import_torch_beside
-import_torch_beside()
+from hsfuse._early import torch_beside
+def joined():
+    [thread.join() for thread in threading.enumerate() if thread.name == "import torch"]
+    return gc.isenabled() and sys.getswitchinterval() == interval
+try:
+    with torch_beside():
+        raise KeyError
+except KeyError:
+    pass
+assert joined() and "torch" not in sys.modules
+with torch_beside():
+    assert "torch" not in sys.modules
 import torch
-[thread.join() for thread in threading.enumerate() if thread.name == "import torch"]
-assert gc.isenabled() and sys.getswitchinterval() == interval
-import_torch_beside()
-assert threading.active_count() == 1
+assert joined()
+with torch_beside():
+    assert threading.active_count() == 1
 print(float(torch.ones(3).sum()))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
