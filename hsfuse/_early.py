@@ -13,7 +13,9 @@ from pathlib import Path
 
 _LIBRARIES = ("libtorch_cpu.so", "libtorch_python.so")
 _SWITCH_S = 0.0005
-"""Threads that only now and then need the interpreter's lock should not wait for it long."""
+_turns_lock = threading.Lock()
+_turns: list[float] = []
+"""The interpreter's own interval, once for each body of :func:`short_turns` that runs."""
 
 
 @contextlib.contextmanager
@@ -28,7 +30,7 @@ def torch_beside() -> Iterator[None]:
     if "torch" in sys.modules:
         yield
         return
-    collecting, interval = gc.isenabled(), sys.getswitchinterval()
+    collecting = gc.isenabled()
     ended, wanted = threading.Event(), threading.Event()
     gc.disable()
 
@@ -37,12 +39,10 @@ def torch_beside() -> Iterator[None]:
             _load_libraries()
             ended.wait()
             if wanted.is_set():
-                sys.setswitchinterval(_SWITCH_S)
                 # What is wrong with an installation is said by the import that needs it.
-                with contextlib.suppress(Exception):
+                with short_turns(), contextlib.suppress(Exception):
                     importlib.import_module("torch")
         finally:
-            sys.setswitchinterval(interval)
             if collecting:
                 gc.freeze()
                 gc.enable()
@@ -53,6 +53,24 @@ def torch_beside() -> Iterator[None]:
         wanted.set()
     finally:
         ended.set()
+
+
+@contextlib.contextmanager
+def short_turns() -> Iterator[None]:
+    """Let threads that compute, and only now and then need the interpreter's lock, not wait long for the body."""
+    with _turns_lock:
+        if not _turns:
+            _turns.append(sys.getswitchinterval())
+            sys.setswitchinterval(_SWITCH_S)
+        else:
+            _turns.append(_turns[0])
+    try:
+        yield
+    finally:
+        with _turns_lock:
+            interval = _turns.pop()
+            if not _turns:
+                sys.setswitchinterval(interval)
 
 
 def _load_libraries() -> None:

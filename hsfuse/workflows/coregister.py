@@ -14,6 +14,7 @@ from rasterio.errors import RasterioError
 from threadpoolctl import threadpool_limits
 
 from hsfuse import __version__
+from hsfuse._early import short_turns
 from hsfuse.config import CoregisterConfig
 from hsfuse.coregister.products import coregister_products
 from hsfuse.coregister.result import CoregistrationResult
@@ -154,7 +155,7 @@ def _import_what_follows() -> None:
     """Import what the matching's end and the writing need; a failure is raised where it is used."""
     # Torch comes first: all else waits for it.
     for name in ("torch", "hsfuse.coregister.register", *_NEEDED_LATER):
-        with suppress(Exception):
+        with short_turns(), suppress(Exception):
             import_module(name)
 
 
