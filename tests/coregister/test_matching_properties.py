@@ -458,10 +458,24 @@ def test_no_more_flexible_than_the_points_prove(seed: int) -> None:
     grid = Grid.from_origin(UTM, 600_000.0, 5_000_000.0, 30.0, *shape)
     choice = choose_field(points, Spline.over(*shape, 40.0, grid))
     corners = np.array([[0.0, 0.0], [0.0, 319.0], [299.0, 0.0], [299.0, 319.0]])
-    assert np.abs(choice.fitted.at(corners) - [2.0, -1.0]).max() < 0.2, "noise is not followed to the corners"
+    # Of a hundred seeds one reaches 0.15: by chance the hold-out prefers a polynomial.
+    assert np.abs(choice.fitted.at(corners) - [2.0, -1.0]).max() < 0.4, "noise is not followed to the corners"
     assert choice.cv_ratio == pytest.approx(1.0, abs=0.35), "the stated standard errors are right"
     single = fit_shift(points, Polynomial(0, *shape)).fitted
     assert np.abs(single.at(corners) - [2.0, -1.0]).max() < 0.04
+
+
+def test_noise_is_rarely_taken_for_a_distortion() -> None:
+    shape, off = (300, 320), []
+    grid = Grid.from_origin(UTM, 600_000.0, 5_000_000.0, 30.0, *shape)
+    corners = np.array([[0.0, 0.0], [0.0, 319.0], [299.0, 0.0], [299.0, 319.0]])
+    for seed in range(40):
+        points, rng = random_points(seed, 150, shape, 0.1)
+        points = replace(points, value=np.array([2.0, -1.0]) + rng.normal(0, 0.1, (150, 2)))
+        fitted = choose_field(points, Spline.over(*shape, 40.0, grid)).fitted
+        off.append(float(np.abs(fitted.at(corners) - [2.0, -1.0]).max()))
+    assert np.quantile(off, 0.5) < 0.03
+    assert np.quantile(off, 0.9) < 0.1
 
 
 def test_robust_weights_fall_with_the_residual() -> None:
