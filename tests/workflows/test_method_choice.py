@@ -29,7 +29,7 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
 
     def put(name: str, *, trained: bool = True, **changes: Any) -> Path:
         folder = root / name
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         (folder / "config.toml").write_text('description = "x"\n[network]\nn_bands = 24\n')
         return write_tiny(folder / "weights.safetensors", name=name, **changes) if trained else folder
 
@@ -47,15 +47,17 @@ def test_the_default_is_explained(shelf: Callable[..., Path]) -> None:
 def test_the_best_proven_network_is_tried_first(
     shelf: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shelf("ssrfn", gain_db=-0.3)
+    shelf("ssrfn")
     shelf("ssrfn-lite")
     chosen = choose_method(RunConfig())
     assert (chosen.method.spec.name, chosen.automatic) == ("ssrfn-lite", True)
+    shelf("ssrfn-lite", gain_db=-0.3)
+    assert choose_method(RunConfig()).method.spec.name == "ssrfn"
     assert "decides" in chosen.reason
     # Which one is the best is one table.
     monkeypatch.setitem(methods.AUTO_NETWORKS, "cpu", ())
     assert choose_method(RunConfig()).method.spec.name == "glp"
-    assert choose_method(RunConfig(), "cuda:0").method.spec.name == "ssrfn-lite"
+    assert choose_method(RunConfig(), "cuda:0").method.spec.name == "ssrfn"
     with caplog.at_level("WARNING"):
         choose_method(RunConfig(adapt=1.0, precision="bf16"))
     assert "--adapt and --precision had no effect" in caplog.text
