@@ -40,7 +40,6 @@ from hsfuse.degrade import Psf, lowpass_decimate_array
 from hsfuse.errors import HsfuseError, InputError, OverlapError
 from hsfuse.fusion.base import FusionContext, LowResolutionStrip
 from hsfuse.fusion.fidelity import guarded
-from hsfuse.fusion.guide_noise import GuideSample
 from hsfuse.fusion.nets.zoo import NetworkHeader
 from hsfuse.metrics.reference import score_all
 from hsfuse.simulate.wald import CONDITIONS, WaldPair, reduce_scene
@@ -93,8 +92,7 @@ def run(
     valid = np.ones(low.shape[1:], bool)
     hsi, msi = (torch.from_numpy(image)[None].to(device) for image in (pair.hsi, pair.msi))
     start = time.perf_counter()
-    sample = GuideSample.take(pair.msi, np.ones(pair.msi.shape[1:], bool))
-    method.fit(context, [LowResolutionStrip(pair.hsi, low, valid, sample, pair.msi)])
+    method.fit(context, [LowResolutionStrip(pair.hsi, low, valid, pair.msi)])
     fused = method.fuse(hsi, msi)[0].cpu().numpy()
     seconds = time.perf_counter() - start
     trust = getattr(inner, "trust", None)

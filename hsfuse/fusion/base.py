@@ -23,8 +23,6 @@ from hsfuse.errors import UsageError
 if TYPE_CHECKING:
     import torch
 
-    from hsfuse.fusion.guide_noise import GuideSample
-
 Precision = Literal["fp32", "bf16", "fp16"]
 
 
@@ -129,18 +127,15 @@ class LowResolutionStrip:
         MSI degraded to the HSI grid with the HSI's PSF, shape (msi band, row, col), free of NaN.
     valid
         Pixels that carry real measurements in every band of both, shape (row, col).
-    guide
-        What the MSI tells about its noise at its own resolution; None where it was not looked at.
     fine, fine_above
         The MSI at its own resolution, NaN where it must not be used, with this many HSI rows above the strip's first
-        one (and some below its last, as far as there are any); None where methods shall take blur and alignment of
-        the HSI as they are told.
+        one (and some below its last, as far as there are any); None where it is not at hand: methods then take blur
+        and alignment of the HSI as they are told and know nothing of the MSI's noise.
     """
 
     hsi: NDArray[np.float32]
     msi: NDArray[np.float32]
     valid: NDArray[np.bool_]
-    guide: GuideSample | None = None
     fine: NDArray[np.float32] | None = None
     fine_above: int = 0
 

@@ -12,7 +12,6 @@ from hsfuse.coregister.warp import Resampler
 from hsfuse.degrade import Psf, masked_lowpass_decimate_array
 from hsfuse.errors import OverlapError
 from hsfuse.fusion.base import LowResolutionStrip
-from hsfuse.fusion.guide_noise import GuideSample
 from hsfuse.grid import Grid, Slice2D
 from hsfuse.inference.fill import fill_missing
 from hsfuse.masks import dilate, expand
@@ -299,7 +298,7 @@ class FusionScene:
         complete = valid[inner] & ~np.any(missing[alive_bands(missing)], axis=0)
         low, _ = fill_missing(np.where(valid[None, inner], coarse[:, inner], np.nan).astype(np.float32))
         fine = np.where(usable, msi, np.float32(np.nan))
-        return LowResolutionStrip(hsi, low, complete, GuideSample.take(msi, usable), fine, inner.start)
+        return LowResolutionStrip(hsi, low, complete, fine, inner.start)
 
 
 def alive_bands(missing: BoolArray) -> BoolArray:

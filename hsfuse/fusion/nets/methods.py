@@ -25,7 +25,7 @@ from hsfuse.fusion.base import (
 )
 from hsfuse.fusion.classical.calibration import Calibration
 from hsfuse.fusion.classical.statistics import gather, noise_std
-from hsfuse.fusion.guide_noise import guide_noise
+from hsfuse.fusion.guide_noise import GuideSample, guide_noise
 from hsfuse.fusion.nets.cost import bytes_per_pixel, denoiser_flop_per_pixel, flop_per_pixel
 from hsfuse.fusion.nets.guide_adaptation import (
     PATIENT_STEPS,
@@ -251,7 +251,11 @@ class SsrfnMethod(FusionMethod):
         self._denoising = self._noise_of_guide = None
         if self._network.denoiser is None:
             return None
-        samples = [strip.guide for strip in strips if strip.guide is not None]
+        samples = [
+            GuideSample.take(strip.fine, np.asarray(np.isfinite(strip.fine).all(axis=0)))
+            for strip in strips
+            if strip.fine is not None
+        ]
         noise = guide_noise(samples)
         if noise is None:
             return None
