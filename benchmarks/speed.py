@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from full_scene import random_weights
 
+from hsfuse.allocator import keep_freed_memory
 from hsfuse.degrade import Psf, inject, lowpass_decimate, smooth, upsample
 from hsfuse.fusion.base import is_network
 from hsfuse.fusion.nets.cost import flop_per_pixel
@@ -38,7 +39,6 @@ from hsfuse.fusion.nets.layers import SequenceMixer
 from hsfuse.fusion.nets.native import native_status
 from hsfuse.fusion.nets.ssrfn import make_network
 from hsfuse.fusion.nets.zoo import find_model
-from hsfuse.inference.allocator import keep_freed_memory
 from hsfuse.native import OVERRIDE
 from hsfuse.native.image import image_status
 from hsfuse.simulate.products import simulate_pair

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from hsfuse._early import torch_beside
+from hsfuse.allocator import share_one_arena
 from hsfuse.cli.options import with_config
 from hsfuse.cli.session import AsJson, LogFile, LogFormat, NoProgress, Quiet, Session, Verbose
 from hsfuse.config import CoregisterConfig
-from hsfuse.inference.allocator import share_one_arena
 
 
 def add_to(app: typer.Typer) -> None:

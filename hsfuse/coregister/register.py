@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hsfuse.allocator import give_back
 from hsfuse.config import CoregisterConfig
 from hsfuse.coregister.correlate import GlobalPeak, joint_ncc, peak_of, window_peaks
 from hsfuse.coregister.fit import Choice, choose_field, fit_shift, follow
 from hsfuse.coregister.images import OVERSAMPLING, MatchImages
-from hsfuse.coregister.memory import give_back
 from hsfuse.coregister.models import Fitted, Points, Polynomial, Spline, on_pixels
 from hsfuse.coregister.refine import Measurement, Refiner, Warped
 from hsfuse.coregister.sampling import Smoother

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from hsfuse.allocator import large_arrays_apart, release_freed_memory
 from hsfuse.errors import MemoryBudgetError
 from hsfuse.fusion.base import FusionMethod
 from hsfuse.grid import Slice2D
-from hsfuse.inference.allocator import large_arrays_apart, release_freed_memory
 from hsfuse.inference.blending import Finished, TileBlender
 from hsfuse.inference.layout import tiles_around
 from hsfuse.inference.scene import FusionScene, SceneStrip

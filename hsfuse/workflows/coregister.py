@@ -15,13 +15,13 @@ from threadpoolctl import threadpool_limits
 
 from hsfuse import __version__
 from hsfuse._early import short_turns
+from hsfuse.allocator import share_one_arena
 from hsfuse.config import CoregisterConfig
 from hsfuse.coregister.products import coregister_products
 from hsfuse.coregister.result import CoregistrationResult
 from hsfuse.degrade import Psf
 from hsfuse.errors import CoregistrationError, InputError, OutputError
 from hsfuse.grid import Grid
-from hsfuse.inference.allocator import share_one_arena
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress, SilentProgress
 from hsfuse.readers import open_hsi, open_msi

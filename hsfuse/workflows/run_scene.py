@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hsfuse import __version__
+from hsfuse.allocator import keep_freed_memory, release_freed_memory
 from hsfuse.config import NOT_CONTENT, RunConfig
 from hsfuse.errors import QualityError, UsageError
-from hsfuse.inference.allocator import keep_freed_memory, release_freed_memory
 from hsfuse.inference.budget import Estimate, choose_plan, make_budget
 from hsfuse.inference.engine import fuse_scene_tiles, single_thread
 from hsfuse.inference.speed import measure_speed, predict_seconds

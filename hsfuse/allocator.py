@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import ctypes
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from typing import Any
 
 import psutil
 
@@ -24,17 +25,26 @@ _KEEP_BYTES = 1 << 30
 _APART_BYTES = 32 << 20
 
 
+@lru_cache
+def _of_glibc(name: str) -> Callable[..., Any] | None:
+    """Return a function of the C library's allocator; None where that is not glibc's."""
+    if platform.libc_ver()[0] != "glibc":
+        return None
+    try:
+        found: Callable[..., Any] = getattr(ctypes.CDLL(None), name)
+    except (OSError, AttributeError):
+        return None
+    return found
+
+
 @lru_cache(maxsize=1)
 def keep_freed_memory() -> bool:
     """Make this process use freed memory again instead of giving it back; False where that is not glibc's choice.
 
     All threads share one arena: those of threads cannot hold blocks above 64 MB, and each would keep its own.
     """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
+    mallopt = _of_glibc("mallopt")
+    if mallopt is None:
         return False
     set_all = mallopt(_ARENA_MAX, 1) and mallopt(_MMAP_THRESHOLD, _KEEP_BYTES) and mallopt(_TRIM_THRESHOLD, 2**31 - 1)
     _log.debug("allocator: freed memory is kept: %s", bool(set_all))
@@ -48,12 +58,15 @@ def share_one_arena() -> bool:
     Each arena keeps what its threads have freed. For work that allocates the same sizes in turn from several threads
     that is twice the memory for nothing. Threads that already have an arena keep it, so this is called early.
     """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    try:
-        return bool(ctypes.CDLL(None).mallopt(_ARENA_MAX, 1))
-    except (OSError, AttributeError):
-        return False
+    mallopt = _of_glibc("mallopt")
+    return bool(mallopt and mallopt(_ARENA_MAX, 1))
+
+
+def give_back() -> None:
+    """Return freed memory to the system: what one stage has freed is of the wrong sizes for the next."""
+    trim = _of_glibc("malloc_trim")
+    if trim is not None:
+        trim(ctypes.c_size_t(0))
 
 
 def release_freed_memory(*, above: int = 0) -> None:
@@ -63,7 +76,7 @@ def release_freed_memory(*, above: int = 0) -> None:
     """
     if not keep_freed_memory() or (above and psutil.Process().memory_info().rss <= above):
         return
-    ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))
+    give_back()
 
 
 @contextmanager
@@ -72,10 +85,10 @@ def large_arrays_apart() -> Iterator[None]:
 
     Tiles of many shapes would leave gaps of that size in memory. What they compute beside is smaller, and kept.
     """
-    if not keep_freed_memory():
+    mallopt = _of_glibc("mallopt")
+    if mallopt is None or not keep_freed_memory():
         yield
         return
-    mallopt = ctypes.CDLL(None).mallopt
     mallopt(_MMAP_THRESHOLD, _APART_BYTES)
     try:
         yield
