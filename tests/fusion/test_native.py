@@ -30,18 +30,6 @@ def _one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.fixture
-def isa(request, monkeypatch) -> str:
-    """Select an instruction set; skip where this machine has no compiler or the processor lacks it."""
-    order = ["baseline", "avx2", "avx512", "avx512_bf16"]
-    if order.index(request.param) > order.index(builder.best_isa()):
-        pytest.skip(f"this processor has no {request.param}")
-    monkeypatch.setenv(build.OVERRIDE, request.param)
-    if build.native_library() is None:
-        pytest.skip(native_status())
-    return request.param
-
-
 every_isa = pytest.mark.parametrize("isa", ISAS, indirect=True)
 
 

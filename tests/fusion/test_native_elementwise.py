@@ -8,23 +8,10 @@ import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor
 
 from hsfuse.fusion.nets.layers import activated, activation
-from hsfuse.fusion.nets.native import build, elementwise, native_status
+from hsfuse.fusion.nets.native import build, elementwise
 from hsfuse.fusion.nets.ssrfn import make_network
-from hsfuse.native import build as builder
 
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 8e-3}
-
-
-@pytest.fixture(params=list(builder.ISA_FLAGS))
-def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Select an instruction set; skip where this machine has no compiler or the processor lacks it."""
-    order = ["baseline", "avx2", "avx512", "avx512_bf16"]
-    if order.index(request.param) > order.index(builder.best_isa()):
-        pytest.skip(f"this processor has no {request.param}")
-    monkeypatch.setenv(build.OVERRIDE, request.param)
-    if build.native_library() is None:
-        pytest.skip(native_status())
-    return str(request.param)
 
 
 def features(dtype: torch.dtype, seed: int, width: int = 48, scale: float = 3.0) -> Tensor:
