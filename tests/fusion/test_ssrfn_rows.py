@@ -8,6 +8,7 @@ import torch
 
 from hsfuse.degrade import upsample
 from hsfuse.fusion.nets import ssrfn
+from hsfuse.fusion.nets.context import whole
 from hsfuse.fusion.nets.ssrfn import Scene, Ssrfn, arsinh, make_network
 
 RATIO = 3
@@ -57,10 +58,11 @@ def test_half_precision_does_not_blur_the_draft_s_detail(
     network = _network()
     _, _, draft, facts = scene
     facts = facts._replace(mean=facts.mean - 20.0 * facts.std)
+    arguments = (draft, *network._scale(facts)[:2], torch.full((1, 8, 1, 1), 0.02), RATIO, whole(draft))
     with torch.inference_mode():
-        expected = network._read_draft(draft, *network._scale(facts)[:2], torch.full((1, 8, 1, 1), 0.02), RATIO)
+        expected = network._read_draft(*arguments)
         network.to(torch.bfloat16)
-        half = network._read_draft(draft, *network._scale(facts)[:2], torch.full((1, 8, 1, 1), 0.02), RATIO)
+        half = network._read_draft(*arguments)
     assert expected.skip is not None
     assert half.skip is not None
     assert (half.skip - expected.skip).std() < 0.01 * expected.skip.std()

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hsfuse.degrade import Window
 from hsfuse.errors import HsfuseError, UsageError
 from hsfuse.fusion.base import (
     FusionContext,
@@ -26,6 +27,7 @@ from hsfuse.fusion.base import (
 from hsfuse.fusion.classical.calibration import Calibration
 from hsfuse.fusion.classical.statistics import gather, noise_std
 from hsfuse.fusion.guide_noise import GuideSample, guide_noise
+from hsfuse.fusion.nets.context import finer, grown, inside, whole
 from hsfuse.fusion.nets.cost import bytes_per_pixel, denoiser_flop_per_pixel, flop_per_pixel
 from hsfuse.fusion.nets.guide_adaptation import (
     PATIENT_STEPS,
@@ -41,11 +43,9 @@ from hsfuse.fusion.nets.weights import load_weights
 from hsfuse.fusion.nets.zoo import NetworkHeader, find_model, half_spacing, untrained
 from hsfuse.log import get_logger
 
-DEFAULT_OVERLAP_PX = 4
+DEFAULT_OVERLAP_PX = 2
 """Blended overlap of a network without own figures, HSI pixels."""
 DEFAULT_DRAFT = "glp"
-_SMALLEST_RATIO = 3
-"""That networks are trained for."""
 
 _TYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _log = get_logger(__name__)
@@ -151,15 +151,20 @@ class SsrfnMethod(FusionMethod):
         return self._denoising
 
     @property
+    def _context_px(self) -> int:
+        """Context that the network itself is given, HSI pixels; a draft takes its own from the whole tile."""
+        header = self._header
+        return header.halo_px if header and header.halo_px else self._network.context.features
+
+    @property
     def spec(self) -> ModelSpec:
         """Self-description."""
         header, config = self._header, self._network.config
-        halo = header.halo_px if header and header.halo_px else default_halo_px(config)
         draft = self._draft.spec if self._draft else self._make_draft().spec if config.base == "draft" else None
         return ModelSpec(
             name=self._name,
             kind="network",
-            halo_px=max(halo, draft.halo_px if draft else 0),
+            halo_px=max(self._context_px, draft.halo_px if draft else 0),
             overlap_px=header.overlap_px if header and header.overlap_px else DEFAULT_OVERLAP_PX,
             multiple_px=1,
             preferred_tile_px=128,
@@ -220,17 +225,28 @@ class SsrfnMethod(FusionMethod):
                 self._name, 100.0 * float(self._trust.share.mean()), self._trust.gain_db,
             )  # fmt: skip
 
-    @torch.inference_mode()
     def fuse(self, hsi: Tensor, msi: Tensor) -> Tensor:
         """Fuse (tile, band, row, col) with (tile, msi band, row * ratio, col * ratio)."""
+        return self.fuse_window(hsi, msi, whole(hsi))
+
+    @torch.inference_mode()
+    def fuse_window(self, hsi: Tensor, msi: Tensor, window: Window) -> Tensor:
+        """As :meth:`fuse`; each layer computes the context that those after it need, and no more."""
         if self._scene is None:
             raise HsfuseError("The fusion method was not fitted to the scene.", hint="Call fit() before fuse().")
+        ratio, size = msi.shape[2] // hsi.shape[2], (hsi.shape[2], hsi.shape[3])
         msi = self._clean(msi)
         if self._draft is None:
-            return self._network(hsi, msi, None, self._scene)
-        draft = self._draft.fuse(hsi, msi).float()
-        change = self._correction(hsi, msi, draft)
-        return draft.add_(change) if self._share is None else draft.addcmul_(change, self._share)
+            base, change = self._network.parts(hsi, msi, None, self._scene, window)
+            return base + change
+        if self._share is not None and not self._share.any():
+            return self._draft.fuse_window(hsi, msi, window).float()
+        near = grown(window, self._context_px, size)
+        draft = self._draft.fuse_window(hsi, msi, near).float()
+        base, change = self._network.parts(
+            hsi[..., *near], msi[..., *finer(near, ratio)], draft, self._scene, inside(window, near)
+        )
+        return base.add_(change) if self._share is None else base.addcmul_(change, self._share)
 
     @torch.inference_mode()
     def _clean(self, msi: Tensor) -> Tensor:
@@ -305,17 +321,6 @@ class SsrfnMethod(FusionMethod):
                 f"The network '{self._name}' was trained for a ratio of {trained}, the scene needs {context.ratio}.",
                 hint="Use --method glp, or train a network for this ratio.",
             )
-
-
-def default_halo_px(config: SsrfnConfig) -> int:
-    """Context of a tile that a network needs, HSI pixels: the reach of its convolutions on the fine grid.
-
-    Scans and coarse features reach further, but what they carry from beyond is a fraction of a stored step: with
-    trained ``ssrfn-lite``, a tile without and with its surroundings differs by 1e-2 (root mean square) at the edge,
-    6e-5 from 4 HSI pixels inwards and 3e-5 from 12.
-    """
-    shallow, deep, refined = 4, 3 * config.dfe_blocks, config.refine_stages
-    return -(-(shallow + deep + (config.scm_steps if config.use_correction else 0) + refined) // _SMALLEST_RATIO)
 
 
 def _factory(preset: str) -> None:

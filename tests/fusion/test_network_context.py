@@ -1,0 +1,119 @@
+"""Networks compute as much context around the wanted pixels as their layers need, and give the wanted ones alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from hsfuse.degrade import Psf, Window, lowpass_decimate_array, upsample
+from hsfuse.errors import UsageError
+from hsfuse.fusion.base import FusionContext, LowResolutionStrip
+from hsfuse.fusion.nets.context import Context, finer, grown, inside
+from hsfuse.fusion.nets.methods import SsrfnMethod
+from hsfuse.fusion.nets.ssrfn import PRESETS, Scene, Ssrfn, make_network
+
+RATIO = 3
+WINDOW = slice(5, 12), slice(4, 16)
+
+
+@pytest.fixture
+def pair() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Scene]:
+    generator = torch.Generator().manual_seed(4)
+    hsi = 0.3 * torch.rand(1, 8, 18, 20, generator=generator)
+    msi = 0.3 * torch.rand(1, 4, 18 * RATIO, 20 * RATIO, generator=generator)
+    facts = Scene.of(hsi, msi)
+    return hsi, msi, upsample(hsi, RATIO), facts._replace(error=0.05 * facts.std)
+
+
+def _network(**changes: object) -> Ssrfn:
+    torch.manual_seed(1)
+    network = make_network("ssrfn-lite", n_bands=8, width=8, headdim=8, **changes).eval()
+    for module in (network.ffm, network.spectral_skip, network.condition):
+        for parameter in module.parameters() if module is not None else ():
+            torch.nn.init.normal_(parameter, std=0.3)
+    return network
+
+
+@pytest.mark.parametrize("samples", [1, 4000, 10**9])
+@pytest.mark.parametrize("changes", [{}, {"error_scaled": False}, {"spectral_skip": False}, {"ffm_projection": "each"}])
+def test_a_window_is_cut_out_of_the_whole(
+    pair: tuple[torch.Tensor, torch.Tensor, torch.Tensor, Scene],
+    changes: dict[str, object],
+    samples: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With context without end, what is cut early is what would have been cut in the end."""
+    monkeypatch.setattr("hsfuse.fusion.nets.ssrfn._SAMPLES_AT_ONCE", samples)
+    network = _network(**changes)
+    network.context = Context(99, 99)
+    hsi, msi, draft, facts = pair
+    with torch.inference_mode():
+        expected = network.parts(hsi, msi, draft, facts)
+        found = network.parts(hsi, msi, draft, facts, WINDOW)
+    cut = finer(WINDOW, RATIO)
+    for whole, part in zip(expected, found, strict=True):
+        torch.testing.assert_close(part, whole[..., *cut], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["ssrfn", "ssrfn-lite"])
+def test_most_of_the_context_is_dropped_before_the_layers_that_cost_most(
+    name: str, pair: tuple[torch.Tensor, torch.Tensor, torch.Tensor, Scene]
+) -> None:
+    hsi, msi, _, _ = pair
+    network = SsrfnMethod.untrained(replace(PRESETS[name], n_bands=8, width=16, headdim=16, guide_denoiser=8))
+    low = lowpass_decimate_array(msi[0].numpy(), RATIO, Psf(1.2))
+    strip = LowResolutionStrip(hsi[0].numpy(), low, np.ones(low.shape[1:], bool))
+    wavelengths = np.linspace(450.0, 900.0, 8)
+    network.fit(FusionContext(RATIO, wavelengths, np.full(8, 10.0), None, Psf(1.2)), [strip])
+    network._share = torch.ones(8, 1, 1)
+    seen: dict[str, list[int]] = {"features": [], "refined": []}
+    for part, module in (("features", network.network.sfe_msi), ("refined", network.network.ffm.first[0])):
+        module.register_forward_pre_hook(lambda _, given, part=part: seen[part].append(given[0].shape[2:].numel()))
+    out = network.fuse_window(hsi, msi, WINDOW)
+    context = network.network.context
+    wanted = tuple(part.stop - part.start for part in WINDOW)
+    assert out.shape[2:] == tuple(size * RATIO for size in wanted)
+    for part, margin in context._asdict().items():
+        assert max(seen[part]) == (wanted[0] + 2 * margin) * (wanted[1] + 2 * margin) * RATIO**2
+    assert context.refined < context.features < network.spec.halo_px
+
+
+def test_a_correction_that_is_not_used_is_not_computed(
+    pair: tuple[torch.Tensor, torch.Tensor, torch.Tensor, Scene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hsi, msi, _, _ = pair
+    method = SsrfnMethod.untrained(replace(PRESETS["ssrfn-lite"], n_bands=8, width=16, headdim=16))
+    low = lowpass_decimate_array(msi[0].numpy(), RATIO, Psf(1.2))
+    strip = LowResolutionStrip(hsi[0].numpy(), low, np.ones(low.shape[1:], bool))
+    context = FusionContext(RATIO, np.linspace(450.0, 900.0, 8), np.full(8, 10.0), None, Psf(1.2))
+    method.fit(context, [strip])
+    expected = method.fuse_window(hsi, msi, WINDOW)
+    assert method.trust is not None
+    assert not method.trust.share.any()  # the scene is too small for the test
+    monkeypatch.setattr(Ssrfn, "parts", None)
+    torch.testing.assert_close(method.fuse_window(hsi, msi, WINDOW), expected)
+
+
+def test_a_literal_network_keeps_all_its_context() -> None:
+    network = make_network("ssrfn-paper", n_bands=8, width=8, headdim=8, dfe_blocks=1, scm_steps=2)
+    assert network.context.features == network.context.refined > 2
+
+
+def test_windows_grow_to_the_edge_and_no_further() -> None:
+    outer: Window = grown(WINDOW, 5, (18, 18))
+    assert outer == (slice(0, 17), slice(0, 18))
+    assert inside(WINDOW, outer) == (slice(5, 12), slice(4, 16))
+
+
+def test_the_header_may_ask_for_more_context() -> None:
+    try:
+        method: SsrfnMethod = SsrfnMethod.from_weights("ssrfn-lite")
+    except UsageError:
+        pytest.skip("no weights of ssrfn-lite")
+    assert method.spec.halo_px == 6
+    assert method._header is not None
+    method._header = replace(method._header, halo_px=11)
+    assert method.spec.halo_px == 11
