@@ -179,7 +179,7 @@ def run_limited(command: list[str]) -> tuple[int, str, float, float]:
 def run_ours(spec: SceneSpec, folder: Path) -> Json:
     """``hsfuse coregister`` on the files of a scene."""
     field = folder / "field.tif"
-    command = [sys.executable, "-m", "hsfuse.cli.app", "coregister", str(folder / "target.tif")]
+    command = [sys.executable, "-m", "hsfuse", "coregister", str(folder / "target.tif")]
     command += [str(folder / "reference.tif"), "-o", str(folder / "aligned.tif"), "--field", str(field)]
     code, output, seconds, memory = run_limited([*command, "--overwrite", "--json", "--no-progress"])
     result: Json = {"seconds": seconds, "peak_mb": memory, "exit_code": code}

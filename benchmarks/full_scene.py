@@ -126,7 +126,7 @@ def main() -> None:
     arguments = parser.parse_args()
     prisma, sentinel2, truth = pair_of(arguments.folder / "products", arguments.rows, arguments.cols)
     output = arguments.folder / f"{arguments.method}.tif"
-    command = [sys.executable, "-m", "hsfuse.cli.app", "run", str(prisma), str(sentinel2), "-o", str(output)]
+    command = [sys.executable, "-m", "hsfuse", "run", str(prisma), str(sentinel2), "-o", str(output)]
     command += ["--method", arguments.method, "--overwrite", "--json", "--no-progress", *arguments.flags.split()]
     if arguments.untrained:
         command += ["--model", str(random_weights(arguments.folder, arguments.method))]

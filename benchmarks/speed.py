@@ -216,7 +216,7 @@ def resized(product: Path, rows: int, target: Path) -> Path:
 
 def run(prisma: Path, sentinel2: Path, output: Path, flags: list[str], *, native: bool = True) -> dict[str, Any]:
     """Run ``hsfuse run`` in a process of its own and return its summary."""
-    command = [sys.executable, "-m", "hsfuse.cli.app", "run", str(prisma), str(sentinel2), "-o", str(output)]
+    command = [sys.executable, "-m", "hsfuse", "run", str(prisma), str(sentinel2), "-o", str(output)]
     command += ["--overwrite", "--json", "--no-progress", "-q", *flags]
     with path(native):
         done = subprocess.run(command, capture_output=True, text=True, check=False)

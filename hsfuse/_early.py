@@ -6,9 +6,11 @@ import contextlib
 import ctypes
 import gc
 import importlib.util
+import os
 import sys
 import threading
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 _LIBRARIES = ("libtorch_cpu.so", "libtorch_python.so")
@@ -30,13 +32,14 @@ def torch_beside() -> Iterator[None]:
     if "torch" in sys.modules:
         yield
         return
+    load_torch_libraries()
     collecting = gc.isenabled()
     ended, wanted = threading.Event(), threading.Event()
     gc.disable()
 
     def work() -> None:
         try:
-            _load_libraries()
+            load_torch_libraries().join()
             ended.wait()
             if wanted.is_set():
                 # What is wrong with an installation is said by the import that needs it.
@@ -73,11 +76,24 @@ def short_turns() -> Iterator[None]:
                 sys.setswitchinterval(interval)
 
 
+@cache
+def load_torch_libraries() -> threading.Thread:
+    """Start to load torch's shared libraries, which needs no turn of the interpreter; the same thread each time."""
+    thread = threading.Thread(target=_load_libraries, name="load torch", daemon=True)
+    thread.start()
+    return thread
+
+
 def _load_libraries() -> None:
     spec = importlib.util.find_spec("torch")
+    # Called as a function of the C library: ctypes.CDLL keeps the interpreter's lock before Python 3.13.
+    dlopen = getattr(ctypes.CDLL(None), "dlopen", None)
+    if dlopen is None:
+        return
+    dlopen.restype = ctypes.c_void_p
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         for name in _LIBRARIES:
             path = Path(folder) / "lib" / name
             if path.is_file():
-                with contextlib.suppress(OSError):
-                    ctypes.CDLL(str(path))
+                # What does not load here is loaded, or complained about, by the import.
+                dlopen(ctypes.c_char_p(os.fsencode(path)), ctypes.c_int(os.RTLD_NOW))

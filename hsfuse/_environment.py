@@ -8,6 +8,7 @@ from pathlib import Path
 
 _FOREIGN = ("PROJ_DATA", "PROJ_LIB", "GDAL_DATA", "GDAL_DRIVER_PATH")
 _GDAL_CACHE_MB = "128"
+_BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
 dropped_variables: dict[str, str] = {}
 """Variables of another GDAL or PROJ (an activated QGIS or conda shell) that were taken out of this process."""
@@ -33,3 +34,13 @@ def prepare() -> None:
     os.environ.setdefault("GDAL_CACHEMAX", _GDAL_CACHE_MB)
     # Threads that wait for each other by spinning become many times slower as soon as another process wants a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def one_blas_thread() -> None:
+    """Let matrix libraries that are loaded from now on work with one thread: then they start no others either."""
+    os.environ.update(dict.fromkeys(_BLAS_THREADS, "1"))
+
+
+def has_one_blas_thread() -> bool:
+    """Tell whether matrix libraries that are loaded from now on work with one thread."""
+    return all(os.environ.get(name) == "1" for name in _BLAS_THREADS)

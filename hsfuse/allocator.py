@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
-import psutil
-
 from hsfuse.log import get_logger
 
 _log = get_logger(__name__)
@@ -74,9 +72,15 @@ def release_freed_memory(*, above: int = 0) -> None:
 
     With ``above`` only where the process holds more than so many bytes, for what goes back has to be cleared again.
     """
-    if not keep_freed_memory() or (above and psutil.Process().memory_info().rss <= above):
+    if not keep_freed_memory() or (above and _resident_bytes() <= above):
         return
     give_back()
+
+
+def _resident_bytes() -> int:
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import torch
 from rasterio.crs import CRS
 
 from hsfuse.coregister.field import DisplacementField
+from hsfuse.coregister.lowpass import Kernel, lowpass_strip
 from hsfuse.coregister.warp import Resampler
 from hsfuse.degrade import Psf, inject, lowpass_decimate, smooth, upsample
 from hsfuse.grid import Grid, Slice2D
@@ -138,3 +139,20 @@ def test_status_says_which_path_is_active(isa, monkeypatch):
     assert image.image_status().startswith(f"compiled ({isa}")
     monkeypatch.setenv(OVERRIDE, "off")
     assert image.image_status().startswith("plain NumPy and PyTorch (switched off")
+
+
+@pytest.mark.parametrize("gaps", [0.0, 0.02, 1.0])
+@pytest.mark.parametrize(("planes", "height", "width"), [(1, 1, 1), (3, 40, 53), (5, 67, 31)])
+def test_lowpass_to_another_grid_equals_the_plain_path(isa, plain, gaps, planes, height, width):
+    rng = np.random.default_rng(planes)
+    cube = rng.uniform(size=(planes, height, 2 * width)).astype(np.float32)
+    cube[rng.uniform(size=cube.shape) < gaps] = np.nan
+    values = cube[:, :, :width]
+    # Beginning and ending far outside, so that every way of overlapping the border occurs.
+    down = Kernel.gaussian(np.linspace(-30.0, height + 30.0, 51), 1.7)
+    across = Kernel.gaussian(np.linspace(-15.0, width + 40.0, 83), 0.8)
+    expected, found = (np.zeros((planes, 51, 83), np.float32) for _ in range(2))
+    plain(lowpass_strip, values, down, across, expected)
+    lowpass_strip(values, down, across, found)
+    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-6)
+    assert np.isfinite(expected).any() == (gaps < 1.0 and height > 1)

@@ -40,12 +40,3 @@ def _root(
 
 for module in (run, info, bands, coregister, compare, train_reduced, models, simulate, demo, doctor, config):
     module.add_to(app)
-
-
-def main() -> None:
-    """Entry point of the console script."""
-    app()
-
-
-if __name__ == "__main__":
-    main()

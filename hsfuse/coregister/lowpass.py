@@ -6,10 +6,11 @@ The reference is read once, in strips of rows; what is kept is the result.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import sparse
 
 from hsfuse.coregister.images import EVALUATION_VARIANCE_PX2, reference_grid
 from hsfuse.coregister.threads import one_ahead, side_by_side
@@ -17,6 +18,7 @@ from hsfuse.coregister.warp import Resampler
 from hsfuse.degrade import Psf
 from hsfuse.errors import OverlapError
 from hsfuse.grid import Bounds, Grid, Slice2D
+from hsfuse.native import image
 from hsfuse.progress import Stage
 
 FloatCube = NDArray[np.float32]
@@ -102,7 +104,7 @@ def _lowpassed(read: ReadBlock, source: Grid, channels: int, wanted: Grid, sigma
         raise OverlapError("The two images do not overlap.", hint="Check the extents with `hsfuse info`.") from error
     at_row, _ = source.rowcol(0.0, wanted.xy(np.arange(wanted.height, dtype=np.float64), 0.0)[1])
     _, at_col = source.rowcol(wanted.xy(0.0, np.arange(wanted.width, dtype=np.float64))[0], 0.0)
-    across = _gaussian(at_col - window.col0, window.shape[1], sigma_m / source.transform.a)
+    across = Kernel.gaussian(at_col - window.col0, sigma_m / source.transform.a)
     sigma_row = sigma_m / -source.transform.e
     reach = int(np.ceil(_REACH_SIGMAS * sigma_row)) + 1
     out = np.full((channels, *wanted.shape), np.nan, dtype=np.float32)
@@ -116,41 +118,74 @@ def _lowpassed(read: ReadBlock, source: Grid, channels: int, wanted: Grid, sigma
     for top, (first, values) in one_ahead(strip, range(0, wanted.height, _STRIP_ROWS)):
         bottom = min(top + _STRIP_ROWS, wanted.height)
         if values is not None:
-            down = _gaussian(at_row[top:bottom] - first, values.shape[1], sigma_row)
-            _lowpass_strip(values, down, across, out[:, top:bottom])
+            lowpass_strip(values, Kernel.gaussian(at_row[top:bottom] - first, sigma_row), across, out[:, top:bottom])
         stage.advance((bottom - top) / wanted.height)
     return out
 
 
-def _lowpass_strip(values: FloatCube, down: sparse.csr_array, across: sparse.csr_array, out: FloatCube) -> None:
-    """Weighted means of a strip, written to ``out``; NaN where too little of the kernel has data."""
+def lowpass_strip(values: FloatCube, down: Kernel, across: Kernel, out: FloatCube) -> None:
+    """Weighted means of a strip, written to ``out``; NaN where too little of the kernel has data.
+
+    Parameters
+    ----------
+    values
+        Shape (channel, row, col); a pixel counts where all channels are finite.
+    down, across
+        Kernels along rows and columns.
+    out
+        Shape (channel, output row, output col).
+    """
+
+    def part(rows: slice) -> bool:
+        return image.lowpass(
+            values, (down.first[rows], down.weight[rows]), (across.first, across.weight), _FEWEST_WEIGHT, out[:, rows]
+        )
+
+    middle = down.first.size // 2
+    if all(side_by_side(part, [slice(0, middle), slice(middle, down.first.size)])):
+        return
+    tall, wide = down.matrix(values.shape[1]), across.matrix(values.shape[2])
     valid: NDArray[np.bool_] = np.all(np.isfinite(values), axis=0)
 
-    def blurred(image: FloatCube) -> FloatCube:
-        tall = down @ image
-        return np.asarray((across @ np.ascontiguousarray(tall.T)).T)
+    def blurred(layer: FloatCube) -> FloatCube:
+        return np.asarray((wide @ np.ascontiguousarray((tall @ layer).T)).T)
 
     weight = blurred(valid.astype(np.float32))
     enough = weight >= _FEWEST_WEIGHT
-
-    def one(channel: int) -> None:
-        filled: FloatCube = np.where(valid, values[channel], np.float32(0.0)).astype(np.float32)
-        mean = blurred(filled)
-        np.divide(mean, weight, out=out[channel], where=enough)
-
-    list(side_by_side(one, range(len(values))))
+    for layer, to in zip(values, out, strict=True):
+        np.divide(blurred(np.where(valid, layer, np.float32(0.0))), weight, out=to, where=enough)
+        to[~enough] = np.nan
 
 
-def _gaussian(position: NDArray[np.float64], size: int, sigma: float) -> sparse.csr_array:
-    """Gaussian weights of ``size`` samples for each position (in samples), shape (position, sample).
+@dataclass(frozen=True)
+class Kernel:
+    """Weights of consecutive samples around positions along one axis.
 
-    The whole kernel weighs 1, also where part of it lies outside: sums are then too small there, which marks them.
+    Attributes
+    ----------
+    first
+        First sample of each position, shape (position,); may lie outside.
+    weight
+        Shape (position, tap), float32. The whole kernel weighs 1, also where part of it lies outside: sums are then
+        too small there, which marks them.
     """
-    half = max(1, int(np.ceil(_REACH_SIGMAS * sigma)))
-    index = np.rint(position).astype(np.int64)[:, None] + np.arange(-half, half + 1)
-    weight = np.exp(-0.5 * ((index - position[:, None]) / sigma) ** 2)
-    weight /= weight.sum(axis=1, keepdims=True)
-    inside = (index >= 0) & (index < size)
-    pointer = np.concatenate([[0], np.cumsum(inside.sum(axis=1))])
-    shape = (len(position), size)
-    return sparse.csr_array((weight[inside].astype(np.float32), index[inside].astype(np.int32), pointer), shape=shape)
+
+    first: NDArray[np.int64]
+    weight: FloatCube
+
+    @classmethod
+    def gaussian(cls, position: NDArray[np.float64], sigma: float) -> Kernel:
+        """Gaussian around positions, in samples."""
+        half = max(1, int(np.ceil(_REACH_SIGMAS * sigma)))
+        first = np.rint(position).astype(np.int64) - half
+        away = first[:, None] + np.arange(2 * half + 1) - position[:, None]
+        weight = np.exp(-0.5 * (away / sigma) ** 2)
+        return cls(first, (weight / weight.sum(axis=1, keepdims=True)).astype(np.float32))
+
+    def matrix(self, size: int) -> scipy.sparse.csr_array:
+        """The same as a matrix on ``size`` samples, shape (position, sample)."""
+        index = self.first[:, None] + np.arange(self.weight.shape[1])
+        inside = (index >= 0) & (index < size)
+        pointer = np.concatenate([[0], np.cumsum(inside.sum(axis=1))])
+        shape = (len(index), size)
+        return scipy.sparse.csr_array((self.weight[inside], index[inside].astype(np.int32), pointer), shape=shape)

@@ -9,8 +9,8 @@ from math import comb
 from typing import Protocol
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import linalg, sparse
 
 from hsfuse.coregister.field import DisplacementField, Lattice, cubic_bspline
 from hsfuse.coregister.trend import MU, Trend, difference, interpolating, usual_plane
@@ -292,11 +292,11 @@ class Spline:
         ]  # fmt: skip
         return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
 
-    def design(self, position: FloatArray) -> sparse.csr_array:
+    def design(self, position: FloatArray) -> scipy.sparse.csr_array:
         """B-spline values at positions inside the image, shape (point, knot)."""
         index, values = self.taps(position)
         pointer = np.arange(len(index) + 1) * index.shape[1]
-        return sparse.csr_array(
+        return scipy.sparse.csr_array(
             (values.ravel(), index.ravel(), pointer), shape=(len(index), self.shape[0] * self.shape[1])
         )
 
@@ -321,9 +321,9 @@ class Spline:
         """Off-diagonals of the normal matrix."""
         return 3 * self.shape[1] + 3
 
-    def banded(self, matrix: sparse.sparray) -> FloatArray:
+    def banded(self, matrix: scipy.sparse.sparray) -> FloatArray:
         """Upper part of a symmetric matrix in LAPACK's banded storage."""
-        entries = sparse.coo_array(matrix)
+        entries = scipy.sparse.coo_array(matrix)
         row, col = entries.coords
         upper = col >= row
         out = np.zeros((self.bandwidth + 1, entries.shape[0]))
@@ -338,10 +338,10 @@ class Spline:
         """
         if "penalty" not in self._cache:
             rows, cols = self.shape
-            total = MU * sparse.eye_array(rows * cols)
+            total = MU * scipy.sparse.eye_array(rows * cols)
             for along_rows in range(4):
                 parts = (_roughness(rows, along_rows), _roughness(cols, 3 - along_rows))
-                total = total + comb(3, along_rows) * sparse.kron(*parts)
+                total = total + comb(3, along_rows) * scipy.sparse.kron(*parts)
             self._cache["penalty"] = self.banded(total)
         return self._cache["penalty"]
 
@@ -356,9 +356,9 @@ def _dense(banded: FloatArray) -> FloatArray:
     return out
 
 
-def _roughness(size: int, order: int) -> sparse.csr_array:
+def _roughness(size: int, order: int) -> scipy.sparse.csr_array:
     if order == 0:
-        return sparse.eye_array(size).tocsr()
+        return scipy.sparse.eye_array(size).tocsr()
     steps = difference(size, order)
     return (steps.T @ steps).tocsr()
 
@@ -393,8 +393,8 @@ class PolynomialSpline:
         size = affine.shape[1]
         for smoothing in smoothings:
             system = normal + max(smoothing, 1e-12) * self.spline.penalty()
-            factor = linalg.cholesky_banded(system, overwrite_ab=True, check_finite=False)
-            solved = linalg.cho_solve_banded((factor, False), right, check_finite=False)
+            factor = scipy.linalg.cholesky_banded(system, overwrite_ab=True, check_finite=False)
+            solved = scipy.linalg.cho_solve_banded((factor, False), right, check_finite=False)
             covariance = np.linalg.inv(own - mixed.T @ solved[:, :size])
             slopes = covariance @ (affine.T @ weighted_value - mixed.T @ solved[:, size:])
             coefficients = solved[:, size:] - solved[:, :size] @ slopes
@@ -421,7 +421,7 @@ class _SplineTerms:
     spline: Spline
     trend: Trend
     affine: FloatArray
-    transposed: sparse.csr_array
+    transposed: scipy.sparse.csr_array
     place: NDArray[np.int64]
     product: FloatArray
 
@@ -486,7 +486,7 @@ class FittedSpline:
             tall[:-k] += self.factor[bandwidth - k, k:][:, None] * c[k:]
         normal = _dense(self.normal)
         value = float((tall**2).sum() - (c * (normal @ c)).sum()) / 2.0
-        solved = linalg.cho_solve_banded((self.factor, False), normal, check_finite=False)
+        solved = scipy.linalg.cho_solve_banded((self.factor, False), normal, check_finite=False)
         return max(value, 0.0) / max(float(np.trace(solved)), 1e-9)
 
     def at(self, position: FloatArray) -> FloatArray:
@@ -498,8 +498,8 @@ class FittedSpline:
         full = points.information(weight)
         at, plane_at = self.spline.design(position).toarray(), self.affine.model.design(position)
         of, plane_of = self.spline.design(points.position), self.affine.model.design(points.position) * full[:, None]
-        solved = linalg.cho_solve_banded((self.factor, False), at.T, check_finite=False)
-        solved_plane = linalg.cho_solve_banded((self.factor, False), of.T @ plane_of, check_finite=False)
+        solved = scipy.linalg.cho_solve_banded((self.factor, False), at.T, check_finite=False)
+        solved_plane = scipy.linalg.cho_solve_banded((self.factor, False), of.T @ plane_of, check_finite=False)
         bent = np.asarray(of @ solved).T * full
         slope = plane_at - solved.T @ (of.T @ plane_of)
         covariance = self.affine.covariance

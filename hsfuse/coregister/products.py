@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from hsfuse._environment import has_one_blas_thread
 from hsfuse.config import CoregisterConfig
 from hsfuse.coregister.accuracy import Accuracy, field_accuracy
 from hsfuse.coregister.field import DisplacementField
@@ -97,6 +99,9 @@ def _one_thread() -> Iterator[None]:
     """
     import torch
 
+    if not has_one_blas_thread():
+        # Only libraries that are loaded by now are limited.
+        importlib.import_module("scipy.linalg")
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

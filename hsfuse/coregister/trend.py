@@ -13,8 +13,8 @@ from functools import cache, cached_property
 from typing import Protocol
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import linalg, sparse
 
 from hsfuse.coregister.field import cubic_bspline
 
@@ -98,7 +98,7 @@ class Track:
         blocks = [usual_plane(self.height, self.width)]
         for *_, count in self._axes:
             blocks.append(self.smoothing * _bending(count))
-        return np.asarray(linalg.block_diag(*blocks), dtype=np.float64)
+        return np.asarray(scipy.linalg.block_diag(*blocks), dtype=np.float64)
 
 
 @cache
@@ -117,10 +117,10 @@ def _basis(at: FloatArray, count: int) -> FloatArray:
     return out
 
 
-def difference(size: int, order: int) -> sparse.csr_array:
+def difference(size: int, order: int) -> scipy.sparse.csr_array:
     """Matrix of the differences of ``order`` of ``size`` values."""
     steps = {1: (-1.0, 1.0), 2: (1.0, -2.0, 1.0), 3: (-1.0, 3.0, -3.0, 1.0)}[order]
-    return sparse.diags_array(list(steps), offsets=list(range(order + 1)), shape=(size - order, size)).tocsr()
+    return scipy.sparse.diags_array(list(steps), offsets=list(range(order + 1)), shape=(size - order, size)).tocsr()
 
 
 def interpolating(values: FloatArray) -> FloatArray:
@@ -131,5 +131,5 @@ def interpolating(values: FloatArray) -> FloatArray:
     bands = np.full((3, len(values)), 1.0 / 6.0)
     bands[1] = 2.0 / 3.0
     bands[1, [0, -1]] = 5.0 / 6.0
-    flat = linalg.solve_banded((1, 1), bands, values.reshape(len(values), -1), check_finite=False)
+    flat = scipy.linalg.solve_banded((1, 1), bands, values.reshape(len(values), -1), check_finite=False)
     return np.asarray(flat, dtype=np.float64).reshape(values.shape)

@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import sparse
+import scipy
 
 from hsfuse.coregister.models import Fitted, FloatArray, Points
 
@@ -43,7 +43,7 @@ class FieldUncertainty:
     fitted: Fitted
     points: Points
     weight: FloatArray
-    covariance: sparse.csr_array
+    covariance: scipy.sparse.csr_array
     scale: float
 
     @classmethod
@@ -71,7 +71,7 @@ class FieldUncertainty:
         return np.asarray(self.scale * noise + left_open)
 
 
-def overlap_covariance(points: Points) -> sparse.csr_array:
+def overlap_covariance(points: Points) -> scipy.sparse.csr_array:
     """Covariance of measurements from overlapping Hann windows, for one coordinate."""
     from scipy.spatial import cKDTree
 
@@ -82,7 +82,7 @@ def overlap_covariance(points: Points) -> sparse.csr_array:
     shared = np.interp(apart[:, 0], distance, correlation) * np.interp(apart[:, 1], distance, correlation)
     shared *= points.sigma[first] * points.sigma[second]
     every = np.arange(points.size)
-    return sparse.coo_array(
+    return scipy.sparse.coo_array(
         (
             np.concatenate([shared, shared, points.sigma**2]),
             (np.concatenate([first, second, every]), np.concatenate([second, first, every])),

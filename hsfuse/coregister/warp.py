@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import sparse
 
 from hsfuse.coregister.field import DisplacementField
 from hsfuse.errors import UsageError
@@ -52,8 +52,8 @@ class _Taps(NamedTuple):
 
 
 class _Weights(NamedTuple):
-    matrix: sparse.csr_array
-    magnitude: sparse.csr_array
+    matrix: scipy.sparse.csr_array
+    magnitude: scipy.sparse.csr_array
     outside: NDArray[np.float32]
     source: Slice2D
 
@@ -258,10 +258,10 @@ class Resampler:
         shape = (size, high * wide)
         columns = index[kept].astype(np.int32)
         pointer = pointer.astype(np.int32)
-        matrix = sparse.csr_array((weight[kept].astype(np.float32), columns, pointer), shape=shape)
+        matrix = scipy.sparse.csr_array((weight[kept].astype(np.float32), columns, pointer), shape=shape)
         share = (magnitude / total[:, None, None])[kept].astype(np.float32)
         return _Weights(
-            matrix, sparse.csr_array((share, columns, pointer), shape=shape), outside.astype(np.float32), inside
+            matrix, scipy.sparse.csr_array((share, columns, pointer), shape=shape), outside.astype(np.float32), inside
         )
 
 

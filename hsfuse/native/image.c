@@ -1,5 +1,5 @@
 /* Loops over image planes that numpy and torch can only do in several passes through the memory: separable
- * decimation and interpolation, the injection of detail, resampling of cubes with gaps, encoding of reflectance.
+ * decimation and interpolation, the injection of detail, resampling and low-pass of images with gaps, encoding.
  *
  * Plain C that GCC and Clang turn into vector instructions by themselves. Every function works on one thread and
  * is safe to call from several. Edges of planes are replicated.
@@ -269,6 +269,85 @@ int hsf_warp(const float *cube, int64_t bands, int64_t rows, int64_t cols, int64
     }
   }
   free(pixels), free(block), free(sums), free(state);
+  return 0;
+}
+
+/* ---- low-pass to another grid ----------------------------------------------------------------------------------- */
+
+/* Weighted means of planes (in_planes, rows, cols; given strides, unit stride along columns) around positions of
+ * another grid: output row i weighs `row_taps` rows from row_first[i] on, output column j likewise.
+ *
+ * A pixel counts where all planes are finite. Rows and columns outside weigh nothing. Where the pixels that count have
+ * less than `fewest` of the weight the output is NaN. Output is (planes, out_rows, out_cols) with given strides. */
+int hsf_lowpass(const float *in, int64_t planes, int64_t rows, int64_t cols, int64_t in_plane, int64_t in_row,
+                const int64_t *row_first, const float *row_weights, int64_t row_taps, int64_t out_rows,
+                const int64_t *col_first, const float *col_weights, int64_t col_taps, int64_t out_cols, float fewest,
+                float *out, int64_t out_plane, int64_t out_row) {
+  enum { BLOCK = 16 };
+  const int64_t side = col_taps, wide = cols + 2 * side, padded = (cols + 15) & ~(int64_t)15;
+  /* Per plane, and for the pixels' count: one line, and BLOCK lines side by side with zeros on both ends. */
+  float *line = aligned_alloc(64, (planes + 2) * padded * sizeof(float));
+  float *tall = aligned_alloc(64, (planes + 1) * wide * BLOCK * sizeof(float));
+  uint8_t *gaps = calloc(rows, 1);
+  if (!line || !tall || !gaps) {
+    free(line), free(tall), free(gaps);
+    return 1;
+  }
+  float *restrict count = line + planes * padded, *restrict good = count + padded;
+  memset(tall, 0, (planes + 1) * wide * BLOCK * sizeof(float));
+  for (int64_t p = 0; p < planes; p++)
+    for (int64_t r = 0; r < rows; r++) {
+      const float *value = in + p * in_plane + r * in_row;
+      int missing = 0;
+      for (int64_t j = 0; j < cols; j++) missing |= !(fabsf(value[j]) <= 3.4028234664e38f);
+      gaps[r] |= missing;
+    }
+  for (int64_t i0 = 0; i0 < out_rows; i0 += BLOCK) {
+    const int64_t lines = i0 + BLOCK < out_rows ? BLOCK : out_rows - i0;
+    for (int64_t i = 0; i < lines; i++) {
+      memset(line, 0, (planes + 1) * padded * sizeof(float));
+      for (int64_t t = 0; t < row_taps; t++) {
+        const int64_t r = row_first[i0 + i] + t;
+        if (r < 0 || r >= rows) continue;
+        const float w = row_weights[(i0 + i) * row_taps + t];
+        const float *from = in + r * in_row;
+        for (int64_t j = 0; j < cols; j++) good[j] = 1.0f;
+        for (int64_t p = 0; gaps[r] && p < planes; p++)
+          for (int64_t j = 0; j < cols; j++)
+            good[j] = fabsf(from[p * in_plane + j]) <= 3.4028234664e38f ? good[j] : 0.0f;
+        for (int64_t p = 0; p < planes; p++) {
+          float *restrict sum = line + p * padded;
+          const float *restrict value = from + p * in_plane;
+          if (gaps[r])
+            for (int64_t j = 0; j < cols; j++) sum[j] += good[j] != 0.0f ? w * value[j] : 0.0f;
+          else
+            for (int64_t j = 0; j < cols; j++) sum[j] += w * value[j];
+        }
+        for (int64_t j = 0; j < cols; j++) count[j] += w * good[j];
+      }
+      for (int64_t p = 0; p <= planes; p++) {
+        float *beside = tall + (p * wide + side) * BLOCK + i;
+        for (int64_t j = 0; j < cols; j++) beside[j * BLOCK] = line[p * padded + j];
+      }
+    }
+    for (int64_t j = 0; j < out_cols; j++) {
+      const float *w = col_weights + j * col_taps;
+      /* Positions farther outside than the kernel reaches see nothing but the zeros. */
+      int64_t first = col_first[j] + side;
+      first = first < 0 ? 0 : first > wide - col_taps ? wide - col_taps : first;
+      float weight[BLOCK] = {0};
+      for (int64_t t = 0; t < col_taps; t++)
+        for (int i = 0; i < BLOCK; i++) weight[i] += w[t] * tall[(planes * wide + first + t) * BLOCK + i];
+      for (int64_t p = 0; p < planes; p++) {
+        float sum[BLOCK] = {0};
+        for (int64_t t = 0; t < col_taps; t++)
+          for (int i = 0; i < BLOCK; i++) sum[i] += w[t] * tall[(p * wide + first + t) * BLOCK + i];
+        for (int64_t i = 0; i < lines; i++)
+          out[p * out_plane + (i0 + i) * out_row + j] = weight[i] >= fewest ? sum[i] / weight[i] : NAN;
+      }
+    }
+  }
+  free(line), free(tall), free(gaps);
   return 0;
 }
 

@@ -143,6 +143,48 @@ def inject(
     return True
 
 
+def lowpass(
+    values: FloatArray,
+    rows: tuple[NDArray[np.int64], FloatArray],
+    cols: tuple[NDArray[np.int64], FloatArray],
+    fewest: float,
+    out: FloatArray,
+) -> bool:
+    """Weighted means of planes around positions of another grid; NaN marks missing samples.
+
+    Parameters
+    ----------
+    values
+        Shape (plane, row, col), unit stride along columns. A pixel counts where all planes are finite.
+    rows, cols
+        For each output row (column) the first row (column) that is weighed, and the weights, shape (output, tap),
+        contiguous. What lies outside of the planes weighs nothing.
+    fewest
+        Sum of weights below which the output is NaN.
+    out
+        Shape (plane, output row, output col), unit stride along columns.
+
+    Returns
+    -------
+    bool
+        False where there is no compiled path; ``out`` is untouched then.
+    """
+    native = image_library()
+    if native is None:
+        return False
+    planes, height, width = values.shape
+    along = (_at(rows[0]), _at(rows[1]), _INT(rows[1].shape[1]), _INT(rows[0].size))
+    across = (_at(cols[0]), _at(cols[1]), _INT(cols[1].shape[1]), _INT(cols[0].size))
+    _check(
+        native.library.hsf_lowpass(
+            _at(values), _INT(planes), _INT(height), _INT(width), _INT(values.strides[0] // 4),
+            _INT(values.strides[1] // 4), *along, *across, _FLOAT(fewest), _at(out), _INT(out.strides[0] // 4),
+            _INT(out.strides[1] // 4),
+        )
+    )  # fmt: skip
+    return True
+
+
 def warp(
     cube: FloatArray, at_row: NDArray[np.float64], at_col: NDArray[np.float64], tolerated: float, out: FloatArray
 ) -> bool:

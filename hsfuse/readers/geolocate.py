@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
 from rasterio.crs import CRS
-from scipy import sparse
 
 from hsfuse.errors import InputError
 from hsfuse.grid import Grid, Slice2D, reproject_xy, utm_crs
@@ -200,7 +200,7 @@ class SwathGeocoder:
 
     def _weights(
         self, source: Slice2D, block: Slice2D
-    ) -> tuple[NDArray[np.bool_], NDArray[np.int64], sparse.csr_array]:
+    ) -> tuple[NDArray[np.bool_], NDArray[np.int64], scipy.sparse.csr_array]:
         """Inside mask, index of the nearest sample and kernel weights (inside pixel x stored sample)."""
         inside, nearest = self._nearest(source, block)
         rows, cols = source.shape
@@ -210,7 +210,11 @@ class SwathGeocoder:
         weight = row_weight[:, :, None] * col_weight[:, None, :]
         pixels = inside.sum()
         starts = np.arange(pixels + 1) * TAPS.size**2
-        return inside, nearest, sparse.csr_array((weight.ravel(), index.ravel(), starts), shape=(pixels, rows * cols))
+        return (
+            inside,
+            nearest,
+            scipy.sparse.csr_array((weight.ravel(), index.ravel(), starts), shape=(pixels, rows * cols)),
+        )
 
     def band_groups(self, source: Slice2D, count: int) -> Iterator[slice]:
         """Cut ``count`` bands into groups whose stored window stays below 64 MiB in memory."""

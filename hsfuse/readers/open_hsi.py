@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hsfuse.errors import InputError
+from hsfuse.readers.file_kind import ZIP_SIGNATURE, he5_members, is_hdf5
 from hsfuse.readers.overlap import DEFAULT_CUT_NM
-from hsfuse.readers.prisma import PrismaProduct
-from hsfuse.readers.prisma_file import ZIP_SIGNATURE, he5_members, is_hdf5
 from hsfuse.readers.raster import RasterHsi
+
+if TYPE_CHECKING:
+    from hsfuse.readers.prisma import PrismaProduct
 
 __all__ = ["open_hsi"]
 
@@ -49,6 +52,9 @@ def open_hsi(path: Path | str, *, cut_nm: float = DEFAULT_CUT_NM) -> PrismaProdu
         ) from error
     # A damaged .he5 has no signature; its suffix at least earns it the message that fits.
     if is_hdf5(path) or path.suffix.lower() == ".he5" or (zipped and he5_members(path)):
+        # Its libraries take a moment to load, and rasters need none of them.
+        from hsfuse.readers.prisma import PrismaProduct
+
         return PrismaProduct(path, cut_nm=cut_nm)
     if zipped or path.suffix.lower() == ".zip":
         raise InputError(

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hsfuse.errors import HsfuseError, InputError, OverlapError, UsageError
 from hsfuse.grid import Grid
 from hsfuse.readers.base import MultispectralProduct
-from hsfuse.readers.s2_mosaic import Sentinel2Mosaic
 from hsfuse.readers.safe_archive import SafeArchive, product_roots
-from hsfuse.readers.safe_metadata import read_safe_metadata
-from hsfuse.readers.sentinel2 import BandChoice, Sentinel2Product
+
+if TYPE_CHECKING:
+    from hsfuse.readers.sentinel2 import BandChoice, Sentinel2Product
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,10 @@ def _open_raster(path: Path, target: Grid | None) -> MultispectralProduct:
 
 
 def _open_sentinel2(paths: Sequence[Path], bands: BandChoice, target: Grid | None) -> MultispectralProduct:
+    # Their libraries take a moment to load, and rasters need none of them.
+    from hsfuse.readers.s2_mosaic import Sentinel2Mosaic
+    from hsfuse.readers.sentinel2 import Sentinel2Product
+
     sources = [source for path in paths for source in _tiles(path)]
     near = [source for source in sources if target is None or _touches(source.grid, target)]
     if not near:
@@ -135,6 +140,8 @@ def _open_sentinel2(paths: Sequence[Path], bands: BandChoice, target: Grid | Non
 
 
 def _tiles(path: Path) -> list[_TileSource]:
+    from hsfuse.readers.safe_metadata import read_safe_metadata
+
     archive = SafeArchive(path)
     try:
         metadata = read_safe_metadata(archive)

@@ -14,35 +14,11 @@ from numpy.typing import NDArray
 
 from hsfuse.errors import InputError, OutputError
 from hsfuse.log import get_logger
+from hsfuse.readers.file_kind import ZIP_SIGNATURE, he5_members, is_hdf5
 
-HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
-ZIP_SIGNATURE = b"PK\x03\x04"
 ORDER_HINT = "Order or download the product again; hsfuse needs the original L2D .he5 file."
 
 _log = get_logger(__name__)
-
-
-def is_hdf5(path: Path) -> bool:
-    """Tell whether a file carries the HDF5 signature (at its start or behind a user block)."""
-    with path.open("rb") as file:
-        for offset in (0, 512, 1024, 2048):
-            file.seek(offset)
-            if file.read(len(HDF5_SIGNATURE)) == HDF5_SIGNATURE:
-                return True
-    return False
-
-
-def he5_members(path: Path) -> list[zipfile.ZipInfo]:
-    """Return the .he5 members of a zip file (none when it is not a readable zip)."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return [
-                member
-                for member in archive.infolist()
-                if member.filename.lower().endswith(".he5") and "__MACOSX" not in member.filename
-            ]
-    except (OSError, zipfile.BadZipFile):
-        return []
 
 
 class He5File:

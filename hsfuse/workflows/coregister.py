@@ -34,7 +34,14 @@ _log = get_logger(__name__)
 _PRODUCTS = frozenset({".he5", ".h5", ".hdf5", ".nc", ".zip", ".xml"})
 _CACHE_MB = (8, 128)
 """Least and most memory for blocks of files that GDAL has decoded."""
-_NEEDED_LATER = ("scipy.spatial", "hsfuse.workflows.aligned", "hsfuse.workflows.swir", "hsfuse.coregister.swir")
+_NEEDED_LATER = (
+    "scipy.linalg",
+    "scipy.sparse",
+    "scipy.spatial",
+    "hsfuse.workflows.aligned",
+    "hsfuse.workflows.swir",
+    "hsfuse.coregister.swir",
+)
 """Modules that are imported while images are matched, which leaves the interpreter idle, and not before."""
 
 

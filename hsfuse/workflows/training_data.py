@@ -117,7 +117,7 @@ def _is_msi(path: Path) -> bool:
     if path.is_dir() or name.endswith((".safe", ".xml", ".safe.zip")):
         return True
     if name.endswith(".zip"):
-        from hsfuse.readers.prisma_file import he5_members
+        from hsfuse.readers.file_kind import he5_members
 
         return not he5_members(path)
     if name.endswith((".npz", ".he5")):

@@ -74,7 +74,7 @@ def test_errors_are_machine_readable(tmp_path: Path) -> None:
 def test_doctor_reports_and_foreign_proj_is_ignored(tmp_path: Path) -> None:
     environment = {**os.environ, "PROJ_DATA": str(tmp_path), "PROJ_LIB": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-m", "hsfuse.cli.app", "doctor", "--json"],
+        [sys.executable, "-m", "hsfuse", "doctor", "--json"],
         env=environment, capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     facts = json.loads(done.stdout)

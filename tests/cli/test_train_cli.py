@@ -246,7 +246,7 @@ def test_two_processes_give_the_curve_of_one(trained: Path, cube: Path, tmp_path
         port = str(probe.getsockname()[1])
     output = tmp_path / "model.safetensors"
     shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "hsfuse.cli.app", "train-reduced", str(cube), "-o", str(output), *QUICK]
+    command = [sys.executable, "-m", "hsfuse", "train-reduced", str(cube), "-o", str(output), *QUICK]
     team = [
         subprocess.Popen(command, env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -141,7 +141,7 @@ def test_area_of_interest_as_box_and_file(pair: SimulatedPair, fused: RunResult,
 
 def _command(pair: SimulatedPair, output: Path, *flags: str) -> list[str]:
     return [
-        sys.executable, "-m", "hsfuse.cli.app", "run", str(pair.prisma), str(pair.sentinel2), "-o", str(output),
+        sys.executable, "-m", "hsfuse", "run", str(pair.prisma), str(pair.sentinel2), "-o", str(output),
         "--method", "cnmf", "--bands", BANDS, "--tile", "24", "--no-report", "--coregister", "global",
         "--no-progress", *flags,
     ]  # fmt: skip
