@@ -118,6 +118,20 @@ def test_extreme_inputs_stay_finite_and_equal(isa, scale, monkeypatch):
 
 
 @every_isa
+@pytest.mark.parametrize("decay", [1e-6, 1.0, 5.0, 12.0, 1e3])
+def test_slow_and_steep_decays_equal_the_plain_path(isa, decay, monkeypatch):
+    """Some heads forget at once, others never: states in units of their decay would overflow."""
+    made = mixer(32, wrap="bare", d_state=16, headdim=16)
+    with torch.no_grad():
+        made.mamba.A_log.copy_(torch.tensor([1e-3, 0.1, 1.0, 1.0]).mul(decay).log())
+        made.mamba.dt_bias.copy_(torch.tensor([-3.0, 0.0, 1.0, 3.0]))
+    x = image(32, 11, 17)
+    with torch.no_grad():
+        fast = made(x)
+    torch.testing.assert_close(fast, plain(made, x, monkeypatch), rtol=2e-5, atol=2e-5)
+
+
+@every_isa
 def test_nan_in_one_line_stays_there(isa):
     made = mixer(32, scan="lines", d_state=16, headdim=16)
     x = image(32, 4, 60)

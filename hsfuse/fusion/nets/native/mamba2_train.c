@@ -86,10 +86,10 @@ static void scan_block(const hsf_block *p, const core_space *w, float *y) {
     int h = first / p->headdim;
     if (vecs == 2)
       scan_piece(w->state + first, p->inner, p->state, w->mixed + first, w->channels, b, c, w->channels, w->step + h,
-                 w->fade + h, w->heads, p->skip[h], y + first, p->inner, 2);
+                 w->fade + h, w->heads, p->skip[h], y + first, p->inner, TOKENS, 2);
     else
       scan_piece(w->state + first, p->inner, p->state, w->mixed + first, w->channels, b, c, w->channels, w->step + h,
-                 w->fade + h, w->heads, p->skip[h], y + first, p->inner, 1);
+                 w->fade + h, w->heads, p->skip[h], y + first, p->inner, TOKENS, 1);
   }
 }
 
@@ -255,7 +255,7 @@ int32_t hsf_core_forward(const hsf_block *p, int64_t n_seq, int64_t length, cons
       const int count = length - t < TOKENS ? (int)(length - t) : TOKENS;
       prepare(p, &w, proj, t, count);
       scan_block(p, &w, w.y);
-      gate(p, proj + t * w.columns, w.columns, w.y, count);
+      gate(p, proj + t * w.columns, w.columns, w.y, count, 0);
       memcpy(out + t * p->inner, w.y, sizeof(float) * count * p->inner);
     }
     proj += length * w.columns;
