@@ -12,7 +12,7 @@ import itertools
 import torch
 from torch import Tensor, nn
 
-from hsfuse.fusion.nets.layers import conv3x3
+from hsfuse.fusion.nets.layers import activation, arsinh, channels_last, conv3x3, mean3x3
 
 LAYERS = 6
 _MIN_RELATIVE = 1e-4
@@ -33,6 +33,7 @@ class GuideDenoiser(nn.Module):
         super().__init__()
         sizes = [3 * n_msi, *[width] * (LAYERS - 1), n_msi]
         self.convs = nn.ModuleList([conv3x3(a, b) for a, b in itertools.pairwise(sizes)])
+        self.act = activation("silu")
         last = self.convs[-1]
         for parameter in last.parameters():
             nn.init.zeros_(parameter)
@@ -59,11 +60,11 @@ class GuideDenoiser(nn.Module):
         relative = (noise / std.clamp(min=1e-4)).clamp(min=_MIN_RELATIVE)
         x = (msi - mean) / std.clamp(min=1e-4)
         padded = nn.functional.pad(x, (1, 1, 1, 1), mode="replicate")
-        detail = torch.asinh((x - nn.functional.avg_pool2d(padded, 3, stride=1)) / relative)
+        detail = arsinh((x - mean3x3(padded)) / relative)
         level = (torch.log10(relative) + 2.0).expand_as(x)
-        features = torch.cat([x, detail, level], dim=1).to(next(self.parameters()).dtype)
+        features = channels_last(torch.cat([x, detail, level], dim=1).to(next(self.parameters()).dtype))
         *hidden, last = self.convs
         for conv in hidden:
-            features = nn.functional.silu(conv(features), inplace=not torch.is_grad_enabled())
+            features = self.act(conv(features))
         cleaned: Tensor = msi - noise * last(features).float()
         return cleaned

@@ -19,6 +19,8 @@ HALF_FIELDS = ("w_in_half", "w_out_half")
 GRADIENT_FIELDS = ("conv_weight", "conv_bias", "dt_bias", "decay", "skip", "rms_weight")
 TAPS = 4
 """Width of the causal convolution that the kernels know."""
+ROWS = 8
+"""Rows of the matrix products' largest block; a multiple of all others."""
 MULTIPLE = 16
 """Widths must be multiples of the widest vector."""
 

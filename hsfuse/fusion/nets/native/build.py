@@ -10,7 +10,7 @@ from hsfuse.native.build import OVERRIDE, KernelSource, NativeLibrary, load_kern
 
 __all__ = ["OVERRIDE", "NativeLibrary", "native_library", "native_status"]
 
-_FILES = ("mamba2_train.c", "mamba2.c", "elementwise.c")
+_FILES = ("mamba2_train.c", "mamba2.c", "elementwise.c", "draft.c")
 SOURCE = KernelSource("mamba2", tuple(Path(__file__).with_name(name) for name in _FILES))
 
 
