@@ -40,7 +40,7 @@ from hsfuse.fusion.nets.native import native_status
 from hsfuse.fusion.nets.ssrfn import make_network
 from hsfuse.fusion.nets.zoo import find_model
 from hsfuse.native import OVERRIDE
-from hsfuse.native.image import image_status
+from hsfuse.native import image
 from hsfuse.simulate.products import simulate_pair
 from hsfuse.workflows.doctor import diagnose
 from hsfuse.writers.encoding import SampleEncoding
@@ -89,7 +89,7 @@ def machine() -> None:
     peak = peaks()
     print(f"{datetime.now(UTC):%Y-%m-%d}, {cpu_name()}, {CORES} cores, {facts['platform']},")
     print(f"torch {torch.__version__} ({facts['torch']['cpu_capability']}), load {os.getloadavg()[0]:.1f}")
-    print(f"image operations {image_status().split(',')[0]}); Mamba-2 {native_status().split(',')[0]})")
+    print(f"image operations {image.KERNELS.status().split(',')[0]}); Mamba-2 {native_status().split(',')[0]})")
     print(
         f"one core: matrix product {peak[torch.float32] / 1e9:.0f} GFLOP/s fp32, "
         f"{peak[torch.bfloat16] / 1e9:.0f} bf16; copy {copy / 1e9:.1f} GB/s read and written\n"

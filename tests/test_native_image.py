@@ -24,7 +24,7 @@ def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
         pytest.skip(f"this processor has no {request.param}")
     monkeypatch.setenv(OVERRIDE, request.param)
     if image.image_library() is None:
-        pytest.skip(image.image_status())
+        pytest.skip(image.KERNELS.status())
     return str(request.param)
 
 
@@ -136,9 +136,9 @@ def test_encoding_gives_the_plain_path_s_bits(isa, plain, dtype, limits):
 
 
 def test_status_says_which_path_is_active(isa, monkeypatch):
-    assert image.image_status().startswith(f"compiled ({isa}")
+    assert image.KERNELS.status().startswith(f"compiled ({isa}")
     monkeypatch.setenv(OVERRIDE, "off")
-    assert image.image_status().startswith("plain NumPy and PyTorch (switched off")
+    assert image.KERNELS.status().startswith("plain NumPy and PyTorch (switched off")
 
 
 @pytest.mark.parametrize("gaps", [0.0, 0.02, 1.0])

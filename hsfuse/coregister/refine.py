@@ -13,7 +13,6 @@ position, so there is nothing for the estimate to lock to.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import combinations_with_replacement
 
 import numpy as np
 import torch
@@ -22,15 +21,15 @@ from torch import Tensor
 
 from hsfuse.coregister.images import OVERSAMPLING
 from hsfuse.coregister.sampling import Smoother, bspline_sample
+from hsfuse.coregister.sums import HALO_PX, WindowSums
 from hsfuse.coregister.threads import side_by_side
-from hsfuse.coregister.windows import BLOCK_PX, Strip, Windows, block_matrix, block_sums
+from hsfuse.coregister.windows import BLOCK_PX, Windows, block_matrix
+from hsfuse.native import match
 
 FloatArray = NDArray[np.float64]
 
 _RIDGE = 1e-4
-_STUDENT_NU = 4.0
 _LEAST_INFORMATION = 0.4
-_HALO_PX = 2
 _WARP_ROWS = 32
 
 
@@ -68,6 +67,11 @@ class _Model:
 
     coefficients: Tensor
     variance: Tensor
+
+    @property
+    def parts(self) -> tuple[Tensor, Tensor]:
+        """Both."""
+        return self.coefficients, self.variance
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,6 @@ class Refiner:
 
         list(side_by_side(centre, reference))
         self._reference = reference
-        self._block_c = block_matrix(self.width, self.device)
 
     @property
     def background_px(self) -> float:
@@ -157,26 +160,34 @@ class Refiner:
         Warped
             What :meth:`measure` compares with the target.
         """
-        shape = self._reference.shape[1:]
         image = torch.empty((self._reference.shape[0], self.height, self.width), device=self.device)
         mask = torch.empty((self.height, self.width), dtype=torch.bool, device=self.device)
-        cols = torch.arange(self.width, dtype=torch.float64, device=self.device)[None, :]
+        compiled = self.device.type == "cpu" and match.match_library() is not None
+        fill = self._displaced if compiled else self._sampled
         step = _WARP_ROWS if self.device.type == "cpu" else self.height
-        half = (OVERSAMPLING - 1) / 2
-
-        def fill(top: int) -> None:
-            part = slice(top, min(top + step, self.height))
-            rows = torch.arange(part.start, part.stop, dtype=torch.float64, device=self.device)[:, None]
-            at_r = (rows + displacement[0, part] + self._margin) * OVERSAMPLING + half
-            at_c = (cols + displacement[1, part] + self._margin) * OVERSAMPLING + half
-            sampled = bspline_sample(self._reference, at_r, at_c)
-            known = ~torch.isnan(sampled[0])
-            image[:, part] = sampled.masked_fill_(~known, 0.0)
-            mask[part] = known & (at_r >= 1) & (at_r <= shape[0] - 2) & (at_c >= 1) & (at_c <= shape[1] - 2)
-
-        for _ in side_by_side(fill, range(0, self.height, step)):
-            pass
+        if compiled:
+            step = -(-self.height // 2)
+        parts = [slice(top, min(top + step, self.height)) for top in range(0, self.height, step)]
+        list(side_by_side(lambda rows: fill(displacement, rows, image, mask), parts))
         return Warped(image, mask)
+
+    def _displaced(self, displacement: Tensor, rows: slice, image: Tensor, mask: Tensor) -> None:
+        match.displaced(
+            self._reference.numpy(), displacement.float().contiguous().numpy(), rows, float(self._margin), float(OVERSAMPLING),
+            image.numpy(), mask.numpy(),
+        )  # fmt: skip
+
+    def _sampled(self, displacement: Tensor, rows: slice, image: Tensor, mask: Tensor) -> None:
+        height, width = self._reference.shape[1:]
+        half = (OVERSAMPLING - 1) / 2
+        line = torch.arange(rows.start, rows.stop, dtype=torch.float64, device=self.device)[:, None]
+        cols = torch.arange(self.width, dtype=torch.float64, device=self.device)[None, :]
+        at_r = (line + displacement[0, rows] + self._margin) * OVERSAMPLING + half
+        at_c = (cols + displacement[1, rows] + self._margin) * OVERSAMPLING + half
+        sampled = bspline_sample(self._reference, at_r, at_c)
+        known = ~torch.isnan(sampled[0])
+        image[:, rows] = sampled.masked_fill_(~known, 0.0)
+        mask[rows] = known & (at_r >= 1) & (at_r <= height - 2) & (at_c >= 1) & (at_c <= width - 2)
 
     def measure(
         self, windows: Windows, displacement: Tensor | Warped, allowed: Tensor, *, rounds: int = 2
@@ -199,7 +210,7 @@ class Refiner:
         model = pass_.model(None)
         for _ in range(rounds - 1):
             model = pass_.model(model)
-        return pass_.solve(model, self._block_c)
+        return pass_.solve(model)
 
     def resemblance(
         self, windows: Windows, displacement: Tensor | Warped, allowed: Tensor, *, top: int = 0
@@ -217,7 +228,7 @@ class Refiner:
         warped = displacement if isinstance(displacement, Warped) else self.warp(displacement)
         rows = slice(top, top + warped.usable.shape[0])
         mask = (_interior(warped.usable, 1) & self.target_valid[rows] & allowed).float()
-        inner = _interior(warped.usable, _HALO_PX)
+        inner = _interior(warped.usable, HALO_PX)
         reference = torch.empty_like(warped.image) if kept else warped.image
         target = torch.empty_like(self._target[:, rows])
         self._flatten((warped.image, self._target[:, rows]), mask, (reference, target))
@@ -230,97 +241,37 @@ class Refiner:
         total, count = smoother.total(mask), mask.sum().clamp(min=1.0)
 
         def one(pair: tuple[Tensor, Tensor]) -> None:
-            channel, out = pair
-            torch.sub(channel, smoother.mean(channel, mask, total), out=out)
-            out.div_(((out * mask).mul_(out).sum() / count).sqrt().clamp(min=1e-9))
+            smoother.flatten(pair[0], mask, total, count, pair[1])
 
         pairs = [pair for image, out in zip(images, outs, strict=True) for pair in zip(image, out, strict=True)]
         list(side_by_side(one, pairs))
 
 
 class _Pass:
-    """The sums of one measurement."""
+    """One measurement."""
 
     def __init__(self, windows: Windows, reference: Tensor, target: Tensor, mask: Tensor, inner: Tensor) -> None:
-        self._windows, self._mask, self._inner = windows, mask, inner
-        self._reference, self._target = reference, target
-        self._channels, self._basis = target.shape[0], reference.shape[0] + 1
-        self._pairs = list(combinations_with_replacement(range(self._basis), 2))
-        self._product_count = len(self._pairs) + self._channels * (3 * self._basis + 7) + 5
-
-    def _basis_of(self, top: int, bottom: int) -> Tensor:
-        part = self._reference[:, top:bottom]
-        return torch.cat([part, torch.ones_like(part[:1])])
-
-    def _weight(self, top: int, bottom: int, error: Tensor | None, scale: Tensor | None) -> Tensor:
-        mask = self._mask[top:bottom]
-        if error is None or scale is None:
-            return mask
-        distance = (error**2 / scale.clamp(min=1e-4)).mean(dim=0)
-        return mask * ((_STUDENT_NU + 1.0) / (_STUDENT_NU + distance))
-
-    def _strips(self) -> list[Strip]:
-        """Strips in which a pixel counts."""
-        return [strip for strip in self._windows.strips() if bool(self._mask[strip.top : strip.bottom].any())]
-
-    def _zeros(self, count: int) -> Tensor:
-        return torch.zeros((count, *self._windows.shape), device=self._mask.device)
+        self._windows, self._mask = windows, mask
+        self._sums = WindowSums(windows, reference, target, mask, inner)
+        self._channels, self._basis, self._pairs = self._sums.channels, self._sums.basis, self._sums.pairs
 
     def model(self, previous: _Model | None) -> _Model:
         """Fit the radiometric model with the weights that the previous one implies."""
-        sums = self._zeros(len(self._pairs) + self._channels * (self._basis + 1))
-        dense = None if previous is None else self._halves(previous)
-
-        def share(strip: Strip) -> Tensor:
-            basis, target = self._basis_of(strip.top, strip.bottom), self._target[:, strip.top : strip.bottom]
-            error = scale = None
-            if dense is not None:
-                error = target - (strip.spread(dense[0]) * basis).sum(dim=1)
-                scale = strip.spread(dense[1])
-            weight = self._weight(strip.top, strip.bottom, error, scale)
-            products = torch.empty((len(sums), *weight.shape), device=weight.device)
-            self._gram_products(basis, weight, products)
-            at = len(self._pairs)
-            for t in target:
-                torch.mul(basis, weight * t, out=products[at : at + self._basis])
-                at += self._basis
-            torch.mul(target * target, weight, out=products[at:])
-            return strip.sums(products)
-
-        strips = self._strips()
-        for strip, part in zip(strips, side_by_side(share, strips), strict=True):
-            sums[:, strip.first : strip.last] += part
-        gram = self._gram(sums[: len(self._pairs)])
-        rest = sums[len(self._pairs) :].double()
+        sums, _ = self._sums.of("fit", previous.parts if previous is not None else None)
+        gram, rest = self._gram(sums[: len(self._pairs)]), sums[len(self._pairs) :]
         right = rest[: self._channels * self._basis].reshape(self._channels, self._basis, *self._windows.shape)
         square = rest[self._channels * self._basis :]
         solved = torch.linalg.solve(gram, right.permute(2, 3, 1, 0)).permute(3, 2, 0, 1)
-        total = sums[len(self._pairs) - 1].double().clamp(min=1e-3)
+        total = sums[len(self._pairs) - 1].clamp(min=1e-3)
         variance = ((square - (solved * right).sum(dim=1)) / total).clamp(min=1e-4)
         return _Model(solved, variance)
 
     def resemblance(self) -> tuple[FloatArray, FloatArray]:
         """Multiple correlation and share of usable pixels of every window after one round."""
-        dense = self._halves(self.model(None))
-        count = self._channels
-        sums = self._zeros(2 * count + 1)
-
-        def share(strip: Strip) -> Tensor:
-            basis, target = self._basis_of(strip.top, strip.bottom), self._target[:, strip.top : strip.bottom]
-            error = target - (strip.spread(dense[0]) * basis).sum(dim=1)
-            weight = self._weight(strip.top, strip.bottom, error, strip.spread(dense[1]))
-            return strip.sums(torch.cat([error * error * weight, target * target * weight, weight[None]]))
-
-        strips = self._strips()
-        for strip, part in zip(strips, side_by_side(share, strips), strict=True):
-            sums[:, strip.first : strip.last] += part
-        sums = sums.double()
-        ee, tt = sums[:count], sums[count : 2 * count]
+        sums, _ = self._sums.of("resemblance", self.model(None).parts)
+        ee, tt = sums[: self._channels], sums[self._channels : -1]
         correlation = _correlation(ee.movedim(0, -1), tt.movedim(0, -1), sums[-1])
         return correlation.cpu().numpy(), self._share().double().cpu().numpy()
-
-    def _halves(self, model: _Model) -> tuple[Tensor, Tensor]:
-        return self._windows.along_columns(model.coefficients), self._windows.along_columns(model.variance)
 
     def _gram(self, sums: Tensor) -> Tensor:
         """Symmetric matrices (n_r, n_c, basis, basis) with a small ridge, in double precision."""
@@ -331,25 +282,11 @@ class _Pass:
         eye = torch.eye(self._basis, dtype=torch.float64, device=sums.device)
         return gram + (_RIDGE * level + 1e-6) * eye
 
-    def solve(self, model: _Model, block_c: Tensor) -> Measurement:
+    def solve(self, model: _Model) -> Measurement:
         """Missing displacement of every window, its variance, and what else is known about the window."""
         c, n = self._channels, self._basis
         per_channel = 3 * n + 7
-        sums = self._zeros(self._product_count)
-        scores = []
-        dense = self._halves(model)
-
-        def share(strip: Strip) -> tuple[Tensor, Tensor]:
-            products, scores = self._products(
-                strip.top, strip.bottom, strip.spread(dense[0]), strip.spread(dense[1]), block_c
-            )
-            return strip.sums(products), scores
-
-        strips = list(self._windows.strips())
-        for strip, (part, score) in zip(strips, side_by_side(share, strips), strict=True):
-            sums[:, strip.first : strip.last] += part
-            scores.append(score)
-        sums = sums.double()
+        sums, scores = self._sums.of("shift", model.parts)
         pairs = len(self._pairs)
         parts = sums[pairs : pairs + c * per_channel].reshape(c, per_channel, *self._windows.shape).permute(2, 3, 0, 1)
         extra = sums[pairs + c * per_channel :]
@@ -369,7 +306,7 @@ class _Pass:
         step = (inverse @ right[..., None])[..., 0]
         # Reweighting makes the estimate noisier than its Hessian says.
         inverse = inverse / (1.0 - extra[4] / info).clamp(_LEAST_INFORMATION, 1.0)[..., None, None]
-        meat = self._scatter(torch.cat(scores, dim=1), absorbed, scale)
+        meat = self._scatter(scores, absorbed, scale)
         variance = (inverse @ meat @ inverse).diagonal(dim1=-2, dim2=-1).mean(dim=-1)
         return Measurement(
             *(
@@ -385,72 +322,6 @@ class _Pass:
         whole = self._windows.weight_r.sum(dim=1)[:, None] * self._windows.weight_c.sum(dim=1)[None, :]
         used = self._windows.weight_r @ self._mask @ self._windows.weight_c.T
         return used / whole.clamp(min=1e-6)
-
-    def _products(
-        self, top: int, bottom: int, coefficients: Tensor, scale: Tensor, block_c: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """All products that enter the window sums, and the block sums of the scores that give the variance."""
-        basis, target = self._basis_of(top, bottom), self._target[:, top:bottom]
-        error = target - (coefficients * basis).sum(dim=1)
-        weight = self._weight(top, bottom, error, scale)
-        slope_r, slope_c = self._gradients(top, bottom)
-        g_r = (coefficients[:, :-1] * slope_r).sum(dim=1)
-        g_c = (coefficients[:, :-1] * slope_c).sum(dim=1)
-        n, rows_cols = self._basis, weight.shape
-        products = torch.empty((self._product_count, *rows_cols), device=weight.device)
-        scores = []
-        self._gram_products(basis, weight, products)
-        at = len(self._pairs)
-        for t, e, r, c in zip(target, error, g_r, g_c, strict=True):
-            own = products[at : at + 3 * n + 7]
-            wr, wc, we = weight * r, weight * c, weight * e
-            torch.mul(basis, wr, out=own[:n])
-            torch.mul(basis, wc, out=own[n : 2 * n])
-            for place, (one, other) in enumerate(
-                ((wr, r), (wr, c), (wc, c), (we, e), (weight, t * t), (wr, e), (wc, e))
-            ):
-                torch.mul(one, other, out=own[2 * n + place])
-            torch.mul(basis, we, out=own[2 * n + 7 :])
-            scores.append(block_sums(own[2 * n + 5 :], block_c))
-            at += 3 * n + 7
-        info = (weight * (g_r**2 + g_c**2) / scale).sum(dim=0)
-        # How much of the information is lost because a shift also changes the weights (Newton against reweighting).
-        pull = (g_r * error / scale).sum(dim=0) ** 2 + (g_c * error / scale).sum(dim=0) ** 2
-        distance = (error**2 / scale).mean(dim=0)
-        lost = 2.0 / len(target) * weight * pull / (_STUDENT_NU + distance)
-        rows = torch.arange(top, bottom, device=info.device, dtype=info.dtype)[:, None]
-        cols = torch.arange(info.shape[1], device=info.device, dtype=info.dtype)[None, :]
-        for place, extra in enumerate((weight, info, info * rows, info * cols, lost)):
-            products[at + place] = extra
-        return products, torch.cat(scores)
-
-    def _gram_products(self, basis: Tensor, weight: Tensor, out: Tensor) -> None:
-        """Weighted products of all pairs of the basis, in the order of the pairs."""
-        at = 0
-        for i in range(self._basis):
-            torch.mul(basis[i:], basis[i] * weight, out=out[at : at + self._basis - i])
-            at += self._basis - i
-
-    def _gradients(self, top: int, bottom: int) -> tuple[Tensor, Tensor]:
-        """Derivatives of the reference per pixel along rows and columns in a strip.
-
-        Over five points where all are known, over three beside gaps: a less exact slope slows the approach there,
-        but the place where nothing is missing any more stays the same.
-        """
-        height = self._reference.shape[1]
-        low, high = max(top - _HALO_PX, 0), min(bottom + _HALO_PX, height)
-        part = self._reference[:, low:high]
-        pad = (_HALO_PX, _HALO_PX, low - top + _HALO_PX, bottom + _HALO_PX - high)
-        image = torch.nn.functional.pad(part[None], pad, mode="replicate")[0]
-        inner_r, inner_c = slice(2, -2), slice(2, -2)
-        near_r = image[:, 3:-1, inner_c] - image[:, 1:-3, inner_c]
-        near_c = image[:, inner_r, 3:-1] - image[:, inner_r, 1:-3]
-        g_r = (8 * near_r - (image[:, 4:, inner_c] - image[:, :-4, inner_c])) / 12
-        g_c = (8 * near_c - (image[:, inner_r, 4:] - image[:, inner_r, :-4])) / 12
-        inner = self._inner[top:bottom]
-        if not bool(inner.all()):
-            g_r, g_c = torch.where(inner, g_r, 0.5 * near_r), torch.where(inner, g_c, 0.5 * near_c)
-        return g_r, g_c
 
     def _scatter(self, blocks: Tensor, absorbed: Tensor, scale: Tensor) -> Tensor:
         """Covariance of the windows' scores from their blocks, shape (n_r, n_c, 2, 2)."""

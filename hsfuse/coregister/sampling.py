@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from hsfuse.native import match
 
 _CONVOLVED_BELOW_PX = 3.0
 
@@ -69,6 +72,7 @@ class Smoother:
 
     def __init__(self, height: int, width: int, scale_px: float, device: torch.device) -> None:
         self._taps: list[float] = []
+        self._device = device
         if scale_px < _CONVOLVED_BELOW_PX:
             taps = np.exp(-0.5 * (np.arange(int(np.ceil(3.0 * scale_px)) + 1) / scale_px) ** 2)
             self._taps = list(taps / (2 * taps.sum() - taps[0]))
@@ -93,6 +97,8 @@ class Smoother:
 
     def total(self, weight: Tensor) -> Tensor:
         """Local sums of the weights, which :meth:`mean` divides by."""
+        if self._compiled:
+            return torch.from_numpy(match.convolve(weight.contiguous().numpy(), self._weights)).add_(1e-6)
         if self._taps:
             return self._convolved(weight).add_(1e-6)
         return self._down[0] @ weight @ self._down[1].T
@@ -105,6 +111,25 @@ class Smoother:
         up_r, up_c = self._up
         mean = (down_r @ (x * weight) @ down_c.T + 1e-6 * x.mean()) / (total + 1e-6)
         return torch.matmul(up_r @ mean, up_c.T)
+
+    def flatten(self, x: Tensor, weight: Tensor, total: Tensor, count: Tensor, out: Tensor) -> None:
+        """Write a channel without its local mean, of unit variance over the ``count`` pixels that the weights mark."""
+        if self._compiled and out.is_contiguous():
+            # The kernel still reads rows above and below one that it has written.
+            x = x.clone() if x.data_ptr() == out.data_ptr() else x.contiguous()
+            arrays = [part.contiguous().numpy() for part in (x, weight, total)]
+            match.flatten(arrays[0], arrays[1], arrays[2], self._weights, float(count), out.numpy())
+            return
+        torch.sub(x, self.mean(x, weight, total), out=out)
+        out.div_(((out * weight).mul_(out).sum() / count).sqrt().clamp(min=1e-9))
+
+    @property
+    def _compiled(self) -> bool:
+        return bool(self._taps) and self._device.type == "cpu" and match.match_library() is not None
+
+    @property
+    def _weights(self) -> NDArray[np.float32]:
+        return np.array(self._taps, np.float32)
 
     def _convolved(self, x: Tensor) -> Tensor:
         """Separable convolution of one channel, zeros outside (sums of shifted copies beat a general convolution)."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hsfuse.coregister.sampling import interpolation_matrix
+from hsfuse.native.match import Lattice
 
 FloatArray = NDArray[np.float64]
 
@@ -76,6 +78,11 @@ class Windows:
     def shape(self) -> tuple[int, int]:
         """(rows, cols) of the lattice."""
         return len(self.rows), len(self.cols)
+
+    @cached_property
+    def lattice(self) -> Lattice:
+        """The same for compiled kernels."""
+        return Lattice.of(self.weight_r.numpy(), self.weight_c.numpy(), self.up_r.numpy())
 
     @property
     def sharing(self) -> float:

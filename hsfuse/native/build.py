@@ -17,6 +17,7 @@ import subprocess
 import tempfile
 import threading
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from hsfuse.log import get_logger
@@ -80,6 +81,32 @@ class _UnavailableError(Exception):
     """Why there is no compiled path."""
 
 
+@dataclass(frozen=True)
+class Kernels:
+    """Kernels that are loaded, and built, when they are first asked for.
+
+    Attributes
+    ----------
+    source
+        What to build.
+    plain
+        What serves where they cannot be had, for reports.
+    """
+
+    source: KernelSource
+    plain: str
+
+    def library(self) -> ctypes.CDLL | None:
+        """Return the functions; None where there is no compiled path."""
+        found, _ = _loaded(self.source, os.environ.get(OVERRIDE, ""))
+        return found.library if found else None
+
+    def status(self) -> str:
+        """One line for ``hsfuse doctor``: which path is taken on the CPU, and why."""
+        found, reason = _loaded(self.source, os.environ.get(OVERRIDE, ""))
+        return f"compiled ({found.isa}, {found.path})" if found else f"{self.plain} ({reason})"
+
+
 def load_kernels(source: KernelSource, override: str) -> tuple[NativeLibrary | None, str]:
     """Load kernels, building them on first use.
 
@@ -101,6 +128,11 @@ def load_kernels(source: KernelSource, override: str) -> tuple[NativeLibrary | N
         except (_UnavailableError, OSError, RuntimeError) as error:
             _log.debug("No compiled %s kernels: %s", source.name, error)
             return None, str(error)
+
+
+@lru_cache(maxsize=32)
+def _loaded(source: KernelSource, override: str) -> tuple[NativeLibrary | None, str]:
+    return load_kernels(source, override)
 
 
 def cache_folder() -> Path:

@@ -7,8 +7,6 @@ The callers then take their plain twins: :mod:`hsfuse.degrade`, :mod:`hsfuse.cor
 from __future__ import annotations
 
 import ctypes
-import os
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,33 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse.errors import MemoryBudgetError
-from hsfuse.native.build import OVERRIDE, KernelSource, NativeLibrary, load_kernels
+from hsfuse.native.build import Kernels, KernelSource
 
 FloatArray = NDArray[np.float32]
 
-SOURCE = KernelSource("image", (Path(__file__).with_name("image.c"),))
+KERNELS = Kernels(KernelSource("image", (Path(__file__).with_name("image.c"),)), "plain NumPy and PyTorch")
 UP_TAPS = 5
 """Coarse pixels that one phase of the interpolation looks at."""
 _INT, _FLOAT, _DOUBLE, _FLAG = ctypes.c_int64, ctypes.c_float, ctypes.c_double, ctypes.c_int32
 
 
-def image_library() -> NativeLibrary | None:
+def image_library() -> ctypes.CDLL | None:
     """Return the kernels, building them on first use; None where that is not possible."""
-    return _cached(os.environ.get(OVERRIDE, ""))[0]
-
-
-def image_status() -> str:
-    """One line for ``hsfuse doctor``: which path image operations take on the CPU, and why."""
-    library, reason = _cached(os.environ.get(OVERRIDE, ""))
-    return f"compiled ({library.isa}, {library.path})" if library else f"plain NumPy and PyTorch ({reason})"
-
-
-@lru_cache(maxsize=8)
-def _cached(override: str) -> tuple[NativeLibrary | None, str]:
-    found, reason = load_kernels(SOURCE, override)
-    if found is not None:
-        found.library.hsf_encode.restype = ctypes.c_int64
-    return found, reason
+    return KERNELS.library()
 
 
 def decimate(x: FloatArray, ratio: int, rows: FloatArray, cols: FloatArray) -> FloatArray | None:
@@ -63,7 +47,7 @@ def decimate(x: FloatArray, ratio: int, rows: FloatArray, cols: FloatArray) -> F
     planes, height, width = x.shape
     out = np.empty((planes, height // ratio, width // ratio), np.float32)
     _check(
-        native.library.hsf_decimate(
+        native.hsf_decimate(
             _at(x), _INT(planes), _INT(height), _INT(width), _INT(ratio), _INT(rows.size), _at(rows), _at(cols),
             _at(out),
         )
@@ -133,7 +117,7 @@ def inject(
     rows, cols = window
     news_plane, news_row = (0, 0) if news is None else (news.strides[0] // 4, news.strides[1] // 4)
     _check(
-        native.library.hsf_inject(
+        native.hsf_inject(
             _at(base), _at(coefficients), _INT(terms), _at(news), _INT(news_plane), _INT(news_row),
             _INT(planes), _INT(height), _INT(width), _INT(rows.start), _INT(rows.stop), _INT(cols.start),
             _INT(cols.stop), _INT(ratio), _at(weights), _FLAG(add), _at(out), _INT(out.strides[0] // 4),
@@ -176,7 +160,7 @@ def lowpass(
     along = (_at(rows[0]), _at(rows[1]), _INT(rows[1].shape[1]), _INT(rows[0].size))
     across = (_at(cols[0]), _at(cols[1]), _INT(cols[1].shape[1]), _INT(cols[0].size))
     _check(
-        native.library.hsf_lowpass(
+        native.hsf_lowpass(
             _at(values), _INT(planes), _INT(height), _INT(width), _INT(values.strides[0] // 4),
             _INT(values.strides[1] // 4), *along, *across, _FLOAT(fewest), _at(out), _INT(out.strides[0] // 4),
             _INT(out.strides[1] // 4),
@@ -211,7 +195,7 @@ def warp(
         return False
     bands, rows, cols = cube.shape
     _check(
-        native.library.hsf_warp(
+        native.hsf_warp(
             _at(cube), _INT(bands), _INT(rows), _INT(cols), _INT(cube.strides[0] // 4), _INT(cube.strides[1] // 4),
             _at(at_row), _at(at_col), _INT(at_row.size), _DOUBLE(tolerated), _at(out), _INT(out.strides[0] // 4),
         )
@@ -255,7 +239,8 @@ def encode(
     bands, rows, cols = values.shape
     low, high = limits if limits is not None else (-np.inf, np.inf)
     lowest, highest, nodata = stored
-    count = native.library.hsf_encode(
+    native.hsf_encode.restype = _INT
+    count = native.hsf_encode(
         _at(values), _INT(values.strides[0] // 4), _INT(values.strides[1] // 4), _INT(bands), _INT(rows), _INT(cols),
         _at(valid), _INT(valid.strides[0]), _FLOAT(low), _FLOAT(high), _FLAG(limits is not None), _DOUBLE(scale),
         _DOUBLE(lowest), _DOUBLE(highest), _FLAG(int(nodata)), _at(out), _INT(out.strides[0] // 2),

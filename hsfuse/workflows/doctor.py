@@ -12,7 +12,7 @@ from typing import Any
 
 from hsfuse import __version__, _environment
 from hsfuse.inference.budget import available_memory
-from hsfuse.native.image import image_status
+from hsfuse.native import image, match
 
 _LIBRARIES = ("numpy", "scipy", "torch", "rasterio", "pyproj", "h5py", "safetensors", "pydantic", "typer", "matplotlib")
 _OPTIONAL = ("mamba_ssm", "causal_conv1d", "triton", "dask", "xarray", "tensorboard")
@@ -45,7 +45,8 @@ def diagnose() -> dict[str, Any]:
     facts["gdal"] = _gdal(problems)
     facts["torch"] = _torch(problems)
     facts["mamba2"] = _mamba_backend()
-    facts["image_kernels"] = image_status()
+    facts["image_kernels"] = image.KERNELS.status()
+    facts["match_kernels"] = match.KERNELS.status()
     facts["problems"] = problems
     return facts
 
@@ -110,6 +111,7 @@ def diagnosis_text(facts: dict[str, Any]) -> str:
         f"GPU       {gpus or 'none'}; CPU instructions {torch_facts.get('cpu_capability', 'unknown')}",
         f"Mamba-2   {facts['mamba2']}",
         f"images    {facts['image_kernels']}",
+        f"matching  {facts['match_kernels']}",
     ]
     for name, value in facts["dropped_variables"].items():
         lines.append(f"note      {name}={value} belongs to another GDAL or PROJ and is ignored")

@@ -1,0 +1,67 @@
+"""The process around a command: how it starts, and that it ends as it should although it does not clean up."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+
+def _python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+def test_exit_codes_and_output_survive_the_quick_end(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "hsfuse", "coregister", str(tmp_path / "no.tif"), "b.tif", "-o", "c.tif", "--json"],
+        capture_output=True, text=True, check=False, timeout=120, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 3
+    assert json.loads(done.stdout.splitlines()[-1])["exit_code"] == 3
+    assert "there is no such file" in done.stderr
+
+
+def test_what_was_registered_for_the_exit_is_run_and_threads_are_waited_for() -> None:
+    code = """
+import atexit, sys, threading, time
+from hsfuse.__main__ import main
+atexit.register(print, "registered")
+threading.Thread(target=lambda: (time.sleep(2), print("thread"))).start()
+main()
+"""
+    done = _python(code, "--version")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert any(line.startswith("hsfuse ") for line in lines)
+    assert "thread" in lines
+    assert lines[-1] == "registered"
+
+
+def test_a_closed_pipe_is_no_crash() -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m hsfuse --help | true",
+        shell=True,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert "Traceback" not in done.stderr
+
+
+def test_setting_the_command_line_up_asks_the_loader_for_nothing_more() -> None:
+    """Else it would wait until torch's libraries are loaded."""
+    code = """
+import importlib.machinery, sys
+from hsfuse.__main__ import ask_loader_first
+ask_loader_first()
+before = set(sys.modules)
+import hsfuse.cli.app
+suffixes = tuple(importlib.machinery.EXTENSION_SUFFIXES)
+files = {name: getattr(sys.modules[name], "__file__", None) or "" for name in set(sys.modules) - before}
+print([name for name, file in files.items() if file.endswith(suffixes)])
+"""
+    assert _python(code).stdout.strip() == "[]"
