@@ -39,8 +39,7 @@ from hsfuse.fusion.nets.layers import SequenceMixer
 from hsfuse.fusion.nets.native import native_status
 from hsfuse.fusion.nets.ssrfn import make_network
 from hsfuse.fusion.nets.zoo import find_model
-from hsfuse.native import OVERRIDE
-from hsfuse.native import image
+from hsfuse.native import OVERRIDE, image
 from hsfuse.simulate.products import simulate_pair
 from hsfuse.workflows.doctor import diagnose
 from hsfuse.writers.encoding import SampleEncoding

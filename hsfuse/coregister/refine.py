@@ -173,8 +173,8 @@ class Refiner:
 
     def _displaced(self, displacement: Tensor, rows: slice, image: Tensor, mask: Tensor) -> None:
         match.displaced(
-            self._reference.numpy(), displacement.float().contiguous().numpy(), rows, float(self._margin), float(OVERSAMPLING),
-            image.numpy(), mask.numpy(),
+            self._reference.numpy(), displacement.float().contiguous().numpy(), rows, float(self._margin),
+            float(OVERSAMPLING), image.numpy(), mask.numpy(),
         )  # fmt: skip
 
     def _sampled(self, displacement: Tensor, rows: slice, image: Tensor, mask: Tensor) -> None:
