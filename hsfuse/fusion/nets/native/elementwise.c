@@ -24,14 +24,14 @@ INLINE vf inverse(vf x) {
 #endif
 }
 
-INLINE vf sigmoid(vf x) { return inverse(1.0f + vexp(-x)); }
+INLINE vf sigmoid(vf x, int half) { return half ? sigmoid_rough(x) : inverse(1.0f + vexp(-x)); }
 
 /* x <- silu(x), or silu(x + other) */
 INLINE void silu_all(void *x, const void *other, int64_t count, int half) {
   for (int64_t i = 0; i < count; i += LANES) {
     vf value = get(x, i, half);
     if (other) value += get(other, i, half);
-    put(x, i, half, value * sigmoid(value));
+    put(x, i, half, value * sigmoid(value, half));
   }
 }
 
@@ -48,9 +48,9 @@ INLINE void gate_all(const void *x, const void *trust, void *out, int64_t count,
   for (int64_t i = 0; i < count; i += LANES) {
     vf value = get(x, i, half), part = get(trust, i, half) * value;
     if (rule == 1) /* tanh(x) = 2 sigmoid(2 x) - 1 */
-      part *= 2.0f * sigmoid(2.0f * value) - 1.0f;
+      part *= 2.0f * sigmoid(2.0f * value, half) - 1.0f;
     else if (rule == 2)
-      part *= 2.0f * sigmoid(value);
+      part *= 2.0f * sigmoid(value, half);
     put(out, i, half, value + part);
   }
 }
@@ -67,8 +67,8 @@ int32_t hsf_gate(const void *x, const void *trust, void *out, int64_t count, int
 INLINE void exchange_all(void *near, void *far, int64_t count, int half) {
   for (int64_t i = 0; i < count; i += LANES) {
     vf a = get(near, i, half), b = get(far, i, half);
-    put(near, i, half, a + sigmoid(a) * b);
-    put(far, i, half, b + sigmoid(b) * a);
+    put(near, i, half, a + sigmoid(a, half) * b);
+    put(far, i, half, b + sigmoid(b, half) * a);
   }
 }
 

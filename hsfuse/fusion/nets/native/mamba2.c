@@ -135,8 +135,8 @@ INLINE vf silu(vf x) {
 #endif
 }
 
-/* silu(x) to a relative error of 1e-4: an eighth of the last place of a bfloat16, in half the operations. */
-INLINE vf silu_rough(vf x) {
+/* 1 / (1 + exp(-x)) to a relative error of 1e-4, a fortieth of a bfloat16's last place, in half the operations. */
+INLINE vf sigmoid_rough(vf x) {
 #if defined(__AVX512F__)
   const __m512 t = _mm512_mul_ps((__m512)x, _mm512_set1_ps(-1.44269504f));
   const vf f = (vf)_mm512_reduce_ps(t, _MM_FROUND_TO_NEG_INF); /* t - floor(t) */
@@ -145,11 +145,13 @@ INLINE vf silu_rough(vf x) {
   p = p * f + 6.9583349e-1f;
   p = p * f + 9.9992523e-1f;
   const vf d = 1.0f + (vf)_mm512_scalef_ps((__m512)p, t);
-  return x * (vf)_mm512_rcp14_ps((__m512)d);
+  return (vf)_mm512_rcp14_ps((__m512)d);
 #else
-  return silu(x);
+  return 1.0f / (1.0f + vexp(-x));
 #endif
 }
+
+INLINE vf silu_rough(vf x) { return x * sigmoid_rough(x); }
 
 /* log(1 + exp(x)) = max(x, 0) + log1p(exp(-|x|)), the latter by the series of 2 atanh(t / (2 + t)). */
 INLINE vf softplus(vf x) {
