@@ -246,9 +246,10 @@ def _estimate(
     read_rows = min(core + plan.overlap + 2 * plan.halo, plan.height)
     shared = read_rows - core
     width, fine_width = plan.width, plan.width * ratio
-    # The strip that is fused, the one that is read ahead with its pieces, and what two strips share.
-    hsi = width * n_bands * (5 * read_rows + 5 * read_rows + 4 * core + 4 * shared) + width * source_bands * 4 * core
-    msi = read_rows * ratio * fine_width * (n_msi * 4 * 4 + 6)
+    # Two strips that are fused, the one that is read ahead with its pieces, and what two strips share.
+    strips = 3 if workers > 1 and budget.vram is None else 2
+    hsi = width * n_bands * (5 * strips * read_rows + 4 * core + 4 * shared) + width * source_bands * 4 * core
+    msi = read_rows * ratio * fine_width * (n_msi * 4 * (strips + 2) + 3 * strips)
     resampling = 54 * width * (n_bands + 16) * 4
     # Zones that tiles share: three lines of them, and one between each two neighbours.
     zones = 3 * fine_width + core * ratio * (plan.width // columns)

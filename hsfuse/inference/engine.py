@@ -26,6 +26,7 @@ from hsfuse.inference.layout import tiles_around
 from hsfuse.inference.scene import FusionScene, SceneStrip
 from hsfuse.inference.strips import read_ahead
 from hsfuse.inference.tiling import Tile, TilePlan
+from hsfuse.inference.turns import TileRow, Turns
 from hsfuse.log import get_logger
 from hsfuse.masks import expand
 from hsfuse.progress import Progress, SilentProgress
@@ -214,19 +215,25 @@ def fuse_scene_tiles(
     ):
         job = _Job(scene, method, plan, device, pool, workers, statistics, handover, limits,
                    int(_TIDY_ABOVE * memory) if tidy and memory else 0)  # fmt: skip
-        finish_row = _blended_rows(job, start) if plan.overlap else job.exact_row
-        for tile_row, strip in read_ahead(scene, plan, start):
-            masks.extend(strip)
-            rows = _finished(plan, tile_row, masks.top, scene.ratio)
-            ready = rows.row0 >= rows_done
-            masked = masks.take(rows.shape[0])
-            finish_row(tile_row, strip, rows, masked, ready)
-            if ready:
-                _count(masked.valid, masked.cloud, statistics)
-                statistics.computed_pixels += int(masked.valid.sum())
+
+        def finished(clipped: int) -> None:
+            statistics.clipped += clipped
             if tidy:
                 release_freed_memory()
             stage.advance()
+
+        begin_row = _blended_rows(job, start) if plan.overlap else job.exact_row
+        with Turns(finished) as turns:
+            for tile_row, strip in read_ahead(scene, plan, start):
+                masks.extend(strip)
+                rows = _finished(plan, tile_row, masks.top, scene.ratio)
+                ready = rows.row0 >= rows_done
+                masked = masks.take(rows.shape[0])
+                turns.add(begin_row(tile_row, strip, rows, masked, ready))
+                if ready:
+                    _count(masked.valid, masked.cloud, statistics)
+                    statistics.computed_pixels += int(masked.valid.sum())
+                del strip
     return statistics
 
 
@@ -299,18 +306,13 @@ class _Job:
     limits: tuple[float, float] | None
     tidy_above: int = 0
 
-    def results(self, tile_row: int, strip: SceneStrip, use: Callable[[Tile, FloatCube], int]) -> None:
-        """Fuse a row of tiles; ``use`` takes each one's result where it was made.
-
-        It returns how many samples it clipped.
-        """
+    def begin(self, tile_row: int, strip: SceneStrip, row: TileRow) -> TileRow:
+        """Begin to fuse a row of tiles."""
         todo = self._tiles(tile_row, strip)
         self.statistics.read_pixels += sum(t.read.shape[0] * t.read.shape[1] for t in todo) * self.scene.ratio**2
         if self.pool is None:
-            for tile, data in self._in_batches(todo, strip):
-                self.statistics.clipped += use(tile, data)
-        else:
-            self.statistics.clipped += sum(self._side_by_side(todo, strip, use))
+            return row.begin_here(lambda: sum(row.use(tile, data) for tile, data in self._in_batches(todo, strip)))
+        return row.begin(self._side_by_side(self.pool, todo, strip, row.use))
 
     def _tiles(self, tile_row: int, strip: SceneStrip) -> list[Tile]:
         """Tiles of a row that hold anything valid.
@@ -326,23 +328,30 @@ class _Job:
         valid = strip.valid[block.row0 * ratio : block.row1 * ratio].reshape(rows, ratio, width, ratio)
         return tiles_around(self.plan, tile_row, np.asarray(valid.any(axis=(1, 3)), dtype=np.bool_))
 
-    def exact_row(self, tile_row: int, strip: SceneStrip, rows: Slice2D, masks: _RowMasks, ready: bool) -> None:
+    def exact_row(self, tile_row: int, strip: SceneStrip, rows: Slice2D, masks: _RowMasks, ready: bool) -> TileRow:
         """Fuse tiles that do not overlap: each is encoded by the thread that made it."""
-        if not ready:
-            return
-        buffer = self.handover.buffer(rows.shape[0])
+        buffer: list[NDArray[Any]] = []
+        lock = Lock()
         done = np.zeros(self.plan.shape[1], bool)
+
+        def target() -> NDArray[Any]:
+            with lock:
+                if not buffer:
+                    buffer.append(self.handover.buffer(rows.shape[0]))
+                return buffer[0]
 
         def use(tile: Tile, data: FloatCube) -> int:
             done[tile.col] = True
-            return self.encode(data, masks, self._inside(tile), buffer)
+            return self.encode(data, masks, self._inside(tile), target())
 
-        self.results(tile_row, strip, use)
-        for tile in self.plan.row_of_tiles(tile_row):
-            if not done[tile.col]:
-                inside = self._inside(tile)
-                _part(buffer, inside, slice(0, inside.shape[0]))[...] = self._nothing()
-        self.handover.give(rows.row0, rows.shape[0], buffer)
+        def complete() -> None:
+            for tile in self.plan.row_of_tiles(tile_row):
+                if not done[tile.col]:
+                    inside = self._inside(tile)
+                    _part(target(), inside, slice(0, inside.shape[0]))[...] = self._nothing()
+            self.handover.give(rows.row0, rows.shape[0], target())
+
+        return self.begin(tile_row, strip, TileRow(use, complete)) if ready else TileRow(use, lambda: None)
 
     def empty_buffer(self, rows: int) -> NDArray[Any]:
         """Return memory for finished rows, shape (row, band, col), without data."""
@@ -373,12 +382,9 @@ class _Job:
         return self.handover.encoder.encode_into(data, masks.valid[block.slices], target, self.limits)
 
     def _side_by_side(
-        self, todo: Sequence[Tile], strip: SceneStrip, use: Callable[[Tile, FloatCube], int]
-    ) -> Iterator[int]:
+        self, pool: ThreadPoolExecutor, todo: Sequence[Tile], strip: SceneStrip, use: Callable[[Tile, FloatCube], int]
+    ) -> list[Future[int]]:
         """Fuse tiles in several threads; results are used in the thread that made them."""
-        pool = self.pool
-        if pool is None:
-            raise RuntimeError("there are no workers")
 
         def one(tile: Tile) -> int:
             import torch
@@ -395,19 +401,9 @@ class _Job:
                 release_freed_memory(above=self.tidy_above)
             return done
 
-        # Waiting for all before an error leaves: the workers write into shared memory.
         # Large tiles first, so that the threads are done at about the same time.
         ordered = sorted(todo, key=lambda tile: -tile.read.shape[0] * tile.read.shape[1])
-        futures = [pool.submit(one, tile) for tile in ordered]
-        try:
-            for future in futures:
-                yield future.result()
-        finally:
-            for future in futures:
-                future.cancel()
-            for future in futures:
-                if not future.cancelled():
-                    future.exception()
+        return [pool.submit(one, tile) for tile in ordered]
 
     def _in_batches(self, todo: Sequence[Tile], strip: SceneStrip) -> Iterator[tuple[Tile, FloatCube]]:
         groups: dict[tuple[int, int], list[Tile]] = {}
@@ -431,12 +427,12 @@ def _part(buffer: NDArray[Any], block: Slice2D, rows: slice) -> NDArray[Any]:
     return buffer[rows, :, block.col0 : block.col1].transpose(1, 0, 2)
 
 
-def _blended_rows(job: _Job, start: int) -> Callable[[int, SceneStrip, Slice2D, _RowMasks, bool], None]:
-    """Return what blends overlapping tiles and hands over the rows that no later tile touches."""
+def _blended_rows(job: _Job, start: int) -> Callable[[int, SceneStrip, Slice2D, _RowMasks, bool], TileRow]:
+    """Return what begins to fuse rows of overlapping tiles; each hands over what no later tile touches."""
     blender = TileBlender(job.plan, len(job.scene.bands), job.scene.ratio, start)
     lock = Lock()
 
-    def finish(tile_row: int, strip: SceneStrip, rows: Slice2D, masks: _RowMasks, ready: bool) -> None:
+    def begin(tile_row: int, strip: SceneStrip, rows: Slice2D, masks: _RowMasks, ready: bool) -> TileRow:
         taken: list[NDArray[Any]] = []
 
         def buffer() -> NDArray[Any]:
@@ -449,13 +445,15 @@ def _blended_rows(job: _Job, start: int) -> Callable[[int, SceneStrip, Slice2D, 
         def encode(finished: Iterable[Finished]) -> int:
             return sum(job.encode(part.data, masks, part.block, buffer()) for part in finished) if ready else 0
 
-        job.results(tile_row, strip, lambda tile, data: encode(blender.add(tile, data)))
-        if ready:
-            job.statistics.clipped += encode(blender.shared())
-            job.handover.give(rows.row0, rows.shape[0], buffer())
-        blender.advance(tile_row)
+        def complete() -> None:
+            if ready:
+                job.statistics.clipped += encode(blender.shared())
+                job.handover.give(rows.row0, rows.shape[0], buffer())
+            blender.advance(tile_row)
 
-    return finish
+        return job.begin(tile_row, strip, TileRow(lambda tile, data: encode(blender.add(tile, data)), complete))
+
+    return begin
 
 
 def _count(valid: BoolArray, cloud: BoolArray, statistics: FusionStatistics) -> None:
