@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hsfuse.errors import UsageError
 from hsfuse.fusion.nets.layers import SequenceMixer
+from hsfuse.fusion.nets.ssd import factored_scan
 from hsfuse.fusion.nets.ssm import Mamba1, Mamba2, selective_scan, ssd_scan
 
 
@@ -276,3 +277,30 @@ def test_a_line_scan_never_mixes_lines():
         different = (mixer(x) != mixer(changed)).any(dim=1)[0]
     assert different[:, 4].any()
     assert not different[:, [0, 1, 2, 3, 5, 6, 7, 8]].any()
+
+
+@pytest.mark.parametrize("steepness", [1e-6, 0.3, 3.0, 40.0, 1e4])
+@pytest.mark.parametrize("length", [1, 5, 33, 100])
+def test_factored_scan_equals_the_recurrence_in_double_precision(length: int, steepness: float) -> None:
+    torch.manual_seed(length)
+    x, b, c = torch.randn(2, length, 3, 4), torch.randn(2, length, 5), torch.randn(2, length, 5)
+    dt, decay = torch.rand(2, length, 3) * steepness, -torch.tensor([0.01, 1.0, 3.0])
+    dt[:, length // 2] = 0.0
+    state = torch.randn(2, 5, 3, 4)
+    expected, running = [], state.double()
+    for t in range(length):
+        kept = torch.exp(dt[:, t].double() * decay)[:, None, :, None]
+        gained = b[:, t, :, None, None].double() * (x[:, t] * dt[:, t, :, None])[:, None].double()
+        running = kept * running + gained
+        expected.append((c[:, t, :, None, None].double() * running).sum(dim=1))
+    with torch.no_grad():
+        found = factored_scan(x, dt, decay, b, c, state)
+    assert found is not None
+    size = 1e-5 * (1.0 + steepness)
+    torch.testing.assert_close(found[0].double(), torch.stack(expected, dim=1), rtol=2e-5, atol=size)
+    torch.testing.assert_close(found[1].double(), running, rtol=2e-5, atol=size)
+
+
+def test_numbers_out_of_range_are_noticed() -> None:
+    x, ones = torch.full((1, 8, 1, 2), 1e30), torch.ones(1, 8, 1)
+    assert factored_scan(x, 12.0 * ones, torch.tensor([-1.0]), ones, ones) is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hsfuse.fusion.nets.denoiser import LAYERS
 from hsfuse.fusion.nets.ssrfn import SsrfnConfig
 
-_CHUNK = 64
+_CHUNK = 32
 
 
 def flop_per_pixel(config: SsrfnConfig, ratio: int = 3) -> float:

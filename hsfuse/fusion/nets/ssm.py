@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from hsfuse.errors import UsageError
 from hsfuse.fusion.nets.native import train as native_train
+from hsfuse.fusion.nets.ssd import factored_scan
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
 """Range of the initial step sizes (log-uniform) and their floor."""
@@ -243,9 +244,11 @@ class _StateSpaceBlock(nn.Module):
         joined = torch.cat([tail, x], dim=1)
         weight, bias = self.conv1d.weight.to(x.dtype), self.conv1d.bias
         bias = None if bias is None else bias.to(x.dtype)
-        # A transposed view is channels-last to the convolution: no copy is made.
-        out = F.conv1d(joined.transpose(1, 2), weight, bias, groups=weight.shape[0]).transpose(1, 2)
-        return F.silu(out), joined[:, joined.shape[1] - (self.d_conv - 1) :]
+        # As an image of one row in channels-last memory: nothing is copied, and the result is laid out like the input.
+        kernel = weight[:, :, None].contiguous(memory_format=torch.channels_last)
+        out = F.conv2d(joined[:, None].permute(0, 3, 1, 2), kernel, bias, groups=weight.shape[0])
+        out = out.permute(0, 2, 3, 1)[:, 0]
+        return F.silu(out, inplace=not torch.is_grad_enabled()), joined[:, joined.shape[1] - (self.d_conv - 1) :]
 
     def _start(self, u: Tensor) -> Carry:
         return Carry(u.new_zeros(u.shape[0], self.d_conv - 1, self.conv1d.in_channels), None)
@@ -348,10 +351,26 @@ class Mamba2(_StateSpaceBlock):
         x, b, c = xbc.split([self.d_inner, self.d_state, self.d_state], dim=-1)
         x = x.unflatten(-1, (self.nheads, self.headdim))
         with _full_precision(u):
-            step = F.softplus(dt.float() + self.dt_bias.float())
-            y, state = ssd_scan(x, step, -self.A_log.float().exp(), b, c, chunk=self.chunk_size, state=carry.state)
-            y = y + x * self.D.to(x.dtype)[:, None]
+            step, decay = F.softplus(dt.float() + self.dt_bias.float()), -self.A_log.float().exp()
+            skip = self.D.to(x.dtype)[:, None]
+            quick = not torch.is_grad_enabled() and not u.is_cuda
+            found = factored_scan(x, step, decay, b, c, carry.state) if quick else None
+            if found is not None:
+                return self._project(found[0].addcmul_(x, skip).flatten(-2), z), Carry(tail, found[1])
+            # Its state lies the other way round.
+            state = carry.state.permute(0, 2, 3, 1) if quick and carry.state is not None else carry.state
+            y, state = ssd_scan(x, step, decay, b, c, chunk=self.chunk_size, state=state)
+            state = state.permute(0, 3, 1, 2) if quick else state
+            y = y + x * skip
         return self.out_proj(self.norm(y.flatten(-2), z)), Carry(tail, state)
+
+    def _project(self, y: Tensor, gate: Tensor) -> Tensor:
+        """Gated normalisation and projection; the norm's scale is applied behind the projection, to fewer channels."""
+        gated = y.mul_(F.silu(gate))
+        norm = torch.linalg.vector_norm(gated, dim=-1, keepdim=True, dtype=torch.float32)
+        scale = torch.rsqrt(norm.square_().div_(self.d_inner).add_(self.norm.eps))
+        weight = (self.out_proj.weight * self.norm.weight).to(gated.dtype)
+        return F.linear(gated, weight).mul_(scale.to(gated.dtype))
 
 
 class Mamba1(_StateSpaceBlock):
