@@ -92,12 +92,14 @@ def _chunked(logs: Tensor) -> tuple[Tensor, int, int]:
 def _passed(added: Tensor, total: Tensor, middle: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
     """States before each chunk, times the factor that its outputs lack, and the state after the last one."""
     n_seq, count, n_state, n_head, n_channel = added.shape
-    added = added.float()
-    if state is None:
-        state = added.new_zeros(n_seq, n_state, n_head, n_channel)
+    wide = n_head * n_channel
+    added = added.view(n_seq, count, n_state, wide).float()
+    # One factor for each channel of a head: long loops over equal strides beat short ones over a repeated number.
+    factors = torch.stack([total, middle, total - middle]).exp_().repeat_interleave(n_channel, dim=-1)[:, :, :, None]
+    kept, lacking, gained = factors.unbind(0)
+    running = added.new_zeros(n_seq, n_state, wide) if state is None else state.reshape(n_seq, n_state, wide).clone()
     before = torch.empty_like(added)
-    kept, lacking, gained = (torch.exp(t)[:, :, None, :, None] for t in (total, middle, total - middle))
     for chunk in range(count):
-        torch.mul(state, lacking[:, chunk], out=before[:, chunk])
-        state = torch.addcmul(state * kept[:, chunk], added[:, chunk], gained[:, chunk])
-    return before, state
+        torch.mul(running, lacking[:, chunk], out=before[:, chunk])
+        running.mul_(kept[:, chunk]).addcmul_(added[:, chunk], gained[:, chunk])
+    return before, running.view(n_seq, n_state, n_head, n_channel)
