@@ -86,14 +86,13 @@ def load_torch_libraries() -> threading.Thread:
 
 def _load_libraries() -> None:
     spec = importlib.util.find_spec("torch")
+    folders = (spec.submodule_search_locations or ()) if spec else ()
+    found = [path for folder in folders for name in _LIBRARIES if (path := Path(folder) / "lib" / name).is_file()]
     # Called as a function of the C library: ctypes.CDLL keeps the interpreter's lock before Python 3.13.
-    dlopen = getattr(ctypes.CDLL(None), "dlopen", None)
+    dlopen = getattr(ctypes.CDLL(None), "dlopen", None) if found else None
     if dlopen is None:
         return
     dlopen.restype = ctypes.c_void_p
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        for name in _LIBRARIES:
-            path = Path(folder) / "lib" / name
-            if path.is_file():
-                # What does not load here is loaded, or complained about, by the import.
-                dlopen(ctypes.c_char_p(os.fsencode(path)), ctypes.c_int(os.RTLD_NOW))
+    for path in found:
+        # What does not load here is loaded, or complained about, by the import.
+        dlopen(ctypes.c_char_p(os.fsencode(path)), ctypes.c_int(os.RTLD_NOW))

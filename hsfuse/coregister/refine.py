@@ -162,11 +162,10 @@ class Refiner:
         """
         image = torch.empty((self._reference.shape[0], self.height, self.width), device=self.device)
         mask = torch.empty((self.height, self.width), dtype=torch.bool, device=self.device)
-        compiled = self.device.type == "cpu" and match.match_library() is not None
-        fill = self._displaced if compiled else self._sampled
-        step = _WARP_ROWS if self.device.type == "cpu" else self.height
-        if compiled:
-            step = -(-self.height // 2)
+        if match.serves(self.device.type):
+            fill, step = self._displaced, -(-self.height // 2)
+        else:
+            fill, step = self._sampled, _WARP_ROWS if self.device.type == "cpu" else self.height
         parts = [slice(top, min(top + step, self.height)) for top in range(0, self.height, step)]
         list(side_by_side(lambda rows: fill(displacement, rows, image, mask), parts))
         return Warped(image, mask)

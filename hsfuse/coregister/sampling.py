@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from hsfuse.native import match
@@ -72,10 +71,12 @@ class Smoother:
 
     def __init__(self, height: int, width: int, scale_px: float, device: torch.device) -> None:
         self._taps: list[float] = []
+        self._weights = np.zeros(0, np.float32)
         self._device = device
         if scale_px < _CONVOLVED_BELOW_PX:
             taps = np.exp(-0.5 * (np.arange(int(np.ceil(3.0 * scale_px)) + 1) / scale_px) ** 2)
             self._taps = list(taps / (2 * taps.sum() - taps[0]))
+            self._weights = np.array(self._taps, np.float32)
             return
         self._down = tuple(_gaussian_rows(n, scale_px).to(device) for n in (height, width))
         self._up = tuple(
@@ -125,11 +126,7 @@ class Smoother:
 
     @property
     def _compiled(self) -> bool:
-        return bool(self._taps) and self._device.type == "cpu" and match.match_library() is not None
-
-    @property
-    def _weights(self) -> NDArray[np.float32]:
-        return np.array(self._taps, np.float32)
+        return bool(self._taps) and match.serves(self._device.type)
 
     def _convolved(self, x: Tensor) -> Tensor:
         """Separable convolution of one channel, zeros outside (sums of shifted copies beat a general convolution)."""

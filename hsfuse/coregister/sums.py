@@ -9,7 +9,7 @@ On a CPU with a compiler ``match.c`` takes all sums of a pixel in one pass; torc
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cached_property, partial
 from itertools import combinations_with_replacement
 from typing import Literal
 
@@ -71,9 +71,11 @@ class WindowSums:
             Shape (product, n_r, n_c), float64; and for a shift the sums over blocks of the last ``basis + 2`` products
             of each channel, shape (channel * (basis + 2), block row, block col), else empty.
         """
-        halves = None if model is None else tuple(self._windows.along_columns(part) for part in model)
-        compiled = self._mask.device.type == "cpu" and match.match_library() is not None
-        return (self._compiled if compiled else self._plain)(kind, (halves[0], halves[1]) if halves else None)
+        halves = None
+        if model is not None:
+            halves = self._windows.along_columns(model[0]), self._windows.along_columns(model[1])
+        take = self._compiled if match.serves(self._mask.device.type) else self._plain
+        return take(kind, halves)
 
     def _count(self, kind: Kind) -> int:
         if kind == "resemblance":
@@ -82,37 +84,45 @@ class WindowSums:
         return len(self.pairs) + self.channels * each + more
 
     def _compiled(self, kind: Kind, halves: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
-        height, width = self._mask.shape
-        lattice = self._windows.lattice
-        images = [x.contiguous().numpy() for x in (self._target, self._reference, self._mask, self._inner)]
+        height, lattice = self._mask.shape[0], self._windows.lattice
+        target, reference, mask, inner = (
+            x.contiguous().numpy() for x in (self._target, self._reference, self._mask, self._inner)
+        )
         model = None if halves is None else (halves[0].contiguous().numpy(), halves[1].contiguous().numpy())
-        scores = np.zeros((self._score_count(kind), -(-height // BLOCK_PX), -(-width // BLOCK_PX)), np.float32)
+        scores = np.zeros(self._score_shape(kind), np.float32)
         # Two parts, always the same, so that a sum does not depend on the number of processors.
         middle = min(height, -(-height // (2 * match.STRIP_PX)) * match.STRIP_PX)
 
         def share(rows: slice) -> Tensor:
             sums = np.zeros((self._count(kind), *self._windows.shape))
-            match.window_sums(
-                kind, lattice, rows, images[0], images[1], images[2], images[3], model, sums, scores, BLOCK_PX
-            )
+            match.window_sums(kind, lattice, rows, target, reference, mask, inner, model, sums, scores, BLOCK_PX)
             return torch.from_numpy(sums)
 
         upper, lower = side_by_side(share, [slice(0, middle), slice(middle, height)])
         return upper.add_(lower), torch.from_numpy(scores)
 
-    def _score_count(self, kind: Kind) -> int:
-        return self.channels * (self.basis + 2) if kind == "shift" else 0
+    def _score_shape(self, kind: Kind) -> tuple[int, int, int]:
+        height, width = self._mask.shape
+        count = self.channels * (self.basis + 2) if kind == "shift" else 0
+        return count, -(-height // BLOCK_PX), -(-width // BLOCK_PX)
 
     def _plain(self, kind: Kind, halves: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
         sums = torch.zeros((self._count(kind), *self._windows.shape), device=self._mask.device)
-        strips = list(self._windows.strips())
-        scores = []
+        scores = torch.zeros(self._score_shape(kind), device=self._mask.device)
+        # Every product has the mask as a factor.
+        strips = [strip for strip in self._windows.strips() if bool(self._mask[strip.top : strip.bottom].any())]
         for strip, (part, score) in zip(strips, side_by_side(partial(self._share, kind, halves), strips), strict=True):
             sums[:, strip.first : strip.last] += part
-            scores.append(score)
-        return sums.double(), torch.cat(scores, dim=1)
+            if score is not None:
+                first = strip.top // BLOCK_PX
+                scores[:, first : first + score.shape[1]] = score
+        return sums.double(), scores
 
-    def _share(self, kind: Kind, halves: tuple[Tensor, Tensor] | None, strip: Strip) -> tuple[Tensor, Tensor]:
+    @cached_property
+    def _block_c(self) -> Tensor:
+        return block_matrix(self._mask.shape[1], self._mask.device)
+
+    def _share(self, kind: Kind, halves: tuple[Tensor, Tensor] | None, strip: Strip) -> tuple[Tensor, Tensor | None]:
         """Sums and scores of a strip."""
         top, bottom = strip.top, strip.bottom
         part, target = self._reference[:, top:bottom], self._target[:, top:bottom]
@@ -125,7 +135,7 @@ class WindowSums:
             distance = (error**2 / scale.clamp(min=1e-4)).mean(dim=0)
             weight = weight * ((STUDENT_NU + 1.0) / (STUDENT_NU + distance))
         products = torch.empty((self._count(kind), *weight.shape), device=weight.device)
-        scores = torch.zeros((0, -(-(bottom - top) // BLOCK_PX), -(-weight.shape[1] // BLOCK_PX)), device=weight.device)
+        scores = None
         if kind == "resemblance":
             torch.cat([error * error * weight, target * target * weight, weight[None]], out=products)
         else:
@@ -158,7 +168,6 @@ class WindowSums:
         g_r = (coefficients[:, :-1] * slope_r).sum(dim=1)
         g_c = (coefficients[:, :-1] * slope_c).sum(dim=1)
         n, at, scores = self.basis, 0, []
-        block_c = block_matrix(weight.shape[1], weight.device)
         for t, e, r, c in zip(target, error, g_r, g_c, strict=True):
             own = out[at : at + 3 * n + 7]
             wr, wc, we = weight * r, weight * c, weight * e
@@ -169,7 +178,7 @@ class WindowSums:
             ):
                 torch.mul(one, other, out=own[2 * n + place])
             torch.mul(basis, we, out=own[2 * n + 7 :])
-            scores.append(block_sums(own[2 * n + 5 :], block_c))
+            scores.append(block_sums(own[2 * n + 5 :], self._block_c))
             at += 3 * n + 7
         info = (weight * (g_r**2 + g_c**2) / scale).sum(dim=0)
         # How much of the information is lost because a shift also changes the weights (Newton against reweighting).

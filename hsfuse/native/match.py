@@ -1,6 +1,6 @@
 """The kernels of ``match.c`` for numpy arrays; :mod:`hsfuse.coregister.refine` has their plain twins.
 
-Each function must be called only where :func:`match_library` returns a library. Calls release the interpreter's lock,
+The others must be called only where :func:`serves` says so. Calls release the interpreter's lock,
 so plain threads run side by side.
 """
 
@@ -30,6 +30,11 @@ _INT, _DOUBLE, _POINTER = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
 def match_library() -> ctypes.CDLL | None:
     """Return the kernels, building them on first use; None where that is not possible."""
     return KERNELS.library()
+
+
+def serves(device: str) -> bool:
+    """Tell whether the kernels can work on arrays of a kind of device (``cpu``, ``cuda``)."""
+    return device == "cpu" and match_library() is not None
 
 
 def convolve(image: FloatArray, taps: FloatArray) -> FloatArray:
