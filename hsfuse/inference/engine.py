@@ -330,26 +330,19 @@ class _Job:
 
     def exact_row(self, tile_row: int, strip: SceneStrip, rows: Slice2D, masks: _RowMasks, ready: bool) -> TileRow:
         """Fuse tiles that do not overlap: each is encoded by the thread that made it."""
-        buffer: list[NDArray[Any]] = []
-        lock = Lock()
+        buffer = _Late(lambda: self.handover.buffer(rows.shape[0]))
         done = np.zeros(self.plan.shape[1], bool)
-
-        def target() -> NDArray[Any]:
-            with lock:
-                if not buffer:
-                    buffer.append(self.handover.buffer(rows.shape[0]))
-                return buffer[0]
 
         def use(tile: Tile, data: FloatCube) -> int:
             done[tile.col] = True
-            return self.encode(data, masks, self._inside(tile), target())
+            return self.encode(data, masks, self._inside(tile), buffer())
 
         def complete() -> None:
             for tile in self.plan.row_of_tiles(tile_row):
                 if not done[tile.col]:
                     inside = self._inside(tile)
-                    _part(target(), inside, slice(0, inside.shape[0]))[...] = self._nothing()
-            self.handover.give(rows.row0, rows.shape[0], target())
+                    _part(buffer(), inside, slice(0, inside.shape[0]))[...] = self._nothing()
+            self.handover.give(rows.row0, rows.shape[0], buffer())
 
         return self.begin(tile_row, strip, TileRow(use, complete)) if ready else TileRow(use, lambda: None)
 
@@ -427,20 +420,26 @@ def _part(buffer: NDArray[Any], block: Slice2D, rows: slice) -> NDArray[Any]:
     return buffer[rows, :, block.col0 : block.col1].transpose(1, 0, 2)
 
 
+class _Late:
+    """Memory for finished rows, taken with the first result and not before: the sink may still read those above."""
+
+    def __init__(self, take: Callable[[], NDArray[Any]]) -> None:
+        self._take, self._lock = take, Lock()
+        self._taken: NDArray[Any] | None = None
+
+    def __call__(self) -> NDArray[Any]:
+        with self._lock:
+            if self._taken is None:
+                self._taken = self._take()
+            return self._taken
+
+
 def _blended_rows(job: _Job, start: int) -> Callable[[int, SceneStrip, Slice2D, _RowMasks, bool], TileRow]:
     """Return what begins to fuse rows of overlapping tiles; each hands over what no later tile touches."""
     blender = TileBlender(job.plan, len(job.scene.bands), job.scene.ratio, start)
-    lock = Lock()
 
     def begin(tile_row: int, strip: SceneStrip, rows: Slice2D, masks: _RowMasks, ready: bool) -> TileRow:
-        taken: list[NDArray[Any]] = []
-
-        def buffer() -> NDArray[Any]:
-            """Taken with the first result, not before: the sink may still read the rows above from it."""
-            with lock:
-                if not taken:
-                    taken.append(job.empty_buffer(rows.shape[0]))
-                return taken[0]
+        buffer = _Late(lambda: job.empty_buffer(rows.shape[0]))
 
         def encode(finished: Iterable[Finished]) -> int:
             return sum(job.encode(part.data, masks, part.block, buffer()) for part in finished) if ready else 0

@@ -38,14 +38,14 @@ def factored_scan(
     b, c
         Input and output projections of the state, shape (sequence, token, state).
     state
-        State before the first token as returned for the tokens before; zero when omitted.
+        State before the first token, float32, shape (sequence, head, channel, state); zero when omitted.
 
     Returns
     -------
     y
         Shape of ``x``, without the ``D x`` term.
     state
-        State after the last token, float32, shape (sequence, state, head, channel).
+        State after the last token, float32, shape as before.
 
     None is returned instead where numbers left the range of their type.
     """
@@ -97,9 +97,11 @@ def _passed(added: Tensor, total: Tensor, middle: Tensor, state: Tensor | None) 
     # One factor for each channel of a head: long loops over equal strides beat short ones over a repeated number.
     factors = torch.stack([total, middle, total - middle]).exp_().repeat_interleave(n_channel, dim=-1)[:, :, :, None]
     kept, lacking, gained = factors.unbind(0)
-    running = added.new_zeros(n_seq, n_state, wide) if state is None else state.reshape(n_seq, n_state, wide).clone()
+    running = added.new_zeros(n_seq, n_state, wide)
+    if state is not None:
+        running.copy_(state.flatten(1, 2).transpose(1, 2))
     before = torch.empty_like(added)
     for chunk in range(count):
         torch.mul(running, lacking[:, chunk], out=before[:, chunk])
         running.mul_(kept[:, chunk]).addcmul_(added[:, chunk], gained[:, chunk])
-    return before, running.view(n_seq, n_state, n_head, n_channel)
+    return before, running.transpose(1, 2).unflatten(1, (n_head, n_channel))

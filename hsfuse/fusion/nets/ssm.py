@@ -353,14 +353,11 @@ class Mamba2(_StateSpaceBlock):
         with _full_precision(u):
             step, decay = F.softplus(dt.float() + self.dt_bias.float()), -self.A_log.float().exp()
             skip = self.D.to(x.dtype)[:, None]
-            quick = not torch.is_grad_enabled() and not u.is_cuda
-            found = factored_scan(x, step, decay, b, c, carry.state) if quick else None
-            if found is not None:
-                return self._project(found[0].addcmul_(x, skip).flatten(-2), z), Carry(tail, found[1])
-            # Its state lies the other way round.
-            state = carry.state.permute(0, 2, 3, 1) if quick and carry.state is not None else carry.state
-            y, state = ssd_scan(x, step, decay, b, c, chunk=self.chunk_size, state=state)
-            state = state.permute(0, 3, 1, 2) if quick else state
+            if not torch.is_grad_enabled() and not u.is_cuda:
+                found = factored_scan(x, step, decay, b, c, carry.state)
+                if found is not None:
+                    return self._project(found[0].addcmul_(x, skip).flatten(-2), z), Carry(tail, found[1])
+            y, state = ssd_scan(x, step, decay, b, c, chunk=self.chunk_size, state=carry.state)
             y = y + x * skip
         return self.out_proj(self.norm(y.flatten(-2), z)), Carry(tail, state)
 

@@ -285,7 +285,8 @@ class Ssrfn(nn.Module):
     def __init__(self, config: SsrfnConfig) -> None:
         super().__init__()
         self.config = config
-        self.context = OF_A_CORRECTION if config.base == "draft" else Context(*2 * [reach_px(config)])
+        reach = reach_px(config)
+        self.context = OF_A_CORRECTION if config.base == "draft" else Context(features=reach, refined=reach)
         width, mixers = config.width, MixerFactory(config)
         drafted = config.base == "draft"
         self.draft_in = conv1x1(config.n_bands, config.draft_features) if drafted else None
