@@ -204,7 +204,9 @@ def fuse_scene_tiles(
     limits = PHYSICAL_RANGE if clip else None
     on_cpu = device == "cpu"
     # The many arrays of a network leave gaps that grow from row to row; its rows take long enough to close them.
+    # Those of classical methods are closed only where they would break the plan.
     tidy = on_cpu and method.spec.kind == "network"
+    tidy_above = int(_TIDY_ABOVE * memory) if on_cpu and memory else 0
     masks = _Masks(top=plan.finished_rows(start - 1) * scene.ratio if start else 0, ratio=scene.ratio,
                    bands=len(scene.bands))  # fmt: skip
     with (
@@ -213,8 +215,7 @@ def fuse_scene_tiles(
         _Handover(sink, (len(scene.bands), plan.width * scene.ratio), encoder, single=plan.overlap > 0) as handover,
         (progress or SilentProgress()).stage("fuse", total=plan.shape[0] - start) as stage,
     ):
-        job = _Job(scene, method, plan, device, pool, workers, statistics, handover, limits,
-                   int(_TIDY_ABOVE * memory) if tidy and memory else 0)  # fmt: skip
+        job = _Job(scene, method, plan, device, pool, workers, statistics, handover, limits, tidy_above)
 
         def finished(clipped: int) -> None:
             statistics.clipped += clipped

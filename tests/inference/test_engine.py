@@ -18,6 +18,7 @@ from hsfuse.degrade import Psf
 from hsfuse.errors import MemoryBudgetError, OverlapError, UsageError
 from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, ModelSpec
 from hsfuse.grid import Grid, Slice2D
+from hsfuse.inference import engine
 from hsfuse.inference.engine import PHYSICAL_RANGE, FusionStatistics, fuse_scene_tiles
 from hsfuse.inference.scene import FusionScene
 from hsfuse.inference.tiling import TilePlan
@@ -173,6 +174,14 @@ def test_batch_is_halved_when_the_gpu_is_full() -> None:
     assert max(shape[0] for shape in method.shapes) == 2
     with pytest.raises(MemoryBudgetError, match="single tile"):
         run(make_scene(hsi, msi, 2), TilePlan(8, 64, 8), Hungry(0), batch=8)
+
+
+def test_every_method_gives_memory_back_near_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[int] = []
+    monkeypatch.setattr(engine, "release_freed_memory", lambda *, above=0: limits.append(above))
+    run(make_scene(*pair(24, 24, 3), 3), TilePlan(24, 24, 8), workers=2, memory=1_000_000)
+    assert limits
+    assert all(900_000 < limit < 1_000_000 for limit in limits)
 
 
 def test_blocks_outside_the_msi_are_nodata() -> None:
