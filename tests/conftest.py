@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from hsfuse.native import OVERRIDE, build, image
 
 # A busy machine is no failure: examples take as long as they take.
 settings.register_profile("hsfuse", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -26,6 +30,31 @@ def shared_data() -> Path:
     if folder is None:
         pytest.skip("needs the shared data folder (set HSFUSE_SHARED_DATA)")
     return folder
+
+
+@pytest.fixture(params=list(build.ISA_FLAGS))
+def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Select an instruction set for all compiled kernels; skip without a compiler or on another processor."""
+    order = ["baseline", "avx2", "avx512", "avx512_bf16"]
+    if order.index(request.param) > order.index(build.best_isa()):
+        pytest.skip(f"this processor has no {request.param}")
+    monkeypatch.setenv(OVERRIDE, request.param)
+    if image.image_library() is None:
+        pytest.skip(image.KERNELS.status())
+    return str(request.param)
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Call a function without compiled kernels."""
+
+    def call(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        with monkeypatch.context() as patch:
+            patch.setenv(OVERRIDE, "off")
+            assert image.image_library() is None
+            return function(*arguments, **options)
+
+    return call
 
 
 @pytest.fixture(autouse=True)

@@ -12,33 +12,8 @@ from hsfuse.coregister.lowpass import Kernel, lowpass_strip
 from hsfuse.coregister.warp import Resampler
 from hsfuse.degrade import Psf, inject, lowpass_decimate, smooth, upsample
 from hsfuse.grid import Grid, Slice2D
-from hsfuse.native import OVERRIDE, build, image
+from hsfuse.native import OVERRIDE, image
 from hsfuse.writers.encoding import SampleEncoding
-
-
-@pytest.fixture(params=list(build.ISA_FLAGS))
-def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Select an instruction set; skip where this machine has no compiler or the processor lacks it."""
-    order = ["baseline", "avx2", "avx512", "avx512_bf16"]
-    if order.index(request.param) > order.index(build.best_isa()):
-        pytest.skip(f"this processor has no {request.param}")
-    monkeypatch.setenv(OVERRIDE, request.param)
-    if image.image_library() is None:
-        pytest.skip(image.KERNELS.status())
-    return str(request.param)
-
-
-@pytest.fixture
-def plain(monkeypatch: pytest.MonkeyPatch):
-    """Call a function without compiled kernels."""
-
-    def call(function, *arguments, **options):
-        with monkeypatch.context() as patch:
-            patch.setenv(OVERRIDE, "off")
-            assert image.image_library() is None
-            return function(*arguments, **options)
-
-    return call
 
 
 @pytest.mark.parametrize("ratio", [2, 3, 5, 6])

@@ -10,34 +10,9 @@ from hsfuse.coregister.refine import Refiner
 from hsfuse.coregister.sampling import Smoother
 from hsfuse.coregister.sums import WindowSums
 from hsfuse.coregister.windows import Windows
-from hsfuse.native import OVERRIDE, build, match
+from hsfuse.native import OVERRIDE, match
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(params=list(build.ISA_FLAGS))
-def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Select an instruction set; skip where this machine has no compiler or the processor lacks it."""
-    order = ["baseline", "avx2", "avx512", "avx512_bf16"]
-    if order.index(request.param) > order.index(build.best_isa()):
-        pytest.skip(f"this processor has no {request.param}")
-    monkeypatch.setenv(OVERRIDE, request.param)
-    if match.match_library() is None:
-        pytest.skip(match.KERNELS.status())
-    return str(request.param)
-
-
-@pytest.fixture
-def plain(monkeypatch: pytest.MonkeyPatch):
-    """Call a function without compiled kernels."""
-
-    def call(function, *arguments):
-        with monkeypatch.context() as patch:
-            patch.setenv(OVERRIDE, "off")
-            assert match.match_library() is None
-            return function(*arguments)
-
-    return call
 
 
 @pytest.mark.parametrize(("height", "width"), [(5, 3), (70, 131)])

@@ -1,5 +1,5 @@
 """Compiled inner loops: plain C, built once on the user's machine, each with a plain twin that serves without it."""
 
-from hsfuse.native.build import OVERRIDE, KernelSource, NativeLibrary, load_kernels
+from hsfuse.native.build import OVERRIDE, NativeLibrary
 
-__all__ = ["OVERRIDE", "KernelSource", "NativeLibrary", "load_kernels"]
+__all__ = ["OVERRIDE", "NativeLibrary"]

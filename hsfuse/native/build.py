@@ -77,6 +77,12 @@ class NativeLibrary:
     path: Path
 
 
+def plane_kernels(name: str) -> KernelSource:
+    """Return the source of kernels for image planes that lies beside this module."""
+    here = Path(__file__)
+    return KernelSource(name, (here.with_name(f"{name}.c"), here.with_name("planes.h")))
+
+
 class _UnavailableError(Exception):
     """Why there is no compiled path."""
 
@@ -96,9 +102,13 @@ class Kernels:
     source: KernelSource
     plain: str
 
+    def loaded(self) -> NativeLibrary | None:
+        """Return the kernels; None where there is no compiled path."""
+        return _loaded(self.source, os.environ.get(OVERRIDE, ""))[0]
+
     def library(self) -> ctypes.CDLL | None:
         """Return the functions; None where there is no compiled path."""
-        found, _ = _loaded(self.source, os.environ.get(OVERRIDE, ""))
+        found = self.loaded()
         return found.library if found else None
 
     def status(self) -> str:
@@ -106,33 +116,21 @@ class Kernels:
         found, reason = _loaded(self.source, os.environ.get(OVERRIDE, ""))
         return f"compiled ({found.isa}, {found.path})" if found else f"{self.plain} ({reason})"
 
+    @staticmethod
+    def forget() -> None:
+        """Look for kernels anew when they are next asked for: the compiler or the cache's place has changed."""
+        _loaded.cache_clear()
 
-def load_kernels(source: KernelSource, override: str) -> tuple[NativeLibrary | None, str]:
-    """Load kernels, building them on first use.
 
-    Parameters
-    ----------
-    source
-        What to build.
-    override
-        Value of ``HSFUSE_NATIVE``: empty for the best instruction set.
-
-    Returns
-    -------
-    tuple
-        The library and an empty text, or None and the reason.
-    """
+@lru_cache(maxsize=32)
+def _loaded(source: KernelSource, override: str) -> tuple[NativeLibrary | None, str]:
+    """Load kernels, building them on first use: the library and an empty text, or None and the reason."""
     with _LOCK:
         try:
             return _load(source, override), ""
         except (_UnavailableError, OSError, RuntimeError) as error:
             _log.debug("No compiled %s kernels: %s", source.name, error)
             return None, str(error)
-
-
-@lru_cache(maxsize=32)
-def _loaded(source: KernelSource, override: str) -> tuple[NativeLibrary | None, str]:
-    return load_kernels(source, override)
 
 
 def cache_folder() -> Path:

@@ -10,20 +10,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#if defined(__AVX512F__)
-#define LANES 16
-#elif defined(__AVX__)
-#define LANES 8
-#else
-#define LANES 4
-#endif
+#include "planes.h"
 
 #define UP_TAPS 5 /* taps of the cubic interpolation of one phase */
 #define UP_SIDE 2
-
-int hsf_lanes(void) { return LANES; }
-
-static inline int64_t clamp(int64_t i, int64_t size) { return i < 0 ? 0 : i >= size ? size - 1 : i; }
 
 /* A row with `side` replicated samples on both ends; `line` points at the first original sample's place. */
 static void widen(const float *row, int64_t n, int64_t before, int64_t after, float *line) {

@@ -7,18 +7,17 @@ The callers then take their plain twins: :mod:`hsfuse.degrade`, :mod:`hsfuse.cor
 from __future__ import annotations
 
 import ctypes
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse.errors import MemoryBudgetError
-from hsfuse.native.build import Kernels, KernelSource
+from hsfuse.native.build import Kernels, plane_kernels
 
 FloatArray = NDArray[np.float32]
 
-KERNELS = Kernels(KernelSource("image", (Path(__file__).with_name("image.c"),)), "plain NumPy and PyTorch")
+KERNELS = Kernels(plane_kernels("image"), "plain NumPy and PyTorch")
 UP_TAPS = 5
 """Coarse pixels that one phase of the interpolation looks at."""
 _INT, _FLOAT, _DOUBLE, _FLAG = ctypes.c_int64, ctypes.c_float, ctypes.c_double, ctypes.c_int32

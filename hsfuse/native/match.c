@@ -10,20 +10,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#if defined(__AVX512F__)
-#define LANES 16
-#elif defined(__AVX__)
-#define LANES 8
-#else
-#define LANES 4
-#endif
+#include "planes.h"
 
 #define CHUNK 64 /* columns worked on at a time: their products stay in the first level of the cache */
 #define STRIP 24 /* rows whose products are summed down before they are summed across */
 
 typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4)));
-
-int hsf_lanes(void) { return LANES; }
 
 /* Sum of products; the compiler must not reorder plain sums. */
 static inline float dot(const float *a, const float *b, int64_t count) {
@@ -36,7 +28,6 @@ static inline float dot(const float *a, const float *b, int64_t count) {
   return sum;
 }
 
-static inline int64_t clamp(int64_t i, int64_t size) { return i < 0 ? 0 : i >= size ? size - 1 : i; }
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse.errors import MemoryBudgetError
-from hsfuse.native.build import Kernels, KernelSource
+from hsfuse.native.build import Kernels, plane_kernels
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
-KERNELS = Kernels(KernelSource("match", (Path(__file__).with_name("match.c"),)), "plain PyTorch")
+KERNELS = Kernels(plane_kernels("match"), "plain PyTorch")
 MODES = ("fit", "resemblance", "shift")
 STRIP_PX = 24
 """Sums over a part of the rows begin at a multiple of so many."""

@@ -44,7 +44,7 @@ def mixer(width: int, **options) -> SequenceMixer:
 
 def plain(made: SequenceMixer, x: torch.Tensor, monkeypatch) -> torch.Tensor:
     with monkeypatch.context() as patch, torch.no_grad():
-        patch.setenv(build.OVERRIDE, "off")
+        patch.setenv(builder.OVERRIDE, "off")
         assert not native.usable(made, x)
         return made(x)
 
@@ -173,7 +173,7 @@ def test_whole_network_equals_the_plain_path(isa, monkeypatch):
     hsi, msi, draft = torch.rand(1, 12, 9, 10), torch.rand(1, 4, 27, 30), torch.rand(1, 12, 27, 30)
     with torch.inference_mode():
         fast = network(hsi, msi, draft) - draft
-        monkeypatch.setenv(build.OVERRIDE, "off")
+        monkeypatch.setenv(builder.OVERRIDE, "off")
         slow = network(hsi, msi, draft) - draft
     assert slow.abs().max() > 1e-3
     torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-5 * float(slow.abs().max()) + 1e-6)
@@ -203,7 +203,7 @@ def test_gradients_equal_the_plain_path(isa, width, state, headdim, shape, monke
     u, weight = torch.randn(2, *shape, width)
     assert native_train.usable(block, u)
     fast = gradients(block, u, weight)
-    monkeypatch.setenv(build.OVERRIDE, "off")
+    monkeypatch.setenv(builder.OVERRIDE, "off")
     assert not native_train.usable(block, u)
     slow = gradients(block, u, weight)
     for name, expected in slow.items():
@@ -298,10 +298,10 @@ def test_training_never_takes_the_inference_kernels():
 def fresh(tmp_path, monkeypatch) -> Path:
     """An empty cache, and a build that has forgotten everything."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.delenv(build.OVERRIDE, raising=False)
-    build._cached.cache_clear()
+    monkeypatch.delenv(builder.OVERRIDE, raising=False)
+    build.KERNELS.forget()
     yield tmp_path / "hsfuse" / "native"
-    build._cached.cache_clear()
+    build.KERNELS.forget()
 
 
 def test_built_once_and_kept(fresh):
@@ -311,7 +311,7 @@ def test_built_once_and_kept(fresh):
     (built,) = fresh.iterdir()
     assert stat.S_IMODE(fresh.stat().st_mode) & 0o022 == 0
     stamp = built.stat().st_mtime_ns
-    build._cached.cache_clear()
+    build.KERNELS.forget()
     assert build.native_library() is not None
     assert [p.stat().st_mtime_ns for p in fresh.iterdir()] == [stamp]
 
@@ -349,15 +349,15 @@ def test_a_failing_compiler_is_reported_and_leaves_nothing_behind(fresh, monkeyp
 def test_an_unwritable_cache_is_no_error(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    monkeypatch.delenv(build.OVERRIDE, raising=False)
-    build._cached.cache_clear()
+    monkeypatch.delenv(builder.OVERRIDE, raising=False)
+    build.KERNELS.forget()
     assert build.native_library() is None
     assert native_status().startswith("plain PyTorch (")
-    build._cached.cache_clear()
+    build.KERNELS.forget()
 
 
 def test_it_can_be_switched_off(monkeypatch):
-    monkeypatch.setenv(build.OVERRIDE, "off")
+    monkeypatch.setenv(builder.OVERRIDE, "off")
     assert build.native_library() is None
     assert "switched off" in native_status()
-    assert "off" in os.environ[build.OVERRIDE]
+    assert "off" in os.environ[builder.OVERRIDE]

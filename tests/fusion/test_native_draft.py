@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 
 from hsfuse.degrade import Window
 from hsfuse.fusion.nets.context import whole
-from hsfuse.fusion.nets.native import build
 from hsfuse.fusion.nets.native.build import native_library
 from hsfuse.fusion.nets.ssrfn import Ssrfn, make_network
 
@@ -32,12 +34,6 @@ def arguments(bands: int, rows: int, cols: int, ratio: int, window: Window | Non
     return base, mean, std, level, ratio, window or whole(base)
 
 
-def plain(made: Ssrfn, given: Given, monkeypatch: pytest.MonkeyPatch) -> tuple[torch.Tensor | None, ...]:
-    with monkeypatch.context() as patch:
-        patch.setenv(build.OVERRIDE, "off")
-        return tuple(made._read_draft(*given))
-
-
 @pytest.mark.parametrize(
     ("bands", "rows", "cols", "ratio", "window"),
     [
@@ -50,13 +46,13 @@ def plain(made: Ssrfn, given: Given, monkeypatch: pytest.MonkeyPatch) -> tuple[t
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_kernel_equals_the_plain_way(
     isa: str, bands: int, rows: int, cols: int, ratio: int, window: Window | None, dtype: torch.dtype,
-    monkeypatch: pytest.MonkeyPatch,
+    plain: Callable[..., Any],
 ) -> None:  # fmt: skip
     made, given = network(bands, dtype), arguments(bands, rows, cols, ratio, window)
     size = 2e-5 if dtype == torch.float32 else 2e-2
     with torch.inference_mode():
-        slow, fast = plain(made, given, monkeypatch), made._read_draft(*given)
-        exact = plain(made.float(), given, monkeypatch)
+        slow, fast = plain(made._read_draft, *given), made._read_draft(*given)
+        exact = plain(made.float()._read_draft, *given)
     for one, other, right in zip(fast, slow, exact, strict=True):
         assert one is not None
         assert other is not None

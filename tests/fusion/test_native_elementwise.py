@@ -8,8 +8,9 @@ import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor
 
 from hsfuse.fusion.nets.layers import activated, activation
-from hsfuse.fusion.nets.native import build, elementwise
+from hsfuse.fusion.nets.native import elementwise
 from hsfuse.fusion.nets.ssrfn import make_network
+from hsfuse.native import OVERRIDE
 
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 8e-3}
 
@@ -102,6 +103,6 @@ def test_a_network_gives_the_same_with_and_without_kernels(
     draft = torch.rand(1, 100, 30, 36)
     with torch.inference_mode():
         fast = network(hsi, msi, draft)
-        monkeypatch.setenv(build.OVERRIDE, "off")
+        monkeypatch.setenv(OVERRIDE, "off")
         slow = network(hsi, msi, draft)
     torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-4)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from hsfuse.fusion.nets.native.abi import FLOAT_FIELDS, HALF_FIELDS, Block, Layout, fits, run_parallel
-from hsfuse.fusion.nets.native.build import NativeLibrary, native_library
+from hsfuse.fusion.nets.native.build import native_library
 from hsfuse.fusion.nets.ssm import Mamba2
+from hsfuse.native import NativeLibrary
 
 if TYPE_CHECKING:
     from hsfuse.fusion.nets.layers import SequenceMixer

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from hsfuse.fusion.nets.native.abi import GRADIENT_FIELDS, Block, Gradients, fits, run_parallel, worker_count
-from hsfuse.fusion.nets.native.build import NativeLibrary, native_library
+from hsfuse.fusion.nets.native.build import native_library
+from hsfuse.native import NativeLibrary
 
 if TYPE_CHECKING:
     from hsfuse.fusion.nets.ssm import Mamba2
