@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
+from hsfuse.grid import Bounds
 from hsfuse.qa import coregistration_plots, plots, style
 from hsfuse.qa.page import FigureFile
-from hsfuse.qa.quicklook import DetailPair, Picture, encode_png
+from hsfuse.qa.quicklook import AlignmentView, DetailPair, Picture, encode_png
+from hsfuse.qa.seams import SeamReport
+from hsfuse.qa.spectra import SpectrumComparison
 
 if TYPE_CHECKING:
     from hsfuse.qa.report import ReportData
@@ -19,18 +26,63 @@ DETAIL_SIDE_PX = 432
 
 def make_figures(report: ReportData) -> list[FigureFile]:
     """Draw every picture that the report has data for."""
-    figures = [_quicklook(picture) for picture in report.quicklooks]
-    for number, pair in enumerate(report.details, start=1):
-        figures.extend(_detail(number, pair))
-    figures.extend(_alignment(report))
-    figures.extend(_coregistration(report))
-    figures.extend(_curves(report))
-    figures.extend(_spectra(report))
-    rows = plots.band_rows(report.bands)
-    if rows:
-        caption = "Blue: kept. Other colours: dropped, and why."
-        figures.append(FigureFile("bands", "bands", "Bands", caption, style.to_png(plots.band_figure(rows))))
-    return figures
+    return [
+        *quicklook_figures(report.quicklooks),
+        *detail_figures(report.details),
+        *alignment_figures(report.alignment, of_target="target" in report.inputs),
+        *coregistration_figures(report.coregistration, report.bounds),
+        *consistency_figures(report.centre_nm, report.consistency, report.dropped_nm),
+        *seam_figures(report.seams),
+        *spectra_figures(report.spectra, report.dropped_nm),
+        *band_figures(report.bands),
+    ]
+
+
+class FigureDesk:
+    """Draws pictures of a report beside other work, one after the other, as soon as what they show is known.
+
+    The order in which they are asked for is their order in the report, section by section.
+    """
+
+    def __init__(self) -> None:
+        # Matplotlib's settings are global: never two pictures at a time.
+        self._artist = ThreadPoolExecutor(1, thread_name_prefix="hsfuse-draw")
+        self._drawn: list[Future[list[FigureFile]]] = []
+
+    def draw(self, figures: Callable[..., list[FigureFile]], *data: Any) -> None:
+        """Ask for the pictures that one of this module's functions makes of some data."""
+        self._drawn.append(self._artist.submit(figures, *data))
+
+    def finished(self) -> list[FigureFile]:
+        """Wait for all pictures that were asked for; raises what drawing them raised."""
+        return [figure for drawn in self._drawn for figure in drawn.result()]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._artist.shutdown(wait=True, cancel_futures=True)
+
+
+def quicklook_figures(pictures: Sequence[Picture]) -> list[FigureFile]:
+    """Pictures of the whole cube."""
+    return [_quicklook(picture) for picture in pictures]
+
+
+def detail_figures(pairs: Sequence[DetailPair]) -> list[FigureFile]:
+    """Close-ups before and after fusion."""
+    return [figure for number, pair in enumerate(pairs, start=1) for figure in _detail(number, pair)]
+
+
+def band_figures(bands: Iterable[Any]) -> list[FigureFile]:
+    """Which bands were kept (see :func:`hsfuse.qa.plots.band_rows`)."""
+    rows = plots.band_rows(bands)
+    if not rows:
+        return []
+    caption = "Blue: kept. Other colours: dropped, and why."
+    return [FigureFile("bands", "bands", "Bands", caption, style.to_png(plots.band_figure(rows)))]
 
 
 def _wavelengths(bands_nm: tuple[float, ...]) -> str:
@@ -63,12 +115,12 @@ def _detail(number: int, pair: DetailPair) -> list[FigureFile]:
     ]  # fmt: skip
 
 
-def _alignment(report: ReportData) -> list[FigureFile]:
-    view = report.alignment
+def alignment_figures(view: AlignmentView | None, *, of_target: bool = False) -> list[FigureFile]:
+    """A detail before and after co-registration; ``of_target``: of any image, not of a hyperspectral one."""
     if view is None:
         return []
     enlarge = max(1, round(DETAIL_SIDE_PX / max(view.reference.shape[:2])))
-    moved, fixed = ("Target", "Reference") if "target" in report.inputs else ("HSI", "MSI (reference)")
+    moved, fixed = ("Target", "Reference") if of_target else ("HSI", "MSI (reference)")
     parts = (
         ("reference", fixed, view.reference),
         ("before", f"{moved} as delivered", view.before),
@@ -83,9 +135,9 @@ def _alignment(report: ReportData) -> list[FigureFile]:
     ]  # fmt: skip
 
 
-def _coregistration(report: ReportData) -> list[FigureFile]:
-    result = report.coregistration
-    view = None if result is None else coregistration_plots.view_coregistration(result, report.bounds)
+def coregistration_figures(result: Any, bounds: Bounds | None) -> list[FigureFile]:
+    """Displacements, and errors at check points."""
+    view = None if result is None else coregistration_plots.view_coregistration(result, bounds)
     if view is None:
         return []
     caption = (
@@ -107,27 +159,35 @@ def _coregistration(report: ReportData) -> list[FigureFile]:
     return figures
 
 
-def _curves(report: ReportData) -> list[FigureFile]:
-    figures = []
-    if report.consistency:
-        figure = plots.curve_figure(
-            np.asarray(report.centre_nm, dtype=np.float64), report.consistency, ylabel="RMSE (reflectance)",
-            title="Consistency of each band", dropped_nm=report.dropped_nm, from_zero=True,
-        )  # fmt: skip
-        caption = "The fused cube, degraded to the HSI's resolution, against the HSI, band by band."
-        figures.append(FigureFile("consistency", "scores", "Consistency", caption, style.to_png(figure)))
-    seams = None if report.seams is None else plots.seam_figure(report.seams)
-    if seams is not None:
-        caption = (
-            "Left: typical step between neighbouring pixels around tile borders (border in orange). Right: each "
-            "border; 1 means that it cannot be told from its surroundings."
-        )
-        figures.append(FigureFile("seams", "scores", "Seams", caption, style.to_png(seams)))
-    return figures
+def consistency_figures(
+    centre_nm: Sequence[float] | NDArray[Any], consistency: Mapping[str, Any], dropped_nm: plots.Windows = ()
+) -> list[FigureFile]:
+    """Values per fused band."""
+    if not consistency:
+        return []
+    figure = plots.curve_figure(
+        np.asarray(centre_nm, dtype=np.float64), consistency, ylabel="RMSE (reflectance)",
+        title="Consistency of each band", dropped_nm=dropped_nm, from_zero=True,
+    )  # fmt: skip
+    caption = "The fused cube, degraded to the HSI's resolution, against the HSI, band by band."
+    return [FigureFile("consistency", "scores", "Consistency", caption, style.to_png(figure))]
 
 
-def _spectra(report: ReportData) -> list[FigureFile]:
-    figure = plots.spectra_figure(report.spectra, dropped_nm=report.dropped_nm)
+def seam_figures(report: SeamReport | None) -> list[FigureFile]:
+    """Steps at the borders of tiles."""
+    seams = None if report is None else plots.seam_figure(report)
+    if seams is None:
+        return []
+    caption = (
+        "Left: typical step between neighbouring pixels around tile borders (border in orange). Right: each "
+        "border; 1 means that it cannot be told from its surroundings."
+    )
+    return [FigureFile("seams", "scores", "Seams", caption, style.to_png(seams))]
+
+
+def spectra_figures(spectra: Sequence[SpectrumComparison], dropped_nm: plots.Windows = ()) -> list[FigureFile]:
+    """Pure pixels before and after fusion."""
+    figure = plots.spectra_figure(spectra, dropped_nm=dropped_nm)
     if figure is None:
         return []
     caption = (

@@ -146,7 +146,8 @@ def encode_png(rgba: Rgba, *, enlarge: int = 1) -> bytes:
 
     image = np.repeat(np.repeat(rgba, enlarge, axis=0), enlarge, axis=1) if enlarge > 1 else rgba
     buffer = io.BytesIO()
-    imsave(buffer, np.ascontiguousarray(image), format="png", pil_kwargs={"optimize": True})
+    # The strongest compression takes four times as long and saves a hundredth.
+    imsave(buffer, np.ascontiguousarray(image), format="png", pil_kwargs={"compress_level": 6})
     return buffer.getvalue()
 
 

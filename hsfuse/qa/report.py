@@ -19,7 +19,7 @@ import numpy as np
 from hsfuse.errors import OutputError
 from hsfuse.grid import Bounds
 from hsfuse.log import get_logger
-from hsfuse.qa.page import embed, render_page, write_files
+from hsfuse.qa.page import FigureFile, embed, render_page, write_files
 from hsfuse.qa.pixels import LOW_PURITY
 from hsfuse.qa.plots import BandRow, band_rows
 from hsfuse.qa.quicklook import AlignmentView, DetailPair, Picture
@@ -139,7 +139,7 @@ class ReportData:
         }
 
 
-def write_report(path: Path, report: ReportData) -> Path:
+def write_report(path: Path, report: ReportData, figures: Sequence[FigureFile] | None = None) -> Path:
     """Write the report as one HTML file, and its pictures as PNG files into ``<name>.qa/`` beside it.
 
     Parameters
@@ -148,6 +148,8 @@ def write_report(path: Path, report: ReportData) -> Path:
         Where to write, usually ``<output>.report.html``; replaced when it exists.
     report
         What to show.
+    figures
+        Its pictures, where they are drawn already (see :class:`hsfuse.qa.figures.FigureDesk`).
 
     Returns
     -------
@@ -159,9 +161,10 @@ def write_report(path: Path, report: ReportData) -> Path:
     OutputError
         The files cannot be written.
     """
-    from hsfuse.qa.figures import make_figures
+    if figures is None:
+        from hsfuse.qa.figures import make_figures
 
-    figures = make_figures(report)
+        figures = make_figures(report)
     page = render_page("report.html", _context(report) | {"figures": embed(figures)})
     write_files(path, page, figures)
     log.info("Report: %s", path)

@@ -85,12 +85,17 @@ def new_figure(width_in: float, height_in: float) -> Figure:
 
 
 def to_png(figure: Figure) -> bytes:
-    """Render a figure."""
+    """Render a figure: once, where ``savefig`` would arrange and draw it twice for the same pixels."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.image import imsave
+
     buffer = io.BytesIO()
     with themed(), warnings.catch_warnings():
         # A name in a script that the font lacks is drawn as boxes; that is no reason to complain on every run.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(buffer, format="png", dpi=DPI, facecolor="white", metadata={"Software": "hsfuse"})
+        canvas: Any = FigureCanvasAgg(figure)
+        canvas.draw()
+        imsave(buffer, np.asarray(canvas.buffer_rgba()), format="png", dpi=DPI, metadata={"Software": "hsfuse"})
     return buffer.getvalue()
 
 

@@ -8,8 +8,9 @@ parallel, and row strips that touch the same 1024 x 1024 block decode it once.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import numpy as np
@@ -24,7 +25,8 @@ T = TypeVar("T")
 _MAX_WORKERS = 4
 
 
-def _cpu_count() -> int:
+def cpu_count() -> int:
+    """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -41,11 +43,11 @@ class LayerPool:
 
     def __init__(self, paths: Mapping[str, str], label: str) -> None:
         self._paths, self._label = dict(paths), label
-        count = max(1, min(_MAX_WORKERS, _cpu_count(), len(self._paths)))
+        count = max(1, min(_MAX_WORKERS, cpu_count(), len(self._paths)))
         self._workers = [ThreadPoolExecutor(1, thread_name_prefix="s2-read") for _ in range(count)]
         self._worker_of = {layer: self._workers[i % count] for i, layer in enumerate(self._paths)}
         self._handles: dict[tuple[str, int | None], DatasetReader] = {}
-        self._decode_threads = str(max(1, _cpu_count() // count))
+        self._decode_threads = str(max(1, cpu_count() // count))
 
     def submit(self, layer: str, task: Callable[[DatasetReader], T], *, level: int | None = None) -> Future[T]:
         """Run ``task`` on a layer's dataset in the layer's own thread.
@@ -57,8 +59,7 @@ class LayerPool:
 
     def _run(self, key: tuple[str, int | None], task: Callable[[DatasetReader], T]) -> T:
         layer, level = key
-        # GDAL would look for side files (.aux.xml, .ovr) by listing the folder; SAFE products have none.
-        with rasterio.Env(GDAL_NUM_THREADS=self._decode_threads, GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):
+        with self._settings():
             try:
                 if key not in self._handles:
                     options = {} if level is None else {"overview_level": level}
@@ -69,6 +70,27 @@ class LayerPool:
                     f"The image of {layer} in {self._label} cannot be read: {error}.",
                     hint="The file is damaged or incomplete; download or unpack the product again.",
                 ) from error
+
+    def _settings(self) -> rasterio.Env:
+        # GDAL would look for side files (.aux.xml, .ovr) by listing the folder; SAFE products have none.
+        return rasterio.Env(GDAL_NUM_THREADS=self._decode_threads, GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR")
+
+    @contextmanager
+    def own_handles(self) -> Iterator[Callable[[str], DatasetReader]]:
+        """Open further handles for the thread that runs the body: returns what gives the one of a layer."""
+        found: dict[str, DatasetReader] = {}
+
+        def handle(layer: str) -> DatasetReader:
+            if layer not in found:
+                found[layer] = rasterio.open(self._paths[layer], sharing=False)
+            return found[layer]
+
+        with self._settings():
+            try:
+                yield handle
+            finally:
+                for file in found.values():
+                    file.close()
 
     def close(self) -> None:
         """Close every handle in its own thread and end the threads."""

@@ -150,6 +150,13 @@ class Sentinel2Mosaic:
                 np.copyto(piece, found, where=np.isnan(piece))
         return cube
 
+    def expect(self, block: Slice2D, bands: Sequence[int] | None = None) -> None:
+        """Begin to decode what will be read soon, as :meth:`Sentinel2Product.expect` does, of the tile that wins."""
+        first = self._tiles[0]
+        source = self._source(first, block)
+        if source is not None:
+            first.product.expect(source, bands)
+
     def classes(self, block: Slice2D) -> NDArray[np.uint8] | None:
         """Scene classes by nearest pixel, shape (row, col), 0 where no tile has any; None when none is delivered."""
         out = np.zeros(block.shape, np.uint8)

@@ -7,8 +7,10 @@ decoded once and read back from the disk afterwards, with plain reads that no me
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
+import threading
 from typing import IO, Any
 
 import numpy as np
@@ -23,6 +25,8 @@ _log = get_logger(__name__)
 
 _MAX_BLOCK_BYTES = 32 << 20
 """Larger blocks (images without tiles) are left to GDAL."""
+_DONE = threading.Event()
+_DONE.set()
 
 
 def _bytes_of(array: NDArray[Any]) -> memoryview:
@@ -31,7 +35,7 @@ def _bytes_of(array: NDArray[Any]) -> memoryview:
 
 
 class ScratchLayer:
-    """The first band of an image, block by block. Use from one thread at a time.
+    """The first band of an image, block by block. Threads may share it, each with a dataset of its own.
 
     Parameters
     ----------
@@ -45,6 +49,8 @@ class ScratchLayer:
         self._dtype = np.dtype(file.dtypes[0])
         count = -(-self._height // self._rows), -(-self._width // self._cols)
         self._known = np.zeros(count, bool)
+        self._lock = threading.Lock()
+        self._decoding: dict[tuple[int, int], threading.Event] = {}
         self._block_bytes = self._rows * self._cols * self._dtype.itemsize
         self._file: IO[bytes] | None = None
         self._usable = self._block_bytes <= _MAX_BLOCK_BYTES
@@ -73,32 +79,83 @@ class ScratchLayer:
                 target[:] = self._part(file, i, j, inside)[:, inside.col0 - col0 : inside.col1 - col0]
         return out
 
+    def blocks(self, block: Slice2D) -> list[tuple[int, int]]:
+        """Row and column of the stored blocks under a block of the image; none where they are not kept."""
+        if not self._usable:
+            return []
+        return [
+            (i, j)
+            for i in range(block.row0 // self._rows, -(-block.row1 // self._rows))
+            for j in range(block.col0 // self._cols, -(-block.col1 // self._cols))
+        ]
+
+    def prepare(self, file: DatasetReader, i: int, j: int) -> None:
+        """Decode a stored block, unless that was done, or another thread does it."""
+        if self._usable and self._claim(i, j) is None:
+            self._decode(file, i, j)
+
+    def _claim(self, i: int, j: int) -> threading.Event | None:
+        """None: the block is the caller's to decode. Else what is set as soon as it is known."""
+        with self._lock:
+            if self._known[i, j]:
+                return _DONE
+            if (i, j) in self._decoding:
+                return self._decoding[i, j]
+            self._decoding[i, j] = threading.Event()
+            return None
+
     def _part(self, file: DatasetReader, i: int, j: int, inside: Slice2D) -> NDArray[Any]:
         """Rows of ``inside`` over the whole width of a stored block."""
-        row0, col0 = i * self._rows, j * self._cols
-        wide = min(self._cols, self._width - col0)
-        first, count = inside.row0 - row0, inside.shape[0]
-        place = (i * self._known.shape[1] + j) * self._block_bytes
-        if self._known[i, j] and self._file is not None:
-            rows = np.empty((count, wide), self._dtype)
-            view = _bytes_of(rows)
-            offset = place + first * wide * self._dtype.itemsize
-            while view:
-                got = os.preadv(self._file.fileno(), [view], offset)
-                if got == 0:
-                    break
-                view, offset = view[got:], offset + got
-            if not view:
+        first, count = inside.row0 - i * self._rows, inside.shape[0]
+        decoding = self._claim(i, j)
+        if decoding is not None:
+            decoding.wait()
+            rows = self._kept(i, j, first, count)
+            if rows is not None:
                 return rows
-        high = min(self._rows, self._height - row0)
-        decoded = np.ascontiguousarray(file.read(1, window=Window(col0, row0, wide, high)))
-        self._known[i, j] = self._keep(decoded, place)
-        return decoded[first : first + count]
+            # Neither decoded by the other thread nor kept by the disk.
+            return self._decoded(file, i, j)[first : first + count]
+        return self._decode(file, i, j)[first : first + count]
+
+    def _kept(self, i: int, j: int, first: int, count: int) -> NDArray[Any] | None:
+        if not self._known[i, j] or self._file is None:
+            return None
+        wide = min(self._cols, self._width - j * self._cols)
+        rows = np.empty((count, wide), self._dtype)
+        view = _bytes_of(rows)
+        offset = self._place(i, j) + first * wide * self._dtype.itemsize
+        while view:
+            got = os.preadv(self._file.fileno(), [view], offset)
+            if got == 0:
+                return None
+            view, offset = view[got:], offset + got
+        return rows
+
+    def _place(self, i: int, j: int) -> int:
+        return int((i * self._known.shape[1] + j) * self._block_bytes)
+
+    def _decoded(self, file: DatasetReader, i: int, j: int) -> NDArray[Any]:
+        row0, col0 = i * self._rows, j * self._cols
+        window = Window(col0, row0, min(self._cols, self._width - col0), min(self._rows, self._height - row0))
+        return np.ascontiguousarray(file.read(1, window=window))
+
+    def _decode(self, file: DatasetReader, i: int, j: int) -> NDArray[Any]:
+        """Decode and keep a block that the caller has claimed."""
+        try:
+            decoded = self._decoded(file, i, j)
+            self._known[i, j] = self._keep(decoded, self._place(i, j))
+        finally:
+            with self._lock:
+                self._decoding.pop((i, j)).set()
+        return decoded
 
     def _keep(self, decoded: NDArray[Any], place: int) -> bool:
         try:
-            if self._file is None:
-                self._file = tempfile.TemporaryFile(prefix="hsfuse-", buffering=0)  # noqa: SIM115 - closed by close()
+            with self._lock:
+                if not self._usable:
+                    return False
+                if self._file is None:
+                    self._file = tempfile.TemporaryFile(prefix="hsfuse-", buffering=0)  # noqa: SIM115 - see close()
             view = _bytes_of(decoded)
             while view:
                 written = os.pwrite(self._file.fileno(), view, place)
@@ -106,13 +163,21 @@ class ScratchLayer:
         except OSError as error:
             # A full disk costs time, not the run.
             _log.debug("decoded images are not kept: %s", error)
-            self.close()
-            self._usable = False
+            self._give_up()
             return False
         return True
 
+    def _give_up(self) -> None:
+        """Give the disk space back, while other threads may still read."""
+        with self._lock:
+            self._usable = False
+            self._known[:] = False
+            if self._file is not None:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._file.fileno(), 0)
+
     def close(self) -> None:
-        """Give the disk space back."""
+        """Give the disk space back; no other thread may use the layer any more."""
         self._known[:] = False
         if self._file is not None:
             self._file.close()

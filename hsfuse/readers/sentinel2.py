@@ -8,9 +8,11 @@ legitimate and stays.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -23,8 +25,9 @@ from hsfuse.errors import HsfuseError, InputError, UsageError
 from hsfuse.grid import Grid, Slice2D
 from hsfuse.masks import SCL_CLOUD, BoolArray, dilate, in_classes
 from hsfuse.readers.base import FloatCube, ProductInfo
+from hsfuse.readers.decode_ahead import Block, DecodeAhead
 from hsfuse.readers.s2_geometry import Placement, check_geometry, image_geometry
-from hsfuse.readers.s2_images import LayerPool, interpolate, stored_levels
+from hsfuse.readers.s2_images import LayerPool, cpu_count, interpolate, stored_levels
 from hsfuse.readers.s2_masks import CloudPolygons
 from hsfuse.readers.s2_srf import BANDS_10M, BANDS_ALL, RESOLUTION_M, SPACECRAFT, table_responses
 from hsfuse.readers.safe_archive import SafeArchive
@@ -74,7 +77,9 @@ class Sentinel2Product:
     def __init__(self, path: Path | str, *, bands: BandChoice = "10m", granule: str | None = None) -> None:
         self._archive = SafeArchive(Path(path))
         self._pool: LayerPool | None = None
+        self._ahead: DecodeAhead | None = None
         self._scratch: dict[str, ScratchLayer] = {}
+        self._scratch_lock = threading.Lock()
         try:
             self._metadata = read_safe_metadata(self._archive)
             self._granule = _choose(self._metadata, granule)
@@ -246,9 +251,60 @@ class Sentinel2Product:
         """Read stored numbers of a layer in its own pixels; called in the layer's thread only."""
         if not ScratchLayer.pays(file):
             return np.asarray(file.read(1, window=block.window))
-        if band not in self._scratch:
-            self._scratch[band] = ScratchLayer(file)
-        return self._scratch[band].read(file, block)
+        return self._kept(file, band).read(file, block)
+
+    def _kept(self, file: DatasetReader, band: str) -> ScratchLayer:
+        with self._scratch_lock:
+            if band not in self._scratch:
+                self._scratch[band] = ScratchLayer(file)
+            return self._scratch[band]
+
+    def expect(self, block: Slice2D, bands: Sequence[int] | None = None) -> None:
+        """Begin to decode what will be read soon, on cores that have nothing else to do; returns at once.
+
+        Parameters
+        ----------
+        block
+            Rows and columns of :attr:`grid`; what lies outside is left out.
+        bands
+            Indices into :attr:`band_names` (all when None).
+        """
+        inside = block.clipped(*self.grid.shape)
+        names = self.band_names if bands is None else tuple(self.band_names[i] for i in bands)
+        if not names or min(inside.shape) < 1 or cpu_count() < 2:
+            return
+        pool = self._open_pool
+        sources = {
+            band: inside if self._placements[band].ratio == 1 else self._placements[band].source(inside, margin=1)
+            for band in names
+        }
+        stored = {
+            band: pool.submit(band, partial(self._stored_blocks, band=band, block=source))
+            for band, source in sources.items()
+        }
+        lines: dict[tuple[int, int], list[Block]] = {}
+        for number, band in enumerate(names):
+            for i, j in stored[band].result():
+                lines.setdefault((i * self._placements[band].ratio, number), []).append((band, i, j))
+        if self._ahead is None:
+            self._ahead = DecodeAhead(self._decoder, cpu_count())
+        # From top to bottom, as images are read.
+        self._ahead.expect(entry for key in sorted(lines) for entry in lines[key])
+
+    def _stored_blocks(self, file: DatasetReader, band: str, block: Slice2D) -> list[tuple[int, int]]:
+        pays = ScratchLayer.pays(file) and min(block.shape) > 0
+        return self._kept(file, band).blocks(block) if pays else []
+
+    @contextmanager
+    def _decoder(self) -> Iterator[Callable[[Block], None]]:
+        with self._open_pool.own_handles() as handle:
+
+            def decode(block: Block) -> None:
+                band, i, j = block
+                file = handle(band)
+                self._kept(file, band).prepare(file, i, j)
+
+            yield decode
 
     def _scale(self, dn: NDArray[np.uint16], band: str, out: NDArray[np.float32], *, count: bool = True) -> None:
         """Turn DN into reflectance, in place of ``out``."""
@@ -376,6 +432,9 @@ class Sentinel2Product:
 
     def close(self) -> None:
         """Close all files and remove what was unpacked."""
+        if self._ahead is not None:
+            self._ahead.close()
+            self._ahead = None
         if self._pool is not None:
             self._pool.close()
             self._pool = None

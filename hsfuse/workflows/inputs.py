@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from hsfuse.config import RunConfig
+from hsfuse.coregister.channels import MATCHING_BANDS
 from hsfuse.coregister.field import DisplacementField
 from hsfuse.errors import OverlapError, UsageError
 from hsfuse.grid import Bounds, Grid, reproject_xy
@@ -21,6 +22,8 @@ _log = get_logger(__name__)
 
 _RATIO_TOLERANCE = 0.01
 _MIN_SIZE_PX = 8
+_AROUND_PX = 4
+"""What filters reach beyond the search, HSI pixels."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,25 @@ def open_pair(hsi_path: Path, msi_paths: Sequence[Path], config: RunConfig, stac
     for warning in warnings:
         _log.warning("%s", warning)
     return Pair(hsi, msi, ratio, tuple(warnings), tuple(msi_paths))
+
+
+def expect_reading(pair: Pair, config: RunConfig) -> None:
+    """Let Sentinel-2 products decode what the run will read, in the order in which it will."""
+    if isinstance(pair.msi, RasterMsi) or not hasattr(pair.msi, "expect"):
+        return
+    names = pair.msi.band_names
+    under = Bounds(*pair.hsi.grid.bounds_in(pair.msi.grid.crs))
+    matched: list[int] = []
+    parts: list[tuple[Bounds, list[int]]] = []
+    if config.coregister != "off":
+        matched = [names.index(name) for name in MATCHING_BANDS if name in names]
+        parts.append((under.buffer(config.search_m + _AROUND_PX * pair.hsi.grid.pixel_m), matched))
+    if not config.aoi:
+        # Of an area of interest, the other bands are read there only.
+        parts.append((under, [i for i in range(len(names)) if i not in matched]))
+    for bounds, bands in parts:
+        with suppress(OverlapError):
+            pair.msi.expect(pair.msi.grid.block_of(bounds), bands)
 
 
 def pixel_ratio(coarse: Grid, fine: Grid, wanted: int | None = None) -> int:

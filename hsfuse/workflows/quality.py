@@ -18,6 +18,17 @@ from hsfuse.coregister.warp import Resampler
 from hsfuse.grid import Slice2D
 from hsfuse.inference.scene import FusionScene
 from hsfuse.inference.tiling import TilePlan
+from hsfuse.qa.figures import (
+    FigureDesk,
+    alignment_figures,
+    band_figures,
+    consistency_figures,
+    coregistration_figures,
+    detail_figures,
+    quicklook_figures,
+    seam_figures,
+    spectra_figures,
+)
 from hsfuse.qa.pixels import PixelStrip, find_pure_pixels, inner_spread, key_bands
 from hsfuse.qa.quicklook import AlignmentView, DetailPair, alignment_view, composites, detail_pairs
 from hsfuse.qa.report import ReportData, pure_pixel_sam_deg, write_qa_json, write_report
@@ -67,6 +78,12 @@ def report_paths(output: Path) -> tuple[Path, Path]:
     return stem.with_name(stem.name + ".report.html"), stem.with_name(stem.name + ".qa.json")
 
 
+def draw_early(prepared: PreparedScene, desk: FigureDesk) -> None:
+    """Ask for the pictures of the report that show what is known before anything is fused."""
+    desk.draw(coregistration_figures, prepared.coregistration, prepared.scene.hsi.grid.bounds)
+    desk.draw(band_figures, prepared.selection.table)
+
+
 def assess(
     prepared: PreparedScene,
     chosen: ChosenMethod,
@@ -77,6 +94,7 @@ def assess(
     summary: dict[str, Any],
     config: RunConfig,
     clock: StageClock,
+    desk: FigureDesk,
 ) -> Quality:
     """Score the cube, draw what a person wants to see, write the report and the JSON.
 
@@ -92,6 +110,8 @@ def assess(
         Waits for the finished product.
     summary, config, clock
         Facts, settings and times of the run.
+    desk
+        Draws the pictures, in part while the cube is being built; those of :func:`draw_early` are asked for already.
     """
     scene = prepared.scene
     centre = scene.hsi.bands.centre_nm[scene.bands]
@@ -104,14 +124,21 @@ def assess(
     with clock.stage("judge", total=5.0) as stage:
         try:
             windows = score_windows(scene, fused)
+            desk.draw(consistency_figures, centre, windows.band_rmse)
             stage.advance()
             spectra = _spectra(scene, fused, centre)
+            desk.draw(spectra_figures, spectra)
             stage.advance()
             hsi = FunctionSource(scene.grid.shape, centre, lambda block, bands: _read_block(scene, block, bands))
-            quicklooks, details = composites(fused), detail_pairs(hsi, fused, scene.ratio)
+            quicklooks = composites(fused)
+            desk.draw(quicklook_figures, quicklooks)
+            details = detail_pairs(hsi, fused, scene.ratio)
+            desk.draw(detail_figures, details)
             stage.advance()
             alignment = _alignment(prepared, details)
+            desk.draw(alignment_figures, alignment)
             seams = _seams(scene, fused, plan, centre)
+            desk.draw(seam_figures, seams)
             stage.advance()
         finally:
             (rows or fused).close()  # type: ignore[union-attr]
@@ -133,7 +160,7 @@ def assess(
             peak_memory_bytes=peak_memory_bytes(), configuration=summary["config"], versions=_versions(),
             notes=[*prepared.warnings, *prepared.selection.notes, *windows.notes],
         )  # fmt: skip
-        write_report(html, report)
+        write_report(html, report, desk.finished())
         write_qa_json(numbers, report)
         stage.advance()
     return Quality(verdict.level, verdict.to_json(), scores, html)

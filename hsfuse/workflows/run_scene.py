@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hsfuse import __version__
+from hsfuse._early import short_turns
 from hsfuse.allocator import keep_freed_memory, release_freed_memory
 from hsfuse.config import NOT_CONTENT, RunConfig
-from hsfuse.errors import QualityError, UsageError
+from hsfuse.errors import HsfuseError, QualityError, UsageError
 from hsfuse.inference.budget import Estimate, choose_plan, make_budget
 from hsfuse.inference.engine import fuse_scene_tiles, single_thread
 from hsfuse.inference.speed import measure_speed, predict_seconds
@@ -23,7 +24,7 @@ from hsfuse.progress import Progress, SilentProgress
 from hsfuse.readers.base import ProductInfo
 from hsfuse.workflows.adapted import adapt_to_scene
 from hsfuse.workflows.clock import StageClock, peak_memory_bytes
-from hsfuse.workflows.inputs import open_pair
+from hsfuse.workflows.inputs import expect_reading, open_pair
 from hsfuse.workflows.methods import (
     ChosenMethod,
     choose_method,
@@ -46,6 +47,7 @@ from hsfuse.writers import (
 from hsfuse.writers.provenance import InputIdentity
 
 if TYPE_CHECKING:
+    from hsfuse.qa.figures import FigureDesk
     from hsfuse.workflows.quality import Quality
 
 _log = get_logger(__name__)
@@ -131,24 +133,26 @@ def run_scene(
     progress: Progress | None = None,
 ) -> RunResult:
     """Run all steps in order; see :func:`fuse_scene` for the parameters."""
-    import torch
-
     keep_freed_memory()
     clock = StageClock(progress or SilentProgress())
-    device = resolve_device(config.device)
-    torch.set_num_threads(cpu_threads(config.threads))
-    chosen = choose_method(config, device)
     options = WriteOptions(
         format=config.format, dtype=config.dtype, compress=config.compress,
         overwrite=config.overwrite, resume=config.resume,
     )  # fmt: skip
     with ExitStack() as stack:
         with clock.stage("open") as stage:
-            pair = open_pair(hsi_path, msi_paths, config, stack)
+            try:
+                pair = open_pair(hsi_path, msi_paths, config, stack)
+            except HsfuseError:
+                # A mistake in the settings is said before one in the files.
+                _choose(config)
+                raise
             stage.advance()
         if not dry_run:
             # Before minutes of work, not after: a rough check of the output's place.
             check_output(output, pair.msi.grid, 1, options)
+        expect_reading(pair, config)
+        device, chosen = _choose(config)
         chosen = suit_pair(chosen, pair, config)
         prepared = prepare_scene(pair, config, clock, network_nm=chosen.method.spec.centre_nm)
         release_freed_memory()
@@ -165,10 +169,13 @@ def run_scene(
             adapted = adapt_to_scene(chosen, prepared.scene, output, inputs, config, device, clock)
             guarded = with_guards(adapted.chosen, config, prepared.scene)
             summary["adaptation"] = adapted.record
+        desk = _early_figures(prepared, stack) if config.report else None
         chosen = _fit(prepared, guarded, config, device, clock)
         summary["method"] = _method(chosen)
         release_freed_memory()
-        written, quality = _make(prepared, chosen, estimate, output, inputs, options, config, device, summary, clock)
+        written, quality = _make(
+            prepared, chosen, estimate, output, inputs, options, config, device, summary, clock, desk
+        )
         report, verdict = None, None
         if quality is not None:
             report, verdict = quality.report, quality.level
@@ -180,6 +187,16 @@ def run_scene(
         summary["peak_memory_bytes"] = peak_memory_bytes()
     _check_quality(summary.get("scores", {}), config, output)
     return RunResult(written.path, chosen.method.spec.name, chosen.reason, summary, report, verdict)
+
+
+def _choose(config: RunConfig) -> tuple[str, ChosenMethod]:
+    """Device and method; their libraries take seconds to import, in which other cores decode images."""
+    with short_turns():
+        import torch
+
+        device = resolve_device(config.device)
+        torch.set_num_threads(cpu_threads(config.threads))
+        return device, choose_method(config, device)
 
 
 def cpu_threads(wanted: int | None) -> int:
@@ -199,6 +216,15 @@ def _plan(prepared: PreparedScene, chosen: ChosenMethod, config: RunConfig, devi
         tile=config.tile, overlap=config.overlap, sample_bytes=_SAMPLE_BYTES[config.dtype],
         workers=cpu_threads(config.threads), wanted=wanted,
     )  # fmt: skip
+
+
+def _early_figures(prepared: PreparedScene, stack: ExitStack) -> FigureDesk:
+    from hsfuse.qa.figures import FigureDesk
+    from hsfuse.workflows.quality import draw_early
+
+    desk = stack.enter_context(FigureDesk())
+    draw_early(prepared, desk)
+    return desk
 
 
 def _fit(
@@ -225,6 +251,7 @@ def _make(
     device: str,
     summary: dict[str, Any],
     clock: StageClock,
+    desk: FigureDesk | None,
 ) -> tuple[WrittenProduct, Quality | None]:
     """Fuse, then write and judge side by side: all rows are safe by then, and nobody waits for the compression."""
     scene, spec = prepared.scene, chosen.method.spec
@@ -257,10 +284,10 @@ def _make(
         quality: Quality | None = None
         with ThreadPoolExecutor(1, thread_name_prefix="hsfuse-finish") as beside:
             writing = beside.submit(writer.finish, progress=clock if rows is None else clock.hidden())
-            if config.report:
+            if desk is not None:
                 from hsfuse.workflows.quality import assess
 
-                quality = assess(prepared, chosen, plan, output, rows, writing.result, summary, config, clock)
+                quality = assess(prepared, chosen, plan, output, rows, writing.result, summary, config, clock, desk)
             written = writing.result()
     summary |= {"output": str(written.path), "sidecars": [str(p) for p in written.sidecars], "bytes": written.bytes}
     return written, quality

@@ -18,6 +18,17 @@ from hsfuse.coregister.field import DisplacementField
 from hsfuse.coregister.result import CoregistrationResult, TiePoints
 from hsfuse.errors import OutputError, UsageError
 from hsfuse.qa.compare_report import CompareData, MethodResult, score_rows, write_compare_report
+from hsfuse.qa.figures import (
+    FigureDesk,
+    alignment_figures,
+    band_figures,
+    consistency_figures,
+    coregistration_figures,
+    detail_figures,
+    quicklook_figures,
+    seam_figures,
+    spectra_figures,
+)
 from hsfuse.qa.page import picture_folder
 from hsfuse.qa.pixels import PurePixel
 from hsfuse.qa.quicklook import alignment_view, composites, detail_pairs
@@ -88,6 +99,29 @@ def full_report() -> ReportData:
         seconds={"open": 1.5, "fuse": 70.0}, peak_memory_bytes=1.5e9,
         configuration={"method": "auto", "tile": None, "clip": True}, versions={"hsfuse": "0.1"}, notes=["a note"],
     )  # fmt: skip
+
+
+def test_pictures_that_were_drawn_beside_other_work_are_the_same(tmp_path):
+    report = full_report()
+    with FigureDesk() as desk:
+        desk.draw(band_figures, report.bands)
+        desk.draw(coregistration_figures, report.coregistration, report.bounds)
+        desk.draw(consistency_figures, report.centre_nm, report.consistency, report.dropped_nm)
+        desk.draw(spectra_figures, report.spectra, report.dropped_nm)
+        desk.draw(quicklook_figures, report.quicklooks)
+        desk.draw(detail_figures, report.details)
+        desk.draw(alignment_figures, report.alignment)
+        desk.draw(seam_figures, report.seams)
+        drawn = desk.finished()
+    early = write_report(tmp_path / "early.report.html", report, drawn).read_text(encoding="utf-8")
+    assert early == write_report(tmp_path / "late.report.html", report).read_text(encoding="utf-8")
+
+
+def test_a_picture_that_cannot_be_drawn_is_an_error_where_the_report_is_written():
+    with FigureDesk() as desk:
+        desk.draw(spectra_figures, [None])
+        with pytest.raises(AttributeError):
+            desk.finished()
 
 
 def test_the_whole_report(tmp_path):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -55,6 +57,51 @@ def test_every_block_is_decoded_once(image: Image, layer: ScratchLayer) -> None:
     check(layer, image)
     assert image.read_samples == 97 * 100
     layer.close()
+    check(layer, image)
+
+
+def test_what_was_prepared_is_not_decoded_again(image: Image, layer: ScratchLayer) -> None:
+    for i, j in layer.blocks(Slice2D(0, 97, 0, 100)):
+        layer.prepare(image, i, j)  # type: ignore[arg-type]
+        layer.prepare(image, i, j)  # type: ignore[arg-type]
+    check(layer, image)
+    assert image.read_samples == 97 * 100
+
+
+def test_threads_share_the_work(layer: ScratchLayer) -> None:
+    images = [Image(97, 100, (32, 64)) for _ in range(6)]
+
+    def work(number: int) -> None:
+        image = images[number]
+        if number % 2:
+            check(layer, image)
+        else:
+            for i, j in layer.blocks(Slice2D(0, 97, 0, 100)):
+                layer.prepare(image, i, j)  # type: ignore[arg-type]
+
+    with ThreadPoolExecutor(len(images)) as pool:
+        for done in [pool.submit(work, number) for number in range(len(images))]:
+            done.result()
+    assert sum(image.read_samples for image in images) == 97 * 100
+
+
+def test_who_waited_for_a_thread_that_failed_decodes_himself(image: Image, layer: ScratchLayer) -> None:
+    begun, failing = threading.Event(), threading.Event()
+
+    class Broken(Image):
+        def read(self, _: int, *, window: Any) -> np.ndarray:
+            begun.set()
+            failing.wait(10)
+            raise OSError("broken")
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(layer.prepare, Broken(97, 100, (32, 64)), 0, 0)  # type: ignore[arg-type]
+        begun.wait(10)
+        second = pool.submit(layer.read, image, BLOCKS[0])  # type: ignore[arg-type]
+        failing.set()
+        np.testing.assert_array_equal(second.result(), image.pixels[BLOCKS[0].slices])
+        with pytest.raises(OSError, match="broken"):
+            first.result()
     check(layer, image)
 
 

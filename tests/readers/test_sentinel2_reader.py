@@ -243,6 +243,26 @@ def test_many_threads_read_the_same_product(product: Path) -> None:
             np.testing.assert_allclose(cube[1], TRUTH["B03"][block.slices], atol=2e-7)
 
 
+def test_what_is_expected_reads_the_same(product: Path) -> None:
+    blocks = [GRID.full, Slice2D(10, 50, 20, 90), Slice2D(0, 7, 0, 5)]
+    with Sentinel2Product(product, bands="10m") as plain:
+        wanted = [plain.read(block) for block in blocks]
+    with Sentinel2Product(product, bands="10m") as ahead:
+        ahead.expect(Slice2D(-50, 60, 5, GRID.width + 9), [2, 0])
+        ahead.expect(GRID.full)
+        ahead.expect(Slice2D(-9, -3, 0, 5))
+        for block, cube in zip(blocks, wanted, strict=True):
+            np.testing.assert_array_equal(ahead.read(block), cube)
+
+
+def test_closing_does_not_wait_for_what_was_expected(product: Path) -> None:
+    opened = Sentinel2Product(product, bands="10m")
+    opened.expect(GRID.full)
+    opened.close()
+    with pytest.raises(UsageError, match="closed"):
+        opened.expect(GRID.full)
+
+
 @pytest.mark.parametrize("factor", [2, 4, 8, 16])
 def test_overview_lies_where_its_grid_says(tmp_path: Path, factor: int) -> None:
     grid = Grid.from_origin(GRID.crs, 600_000, 5_000_040, 10, 640, 720)
@@ -349,14 +369,17 @@ def test_products_without_images(product: Path, tmp_path: Path) -> None:
         Sentinel2Product(product, bands="all")
 
 
+@pytest.mark.parametrize("ahead", [False, True])
 @pytest.mark.parametrize("keep", [0, 60, 3000])
-def test_truncated_images_are_reported(product: Path, tmp_path: Path, keep: int) -> None:
+def test_truncated_images_are_reported(product: Path, tmp_path: Path, keep: int, ahead: bool) -> None:
     path = copy_writable(product, tmp_path / product.name)
     image = next(path.rglob("*_B04_10m.jp2"))
     image.write_bytes(image.read_bytes()[:keep])
 
     def use() -> None:
         with Sentinel2Product(path) as opened:
+            if ahead:
+                opened.expect(GRID.full)
             opened.read(GRID.full)
 
     with pytest.raises(InputError, match=r"B04 in .* cannot be read") as caught:
