@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from hsfuse.fusion.nets.denoiser import GuideDenoiser
-from hsfuse.fusion.nets.guide_adaptation import adapt_denoiser
+from hsfuse.fusion.nets.guide_adaptation import adapt_denoiser, loss_gradient
 
 torch.set_num_threads(1)
 
@@ -102,3 +103,20 @@ def test_half_precision_networks_adapt_in_single_precision() -> None:
     adapted = adapt_denoiser(GuideDenoiser(4, 8).to(torch.bfloat16), [noisy[0].numpy()], *facts, steps=20)
     assert next(adapted.denoiser.parameters()).dtype == torch.bfloat16
     assert adapted.left_after < adapted.left_before
+
+
+@pytest.mark.parametrize(("images", "height"), [(3, 64), (3, 25), (1, 40), (2, 30), (5, 7)])
+def test_two_threads_find_the_gradient_of_one(images: int, height: int) -> None:
+    torch.manual_seed(0)
+    denoiser = GuideDenoiser(4, 8)
+    for parameter in denoiser.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    seen, wanted = 0.3 + 0.01 * torch.randn(2, images, 4, height, 33)
+    facts = (torch.full((1, 4), 0.3), torch.full((1, 4), 0.02), torch.full((1, 4), 0.01))
+    plain = loss_gradient(denoiser, seen, wanted, facts)
+    with ThreadPoolExecutor(1) as beside:
+        shared = loss_gradient(denoiser, seen, wanted, facts, beside)
+        again = loss_gradient(denoiser, seen, wanted, facts, beside)
+    for a, b, c in zip(plain, shared, again, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-5 * float(a.abs().max()))
+        assert torch.equal(b, c)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hsfuse.fusion.nets.denoiser import GuideDenoiser
+from hsfuse.fusion.nets.denoiser import REACH_PX, GuideDenoiser
 
 STEPS, PATIENT_STEPS = 100, 400
 """As a matter of course, and where minutes are spent on adapting to the scene anyway."""
@@ -115,14 +116,17 @@ def adapt_denoiser(
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     before = _left(adapted, test, facts, seed)
     side = min(PATCH_PX, *(size for b in own for size in b.shape[1:]))
-    with torch.enable_grad():
+    # A thread of its own: it takes over how many threads torch uses at present.
+    with ThreadPoolExecutor(1, thread_name_prefix="hsfuse-learn") as beside:
         for step in range(steps):
             for group in optimizer.param_groups:
                 group["lr"] = RATE * (0.02 + 0.5 * (1.0 + math.cos(math.pi * step / steps)))
             patches = torch.stack([_patch(own[int(rng.integers(len(own)))], side, rng) for _ in range(PATCHES)])
-            loss = _loss(adapted, patches, facts, generator)
-            optimizer.zero_grad()
-            loss.backward()
+            pair = _recorrupted(patches, facts[2], generator)
+            for parameter, gradient in zip(
+                adapted.parameters(), loss_gradient(adapted, *pair, facts, beside), strict=True
+            ):
+                parameter.grad = gradient
             torch.nn.utils.clip_grad_norm_(adapted.parameters(), 1.0)
             optimizer.step()
     after = _left(adapted, test, facts, seed)
@@ -137,22 +141,79 @@ def learned_pixels(steps: int) -> float:
     return 3.0 * steps * PATCHES * PATCH_PX**2
 
 
-def _loss(
-    denoiser: GuideDenoiser, patches: Tensor, facts: tuple[Tensor, Tensor, Tensor], generator: torch.Generator
-) -> Tensor:
-    """Mean square difference to the second image in units of the noise's variance."""
-    mean, std, noise = facts
+def _recorrupted(patches: Tensor, noise: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """What the denoiser sees and what it shall return."""
     z = noise[:, :, None, None] * torch.randn(patches.shape, generator=generator).to(patches.device)
-    seen, wanted = patches + RECORRUPTION * z, patches - z / RECORRUPTION
+    return patches + RECORRUPTION * z, patches - z / RECORRUPTION
+
+
+def _off(denoiser: GuideDenoiser, seen: Tensor, wanted: Tensor, facts: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Squares of the differences to the second image in units of the noise's variance, shape of the images."""
+    mean, std, noise = facts
     found = denoiser(seen, mean, std, noise * math.sqrt(1.0 + RECORRUPTION**2))
-    return ((found - wanted) / noise[:, :, None, None]).square().mean()
+    return ((found - wanted) / noise[:, :, None, None]).square()
+
+
+def loss_gradient(
+    denoiser: GuideDenoiser,
+    seen: Tensor,
+    wanted: Tensor,
+    facts: tuple[Tensor, Tensor, Tensor],
+    beside: Executor | None = None,
+) -> list[Tensor]:
+    """Gradient of the mean square difference with respect to the denoiser's parameters.
+
+    Parameters
+    ----------
+    denoiser
+        Its parameters require gradients.
+    seen, wanted
+        Images, shape (n, msi band, row, col).
+    facts
+        Mean, standard deviation and noise of the whole scene.
+    beside
+        Another thread: on a CPU the images are shared out in two parts of equally many rows, each of which is
+        computed with the few rows beyond its end that its result depends on. The parts and the order of their sum
+        are always the same.
+    """
+    parameters = list(denoiser.parameters())
+
+    def part(first: int, last: int) -> tuple[Tensor, ...]:
+        """Gradient of the rows from ``first`` to ``last``, counted through all images."""
+        height, total = seen.shape[2], torch.zeros((), device=seen.device)
+        with torch.enable_grad():
+            for images, rows, around in _pieces(first, last, height):
+                off = _off(denoiser, seen[images, :, around], wanted[images, :, around], facts)
+                total = total + off[:, :, rows.start - around.start : rows.stop - around.start].sum()
+            return torch.autograd.grad(total / seen.numel(), parameters)
+
+    count = seen.shape[0] * seen.shape[2]
+    if beside is None or seen.is_cuda:
+        return list(part(0, count))
+    other = beside.submit(part, count // 2, count)
+    try:
+        mine = part(0, count // 2)
+    finally:
+        wait([other])
+    return [a + b for a, b in zip(mine, other.result(), strict=True)]
+
+
+def _pieces(first: int, last: int, height: int) -> Iterator[tuple[slice, slice, slice]]:
+    """Cut a range of rows that is counted through images: (images, rows, these rows with what they depend on)."""
+    while first < last:
+        image, row = divmod(first, height)
+        whole = (last - first) // height if row == 0 else 0
+        end = height if whole else min(height, row + last - first)
+        reach = slice(max(row - REACH_PX, 0), min(end + REACH_PX, height))
+        yield slice(image, image + max(whole, 1)), slice(row, end), reach
+        first += max(whole, 1) * (end - row)
 
 
 @torch.no_grad()
 def _left(denoiser: GuideDenoiser, blocks: Sequence[Tensor], facts: tuple[Tensor, Tensor, Tensor], seed: int) -> float:
     """Estimate the share of the variance of its input's noise that a denoiser leaves."""
     generator = torch.Generator().manual_seed(seed + 1)
-    off = [float(_loss(denoiser, block[None], facts, generator)) for block in blocks]
+    off = [float(_off(denoiser, *_recorrupted(block[None], facts[2], generator), facts).mean()) for block in blocks]
     own = 1.0 + RECORRUPTION**-2
     return (float(np.mean(off)) - own) / (1.0 + RECORRUPTION**2)
 
