@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -65,11 +66,18 @@ def search_sharpness(
     if sum(int(sample.usable.sum()) for sample in samples) < _MIN_PSF_PIXELS:
         return None
 
+    with ThreadPoolExecutor(2, thread_name_prefix="hsfuse-psf") as pool:
+        return _search(samples, ratio, tolerance, least_explained, pool)
+
+
+def _search(
+    samples: list[_PsfSample], ratio: int, tolerance: float, least_explained: float, pool: Executor
+) -> Sharpness | None:
     def misfit(parameters: NDArray[np.float64]) -> float:
         low, high = np.array([MIN_FWHM_PX, -0.5, -0.5]), np.array([MAX_FWHM_PX, 0.5, 0.5])
         inside = np.clip(parameters, low, high)
         outside = float(np.abs(parameters - inside).max())
-        return _unexplained(samples, ratio, Psf(float(inside[0])), inside[1:]) + 10.0 * outside
+        return _unexplained(samples, ratio, Psf(float(inside[0])), inside[1:], pool) + 10.0 * outside
 
     scan = np.linspace(MIN_FWHM_PX, MAX_FWHM_PX, 7)
     start = scan[int(np.argmin([misfit(np.array([fwhm, 0.0, 0.0])) for fwhm in scan]))]
@@ -118,11 +126,17 @@ def _psf_samples(
     return samples
 
 
-def _unexplained(samples: list[_PsfSample], ratio: int, psf: Psf, offset_px: NDArray[np.float64]) -> float:
+def _unexplained(
+    samples: list[_PsfSample], ratio: int, psf: Psf, offset_px: NDArray[np.float64], pool: Executor
+) -> float:
     """Mean over the bands of log(1 - R2) when the blurred MSI explains the HSI (both high-passed)."""
     rows, cols = displaced_kernels(psf, ratio, (float(offset_px[0]), float(offset_px[1])))
-    blurred = [decimate_separable(sample.msi, ratio, rows, cols)[0].numpy().astype(np.float64) for sample in samples]
-    guide = np.concatenate([_highpass(b)[:, s.usable] for b, s in zip(blurred, samples, strict=True)], axis=1)
+
+    def seen(sample: _PsfSample) -> NDArray[np.float64]:
+        blurred = decimate_separable(sample.msi, ratio, rows, cols)[0].numpy().astype(np.float64)
+        return _highpass(blurred)[:, sample.usable]
+
+    guide = np.concatenate(list(pool.map(seen, samples)), axis=1)
     bands = np.concatenate([sample.hsi for sample in samples], axis=1)
     gram = guide @ guide.T
     gram += 1e-9 * (np.trace(gram) + 1e-30) * np.eye(len(gram))

@@ -247,8 +247,8 @@ class Sentinel2Product:
         self._scale(self._stored(file, band, source), band, coarse, count=count)
         plane[:] = placement.bilinear(coarse, source, block)
 
-    def _stored(self, file: DatasetReader, band: str, block: Slice2D) -> NDArray[np.uint16]:
-        """Read stored numbers of a layer in its own pixels; called in the layer's thread only."""
+    def _stored(self, file: DatasetReader, band: str, block: Slice2D) -> NDArray[np.unsignedinteger]:
+        """Read stored numbers of a layer's first band in its own pixels; called in the layer's thread only."""
         if not ScratchLayer.pays(file):
             return np.asarray(file.read(1, window=block.window))
         return self._kept(file, band).read(file, block)
@@ -267,12 +267,14 @@ class Sentinel2Product:
         block
             Rows and columns of :attr:`grid`; what lies outside is left out.
         bands
-            Indices into :attr:`band_names` (all when None).
+            Indices into :attr:`band_names` (all when None); the scene classification is expected with each.
         """
         inside = block.clipped(*self.grid.shape)
         names = self.band_names if bands is None else tuple(self.band_names[i] for i in bands)
         if not names or min(inside.shape) < 1 or cpu_count() < 2:
             return
+        if "SCL" in self._placements:
+            names = (*names, "SCL")
         pool = self._open_pool
         sources = {
             band: inside if self._placements[band].ratio == 1 else self._placements[band].source(inside, margin=1)
@@ -306,7 +308,9 @@ class Sentinel2Product:
 
             yield decode
 
-    def _scale(self, dn: NDArray[np.uint16], band: str, out: NDArray[np.float32], *, count: bool = True) -> None:
+    def _scale(
+        self, dn: NDArray[np.unsignedinteger], band: str, out: NDArray[np.float32], *, count: bool = True
+    ) -> None:
         """Turn DN into reflectance, in place of ``out``."""
         meta = self._metadata
         np.multiply(dn, np.float32(1.0 / meta.quantification), out=out, casting="unsafe")
@@ -315,7 +319,7 @@ class Sentinel2Product:
         out[nodata | saturated] = np.nan
         if count:
             with self._lock:
-                self._counts += np.array([dn.size, nodata.sum(), saturated.sum()], dtype=np.int64)
+                self._counts += np.array([dn.size, np.count_nonzero(nodata), np.count_nonzero(saturated)], np.int64)
 
     @property
     def statistics(self) -> ReadStatistics:
@@ -418,6 +422,8 @@ class Sentinel2Product:
 
         def task(file: DatasetReader) -> NDArray[np.uint8]:
             present = [index for index in indexes if index <= file.count]
+            if present == [1]:
+                return np.asarray(self._stored(file, layer, source)[None], dtype=np.uint8)
             return np.asarray(file.read(present, window=source.window), dtype=np.uint8)
 
         return place.nearest(self._open_pool.submit(layer, task).result(), source, block)

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from hsfuse.band_selection import BandSelection, check_request, parse_bands, select_bands
 from hsfuse.config import RunConfig
@@ -66,7 +67,7 @@ def prepare_scene(
     check_bands(pair.hsi, config.bands, network_nm)
     with ThreadPoolExecutor(1, thread_name_prefix="hsfuse-bands") as beside:
         examining = beside.submit(select_scene_bands, pair.hsi, config.bands, hidden(progress), network_nm)
-        result, notes = align(pair, config, matching, progress)
+        result = align(pair, config, matching, progress)
         selection = examining.result()
     if not result.trusted:
         raise CoregistrationError(
@@ -75,6 +76,26 @@ def prepare_scene(
             " or use --coregister off if the images are known to be aligned.",
         )
     _log.info("Co-registration %s: %s", result.verdict, result.reason)
+    with ThreadPoolExecutor(1, thread_name_prefix="hsfuse-swir") as beside, single_thread():
+        shown = progress if config.correct_swir else hidden(progress)
+        comparing = beside.submit(with_swir, result, pair.hsi, pair.msi, pair.msi_paths, config, matching, shown)
+        if config.correct_swir:
+            result, _ = comparing.result()
+        prepared = _prepare(pair, result, selection, matching, config, progress)
+        # Unless the bands are to be moved, nothing but the report depends on the comparison.
+        result, notes = comparing.result()
+    return replace(prepared, coregistration=result, warnings=(*prepared.warnings, *notes))
+
+
+def _prepare(
+    pair: Pair,
+    result: CoregistrationResult,
+    selection: BandSelection,
+    matching: Psf,
+    config: RunConfig,
+    progress: Progress,
+) -> PreparedScene:
+    """Find the common grid and estimate the PSF."""
     area = parse_aoi(config.aoi, pair.msi.grid.crs, config.aoi_crs) if config.aoi else None
     grid = common_grid(pair, result.field, area)
     scene = FusionScene(
@@ -96,23 +117,22 @@ def prepare_scene(
     next(scene.low_resolution_strips())
     found, source = None, "given"
     if config.psf_fwhm == "auto":
-        with progress.stage("estimate blur") as stage, single_thread():
+        with progress.stage("estimate blur") as stage, single_thread(), threadpool_limits(1, user_api="blas"):
             found, source = estimate_scene_psf(scene)
             stage.advance()
         scene = replace(scene, psf=found or scene.psf)
         level = logging.WARNING if found is None else logging.INFO
         _log.log(level, "The HSI's PSF is %.2f HSI pixels wide (FWHM): %s.", scene.psf.fwhm_px, source)
-    return PreparedScene(scene, result, selection, (*pair.warnings, *notes), found is not None, source)
+    return PreparedScene(scene, result, selection, pair.warnings, found is not None, source)
 
 
-def align(pair: Pair, config: RunConfig, psf: Psf, progress: Progress) -> tuple[CoregistrationResult, tuple[str, ...]]:
-    """Co-register, unless it was switched off, and compare the SWIR bands with the others."""
-    result = CoregistrationResult.off()
-    if config.coregister != "off":
-        from hsfuse.coregister.products import coregister_products
+def align(pair: Pair, config: RunConfig, psf: Psf, progress: Progress) -> CoregistrationResult:
+    """Co-register, unless it was switched off."""
+    if config.coregister == "off":
+        return CoregistrationResult.off()
+    from hsfuse.coregister.products import coregister_products
 
-        result = coregister_products(pair.hsi, pair.msi, config.coregistration(), psf=psf, progress=progress)
-    return with_swir(result, pair.hsi, pair.msi, pair.msi_paths, config, psf, progress)
+    return coregister_products(pair.hsi, pair.msi, config.coregistration(), psf=psf, progress=progress)
 
 
 def check_bands(hsi: HyperspectralProduct, request: str, network_nm: Sequence[float] | None = None) -> None:

@@ -78,12 +78,6 @@ def report_paths(output: Path) -> tuple[Path, Path]:
     return stem.with_name(stem.name + ".report.html"), stem.with_name(stem.name + ".qa.json")
 
 
-def draw_early(prepared: PreparedScene, desk: FigureDesk) -> None:
-    """Ask for the pictures of the report that show what is known before anything is fused."""
-    desk.draw(coregistration_figures, prepared.coregistration, prepared.scene.hsi.grid.bounds)
-    desk.draw(band_figures, prepared.selection.table)
-
-
 def assess(
     prepared: PreparedScene,
     chosen: ChosenMethod,
@@ -94,7 +88,6 @@ def assess(
     summary: dict[str, Any],
     config: RunConfig,
     clock: StageClock,
-    desk: FigureDesk,
 ) -> Quality:
     """Score the cube, draw what a person wants to see, write the report and the JSON.
 
@@ -110,8 +103,6 @@ def assess(
         Waits for the finished product.
     summary, config, clock
         Facts, settings and times of the run.
-    desk
-        Draws the pictures, in part while the cube is being built; those of :func:`draw_early` are asked for already.
     """
     scene = prepared.scene
     centre = scene.hsi.bands.centre_nm[scene.bands]
@@ -121,7 +112,10 @@ def assess(
         fused = RasterSource(finished().path, centre)
     else:
         fused = FunctionSource(scene.fine_grid.shape, centre, rows.read)
-    with clock.stage("judge", total=5.0) as stage:
+    with clock.stage("judge", total=5.0) as stage, FigureDesk() as desk:
+        # Pictures are drawn as soon as what they show is known: what compresses the cube leaves time for it.
+        desk.draw(coregistration_figures, prepared.coregistration, scene.hsi.grid.bounds)
+        desk.draw(band_figures, prepared.selection.table)
         try:
             windows = score_windows(scene, fused)
             desk.draw(consistency_figures, centre, windows.band_rmse)

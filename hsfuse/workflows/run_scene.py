@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from threadpoolctl import threadpool_limits
+
 from hsfuse import __version__
 from hsfuse._early import short_turns
 from hsfuse.allocator import keep_freed_memory, release_freed_memory
@@ -47,7 +49,6 @@ from hsfuse.writers import (
 from hsfuse.writers.provenance import InputIdentity
 
 if TYPE_CHECKING:
-    from hsfuse.qa.figures import FigureDesk
     from hsfuse.workflows.quality import Quality
 
 _log = get_logger(__name__)
@@ -169,13 +170,10 @@ def run_scene(
             adapted = adapt_to_scene(chosen, prepared.scene, output, inputs, config, device, clock)
             guarded = with_guards(adapted.chosen, config, prepared.scene)
             summary["adaptation"] = adapted.record
-        desk = _early_figures(prepared, stack) if config.report else None
         chosen = _fit(prepared, guarded, config, device, clock)
         summary["method"] = _method(chosen)
         release_freed_memory()
-        written, quality = _make(
-            prepared, chosen, estimate, output, inputs, options, config, device, summary, clock, desk
-        )
+        written, quality = _make(prepared, chosen, estimate, output, inputs, options, config, device, summary, clock)
         report, verdict = None, None
         if quality is not None:
             report, verdict = quality.report, quality.level
@@ -218,20 +216,11 @@ def _plan(prepared: PreparedScene, chosen: ChosenMethod, config: RunConfig, devi
     )  # fmt: skip
 
 
-def _early_figures(prepared: PreparedScene, stack: ExitStack) -> FigureDesk:
-    from hsfuse.qa.figures import FigureDesk
-    from hsfuse.workflows.quality import draw_early
-
-    desk = stack.enter_context(FigureDesk())
-    draw_early(prepared, desk)
-    return desk
-
-
 def _fit(
     prepared: PreparedScene, chosen: ChosenMethod, config: RunConfig, device: str, clock: StageClock
 ) -> ChosenMethod:
     scene = prepared.scene
-    with clock.stage("learn from the scene") as stage, single_thread():
+    with clock.stage("learn from the scene") as stage, single_thread(), threadpool_limits(1, user_api="blas"):
         # A PSF that was given, and positions that were declared right, are taken at their word.
         free = config.psf_fwhm == "auto" and config.coregister != "off"
         context = fusion_context(scene, device, config.seed, calibrate=free)
@@ -251,7 +240,6 @@ def _make(
     device: str,
     summary: dict[str, Any],
     clock: StageClock,
-    desk: FigureDesk | None,
 ) -> tuple[WrittenProduct, Quality | None]:
     """Fuse, then write and judge side by side: all rows are safe by then, and nobody waits for the compression."""
     scene, spec = prepared.scene, chosen.method.spec
@@ -284,10 +272,11 @@ def _make(
         quality: Quality | None = None
         with ThreadPoolExecutor(1, thread_name_prefix="hsfuse-finish") as beside:
             writing = beside.submit(writer.finish, progress=clock if rows is None else clock.hidden())
-            if desk is not None:
+            if config.report:
                 from hsfuse.workflows.quality import assess
 
-                quality = assess(prepared, chosen, plan, output, rows, writing.result, summary, config, clock, desk)
+                with threadpool_limits(1, user_api="blas"):
+                    quality = assess(prepared, chosen, plan, output, rows, writing.result, summary, config, clock)
             written = writing.result()
     summary |= {"output": str(written.path), "sidecars": [str(p) for p in written.sidecars], "bytes": written.bytes}
     return written, quality
