@@ -301,6 +301,20 @@ def test_factored_scan_equals_the_recurrence_in_double_precision(length: int, st
     torch.testing.assert_close(found[1].double(), running.permute(0, 2, 3, 1), rtol=2e-5, atol=size)
 
 
+@pytest.mark.parametrize("steepness", [0.1, 2.0, 12.0])
+def test_factored_scan_in_bfloat16_is_as_close_as_its_digits_allow(steepness: float) -> None:
+    torch.manual_seed(5)
+    x, b, c = torch.randn(3, 150, 2, 32), torch.randn(3, 150, 16) / 4, torch.randn(3, 150, 16) / 4
+    x, b, c = x.bfloat16(), b.bfloat16(), c.bfloat16()
+    dt, decay = torch.rand(3, 150, 2) * steepness, -torch.tensor([0.3, 3.0])
+    exact, last = ssd_scan(x.double(), dt.double(), decay.double(), b.double(), c.double())
+    with torch.no_grad():
+        found = factored_scan(x, dt, decay, b, c)
+    assert found is not None
+    assert float((found[0].double() - exact).norm() / exact.norm()) < 0.01
+    assert float((found[1].double() - last).norm() / last.norm()) < 0.01
+
+
 def test_numbers_out_of_range_are_noticed() -> None:
     x, ones = torch.full((1, 8, 1, 2), 1e30), torch.ones(1, 8, 1)
     assert factored_scan(x, 12.0 * ones, torch.tensor([-1.0]), ones, ones) is None

@@ -30,8 +30,8 @@ from hsfuse.fusion.nets.ssd import factored_scan
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
 """Range of the initial step sizes (log-uniform) and their floor."""
-SEGMENT_ELEMENTS = 1 << 19
-"""Projected values worked off at a time without gradients: the working set stays in a core's second-level cache."""
+SEGMENT_ELEMENTS = 1 << 20
+"""Projected values worked off at a time without gradients: few enough for the caches, enough to outweigh the calls."""
 
 
 def ssd_scan(
@@ -352,13 +352,14 @@ class Mamba2(_StateSpaceBlock):
         x = x.unflatten(-1, (self.nheads, self.headdim))
         with _full_precision(u):
             step, decay = F.softplus(dt.float() + self.dt_bias.float()), -self.A_log.float().exp()
-            skip = self.D.to(x.dtype)[:, None]
             if not torch.is_grad_enabled() and not u.is_cuda:
                 found = factored_scan(x, step, decay, b, c, carry.state)
                 if found is not None:
-                    return self._project(found[0].addcmul_(x, skip).flatten(-2), z), Carry(tail, found[1])
+                    skip = self.D.to(x.dtype).repeat_interleave(self.headdim)
+                    y = found[0].flatten(-2).addcmul_(x.flatten(-2), skip)
+                    return self._project(y, z), Carry(tail, found[1])
             y, state = ssd_scan(x, step, decay, b, c, chunk=self.chunk_size, state=carry.state)
-            y = y + x * skip
+            y = y + x * self.D.to(x.dtype)[:, None]
         return self.out_proj(self.norm(y.flatten(-2), z)), Carry(tail, state)
 
     def _project(self, y: Tensor, gate: Tensor) -> Tensor:
