@@ -14,6 +14,7 @@ from hsfuse.fusion.nets.native.abi import FLOAT_FIELDS, HALF_FIELDS, Block, Layo
 from hsfuse.fusion.nets.native.build import native_library
 from hsfuse.fusion.nets.ssm import Mamba2
 from hsfuse.native import NativeLibrary
+from hsfuse.native.build import best_isa
 
 if TYPE_CHECKING:
     from hsfuse.fusion.nets.layers import SequenceMixer
@@ -49,9 +50,14 @@ def usable(mixer: SequenceMixer, x: Tensor) -> bool:
 
 
 def half_is_fast() -> bool:
-    """Whether the compiled path multiplies bfloat16 in hardware here; elsewhere float32 is at least as fast."""
+    """Whether bfloat16 is multiplied in hardware here; elsewhere float32 is at least as fast.
+
+    By the kernels, or without them by PyTorch, which knows the same instructions.
+    """
     native = native_library()
-    return native is not None and bool(native.library.hsf_has_half_product())
+    if native is None:
+        return best_isa() == "avx512_bf16" and torch.backends.mkldnn.is_available()
+    return bool(native.library.hsf_has_half_product())
 
 
 def run_lines(mixer: SequenceMixer, tokens: Tensor, out: Tensor, *, columns: bool, backwards: bool) -> None:
