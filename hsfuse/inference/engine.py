@@ -49,9 +49,9 @@ the call returns.
 PHYSICAL_RANGE = (-0.05, 1.5)
 """Reflectance outside this range is an artefact; ``clip`` cuts it off."""
 _COUNT_ROWS = 32
-_TIDY_ABOVE = 0.88
-"""Of the planned memory: what a strip and a tile take meanwhile still fits. While memory goes back, no thread can
-take any, so it is not done all the time."""
+_TIDY_ABOVE = 0.95
+"""Of the planned memory, and seldom reached: while memory goes back, no thread can take any, and what is taken again
+has to be cleared."""
 
 
 class RowEncoder(Protocol):
