@@ -45,7 +45,9 @@ class ModelSpec:
     preferred_tile_px
         Best tile side in HSI pixels when memory allows.
     bytes_per_pixel
-        Working memory per 10 m pixel of a tile beyond input and output, in bytes at fp32.
+        Working memory per 10 m pixel of a tile beyond input and output, in bytes.
+    host_bytes_per_pixel
+        The same on a CPU; None: as much.
     flop_per_pixel
         Arithmetic per 10 m pixel (for time estimates).
     learn_flop
@@ -71,6 +73,7 @@ class ModelSpec:
     multiple_px: int = 1
     preferred_tile_px: int = 128
     bytes_per_pixel: int = 2000
+    host_bytes_per_pixel: int | None = None
     flop_per_pixel: float = 1e4
     learn_flop: float = 0.0
     centre_nm: tuple[float, ...] | None = None

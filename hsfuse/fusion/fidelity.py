@@ -153,10 +153,13 @@ class GuardedMethod(FusionMethod):
         """The method's own description, with the halo that the guards add."""
         inner = self._method.spec
         reach = self._psf.reach_px(self._ratio)
+        more = 800 if self._options.active else 0
+        on_host = inner.host_bytes_per_pixel
         return replace(
             inner,
             halo_px=inner.halo_px + self._options.back_projection * (UPSAMPLE_HALO_PX + reach),
-            bytes_per_pixel=inner.bytes_per_pixel + (800 if self._options.active else 0),
+            bytes_per_pixel=inner.bytes_per_pixel + more,
+            host_bytes_per_pixel=None if on_host is None else on_host + more,
         )
 
     def fit(self, context: FusionContext, strips: Iterable[LowResolutionStrip]) -> None:

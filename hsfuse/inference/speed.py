@@ -39,11 +39,11 @@ class _NetworkCost:
 
 _NETWORK = {True: _NetworkCost(1.24, 1.5, 140.0), False: _NetworkCost(0.70, 1.0, 870.0)}
 """With and without compiled kernels."""
-_FUSE_BYTES = 140.0
+_FUSE_BYTES = 200.0
 """Reading, resampling, masking, encoding and storing, per sample of the product."""
 _LEARN_GAIN = 1.6
 """How much faster two threads train a denoiser."""
-_WRITE_BYTES, _JUDGE_BYTES = 260.0, 110.0
+_WRITE_BYTES, _JUDGE_BYTES = 360.0, 150.0
 """Compressing and writing the product, and looking through it, per sample."""
 _LEARN_FLOP, _JUDGE_FLOP = 2.0e11, 4.0e11
 """Learning from the scene and drawing the report: they look at samples, whatever the size."""

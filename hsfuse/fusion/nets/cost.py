@@ -48,11 +48,14 @@ def denoiser_flop_per_pixel(config: SsrfnConfig) -> float:
     return float(_conv(3 * config.n_msi, wide) + (LAYERS - 2) * _conv(wide, wide) + _conv(wide, config.n_msi))
 
 
-def bytes_per_pixel(config: SsrfnConfig, sample_bytes: int = 4) -> int:
+def bytes_per_pixel(config: SsrfnConfig, sample_bytes: int = 4, *, compiled: bool = False) -> int:
     """Working memory per fine pixel, beyond draft, input and output; fitted to measured peaks, rounded up.
 
-    ``sample_bytes`` belong to a sample of the network's arithmetic; what skips the network is float32.
+    ``sample_bytes`` belong to a sample of the network's arithmetic; what skips the network is float32. Compiled
+    kernels need no arrays for what lies between a block's input and output.
     """
+    if compiled:
+        return 11 * config.width * sample_bytes + 2 * config.n_bands
     return 18 * config.width * sample_bytes + 6 * config.n_bands
 
 

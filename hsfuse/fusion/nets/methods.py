@@ -37,6 +37,7 @@ from hsfuse.fusion.nets.guide_adaptation import (
     adapt_denoiser,
     learned_pixels,
 )
+from hsfuse.fusion.nets.native.build import native_library
 from hsfuse.fusion.nets.ssrfn import PRESETS, REFERENCE, Scene, Ssrfn, SsrfnConfig
 from hsfuse.fusion.nets.trust import Trust, draft_error, measure_trust, rehearse
 from hsfuse.fusion.nets.weights import load_weights
@@ -160,6 +161,7 @@ class SsrfnMethod(FusionMethod):
     def spec(self) -> ModelSpec:
         """Self-description."""
         header, config = self._header, self._network.config
+        sample_bytes = _TYPES[self._precision].itemsize
         draft = self._draft.spec if self._draft else self._make_draft().spec if config.base == "draft" else None
         return ModelSpec(
             name=self._name,
@@ -169,8 +171,10 @@ class SsrfnMethod(FusionMethod):
             multiple_px=1,
             preferred_tile_px=128,
             # The draft is finished before the network starts.
-            bytes_per_pixel=max(
-                bytes_per_pixel(config, _TYPES[self._precision].itemsize), draft.bytes_per_pixel if draft else 0
+            bytes_per_pixel=max(bytes_per_pixel(config, sample_bytes), draft.bytes_per_pixel if draft else 0),
+            host_bytes_per_pixel=max(
+                bytes_per_pixel(config, sample_bytes, compiled=native_library() is not None),
+                draft.bytes_per_pixel if draft else 0,
             ),
             flop_per_pixel=flop_per_pixel(config)
             + (draft.flop_per_pixel if draft else 0.0)

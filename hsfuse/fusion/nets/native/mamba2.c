@@ -455,7 +455,7 @@ INLINE void convolve(const hsf_block *p, float *proj, int64_t columns, int count
 }
 
 /* Decays below this, since the start of STEPS tokens, are too steep to divide by. */
-#define STEEPEST -27.0f
+#define STEEPEST -60.0f
 
 static void scan(const hsf_block *p, const workspace *w, const float *dt, int64_t columns, int count, int tokens) {
   const int heads = p->inner / p->headdim, channels = p->inner + 2 * p->state, steps = tokens * heads;
