@@ -258,8 +258,9 @@ def _estimate(
     finished = core * ratio * fine_width * n_bands * sample_bytes * (1 if plan.overlap else 2)
     read_cols = min(columns + plan.overlap + 2 * plan.halo, width)
     tile_pixels = read_rows * read_cols * ratio * ratio
-    on_gpu = budget.vram is not None or spec.host_bytes_per_pixel is None
-    working = spec.bytes_per_pixel if on_gpu else spec.host_bytes_per_pixel or 0
+    working = spec.bytes_per_pixel
+    if budget.vram is None and spec.host_bytes_per_pixel is not None:
+        working = spec.host_bytes_per_pixel
     per_tile = tile_pixels * (working + 2 * 4 * n_bands + 4 * n_msi)
     batch = 1
     vram = 0
