@@ -67,6 +67,6 @@ class GuideDenoiser(nn.Module):
         features = channels_last(torch.cat([x, detail, level], dim=1).to(next(self.parameters()).dtype))
         *hidden, last = self.convs
         for conv in hidden:
-            features = self.act(conv(features))
+            features = conv(features, act=self.act)
         cleaned: Tensor = msi - noise * last(features).float()
         return cleaned

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from hsfuse.errors import UsageError
 from hsfuse.fusion.nets.native import elementwise
 from hsfuse.fusion.nets.native import run as native
+from hsfuse.fusion.nets.native.convolution import convolve3x3
 from hsfuse.fusion.nets.ssm import Mamba1, Mamba2
 
 Activation = Literal["silu", "gelu", "none"]
@@ -55,9 +56,27 @@ def activated(act: nn.Module, fresh: Tensor, other: Tensor) -> Tensor:
     return out
 
 
-def conv3x3(in_channels: int, out_channels: int, *, bias: bool = True) -> nn.Conv2d:
+class SpatialConv(nn.Conv2d):
+    """3x3 convolution that keeps the size, zero outside, and what often follows it: a sum and an activation."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, bias: bool = True) -> None:
+        super().__init__(in_channels, out_channels, 3, padding=1, bias=bias)
+
+    def forward(self, x: Tensor, other: Tensor | None = None, act: nn.Module | None = None) -> Tensor:
+        """Return act(conv(x) + other) for (n, channel, row, col); without gradients in one pass if act is SiLU."""
+        if act is None or isinstance(act, _Silu):
+            done = convolve3x3(self, x, other, silu=act is not None)
+            if done is not None:
+                return done
+        out = super().forward(x)
+        if other is None:
+            return out if act is None else act(out)
+        return plus(out, other) if act is None else activated(act, out, other)
+
+
+def conv3x3(in_channels: int, out_channels: int, *, bias: bool = True) -> SpatialConv:
     """3x3 convolution that keeps the size."""
-    return nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=bias)
+    return SpatialConv(in_channels, out_channels, bias=bias)
 
 
 def arsinh(x: Tensor) -> Tensor:

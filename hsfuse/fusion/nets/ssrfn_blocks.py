@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor, nn
 
-from hsfuse.fusion.nets.layers import SequenceMixer, VolumeConv, activated, activation, conv1x1, conv3x3, plus
+from hsfuse.fusion.nets.layers import SequenceMixer, VolumeConv, activation, conv1x1, conv3x3
 from hsfuse.fusion.nets.native import elementwise
 
 if TYPE_CHECKING:
@@ -76,11 +76,15 @@ class ShallowFeatures(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Turn an image (n, channels, row, col) into features."""
         first, second, third, fourth = self.convs
-        inner = second(self.act(first(x)))
+        inner = first(x, act=self.act)
+        out: Tensor
         if self.skip_mode == "whole":
-            return plus(fourth(self.act(third(self.act(inner)))), self.skip(x))
-        pair = plus(inner, self.skip(x))
-        return plus(fourth(self.act(third(pair))), pair)
+            inner = third(second(inner, act=self.act), act=self.act)
+            out = fourth(inner, self.skip(x))
+        else:
+            pair = second(inner, self.skip(x))
+            out = fourth(third(pair, act=self.act), pair)
+        return out
 
 
 class DeepBlock(nn.Module):
@@ -96,15 +100,14 @@ class DeepBlock(nn.Module):
     def forward(self, u: Tensor) -> Tensor:
         """Refine features."""
         first, second, third = self.convs
-        local = second(self.act(first(u)))
-        if self.mixer is not None and self.where == "input":
-            local = activated(self.act, local, self.mixer(u))
-        elif self.mixer is not None:
+        local = first(u, act=self.act)
+        if self.mixer is not None and self.where == "local":
+            local = second(local)
             local = self.act(local + self.mixer(local))
         else:
-            local = self.act(local)
-        out: Tensor = third(local)
-        return plus(out, u) if self.residual else out
+            local = second(local, None if self.mixer is None else self.mixer(u), act=self.act)
+        out: Tensor = third(local, u if self.residual else None)
+        return out
 
 
 class DeepFeatures(nn.Module):
@@ -182,11 +185,7 @@ class SpatialCorrection(nn.Module):
         trust = torch.sigmoid(errors)
         for step in range(self.steps):
             conv = self.convs[step % len(self.convs)]
-            out = conv(self._all_gated(features, trust, first=step == 0))
-            if self.residual:
-                features = features + out if torch.is_grad_enabled() else out.add_(features)
-            else:
-                features = out
+            features = conv(self._all_gated(features, trust, first=step == 0), features if self.residual else None)
         return features
 
     def _all_gated(self, features: Tensor, trust: Tensor, *, first: bool) -> Tensor:

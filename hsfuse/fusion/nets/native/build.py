@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hsfuse.native.build import Kernels, KernelSource, NativeLibrary
 
-_FILES = ("mamba2_train.c", "mamba2.c", "elementwise.c", "draft.c")
+_FILES = ("mamba2_train.c", "mamba2.c", "elementwise.c", "winograd.c", "draft.c")
 KERNELS = Kernels(KernelSource("mamba2", tuple(Path(__file__).with_name(name) for name in _FILES)), "plain PyTorch")
 
 

@@ -32,6 +32,7 @@
 #define STEPS 2
 #endif
 
+#define HALF_VECS 4 /* of a block of the product in bfloat16 */
 #define TOKENS 48
 #define TAPS 4
 #define ALIGNMENT 64
@@ -206,41 +207,46 @@ static void product(const float *a, int64_t lda, const float *w, int depth, int 
 static int round_up(int value, int step) { return (value + step - 1) / step * step; }
 
 #if defined(__AVX512BF16__)
-/* As panel_product, with bfloat16 factors: two steps along the depth at once. */
+/* As panel_product, with bfloat16 factors: two steps along the depth at once. Blocks of any width have 24 sums. */
 INLINE void panel_product_half(const uint16_t *a, int64_t lda, const uint16_t *w, int depth, float *c, int64_t ldc,
                                int vecs) {
-  __m512 acc[ROWS][VECS];
-  for (int i = 0; i < ROWS; i++)
-    for (int j = 0; j < vecs; j++) acc[i][j] = _mm512_setzero_ps();
+  const int rows = 24 / vecs;
+  __m512 acc[24];
+  for (int i = 0; i < 24; i++) acc[i] = _mm512_setzero_ps();
   for (int k = 0; k < depth; k += 2) {
-    __m512bh row[VECS];
+    __m512bh row[HALF_VECS];
     for (int j = 0; j < vecs; j++) row[j] = (__m512bh)_mm512_loadu_si512(w + (k * vecs + 2 * j) * LANES);
-    for (int i = 0; i < ROWS; i++) {
+#pragma GCC unroll 24 /* else a block of one vector keeps its sums in memory */
+    for (int i = 0; i < rows; i++) {
       int32_t pair;
       memcpy(&pair, a + i * lda + k, sizeof pair);
       __m512bh both = (__m512bh)_mm512_set1_epi32(pair);
-      for (int j = 0; j < vecs; j++) acc[i][j] = _mm512_dpbf16_ps(acc[i][j], both, row[j]);
+      for (int j = 0; j < vecs; j++) acc[i * vecs + j] = _mm512_dpbf16_ps(acc[i * vecs + j], both, row[j]);
     }
   }
-  for (int i = 0; i < ROWS; i++)
-    for (int j = 0; j < vecs; j++) _mm512_storeu_ps(c + i * ldc + j * LANES, acc[i][j]);
+#pragma GCC unroll 24
+  for (int i = 0; i < rows; i++)
+    for (int j = 0; j < vecs; j++) _mm512_storeu_ps(c + i * ldc + j * LANES, acc[i * vecs + j]);
 }
 
+/* As product; a and c have room for rows rounded up to HALF_ROWS. */
 static void product_half(const uint16_t *a, int64_t lda, const uint16_t *w, int depth, int columns, float *c,
                          int64_t ldc, int rows) {
-  for (int first = 0; first < columns; first += VECS * LANES) {
-    int vecs = (columns - first) / LANES;
-    for (int i = 0; i < rows; i += ROWS) {
+  for (int first = 0; first < columns; first += HALF_VECS * LANES) {
+    const int left = (columns - first) / LANES, vecs = left < HALF_VECS ? left : HALF_VECS;
+    for (int i = 0; i < rows; i += 24 / vecs) {
       const uint16_t *from = a + i * lda;
       float *to = c + i * ldc + first;
-      if (vecs >= VECS)
-        panel_product_half(from, lda, w, depth, to, ldc, VECS);
+      if (vecs == 4)
+        panel_product_half(from, lda, w, depth, to, ldc, 4);
+      else if (vecs == 3)
+        panel_product_half(from, lda, w, depth, to, ldc, 3);
       else if (vecs == 2)
         panel_product_half(from, lda, w, depth, to, ldc, 2);
       else
         panel_product_half(from, lda, w, depth, to, ldc, 1);
     }
-    w += (int64_t)depth * LANES * (vecs >= VECS ? VECS : vecs);
+    w += (int64_t)depth * LANES * vecs;
   }
 }
 
@@ -276,8 +282,8 @@ void hsf_pack(const float *w, int32_t depth, int32_t columns, float *packed) {
 /* Pack w (columns, depth), given as bfloat16, into panels of pairs along an even depth. */
 void hsf_pack_half(const uint16_t *w, int32_t depth, int32_t columns, uint16_t *packed) {
   int padded = round_up(columns, LANES);
-  for (int first = 0; first < padded; first += VECS * LANES) {
-    int wide = padded - first < VECS * LANES ? padded - first : VECS * LANES;
+  for (int first = 0; first < padded; first += HALF_VECS * LANES) {
+    int wide = padded - first < HALF_VECS * LANES ? padded - first : HALF_VECS * LANES;
     for (int k = 0; k < depth; k += 2)
       for (int j = 0; j < wide; j++)
         for (int half = 0; half < 2; half++)

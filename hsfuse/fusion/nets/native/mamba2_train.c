@@ -7,6 +7,7 @@
 
 #include "mamba2.c"
 #include "elementwise.c"
+#include "winograd.c"
 #include "draft.c"
 
 #define BACK_STEPS 2
