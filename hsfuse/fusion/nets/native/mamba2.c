@@ -358,6 +358,137 @@ INLINE void scan_scaled(float *state, int64_t state_stride, int n_state, const f
   }
 }
 
+#if defined(__AVX512BF16__)
+#define CHUNK 8 /* tokens whose outputs stay in registers */
+#define MEETING (2 * CHUNK)
+
+typedef uint32_t two __attribute__((may_alias)); /* of bfloat16 */
+
+/* What all heads share of a block of tokens, in bfloat16. */
+typedef struct {
+  two *b;     /* TOKENS / 2 x state: B of two tokens side by side */
+  two *c;     /* TOKENS x state / 2 */
+  two *both;  /* TOKENS x CHUNK: C . B of a token with those of its two chunks, 0 where they do not meet */
+  two *whole; /* MEETING x state / 2: B of two chunks */
+} hsf_shared;
+
+/* (even and odd elements) of two vectors side by side */
+INLINE __m512i pair_up(vf even, vf odd) {
+  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
+                                         5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  return _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh((__m512)odd, (__m512)even));
+}
+
+INLINE vf dot(vf to, uint32_t pair, __m512i pairs) {
+  return (vf)_mm512_dpbf16_ps((__m512)to, (__m512bh)_mm512_set1_epi32((int)pair), (__m512bh)pairs);
+}
+
+
+static void transpose(__m512i m[16]) {
+  __m512i a[16], b[16];
+  for (int i = 0; i < 16; i += 2) {
+    a[i] = _mm512_unpacklo_epi32(m[i], m[i + 1]);
+    a[i + 1] = _mm512_unpackhi_epi32(m[i], m[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4)
+    for (int j = 0; j < 2; j++) {
+      b[i + 2 * j] = _mm512_unpacklo_epi64(a[i + j], a[i + j + 2]);
+      b[i + 2 * j + 1] = _mm512_unpackhi_epi64(a[i + j], a[i + j + 2]);
+    }
+  for (int j = 0; j < 4; j++) {
+    const __m512i p = _mm512_shuffle_i32x4(b[j], b[4 + j], 0x88), q = _mm512_shuffle_i32x4(b[8 + j], b[12 + j], 0x88);
+    const __m512i r = _mm512_shuffle_i32x4(b[j], b[4 + j], 0xdd), s = _mm512_shuffle_i32x4(b[8 + j], b[12 + j], 0xdd);
+    m[j] = _mm512_shuffle_i32x4(p, q, 0x88);
+    m[4 + j] = _mm512_shuffle_i32x4(r, s, 0x88);
+    m[8 + j] = _mm512_shuffle_i32x4(p, q, 0xdd);
+    m[12 + j] = _mm512_shuffle_i32x4(r, s, 0xdd);
+  }
+}
+
+/* Prepare B, C and the products of both; b and c are rows of ldv floats. */
+static void share(const hsf_shared *to, const float *b, const float *c, int64_t ldv, int n_state, int tokens) {
+  for (int t = 0; t < tokens; t += 2)
+    for (int n = 0; n < n_state; n += LANES) {
+      const __m512i pairs = pair_up(load(b + t * ldv + n), load(b + (t + 1) * ldv + n));
+      memcpy(to->b + t / 2 * n_state + n, &pairs, sizeof pairs);
+    }
+  for (int t = 0; t < tokens; t++)
+    for (int n = 0; n < n_state; n += LANES) store_half((uint16_t *)to->c + t * n_state + n, load(c + t * ldv + n));
+  for (int start = 0; start < tokens; start += MEETING) {
+    vf sums[MEETING];
+    const int some = tokens - start < MEETING ? tokens - start : MEETING;
+    for (int t = 0; t < MEETING; t++) {
+      sums[t] = (vf){0};
+      for (int n = 0; n < n_state; n += LANES)
+        store_half((uint16_t *)to->whole + t * n_state + n, t < some ? load(b + (start + t) * ldv + n) : (vf){0});
+    }
+    for (int n = 0; n < n_state; n += 2 * LANES) {
+      const int pairs = (n_state - n) / 2 < LANES ? (n_state - n) / 2 : LANES;
+      __m512i m[16];
+      for (int t = 0; t < 16; t++)
+        m[t] = _mm512_maskz_loadu_epi32((__mmask16)((1 << pairs) - 1), to->whole + (t * n_state + n) / 2);
+      transpose(m);
+      for (int t = 0; t < some; t++)
+        for (int k = 0; k < pairs; k++) sums[t] = dot(sums[t], to->c[((start + t) * n_state + n) / 2 + k], m[k]);
+    }
+    for (int t = 0; t < some; t++) {
+      const int own = t / CHUNK * CHUNK; /* the first token of its chunk */
+      const __mmask16 meet = (__mmask16)((2 << t) - (1 << own));
+      store_half((uint16_t *)(to->both + (start + t) * CHUNK), (vf)_mm512_maskz_mov_ps(meet, (__m512)sums[t]));
+    }
+  }
+}
+
+/* As scan_scaled, by products of bfloat16 pairs: CHUNK tokens meet the state before them, and each other, at once.
+ * The state is kept in units of the decay to the middle of its chunk, and in float32. `rise` is what brings it to
+ * the next chunk's unit but for `pending`, which the last chunk left; `grow` is the step over the decay since the
+ * middle, `fade` that decay.
+ */
+static float scan_chunks(float *state, int64_t state_stride, int n_state, const float *x, int64_t ldx,
+                         const hsf_shared *shared, const float *grow, const float *fade, const float *rise,
+                         int n_head, float pending, float skip, float *y, int64_t ldy, int tokens) {
+  const int64_t half = n_state / 2;
+  for (int t = 0; t < tokens; t += CHUNK) {
+    vf out[CHUNK][2];
+    __m512i in[CHUNK / 2][2];
+    for (int s = 0; s < CHUNK; s += 2)
+      for (int j = 0; j < 2; j++)
+        in[s / 2][j] = pair_up(load(x + (t + s) * ldx + j * LANES) * grow[(t + s) * n_head],
+                               load(x + (t + s + 1) * ldx + j * LANES) * grow[(t + s + 1) * n_head]);
+    const two *both = shared->both + t * CHUNK + t % MEETING / 2;
+    for (int s = 0; s < CHUNK; s++)
+      for (int j = 0; j < 2; j++) {
+        out[s][j] = (vf){0};
+        for (int k = 0; k <= s / 2; k++) out[s][j] = dot(out[s][j], both[s * CHUNK + k], in[k][j]);
+      }
+    const two *b = shared->b + t / 2 * n_state, *c = shared->c + t * n_state / 2;
+    const float unit = pending * rise[t / CHUNK * n_head];
+    for (int64_t n = 0; n < n_state; n += 2) {
+      vf h[2][2];
+      __m512i pairs[2];
+      for (int j = 0; j < 2; j++) {
+        for (int i = 0; i < 2; i++) h[i][j] = load(state + (n + i) * state_stride + j * LANES) * unit;
+        pairs[j] = pair_up(h[0][j], h[1][j]);
+      }
+      for (int s = 0; s < CHUNK; s++)
+        for (int j = 0; j < 2; j++) out[s][j] = dot(out[s][j], c[s * half], pairs[j]);
+      for (int i = 0; i < 2; i++)
+        for (int k = 0; k < CHUNK / 2; k++)
+          for (int j = 0; j < 2; j++) h[i][j] = dot(h[i][j], b[k * n_state + n + i], in[k][j]);
+      for (int i = 0; i < 2; i++)
+        for (int j = 0; j < 2; j++) store(state + (n + i) * state_stride + j * LANES, h[i][j]);
+      c++;
+    }
+    for (int s = 0; s < CHUNK; s++)
+      for (int j = 0; j < 2; j++)
+        store(y + (t + s) * ldy + j * LANES,
+              out[s][j] * fade[(t + s) * n_head] + load(x + (t + s) * ldx + j * LANES) * skip);
+    pending = fade[(t + CHUNK - 1) * n_head];
+  }
+  return pending;
+}
+#endif
+
 typedef struct {
   float *x;      /* TOKENS x width: input, normalised */
   float *proj;   /* (TOKENS + TAPS - 1) x columns: z, x, B, C, dt; the first rows are the previous block's last */
@@ -368,7 +499,12 @@ typedef struct {
   float *fade;   /* TOKENS x head */
   float *grow;   /* TOKENS x head */
   float *state;  /* state x inner */
+  float *rise;   /* TOKENS / CHUNK x head */
+  float *pending; /* head: what the state is still to be multiplied by */
   uint16_t *half; /* TOKENS x inner: factors of a product in bfloat16 */
+#if defined(__AVX512BF16__)
+  hsf_shared shared;
+#endif
 } workspace;
 
 /* a (tokens x depth) times a packed matrix, in bfloat16 where it is packed so. */
@@ -460,52 +596,100 @@ INLINE void convolve(const hsf_block *p, float *proj, int64_t columns, int count
     memmove(proj + k * columns + p->inner, proj + (count + k) * columns + p->inner, sizeof(float) * channels);
 }
 
-/* Decays below this, since the start of STEPS tokens, are too steep to divide by. */
+/* Decays below this, since the start of STEPS tokens or from the middle of a chunk, are too steep to divide by. */
 #define STEEPEST -60.0f
 
-static void scan(const hsf_block *p, const workspace *w, const float *dt, int64_t columns, int count, int tokens) {
+enum way { STEPWISE, SCALED, CHUNKED };
+
+/* Sum the logarithms of a head's decays as its way of scanning takes them, and say which way that is. */
+INLINE enum way sum_decays(const workspace *w, const float *step, float decay, int heads, int tokens, int chunks) {
+  float *passed = w->fade + (step - w->step);
+#if defined(__AVX512BF16__)
+  int gentle = chunks;
+  for (int t = 0; gentle && t < tokens; t += CHUNK) {
+    float now = 0.0f;
+    for (int s = 0; s < CHUNK; s++) {
+      now += step[(t + s) * heads] * decay;
+      passed[(t + s) * heads] = now;
+    }
+    const float middle = 0.5f * now;
+    for (int s = 0; s < CHUNK; s++) passed[(t + s) * heads] -= middle;
+    w->rise[t / CHUNK * heads + (step - w->step)] = middle;
+    gentle = middle > STEEPEST;
+  }
+  if (gentle) return CHUNKED;
+#else
+  (void)chunks;
+#endif
+  float lowest = 0.0f;
+  for (int t = 0; t < tokens; t++) {
+    const float now = (t % STEPS ? passed[(t - 1) * heads] : 0.0f) + step[t * heads] * decay;
+    passed[t * heads] = now;
+    lowest = now < lowest ? now : lowest;
+  }
+  if (lowest > STEEPEST) return SCALED;
+  for (int t = 0; t < tokens; t++) passed[t * heads] = step[t * heads] * decay;
+  return STEPWISE;
+}
+
+INLINE void scan(const hsf_block *p, const workspace *w, const float *dt, int64_t columns, int count, int tokens,
+                 int half) {
   const int heads = p->inner / p->headdim, channels = p->inner + 2 * p->state, steps = tokens * heads;
   for (int t = 0; t < tokens; t++)
     for (int h = 0; h < heads; h++) w->step[t * heads + h] = dt[t * columns + h] + p->dt_bias[h];
   for (int i = 0; i < steps; i += LANES) store(w->step + i, softplus(load(w->step + i)));
   /* Beyond the sequence's end nothing may happen to the state. */
   memset(w->step + count * heads, 0, sizeof(float) * (tokens - count) * heads);
-  float lowest = 0.0f;
-  for (int t = 0; t < tokens; t++)
-    for (int h = 0; h < heads; h++) {
-      const float before = t % STEPS ? w->fade[(t - 1) * heads + h] : 0.0f;
-      const float now = before + w->step[t * heads + h] * p->decay[h];
-      w->fade[t * heads + h] = now;
-      lowest = now < lowest ? now : lowest;
-    }
-  const int steep = !(lowest > STEEPEST);
-  if (steep)
-    for (int t = 0; t < tokens; t++)
-      for (int h = 0; h < heads; h++) w->fade[t * heads + h] = w->step[t * heads + h] * p->decay[h];
+
+  const int pair = p->headdim % (2 * LANES) == 0, chunks = half && pair && p->state % LANES == 0;
+  unsigned char way[heads];
+  for (int h = 0; h < heads; h++) way[h] = sum_decays(w, w->step + h, p->decay[h], heads, tokens, chunks);
   for (int i = 0; i < steps; i += LANES) {
     const vf passed = load(w->fade + i);
     store(w->fade + i, vexp(passed));
-    if (!steep) store(w->grow + i, load(w->step + i) * vexp(-passed));
+    store(w->grow + i, load(w->step + i) * vexp(-passed));
   }
 
   const float *b = w->mixed + p->inner, *c = b + p->state;
-  const int pair = p->headdim % (2 * LANES) == 0;
-  for (int first = 0; first < p->inner; first += pair ? 2 * LANES : LANES) {
-    int h = first / p->headdim;
-    float *state = w->state + first, *y = w->y + first;
-    const float *x = w->mixed + first;
-    if (steep && pair)
-      scan_piece(state, p->inner, p->state, x, channels, b, c, channels, w->step + h, w->fade + h, heads, p->skip[h], y,
-                 p->inner, tokens, 2);
-    else if (steep)
-      scan_piece(state, p->inner, p->state, x, channels, b, c, channels, w->step + h, w->fade + h, heads, p->skip[h], y,
-                 p->inner, tokens, 1);
-    else if (pair)
-      scan_scaled(state, p->inner, p->state, x, channels, b, c, channels, w->grow + h, w->fade + h, heads, p->skip[h],
-                  y, p->inner, tokens, 2);
-    else
-      scan_scaled(state, p->inner, p->state, x, channels, b, c, channels, w->grow + h, w->fade + h, heads, p->skip[h],
-                  y, p->inner, tokens, 1);
+#if defined(__AVX512BF16__)
+  if (chunks) {
+    for (int i = 0; i < tokens / CHUNK * heads; i += LANES) store(w->rise + i, vexp(load(w->rise + i)));
+    share(&w->shared, b, c, channels, p->state, tokens);
+  }
+#endif
+  for (int h = 0; h < heads; h++) {
+    const float *step = w->step + h, *fade = w->fade + h, *grow = w->grow + h;
+    float left = 1.0f;
+    for (int i = h * p->headdim; i < (h + 1) * p->headdim; i += pair ? 2 * LANES : LANES) {
+      float *state = w->state + i, *y = w->y + i;
+      const float *x = w->mixed + i;
+#if defined(__AVX512BF16__)
+      if (way[h] == CHUNKED) {
+        left = scan_chunks(state, p->inner, p->state, x, channels, &w->shared, grow, fade, w->rise + h, heads,
+                           w->pending[h], p->skip[h], y, p->inner, tokens);
+        continue;
+      }
+#endif
+      if (w->pending[h] != 1.0f)
+        for (int n = 0; n < p->state; n++)
+          for (int j = 0; j < (pair ? 2 * LANES : LANES); j += LANES) {
+            float *at = state + (int64_t)n * p->inner + j;
+            store(at, load(at) * w->pending[h]);
+          }
+      if (way[h] == STEPWISE && pair)
+        scan_piece(state, p->inner, p->state, x, channels, b, c, channels, step, fade, heads, p->skip[h], y, p->inner,
+                   tokens, 2);
+      else if (way[h] == STEPWISE)
+        scan_piece(state, p->inner, p->state, x, channels, b, c, channels, step, fade, heads, p->skip[h], y, p->inner,
+                   tokens, 1);
+      else if (pair)
+        scan_scaled(state, p->inner, p->state, x, channels, b, c, channels, grow, fade, heads, p->skip[h], y, p->inner,
+                    tokens, 2);
+      else
+        scan_scaled(state, p->inner, p->state, x, channels, b, c, channels, grow, fade, heads, p->skip[h], y, p->inner,
+                    tokens, 1);
+    }
+    w->pending[h] = left;
   }
 }
 
@@ -541,8 +725,8 @@ static float *take(char **cursor, int64_t floats) {
 INLINE int32_t run_block(const hsf_block *p, const hsf_layout *at, const void *u, void *out, int half) {
   const int heads = p->inner / p->headdim, channels = p->inner + 2 * p->state;
   const int columns = round_up(p->inner + channels + heads, LANES);
-  const int64_t room = (int64_t)TOKENS * (2 * p->width + channels + 2 * p->inner + 3 * (heads + LANES)) +
-                       (int64_t)(TOKENS + TAPS) * columns + (int64_t)p->state * p->inner + 16 * ALIGNMENT;
+  const int64_t room = (int64_t)TOKENS * (2 * p->width + channels + 2 * p->inner + 5 * (heads + LANES) + 2 * p->state) +
+                       (int64_t)(TOKENS + TAPS) * columns + (int64_t)p->state * p->inner + 24 * ALIGNMENT;
   void *memory;
   if (posix_memalign(&memory, ALIGNMENT, room * sizeof(float))) return 1;
   char *cursor = memory;
@@ -556,11 +740,20 @@ INLINE int32_t run_block(const hsf_block *p, const hsf_layout *at, const void *u
   w.fade = take(&cursor, (int64_t)TOKENS * heads + LANES);
   w.grow = take(&cursor, (int64_t)TOKENS * heads + LANES);
   w.state = take(&cursor, (int64_t)p->state * p->inner);
+  w.rise = take(&cursor, (int64_t)TOKENS * heads + LANES);
+  w.pending = take(&cursor, heads);
+#if defined(__AVX512BF16__)
+  w.shared.b = (two *)take(&cursor, (int64_t)TOKENS / 2 * p->state);
+  w.shared.c = (two *)take(&cursor, (int64_t)TOKENS / 2 * p->state);
+  w.shared.both = (two *)take(&cursor, (int64_t)TOKENS * CHUNK);
+  w.shared.whole = (two *)take(&cursor, (int64_t)MEETING / 2 * p->state);
+#endif
   w.half = (uint16_t *)take(&cursor, (int64_t)TOKENS * (p->inner > p->width ? p->inner : p->width) / 2);
   float *body = w.proj + (int64_t)(TAPS - 1) * columns;
   const int64_t size = half ? 2 : 4;
   for (int64_t s = 0; s < at->n_seq; s++) {
     memset(w.state, 0, sizeof(float) * p->state * p->inner);
+    for (int h = 0; h < heads; h++) w.pending[h] = 1.0f;
     memset(w.proj, 0, sizeof(float) * (TAPS - 1) * columns);
     for (int64_t t = 0; t < at->length; t += TOKENS) {
       const int count = at->length - t < TOKENS ? (int)(at->length - t) : TOKENS;
@@ -573,7 +766,7 @@ INLINE int32_t run_block(const hsf_block *p, const hsf_layout *at, const void *u
       foresee(to, at->out_token * size, count, p->width * size);
       project(&w, w.x, p->width, p->w_in, half ? p->w_in_half : 0, columns, body, columns, tokens);
       convolve(p, w.proj, columns, count, w.mixed, tokens, half);
-      scan(p, &w, body + p->inner + channels, columns, count, tokens);
+      scan(p, &w, body + p->inner + channels, columns, count, tokens, half);
       gate(p, body, columns, w.y, tokens, half);
       project(&w, w.y, p->inner, p->w_out, half ? p->w_out_half : 0, p->width, w.out, p->width, tokens);
       emit(p, at, from, to, count, w.out);
