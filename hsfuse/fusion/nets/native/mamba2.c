@@ -249,10 +249,6 @@ static void product_half(const uint16_t *a, int64_t lda, const uint16_t *w, int 
     w += (int64_t)depth * LANES * vecs;
   }
 }
-
-static void narrow(const float *x, int64_t count, uint16_t *to) {
-  for (int64_t i = 0; i < count; i += LANES) store_half(to + i, load(x + i));
-}
 #endif
 
 /* Whether products of bfloat16 factors are faster here than those of float32. */
@@ -507,36 +503,55 @@ typedef struct {
 #endif
 } workspace;
 
-/* a (tokens x depth) times a packed matrix, in bfloat16 where it is packed so. */
-static void project(const workspace *w, const float *a, int depth, const float *matrix, const uint16_t *matrix_half,
-                    int columns, float *c, int64_t ldc, int tokens) {
 #if defined(__AVX512BF16__)
-  if (matrix_half) {
-    narrow(a, (int64_t)tokens * depth, w->half);
+#define HALF_PRODUCT 1
+#else
+#define HALF_PRODUCT 0
+#endif
+
+/* Values that are the factor of a product next: bfloat16 where that is multiplied so, else float32. */
+INLINE void put_factor(float *x, uint16_t *narrow, int64_t i, vf value, int half) {
+  if (half && HALF_PRODUCT)
+    store_half(narrow + i, value);
+  else
+    store(x + i, value);
+}
+
+/* What put_factor left (tokens x depth) times a packed matrix. */
+INLINE void project(const workspace *w, const float *x, int depth, const float *matrix, const uint16_t *matrix_half,
+                    int columns, float *c, int64_t ldc, int tokens, int half) {
+#if HALF_PRODUCT
+  if (half) {
     product_half(w->half, depth, matrix_half, depth, columns, c, ldc, tokens);
     return;
   }
 #else
   (void)w;
   (void)matrix_half;
+  (void)half;
 #endif
-  product(a, depth, matrix, depth, columns, c, ldc, tokens);
+  product(x, depth, matrix, depth, columns, c, ldc, tokens);
 }
 
-static void fetch(const hsf_block *p, const hsf_layout *at, const void *from, int count, float *x, int tokens) {
+/* Read tokens and normalise them: the first product's factor. */
+INLINE void fetch(const hsf_block *p, const workspace *w, const hsf_layout *at, const void *from, int count, int tokens,
+                  int half) {
   const int width = p->width;
-  for (int t = 0; t < count; t++) {
-    float *row = x + (int64_t)t * width;
-    if (at->half) {
-      const uint16_t *source = (const uint16_t *)from + t * at->in_token;
-      for (int i = 0; i < width; i += LANES) store(row + i, load_half(source + i));
-    } else {
-      const float *source = (const float *)from + t * at->in_token;
-      for (int i = 0; i < width; i += LANES) store(row + i, load(source + i));
+  for (int t = 0; t < tokens; t++) {
+    float *row = w->x + (int64_t)t * width;
+    if (t >= count) {
+      for (int i = 0; i < width; i += LANES) put_factor(w->x, w->half, (int64_t)t * width + i, (vf){0}, half);
+      continue;
+    }
+    vf total = (vf){0};
+    for (int i = 0; i < width; i += LANES) {
+      const vf value = half ? load_half((const uint16_t *)from + t * at->in_token + i)
+                            : load((const float *)from + t * at->in_token + i);
+      total += value;
+      store(row + i, value);
+      if (!p->has_norm) put_factor(w->x, w->half, (int64_t)t * width + i, value, half);
     }
     if (!p->has_norm) continue;
-    vf total = (vf){0};
-    for (int i = 0; i < width; i += LANES) total += load(row + i);
     float mean = sum(total) / width;
     vf squares = (vf){0};
     for (int i = 0; i < width; i += LANES) {
@@ -545,9 +560,9 @@ static void fetch(const hsf_block *p, const hsf_layout *at, const void *from, in
     }
     float scale = 1.0f / __builtin_sqrtf(sum(squares) / width + p->ln_eps);
     for (int i = 0; i < width; i += LANES)
-      store(row + i, (load(row + i) - mean) * scale * load(p->ln_weight + i) + load(p->ln_bias + i));
+      put_factor(w->x, w->half, (int64_t)t * width + i,
+                 (load(row + i) - mean) * scale * load(p->ln_weight + i) + load(p->ln_bias + i), half);
   }
-  memset(x + (int64_t)count * width, 0, sizeof(float) * width * (tokens - count));
 }
 
 static void emit(const hsf_block *p, const hsf_layout *at, const void *from, void *to, int count, const float *out) {
@@ -693,10 +708,11 @@ INLINE void scan(const hsf_block *p, const workspace *w, const float *dt, int64_
   }
 }
 
-/* y <- normalised y . silu(z) */
-INLINE void gate(const hsf_block *p, const float *z, int64_t columns, float *y, int count, int half) {
+/* Normalised y . silu(z): the second product's factor. */
+INLINE void gate(const hsf_block *p, const float *z, int64_t columns, float *y, uint16_t *narrow, int count, int half) {
   for (int t = 0; t < count; t++) {
-    float *row = y + (int64_t)t * p->inner;
+    const int64_t start = (int64_t)t * p->inner;
+    float *row = y + start;
     vf squares = (vf){0};
     for (int i = 0; i < p->inner; i += LANES) {
       const vf open = load(z + t * columns + i);
@@ -705,7 +721,8 @@ INLINE void gate(const hsf_block *p, const float *z, int64_t columns, float *y, 
       store(row + i, value);
     }
     float scale = 1.0f / __builtin_sqrtf(sum(squares) / p->inner + p->rms_eps);
-    for (int i = 0; i < p->inner; i += LANES) store(row + i, load(row + i) * scale * load(p->rms_weight + i));
+    for (int i = 0; i < p->inner; i += LANES)
+      put_factor(y, narrow, start + i, load(row + i) * scale * load(p->rms_weight + i), half);
   }
 }
 
@@ -760,15 +777,15 @@ INLINE int32_t run_block(const hsf_block *p, const hsf_layout *at, const void *u
       const int tokens = round_up(count, ROWS); /* what is beyond the end is computed and left out */
       const char *from = (const char *)u + (s * at->in_seq + t * at->in_token) * size;
       char *to = (char *)out + (s * at->out_seq + t * at->out_token) * size;
-      fetch(p, at, from, count, w.x, tokens);
+      fetch(p, &w, at, from, count, tokens, half);
       const int64_t left = at->length - t - count, ahead = left < TOKENS ? left : TOKENS;
       foresee(from + count * at->in_token * size, at->in_token * size, (int)ahead, p->width * size);
       foresee(to, at->out_token * size, count, p->width * size);
-      project(&w, w.x, p->width, p->w_in, half ? p->w_in_half : 0, columns, body, columns, tokens);
+      project(&w, w.x, p->width, p->w_in, p->w_in_half, columns, body, columns, tokens, half);
       convolve(p, w.proj, columns, count, w.mixed, tokens, half);
       scan(p, &w, body + p->inner + channels, columns, count, tokens, half);
-      gate(p, body, columns, w.y, tokens, half);
-      project(&w, w.y, p->inner, p->w_out, half ? p->w_out_half : 0, p->width, w.out, p->width, tokens);
+      gate(p, body, columns, w.y, w.half, tokens, half);
+      project(&w, w.y, p->inner, p->w_out, p->w_out_half, p->width, w.out, p->width, tokens, half);
       emit(p, at, from, to, count, w.out);
     }
   }

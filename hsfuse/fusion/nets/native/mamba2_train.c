@@ -257,7 +257,7 @@ int32_t hsf_core_forward(const hsf_block *p, int64_t n_seq, int64_t length, cons
       const int count = length - t < TOKENS ? (int)(length - t) : TOKENS;
       prepare(p, &w, proj, t, count);
       scan_block(p, &w, w.y);
-      gate(p, proj + t * w.columns, w.columns, w.y, count, 0);
+      gate(p, proj + t * w.columns, w.columns, w.y, 0, count, 0);
       memcpy(out + t * p->inner, w.y, sizeof(float) * count * p->inner);
     }
     proj += length * w.columns;

@@ -8,12 +8,8 @@
  */
 
 #define SPOTS 16 /* values of a transformed tile */
-#ifndef RUN
-#define RUN 48   /* tiles of a run; a multiple of the rows of every product */
-#endif
-#ifndef PAD
-#define PAD 16
-#endif
+#define RUN 48   /* tiles of a run; a multiple of the rows of every product's block */
+#define GROUP 32 /* channels that are transformed together in bfloat16 */
 
 /* Mirrored by a ctypes.Structure. */
 typedef struct {
@@ -44,7 +40,7 @@ INLINE vf get_some(const float *p, int count) {
 }
 
 /* Channels as the transformed input has them. */
-int32_t hsf_conv_depth(int32_t inputs, int32_t half) { return round_up(inputs, half ? 32 : LANES); }
+int32_t hsf_conv_depth(int32_t inputs, int32_t half) { return round_up(inputs, half ? GROUP : LANES); }
 
 /* The rows of a column of four pixels, transformed. */
 INLINE void transform_column(const float *const row[4], int64_t at, int inside, int count, vf to[4]) {
@@ -85,8 +81,6 @@ INLINE void enter_tiles(const hsf_conv *p, const hsf_images *at, const float *co
 }
 
 #if defined(__AVX512BF16__)
-#define GROUP 32 /* channels that are transformed together in bfloat16 */
-
 /* A column of four pixels: the even channels of a group, then the odd ones, as they lie in pairs. */
 INLINE void load_column(const uint16_t *const row[4], int64_t at, const __mmask32 mask[4], int inside, vf d[4][2]) {
   for (int r = 0; r < 4; r++) {
@@ -202,8 +196,9 @@ INLINE void enter_run(const hsf_conv *p, const hsf_images *at, int64_t tile, int
 INLINE int32_t convolve_tiles(const hsf_conv *p, const hsf_images *at, int64_t first, int64_t last, int half) {
   const int64_t high = (at->rows + 1) / 2, wide = (at->cols + 1) / 2, size = half ? 2 : 4;
   const int depth = hsf_conv_depth(p->inputs, half);
-  /* Distances that are no powers of two: the 16 spots of a tile must not share a few lines of the cache. */
-  const int64_t spot = (int64_t)RUN * depth + PAD * 4 / size, done = (int64_t)RUN * p->outputs + PAD;
+  /* One line more than needed: with distances near powers of two the 16 spots of a tile would share a few lines of
+   * the first-level cache. */
+  const int64_t spot = (int64_t)RUN * depth + ALIGNMENT / size, done = (int64_t)RUN * p->outputs + LANES;
   void *memory;
   if (posix_memalign(&memory, ALIGNMENT, SPOTS * (spot * size + done * sizeof(float)))) return 1;
   float *m = memory;
@@ -230,11 +225,6 @@ INLINE int32_t convolve_tiles(const hsf_conv *p, const hsf_images *at, int64_t f
   }
   free(memory);
   return 0;
-}
-
-/* Tiles of `images` images. */
-int64_t hsf_conv_tiles(int64_t images, int64_t rows, int64_t cols) {
-  return images * ((rows + 1) / 2) * ((cols + 1) / 2);
 }
 
 /* Convolve the given tiles, counted along rows of tiles. Returns 0, or 1 when there is no memory. */
