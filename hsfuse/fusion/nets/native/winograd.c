@@ -1,21 +1,32 @@
-/* 3x3 convolution of images whose channels lie side by side, zero outside, by Winograd's F(2x2, 3x3).
+/* 3x3 convolution of images whose channels lie side by side, zero outside, by Winograd's F(4x4, 3x3).
  *
- * A tile of 4 x 4 input pixels yields 2 x 2 output pixels by 16 products instead of 36: both sides are transformed
- * by additions, and each of the 16 transformed values has a matrix product over the channels of its own. Tiles are
- * worked off in runs that stay in the second-level cache. Bias, an image to add and SiLU come with the last pass.
+ * A tile of 6 x 6 input pixels yields 4 x 4 output pixels by 36 products instead of 144: both sides are transformed,
+ * and each of the 36 transformed values has a matrix product over the channels of its own. Tiles are worked off in
+ * runs that stay in the second-level cache. Bias, an image to add and SiLU come with the last pass.
+ *
+ * The points of interpolation are 0, +-NEAR, +-FAR and infinity. Those of the textbooks (1 and 2) would double the
+ * error in bfloat16.
  *
  * A. Lavin, S. Gray, Fast algorithms for convolutional neural networks, CVPR 2016.
  */
 
-#define SPOTS 16 /* values of a transformed tile */
-#define RUN 48   /* tiles of a run; a multiple of the rows of every product's block */
+#define STEP 4   /* output pixels of a tile, along each side */
+#define WINDOW 6 /* input pixels */
+#define SPOTS (WINDOW * WINDOW)
+#define RUN 24   /* tiles of a run; a multiple of the rows of every product's block */
 #define GROUP 32 /* channels that are transformed together in bfloat16 */
+#define RING 8   /* columns that are kept, a power of two */
+
+#define NEAR (2.0f / 3.0f)
+#define FAR (4.0f / 3.0f)
+#define NEAR2 (NEAR * NEAR)
+#define FAR2 (FAR * FAR)
 
 /* Mirrored by a ctypes.Structure. */
 typedef struct {
   int32_t inputs, outputs; /* channels; outputs is a multiple of LANES */
   int32_t half, silu;      /* float32 or bfloat16; whether SiLU follows */
-  const void *weight;      /* 16 packed matrices, depth rounded up to LANES */
+  const void *weight;      /* 36 packed matrices, depth as hsf_conv_depth says */
   const float *bias;       /* or null */
 } hsf_conv;
 
@@ -26,144 +37,149 @@ typedef struct {
   void *out;
 } hsf_images;
 
-/* `count` values, the rest zero. */
-INLINE vf get_some(const float *p, int count) {
-#if defined(__AVX512F__)
-  const __mmask16 mask = count < LANES ? (1 << count) - 1 : 0xffff;
-  return (vf)_mm512_maskz_loadu_ps(mask, p);
-#else
-  if (count >= LANES) return load(p);
-  float values[LANES] = {0};
-  memcpy(values, p, count * sizeof *values);
-  return load(values);
-#endif
-}
+/* Side of a tile in output pixels. */
+int32_t hsf_conv_step(void) { return STEP; }
+
+/* Tiles that are worked off together. */
+int32_t hsf_conv_run(void) { return RUN; }
 
 /* Channels as the transformed input has them. */
 int32_t hsf_conv_depth(int32_t inputs, int32_t half) { return round_up(inputs, half ? GROUP : LANES); }
 
-/* The rows of a column of four pixels, transformed. */
-INLINE void transform_column(const float *const row[4], int64_t at, int inside, int count, vf to[4]) {
-  vf d[4];
-  for (int r = 0; r < 4; r++) d[r] = inside && row[r] ? get_some(row[r] + at, count) : (vf){0};
-  to[0] = d[0] - d[2];
-  to[1] = d[1] + d[2];
-  to[2] = d[2] - d[1];
-  to[3] = d[1] - d[3];
+/* The transform of the weights, (WINDOW x 3): values at the points over the product of distances to the others. */
+void hsf_conv_points(float *to) {
+  const float points[WINDOW - 1] = {0.0f, NEAR, -NEAR, FAR, -FAR};
+  for (int i = 0; i < WINDOW - 1; i++) {
+    float distances = 1.0f;
+    for (int j = 0; j < WINDOW - 1; j++)
+      if (j != i) distances *= points[i] - points[j];
+    for (int k = 0; k < 3; k++) to[3 * i + k] = (k == 0 ? 1.0f : k == 1 ? points[i] : points[i] * points[i]) / distances;
+  }
+  to[3 * (WINDOW - 1)] = to[3 * (WINDOW - 1) + 1] = 0.0f;
+  to[3 * (WINDOW - 1) + 2] = 1.0f;
+}
+
+/* Vectors of a group of channels. */
+INLINE int vectors(int half) { return half ? 2 : 1; }
+
+/* Some channels of a pixel, zero beyond `count`. In bfloat16 the even ones, then the odd ones, as they lie in pairs. */
+INLINE void load_group(const void *row, int64_t at, int count, int half, vf to[2]) {
+#if defined(__AVX512BF16__)
+  if (half) {
+    const __mmask32 mask = count < GROUP ? ((__mmask32)1 << count) - 1 : ~(__mmask32)0;
+    const __m512i both = _mm512_maskz_loadu_epi16(mask, (const uint16_t *)row + at);
+    to[0] = (vf)_mm512_slli_epi32(both, 16);
+    to[1] = (vf)_mm512_and_si512(both, _mm512_set1_epi32((int)0xffff0000));
+    return;
+  }
+#else
+  (void)half;
+#endif
+  const float *p = (const float *)row + at;
+#if defined(__AVX512F__)
+  to[0] = (vf)_mm512_maskz_loadu_ps(count < LANES ? (__mmask16)((1 << count) - 1) : 0xffff, p);
+#else
+  if (count >= LANES) {
+    to[0] = load(p);
+    return;
+  }
+  float values[LANES] = {0};
+  memcpy(values, p, count * sizeof *values);
+  to[0] = load(values);
+#endif
+}
+
+/* Store a group as load_group has split it: the matrices' rows lie in the same order. */
+INLINE void put_group(void *p, int64_t at, const vf x[2], int half) {
+#if defined(__AVX512BF16__)
+  if (half) {
+    const __m512bh both = _mm512_cvtne2ps_pbh((__m512)x[1], (__m512)x[0]);
+    memcpy((uint16_t *)p + at, &both, sizeof both);
+    return;
+  }
+#else
+  (void)half;
+#endif
+  store((float *)p + at, x[0]);
+}
+
+INLINE void spread(const vf d[WINDOW], vf to[WINDOW]) {
+  const vf even_far = d[4] - FAR2 * d[2], odd_far = NEAR * (d[3] - FAR2 * d[1]);
+  const vf even_near = d[4] - NEAR2 * d[2], odd_near = FAR * (d[3] - NEAR2 * d[1]);
+  to[0] = d[4] - (NEAR2 + FAR2) * d[2] + NEAR2 * FAR2 * d[0];
+  to[1] = even_far + odd_far;
+  to[2] = even_far - odd_far;
+  to[3] = even_near + odd_near;
+  to[4] = even_near - odd_near;
+  to[5] = d[5] - (NEAR2 + FAR2) * d[3] + NEAR2 * FAR2 * d[1];
+}
+
+INLINE void gather_back(const vf m[WINDOW], vf to[STEP]) {
+  const vf even_near = m[1] + m[2], odd_near = m[1] - m[2], even_far = m[3] + m[4], odd_far = m[3] - m[4];
+  to[0] = m[0] + even_near + even_far;
+  to[1] = NEAR * odd_near + FAR * odd_far;
+  to[2] = NEAR2 * even_near + FAR2 * even_far;
+  to[3] = NEAR * NEAR2 * odd_near + FAR * FAR2 * odd_far + m[5];
 }
 
 /* Transform `tiles` tiles of one row of tiles: v[spot][tile][channel], `spot` values apart. */
-INLINE void enter_tiles(const hsf_conv *p, const hsf_images *at, const float *const row[4], int64_t first, int tiles,
-                        float *v, int64_t spot, int depth) {
-  for (int ch = 0; ch < depth; ch += LANES) {
+INLINE void enter_tiles(const hsf_conv *p, const hsf_images *at, const void *const row[WINDOW], int64_t first,
+                        int tiles, void *v, int64_t spot, int depth, int half) {
+  const int vecs = vectors(half);
+  vf ring[RING][WINDOW][2]; /* transformed columns */
+  for (int ch = 0; ch < depth; ch += vecs * LANES) {
     const int count = p->inputs - ch;
-    vf c[4][4]; /* column, row */
-    for (int x = 0; x < 2; x++) {
-      const int64_t col = 2 * first - 1 + x;
-      transform_column(row, col * p->inputs + ch, col >= 0 && col < at->cols, count, c[x]);
-    }
+    int64_t known = 0;
     for (int t = 0; t < tiles; t++) {
-      for (int x = 2; x < 4; x++) {
-        const int64_t col = 2 * (first + t) - 1 + x;
-        transform_column(row, col * p->inputs + ch, col < at->cols, count, c[x]);
-      }
-      const int64_t to = (int64_t)t * depth + ch;
-      for (int r = 0; r < 4; r++) {
-        store(v + to + (4 * r + 0) * spot, c[0][r] - c[2][r]);
-        store(v + to + (4 * r + 1) * spot, c[1][r] + c[2][r]);
-        store(v + to + (4 * r + 2) * spot, c[2][r] - c[1][r]);
-        store(v + to + (4 * r + 3) * spot, c[1][r] - c[3][r]);
-        c[0][r] = c[2][r];
-        c[1][r] = c[3][r];
-      }
-    }
-  }
-}
-
-#if defined(__AVX512BF16__)
-/* A column of four pixels: the even channels of a group, then the odd ones, as they lie in pairs. */
-INLINE void load_column(const uint16_t *const row[4], int64_t at, const __mmask32 mask[4], int inside, vf d[4][2]) {
-  for (int r = 0; r < 4; r++) {
-    const __m512i both = _mm512_maskz_loadu_epi16(inside ? mask[r] : 0, row[r] + at);
-    d[r][0] = (vf)_mm512_slli_epi32(both, 16);
-    d[r][1] = (vf)_mm512_and_si512(both, _mm512_set1_epi32((int)0xffff0000));
-  }
-}
-
-INLINE void put_pair(uint16_t *p, vf low, vf high) {
-  const __m512bh both = _mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
-  memcpy(p, &both, sizeof both);
-}
-
-/* As enter_tiles. Within a group the even channels come first: the matrices' rows lie in the same order. */
-static void enter_tiles_half(const hsf_conv *p, const hsf_images *at, const uint16_t *const row[4], int64_t first,
-                             int tiles, uint16_t *v, int64_t spot, int depth) {
-  for (int ch = 0; ch < depth; ch += GROUP) {
-    const __mmask32 most = p->inputs - ch < GROUP ? ((__mmask32)1 << (p->inputs - ch)) - 1 : ~(__mmask32)0;
-    __mmask32 mask[4];
-    for (int r = 0; r < 4; r++) mask[r] = row[r] ? most : 0;
-    vf old[2][4][2]; /* the two left columns, transformed: column, row, even or odd */
-    for (int x = 0; x < 2; x++) {
-      vf d[4][2];
-      const int64_t col = 2 * first - 1 + x;
-      load_column(row, col * p->inputs + ch, mask, col >= 0 && col < at->cols, d);
-      for (int k = 0; k < 2; k++) {
-        old[x][0][k] = d[0][k] - d[2][k];
-        old[x][1][k] = d[1][k] + d[2][k];
-        old[x][2][k] = d[2][k] - d[1][k];
-        old[x][3][k] = d[1][k] - d[3][k];
-      }
-    }
-    for (int t = 0; t < tiles; t++) {
-      vf d[2][4][2];
-      for (int x = 0; x < 2; x++) {
-        const int64_t col = 2 * (first + t) + 1 + x;
-        load_column(row, col * p->inputs + ch, mask, col < at->cols, d[x]);
-      }
-      uint16_t *to = v + (int64_t)t * depth + ch;
-      for (int r = 0; r < 4; r++) {
-        vf c[4][2];
-        for (int k = 0; k < 2; k++) {
-          for (int x = 0; x < 2; x++) {
-            c[x][k] = old[x][r][k];
-            c[2 + x][k] = r == 0   ? d[x][0][k] - d[x][2][k]
-                          : r == 1 ? d[x][1][k] + d[x][2][k]
-                          : r == 2 ? d[x][2][k] - d[x][1][k]
-                                   : d[x][1][k] - d[x][3][k];
-            old[x][r][k] = c[2 + x][k];
-          }
+      for (; known < STEP * t + WINDOW; known++) {
+        const int64_t col = STEP * first - 1 + known;
+        vf d[2][WINDOW], to[2][WINDOW];
+        for (int r = 0; r < WINDOW; r++) {
+          vf one[2] = {(vf){0}, (vf){0}};
+          if (row[r] && col >= 0 && col < at->cols) load_group(row[r], col * p->inputs + ch, count, half, one);
+          for (int k = 0; k < vecs; k++) d[k][r] = one[k];
         }
-        put_pair(to + (4 * r + 0) * spot, c[0][0] - c[2][0], c[0][1] - c[2][1]);
-        put_pair(to + (4 * r + 1) * spot, c[1][0] + c[2][0], c[1][1] + c[2][1]);
-        put_pair(to + (4 * r + 2) * spot, c[2][0] - c[1][0], c[2][1] - c[1][1]);
-        put_pair(to + (4 * r + 3) * spot, c[1][0] - c[3][0], c[1][1] - c[3][1]);
+        for (int k = 0; k < vecs; k++) {
+          spread(d[k], to[k]);
+          for (int r = 0; r < WINDOW; r++) ring[known % RING][r][k] = to[k][r];
+        }
+      }
+      for (int r = 0; r < WINDOW; r++) {
+        vf d[2][WINDOW], to[2][WINDOW];
+        for (int k = 0; k < vecs; k++) {
+          for (int x = 0; x < WINDOW; x++) d[k][x] = ring[(STEP * t + x) % RING][r][k];
+          spread(d[k], to[k]);
+        }
+        for (int x = 0; x < WINDOW; x++) {
+          const vf both[2] = {to[0][x], to[vecs - 1][x]};
+          put_group(v, (r * WINDOW + x) * spot + (int64_t)t * depth + ch, both, half);
+        }
       }
     }
   }
 }
-#endif
 
 /* Transform products back, finish and store the pixels of one tile that lie inside the image. */
 INLINE void leave_tile(const hsf_conv *p, const hsf_images *at, const float *m, int64_t spot, int64_t pixel, int rows,
                        int cols, int half) {
   for (int ch = 0; ch < p->outputs; ch += LANES) {
-    vf s[2][4];
-    for (int x = 0; x < 4; x++) {
-      const vf a = load(m + x * spot + ch), b = load(m + (4 + x) * spot + ch), c = load(m + (8 + x) * spot + ch),
-               d = load(m + (12 + x) * spot + ch);
-      s[0][x] = a + b + c;
-      s[1][x] = b - c - d;
+    vf s[WINDOW][STEP];
+    for (int x = 0; x < WINDOW; x++) {
+      vf column[WINDOW];
+      for (int r = 0; r < WINDOW; r++) column[r] = load(m + (r * WINDOW + x) * spot + ch);
+      gather_back(column, s[x]);
     }
     const vf bias = p->bias ? load(p->bias + ch) : (vf){0};
-    for (int y = 0; y < 2; y++) {
-      vf value[2] = {s[y][0] + s[y][1] + s[y][2], s[y][1] - s[y][2] - s[y][3]};
-      for (int x = 0; x < 2; x++) {
-        if (y >= rows || x >= cols) continue;
+    for (int y = 0; y < rows; y++) {
+      vf line[WINDOW], done[STEP];
+      for (int x = 0; x < WINDOW; x++) line[x] = s[x][y];
+      gather_back(line, done);
+      for (int x = 0; x < cols; x++) {
         const int64_t i = (pixel + y * at->cols + x) * p->outputs + ch;
-        vf done = value[x] + bias;
-        if (at->other) done += get(at->other, i, half);
-        if (p->silu) done *= sigmoid(done, half);
-        put(at->out, i, half, done);
+        vf value = done[x] + bias;
+        if (at->other) value += get(at->other, i, half);
+        if (p->silu) value *= sigmoid(value, half);
+        put(at->out, i, half, value);
       }
     }
   }
@@ -172,32 +188,25 @@ INLINE void leave_tile(const hsf_conv *p, const hsf_images *at, const float *m, 
 /* Transform a run of tiles, some in each row of tiles that it meets. */
 INLINE void enter_run(const hsf_conv *p, const hsf_images *at, int64_t tile, int count, void *v, int64_t spot,
                       int depth, int half) {
-  const int64_t high = (at->rows + 1) / 2, wide = (at->cols + 1) / 2, size = half ? 2 : 4;
+  const int64_t high = (at->rows + STEP - 1) / STEP, wide = (at->cols + STEP - 1) / STEP, size = half ? 2 : 4;
   for (int t = 0; t < count;) {
-    const int64_t line = (tile + t) / wide, col = (tile + t) % wide, image = line / high, top = line % high * 2;
+    const int64_t line = (tile + t) / wide, col = (tile + t) % wide, image = line / high, top = line % high * STEP;
     const int some = count - t < wide - col ? count - t : (int)(wide - col);
-    const void *row[4];
-    for (int r = 0; r < 4; r++) {
-      const int64_t y = top - 1 + r;
-      const int64_t start = (image * at->rows + y) * at->cols * p->inputs;
+    const void *row[WINDOW];
+    for (int r = 0; r < WINDOW; r++) {
+      const int64_t y = top - 1 + r, start = (image * at->rows + y) * at->cols * p->inputs;
       row[r] = y < 0 || y >= at->rows ? 0 : (const char *)at->in + start * size;
     }
-    void *to = (char *)v + (int64_t)t * depth * size;
-#if defined(__AVX512BF16__)
-    if (half)
-      enter_tiles_half(p, at, (const uint16_t *const *)row, col, some, to, spot, depth);
-    else
-#endif
-      enter_tiles(p, at, (const float *const *)row, col, some, to, spot, depth);
+    enter_tiles(p, at, row, col, some, (char *)v + (int64_t)t * depth * size, spot, depth, half);
     t += some;
   }
 }
 
 INLINE int32_t convolve_tiles(const hsf_conv *p, const hsf_images *at, int64_t first, int64_t last, int half) {
-  const int64_t high = (at->rows + 1) / 2, wide = (at->cols + 1) / 2, size = half ? 2 : 4;
+  const int64_t high = (at->rows + STEP - 1) / STEP, wide = (at->cols + STEP - 1) / STEP, size = half ? 2 : 4;
   const int depth = hsf_conv_depth(p->inputs, half);
-  /* One line more than needed: with distances near powers of two the 16 spots of a tile would share a few lines of
-   * the first-level cache. */
+  /* One line more than needed: with distances near powers of two the spots of a tile would share a few lines of the
+   * first-level cache. */
   const int64_t spot = (int64_t)RUN * depth + ALIGNMENT / size, done = (int64_t)RUN * p->outputs + LANES;
   void *memory;
   if (posix_memalign(&memory, ALIGNMENT, SPOTS * (spot * size + done * sizeof(float)))) return 1;
@@ -209,7 +218,7 @@ INLINE int32_t convolve_tiles(const hsf_conv *p, const hsf_images *at, int64_t f
     for (int i = 0; i < SPOTS; i++) {
       const char *from = v + i * spot * size, *matrix = (const char *)p->weight + i * depth * p->outputs * size;
       float *to = m + i * done;
-#if defined(__AVX512BF16__)
+#if HALF_PRODUCT
       if (half)
         product_half((const uint16_t *)from, depth, (const uint16_t *)matrix, depth, p->outputs, to, p->outputs, count);
       else
@@ -217,10 +226,15 @@ INLINE int32_t convolve_tiles(const hsf_conv *p, const hsf_images *at, int64_t f
         product((const float *)from, depth, (const float *)matrix, depth, p->outputs, to, p->outputs, count);
     }
     for (int t = 0; t < count; t++) {
-      const int64_t line = (tile + t) / wide, col = (tile + t) % wide * 2, image = line / high, top = line % high * 2;
-      const int64_t pixel = (image * at->rows + top) * at->cols + col;
-      leave_tile(p, at, m + (int64_t)t * p->outputs, done, pixel, top + 1 < at->rows ? 2 : 1,
-                 col + 1 < at->cols ? 2 : 1, half);
+      const int64_t line = (tile + t) / wide, col = (tile + t) % wide * STEP, top = line % high * STEP;
+      const int64_t pixel = (line / high * at->rows + top) * at->cols + col;
+      const int rows = at->rows - top < STEP ? (int)(at->rows - top) : STEP;
+      const int cols = at->cols - col < STEP ? (int)(at->cols - col) : STEP;
+      const float *from = m + (int64_t)t * p->outputs;
+      if (rows == STEP && cols == STEP)
+        leave_tile(p, at, from, done, pixel, STEP, STEP, half);
+      else
+        leave_tile(p, at, from, done, pixel, rows, cols, half);
     }
   }
   free(memory);
