@@ -4,7 +4,7 @@
  * maps of all bands are made: features of both, and what skips the network. Elsewhere that takes a dozen passes.
  */
 
-#define PIXELS (VECS * LANES) /* of a row that are multiplied at a time */
+#define PIXELS (SUMS / ROWS * LANES) /* of a row that are multiplied at a time */
 
 typedef struct {
   int64_t bands, rows, cols, plane, ratio;       /* plane: floats from band to band of the draft */
@@ -132,7 +132,8 @@ INLINE void map_panel(const void *weight, const void *panels, int64_t panel, int
   const int rows = round_up((int)count, ROWS);
 #if defined(__AVX512BF16__)
   if (half) {
-    product_half(weight, depth, (const uint16_t *)panels + panel * PIXELS * depth, (int)depth, PIXELS, out, PIXELS, rows);
+    product_half(weight, depth, (const uint16_t *)panels + panel * PIXELS * depth, (int)depth, PIXELS, out, PIXELS,
+                 rows);
     return;
   }
 #endif
