@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import psutil
 from hsfuse.fusion.base import ModelSpec
 from hsfuse.inference.budget import Estimate
 from hsfuse.native.image import image_library
+from hsfuse.processor import usable_cores
 
 _SIDE = 512
 _STREAM_VALUES = 4 << 20
@@ -74,10 +76,32 @@ class MachineSpeed:
     compiled: bool = True
 
 
+class _Rivals:
+    """Watches from its making on how many cores other programs keep busy."""
+
+    def __init__(self) -> None:
+        self._process = psutil.Process()
+        self._before = self._now()
+
+    def _now(self) -> tuple[float, float, float]:
+        """Processor time of all programs and of this one, and the time."""
+        times = psutil.cpu_times()
+        idle = times.idle + getattr(times, "iowait", 0.0)
+        # A guest's time is part of the user's already.
+        counted = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
+        return counted - idle, sum(self._process.cpu_times()[:2]), time.monotonic()
+
+    def busy_cores(self) -> float:
+        """Cores that others kept busy on average."""
+        (everyone, own, until), (everyone0, own0, since) = self._now(), self._before
+        return max((everyone - everyone0) - (own - own0), 0.0) / max(until - since, 0.01)
+
+
 def measure_speed(workers: int) -> MachineSpeed:
-    """Measure with the processor time of one thread, and look at the system's load for how much of it there is."""
+    """Measure with the processor time of one thread, and look at how much of it other programs leave."""
     import torch
 
+    rivals = _Rivals()
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -87,17 +111,20 @@ def measure_speed(workers: int) -> MachineSpeed:
         copy = _rate(lambda: y.copy_(x)) * 8.0 * _STREAM_VALUES
     finally:
         torch.set_num_threads(before)
-    return MachineSpeed(product, copy, workers, free_share(workers), image_library() is not None)
+    return MachineSpeed(product, copy, workers, free_share(workers, rivals.busy_cores()), image_library() is not None)
 
 
-def free_share(workers: int) -> float:
-    """Share of so many threads' time that other programs leave, by the load of the last minute."""
+def free_share(workers: int, busy: float = math.inf) -> float:
+    """Share of so many threads' time that other programs leave.
+
+    By the load of the last minute, for a moment may be a pause, but by no more than the cores that are ``busy`` with
+    others: the load remembers programs that have ended.
+    """
     process = psutil.Process()
     own = sum(process.cpu_times()[:2]) / max(time.time() - process.create_time(), 1.0)
-    others = max(os.getloadavg()[0] - own, 0.0)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    others = min(max(os.getloadavg()[0] - own, 0.0), busy)
     # A load well below one is this machine's background, not a rival.
-    return min(1.0, cores / (others + workers)) if others > 0.5 else 1.0
+    return min(1.0, usable_cores() / (others + workers)) if others > 0.5 else 1.0
 
 
 def _rate(work: Callable[[], object]) -> float:

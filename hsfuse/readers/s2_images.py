@@ -7,7 +7,6 @@ parallel, and row strips that touch the same 1024 x 1024 block decode it once.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,14 +19,10 @@ from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
 from hsfuse.errors import InputError
+from hsfuse.processor import usable_cores
 
 T = TypeVar("T")
 _MAX_WORKERS = 4
-
-
-def cpu_count() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class LayerPool:
@@ -43,11 +38,11 @@ class LayerPool:
 
     def __init__(self, paths: Mapping[str, str], label: str) -> None:
         self._paths, self._label = dict(paths), label
-        count = max(1, min(_MAX_WORKERS, cpu_count(), len(self._paths)))
+        count = max(1, min(_MAX_WORKERS, usable_cores(), len(self._paths)))
         self._workers = [ThreadPoolExecutor(1, thread_name_prefix="s2-read") for _ in range(count)]
         self._worker_of = {layer: self._workers[i % count] for i, layer in enumerate(self._paths)}
         self._handles: dict[tuple[str, int | None], DatasetReader] = {}
-        self._decode_threads = str(max(1, cpu_count() // count))
+        self._decode_threads = str(max(1, usable_cores() // count))
 
     def submit(self, layer: str, task: Callable[[DatasetReader], T], *, level: int | None = None) -> Future[T]:
         """Run ``task`` on a layer's dataset in the layer's own thread.

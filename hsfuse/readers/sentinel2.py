@@ -24,10 +24,11 @@ from rasterio.io import DatasetReader
 from hsfuse.errors import HsfuseError, InputError, UsageError
 from hsfuse.grid import Grid, Slice2D
 from hsfuse.masks import SCL_CLOUD, BoolArray, dilate, in_classes
+from hsfuse.processor import usable_cores
 from hsfuse.readers.base import FloatCube, ProductInfo
 from hsfuse.readers.decode_ahead import Block, DecodeAhead
 from hsfuse.readers.s2_geometry import Placement, check_geometry, image_geometry
-from hsfuse.readers.s2_images import LayerPool, cpu_count, interpolate, stored_levels
+from hsfuse.readers.s2_images import LayerPool, interpolate, stored_levels
 from hsfuse.readers.s2_masks import CloudPolygons
 from hsfuse.readers.s2_srf import BANDS_10M, BANDS_ALL, RESOLUTION_M, SPACECRAFT, table_responses
 from hsfuse.readers.safe_archive import SafeArchive
@@ -271,7 +272,7 @@ class Sentinel2Product:
         """
         inside = block.clipped(*self.grid.shape)
         names = self.band_names if bands is None else tuple(self.band_names[i] for i in bands)
-        if not names or min(inside.shape) < 1 or cpu_count() < 2:
+        if not names or min(inside.shape) < 1 or usable_cores() < 2:
             return
         if "SCL" in self._placements:
             names = (*names, "SCL")
@@ -289,7 +290,7 @@ class Sentinel2Product:
             for i, j in stored[band].result():
                 lines.setdefault((i * self._placements[band].ratio, number), []).append((band, i, j))
         if self._ahead is None:
-            self._ahead = DecodeAhead(self._decoder, cpu_count())
+            self._ahead = DecodeAhead(self._decoder, usable_cores())
         # From top to bottom, as images are read.
         self._ahead.expect(entry for key in sorted(lines) for entry in lines[key])
 

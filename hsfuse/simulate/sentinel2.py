@@ -7,7 +7,6 @@ temporary sparse GeoTIFF beside the product.
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from rasterio.windows import Window
 
 from hsfuse.errors import OutputError, UsageError
 from hsfuse.grid import Grid, Slice2D
+from hsfuse.processor import usable_cores
 from hsfuse.progress import Progress, SilentProgress
 from hsfuse.readers.s2_srf import BANDS_10M, BANDS_ALL, RESOLUTION_M, SPACECRAFT, table_responses
 from hsfuse.simulate.safe_names import SafeNames, mgrs_tile
@@ -330,7 +330,7 @@ class _Writer:
         """Copy a temporary raster to lossless JPEG 2000 in 1024 x 1024 tiles."""
         target = self.root / f"{name}.jp2"
         target.parent.mkdir(parents=True, exist_ok=True)
-        threads = str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+        threads = str(usable_cores())
         # PAM is off because it would leave .aux.xml files that no real product has.
         with rasterio.Env(GDAL_NUM_THREADS=threads, GDAL_PAM_ENABLED="NO"):
             rasterio.shutil.copy(

@@ -13,6 +13,7 @@ from typing import Any
 from hsfuse import __version__, _environment
 from hsfuse.inference.budget import available_memory
 from hsfuse.native import image, match
+from hsfuse.processor import usable_cores
 
 _LIBRARIES = ("numpy", "scipy", "torch", "rasterio", "pyproj", "h5py", "safetensors", "pydantic", "typer", "matplotlib")
 _OPTIONAL = ("mamba_ssm", "causal_conv1d", "triton", "dask", "xarray", "tensorboard")
@@ -35,7 +36,7 @@ def diagnose() -> dict[str, Any]:
         "hsfuse": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cores(),
         "free_memory_bytes": available_memory(),
         "libraries": versions,
         "optional": {name: _version(name) for name in _OPTIONAL if importlib.util.find_spec(name)},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -22,6 +21,7 @@ from hsfuse.inference.engine import fuse_scene_tiles, single_thread
 from hsfuse.inference.speed import measure_speed, predict_seconds
 from hsfuse.inference.tiling import TilePlan
 from hsfuse.log import get_logger
+from hsfuse.processor import usable_cores
 from hsfuse.progress import Progress, SilentProgress
 from hsfuse.readers.base import ProductInfo
 from hsfuse.workflows.adapted import adapt_to_scene
@@ -199,9 +199,7 @@ def _choose(config: RunConfig) -> tuple[str, ChosenMethod]:
 
 def cpu_threads(wanted: int | None) -> int:
     """CPU threads to use: as asked for, else all that this process may run on."""
-    if wanted:
-        return wanted
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return wanted or usable_cores()
 
 
 def _plan(prepared: PreparedScene, chosen: ChosenMethod, config: RunConfig, device: str) -> Estimate:

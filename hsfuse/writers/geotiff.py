@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -17,6 +16,7 @@ from hsfuse._version import __version__
 from hsfuse.config import Compression
 from hsfuse.errors import OutputError
 from hsfuse.grid import Grid
+from hsfuse.processor import usable_cores
 from hsfuse.writers.band_metadata import (
     CubeMetadata,
     band_items,
@@ -62,7 +62,7 @@ def layout_options(tile_px: int, threads: int | None) -> dict[str, Any]:
         "blockysize": tile_px,
         "interleave": "band",
         "bigtiff": "IF_SAFER",
-        "num_threads": str(threads or os.cpu_count() or 1),
+        "num_threads": str(threads or usable_cores()),
     }
 
 

@@ -49,6 +49,7 @@ def test_other_programs_take_their_share(monkeypatch: pytest.MonkeyPatch) -> Non
     assert free_share(2) == 1.0
     monkeypatch.setattr(speed.os, "getloadavg", lambda: (1000.0, 0.0, 0.0))
     assert 0.0 < free_share(2) < 0.2
+    assert free_share(2, busy=0.1) == 1.0  # they have ended
 
 
 def test_the_measurement_is_quick_and_leaves_torch_as_it_was() -> None:
