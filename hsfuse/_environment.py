@@ -8,6 +8,7 @@ from pathlib import Path
 
 _FOREIGN = ("PROJ_DATA", "PROJ_LIB", "GDAL_DATA", "GDAL_DRIVER_PATH")
 _GDAL_CACHE_MB = "128"
+_PRIMITIVES = "64"
 _BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
 dropped_variables: dict[str, str] = {}
@@ -32,6 +33,9 @@ def prepare() -> None:
                 dropped_variables[name] = value
     # GDAL's default is 5 % of the memory, for each process: a hidden user of gigabytes on large machines.
     os.environ.setdefault("GDAL_CACHEMAX", _GDAL_CACHE_MB)
+    # oneDNN keeps what it has prepared for 1024 shapes. Tiles are cut to what is valid, so that hardly one shape comes
+    # twice: over a whole scene that grew to half a gigabyte. A step of training needs some dozens.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _PRIMITIVES)
     # Threads that wait for each other by spinning become many times slower as soon as another process wants a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

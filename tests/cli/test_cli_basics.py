@@ -84,6 +84,23 @@ def test_doctor_reports_and_foreign_proj_is_ignored(tmp_path: Path) -> None:
     assert "belongs to another GDAL or PROJ" in done.stderr
 
 
+def test_what_grows_in_the_background_is_bounded_unless_the_user_says_how() -> None:
+    """GDAL's block cache takes 5 % of the memory; oneDNN's shapes took half a gigabyte over a whole scene."""
+    code = "import hsfuse, os; print(os.environ['GDAL_CACHEMAX'], os.environ['ONEDNN_PRIMITIVE_CACHE_CAPACITY'])"
+
+    def bounds(**given: str) -> list[int]:
+        free = {k: v for k, v in os.environ.items() if k not in ("GDAL_CACHEMAX", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")}
+        done = subprocess.run(
+            [sys.executable, "-c", code], check=True, timeout=60, env=free | given, capture_output=True, text=True
+        )
+        return [int(v) for v in done.stdout.split()]
+
+    megabytes, shapes = bounds()
+    assert megabytes <= 256
+    assert shapes <= 100
+    assert bounds(GDAL_CACHEMAX="300", ONEDNN_PRIMITIVE_CACHE_CAPACITY="7") == [300, 7]
+
+
 def test_help_does_not_load_torch() -> None:
     code = "import sys; import hsfuse.cli.app; sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

@@ -56,7 +56,7 @@ def bytes_per_pixel(config: SsrfnConfig, sample_bytes: int = 4, *, compiled: boo
     """
     if compiled:
         return 11 * config.width * sample_bytes + 2 * config.n_bands
-    return 18 * config.width * sample_bytes + 6 * config.n_bands
+    return 28 * config.width * sample_bytes + 6 * config.n_bands
 
 
 def _conv(inputs: int, outputs: int) -> int:

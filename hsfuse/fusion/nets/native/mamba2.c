@@ -15,6 +15,7 @@
 
 #define TOKENS 48
 #define TAPS 4
+_Static_assert(TOKENS % SUMS == 0, "a product may write so many rows");
 
 /* Everything about one block; the packed matrices come from hsf_pack. Mirrored by a ctypes.Structure. */
 typedef struct {

@@ -3,6 +3,7 @@
 #if defined(__AVX512BF16__)
 #define CHUNK 8 /* tokens whose outputs stay in registers */
 #define MEETING (2 * CHUNK)
+_Static_assert(ROWS % CHUNK == 0, "blocks of tokens consist of whole chunks");
 
 typedef uint32_t two __attribute__((may_alias)); /* of bfloat16 */
 

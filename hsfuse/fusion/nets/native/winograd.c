@@ -13,9 +13,10 @@
 #define STEP 4   /* output pixels of a tile, along each side */
 #define WINDOW 6 /* input pixels */
 #define SPOTS (WINDOW * WINDOW)
-#define RUN 24   /* tiles of a run; a multiple of the rows of every product's block */
+#define RUN 24   /* tiles of a run */
 #define GROUP 32 /* channels that are transformed together in bfloat16 */
 #define RING 8   /* columns that are kept, a power of two */
+_Static_assert(RUN % SUMS == 0, "a product may write so many rows");
 
 #define NEAR (2.0f / 3.0f)
 #define FAR (4.0f / 3.0f)
