@@ -8,7 +8,7 @@ from pathlib import Path
 
 _FOREIGN = ("PROJ_DATA", "PROJ_LIB", "GDAL_DATA", "GDAL_DRIVER_PATH")
 _GDAL_CACHE_MB = "128"
-_PRIMITIVES = "64"
+_PRIMITIVES = "128"
 _BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
 dropped_variables: dict[str, str] = {}
