@@ -7,16 +7,14 @@ They are 1.4 to 2.7 times as fast as PyTorch's. What is transformed is rounded: 
 from __future__ import annotations
 
 import ctypes
-import weakref
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor, nn
 
-from hsfuse.fusion.nets.native.abi import MULTIPLE, run_parallel
+from hsfuse.fusion.nets.native.abi import MULTIPLE, Conv, Images, run_parallel
 from hsfuse.fusion.nets.native.build import native_library
+from hsfuse.fusion.nets.native.packing import PreparedLayers, packed
 from hsfuse.native import NativeLibrary
 from hsfuse.native.build import multiplies_tiles
 
@@ -24,36 +22,6 @@ _GROUP = 32
 """Channels whose order the kernel changes in bfloat16."""
 _MOST_PADDING = 2.0
 """Channels are padded to whole vectors; beyond this share PyTorch's convolution is faster."""
-
-
-class _Conv(ctypes.Structure):
-    """Mirror of ``hsf_conv``."""
-
-    _fields_ = (
-        *((name, ctypes.c_int32) for name in ("inputs", "outputs", "half", "silu")),
-        *((name, ctypes.c_void_p) for name in ("weight", "bias")),
-    )
-
-
-class _Images(ctypes.Structure):
-    """Mirror of ``hsf_images``."""
-
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in ("rows", "cols")),
-        *((name, ctypes.c_void_p) for name in ("in", "other", "out")),
-    )
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """A layer's transformed weights and its bias, as they were when ``signature`` was taken."""
-
-    signature: tuple[Any, ...]
-    weight: Tensor
-    bias: Tensor | None
-
-
-_prepared: weakref.WeakKeyDictionary[nn.Module, _Prepared] = weakref.WeakKeyDictionary()
 
 
 def convolve3x3(conv: nn.Conv2d, x: Tensor, other: Tensor | None = None, *, silu: bool = False) -> Tensor | None:
@@ -76,14 +44,14 @@ def convolve3x3(conv: nn.Conv2d, x: Tensor, other: Tensor | None = None, *, silu
     if native is None:
         return None
     x = x.contiguous(memory_format=torch.channels_last)
-    prepared = _prepare(conv, native)
+    weight, bias = _prepared.of(conv, native)
     count, _, rows, cols = x.shape
     out = torch.empty((count, conv.out_channels, rows, cols), dtype=x.dtype, memory_format=torch.channels_last)
-    layer = _Conv(
+    layer = Conv(
         conv.in_channels, conv.out_channels, int(x.dtype == torch.bfloat16), int(silu),
-        prepared.weight.data_ptr(), None if prepared.bias is None else prepared.bias.data_ptr(),
+        weight.data_ptr(), None if bias is None else bias.data_ptr(),
     )  # fmt: skip
-    images = _Images(rows, cols, x.data_ptr(), None if other is None else other.data_ptr(), out.data_ptr())
+    images = Images(rows, cols, x.data_ptr(), None if other is None else other.data_ptr(), out.data_ptr())
     step, run = native.library.hsf_conv_step(), native.library.hsf_conv_run()
     tiles = count * -(-rows // step) * -(-cols // step)
 
@@ -122,19 +90,9 @@ def _depth(channels: int, native: NativeLibrary, *, half: bool) -> int:
     return int(native.library.hsf_conv_depth(channels, int(half)))
 
 
-def _prepare(conv: nn.Conv2d, native: NativeLibrary) -> _Prepared:
-    """Transform and pack the weights, or return them as packed before while none has changed."""
-    state = ((p.data_ptr(), 0 if p.is_inference() else p._version, p.dtype) for p in conv.parameters())
-    signature = (native.path, *state)
-    known = _prepared.get(conv)
-    if known is None or known.signature != signature:
-        bias = None if conv.bias is None else conv.bias.detach().float().contiguous()
-        known = _Prepared(signature, _pack(conv.weight.detach(), native), bias)
-        _prepared[conv] = known
-    return known
-
-
-def _pack(weight: Tensor, native: NativeLibrary) -> Tensor:
+def _transform(conv: nn.Conv2d, native: NativeLibrary) -> tuple[Tensor, Tensor | None]:
+    """Transform and pack the weights; return them and the bias."""
+    weight = conv.weight.detach()
     half = weight.dtype == torch.bfloat16
     outputs, inputs = weight.shape[:2]
     depth = _depth(inputs, native, half=half)
@@ -143,10 +101,9 @@ def _pack(weight: Tensor, native: NativeLibrary) -> Tensor:
     matrices = torch.einsum("ar,oirs,bs->aboi", points, weight.float(), points).flatten(0, 1)
     matrices = F.pad(matrices, (0, depth - inputs)).to(weight.dtype)
     if half:  # the even channels of each group first, as the kernel leaves them
-        matrices = matrices.unflatten(2, (-1, _GROUP // 2, 2)).transpose(3, 4)
-    matrices = matrices.reshape(-1, outputs, depth).contiguous()
-    packed = torch.empty((matrices.shape[0], outputs * depth), dtype=weight.dtype)
-    pack = native.library.hsf_pack_half if half else native.library.hsf_pack
-    for matrix, target in zip(matrices, packed, strict=True):
-        pack(ctypes.c_void_p(matrix.data_ptr()), depth, outputs, ctypes.c_void_p(target.data_ptr()))
-    return packed
+        matrices = matrices.unflatten(2, (-1, _GROUP // 2, 2)).transpose(3, 4).reshape(-1, outputs, depth)
+    bias = None if conv.bias is None else conv.bias.detach().float().contiguous()
+    return torch.stack([packed(matrix, native) for matrix in matrices]), bias
+
+
+_prepared: PreparedLayers[nn.Conv2d, tuple[Tensor, Tensor | None]] = PreparedLayers(_transform)

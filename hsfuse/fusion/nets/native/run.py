@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-import weakref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from hsfuse.fusion.nets.native.abi import FLOAT_FIELDS, HALF_FIELDS, Block, Layout, fits, run_parallel
 from hsfuse.fusion.nets.native.build import native_library
+from hsfuse.fusion.nets.native.packing import PreparedLayers, packed
 from hsfuse.fusion.nets.ssm import Mamba2
 from hsfuse.native import NativeLibrary
 from hsfuse.native.build import best_isa
@@ -27,12 +27,8 @@ MIN_LENGTH = 16
 class _Prepared:
     """A mixer's parameters as the kernels want them; ``keep`` holds the memory that ``block`` points to."""
 
-    signature: tuple[Any, ...]
     block: Block
     keep: dict[str, Tensor]
-
-
-_prepared: weakref.WeakKeyDictionary[nn.Module, _Prepared] = weakref.WeakKeyDictionary()
 
 
 def usable(mixer: SequenceMixer, x: Tensor) -> bool:
@@ -92,7 +88,7 @@ def run_sequences(mixer: SequenceMixer, tokens: Tensor, out: Tensor, *, backward
     native = native_library()
     if native is None:
         raise RuntimeError("the compiled kernels vanished between two calls")
-    prepared = _prepare(mixer, native)
+    prepared = _prepared.of(mixer, native)
     count, length, _ = tokens.shape
     strides = [*tokens.stride()[:2], *out.stride()[:2]]
     starts = [tokens.data_ptr(), out.data_ptr()]
@@ -115,18 +111,7 @@ def run_sequences(mixer: SequenceMixer, tokens: Tensor, out: Tensor, *, backward
     run_parallel(part, count)
 
 
-def _prepare(mixer: SequenceMixer, native: NativeLibrary) -> _Prepared:
-    """Pack the parameters, or return them as packed before while none has changed."""
-    state = ((p.data_ptr(), 0 if p.is_inference() else p._version, p.dtype) for p in mixer.parameters())
-    signature = (native.path, *state)
-    known = _prepared.get(mixer)
-    if known is None or known.signature != signature:
-        known = _pack(mixer, native, signature)
-        _prepared[mixer] = known
-    return known
-
-
-def _pack(mixer: SequenceMixer, native: NativeLibrary, signature: tuple[Any, ...]) -> _Prepared:
+def _pack(mixer: SequenceMixer, native: NativeLibrary) -> _Prepared:
     mamba, norm = mixer.mamba, mixer.norm
     if not isinstance(mamba, Mamba2):
         raise TypeError("only Mamba-2 blocks have compiled kernels")
@@ -143,21 +128,15 @@ def _pack(mixer: SequenceMixer, native: NativeLibrary, signature: tuple[Any, ...
         values |= {"ln_weight": norm.weight, "ln_bias": norm.bias}
     keep = {name: t.detach().float().contiguous() for name, t in values.items()}
     for name, weight in (("w_in", mamba.in_proj.weight), ("w_out", mamba.out_proj.weight)):
-        keep[name] = _packed(native.library.hsf_pack, weight.float(), native)
+        keep[name] = packed(weight.float(), native)
         if native.library.hsf_has_half_product():
-            keep[f"{name}_half"] = _packed(native.library.hsf_pack_half, weight.bfloat16(), native)
+            keep[f"{name}_half"] = packed(weight.bfloat16(), native)
     block = Block(
         mamba.d_model, mamba.d_inner, mamba.d_state, mamba.headdim, int(mixer.wrap == "residual"), int(has_norm),
         norm.eps if isinstance(norm, nn.LayerNorm) else 0.0, mamba.norm.eps,
         *(keep[name].data_ptr() if name in keep else None for name in (*FLOAT_FIELDS, *HALF_FIELDS)),
     )  # fmt: skip
-    return _Prepared(signature, block, keep)
+    return _Prepared(block, keep)
 
 
-def _packed(pack: Any, weight: Tensor, native: NativeLibrary) -> Tensor:
-    source = weight.detach().contiguous()
-    columns, depth = source.shape
-    native.library.hsf_packed_size.restype = ctypes.c_int64
-    target = torch.empty(native.library.hsf_packed_size(depth, columns), dtype=source.dtype)
-    pack(ctypes.c_void_p(source.data_ptr()), depth, columns, ctypes.c_void_p(target.data_ptr()))
-    return target
+_prepared: PreparedLayers[SequenceMixer, _Prepared] = PreparedLayers(_pack)
