@@ -9,6 +9,7 @@ from pathlib import Path
 _FOREIGN = ("PROJ_DATA", "PROJ_LIB", "GDAL_DATA", "GDAL_DRIVER_PATH")
 _GDAL_CACHE_MB = "128"
 _PRIMITIVES = "128"
+_PRIMITIVE_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 _BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
 dropped_variables: dict[str, str] = {}
@@ -33,9 +34,11 @@ def prepare() -> None:
                 dropped_variables[name] = value
     # GDAL's default is 5 % of the memory, for each process: a hidden user of gigabytes on large machines.
     os.environ.setdefault("GDAL_CACHEMAX", _GDAL_CACHE_MB)
-    # oneDNN keeps what it has prepared for 1024 shapes. Tiles are cut to what is valid, so that hardly one shape comes
-    # twice: over a whole scene that grew to half a gigabyte. A step of training needs some dozens.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _PRIMITIVES)
+    # oneDNN, and PyTorch's door to it once more, keep what they have prepared for 1024 shapes. Tiles are cut to what is
+    # valid, so that hardly one shape comes twice: over a whole scene that grew to half a gigabyte. One tile needs about
+    # a hundred, a step of training some dozens.
+    for cache in _PRIMITIVE_CACHES:
+        os.environ.setdefault(cache, _PRIMITIVES)
     # Threads that wait for each other by spinning become many times slower as soon as another process wants a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

@@ -48,15 +48,19 @@ def denoiser_flop_per_pixel(config: SsrfnConfig) -> float:
     return float(_conv(3 * config.n_msi, wide) + (LAYERS - 2) * _conv(wide, wide) + _conv(wide, config.n_msi))
 
 
-def bytes_per_pixel(config: SsrfnConfig, sample_bytes: int = 4, *, compiled: bool = False) -> int:
-    """Working memory per fine pixel, beyond draft, input and output; fitted to measured peaks, rounded up.
-
-    ``sample_bytes`` belong to a sample of the network's arithmetic; what skips the network is float32. Compiled
-    kernels need no arrays for what lies between a block's input and output.
-    """
-    if compiled:
-        return 11 * config.width * sample_bytes + 2 * config.n_bands
+def bytes_per_pixel(config: SsrfnConfig, sample_bytes: int = 4) -> int:
+    """Working memory per fine pixel on a GPU, where everything is done at once; beyond draft, input and output."""
     return 28 * config.width * sample_bytes + 6 * config.n_bands
+
+
+def host_bytes_per_pixel(config: SsrfnConfig, sample_bytes: int = 4, *, compiled: bool = False) -> int:
+    """Working memory per fine pixel on a CPU, beyond draft, input and output; fitted to measured peaks, rounded up.
+
+    ``sample_bytes`` belong to a sample of the network's arithmetic; what skips the network is float32. Both ways go
+    through a block's tokens in pieces, so that hardly more than inputs and outputs of blocks is held.
+    """
+    maps, images = (11, 2) if compiled else (14, 3)
+    return maps * config.width * sample_bytes + images * config.n_bands
 
 
 def _conv(inputs: int, outputs: int) -> int:

@@ -313,12 +313,24 @@ class SequenceMixer(nn.Module):
             native.run_lines(self, tokens, out, columns=self.direction >= 2, backwards=backwards)
             return out
         target = out if self.direction < 2 else out.transpose(1, 2)
-        together = max(1, self._budget(tokens) // along.shape[2])
+        count = along.shape[1]
+        groups = -(-count // max(1, self._budget(tokens) // along.shape[2]))
+        together = -(-count // groups)
         for image in range(along.shape[0]):
-            for first in range(0, along.shape[1], together):
+            for first in range(0, count, together):
                 lines = slice(first, first + together)
-                target[image, lines] = run(along[image, lines])
+                self._run_into(along[image, lines], target[image, lines], backwards=backwards)
         return out
+
+    def _run_into(self, lines: Tensor, out: Tensor, *, backwards: bool) -> None:
+        """As :meth:`_run` without gradients, in either direction, with fewer passes over memory."""
+        normed = self.norm(lines)
+        mixed = self.mamba(normed.flip(1) if backwards else normed)
+        mixed = mixed.flip(1) if backwards else mixed
+        if self.wrap == "residual":
+            torch.add(lines, mixed, out=out)
+        else:
+            out.copy_(mixed)
 
     def _by_raster(self, tokens: Tensor) -> Tensor:
         rows = tokens.flatten(1, 2)

@@ -28,7 +28,12 @@ from hsfuse.fusion.classical.calibration import Calibration
 from hsfuse.fusion.classical.statistics import gather, noise_std
 from hsfuse.fusion.guide_noise import GuideSample, guide_noise
 from hsfuse.fusion.nets.context import finer, grown, inside, whole
-from hsfuse.fusion.nets.cost import bytes_per_pixel, denoiser_flop_per_pixel, flop_per_pixel
+from hsfuse.fusion.nets.cost import (
+    bytes_per_pixel,
+    denoiser_flop_per_pixel,
+    flop_per_pixel,
+    host_bytes_per_pixel,
+)
 from hsfuse.fusion.nets.guide_adaptation import (
     PATIENT_STEPS,
     STEPS,
@@ -173,7 +178,7 @@ class SsrfnMethod(FusionMethod):
             # The draft is finished before the network starts.
             bytes_per_pixel=max(bytes_per_pixel(config, sample_bytes), draft.bytes_per_pixel if draft else 0),
             host_bytes_per_pixel=max(
-                bytes_per_pixel(config, sample_bytes, compiled=native_library() is not None),
+                host_bytes_per_pixel(config, sample_bytes, compiled=native_library() is not None),
                 draft.bytes_per_pixel if draft else 0,
             ),
             flop_per_pixel=flop_per_pixel(config)

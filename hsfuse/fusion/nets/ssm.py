@@ -26,11 +26,11 @@ from torch import Tensor, nn
 
 from hsfuse.errors import UsageError
 from hsfuse.fusion.nets.native import train as native_train
-from hsfuse.fusion.nets.ssd import factored_scan
+from hsfuse.fusion.nets.ssd import Chunks, factored_scan
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
 """Range of the initial step sizes (log-uniform) and their floor."""
-SEGMENT_ELEMENTS = 1 << 20
+SEGMENT_ELEMENTS = 1 << 21
 """Projected values worked off at a time without gradients: few enough for the caches, enough to outweigh the calls."""
 
 
@@ -239,16 +239,20 @@ class _StateSpaceBlock(nn.Module):
     def _make_conv(self, channels: int) -> nn.Conv1d:
         return nn.Conv1d(channels, channels, self.d_conv, groups=channels, padding=self.d_conv - 1)
 
-    def _causal_conv(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
-        """SiLU of the causal convolution of (sequence, token, channel), and the inputs the next segment needs."""
-        joined = torch.cat([tail, x], dim=1)
+    def _causal_conv(self, x: Tensor, tail: Tensor, *, fill: int = 0) -> tuple[Tensor, Tensor]:
+        """SiLU of the causal convolution of (sequence, token, channel), and the inputs the next segment needs.
+
+        So many tokens as ``fill`` says are appended to the result, of no meaning.
+        """
+        behind = [x.new_zeros(x.shape[0], fill, x.shape[2])] if fill else []
+        joined = torch.cat([tail, x, *behind], dim=1)
         weight, bias = self.conv1d.weight.to(x.dtype), self.conv1d.bias
         bias = None if bias is None else bias.to(x.dtype)
         # As an image of one row in channels-last memory: nothing is copied, and the result is laid out like the input.
         kernel = weight[:, :, None].contiguous(memory_format=torch.channels_last)
         out = F.conv2d(joined[:, None].permute(0, 3, 1, 2), kernel, bias, groups=weight.shape[0])
         out = out.permute(0, 2, 3, 1)[:, 0]
-        return F.silu(out, inplace=not torch.is_grad_enabled()), joined[:, joined.shape[1] - (self.d_conv - 1) :]
+        return F.silu(out, inplace=not torch.is_grad_enabled()), joined[:, x.shape[1] : x.shape[1] + self.d_conv - 1]
 
     def _start(self, u: Tensor) -> Carry:
         return Carry(u.new_zeros(u.shape[0], self.d_conv - 1, self.conv1d.in_channels), None)
@@ -346,25 +350,44 @@ class Mamba2(_StateSpaceBlock):
         return super().forward(u)
 
     def _segment(self, u: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
+        if not torch.is_grad_enabled() and not u.is_cuda:
+            found = self._factored_segment(u, carry)
+            if found is not None:
+                return found
         z, xbc, dt = self.in_proj(u).split([self.d_inner, self.d_inner + 2 * self.d_state, self.nheads], dim=-1)
         xbc, tail = self._causal_conv(xbc, carry.tail)
         x, b, c = xbc.split([self.d_inner, self.d_state, self.d_state], dim=-1)
         x = x.unflatten(-1, (self.nheads, self.headdim))
         with _full_precision(u):
-            step, decay = F.softplus(dt.float() + self.dt_bias.float()), -self.A_log.float().exp()
-            if not torch.is_grad_enabled() and not u.is_cuda:
-                found = factored_scan(x, step, decay, b, c, carry.state)
-                if found is not None:
-                    skip = self.D.to(x.dtype).repeat_interleave(self.headdim)
-                    y = found[0].flatten(-2).addcmul_(x.flatten(-2), skip)
-                    return self._project(y, z), Carry(tail, found[1])
+            step, decay = self._steps(dt)
             y, state = ssd_scan(x, step, decay, b, c, chunk=self.chunk_size, state=carry.state)
             y = y + x * self.D.to(x.dtype)[:, None]
         return self.out_proj(self.norm(y.flatten(-2), z)), Carry(tail, state)
 
+    def _steps(self, dt: Tensor) -> tuple[Tensor, Tensor]:
+        """Step sizes and the heads' decays, float32."""
+        return F.softplus(dt.float() + self.dt_bias.float()), -self.A_log.float().exp()
+
+    def _factored_segment(self, u: Tensor, carry: Carry) -> tuple[Tensor, Carry] | None:
+        """The same as :meth:`_segment` in fewer passes over memory; None where it leaves the range of numbers."""
+        # The gate is computed last: what lies between stays in the caches.
+        gate_weight, weight = self.in_proj.weight.tensor_split([self.d_inner])
+        xbc, dt = F.linear(u, weight).split([self.d_inner + 2 * self.d_state, self.nheads], dim=-1)
+        with _full_precision(u):
+            chunks = Chunks.of(*self._steps(dt), xbc.dtype)
+        length = u.shape[1]
+        xbc, tail = self._causal_conv(xbc, carry.tail, fill=chunks.length - length)
+        x, b, c = xbc.split([self.d_inner, self.d_state, self.d_state], dim=-1)
+        with _full_precision(u):
+            found = factored_scan(x, b, c, chunks, carry.state)
+        if found is None:
+            return None
+        y = found[0].addcmul_(x, self.D.to(x.dtype).repeat_interleave(self.headdim))[:, :length]
+        return self._project(y, F.linear(u, gate_weight)), Carry(tail, found[1])
+
     def _project(self, y: Tensor, gate: Tensor) -> Tensor:
         """Gated normalisation and projection; the norm's scale is applied behind the projection, to fewer channels."""
-        gated = y.mul_(F.silu(gate))
+        gated = F.silu(gate, inplace=True).mul_(y)
         norm = torch.linalg.vector_norm(gated, dim=-1, keepdim=True, dtype=torch.float32)
         scale = torch.rsqrt(norm.square_().div_(self.d_inner).add_(self.norm.eps))
         weight = (self.out_proj.weight * self.norm.weight).to(gated.dtype)
