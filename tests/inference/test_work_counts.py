@@ -11,12 +11,14 @@ import torch
 from rasterio.crs import CRS
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from hsfuse import degrade
 from hsfuse.coregister.field import DisplacementField
 from hsfuse.coregister.warp import Resampler
 from hsfuse.degrade import Psf
 from hsfuse.fusion.base import FusionContext, FusionMethod, create_method
 from hsfuse.fusion.nets.cost import flop_per_pixel
 from hsfuse.fusion.nets.native import build
+from hsfuse.fusion.nets.ssm import Mamba2
 from hsfuse.fusion.nets.ssrfn import make_network
 from hsfuse.grid import Grid, Slice2D
 from hsfuse.inference.engine import fuse_scene_tiles
@@ -28,6 +30,14 @@ from hsfuse.workflows.fuse_arrays import ArrayProduct
 from hsfuse.writers import SampleEncoding
 
 BANDS, HEIGHT, WIDTH, RATIO = 12, 96, 60, 3
+VIEWS = {
+    f"aten::{name}"
+    for name in (
+        "view", "_unsafe_view", "expand", "slice", "select", "unsqueeze", "squeeze", "transpose", "permute", "t",
+        "split", "split_with_sizes", "unbind", "detach", "alias", "as_strided", "unfold",
+    )
+}  # fmt: skip
+"""Operations that move nothing."""
 
 
 class Counted(ArrayProduct):
@@ -140,6 +150,29 @@ def test_networks_hold_the_bands_of_a_tile_once() -> None:
     with torch.no_grad(), Work(draft.numel()) as work:
         network.parts(hsi, msi, draft)
     assert work.arrays == 1
+
+
+def test_plain_mamba_blocks_take_three_operations_per_chunk() -> None:
+    """Threads take turns in starting operations: without compiled kernels their number decides."""
+    block, chunk = Mamba2(64, 32, headdim=32), 32
+
+    def operations(tokens: int) -> int:
+        with torch.no_grad(), Work(1 << 30) as work:
+            block(torch.rand(8, tokens, 64) / 8)
+        assert work.calls["aten::bmm"] + work.calls["aten::baddbmm_"] == 4
+        return sum(n for name, n in work.calls.items() if name not in VIEWS)
+
+    few = operations(4 * chunk)
+    assert few <= 70
+    assert operations(12 * chunk) - few == 8 * 3
+
+
+def test_plain_interpolation_is_one_product_for_each_axis(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(degrade, "_planes", lambda x: None)
+    with Work(1 << 30) as work:
+        degrade.upsample(torch.rand(1, 5, 40, 36), RATIO)
+    # Along columns a single product of matrices: a batch of them would be one call for every row.
+    assert (work.calls["aten::mm"], work.calls["aten::bmm"]) == (1, 1)
 
 
 @pytest.mark.parametrize(("name", "limit"), [("ssrfn-lite", 1.4e6), ("ssrfn", 8.5e6)])
