@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -161,16 +162,20 @@ def test_mamba2_block_equals_its_definition_with_and_without_gradients():
             assert relative(block(u), expected) < 1e-5
 
 
-def test_mamba2_in_bfloat16_stays_close():
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("steepness", [1.0, 20.0])
+def test_mamba2_in_half_precision_stays_close(kind: torch.dtype, steepness: float) -> None:
     torch.manual_seed(1)
     block = Mamba2(32, headdim=32)
+    with torch.no_grad():
+        block.A_log += math.log(steepness)
     u = torch.randn(1, 300, 32)
     with torch.no_grad():
         expected = block(u)
-        half = copy.deepcopy(block).bfloat16()(u.bfloat16())
-        with torch.autocast("cpu", torch.bfloat16):
+        half = copy.deepcopy(block).to(kind)(u.to(kind))
+        with torch.autocast("cpu", kind):
             auto = block(u)
-    assert half.dtype == torch.bfloat16
+    assert half.dtype == kind
     assert float((half.float() - expected).norm() / expected.norm()) < 2e-2
     assert float((auto.float() - expected).norm() / expected.norm()) < 2e-2
 
