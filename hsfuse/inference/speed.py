@@ -39,7 +39,7 @@ class _NetworkCost:
     touch: float
 
 
-_NETWORK = {True: _NetworkCost(1.9, 1.68, 150.0), False: _NetworkCost(0.95, 1.9, 580.0)}
+_NETWORK = {True: _NetworkCost(1.9, 1.68, 150.0), False: _NetworkCost(0.95, 1.9, 820.0)}
 """With and without compiled kernels."""
 _FUSE_BYTES = 200.0
 """Reading, resampling, masking, encoding and storing, per sample of the product."""

@@ -50,7 +50,7 @@ def denoiser_flop_per_pixel(config: SsrfnConfig) -> float:
 
 def bytes_per_pixel(config: SsrfnConfig, sample_bytes: int = 4) -> int:
     """Working memory per fine pixel on a GPU, where everything is done at once; beyond draft, input and output."""
-    return 28 * config.width * sample_bytes + 6 * config.n_bands
+    return 18 * config.width * sample_bytes + 6 * config.n_bands
 
 
 def host_bytes_per_pixel(config: SsrfnConfig, sample_bytes: int = 4, *, compiled: bool = False) -> int:

@@ -275,15 +275,21 @@ class SequenceMixer(nn.Module):
         """Tokens worked off at a time without gradients: what fits the cache on a CPU, everything on a GPU."""
         return tokens.shape[:3].numel() if tokens.is_cuda else int(self.mamba.segment_tokens)  # type: ignore[arg-type]
 
-    def _run(self, sequences: Tensor) -> Tensor:
+    def _run(self, sequences: Tensor, *, backwards: bool = False) -> Tensor:
         """Norm, block and residual on (sequence, token, channel)."""
-        if sequences.shape[1] >= native.MIN_LENGTH and native.usable(self, sequences):
+        if not backwards and sequences.shape[1] >= native.MIN_LENGTH and native.usable(self, sequences):
             sequences = sequences.contiguous()
             out = torch.empty_like(sequences)
             native.run_sequences(self, sequences, out)
             return out
-        mixed = self.mamba(self.norm(sequences))
+        mixed = self._mixed(sequences, backwards=backwards)
         return sequences + mixed if self.wrap == "residual" else mixed
+
+    def _mixed(self, sequences: Tensor, *, backwards: bool) -> Tensor:
+        """Norm and block, from the last token to the first if ``backwards``."""
+        normed = self.norm(sequences)
+        mixed: Tensor = self.mamba(normed.flip(1) if backwards else normed)
+        return mixed.flip(1) if backwards else mixed
 
     @staticmethod
     def _by_groups(sequences: Tensor, run: Callable[[Tensor], Tensor], budget: int) -> Tensor:
@@ -299,13 +305,9 @@ class SequenceMixer(nn.Module):
 
     def _by_lines(self, tokens: Tensor) -> Tensor:
         backwards = self.direction in (1, 3)
-
-        def run(lines: Tensor) -> Tensor:
-            return self._run(lines.flip(1)).flip(1) if backwards else self._run(lines)
-
         along = tokens if self.direction < 2 else tokens.transpose(1, 2)
         if torch.is_grad_enabled():
-            mixed = run(along.flatten(0, 1)).reshape(along.shape)
+            mixed = self._run(along.flatten(0, 1), backwards=backwards).reshape(along.shape)
             return mixed if self.direction < 2 else mixed.transpose(1, 2)
         out = torch.empty(tokens.shape, dtype=tokens.dtype, device=tokens.device)
         if native.usable(self, tokens):
@@ -323,10 +325,8 @@ class SequenceMixer(nn.Module):
         return out
 
     def _run_into(self, lines: Tensor, out: Tensor, *, backwards: bool) -> None:
-        """As :meth:`_run` without gradients, in either direction, with fewer passes over memory."""
-        normed = self.norm(lines)
-        mixed = self.mamba(normed.flip(1) if backwards else normed)
-        mixed = mixed.flip(1) if backwards else mixed
+        """As :meth:`_run`, without gradients and without an array between."""
+        mixed = self._mixed(lines, backwards=backwards)
         if self.wrap == "residual":
             torch.add(lines, mixed, out=out)
         else:

@@ -141,6 +141,7 @@ def _pass_on(states: Tensor, middle: Tensor, n_channel: int, state: Tensor | Non
         Shape (sequence, head, channel, state), or None for zero.
     """
     n_head = middle.shape[2]
+    # Half a chunk at a time: the decay from one middle to the next may be below what float32 can say.
     halves = _by_channel(middle.exp().to(states.dtype), n_channel)[:, :, None]
     kept = _by_channel((2.0 * middle).exp(), n_channel)[:, :, None].unbind(1)
     running = middle.new_zeros(states.shape[0], *states.shape[2:])

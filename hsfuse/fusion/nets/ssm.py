@@ -31,7 +31,7 @@ from hsfuse.fusion.nets.ssd import Chunks, factored_scan
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
 """Range of the initial step sizes (log-uniform) and their floor."""
 SEGMENT_ELEMENTS = 1 << 21
-"""Projected values worked off at a time without gradients: few enough for the caches, enough to outweigh the calls."""
+"""Projected values worked off at a time without gradients: they fit the last cache, and outweigh the calls."""
 
 
 def ssd_scan(
@@ -227,6 +227,7 @@ class _StateSpaceBlock(nn.Module):
     in_proj: nn.Linear
     out_proj: nn.Linear
     conv1d: nn.Conv1d
+    segment_tokens: int
 
     def __init__(self, d_model: int, d_state: int, d_conv: int, expand: int) -> None:
         super().__init__()
@@ -234,7 +235,6 @@ class _StateSpaceBlock(nn.Module):
             raise UsageError("The sizes of a state space block must be positive.")
         self.d_model, self.d_state, self.d_conv, self.expand = d_model, d_state, d_conv, expand
         self.d_inner = expand * d_model
-        self.segment_tokens = SEGMENT_ELEMENTS // self.d_inner
 
     def _make_conv(self, channels: int) -> nn.Conv1d:
         return nn.Conv1d(channels, channels, self.d_conv, groups=channels, padding=self.d_conv - 1)
@@ -409,7 +409,7 @@ class Mamba1(_StateSpaceBlock):
         super().__init__(d_model, d_state, d_conv, expand)
         self.dt_rank = -(-d_model // 16)
         self.segment_tokens = max(
-            64, 8 * SEGMENT_ELEMENTS // (self.d_inner * d_state)
+            64, 4 * SEGMENT_ELEMENTS // (self.d_inner * d_state)
         )  # (token, channel, state) arrays
         self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=False)
         self.conv1d = self._make_conv(self.d_inner)
