@@ -180,6 +180,19 @@ def test_mamba2_in_half_precision_stays_close(kind: torch.dtype, steepness: floa
     assert float((auto.float() - expected).norm() / expected.norm()) < 2e-2
 
 
+@torch.no_grad()
+def test_float16_keeps_what_its_short_range_cannot_factor() -> None:
+    """Over half a chunk these decays reach exp(-14): its inverse is finite in bfloat16, not in float16."""
+    torch.manual_seed(1)
+    block = Mamba2(32, headdim=32)
+    block.in_proj.weight[-block.nheads :] = 0.0
+    block.dt_bias.fill_(math.log(math.expm1(0.01)))
+    block.A_log.fill_(math.log(90.0))
+    u = torch.randn(1, 300, 32)
+    half = copy.deepcopy(block).half()(u.half())
+    assert relative(half.float(), block(u)) < 2e-2
+
+
 @pytest.mark.parametrize(
     ("block", "expected"),
     [
