@@ -35,7 +35,7 @@ from hsfuse.errors import HsfuseError
 from hsfuse.fusion.nets.zoo import read_header
 from hsfuse.progress import default_progress
 from hsfuse.simulate.wald import CONDITIONS, reduce_scene
-from hsfuse.workflows.method_wishes import MethodWish, parse_wish
+from hsfuse.workflows.steps.method_specification import MethodSpecification, parse_specification
 from hsfuse.workflows.train_reduced import train_reduced
 
 LITERAL = {
@@ -88,15 +88,17 @@ def train(variant: Variant, cubes: Sequence[Path], weights: Path, args: argparse
     return train_reduced(list(cubes), weights, config, progress=default_progress()).summary
 
 
-def score(wish: MethodWish, scenes: Sequence[ReferenceScene], args: argparse.Namespace) -> list[dict[str, Any]]:
+def score(
+    spec: MethodSpecification, scenes: Sequence[ReferenceScene], args: argparse.Namespace
+) -> list[dict[str, Any]]:
     device = "cuda" if torch.cuda.is_available() and args.device != "cpu" else "cpu"
     found = []
     for setting in args.conditions:
         for scene in scenes:
             pair = reduce_scene(scene.cube, scene.msi, args.ratio, CONDITIONS[setting], name=scene.name)
-            scores = run(wish, scene, pair, args.ratio, device)
-            found.append({"setting": setting, "scene": scene.name, "method": wish.label, **scores})
-            print(f"{setting:10s} {scene.name:14s} {wish.label:20s} {scores['PSNR']:.2f} dB", flush=True)
+            scores = run(spec, scene, pair, args.ratio, device)
+            found.append({"setting": setting, "scene": scene.name, "method": spec.label, **scores})
+            print(f"{setting:10s} {scene.name:14s} {spec.label:20s} {scores['PSNR']:.2f} dB", flush=True)
     return found
 
 
@@ -158,15 +160,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not held or not (kept or args.generated):
         raise SystemExit("--hold-out leaves no scene to score, or none to train on.")
     args.output.mkdir(parents=True, exist_ok=True)
-    wishes, facts = [], {}
+    specs, facts = [], {}
     try:
         for variant in (v for v in VARIANTS if v.name in args.variants):
             weights = args.output / (variant.name.replace(" ", "_").replace(",", "") + ".safetensors")
             if not weights.exists():
                 train(variant, kept, weights, args)
             facts[variant.name] = read_header(weights).training
-            wishes.append(MethodWish(variant.name, "ssrfn", {"trust": False}, str(weights)))
-        header = read_header(Path(str(wishes[0].weights)))
+            specs.append(MethodSpecification(variant.name, "ssrfn", {"trust": False}, str(weights)))
+        header = read_header(Path(str(specs[0].weights)))
         bands = header.bands
         responses = sentinel2_responses(args.data if args.data.is_dir() else None)
         scenes = []
@@ -174,7 +176,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             cube, own = read_cube(file, largest=args.crop)
             name = file.stem.removeprefix("aviris_")
             scenes.append(ReferenceScene.make(name, cube, own, responses, target=bands, file=file.stem))
-        rows = [row for wish in (*map(parse_wish, ("bicubic", "glp")), *wishes) for row in score(wish, scenes, args)]
+        rows = [
+            row for spec in (*map(parse_specification, ("bicubic", "glp")), *specs) for row in score(spec, scenes, args)
+        ]
     except HsfuseError as error:
         raise SystemExit(f"{error.message} {error.hint}") from error
     budget = f"{args.steps} steps" if args.steps else f"{args.minutes:g} minutes"

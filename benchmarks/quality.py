@@ -45,7 +45,7 @@ from hsfuse.metrics.reference import score_all
 from hsfuse.simulate.wald import CONDITIONS, WaldPair, reduce_scene
 from hsfuse.spectral import BandTable
 from hsfuse.workflows.fuse_arrays import array_scene
-from hsfuse.workflows.method_wishes import MethodWish, all_wishes, parse_wish
+from hsfuse.workflows.steps.method_specification import MethodSpecification, all_specifications, parse_specification
 
 NOMINAL_PSF = Psf(1.0)
 SENSORS = ("aviris", "enmap", "prisma", "generated")
@@ -58,11 +58,11 @@ def fold_of(scene: ReferenceScene, by: str = "site") -> str:
     return scene.name.rstrip("0123456789").rstrip("-_")
 
 
-def in_fold(wish: MethodWish, scene: ReferenceScene, by: str) -> MethodWish:
+def in_fold(spec: MethodSpecification, scene: ReferenceScene, by: str) -> MethodSpecification:
     """Fill the scene's fold into the name of the weights."""
-    if wish.weights is None or "{fold}" not in wish.weights:
-        return wish
-    return replace(wish, weights=wish.weights.format(fold=fold_of(scene, by)))
+    if spec.weights is None or "{fold}" not in spec.weights:
+        return spec
+    return replace(spec, weights=spec.weights.format(fold=fold_of(scene, by)))
 
 
 def was_seen(header: NetworkHeader, scene: ReferenceScene) -> bool:
@@ -73,20 +73,20 @@ def was_seen(header: NetworkHeader, scene: ReferenceScene) -> bool:
 
 
 def run(
-    wish: MethodWish, scene: ReferenceScene, pair: WaldPair, ratio: int, device: str, seed: int = 0,
+    spec: MethodSpecification, scene: ReferenceScene, pair: WaldPair, ratio: int, device: str, seed: int = 0,
     adapt_steps: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    inner = wish.create()
+    inner = spec.create()
     record: dict[str, Any] = {}
-    if wish.adapt_minutes is not None or adapt_steps is not None:
-        from hsfuse.workflows.adapt import adapt
+    if spec.adapt_minutes is not None or adapt_steps is not None:
+        from hsfuse.workflows.steps.adapt import adapt
 
         whole = array_scene(pair.hsi, pair.msi, scene.bands, scene.responses or None, ratio, NOMINAL_PSF)
         start = time.perf_counter()
-        result = adapt(inner, whole, minutes=wish.adapt_minutes, steps=adapt_steps, device=device, seed=seed,
-                       draft=wish.header().draft)  # fmt: skip
+        result = adapt(inner, whole, minutes=spec.adapt_minutes, steps=adapt_steps, device=device, seed=seed,
+                       draft=spec.header().draft)  # fmt: skip
         record = {"adaptation": result.to_json(), "adapt_seconds": time.perf_counter() - start}
-    method = guarded(inner, wish.guards)
+    method = guarded(inner, spec.guards)
     context = FusionContext(ratio, scene.bands.centre_nm, scene.bands.fwhm_nm, scene.srf, NOMINAL_PSF, device)
     low = lowpass_decimate_array(pair.msi, ratio, NOMINAL_PSF)
     valid = np.ones(low.shape[1:], bool)
@@ -101,7 +101,7 @@ def run(
     return score_all(pair.truth, fused, ratio).to_json() | {"seconds": seconds} | record
 
 
-def wanted_methods(args: argparse.Namespace) -> list[MethodWish]:
+def wanted_methods(args: argparse.Namespace) -> list[MethodSpecification]:
     """Methods in the order of the tables, each network with its weights and, if wanted, adapted as well."""
     weights = {}
     for text in args.weights:
@@ -109,47 +109,47 @@ def wanted_methods(args: argparse.Namespace) -> list[MethodWish]:
         if not sign:
             raise SystemExit(f"--weights {text} is not NAME=FILE.")
         weights[name] = file
-    wishes = [parse_wish(text) for text in args.methods] if args.methods else all_wishes()
+    specs = [parse_specification(text) for text in args.methods] if args.methods else all_specifications()
     if not args.methods and args.own_bands:
         # Networks have bands of their own.
-        wishes = [wish for wish in wishes if not wish.network]
+        specs = [spec for spec in specs if not spec.network]
     elif not args.methods:
-        known = {wish.name for wish in wishes}
-        wishes += [parse_wish(name) for name in weights if name not in known]
-    unused = set(weights) - {wish.name for wish in wishes}
+        known = {spec.name for spec in specs}
+        specs += [parse_specification(name) for name in weights if name not in known]
+    unused = set(weights) - {spec.name for spec in specs}
     if unused:
         raise SystemExit(f"--weights for {', '.join(sorted(unused))}, which --methods does not name.")
-    wishes = [
-        replace(wish, weights=weights[wish.name]) if wish.name in weights and wish.weights is None else wish
-        for wish in wishes
+    specs = [
+        replace(spec, weights=weights[spec.name]) if spec.name in weights and spec.weights is None else spec
+        for spec in specs
     ]
     if args.adapt_minutes is None and args.adapt_steps is None:
-        return wishes
+        return specs
     found = []
-    for wish in wishes:
-        found.append(wish)
-        if wish.network:
-            found.append(replace(wish, label=f"{wish.label}, adapted", adapt_minutes=args.adapt_minutes))
+    for spec in specs:
+        found.append(spec)
+        if spec.network:
+            found.append(replace(spec, label=f"{spec.label}, adapted", adapt_minutes=args.adapt_minutes))
     return found
 
 
-def any_fold(wish: MethodWish) -> MethodWish:
+def any_fold(spec: MethodSpecification) -> MethodSpecification:
     """Name the weights of some fold: all of them share their bands."""
-    if wish.weights is None or "{fold}" not in wish.weights:
-        return wish
-    pattern = Path(wish.weights.replace("{fold}", "*"))
+    if spec.weights is None or "{fold}" not in spec.weights:
+        return spec
+    pattern = Path(spec.weights.replace("{fold}", "*"))
     found = sorted(pattern.parent.glob(pattern.name))
     if not found:
         raise SystemExit(f"There are no weights {pattern}.")
-    return replace(wish, weights=str(found[0]))
+    return replace(spec, weights=str(found[0]))
 
 
-def own_bands(wishes: Sequence[MethodWish], args: argparse.Namespace) -> BandTable | None:
+def own_bands(specs: Sequence[MethodSpecification], args: argparse.Namespace) -> BandTable | None:
     """Bands that all scenes are brought to: the networks', else 100 of PRISMA's; None keeps each scene's own."""
     tables = {}
-    for wish in wishes:
-        if wish.network:
-            header = any_fold(wish).header()
+    for spec in specs:
+        if spec.network:
+            header = any_fold(spec).header()
             tables[header.centre_nm] = header.bands
     if len(tables) > 1:
         raise SystemExit("The networks were trained on different bands; score them in two calls.")
@@ -221,38 +221,41 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def score_all_methods(
-    scenes: Sequence[ReferenceScene], wishes: Sequence[MethodWish], args: argparse.Namespace
+    scenes: Sequence[ReferenceScene], specs: Sequence[MethodSpecification], args: argparse.Namespace
 ) -> list[dict[str, Any]]:
     records = []
     for ratio in args.ratios:
         for setting in args.settings:
             for scene in scenes:
                 pair = reduce_scene(scene.cube, scene.msi, ratio, CONDITIONS[setting], name=scene.name, seed=args.seed)
-                for general in wishes:
-                    wish = in_fold(general, scene, args.fold_by)
+                for general in specs:
+                    spec = in_fold(general, scene, args.fold_by)
                     seen = False
-                    if wish.network:
-                        header = wish.header()
+                    if spec.network:
+                        header = spec.header()
                         seen = was_seen(header, scene)
                         if not header.training.get("scenes"):
-                            print(f"{wish.label}: its weights do not say which scenes it was trained on", flush=True)
+                            print(
+                                f"{spec.label}: its weights do not say which scenes it was trained on",
+                                flush=True,
+                            )
                         if ratio not in header.ratios or (seen and not args.allow_seen):
                             why = "was trained on it" if seen else f"knows no ratio of {ratio}"
-                            print(f"r{ratio} {setting:10s} {scene.name:14s} {wish.label:20s} left out: {why}")
+                            print(f"r{ratio} {setting:10s} {scene.name:14s} {spec.label:20s} left out: {why}")
                             continue
-                    steps = args.adapt_steps if wish.label.endswith(", adapted") else None
+                    steps = args.adapt_steps if spec.label.endswith(", adapted") else None
                     try:
-                        scores = run(wish, scene, pair, ratio, args.device, args.seed, steps)
+                        scores = run(spec, scene, pair, ratio, args.device, args.seed, steps)
                     except (InputError, OverlapError) as error:
-                        if not wish.label.endswith(", adapted"):
+                        if not spec.label.endswith(", adapted"):
                             raise
                         # Too small to train on; the others go on.
-                        print(f"r{ratio} {setting:10s} {scene.name:14s} {wish.label:20s} left out: {error.message}")
+                        print(f"r{ratio} {setting:10s} {scene.name:14s} {spec.label:20s} left out: {error.message}")
                         continue
                     about = {"ratio": ratio, "setting": setting, "scene": scene.name, "method": general.label,
-                             "classic": not wish.network, "seen": seen}  # fmt: skip
+                             "classic": not spec.network, "seen": seen}  # fmt: skip
                     records.append(about | scores)
-                    print(f"r{ratio} {setting:10s} {scene.name:14s} {wish.label:20s} {scores['PSNR']:.2f} dB"
+                    print(f"r{ratio} {setting:10s} {scene.name:14s} {spec.label:20s} {scores['PSNR']:.2f} dB"
                           + (" (seen in training)" if seen else ""), flush=True)  # fmt: skip
                 if args.json:
                     # Hours of work: what is there is kept.
@@ -264,9 +267,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parse(arguments)
     torch.set_num_threads(args.threads)
     try:
-        wishes = wanted_methods(args)
-        scenes = load_scenes(args, own_bands(wishes, args))
-        records = score_all_methods(scenes, wishes, args)
+        specs = wanted_methods(args)
+        scenes = load_scenes(args, own_bands(specs, args))
+        records = score_all_methods(scenes, specs, args)
     except HsfuseError as error:
         raise SystemExit(f"{error.message} {error.hint}") from error
     facts = {

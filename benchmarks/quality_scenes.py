@@ -20,7 +20,7 @@ from hsfuse.readers.s2_srf import BANDS_10M, table_responses
 from hsfuse.simulate.prisma_bands import default_prisma_bands
 from hsfuse.simulate.training_scene import training_scene
 from hsfuse.spectral import FWHM_TO_SIGMA, BandTable, SpectralResponse, srf_weights
-from hsfuse.workflows.cubes import largest_rectangle
+from hsfuse.workflows.steps.cubes import largest_rectangle
 
 FloatCube = NDArray[np.float32]
 

@@ -19,11 +19,11 @@ _environment.prepare()
 
 if TYPE_CHECKING:
     from hsfuse.workflows.fuse_arrays import fuse
-    from hsfuse.workflows.run_scene import fuse_scene
+    from hsfuse.workflows.run import fuse_scene
 
 __all__ = ["__version__", "fuse", "fuse_scene"]
 
-_LAZY = {"fuse": "hsfuse.workflows.fuse_arrays", "fuse_scene": "hsfuse.workflows.run_scene"}
+_LAZY = {"fuse": "hsfuse.workflows.fuse_arrays", "fuse_scene": "hsfuse.workflows.run"}
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ import pytest
 
 from hsfuse.config import RunConfig, parse_size
 from hsfuse.errors import UsageError
-from hsfuse.workflows.config_file import config_toml
+from hsfuse.workflows.config import config_toml
 
 
 def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:

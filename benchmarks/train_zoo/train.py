@@ -33,7 +33,7 @@ from hsfuse.training.augment import Disturbance
 from hsfuse.training.dataset import Reducer
 from hsfuse.training.validation import validate
 from hsfuse.workflows.train_reduced import train_reduced
-from hsfuse.workflows.training_data import TrainingInput, collect, nominal_bands
+from hsfuse.workflows.training.training_data import TrainingInput, collect, nominal_bands
 
 SUFFIXES = (".npz", ".tif", ".tiff", ".img", ".dat", ".bil", ".bsq", ".bip")
 SETTINGS = {

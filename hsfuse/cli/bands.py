@@ -26,7 +26,7 @@ def add_to(app: typer.Typer) -> None:
         """Show the band table of a product: what is kept or dropped, with the evidence."""
         session = Session(verbose, quiet, as_json, no_progress)
         with session.errors():
-            from hsfuse.workflows.inspect import band_table_text, inspect_bands
+            from hsfuse.workflows.bands import band_table_text, inspect_bands
 
             selection = inspect_bands(path, count, cut_nm=cut_nm, progress=session.progress)
             session.show(selection.to_json(), lambda: band_table_text(selection))

@@ -21,7 +21,7 @@ def add_to(app: typer.Typer) -> None:
         """Write every setting of `hsfuse run` with its default and meaning, as TOML."""
         session = Session(verbose)
         with session.errors():
-            from hsfuse.workflows.config_file import config_toml, write_config
+            from hsfuse.workflows.config import config_toml, write_config
 
             if output is None:
                 typer.echo(config_toml(), nl=False)

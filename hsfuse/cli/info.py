@@ -23,7 +23,7 @@ def add_to(app: typer.Typer) -> None:
         """Print what a product is: sensor, level, time, extent, bands, warnings."""
         session = Session(verbose, quiet, as_json)
         with session.errors():
-            from hsfuse.workflows.inspect import describe_product, description_text
+            from hsfuse.workflows.info import describe_product, description_text
 
             facts = describe_product(path)
             session.show(facts, lambda: description_text(facts))

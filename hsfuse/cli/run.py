@@ -47,7 +47,7 @@ def add_to(app: typer.Typer) -> None:
         session = Session(verbose, quiet, as_json, no_progress, log_format, log_file, resumable=True)
         with session.errors():
             resolved = RunConfig.resolve(config, **settings)
-            from hsfuse.workflows.run_scene import run_scene
+            from hsfuse.workflows.run import run_scene
 
             result = run_scene(hsi, msi, output, resolved, dry_run=dry_run, progress=session.progress)
             session.show(result.summary, lambda: plan_text(result.summary) if dry_run else result_text(result.summary))

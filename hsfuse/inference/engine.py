@@ -23,10 +23,10 @@ from hsfuse.fusion.base import FusionMethod
 from hsfuse.grid import Slice2D
 from hsfuse.inference.blending import Finished, TileBlender
 from hsfuse.inference.layout import tiles_around
+from hsfuse.inference.row_pipeline import RowPipeline, TileRow
 from hsfuse.inference.scene import FusionScene, SceneStrip
 from hsfuse.inference.strips import read_ahead
 from hsfuse.inference.tiling import Tile, TilePlan
-from hsfuse.inference.turns import TileRow, Turns
 from hsfuse.log import get_logger
 from hsfuse.masks import expand
 from hsfuse.progress import Progress, SilentProgress
@@ -55,7 +55,7 @@ has to be cleared."""
 
 
 class RowEncoder(Protocol):
-    """Turns reflectance into the samples that the sink takes; see :class:`hsfuse.writers.SampleEncoding`."""
+    """RowPipeline reflectance into the samples that the sink takes; see :class:`hsfuse.writers.SampleEncoding`."""
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -225,13 +225,13 @@ def fuse_scene_tiles(
             stage.advance()
 
         begin_row = _blended_rows(job, start) if plan.overlap else job.exact_row
-        with Turns(finished) as turns:
+        with RowPipeline(finished) as pipeline:
             for tile_row, strip in read_ahead(scene, plan, start):
                 masks.extend(strip)
                 rows = _finished(plan, tile_row, masks.top, scene.ratio)
                 ready = rows.row0 >= rows_done
                 masked = masks.take(rows.shape[0])
-                turns.add(begin_row(tile_row, strip, rows, masked, ready))
+                pipeline.add(begin_row(tile_row, strip, rows, masked, ready))
                 if ready:
                     _count(masked.valid, masked.cloud, statistics)
                     statistics.computed_pixels += int(masked.valid.sum())

@@ -83,14 +83,14 @@ static void stretch(const float *row, int64_t cols, int64_t col0, int64_t col1, 
 
 /* Interpolates planes and adds products of further planes with fine images:
  *
- *   out[k] = up(base[k]) + sum over m of up(coefficient[m, k]) * news[m]
+ *   out[k] = up(base[k]) + sum over m of up(coefficient[m, k]) * details[m]
  *
  * for the window rows [row0, row1) and columns [col0, col1) of the coarse grid. base is (planes, rows, cols),
- * coefficient (terms, planes, rows, cols), news (terms, ...) with its own strides and the window's first pixel at
+ * coefficient (terms, planes, rows, cols), details (terms, ...) with its own strides and the window's first pixel at
  * its start, out (planes, ...) with the window's fine pixels. weights are those of the phases down the rows, then
  * those along the columns. add != 0 adds to what out holds. With terms = 0 this is plain interpolation. */
-int hsf_inject(const float *base, const float *coefficient, int64_t terms, const float *news, int64_t news_plane,
-               int64_t news_row, int64_t planes, int64_t rows, int64_t cols, int64_t row0, int64_t row1,
+int hsf_inject(const float *base, const float *coefficient, int64_t terms, const float *details, int64_t details_plane,
+               int64_t details_row, int64_t planes, int64_t rows, int64_t cols, int64_t row0, int64_t row1,
                int64_t col0, int64_t col1, int64_t ratio, const float *weights, int32_t add, float *out,
                int64_t out_plane, int64_t out_row) {
   const int64_t fine = (col1 - col0) * ratio, sources = 1 + terms;
@@ -123,7 +123,7 @@ int hsf_inject(const float *base, const float *coefficient, int64_t terms, const
             target[j] = w[0] * from[0][j] + w[1] * from[1][j] + w[2] * from[2][j] + w[3] * from[3][j] +
                         w[4] * from[4][j];
         for (int64_t m = 0; m < terms; m++) {
-          const float *factor = news + m * news_plane + ((i - row0) * ratio + p) * news_row;
+          const float *factor = details + m * details_plane + ((i - row0) * ratio + p) * details_row;
           const int64_t o = (m + 1) * fine;
           for (int64_t j = 0; j < fine; j++)
             target[j] += factor[j] * (w[0] * from[0][o + j] + w[1] * from[1][o + j] + w[2] * from[2][o + j] +

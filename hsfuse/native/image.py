@@ -74,7 +74,7 @@ def upsample(x: FloatArray, ratio: int, weights: FloatArray) -> FloatArray | Non
 def inject(
     base: FloatArray,
     coefficients: FloatArray | None,
-    news: FloatArray | None,
+    details: FloatArray | None,
     window: tuple[slice, slice],
     ratio: int,
     weights: FloatArray,
@@ -84,7 +84,7 @@ def inject(
 ) -> bool:
     """Interpolate planes and add products of interpolated coefficients with fine images, into ``out``.
 
-    ``out[k] = up(base[k]) + sum over m of up(coefficients[m, k]) * news[m]``
+    ``out[k] = up(base[k]) + sum over m of up(coefficients[m, k]) * details[m]``
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def inject(
         Shape (plane, row, col), contiguous.
     coefficients
         Shape (term, plane, row, col), contiguous; None for plain interpolation.
-    news
+    details
         Shape (term, window row * ratio, window col * ratio), unit stride along columns.
     window
         Rows and columns of the coarse grid that are wanted.
@@ -114,10 +114,10 @@ def inject(
     planes, height, width = base.shape
     terms = 0 if coefficients is None else coefficients.shape[0]
     rows, cols = window
-    news_plane, news_row = (0, 0) if news is None else (news.strides[0] // 4, news.strides[1] // 4)
+    details_plane, details_row = (0, 0) if details is None else (details.strides[0] // 4, details.strides[1] // 4)
     _check(
         native.hsf_inject(
-            _at(base), _at(coefficients), _INT(terms), _at(news), _INT(news_plane), _INT(news_row),
+            _at(base), _at(coefficients), _INT(terms), _at(details), _INT(details_plane), _INT(details_row),
             _INT(planes), _INT(height), _INT(width), _INT(rows.start), _INT(rows.stop), _INT(cols.start),
             _INT(cols.stop), _INT(ratio), _at(weights), _FLAG(add), _at(out), _INT(out.strides[0] // 4),
             _INT(out.strides[1] // 4),

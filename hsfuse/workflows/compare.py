@@ -27,13 +27,18 @@ from hsfuse.log import get_logger
 from hsfuse.progress import Progress, SilentProgress
 from hsfuse.qa.compare_report import CompareData, MethodResult, write_compare_report
 from hsfuse.qa.report import to_plain, write_qa_json
-from hsfuse.workflows.clock import StageClock
-from hsfuse.workflows.compare_judge import Judge
-from hsfuse.workflows.contest import Contest, ContestSource, open_source
-from hsfuse.workflows.method_wishes import MethodWish, all_wishes, parse_wish, split_wishes
-from hsfuse.workflows.methods import fusion_context, network_precision, resolve_device
-from hsfuse.workflows.run_scene import cpu_threads
-from hsfuse.workflows.scratch_cube import ScratchCube
+from hsfuse.workflows.comparison.judge import Judge
+from hsfuse.workflows.comparison.scratch_cube import ScratchCube
+from hsfuse.workflows.comparison.setting import ComparisonSetting, SettingSource, open_source
+from hsfuse.workflows.run import cpu_threads
+from hsfuse.workflows.steps.clock import StageClock
+from hsfuse.workflows.steps.method_specification import (
+    MethodSpecification,
+    all_specifications,
+    parse_specification,
+    split_specifications,
+)
+from hsfuse.workflows.steps.methods import fusion_context, network_precision, resolve_device
 
 _log = get_logger(__name__)
 
@@ -91,27 +96,27 @@ def compare(
     torch.set_num_threads(cpu_threads(config.threads))
     report = output or Path(f"{paths[0].stem}.compare.html")
     numbers = check_report(report, overwrite=config.overwrite)
-    wishes, named = wanted_methods(config)
+    specs, named = wanted_methods(config)
     with ExitStack() as stack:
         with clock.stage("open") as stage:
             source = open_source(paths, config, stack)
             stage.advance()
-        wishes, headers, notes = _that_suit(wishes, named, source)
-        contest = source.contest(next(iter(headers.values()), None), clock)
-        judge = Judge(contest)
+        specs, headers, notes = _that_suit(specs, named, source)
+        setting = source.prepare(next(iter(headers.values()), None), clock)
+        judge = Judge(setting)
         results: list[MethodResult] = []
-        for wish in wishes:
+        for spec in specs:
             try:
-                results.append(_run(wish, contest, judge, headers.get(wish.label), config, device, report, clock))
+                results.append(_run(spec, setting, judge, headers.get(spec.label), config, device, report, clock))
             except HsfuseError as error:
                 # A full disk is no fault of the method.
                 if named or isinstance(error, OutputError):
                     raise
-                notes.append(f"{wish.label} was left out: {error.message}")
+                notes.append(f"{spec.label} was left out: {error.message}")
                 _log.warning("%s", notes[-1])
         if not results:
             raise InputError("No method could be run on this scene.", hint=" ".join(notes))
-        data = _data(contest, judge, results, notes, config, device)
+        data = _data(setting, judge, results, notes, config, device)
     write_compare_report(report, data)
     write_qa_json(numbers, data.to_json())
     summary = to_plain(data.to_json()) | {
@@ -142,7 +147,7 @@ def check_report(path: Path, *, overwrite: bool) -> Path:
     return numbers
 
 
-def wanted_methods(config: CompareConfig) -> tuple[list[MethodWish], bool]:
+def wanted_methods(config: CompareConfig) -> tuple[list[MethodSpecification], bool]:
     """Return the methods in the order of the table, and whether the user named them.
 
     Raises
@@ -151,48 +156,48 @@ def wanted_methods(config: CompareConfig) -> tuple[list[MethodWish], bool]:
         A name, option or weights file makes no sense, or networks are missing for ``--adapt``.
     """
     named = config.methods.strip().lower() != "auto"
-    wishes = [parse_wish(text) for text in split_wishes(config.methods)] if named else all_wishes()
-    if not wishes:
+    specs = (
+        [parse_specification(text) for text in split_specifications(config.methods)] if named else all_specifications()
+    )
+    if not specs:
         raise UsageError("--methods names no method.", hint="Such as --methods glp,cnmf.")
-    unique = {wish.label: wish for wish in wishes}
-    if len(unique) < len(wishes):
+    unique = {spec.label: spec for spec in specs}
+    if len(unique) < len(specs):
         raise UsageError("--methods names a method twice.")
     if config.adapt is not None:
-        if not any(wish.network for wish in wishes):
+        if not any(spec.network for spec in specs):
             raise UsageError("--adapt needs a network among the methods.", hint="Such as --methods glp,ssrfn.")
-        wishes = [
-            item for wish in wishes for item in ([wish, _adapted(wish, config.adapt)] if wish.network else [wish])
-        ]
-    return wishes, named
+        specs = [item for spec in specs for item in ([spec, _adapted(spec, config.adapt)] if spec.network else [spec])]
+    return specs, named
 
 
-def _adapted(wish: MethodWish, minutes: float) -> MethodWish:
-    return replace(wish, label=f"{wish.label} (adapted)", adapt_minutes=minutes)
+def _adapted(spec: MethodSpecification, minutes: float) -> MethodSpecification:
+    return replace(spec, label=f"{spec.label} (adapted)", adapt_minutes=minutes)
 
 
 def _that_suit(
-    wishes: Sequence[MethodWish], named: bool, source: ContestSource
-) -> tuple[list[MethodWish], dict[str, NetworkHeader], list[str]]:
+    specs: Sequence[MethodSpecification], named: bool, source: SettingSource
+) -> tuple[list[MethodSpecification], dict[str, NetworkHeader], list[str]]:
     """Keep the methods that can take part; all networks must share their bands."""
-    kept: list[MethodWish] = []
+    kept: list[MethodSpecification] = []
     headers: dict[str, NetworkHeader] = {}
     notes: list[str] = []
-    for wish in wishes:
+    for spec in specs:
         try:
-            if wish.network:
-                header = wish.header()
+            if spec.network:
+                header = spec.header()
                 source.check(header)
-                _check_same_bands(wish.label, header, headers)
-                headers[wish.label] = header
+                _check_same_bands(spec.label, header, headers)
+                headers[spec.label] = header
             else:
-                wish.create()
+                spec.create()
         except HsfuseError as error:
             if named:
                 raise
-            notes.append(f"{wish.label} was left out: {error.message}")
+            notes.append(f"{spec.label} was left out: {error.message}")
             _log.info("%s", notes[-1])
             continue
-        kept.append(wish)
+        kept.append(spec)
     return kept, headers, notes
 
 
@@ -212,33 +217,33 @@ def _check_same_bands(label: str, header: NetworkHeader, others: dict[str, Netwo
 
 
 def _run(
-    wish: MethodWish, contest: Contest, judge: Judge, header: NetworkHeader | None, config: CompareConfig,
-    device: str, report: Path, clock: StageClock,
+    spec: MethodSpecification, setting: ComparisonSetting, judge: Judge, header: NetworkHeader | None,
+    config: CompareConfig, device: str, report: Path, clock: StageClock,
 ) -> MethodResult:  # fmt: skip
-    scene = contest.scene
+    scene = setting.scene
     options: dict[str, Any] = {}
-    if wish.network:
+    if spec.network:
         options["precision"] = network_precision(config.precision, device)
-    method = wish.create(**options)
-    summary = available_methods()[wish.name]
-    if wish.adapt_minutes is not None and header is not None:
+    method = spec.create(**options)
+    summary = available_methods()[spec.name]
+    if spec.adapt_minutes is not None and header is not None:
         from hsfuse.fusion.nets.methods import DEFAULT_DRAFT
-        from hsfuse.workflows.adapt import adapt
+        from hsfuse.workflows.steps.adapt import adapt
 
         adaptation = adapt(
-            method, scene, minutes=wish.adapt_minutes, device=device, seed=config.seed,  # type: ignore[arg-type]
+            method, scene, minutes=spec.adapt_minutes, device=device, seed=config.seed,  # type: ignore[arg-type]
             draft=header.draft or DEFAULT_DRAFT, progress=clock,
         )  # fmt: skip
         summary += f"; adapted to the scene in {adaptation.steps} steps, {adaptation.seconds:.0f} s beside its time"
-    method = guarded(method, wish.guards, ratio=scene.ratio, psf=scene.psf)
+    method = guarded(method, spec.guards, ratio=scene.ratio, psf=scene.psf)
     with ScratchCube(report.parent, scene.fine_grid.shape, scene.hsi.bands.centre_nm[scene.bands]) as cube:
-        with clock.stage(wish.label) as stage, _peak_memory(device) as memory:
+        with clock.stage(spec.label) as stage, _peak_memory(device) as memory:
             start = time.perf_counter()
             _fuse(method, scene, cube, config, device)
             seconds = time.perf_counter() - start
             stage.advance()
         with clock.stage("judge") as stage:
-            result = judge.judge(wish.label, cube)
+            result = judge.judge(spec.label, cube)
             stage.advance()
     trust = getattr(method.inner if isinstance(method, GuardedMethod) else method, "trust", None)
     if trust is not None and trust.windows:
@@ -291,17 +296,17 @@ def _peak_memory(device: str) -> Iterator[dict[str, float]]:
 
 
 def _data(
-    contest: Contest, judge: Judge, results: Sequence[MethodResult], notes: Sequence[str], config: CompareConfig,
-    device: str,
+    setting: ComparisonSetting, judge: Judge, results: Sequence[MethodResult], notes: Sequence[str],
+    config: CompareConfig, device: str,
 ) -> CompareData:  # fmt: skip
-    true = contest.reference is not None
+    true = setting.reference is not None
     versions = {"hsfuse": __version__, **{name: metadata.version(name) for name in _LIBRARIES}}
     return CompareData(
-        title=contest.title, methods=results, with_reference=true,
-        facts=contest.facts | {"Device": f"{device}, {cpu_threads(config.threads)} CPU threads"},
+        title=setting.title, methods=results, with_reference=true,
+        facts=setting.facts | {"Device": f"{device}, {cpu_threads(config.threads)} CPU threads"},
         centre_nm=judge.centre_nm, reference_picture=judge.reference_picture(),
         reference_spectra=judge.reference_spectra(), reference_name="reference" if true else "HSI",
         error_label="RMSE over bands (reflectance)" if true else "degraded cube against HSI, RMSE over bands",
         band_label="PSNR of each band" if true else "PSNR of each band, degraded cube against HSI",
-        configuration=config.model_dump(mode="json"), versions=versions, notes=(*contest.notes, *notes),
+        configuration=config.model_dump(mode="json"), versions=versions, notes=(*setting.notes, *notes),
     )  # fmt: skip

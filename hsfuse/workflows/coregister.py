@@ -27,7 +27,7 @@ from hsfuse.progress import Progress, SilentProgress
 from hsfuse.readers import open_hsi, open_msi
 from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct
 from hsfuse.readers.raster import RasterMsi
-from hsfuse.workflows.clock import StageClock, peak_memory_bytes
+from hsfuse.workflows.steps.clock import StageClock, peak_memory_bytes
 
 _log = get_logger(__name__)
 
@@ -38,8 +38,8 @@ _NEEDED_LATER = (
     "scipy.linalg",
     "scipy.sparse",
     "scipy.spatial",
-    "hsfuse.workflows.aligned",
-    "hsfuse.workflows.swir",
+    "hsfuse.workflows.coregistration.aligned_image",
+    "hsfuse.workflows.steps.swir",
     "hsfuse.coregister.swir",
 )
 """Modules that are imported while images are matched, which leaves the interpreter idle, and not before."""
@@ -90,7 +90,7 @@ def coregister_files(
     config = config or CoregisterConfig()
     clock = StageClock(progress or SilentProgress())
     if tie_points is not None:
-        from hsfuse.workflows.tie_points import check_suffix
+        from hsfuse.workflows.coregistration.tie_points import check_suffix
 
         check_suffix(tie_points)
     wanted = [path for path in (output, field, tie_points, report) if path is not None]
@@ -118,7 +118,7 @@ def coregister_files(
             """What the aligned image's pixels do not depend on, unless the SWIR bands are to be moved."""
             if isinstance(moving, RasterMsi):
                 return result, ()
-            from hsfuse.workflows.swir import with_swir
+            from hsfuse.workflows.steps.swir import with_swir
 
             return with_swir(result, moving, fixed, [reference], config, psf, clock.hidden())
 
@@ -127,7 +127,7 @@ def coregister_files(
         if config.correct_swir or not result.trusted:
             result, _ = compared.result()
         if result.trusted:
-            from hsfuse.workflows.aligned import write_aligned
+            from hsfuse.workflows.coregistration.aligned_image import write_aligned
 
             write_aligned(
                 output, moving, result, clock, overwrite=overwrite, finally_known=lambda: compared.result()[0]
@@ -149,11 +149,11 @@ def _write_field_and_points(
     result: CoregistrationResult, grid: Grid, field: Path | None, tie_points: Path | None
 ) -> None:
     if result.trusted and field is not None:
-        from hsfuse.workflows.aligned import write_field
+        from hsfuse.workflows.coregistration.aligned_image import write_field
 
         write_field(field, grid, result)
     if result.trusted and tie_points is not None:
-        from hsfuse.workflows.tie_points import write_tie_points
+        from hsfuse.workflows.coregistration.tie_points import write_tie_points
 
         write_tie_points(tie_points, result, grid.crs)
 
@@ -224,7 +224,7 @@ def _write_report(
 ) -> None:
     from hsfuse.qa.report import ReportData, write_report
     from hsfuse.qa.verdict import judge, thresholds_for
-    from hsfuse.workflows.alignment import detail_view
+    from hsfuse.workflows.coregistration.detail import detail_view
 
     with clock.stage("report") as stage:
         verdict = judge({}, coregistration=result, warnings=warnings, thresholds=thresholds_for(target.grid.pixel_m))

@@ -22,11 +22,11 @@ from hsfuse.metrics.reference import ReferenceScores, score_all
 from hsfuse.progress import Progress, SilentProgress
 from hsfuse.readers.raster import RasterHsi
 from hsfuse.simulate.scene import Truth
-from hsfuse.workflows.inputs import open_pair
-from hsfuse.workflows.methods import fusion_context
-from hsfuse.workflows.prepare import PreparedScene, prepare_scene
-from hsfuse.workflows.run_scene import run_scene
+from hsfuse.workflows.run import run_scene
 from hsfuse.workflows.simulate import simulate_products
+from hsfuse.workflows.steps.inputs import open_pair
+from hsfuse.workflows.steps.methods import fusion_context
+from hsfuse.workflows.steps.prepare import PreparedScene, prepare_scene
 
 _log = get_logger(__name__)
 

@@ -24,7 +24,7 @@ from hsfuse.inference.scene import FusionScene
 from hsfuse.progress import Progress
 from hsfuse.readers.base import ProductInfo
 from hsfuse.spectral import BandTable, SpectralResponse, srf_weights
-from hsfuse.workflows.methods import resolve_device
+from hsfuse.workflows.steps.methods import resolve_device
 
 FloatCube = NDArray[np.float32]
 

@@ -26,10 +26,10 @@ from hsfuse.training.dataset import PatchSource, Reducer, Sampling
 from hsfuse.training.distributed import Team, is_leader, joined, own_device, world_size
 from hsfuse.training.loop import LoopSettings, TrainingFiles, TrainingResult, train
 from hsfuse.training.losses import FusionLoss
-from hsfuse.workflows.clock import StageClock, peak_memory_bytes
-from hsfuse.workflows.methods import resolve_device
-from hsfuse.workflows.run_scene import cpu_threads
-from hsfuse.workflows.training_data import TrainingData, collect, parse_inputs
+from hsfuse.workflows.run import cpu_threads
+from hsfuse.workflows.steps.clock import StageClock, peak_memory_bytes
+from hsfuse.workflows.steps.methods import resolve_device
+from hsfuse.workflows.training.training_data import TrainingData, collect, parse_inputs
 
 _log = get_logger(__name__)
 
@@ -89,7 +89,7 @@ def train_reduced(
     Parameters
     ----------
     inputs
-        Pairs, cubes, or one CSV list of them; see :func:`hsfuse.workflows.training_data.parse_inputs`.
+        Pairs, cubes, or one CSV list of them; see :func:`hsfuse.workflows.training.training_data.parse_inputs`.
     output
         Weights, ``.safetensors``. Checkpoint and log are written beside it.
     config

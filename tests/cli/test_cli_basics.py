@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from hsfuse.cli.app import app
 from hsfuse.config import RunConfig, TrainConfig
-from hsfuse.workflows.aoi import parse_aoi
+from hsfuse.workflows.steps.aoi import parse_aoi
 
 runner = CliRunner()
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from hsfuse.cli.app import app
 from hsfuse.config import CoregisterConfig
 from hsfuse.errors import UsageError
-from hsfuse.workflows.aoi import parse_aoi
+from hsfuse.workflows.steps.aoi import parse_aoi
 
 runner = CliRunner()
 UTM = CRS.from_epsg(32632)
@@ -37,7 +37,7 @@ def test_a_wrong_setting_points_to_the_help_of_its_command(command: str, argumen
 @pytest.mark.parametrize(
     ("command", "workflow", "resumable"),
     [
-        (["run", "a", "b", "-o", "c.tif"], "hsfuse.workflows.run_scene.run_scene", True),
+        (["run", "a", "b", "-o", "c.tif"], "hsfuse.workflows.run.run_scene", True),
         (["train-reduced", "a", "-o", "c"], "hsfuse.workflows.train_reduced.train_reduced", True),
         (["coregister", "a", "b", "-o", "c.tif"], "hsfuse.workflows.coregister.coregister_files", False),
     ],

@@ -16,8 +16,8 @@ from hsfuse.cli.app import app
 from hsfuse.fusion.nets import zoo
 from hsfuse.simulate.products import SimulatedPair
 from hsfuse.simulate.training_scene import training_scene
-from hsfuse.workflows import method_wishes
-from hsfuse.workflows.training_data import nominal_bands
+from hsfuse.workflows.steps import method_specification
+from hsfuse.workflows.training.training_data import nominal_bands
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflows"))
 from network_weights import BANDS, write_tiny
@@ -98,8 +98,8 @@ def test_a_table_is_printed_for_people(cube: Path, tmp_path: Path) -> None:
 
 def test_networks_take_part_with_and_without_adaptation(cube: Path, tmp_path: Path) -> None:
     weights = write_tiny(tmp_path / "tiny.safetensors", noise=0.02)
-    wish = f"ssrfn-lite@{weights}"
-    result = _compare(cube, "-o", tmp_path / "r.html", "--json", "--methods", f"glp,{wish}", "--adapt", 0.02)
+    spec = f"ssrfn-lite@{weights}"
+    result = _compare(cube, "-o", tmp_path / "r.html", "--json", "--methods", f"glp,{spec}", "--adapt", 0.02)
     scores = _scores(result)
     assert list(scores) == ["glp", "ssrfn-lite@tiny.safetensors", "ssrfn-lite@tiny.safetensors (adapted)"]
     summary = json.loads(result.stdout)
@@ -116,7 +116,7 @@ def test_a_network_that_does_not_suit_is_left_out_or_refused(
     (folder / "config.toml").write_text('description = "x"\n[network]\nn_bands = 24\n')
     write_tiny(folder / "weights.safetensors", ratios=(4,), name="ssrfn")
     monkeypatch.setattr(zoo, "zoo_folders", lambda: [tmp_path / "zoo"])
-    monkeypatch.setattr(method_wishes, "CLASSICS", ("bicubic",))
+    monkeypatch.setattr(method_specification, "CLASSICS", ("bicubic",))
     result = _compare(cube, "-o", tmp_path / "r.html", "--json")
     assert "ssrfn" not in _scores(result)
     assert any("ssrfn was left out" in note and "ratio of 4" in note for note in json.loads(result.stdout)["notes"])
@@ -168,7 +168,7 @@ def test_a_pair_is_compared_without_reference(pair: SimulatedPair, tmp_path: Pat
         (["--device", "cuda:99"], 3, "GPU"),
     ],
 )  # fmt: skip
-def test_bad_wishes(cube: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str], code: int,
+def test_bad_settings(cube: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str], code: int,
                     text: str) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     result = _compare(cube, *flags)

@@ -12,7 +12,7 @@ import pytest
 
 from hsfuse.config import RunConfig
 from hsfuse.simulate.products import SimulatedPair
-from hsfuse.workflows.config_file import config_toml
+from hsfuse.workflows.config import config_toml
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 QUICK = ["--method", "bicubic", "--bands", "12", "--no-report", "--coregister", "global", "--quiet"]

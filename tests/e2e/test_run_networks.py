@@ -17,9 +17,9 @@ from hsfuse.cli.app import app
 from hsfuse.errors import HsfuseError, InputError, UsageError
 from hsfuse.fusion.nets import zoo
 from hsfuse.simulate.products import SimulatedPair
-from hsfuse.workflows import methods
-from hsfuse.workflows.adapted import AdaptedMethod, adapted_path
 from hsfuse.workflows.demo import read_cube
+from hsfuse.workflows.steps import methods
+from hsfuse.workflows.steps.adapted import AdaptedMethod, adapted_path
 from hsfuse.writers import journal_folder
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflows"))
@@ -105,7 +105,7 @@ def test_strips_that_an_adapted_network_did_not_see_decide(
         record = {"steps": 1, "seconds": 1.0, "before": scores, "after": scores}
         return AdaptedMethod(replace(chosen, adapted_gain_db=gains.pop(0)), record)
 
-    monkeypatch.setattr("hsfuse.workflows.run_scene.adapt_to_scene", adapted)
+    monkeypatch.setattr("hsfuse.workflows.run.adapt_to_scene", adapted)
     worse = _run(pair, tmp_path / "a.tif", adapt=1.0, aoi=area, **QUICK)
     assert (worse.method, "-0.50 dB" in worse.method_reason) == ("glp", True)
     better = _run(pair, tmp_path / "b.tif", adapt=1.0, aoi=area, **QUICK)

@@ -20,7 +20,7 @@ from hsfuse.readers import open_hsi, open_msi
 from hsfuse.simulate.products import SimulatedPair, simulate_pair
 from hsfuse.simulate.scene import Truth
 from hsfuse.workflows.demo import read_cube
-from hsfuse.workflows.run_scene import RunResult
+from hsfuse.workflows.run import RunResult
 
 runner = CliRunner()
 SHIFT_M = (14.0, -11.0)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from hsfuse.simulate.wald import CONDITIONS, Condition, reduce_scene
-from hsfuse.workflows.method_wishes import CLASSICS, parse_wish
+from hsfuse.workflows.steps.method_specification import CLASSICS, parse_specification
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflows"))
 from network_weights import write_tiny
@@ -98,7 +98,7 @@ def test_networks_are_compared_with_the_best_classic_of_each_scene(quality):
 
 def test_networks_are_scored_on_scenes_they_were_not_trained_on(quality, tmp_path, capsys):
     """Seen scenes are passed over or marked; folds pick their weights; adapted networks stand beside."""
-    from hsfuse.workflows.training_data import nominal_bands
+    from hsfuse.workflows.training.training_data import nominal_bands
 
     bands = nominal_bands(40)
     rng = np.random.default_rng(0)
@@ -166,7 +166,9 @@ def test_classics_on_measured_scenes(quality, shared_data):
     for scene in quality.load_scenes(args):
         for setting, lowest, gain in (("noise-free", 40.0, 0.5), ("35dB", 36.0, 1.0), ("field", 30.5, 3.0)):
             pair = reduce_scene(scene.cube, scene.msi, 3, CONDITIONS[setting], name=scene.name)
-            psnr = {m: quality.run(parse_wish(m), scene, pair, 3, "cpu")["PSNR"] for m in CLASSICS if m != "cnmf"}
+            psnr = {
+                m: quality.run(parse_specification(m), scene, pair, 3, "cpu")["PSNR"] for m in CLASSICS if m != "cnmf"
+            }
             assert psnr["glp:adaptive=false"] > lowest
             assert psnr["glp:adaptive=false"] > psnr["bicubic"] + 6
             assert psnr["gsa"] > psnr["bicubic"] + 7

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse.simulate.remix import remix
-from hsfuse.workflows.training_data import nominal_bands
+from hsfuse.workflows.training.training_data import nominal_bands
 
 BANDS = nominal_bands(40)
 

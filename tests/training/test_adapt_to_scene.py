@@ -22,9 +22,9 @@ from hsfuse.inference.scene import FusionScene
 from hsfuse.readers.s2_srf import BANDS_10M, table_responses
 from hsfuse.simulate.training_scene import training_scene
 from hsfuse.spectral import BandTable, srf_weights
-from hsfuse.workflows.adapt import adapt
 from hsfuse.workflows.fuse_arrays import ArrayProduct
-from hsfuse.workflows.training_data import scene_as_training
+from hsfuse.workflows.steps.adapt import adapt
+from hsfuse.workflows.training.training_data import scene_as_training
 
 BANDS = BandTable.make(np.linspace(440.0, 900.0, 12))
 

@@ -11,7 +11,7 @@ from hsfuse.fusion.nets.ssrfn import Ssrfn, make_network
 from hsfuse.fusion.nets.weights import save_weights
 from hsfuse.fusion.nets.zoo import NetworkHeader
 from hsfuse.readers.s2_srf import BANDS_10M
-from hsfuse.workflows.training_data import nominal_bands
+from hsfuse.workflows.training.training_data import nominal_bands
 
 BANDS = 24
 

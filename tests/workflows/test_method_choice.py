@@ -13,8 +13,8 @@ from hsfuse.config import RunConfig
 from hsfuse.errors import HsfuseError, InputError, UsageError
 from hsfuse.fusion.base import available_methods, create_method, is_network
 from hsfuse.fusion.nets import zoo
-from hsfuse.workflows import methods
-from hsfuse.workflows.methods import choose_method, resolve_device
+from hsfuse.workflows.steps import methods
+from hsfuse.workflows.steps.methods import choose_method, resolve_device
 
 sys.path.insert(0, str(Path(__file__).parent))
 from network_weights import write_tiny

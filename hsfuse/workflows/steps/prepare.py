@@ -23,10 +23,10 @@ from hsfuse.log import get_logger
 from hsfuse.progress import Progress
 from hsfuse.psf_search import search_sharpness
 from hsfuse.readers.base import HyperspectralProduct
-from hsfuse.workflows.aoi import parse_aoi
-from hsfuse.workflows.clock import hidden
-from hsfuse.workflows.inputs import Pair, common_grid
-from hsfuse.workflows.swir import with_swir
+from hsfuse.workflows.steps.aoi import parse_aoi
+from hsfuse.workflows.steps.clock import hidden
+from hsfuse.workflows.steps.inputs import Pair, common_grid
+from hsfuse.workflows.steps.swir import with_swir
 
 _log = get_logger(__name__)
 
@@ -63,7 +63,7 @@ def prepare_scene(
         Nothing is left to fuse.
     """
     matching = Psf(config.psf_fwhm) if config.psf_fwhm != "auto" else _MATCHING_PSF
-    # A wish that cannot be met fails before minutes of matching; the bands themselves are examined beside it.
+    # A request that cannot be met fails before minutes of matching; the bands themselves are examined beside it.
     check_bands(pair.hsi, config.bands, network_nm)
     with ThreadPoolExecutor(1, thread_name_prefix="hsfuse-bands") as beside:
         examining = beside.submit(select_scene_bands, pair.hsi, config.bands, hidden(progress), network_nm)

@@ -16,9 +16,9 @@ from hsfuse.qa.compare_report import MethodResult
 from hsfuse.qa.pixels import PixelStrip, PurePixel, find_pure_pixels, inner_spread, key_bands
 from hsfuse.qa.quicklook import fit_shape
 from hsfuse.qa.sources import ArraySource
-from hsfuse.workflows.contest import Contest
-from hsfuse.workflows.scratch_cube import ScratchCube
-from hsfuse.workflows.window_scores import score_windows
+from hsfuse.workflows.comparison.scratch_cube import ScratchCube
+from hsfuse.workflows.comparison.setting import ComparisonSetting
+from hsfuse.workflows.steps.window_scores import score_windows
 
 PAPER_SCORES = ("PSNR", "SAM", "ERGAS", "CC", "RMSE")
 """In the order and spelling of the SSRFN paper."""
@@ -31,10 +31,10 @@ FloatCube = NDArray[np.float32]
 
 
 class Judge:
-    """Scores, maps, pictures and spectra of fused cubes of one contest."""
+    """Scores, maps, pictures and spectra of fused cubes of one comparison."""
 
-    def __init__(self, contest: Contest) -> None:
-        self._contest, scene = contest, contest.scene
+    def __init__(self, setting: ComparisonSetting) -> None:
+        self._setting, scene = setting, setting.scene
         self._scene = scene
         self.centre_nm = np.asarray(scene.hsi.bands.centre_nm[scene.bands], dtype=np.float64)
         self._shown = [int(np.abs(self.centre_nm - nm).argmin()) for nm in _PICTURE_NM]
@@ -44,12 +44,12 @@ class Judge:
         """Judge one cube."""
         block = Slice2D(0, cube.shape[0], 0, cube.shape[1])
         picture = cube.read(self._shown, block, fit_shape(cube.shape, _PICTURE_PX))
-        parts = self._against_reference(cube) if self._contest.reference is not None else self._without(cube)
+        parts = self._against_reference(cube) if self._setting.reference is not None else self._without(cube)
         return MethodResult(name, picture=picture, spectra=self._spectra(cube), **parts)
 
     def reference_picture(self) -> FloatCube:
         """Three bands of the truth; without one, of the HSI."""
-        scene, reference = self._scene, self._contest.reference
+        scene, reference = self._scene, self._setting.reference
         if reference is not None:
             shape = reference.shape[1:]
             block = Slice2D(0, shape[0], 0, shape[1])
@@ -58,7 +58,7 @@ class Judge:
 
     def reference_spectra(self) -> dict[str, NDArray[np.float64]]:
         """Spectra that the methods' are held against."""
-        reference = self._contest.reference
+        reference = self._setting.reference
         found = {}
         for label, pixel in self._pixels.items():
             if reference is None:
@@ -77,7 +77,7 @@ class Judge:
         every, r = range(len(self.centre_nm)), self._scene.ratio
         found = {}
         for label, pixel in self._pixels.items():
-            if self._contest.reference is None:
+            if self._setting.reference is None:
                 block = Slice2D(pixel.row, pixel.row + 1, pixel.col, pixel.col + 1).scaled(r)
             else:
                 row, col = self._middle(pixel)
@@ -106,7 +106,7 @@ class Judge:
         return {f"{p.kind} (HSI row {p.row}, column {p.col})": p for p in pixels}
 
     def _against_reference(self, cube: ScratchCube) -> dict[str, Any]:
-        reference = self._contest.reference
+        reference = self._setting.reference
         if reference is None:
             raise HsfuseError("There is no reference.")
         block = Slice2D(0, cube.shape[0], 0, cube.shape[1])

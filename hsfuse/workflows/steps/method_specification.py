@@ -18,7 +18,7 @@ _PART = re.compile(r"^[a-z_]+=", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class MethodWish:
+class MethodSpecification:
     """A method that somebody asked for.
 
     Attributes
@@ -81,7 +81,7 @@ class MethodWish:
             ) from error
 
 
-def parse_wish(text: str) -> MethodWish:
+def parse_specification(text: str) -> MethodSpecification:
     """Understand one method.
 
     Raises
@@ -103,7 +103,7 @@ def parse_wish(text: str) -> MethodWish:
         known = ", ".join(FidelityOptions.__dataclass_fields__)
         raise UsageError(f"'{text}' names an unknown fidelity guard.", hint=f"Guards: {known}.") from error
     label = f"{head}@{Path(weights).name}" if at else head
-    return MethodWish(label + (f"+{guards}" if guards else ""), name, values, weights if at else None, chosen)
+    return MethodSpecification(label + (f"+{guards}" if guards else ""), name, values, weights if at else None, chosen)
 
 
 def parse_values(text: str, whole: str = "") -> dict[str, Any]:
@@ -120,7 +120,7 @@ def parse_values(text: str, whole: str = "") -> dict[str, Any]:
     return found
 
 
-def split_wishes(text: str) -> list[str]:
+def split_specifications(text: str) -> list[str]:
     """Split a list at spaces and commas, but not at the commas between the options of one method."""
     found: list[str] = []
     for item in filter(None, re.split(r"[\s,]+", text)):
@@ -131,7 +131,7 @@ def split_wishes(text: str) -> list[str]:
     return found
 
 
-def all_wishes() -> list[MethodWish]:
+def all_specifications() -> list[MethodSpecification]:
     """Every classic, and every network of the zoo that has weights."""
     networks = [m.name for m in list_models() if m.weights is not None and is_network(m.name)]
-    return [parse_wish(name) for name in (*CLASSICS, *networks)]
+    return [parse_specification(name) for name in (*CLASSICS, *networks)]

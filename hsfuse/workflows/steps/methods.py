@@ -15,7 +15,7 @@ from hsfuse.inference.scene import FusionScene
 from hsfuse.log import get_logger
 from hsfuse.readers.s2_srf import BANDS_ALL
 from hsfuse.spectral import BandTable, srf_weights
-from hsfuse.workflows.inputs import Pair
+from hsfuse.workflows.steps.inputs import Pair
 
 if TYPE_CHECKING:
     from hsfuse.fusion.classical.calibration import Calibration
@@ -193,10 +193,10 @@ def suit_pair(chosen: ChosenMethod, pair: Pair, config: RunConfig) -> ChosenMeth
     if chosen.header is None:
         return chosen
     name = chosen.method.spec.name
-    wish = _own_bands(chosen, config)
-    if chosen.automatic and wish:
-        return _fall_back(f"GLP, because {wish} and the network '{name}' has bands of its own.", config)
-    if wish:
+    wanted = _own_bands(chosen, config)
+    if chosen.automatic and wanted:
+        return _fall_back(f"GLP, because {wanted} and the network '{name}' has bands of its own.", config)
+    if wanted:
         _log.warning("--bands is not used: %s has bands of its own.", name)
     try:
         check_network(chosen.header, pair.msi.band_names, pair.ratio, pair.hsi.bands, strict=chosen.automatic)

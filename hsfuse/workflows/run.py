@@ -24,10 +24,10 @@ from hsfuse.log import get_logger
 from hsfuse.processor import usable_cores
 from hsfuse.progress import Progress, SilentProgress
 from hsfuse.readers.base import ProductInfo
-from hsfuse.workflows.adapted import adapt_to_scene
-from hsfuse.workflows.clock import StageClock, peak_memory_bytes
-from hsfuse.workflows.inputs import expect_reading, open_pair
-from hsfuse.workflows.methods import (
+from hsfuse.workflows.steps.adapted import adapt_to_scene
+from hsfuse.workflows.steps.clock import StageClock, peak_memory_bytes
+from hsfuse.workflows.steps.inputs import expect_reading, open_pair
+from hsfuse.workflows.steps.methods import (
     ChosenMethod,
     choose_method,
     fit_method,
@@ -36,7 +36,7 @@ from hsfuse.workflows.methods import (
     suit_pair,
     with_guards,
 )
-from hsfuse.workflows.prepare import PreparedScene, prepare_scene
+from hsfuse.workflows.steps.prepare import PreparedScene, prepare_scene
 from hsfuse.writers import (
     CubeWriter,
     WriteOptions,
@@ -49,7 +49,7 @@ from hsfuse.writers import (
 from hsfuse.writers.provenance import InputIdentity
 
 if TYPE_CHECKING:
-    from hsfuse.workflows.quality import Quality
+    from hsfuse.workflows.steps.quality import Quality
 
 _log = get_logger(__name__)
 
@@ -271,7 +271,7 @@ def _make(
         with ThreadPoolExecutor(1, thread_name_prefix="hsfuse-finish") as beside:
             writing = beside.submit(writer.finish, progress=clock if rows is None else clock.hidden())
             if config.report:
-                from hsfuse.workflows.quality import assess
+                from hsfuse.workflows.steps.quality import assess
 
                 with threadpool_limits(1, user_api="blas"):
                     quality = assess(prepared, chosen, plan, output, rows, writing.result, summary, config, clock)

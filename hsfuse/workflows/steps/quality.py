@@ -36,11 +36,11 @@ from hsfuse.qa.seams import SeamReport, measure_seams
 from hsfuse.qa.sources import FunctionSource, ImageSource, RasterSource
 from hsfuse.qa.spectra import SpectrumComparison, compare_pixels
 from hsfuse.qa.verdict import judge, thresholds_for
-from hsfuse.workflows.adapted import adaptation_text
-from hsfuse.workflows.clock import StageClock, peak_memory_bytes
-from hsfuse.workflows.methods import ChosenMethod, guard_text
-from hsfuse.workflows.prepare import PreparedScene
-from hsfuse.workflows.window_scores import score_windows
+from hsfuse.workflows.steps.adapted import adaptation_text
+from hsfuse.workflows.steps.clock import StageClock, peak_memory_bytes
+from hsfuse.workflows.steps.methods import ChosenMethod, guard_text
+from hsfuse.workflows.steps.prepare import PreparedScene
+from hsfuse.workflows.steps.window_scores import score_windows
 from hsfuse.writers import StoredRows, WrittenProduct
 
 FloatCube = NDArray[np.float32]

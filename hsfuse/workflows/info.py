@@ -1,16 +1,13 @@
-"""What a product is, and which of its bands would be kept."""
+"""``hsfuse info``: what a product is."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from hsfuse.band_selection import BandSelection
 from hsfuse.errors import InputError
-from hsfuse.progress import Progress
 from hsfuse.readers import open_hsi, open_msi
 from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct
-from hsfuse.workflows.prepare import select_scene_bands
 
 
 def _open_any(path: Path) -> HyperspectralProduct | MultispectralProduct:
@@ -91,25 +88,3 @@ def description_text(facts: dict[str, Any]) -> str:
         lines.append(f"  sun       zenith {facts['sun_zenith_deg']:.1f} degrees")
     lines += [f"  warning   {text}" for text in facts["warnings"]]
     return "\n".join(lines)
-
-
-def inspect_bands(path: Path, bands: str, *, cut_nm: float, progress: Progress) -> BandSelection:
-    """Select bands as a run would, without fusing."""
-    product = open_hsi(path, cut_nm=cut_nm)
-    try:
-        return select_scene_bands(product, bands, progress)
-    finally:
-        product.close()
-
-
-def band_table_text(selection: BandSelection) -> str:
-    """Lay out the band table for reading."""
-    lines = ["  nr  detector   centre nm   FWHM nm      SNR  kept  reason"]
-    for number, row in enumerate(selection.table, start=1):
-        snr = f"{row.snr:8.1f}" if row.snr == row.snr else "       -"
-        lines.append(
-            f"{number:4d}  {row.detector or '-':8s} {row.centre_nm:11.1f} {row.fwhm_nm:9.1f} {snr}"
-            f"  {'yes ' if row.kept else 'no  '}  {row.reason}"
-        )
-    lines.append(f"{len(selection.indices)} of {len(selection.table)} bands kept")
-    return "\n".join([*lines, *selection.notes])

@@ -16,7 +16,7 @@ from hsfuse.log import get_logger
 from hsfuse.readers import open_hsi, open_msi
 from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct
 from hsfuse.readers.raster import RasterMsi
-from hsfuse.workflows.aoi import AreaOfInterest
+from hsfuse.workflows.steps.aoi import AreaOfInterest
 
 _log = get_logger(__name__)
 

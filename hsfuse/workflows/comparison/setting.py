@@ -25,12 +25,12 @@ from hsfuse.progress import Progress
 from hsfuse.readers.s2_srf import BANDS_10M, BANDS_ALL, table_responses
 from hsfuse.simulate.wald import CONDITIONS, reduce_scene
 from hsfuse.spectral import BandTable, SpectralResponse, srf_weights
-from hsfuse.workflows.cubes import open_cube, solid_window
 from hsfuse.workflows.fuse_arrays import array_scene
-from hsfuse.workflows.inputs import open_pair
-from hsfuse.workflows.methods import check_network
-from hsfuse.workflows.prepare import PreparedScene, prepare_scene
-from hsfuse.workflows.training_data import resampling_matrix, scene_as_training
+from hsfuse.workflows.steps.cubes import open_cube, solid_window
+from hsfuse.workflows.steps.inputs import open_pair
+from hsfuse.workflows.steps.methods import check_network
+from hsfuse.workflows.steps.prepare import PreparedScene, prepare_scene
+from hsfuse.workflows.training.training_data import resampling_matrix, scene_as_training
 
 _log = get_logger(__name__)
 
@@ -45,7 +45,7 @@ BoolArray = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Contest:
+class ComparisonSetting:
     """The scene that every method fuses, and what is known about the truth.
 
     Attributes
@@ -69,7 +69,7 @@ class Contest:
     notes: tuple[str, ...] = ()
 
 
-class ContestSource(Protocol):
+class SettingSource(Protocol):
     """Inputs that are open."""
 
     ratio: int
@@ -78,12 +78,12 @@ class ContestSource(Protocol):
         """Raise UsageError or InputError where a network cannot take part."""
         ...
 
-    def contest(self, header: NetworkHeader | None, progress: Progress) -> Contest:
+    def prepare(self, header: NetworkHeader | None, progress: Progress) -> ComparisonSetting:
         """Prepare the scene, with the bands of a network where one takes part."""
         ...
 
 
-def open_source(paths: Sequence[Path], config: CompareConfig, stack: ExitStack) -> ContestSource:
+def open_source(paths: Sequence[Path], config: CompareConfig, stack: ExitStack) -> SettingSource:
     """Open a cube, or an HSI and the MSIs that follow it; ``stack`` closes them.
 
     Raises
@@ -109,7 +109,7 @@ class _PairSource:
     def check(self, header: NetworkHeader) -> None:
         check_network(header, self._pair.msi.band_names, self.ratio, self._pair.hsi.bands)
 
-    def contest(self, header: NetworkHeader | None, progress: Progress) -> Contest:
+    def prepare(self, header: NetworkHeader | None, progress: Progress) -> ComparisonSetting:
         pair, config = self._pair, self._config
         prepared = prepare_scene(pair, self._run, progress, network_nm=header.centre_nm if header else None)
         scene = _cropped(prepared, config.window or PAIR_WINDOW_PX)
@@ -121,7 +121,7 @@ class _PairSource:
         notes = (*prepared.warnings, *prepared.selection.notes)
         if not config.reduced:
             facts |= {"Protocol": "full resolution, without a reference"}
-            return Contest(f"Methods on {names}", scene, None, facts | _scene_facts(scene), notes)
+            return ComparisonSetting(f"Methods on {names}", scene, None, facts | _scene_facts(scene), notes)
         with progress.stage("reduce") as stage:
             training = scene_as_training(scene, names)
             if training.msi is None:
@@ -157,7 +157,7 @@ class _CubeSource:
         check_network(header, [r.name for r in self._responses], self.ratio, None)
         resampling_matrix(self._product.bands.take(self._usable), header.bands, self._path.name)
 
-    def contest(self, header: NetworkHeader | None, progress: Progress) -> Contest:
+    def prepare(self, header: NetworkHeader | None, progress: Progress) -> ComparisonSetting:
         product, config, ratio = self._product, self._config, self.ratio
         block = self._window()
         with progress.stage("read the cube") as stage:
@@ -259,7 +259,7 @@ def _valid_share(scene: FusionScene, block: Slice2D) -> float:
 def _reduced(
     reference: FloatCube, msi: FloatCube, valid: BoolArray, bands: BandTable,
     responses: Sequence[SpectralResponse] | None, ratio: int, psf: Psf, config: CompareConfig, name: str,
-) -> Contest:  # fmt: skip
+) -> ComparisonSetting:  # fmt: skip
     """Degrade a sharp cube and its MSI; pixels that are not valid become nodata again."""
     pair = reduce_scene(reference, msi, ratio, CONDITIONS[config.condition], psf=psf, name=name, seed=config.seed)
     rows, cols = pair.truth.shape[1:]
@@ -272,7 +272,7 @@ def _reduced(
     truth, hsi, guide = pair.truth, pair.hsi, pair.msi
     truth[:, ~seen], guide[:, ~seen], hsi[:, ~coarse] = np.nan, np.nan, np.nan
     scene = array_scene(hsi, guide, bands, responses, ratio, psf)
-    return Contest(name, scene, truth, _scene_facts(scene))
+    return ComparisonSetting(name, scene, truth, _scene_facts(scene))
 
 
 def _scene_facts(scene: FusionScene) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from hsfuse.inference.budget import make_budget
 from hsfuse.inference.scene import FusionScene
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress
-from hsfuse.workflows.methods import ChosenMethod, network_precision
+from hsfuse.workflows.steps.methods import ChosenMethod, network_precision
 from hsfuse.writers import journal_folder, run_identity
 from hsfuse.writers.provenance import InputIdentity
 
@@ -122,7 +122,7 @@ def _train(
 ) -> dict[str, Any]:  # fmt: skip
     from hsfuse.fusion.nets.methods import DEFAULT_DRAFT
     from hsfuse.fusion.nets.weights import save_weights
-    from hsfuse.workflows.adapt import adapt
+    from hsfuse.workflows.steps.adapt import adapt
 
     header = chosen.header
     if header is None:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from hsfuse.errors import UsageError
-from hsfuse.workflows.cubes import largest_rectangle, solid_window
-from hsfuse.workflows.method_wishes import CLASSICS, parse_wish, split_wishes
+from hsfuse.workflows.steps.cubes import largest_rectangle, solid_window
+from hsfuse.workflows.steps.method_specification import CLASSICS, parse_specification, split_specifications
 
 WORDS = ("bicubic", "gsa:ridge=1e-3", "glp:adaptive=false", "glp+back_projection=1,srf_weight=0.3", "cnmf:a=1,b=2",
          "ssrfn@folder/file.safetensors")  # fmt: skip
@@ -18,25 +18,25 @@ WORDS = ("bicubic", "gsa:ridge=1e-3", "glp:adaptive=false", "glp+back_projection
 
 @given(st.lists(st.sampled_from(WORDS), max_size=6), st.sampled_from([",", " ", ", ", "\n"]))
 def test_lists_are_split_between_methods_only(words: list[str], separator: str) -> None:
-    assert split_wishes(separator.join(words)) == words
+    assert split_specifications(separator.join(words)) == words
 
 
 def test_every_part_of_a_method_is_understood() -> None:
-    wish = parse_wish("glp:adaptive=false,subspace=12+back_projection=2,srf_weight=0.5")
-    assert wish.options == {"adaptive": False, "subspace": 12}
-    assert (wish.guards.back_projection, wish.guards.srf_weight) == (2, 0.5)
-    wish = parse_wish("ssrfn-lite@some/where/net.safetensors")
-    assert (wish.name, wish.weights, wish.label) == (
+    spec = parse_specification("glp:adaptive=false,subspace=12+back_projection=2,srf_weight=0.5")
+    assert spec.options == {"adaptive": False, "subspace": 12}
+    assert (spec.guards.back_projection, spec.guards.srf_weight) == (2, 0.5)
+    spec = parse_specification("ssrfn-lite@some/where/net.safetensors")
+    assert (spec.name, spec.weights, spec.label) == (
         "ssrfn-lite", "some/where/net.safetensors", "ssrfn-lite@net.safetensors"
     )  # fmt: skip
     for text in CLASSICS:
-        assert parse_wish(text).create().spec.kind == "classical"
+        assert parse_specification(text).create().spec.kind == "classical"
 
 
 @pytest.mark.parametrize("text", ["", "magic", "glp:adaptive", "glp+srf_weight", "gsa@w.safetensors", "glp:=3"])
 def test_nonsense_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
-        parse_wish(text)
+        parse_specification(text)
 
 
 @given(arrays(bool, st.tuples(st.integers(1, 7), st.integers(1, 7))))

@@ -1,4 +1,4 @@
-"""Rows of tiles take turns: fused side by side, used one after the other, and left in order when something fails."""
+"""A pipeline over rows of tiles: fused side by side, used one after the other, left in order when something fails."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from hsfuse.grid import Slice2D
+from hsfuse.inference.row_pipeline import RowPipeline, TileRow
 from hsfuse.inference.tiling import Tile
-from hsfuse.inference.turns import TileRow, Turns
 
 WAIT_S = 30.0
 BLOCK = Slice2D(0, 1, 0, 1)
@@ -42,13 +42,13 @@ def test_tiles_of_the_next_row_are_fused_but_not_used_before_a_row_is_finished()
         return made.begin([pool.submit(work)])
 
     clipped: list[int] = []
-    with ThreadPoolExecutor(3) as pool, Turns(clipped.append) as turns:
-        turns.add(row(0, pool))
+    with ThreadPoolExecutor(3) as pool, RowPipeline(clipped.append) as pipeline:
+        pipeline.add(row(0, pool))
         second = row(1, pool)
         assert fused.wait(WAIT_S)  # while the first row still waits
         assert not events
         go.set()
-        turns.add(second)
+        pipeline.add(second)
     assert events == ["use 0", "complete 0", "use 1", "complete 1"]
     assert clipped == [1, 2]
 
@@ -72,15 +72,15 @@ def test_a_failure_leaves_without_waiting_for_a_turn_that_never_comes(where: str
         return made.begin([pool.submit(lambda: made.use(tile(number), DATA)) for _ in range(4)])
 
     def all_rows() -> None:
-        with ThreadPoolExecutor(2) as pool, Turns(lambda _: None) as turns:
-            turns.add(row(0, pool))
+        with ThreadPoolExecutor(2) as pool, RowPipeline(lambda _: None) as pipeline:
+            pipeline.add(row(0, pool))
             second = row(1, pool)
             if where == "outside":
-                turns._row, first = second, turns._row
+                pipeline._row, first = second, pipeline._row
                 assert first is not None
                 first.finish()
                 raise ValueError(where)
-            turns.add(second)
+            pipeline.add(second)
 
     with pytest.raises(ValueError, match=where):
         all_rows()
@@ -89,8 +89,8 @@ def test_a_failure_leaves_without_waiting_for_a_turn_that_never_comes(where: str
 
 def test_without_threads_a_row_is_fused_when_its_turn_comes() -> None:
     events: list[str] = []
-    with Turns(lambda count: events.append(f"done {count}")) as turns:
+    with RowPipeline(lambda count: events.append(f"done {count}")) as pipeline:
         for number in range(2):
             row = TileRow(lambda _tile, _data: 2, lambda: events.append("complete"))
-            turns.add(row.begin_here(lambda row=row, number=number: row.use(tile(number), DATA)))
+            pipeline.add(row.begin_here(lambda row=row, number=number: row.use(tile(number), DATA)))
     assert events == ["complete", "done 2"] * 2

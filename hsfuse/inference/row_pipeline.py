@@ -1,4 +1,4 @@
-"""Rows of tiles take turns: those of the next one are fused while the last ones of this row are.
+"""A pipeline over rows of tiles: those of the next one are fused while the last ones of this row are.
 
 Threads would else wait at the end of every row for the slowest tile, for sums to be encoded and for the next strip.
 """
@@ -47,7 +47,7 @@ class TileRow:
         return self
 
     def use(self, tile: Tile, data: FloatCube) -> int:
-        """Wait for the row's turn and use a tile's result."""
+        """Wait until the row above is finished and use a tile's result."""
         self._opened.wait()
         return 0 if self._given_up else self._use(tile, data)
 
@@ -75,7 +75,7 @@ class TileRow:
                 future.exception()
 
 
-class Turns:
+class RowPipeline:
     """Finishes rows of tiles one after the other, each while tiles of the next one are fused already.
 
     Parameters
@@ -95,7 +95,7 @@ class Turns:
             self._finished(before.finish())
         row.open()
 
-    def __enter__(self) -> Turns:
+    def __enter__(self) -> RowPipeline:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -17,7 +17,7 @@ from hsfuse.progress import Progress
 from hsfuse.training.dataset import PatchSource, Reducer, Sampling, SceneEntry, TrainingScene
 from hsfuse.training.loop import LoopSettings, train
 from hsfuse.training.validation import ValidationScores
-from hsfuse.workflows.training_data import scene_as_training
+from hsfuse.workflows.training.training_data import scene_as_training
 
 _log = get_logger(__name__)
 

@@ -31,10 +31,10 @@ from hsfuse.progress import Progress
 from hsfuse.readers.s2_srf import BANDS_10M, BANDS_ALL
 from hsfuse.spectral import BandTable, srf_weights
 from hsfuse.training.dataset import SceneEntry, TrainingScene
-from hsfuse.workflows.cubes import open_cube
-from hsfuse.workflows.inputs import open_pair
-from hsfuse.workflows.prepare import prepare_scene
-from hsfuse.workflows.remixed import remixed_entries, s2_weights
+from hsfuse.workflows.steps.cubes import open_cube
+from hsfuse.workflows.steps.inputs import open_pair
+from hsfuse.workflows.steps.prepare import prepare_scene
+from hsfuse.workflows.training.remixed import remixed_entries, s2_weights
 
 _log = get_logger(__name__)
 

@@ -1,0 +1,1 @@
+"""Parts of ``hsfuse coregister``: what it writes and shows."""

@@ -1,0 +1,1 @@
+"""Parts of ``hsfuse train-reduced``: the scenes that a network learns from."""
