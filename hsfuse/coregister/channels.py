@@ -22,7 +22,6 @@ FloatCube = NDArray[np.float32]
 
 MATCHING_BANDS = ("B04", "B08", "B03")
 """Red, near infrared and green: they see land, vegetation and water apart and have little haze."""
-SWIR_BANDS = ("B11", "B12")
 _LEAST_COVERAGE = 0.6
 _LEAST_WEIGHT = 0.7
 _NEAR_NM = 40.0

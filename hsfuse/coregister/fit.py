@@ -14,17 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hsfuse.coregister.models import (
-    Fitted,
-    FittedPolynomial,
-    FloatArray,
-    Model,
-    OneShift,
-    Points,
-    Polynomial,
-    PolynomialSpline,
-    Spline,
-)
+from hsfuse.coregister.models import Fitted, FloatArray, Model, Points
+from hsfuse.coregister.polynomials import FittedPolynomial, OneShift, Polynomial
+from hsfuse.coregister.spline_lattice import Spline
+from hsfuse.coregister.splines import PolynomialSpline
 from hsfuse.coregister.trend import Track
 
 _PERIOD = 5
@@ -74,7 +67,7 @@ def choose_field(points: Points, spline: Spline, *, start: FloatArray | None = N
     start
         Robust weights to start from, shape (point,); found by sampling when None.
     """
-    flexible = follow(points, spline, start=start)
+    flexible = fit_fixed_smoothing(points, spline, start=start)
     weight = flexible.weight
     candidates: list[tuple[str, Model, float]] = []
     trusted = int((weight > _USED_WEIGHT).sum())
@@ -104,7 +97,7 @@ def choose_field(points: Points, spline: Spline, *, start: FloatArray | None = N
             totals.append(float(loss[judged].sum()))
             best = len(totals) - 1 if totals[-1] < totals[best] else best
     _, model, smoothing = candidates[best]
-    fitted, weight = _settle(points, model, smoothing, weight)
+    fitted, weight = _reweight(points, model, smoothing, weight)
     count = max(float(weight[judged].sum()), 1.0)
     scores = {name: total / count / 2 for (name, _, _), total in zip(candidates, totals, strict=True)}
     return Choice(fitted, weight, float(np.sqrt(max(totals[best], 0.0) / count / 2)), scores)
@@ -163,7 +156,7 @@ def _track_angle(points: Points, spline: Spline, weight: FloatArray, smoothing: 
     return min(tried, key=lambda angle: tried[angle])
 
 
-def follow(
+def fit_fixed_smoothing(
     points: Points, spline: Spline, *, start: FloatArray | None = None, smoothing: float = 0.01, slack_px: float = 0.0
 ) -> Choice:
     """Fit a spline of fixed smoothness: for passes between which only the prediction matters."""
@@ -171,7 +164,7 @@ def follow(
     model: Model = PolynomialSpline(spline)
     if (weight > _USED_WEIGHT).sum() < 12:
         model = Polynomial(0, spline.height, spline.width)
-    fitted, weight = _settle(points, model, smoothing * spline.unit_smoothing(points), weight, slack_px)
+    fitted, weight = _reweight(points, model, smoothing * spline.unit_smoothing(points), weight, slack_px)
     return Choice(fitted, weight, float("nan"), {})
 
 
@@ -181,7 +174,7 @@ def fit_shift(points: Points, model: Polynomial) -> Choice:
         weight = initial_weights(points, model.height, model.width)
     else:
         weight = np.ones(points.size)
-    fitted, weight = _settle(points, model, 0.0, weight)
+    fitted, weight = _reweight(points, model, 0.0, weight)
     residual = points.value - fitted.at(points.position)
     square = ((residual**2).sum(axis=1) / points.sigma**2 * weight).sum() / max(2.0 * weight.sum() - 2.0, 1.0)
     if isinstance(fitted, FittedPolynomial):
@@ -189,7 +182,7 @@ def fit_shift(points: Points, model: Polynomial) -> Choice:
     return Choice(fitted, weight, float(np.sqrt(square)), {})
 
 
-def _settle(
+def _reweight(
     points: Points, model: Model, smoothing: float, weight: FloatArray, slack_px: float = 0.0
 ) -> tuple[Fitted, FloatArray]:
     """Iterate robust weights for one model until they settle."""

@@ -13,7 +13,7 @@ import scipy
 from numpy.typing import NDArray
 
 from hsfuse.coregister.images import EVALUATION_VARIANCE_PX2, reference_grid
-from hsfuse.coregister.threads import one_ahead, side_by_side
+from hsfuse.coregister.threads import parallel_map, prefetch
 from hsfuse.coregister.warp import Resampler
 from hsfuse.degrade import Psf
 from hsfuse.errors import OverlapError
@@ -115,7 +115,7 @@ def _lowpassed(read: ReadBlock, source: Grid, channels: int, wanted: Grid, sigma
         last = min(int(np.ceil(at_row[min(top + _STRIP_ROWS, wanted.height) - 1])) + reach + 1, window.row1)
         return first, read(Slice2D(first, last, window.col0, window.col1)) if first < last else None
 
-    for top, (first, values) in one_ahead(strip, range(0, wanted.height, _STRIP_ROWS)):
+    for top, (first, values) in prefetch(strip, range(0, wanted.height, _STRIP_ROWS)):
         bottom = min(top + _STRIP_ROWS, wanted.height)
         if values is not None:
             lowpass_strip(values, Kernel.gaussian(at_row[top:bottom] - first, sigma_row), across, out[:, top:bottom])
@@ -142,7 +142,7 @@ def lowpass_strip(values: FloatCube, down: Kernel, across: Kernel, out: FloatCub
         )
 
     middle = down.first.size // 2
-    if all(side_by_side(part, [slice(0, middle), slice(middle, down.first.size)])):
+    if all(parallel_map(part, [slice(0, middle), slice(middle, down.first.size)])):
         return
     tall, wide = down.matrix(values.shape[1]), across.matrix(values.shape[2])
     valid: NDArray[np.bool_] = np.all(np.isfinite(values), axis=0)

@@ -87,7 +87,7 @@ def coregister_products(
             del images
             found = registrar.run()
             stage.advance()
-            return judge_registration(found, registrar, hsi.grid, config)
+            return assess_registration(found, registrar, hsi.grid, config)
 
 
 @contextmanager
@@ -111,7 +111,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def judge_registration(
+def assess_registration(
     found: Registration, registrar: Registrar, grid: Grid, config: CoregisterConfig
 ) -> CoregistrationResult:
     """Turn what was found into a field, figures and a verdict."""
@@ -119,7 +119,7 @@ def judge_registration(
     shift = (found.shift[1] * pixel_m, -found.shift[0] * pixel_m)
     details: dict[str, Any] = {"peak_score": round(float(found.peak.score), 4)}
     common: dict[str, Any] = {"global_shift_m": shift, "peak_ratio": float(found.peak.ratio)}
-    if not registrar.convincing(found.peak):
+    if not registrar.is_significant(found.peak):
         reason = (
             f"the images show no common pattern (correlation {found.peak.score:.2f},"
             f" {found.peak.ratio:.2f} times the next best position)."
@@ -192,7 +192,7 @@ def _tie_points(
 
 def _check_points(found: Registration, grid: Grid, field: DisplacementField) -> tuple[TiePoints, Accuracy]:
     """Check points as a table, and the field's error in metres as they and the tie points tell it."""
-    if found.doubt is None:
+    if found.uncertainty is None:
         raise ValueError("nothing was fitted")
     pixel_m, check = grid.pixel_m, found.check
     over_image = found.over_image * pixel_m**2
@@ -201,7 +201,7 @@ def _check_points(found: Registration, grid: Grid, field: DisplacementField) -> 
         return TiePoints.empty(), field_accuracy(np.zeros((0, 2)), nothing, nothing, over_image)
     x, y, dx, dy, ex, ey = _residuals(check, grid, field)
     own = (check.points.sigma * pixel_m) ** 2
-    at_checks = found.doubt.variance_at(check.points.position) * pixel_m**2
+    at_checks = found.uncertainty.variance_at(check.points.position) * pixel_m**2
     accuracy = field_accuracy(np.column_stack([ex, ey]), own, at_checks, over_image)
     trust = np.clip(check.correlation, 0.0, 1.0)
     return TiePoints(x, y, dx, dy, np.sqrt(own), check.correlation, trust, accuracy.kept, np.hypot(ex, ey)), accuracy

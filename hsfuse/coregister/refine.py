@@ -22,7 +22,7 @@ from torch import Tensor
 from hsfuse.coregister.images import OVERSAMPLING
 from hsfuse.coregister.sampling import Smoother, bspline_sample
 from hsfuse.coregister.sums import HALO_PX, WindowSums
-from hsfuse.coregister.threads import side_by_side
+from hsfuse.coregister.threads import parallel_map
 from hsfuse.coregister.windows import BLOCK_PX, Windows, block_matrix
 from hsfuse.native import match
 
@@ -125,7 +125,7 @@ class Refiner:
         self.target_valid = torch.isfinite(target).all(dim=0)
         self._target = target.masked_fill(~self.target_valid, 0.0)
         # A sample that is missing in one channel is missing in all: one of them then tells where values are known.
-        missing, *others = side_by_side(lambda channel: torch.isfinite(channel).logical_not_(), reference)
+        missing, *others = parallel_map(lambda channel: torch.isfinite(channel).logical_not_(), reference)
         for other in others:
             missing |= other
         count = (~missing).sum().clamp(min=1)
@@ -134,7 +134,7 @@ class Refiner:
             channel.masked_fill_(missing, 0.0)
             channel.sub_(channel.sum() / count).masked_fill_(missing, torch.nan)
 
-        list(side_by_side(centre, reference))
+        list(parallel_map(centre, reference))
         self._reference = reference
 
     @property
@@ -167,7 +167,7 @@ class Refiner:
         else:
             fill, step = self._sampled, _WARP_ROWS if self.device.type == "cpu" else self.height
         parts = [slice(top, min(top + step, self.height)) for top in range(0, self.height, step)]
-        list(side_by_side(lambda rows: fill(displacement, rows, image, mask), parts))
+        list(parallel_map(lambda rows: fill(displacement, rows, image, mask), parts))
         return Warped(image, mask)
 
     def _displaced(self, displacement: Tensor, rows: slice, image: Tensor, mask: Tensor) -> None:
@@ -243,7 +243,7 @@ class Refiner:
             smoother.flatten(pair[0], mask, total, count, pair[1])
 
         pairs = [pair for image, out in zip(images, outs, strict=True) for pair in zip(image, out, strict=True)]
-        list(side_by_side(one, pairs))
+        list(parallel_map(one, pairs))
 
 
 class _Pass:

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.crs import CRS
 
 from hsfuse.coregister.field import DisplacementField, FloatArray
 
@@ -58,31 +57,6 @@ class TiePoints:
         """No points."""
         nothing = np.zeros(0)
         return cls(*(nothing,) * 7, np.zeros(0, dtype=np.bool_), nothing)
-
-    def to_geojson(self, crs: CRS | None) -> dict[str, Any]:
-        """The points as a GeoJSON feature collection, in the target's reference system (named in ``crs``)."""
-        features = [
-            {
-                "type": "Feature",
-                "geometry": {"type": "Point", "coordinates": [float(self.x[i]), float(self.y[i])]},
-                "properties": {
-                    "dx_m": round(float(self.dx_m[i]), 3),
-                    "dy_m": round(float(self.dy_m[i]), 3),
-                    "sigma_m": round(float(self.sigma_m[i]), 3),
-                    "correlation": round(float(self.correlation[i]), 4),
-                    "confidence": round(float(self.confidence[i]), 4),
-                    "residual_m": round(float(self.residual_m[i]), 3),
-                    "used": bool(self.used[i]),
-                },
-            }
-            for i in range(self.size)
-        ]
-        collection: dict[str, Any] = {"type": "FeatureCollection", "features": features}
-        authority = crs.to_authority() if crs is not None else None
-        if authority is not None:
-            name = f"urn:ogc:def:crs:{authority[0]}::{authority[1]}"
-            collection["crs"] = {"type": "name", "properties": {"name": name}}
-        return collection
 
 
 def _finite(value: Any) -> Any:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hsfuse.coregister.threads import side_by_side
+from hsfuse.coregister.threads import parallel_map
 from hsfuse.coregister.windows import BLOCK_PX, Strip, Windows, block_matrix, block_sums
 from hsfuse.native import match
 
@@ -98,7 +98,7 @@ class WindowSums:
             match.window_sums(kind, lattice, rows, target, reference, mask, inner, model, sums, scores, BLOCK_PX)
             return torch.from_numpy(sums)
 
-        upper, lower = side_by_side(share, [slice(0, middle), slice(middle, height)])
+        upper, lower = parallel_map(share, [slice(0, middle), slice(middle, height)])
         return upper.add_(lower), torch.from_numpy(scores)
 
     def _score_shape(self, kind: Kind) -> tuple[int, int, int]:
@@ -111,7 +111,7 @@ class WindowSums:
         scores = torch.zeros(self._score_shape(kind), device=self._mask.device)
         # Every product has the mask as a factor.
         strips = [strip for strip in self._windows.strips() if bool(self._mask[strip.top : strip.bottom].any())]
-        for strip, (part, score) in zip(strips, side_by_side(partial(self._share, kind, halves), strips), strict=True):
+        for strip, (part, score) in zip(strips, parallel_map(partial(self._share, kind, halves), strips), strict=True):
             sums[:, strip.first : strip.last] += part
             if score is not None:
                 first = strip.top // BLOCK_PX

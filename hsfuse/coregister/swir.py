@@ -22,7 +22,7 @@ from hsfuse.coregister.channels import ChannelPair, MultispectralBands, Weighted
 from hsfuse.coregister.lowpass import blur_sigma_m, prepare_reference
 from hsfuse.coregister.refine import Measurement, Refiner
 from hsfuse.coregister.result import CoregistrationResult, SwirShift
-from hsfuse.coregister.threads import in_halves
+from hsfuse.coregister.threads import map_in_halves
 from hsfuse.coregister.windows import Windows
 from hsfuse.degrade import Psf
 from hsfuse.errors import OverlapError
@@ -52,8 +52,8 @@ _STRIP_ROWS, _ENOUGH_PX = 128, 250_000
 _CELL_PX = (24, 48)
 """Shortest and longest side of the windows: large enough to match, small enough to be many."""
 _CAPTURE_PX, _SHARP_PX = 5.0, 1.5
-_PASSES, _STILL_PX, _FARTHEST_PX = 8, 0.01, 3.0
-_MOST_SIGMA_PX, _LAX_SIGMA_PX, _LEAST_SHARE, _LEAST_CORRELATION = 0.35, 1.5, 0.3, 0.3
+_PASSES, _CONVERGED_PX, _FARTHEST_PX = 8, 0.01, 3.0
+_MOST_SIGMA_PX, _LOOSE_SIGMA_PX, _LEAST_SHARE, _LEAST_CORRELATION = 0.35, 1.5, 0.3, 0.3
 _LEAST_WINDOWS = 4
 _AROUND_PX, _USUAL_MISFIT_PX = 32.0, 0.1
 _NOISE_PX = 0.03
@@ -117,7 +117,7 @@ def measure_swir(
         found = None
         for strips in (some, every):
             prepare = partial(_part, pair, hsi, aligned=aligned, sigma_m=sigma_m, device=torch.device(device))
-            found = _iterate([part for part in in_halves(prepare, strips) if part is not None])
+            found = _iterate([part for part in map_in_halves(prepare, strips) if part is not None])
             stage.advance(1.0 if strips is some else 0.0)
             if found is not None or len(some) == len(every):
                 break
@@ -262,17 +262,17 @@ def _iterate(parts: list[_Part]) -> _Found | None:
     before: FloatArray | None = None
     for number in range(_PASSES if parts else 0):
         background_px = _CAPTURE_PX if number == 0 else _SHARP_PX
-        measured = in_halves(partial(_measured, shift=shift, background_px=background_px), parts)
+        measured = map_in_halves(partial(_measured, shift=shift, background_px=background_px), parts)
         # What has not been aligned yet looks like noise.
         found = _combine(
-            measured, np.concatenate([part.misfit for part in parts]), _MOST_SIGMA_PX if number > 1 else _LAX_SIGMA_PX
+            measured, np.concatenate([part.misfit for part in parts]), _MOST_SIGMA_PX if number > 1 else _LOOSE_SIGMA_PX
         )
         if found is None:
             return None
         step = found.shift
-        if number > 1 and np.abs(step).max() < max(_STILL_PX, 0.3 * found.sigma):
+        if number > 1 and np.abs(step).max() < max(_CONVERGED_PX, 0.3 * found.sigma):
             return replace(found, shift=shift + step)
-        factor = _stretch(step, before)
+        factor = _extrapolation_factor(step, before)
         before = step if number > 0 and factor == 1.0 else None
         shift = shift + factor * step
         if np.abs(shift).max() > _FARTHEST_PX:
@@ -286,7 +286,7 @@ def _measured(part: _Part, shift: FloatArray, background_px: float) -> Measureme
     return part.refiner.measure(part.windows, moved, part.everywhere)
 
 
-def _stretch(step: FloatArray, before: FloatArray | None) -> float:
+def _extrapolation_factor(step: FloatArray, before: FloatArray | None) -> float:
     """Factor to where a sequence of steps leads that shrink by the same ratio (noisy references shorten each one)."""
     if before is None:
         return 1.0

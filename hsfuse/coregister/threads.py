@@ -17,13 +17,13 @@ Out = TypeVar("Out")
 Other = TypeVar("Other")
 
 
-def side_by_side(work: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
+def parallel_map(work: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
     """Results of independent pieces of work, in order, two at a time; the work itself must not use this function."""
     yield from _pool("pieces", 2).map(work, items)
 
 
-def both(first: Callable[[], Out], second: Callable[[], Other]) -> tuple[Out, Other]:
-    """Results of two pieces of work, which may use :func:`side_by_side`; the second one runs beside the caller."""
+def run_both(first: Callable[[], Out], second: Callable[[], Other]) -> tuple[Out, Other]:
+    """Results of two pieces of work, which may use :func:`parallel_map`; the second one runs beside the caller."""
     beside = _pool("beside", 1).submit(second)
     try:
         mine = first()
@@ -34,13 +34,13 @@ def both(first: Callable[[], Out], second: Callable[[], Other]) -> tuple[Out, Ot
     return mine, beside.result()
 
 
-def in_halves(work: Callable[[In], Out], items: Sequence[In]) -> list[Out]:
-    """Results of pieces of work that may use :func:`side_by_side`: every other one is done beside the caller."""
-    mine, beside = both(lambda: [work(item) for item in items[::2]], lambda: [work(item) for item in items[1::2]])
+def map_in_halves(work: Callable[[In], Out], items: Sequence[In]) -> list[Out]:
+    """Results of pieces of work that may use :func:`parallel_map`: every other one is done beside the caller."""
+    mine, beside = run_both(lambda: [work(item) for item in items[::2]], lambda: [work(item) for item in items[1::2]])
     return [(beside if i % 2 else mine)[i // 2] for i in range(len(items))]
 
 
-def one_ahead(work: Callable[[In], Out], items: Iterable[In]) -> Iterator[tuple[In, Out]]:
+def prefetch(work: Callable[[In], Out], items: Iterable[In]) -> Iterator[tuple[In, Out]]:
     """Items and results in order; while the caller uses one, the next is made."""
     waiting: tuple[In, Future[Out]] | None = None
     try:

@@ -66,9 +66,9 @@ class FieldUncertainty:
 
     def variance_at(self, position: FloatArray) -> FloatArray:
         """Variance of one coordinate at positions (row, col), in square pixels, shape (position,)."""
-        influence, left_open = self.fitted.influence(self.points, self.weight, position)
+        influence, prior_variance = self.fitted.influence(self.points, self.weight, position)
         noise = (np.asarray((self.covariance @ influence.T).T) * influence).sum(axis=1)
-        return np.asarray(self.scale * noise + left_open)
+        return np.asarray(self.scale * noise + prior_variance)
 
 
 def overlap_covariance(points: Points) -> scipy.sparse.csr_array:

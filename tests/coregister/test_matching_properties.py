@@ -23,9 +23,12 @@ from hsfuse.coregister import CoregistrationResult, DisplacementField, coregiste
 from hsfuse.coregister.accuracy import field_accuracy
 from hsfuse.coregister.correlate import fast_length, joint_ncc, peak_of, window_peaks
 from hsfuse.coregister.fit import choose_field, fit_shift, robust_weights
-from hsfuse.coregister.models import Points, Polynomial, PolynomialSpline, Spline, on_pixels
+from hsfuse.coregister.models import Points, on_pixels
+from hsfuse.coregister.polynomials import Polynomial
 from hsfuse.coregister.refine import Refiner
 from hsfuse.coregister.sampling import Smoother, bspline_sample
+from hsfuse.coregister.spline_lattice import Spline
+from hsfuse.coregister.splines import PolynomialSpline
 from hsfuse.coregister.warp import Resampler
 from hsfuse.coregister.windows import Windows
 from hsfuse.degrade import Psf

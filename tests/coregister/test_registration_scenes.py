@@ -11,8 +11,10 @@ from scipy import ndimage
 
 from hsfuse.config import CoregisterConfig
 from hsfuse.coregister import coregister_products
-from hsfuse.coregister.models import Points, PolynomialSpline, Spline
+from hsfuse.coregister.models import Points
 from hsfuse.coregister.result import CoregistrationResult
+from hsfuse.coregister.spline_lattice import Spline
+from hsfuse.coregister.splines import PolynomialSpline
 from hsfuse.coregister.uncertainty import FieldUncertainty, overlap_covariance
 from hsfuse.grid import Grid, Slice2D
 from hsfuse.readers.base import ProductInfo
@@ -179,10 +181,10 @@ def test_influence_reproduces_the_fit() -> None:
     points, spline = lattice_points(0.05, noise_seed=1), Spline.over(400, 400, 40.0, grid)
     fitted = PolynomialSpline(spline).fit(points, np.ones(points.size), 0.01)
     somewhere = np.random.default_rng(2).uniform(0, 399, (40, 2))
-    influence, left_open = fitted.influence(points, np.ones(points.size), somewhere)
+    influence, prior_variance = fitted.influence(points, np.ones(points.size), somewhere)
     # The weak prior on the slopes is the only part that is not a sum over the points.
     assert influence @ points.value == pytest.approx(fitted.at(somewhere), abs=1e-6)
-    assert (left_open >= -1e-9).all()
+    assert (prior_variance >= -1e-9).all()
 
 
 def test_a_field_smoother_than_its_prior_leaves_less_open() -> None:
@@ -208,12 +210,12 @@ def test_stated_error_follows_the_noise_and_grows_where_nothing_was_seen() -> No
         wrong = Points(points.position, points.value, 2 * points.sigma, 4.6, 20.0, 64.0)
         weight = np.ones(points.size)
         fitted = PolynomialSpline(spline).fit(wrong, weight, 0.01 * spline.unit_smoothing(wrong))
-        doubt = FieldUncertainty.of(fitted, wrong, weight)
+        uncertainty = FieldUncertainty.of(fitted, wrong, weight)
         error = np.sqrt(((fitted.at(where) - truth) ** 2).mean())
-        ratios.append(np.sqrt(doubt.variance_at(where).mean()) / error)
+        ratios.append(np.sqrt(uncertainty.variance_at(where).mean()) / error)
     assert 0.7 < np.median(ratios) < 1.5
     holed = lattice_points(0.04, lambda row, col: (row < 150) | (row > 250) | (col < 150) | (col > 250), noise_seed=1)
     fitted = PolynomialSpline(spline).fit(holed, np.ones(holed.size), 0.01 * spline.unit_smoothing(holed))
-    doubt = FieldUncertainty.of(fitted, holed, np.ones(holed.size))
-    inside, beside = doubt.variance_at(np.array([[200.0, 200.0], [80.0, 80.0]]))
+    uncertainty = FieldUncertainty.of(fitted, holed, np.ones(holed.size))
+    inside, beside = uncertainty.variance_at(np.array([[200.0, 200.0], [80.0, 80.0]]))
     assert inside > 3.0 * beside

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 
 from hsfuse.coregister.fit import choose_field
-from hsfuse.coregister.models import Points, PolynomialSpline, Spline
+from hsfuse.coregister.models import Points
+from hsfuse.coregister.spline_lattice import Spline
+from hsfuse.coregister.splines import PolynomialSpline
 from hsfuse.coregister.trend import Track, interpolating
 from hsfuse.grid import Grid
 
@@ -80,9 +82,9 @@ def test_a_field_along_a_track_in_metres_is_the_one_in_pixels() -> None:
     inside = fitted.at(EVERYWHERE)
     assert dx == pytest.approx(30.0 * inside[:, 1], abs=0.15)
     assert dy == pytest.approx(-30.0 * inside[:, 0], abs=0.15)
-    influence, left_open = fitted.influence(points, weight, EVERYWHERE)
+    influence, prior_variance = fitted.influence(points, weight, EVERYWHERE)
     assert influence @ points.value == pytest.approx(inside, abs=1e-6)
-    far, near = (left_open[mask].mean() for mask in (EVERYWHERE[:, 1] > 300, EVERYWHERE[:, 1] < 180))
+    far, near = (prior_variance[mask].mean() for mask in (EVERYWHERE[:, 1] > 300, EVERYWHERE[:, 1] < 180))
     assert far > near > -1e-9
 
 

@@ -14,7 +14,7 @@ from rasterio.errors import RasterioError
 
 from hsfuse import __version__
 from hsfuse.coregister.result import CoregistrationResult
-from hsfuse.coregister.threads import one_ahead
+from hsfuse.coregister.threads import prefetch
 from hsfuse.coregister.warp import Resampler
 from hsfuse.errors import OutputError
 from hsfuse.grid import Grid, Slice2D
@@ -129,7 +129,7 @@ def _write_cube(
         sensor=target.info.sensor, acquired=target.info.start,
     ) as writer:  # fmt: skip
         with progress.stage("resample", total=target.grid.height) as stage:
-            for block, rows in one_ahead(aligned, target.grid.row_blocks(_ROWS)):
+            for block, rows in prefetch(aligned, target.grid.row_blocks(_ROWS)):
                 writer.write_rows(block.row0, rows)
                 stage.advance(block.shape[0])
         if finally_known is not None:
@@ -163,7 +163,7 @@ def _write_raster(
                 sink.update_tags(band, **items)
             if scaling is not None:
                 sink.scales, sink.offsets = (tuple(values) for values in scaling)
-            for block, values in one_ahead(read, grid.row_blocks(rows)):
+            for block, values in prefetch(read, grid.row_blocks(rows)):
                 sink.write(values, window=block.window)
         part.replace(path)
     except (OSError, RasterioError) as error:

@@ -12,7 +12,7 @@ from generated_images import COARSE_M, Landscape
 
 from hsfuse.config import CoregisterConfig
 from hsfuse.coregister import coregister_products, register
-from hsfuse.coregister.threads import both, in_halves, one_ahead, side_by_side
+from hsfuse.coregister.threads import map_in_halves, parallel_map, prefetch, run_both
 from hsfuse.degrade import Psf
 
 
@@ -22,10 +22,10 @@ def test_results_come_in_order_whichever_is_ready_first() -> None:
         return value * value
 
     expected = [value * value for value in range(9)]
-    assert list(side_by_side(square, range(9))) == expected
-    assert in_halves(lambda value: sum(side_by_side(square, [value])), range(9)) == expected
-    assert list(one_ahead(square, range(9))) == list(zip(range(9), expected, strict=True))
-    assert in_halves(square, []) == list(one_ahead(square, [])) == []
+    assert list(parallel_map(square, range(9))) == expected
+    assert map_in_halves(lambda value: sum(parallel_map(square, [value])), range(9)) == expected
+    assert list(prefetch(square, range(9))) == list(zip(range(9), expected, strict=True))
+    assert map_in_halves(square, []) == list(prefetch(square, [])) == []
 
 
 def test_the_second_piece_has_ended_when_the_first_fails() -> None:
@@ -39,10 +39,10 @@ def test_the_second_piece_has_ended_when_the_first_fails() -> None:
         raise ValueError("first")
 
     with pytest.raises(ValueError, match="first"):
-        both(fails, slow)
+        run_both(fails, slow)
     assert ended.is_set()
     with pytest.raises(ValueError, match="first"):
-        both(slow, fails)
+        run_both(slow, fails)
 
 
 def test_an_error_while_working_ahead_reaches_the_caller() -> None:
@@ -53,8 +53,8 @@ def test_an_error_while_working_ahead_reaches_the_caller() -> None:
 
     done = []
     with pytest.raises(ValueError, match="third"):
-        done += [result for _, result in one_ahead(work, range(5))]
-    for value, _ in one_ahead(work, range(2)):
+        done += [result for _, result in prefetch(work, range(5))]
+    for value, _ in prefetch(work, range(2)):
         done.append(value)
         break
     assert done == [0]
@@ -89,7 +89,7 @@ print(float(torch.ones(3).sum()))
 @pytest.mark.parametrize("pixels", [900, 909])
 def test_a_large_image_is_matched_at_half_resolution_first(monkeypatch: pytest.MonkeyPatch, pixels: int) -> None:
     """The size from which that is done is lowered here; at the second size halves are not whole pixels."""
-    monkeypatch.setattr(register, "_SEARCHED_COARSELY_PX", 100)
+    monkeypatch.setattr(register, "_HALVED_FROM_PX", 100)
     land = Landscape(3, pixels)
     config = CoregisterConfig(search_m=600.0)
     result = coregister_products(land.coarse(41.0, -23.0, noise=0.002), land.fine(), config, psf=Psf(1.25))
