@@ -107,12 +107,12 @@ def kernels() -> None:
     peak = peaks()
     coarse, fine = torch.rand(1, 32, 76, 204), torch.rand(1, 100, 228, 612)
     window = slice(6, 70), slice(6, 198)
-    terms, news = [torch.rand_like(coarse) for _ in range(4)], torch.rand(1, 4, 192, 576)
+    terms, detail = [torch.rand_like(coarse) for _ in range(4)], torch.rand(1, 4, 192, 576)
     encoding, valid = SampleEncoding.of("int16"), np.ones((228, 612), bool)
     cube, stored = fine[0].numpy(), np.empty((228, 100, 612), np.int16).transpose(1, 0, 2)
     operations: dict[str, tuple[Callable[[], object], int]] = {
         "interpolate x3": (lambda: upsample(coarse, 3), coarse.numel() * 9),
-        "inject 4 terms x3": (lambda: inject(coarse, terms, news, 3, window), 32 * 192 * 576),
+        "inject 4 terms x3": (lambda: inject(coarse, terms, detail, 3, window), 32 * 192 * 576),
         "smooth 5 x 5": (lambda: smooth(coarse, 5), coarse.numel()),
         "blur and decimate /3": (lambda: lowpass_decimate(fine, 3, Psf(1.2)), fine.numel()),
         "mask, clip, encode int16": (

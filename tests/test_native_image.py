@@ -56,15 +56,15 @@ def test_injection_equals_the_plain_path(isa, plain, window, terms):
     coefficients = [torch.randn_like(base) for _ in range(terms)]
     rows, cols = window or (slice(0, 9), slice(0, 17))
     size = 3 * (rows.stop - rows.start), 3 * (cols.stop - cols.start)
-    news = torch.randn(2, terms, *size) if terms else None
-    shifted = plain(inject, base, coefficients, news, 3, window, None, (0.3, -0.2))
+    detail = torch.randn(2, terms, *size) if terms else None
+    shifted = plain(inject, base, coefficients, detail, 3, window, None, (0.3, -0.2))
     torch.testing.assert_close(
-        inject(base, coefficients, news, 3, window, None, (0.3, -0.2)), shifted, rtol=1e-5, atol=1e-5
+        inject(base, coefficients, detail, 3, window, None, (0.3, -0.2)), shifted, rtol=1e-5, atol=1e-5
     )
-    expected = plain(inject, base, coefficients, news, 3, window)
-    torch.testing.assert_close(inject(base, coefficients, news, 3, window), expected, rtol=1e-5, atol=1e-5)
+    expected = plain(inject, base, coefficients, detail, 3, window)
+    torch.testing.assert_close(inject(base, coefficients, detail, 3, window), expected, rtol=1e-5, atol=1e-5)
     wider = torch.full((2, 6, *size), 7.0)
-    inject(base, coefficients, news, 3, window, out=wider[:, :5])
+    inject(base, coefficients, detail, 3, window, out=wider[:, :5])
     torch.testing.assert_close(wider[:, :5], expected, rtol=1e-5, atol=1e-5)
     assert bool((wider[:, 5] == 7.0).all())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +12,7 @@ from rasterio.crs import CRS
 from hsfuse.errors import UsageError
 from hsfuse.grid import Grid, reproject_xy
 from hsfuse.simulate.prisma_bands import SWIR_SLOTS, VNIR_SLOTS
-
-if TYPE_CHECKING:
-    from hsfuse.simulate.prisma import PrismaLayout
+from hsfuse.simulate.prisma_layout import PrismaLayout
 
 DETECTOR_COLUMNS = 1000
 """Pixels of a detector row; the smile matrices have one row for each, whatever the size of the map."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from hsfuse import __version__
+from hsfuse._version import __version__
 from hsfuse.config import CompareConfig
 from hsfuse.errors import HsfuseError, InputError, OutputError, UsageError
 from hsfuse.fusion.base import FusionMethod, available_methods

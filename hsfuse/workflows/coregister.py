@@ -13,8 +13,8 @@ import rasterio
 from rasterio.errors import RasterioError
 from threadpoolctl import threadpool_limits
 
-from hsfuse import __version__
 from hsfuse._early import short_turns
+from hsfuse._version import __version__
 from hsfuse.allocator import share_one_arena
 from hsfuse.config import CoregisterConfig
 from hsfuse.coregister.products import coregister_products

@@ -10,7 +10,8 @@ import shutil
 from importlib import metadata
 from typing import Any
 
-from hsfuse import __version__, _environment
+from hsfuse import _environment
+from hsfuse._version import __version__
 from hsfuse.inference.budget import available_memory
 from hsfuse.native import image, match
 from hsfuse.processor import usable_cores

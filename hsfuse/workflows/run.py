@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from threadpoolctl import threadpool_limits
 
-from hsfuse import __version__
 from hsfuse._early import short_turns
+from hsfuse._version import __version__
 from hsfuse.allocator import keep_freed_memory, release_freed_memory
 from hsfuse.config import NOT_CONTENT, RunConfig
 from hsfuse.errors import HsfuseError, QualityError, UsageError

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from hsfuse import __version__
+from hsfuse._version import __version__
 from hsfuse.config import TrainConfig
 from hsfuse.errors import InputError, OutputError, UsageError
 from hsfuse.fusion.nets.methods import DEFAULT_DRAFT

@@ -47,7 +47,7 @@ class Calibration:
 
 def calibrate(strips: Sequence[LowResolutionStrip], context: FusionContext) -> Calibration | None:
     """Find blur and shift; None where the strips do not hold the fine MSI, or too little of a scene to tell."""
-    from hsfuse.psf_search import search_sharpness
+    from hsfuse.degrade.psf_estimation import estimate_psf
 
     pairs = []
     for strip in strips:
@@ -62,7 +62,7 @@ def calibrate(strips: Sequence[LowResolutionStrip], context: FusionContext) -> C
         pairs.append((hsi, fine, strip.valid))
     if not pairs:
         return None
-    found = search_sharpness(pairs, context.ratio, tolerance=_TOLERANCE_PX, least_explained=_LEAST_EXPLAINED)
+    found = estimate_psf(pairs, context.ratio, tolerance=_TOLERANCE_PX, least_explained=_LEAST_EXPLAINED)
     if found is None or max(map(abs, found.offset_px)) > MAX_OFFSET_PX - _EDGE_PX:
         return None
     if not MIN_FWHM_PX + _EDGE_PX < found.fwhm_px < MAX_FWHM_PX - _EDGE_PX:

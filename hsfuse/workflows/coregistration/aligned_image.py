@@ -12,7 +12,7 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 
-from hsfuse import __version__
+from hsfuse._version import __version__
 from hsfuse.coregister.result import CoregistrationResult
 from hsfuse.coregister.threads import prefetch
 from hsfuse.coregister.warp import Resampler

@@ -15,13 +15,13 @@ from hsfuse.config import RunConfig
 from hsfuse.coregister.result import CoregistrationResult
 from hsfuse.coregister.warp import Resampler
 from hsfuse.degrade import Psf
+from hsfuse.degrade.psf_estimation import estimate_psf
 from hsfuse.errors import CoregistrationError
 from hsfuse.grid import Slice2D
 from hsfuse.inference.engine import single_thread
 from hsfuse.inference.scene import FusionScene, alive_bands
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress
-from hsfuse.psf_search import search_sharpness
 from hsfuse.readers.base import HyperspectralProduct
 from hsfuse.workflows.steps.aoi import parse_aoi
 from hsfuse.workflows.steps.clock import hidden
@@ -178,7 +178,7 @@ def estimate_scene_psf(scene: FusionScene) -> tuple[Psf | None, str]:
     r = scene.ratio
     coarse_clear = np.all(clear.reshape(rows, r, scene.grid.width, r), axis=(1, 3))
     valid = coarse_clear & ~np.any(np.isnan(hsi), axis=0)
-    found = search_sharpness([(np.nan_to_num(hsi), np.nan_to_num(msi), valid)], r)
+    found = estimate_psf([(np.nan_to_num(hsi), np.nan_to_num(msi), valid)], r)
     if found is None:
         return None, "assumed, because the pair has too few clear pixels or too little texture in common to tell"
     return Psf(found.fwhm_px), "estimated from the pair"

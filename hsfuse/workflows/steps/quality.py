@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hsfuse import __version__
+from hsfuse._version import __version__
 from hsfuse.config import RunConfig
 from hsfuse.coregister.field import DisplacementField
 from hsfuse.coregister.warp import Resampler

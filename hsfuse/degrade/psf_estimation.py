@@ -1,4 +1,4 @@
-"""Search for the HSI's point spread function and residual shift, from what the MSI shows of the same scene."""
+"""Estimation of the HSI's point spread function and residual shift, from what the MSI shows of the same scene."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion, uniform_filter
 from scipy.optimize import minimize
 
-from hsfuse.degrade import MAX_FWHM_PX, MIN_FWHM_PX, Psf, decimate_separable, displaced_kernels
+from hsfuse.degrade.decimation import decimate_separable
+from hsfuse.degrade.psf import MAX_FWHM_PX, MIN_FWHM_PX, Psf, displaced_kernels
 
 if TYPE_CHECKING:
     import torch
@@ -24,8 +25,8 @@ _MOST_WINDOWS = 8
 
 
 @dataclass(frozen=True)
-class Sharpness:
-    """How the HSI sees what the MSI sees.
+class PsfEstimate:
+    """The blur of the HSI relative to the MSI, and where its pixels lie.
 
     Attributes
     ----------
@@ -43,9 +44,9 @@ Pair = tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.bool_]]
 """HSI (band, row, col), MSI (msi band, row * ratio, col * ratio; NaN where there is none), valid HSI pixels."""
 
 
-def search_sharpness(
+def estimate_psf(
     pairs: Sequence[Pair], ratio: int, *, tolerance: float = 0.01, least_explained: float = 0.05
-) -> Sharpness | None:
+) -> PsfEstimate | None:
     """Return the width and the shift with which the MSI explains the HSI best; None when the pairs cannot tell.
 
     A coarse scan finds the start, a simplex search over width and shift (row, col) the rest.
@@ -72,7 +73,7 @@ def search_sharpness(
 
 def _search(
     samples: list[_PsfSample], ratio: int, tolerance: float, least_explained: float, pool: Executor
-) -> Sharpness | None:
+) -> PsfEstimate | None:
     def misfit(parameters: NDArray[np.float64]) -> float:
         low, high = np.array([MIN_FWHM_PX, -0.5, -0.5]), np.array([MAX_FWHM_PX, 0.5, 0.5])
         inside = np.clip(parameters, low, high)
@@ -87,7 +88,7 @@ def _search(
     if best.fun > math.log(1.0 - least_explained):
         return None
     fwhm, *offset = (float(v) for v in np.clip(best.x, [MIN_FWHM_PX, -0.5, -0.5], [MAX_FWHM_PX, 0.5, 0.5]))
-    return Sharpness(round(fwhm, 3), (round(offset[0], 4), round(offset[1], 4)))
+    return PsfEstimate(round(fwhm, 3), (round(offset[0], 4), round(offset[1], 4)))
 
 
 @dataclass(frozen=True)
