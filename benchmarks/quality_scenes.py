@@ -15,8 +15,8 @@ from hsfuse.band_selection.thinning import thin
 from hsfuse.band_selection.windows import window_of
 from hsfuse.errors import InputError, UsageError
 from hsfuse.readers.overlap import cut_overlap
-from hsfuse.readers.raster import RasterHsi
-from hsfuse.readers.s2_srf import BANDS_10M, table_responses
+from hsfuse.readers.raster.hsi import RasterHsi
+from hsfuse.sensors.sentinel2 import BANDS_10M, table_responses
 from hsfuse.simulate.prisma_bands import default_prisma_bands
 from hsfuse.simulate.training_scene import training_scene
 from hsfuse.spectral import FWHM_TO_SIGMA, BandTable, SpectralResponse, srf_weights

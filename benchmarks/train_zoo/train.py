@@ -28,7 +28,7 @@ from hsfuse.fusion.nets.weights import load_weights, save_weights
 from hsfuse.fusion.nets.zoo import CARD_FILE, WEIGHTS_FILE, NetworkHeader
 from hsfuse.grid import Slice2D
 from hsfuse.progress import SilentProgress, default_progress
-from hsfuse.readers.s2_srf import BANDS_10M
+from hsfuse.sensors.sentinel2 import BANDS_10M
 from hsfuse.training.augment import Disturbance
 from hsfuse.training.dataset import Reducer
 from hsfuse.training.validation import validate

@@ -1,8 +1,9 @@
-"""What every reader offers: lazy windows of reflectance, masks, bands, a grid.
+"""What every product offers: lazy windows of reflectance, masks, bands, a grid.
 
 ``workflows`` and everything below it see products only through these two protocols, so a new sensor is one new
-module. Readers return float32 reflectance (0 to 1, NaN where there is no data) and never hold more than the
-window that was asked for.
+folder (see :mod:`hsfuse.readers.entry`). Products return float32 reflectance (0 to 1, NaN where there is no data) and
+never hold more than the window that was asked for. A product class inherits from the protocol that it fulfils: what
+most products have nothing to say about (``read_ahead``, ``swir_reference``, ``stored`` ...) has a default there.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from types import TracebackType
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse.grid import Grid, Slice2D
+from hsfuse.readers.stored import StoredAs
 from hsfuse.spectral import BandTable, SpectralResponse
 
 FloatCube = NDArray[np.float32]
@@ -98,9 +101,21 @@ class HyperspectralProduct(Protocol):
         """Producer's error bits per sample (see ``ERROR_*``), shape (band, row, col); None when not delivered."""
         ...
 
+    def read_ahead(self, block: Slice2D, bands: Sequence[int] | None = None) -> None:  # noqa: ARG002 - for those who do
+        """Begin to fetch what will be read soon, where that pays; returns at once. Nothing by default."""
+        return
+
     def close(self) -> None:
-        """Release the file."""
+        """Release the file and remove what was unpacked."""
         ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 @runtime_checkable
@@ -142,6 +157,35 @@ class MultispectralProduct(Protocol):
         """Scene classification (Sentinel-2 SCL codes) on the finest grid; None when not delivered."""
         ...
 
+    @property
+    def offers_band_choice(self) -> bool:
+        """Whether ``--s2-bands`` chooses among the product's bands (False: all are read anyway)."""
+        return False
+
+    @property
+    def stored(self) -> StoredAs | None:
+        """How the file stores its numbers, for a changed copy; None where that is no single raster."""
+        return None
+
+    def read_ahead(self, block: Slice2D, bands: Sequence[int] | None = None) -> None:  # noqa: ARG002 - for those who do
+        """Begin to fetch what will be read soon, where that pays; returns at once. Nothing by default."""
+        return
+
+    def swir_reference(self) -> MultispectralProduct | None:
+        """Open the same image with its SWIR bands, when it was opened without them; None when there are none.
+
+        The caller closes it.
+        """
+        return None
+
     def close(self) -> None:
-        """Release the files."""
+        """Release the files and remove what was unpacked."""
         ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

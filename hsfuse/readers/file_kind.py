@@ -19,6 +19,12 @@ def is_hdf5(path: Path) -> bool:
     return False
 
 
+def is_zip(path: Path) -> bool:
+    """Tell whether a file begins like a zip archive."""
+    with path.open("rb") as file:
+        return file.read(len(ZIP_SIGNATURE)) == ZIP_SIGNATURE
+
+
 def he5_members(path: Path) -> list[zipfile.ZipInfo]:
     """Return the .he5 members of a zip file (none when it is not a readable zip)."""
     try:

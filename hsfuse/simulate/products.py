@@ -18,7 +18,7 @@ from hsfuse.errors import OutputError
 from hsfuse.grid import Bounds, Grid, reproject_xy
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress, SilentProgress, Stage
-from hsfuse.readers.s2_srf import BANDS_10M, BANDS_ALL
+from hsfuse.sensors.sentinel2 import BANDS_10M, BANDS_ALL
 from hsfuse.simulate.prisma import PanBlock, PrismaBlock, PrismaLayout, default_prisma_bands, write_prisma_l2d
 from hsfuse.simulate.prisma_sensor import Footprint, PrismaOptics, PrismaSensor
 from hsfuse.simulate.s2_sensor import Sentinel2Sensor

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse.grid import Grid, Slice2D
-from hsfuse.readers.s2_srf import BAND_ORDER, RESOLUTION_M, table_responses
+from hsfuse.sensors.sentinel2 import BAND_ORDER, RESOLUTION_M, table_responses
 from hsfuse.simulate.recipes import WATER
 from hsfuse.simulate.scene import Truth
 from hsfuse.simulate.sensors import Clouds, gaussian_blur

@@ -18,7 +18,7 @@ from rasterio import features
 
 from hsfuse.grid import Grid
 from hsfuse.masks import BoolArray
-from hsfuse.readers.s2_srf import BAND_ID, BAND_ORDER, RESOLUTION_M
+from hsfuse.sensors.sentinel2 import BAND_ID, BAND_ORDER, RESOLUTION_M
 from hsfuse.spectral import SpectralResponse
 
 _XSI = "http://www.w3.org/2001/XMLSchema-instance"

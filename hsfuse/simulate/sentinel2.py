@@ -25,7 +25,7 @@ from hsfuse.errors import OutputError, UsageError
 from hsfuse.grid import Grid, Slice2D
 from hsfuse.processor import usable_cores
 from hsfuse.progress import Progress, SilentProgress
-from hsfuse.readers.s2_srf import BANDS_10M, BANDS_ALL, RESOLUTION_M, SPACECRAFT, table_responses
+from hsfuse.sensors.sentinel2 import BANDS_10M, BANDS_ALL, RESOLUTION_M, SPACECRAFT, table_responses
 from hsfuse.simulate.safe_names import SafeNames, mgrs_tile
 from hsfuse.simulate.safe_xml import (
     SafeFacts,

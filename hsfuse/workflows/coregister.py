@@ -20,13 +20,12 @@ from hsfuse.config import CoregisterConfig
 from hsfuse.coregister.products import coregister_products
 from hsfuse.coregister.result import CoregistrationResult
 from hsfuse.degrade import Psf
-from hsfuse.errors import CoregistrationError, InputError, OutputError
+from hsfuse.errors import CoregistrationError, OutputError
 from hsfuse.grid import Grid
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress, SilentProgress
-from hsfuse.readers import open_hsi, open_msi
+from hsfuse.readers import open_msi, open_product
 from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct
-from hsfuse.readers.raster import RasterMsi
 from hsfuse.workflows.steps.clock import StageClock, peak_memory_bytes
 
 _log = get_logger(__name__)
@@ -100,7 +99,7 @@ def coregister_files(
         # The products of matrices are small here: threads would wait for each other more than they work.
         stack.enter_context(threadpool_limits(1, user_api="blas"))
         stack.enter_context(rasterio.Env(GDAL_CACHEMAX=_cache_mb([target, reference])))
-        moving = _open_target(target)
+        moving = open_product(target)
         stack.callback(moving.close)
         fixed = open_msi([reference], target=moving.grid)
         stack.callback(fixed.close)
@@ -111,16 +110,16 @@ def coregister_files(
         beside = stack.enter_context(ThreadPoolExecutor(1))
         beside.submit(_import_what_follows)
         result = coregister_products(moving, fixed, config, psf=psf, progress=clock)
-        if isinstance(moving, RasterMsi) and config.correct_swir:
+        if not isinstance(moving, HyperspectralProduct) and config.correct_swir:
             _log.warning("--correct-swir has no effect: %s is no cube with wavelengths.", moving.info.name)
 
         def compare() -> tuple[CoregistrationResult, tuple[str, ...]]:
             """What the aligned image's pixels do not depend on, unless the SWIR bands are to be moved."""
-            if isinstance(moving, RasterMsi):
+            if not isinstance(moving, HyperspectralProduct):
                 return result, ()
             from hsfuse.workflows.steps.swir import with_swir
 
-            return with_swir(result, moving, fixed, [reference], config, psf, clock.hidden())
+            return with_swir(result, moving, fixed, config, psf, clock.hidden())
 
         compared = beside.submit(compare)
         written = beside.submit(lambda: _write_field_and_points(compared.result()[0], moving.grid, field, tie_points))
@@ -195,19 +194,7 @@ def _cache_mb(paths: list[Path]) -> int:
     return min(most, _CACHE_MB[1])
 
 
-def _open_target(path: Path) -> HyperspectralProduct | RasterMsi:
-    try:
-        return open_hsi(path)
-    except InputError as error:
-        try:
-            with rasterio.open(path):
-                pass
-        except RasterioError:
-            raise error from None
-    return RasterMsi(path)
-
-
-def _blur(target: HyperspectralProduct | RasterMsi, reference: MultispectralProduct) -> Psf:
+def _blur(target: HyperspectralProduct | MultispectralProduct, reference: MultispectralProduct) -> Psf:
     """Images of equal pixel size are equally sharp; a coarser target sees the reference through its own PSF."""
     return Psf(1.25) if target.grid.pixel_m > 1.5 * reference.grid.pixel_m else Psf(0.8)
 
@@ -215,7 +202,7 @@ def _blur(target: HyperspectralProduct | RasterMsi, reference: MultispectralProd
 def _write_report(
     path: Path,
     output: Path,
-    target: HyperspectralProduct | RasterMsi,
+    target: HyperspectralProduct | MultispectralProduct,
     reference: MultispectralProduct,
     result: CoregistrationResult,
     config: CoregisterConfig,

@@ -20,7 +20,7 @@ from hsfuse.inference.engine import fuse_scene_tiles
 from hsfuse.log import get_logger
 from hsfuse.metrics.reference import ReferenceScores, score_all
 from hsfuse.progress import Progress, SilentProgress
-from hsfuse.readers.raster import RasterHsi
+from hsfuse.readers import open_hsi
 from hsfuse.simulate.scene import Truth
 from hsfuse.workflows.run import run_scene
 from hsfuse.workflows.simulate import simulate_products
@@ -71,7 +71,7 @@ def run_demo(
     with ExitStack() as stack:
         pair = open_pair(hsi, [msi], config, stack)
         # Every method is judged on the bands of the product: where a network was tried, it brought its own choice.
-        with RasterHsi(output) as product:
+        with open_hsi(output) as product:
             own = tuple(float(nm) for nm in product.bands.centre_nm)
         prepared = prepare_scene(pair, config, SilentProgress(), network_nm=own)
         bands = pair.hsi.bands.take(prepared.scene.bands)

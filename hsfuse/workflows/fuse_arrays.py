@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,22 +21,55 @@ from hsfuse.inference.budget import choose_plan, make_budget
 from hsfuse.inference.engine import fuse_scene_tiles
 from hsfuse.inference.scene import FusionScene
 from hsfuse.progress import Progress
-from hsfuse.readers.base import ProductInfo
+from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct, ProductInfo
 from hsfuse.spectral import BandTable, SpectralResponse, srf_weights
 from hsfuse.workflows.steps.methods import resolve_device
 
 FloatCube = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class ArrayProduct:
-    """An array behind both reader protocols."""
+class ArrayProduct(HyperspectralProduct, MultispectralProduct):
+    """An array behind both product protocols.
 
-    cube: FloatCube
-    grid: Grid
-    bands: BandTable
-    responses: tuple[SpectralResponse, ...] | None = None
-    start: datetime | None = None
+    Parameters
+    ----------
+    cube
+        Reflectance, shape (band, row, col), NaN where there is none.
+    grid
+        Where it lies.
+    bands
+        Its bands.
+    responses
+        Spectral responses, when it serves as an MSI.
+    start
+        Acquisition time.
+    """
+
+    def __init__(
+        self,
+        cube: FloatCube,
+        grid: Grid,
+        bands: BandTable,
+        responses: tuple[SpectralResponse, ...] | None = None,
+        start: datetime | None = None,
+    ) -> None:
+        self.cube, self.start = cube, start
+        self._grid, self._bands, self._responses = grid, bands, responses
+
+    @property
+    def grid(self) -> Grid:
+        """Grid of the array."""
+        return self._grid
+
+    @property
+    def bands(self) -> BandTable:
+        """Bands of the array."""
+        return self._bands
+
+    @property
+    def responses(self) -> tuple[SpectralResponse, ...] | None:
+        """Spectral responses; None when unknown."""
+        return self._responses
 
     @property
     def info(self) -> ProductInfo:

@@ -5,21 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hsfuse.errors import InputError
-from hsfuse.readers import open_hsi, open_msi
-from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct
-
-
-def _open_any(path: Path) -> HyperspectralProduct | MultispectralProduct:
-    try:
-        return open_hsi(path)
-    except InputError as as_hsi:
-        try:
-            return open_msi([path])
-        except InputError as as_msi:
-            # The HSI reader knows PRISMA files best: its word counts unless the path looks like Sentinel-2.
-            sentinel = path.name.upper().startswith(("S2", "MTD_")) or path.suffix.upper() == ".SAFE" or path.is_dir()
-            raise (as_msi if sentinel else as_hsi) from None
+from hsfuse.readers import open_product
+from hsfuse.readers.base import HyperspectralProduct
 
 
 def describe_product(path: Path) -> dict[str, Any]:
@@ -30,7 +17,7 @@ def describe_product(path: Path) -> dict[str, Any]:
     InputError
         hsfuse cannot read it.
     """
-    product = _open_any(path)
+    product = open_product(path)
     try:
         info, grid = product.info, product.grid
         facts: dict[str, Any] = {

@@ -26,7 +26,7 @@ from hsfuse.progress import Progress, SilentProgress
 from hsfuse.readers.base import ProductInfo
 from hsfuse.workflows.steps.adapted import adapt_to_scene
 from hsfuse.workflows.steps.clock import StageClock, peak_memory_bytes
-from hsfuse.workflows.steps.inputs import expect_reading, open_pair
+from hsfuse.workflows.steps.inputs import open_pair, read_ahead
 from hsfuse.workflows.steps.methods import (
     ChosenMethod,
     choose_method,
@@ -152,7 +152,7 @@ def run_scene(
         if not dry_run:
             # Before minutes of work, not after: a rough check of the output's place.
             check_output(output, pair.msi.grid, 1, options)
-        expect_reading(pair, config)
+        read_ahead(pair, config)
         device, chosen = _choose(config)
         chosen = suit_pair(chosen, pair, config)
         prepared = prepare_scene(pair, config, clock, network_nm=chosen.method.spec.centre_nm)

@@ -34,7 +34,7 @@ from hsfuse.coregister.windows import Windows
 from hsfuse.degrade import Psf
 from hsfuse.errors import OverlapError
 from hsfuse.grid import Grid, Slice2D
-from hsfuse.readers.raster import RasterMsi
+from hsfuse.readers.raster.msi import RasterMsi
 from hsfuse.spectral import BandTable, SpectralResponse
 
 PIXELS = 330

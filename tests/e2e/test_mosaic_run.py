@@ -18,7 +18,7 @@ from hsfuse.cli.app import app
 from hsfuse.grid import Grid, Slice2D
 from hsfuse.readers import open_hsi, open_msi
 from hsfuse.readers.base import FloatCube
-from hsfuse.readers.s2_srf import BANDS_10M
+from hsfuse.sensors.sentinel2 import BANDS_10M
 from hsfuse.simulate.products import SimulatedPair, simulate_pair
 from hsfuse.simulate.scene import Truth
 from hsfuse.simulate.sentinel2 import write_safe

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from hsfuse.fusion.guide_noise import GuideSample, guide_noise
-from hsfuse.readers.s2_srf import BANDS_10M, table_responses
+from hsfuse.sensors.sentinel2 import BANDS_10M, table_responses
 from hsfuse.simulate.training_scene import training_scene
 
 

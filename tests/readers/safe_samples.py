@@ -14,7 +14,7 @@ from rasterio.crs import CRS
 from rasterio.transform import from_origin
 
 from hsfuse.grid import Grid
-from hsfuse.readers.s2_srf import BANDS_10M, RESOLUTION_M
+from hsfuse.sensors.sentinel2 import BANDS_10M, RESOLUTION_M
 from hsfuse.simulate.sentinel2 import write_safe
 
 ZONE_32 = CRS.from_epsg(32632)

@@ -15,8 +15,8 @@ from rasterio.transform import Affine
 from hsfuse.errors import InputError
 from hsfuse.grid import Grid
 from hsfuse.readers.open_hsi import open_hsi
-from hsfuse.readers.prisma import PrismaProduct
-from hsfuse.readers.raster import RasterHsi
+from hsfuse.readers.prisma.product import PrismaProduct
+from hsfuse.readers.raster.hsi import RasterHsi
 from hsfuse.simulate.prisma import PrismaBlock, PrismaLayout, write_prisma_l2d
 
 
@@ -76,9 +76,13 @@ def test_truncated_he5_is_called_by_its_name(tmp_path):
 def test_zip_of_something_else(tmp_path):
     with zipfile.ZipFile(tmp_path / "S2A.zip", "w") as archive:
         archive.writestr("S2A_MSIL2A.SAFE/MTD_MSIL2A.xml", "<xml/>")
-    with pytest.raises(InputError, match="no PRISMA") as caught:
+    with pytest.raises(InputError, match="no hyperspectral product but a Sentinel-2 product") as caught:
         open_hsi(tmp_path / "S2A.zip")
-    assert "Sentinel-2" in caught.value.hint
+    assert "second place" in caught.value.hint
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    with pytest.raises(InputError, match=r"no \.he5 file"):
+        open_hsi(tmp_path / "x.zip")
 
 
 def test_foreign_hdf5(tmp_path):

@@ -18,7 +18,7 @@ from hsfuse.errors import InputError, OutputError, OverlapError, UsageError
 from hsfuse.grid import Grid, Slice2D
 from hsfuse.readers.base import HyperspectralProduct
 from hsfuse.readers.overlap import cut_overlap
-from hsfuse.readers.prisma import PrismaProduct
+from hsfuse.readers.prisma.product import PrismaProduct
 from hsfuse.simulate.prisma import PanBlock, PrismaBlock, PrismaLayout, default_prisma_bands, write_prisma_l2d
 
 HCO = "HDFEOS/SWATHS/PRS_L2D_HCO"

@@ -12,7 +12,7 @@ from rasterio.warp import Resampling, reproject
 from hsfuse.errors import InputError
 from hsfuse.grid import Slice2D
 from hsfuse.readers.geolocate import SwathGeocoder
-from hsfuse.readers.prisma import PrismaProduct
+from hsfuse.readers.prisma.product import PrismaProduct
 from hsfuse.simulate.prisma import default_prisma_bands
 
 SIDE = 150

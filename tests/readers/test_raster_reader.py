@@ -13,7 +13,8 @@ from rasterio.transform import Affine
 from hsfuse.errors import InputError, UsageError
 from hsfuse.grid import Slice2D
 from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct
-from hsfuse.readers.raster import RasterHsi, RasterMsi
+from hsfuse.readers.raster.hsi import RasterHsi
+from hsfuse.readers.raster.msi import RasterMsi
 from hsfuse.spectral import SpectralResponse
 
 CENTRES = np.array([450.0, 550.0, 650.0, 850.0, 1600.0, 2200.0])

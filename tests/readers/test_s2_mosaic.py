@@ -15,10 +15,10 @@ from safe_samples import GRID, ZONE_32, make_safe, reflectance
 from hsfuse.errors import InputError, OverlapError, UsageError
 from hsfuse.grid import Bounds, Grid, Slice2D, reproject_xy
 from hsfuse.readers.base import MultispectralProduct
-from hsfuse.readers.s2_layout import FOOTPRINT_MARGIN_M
-from hsfuse.readers.s2_mosaic import Sentinel2Mosaic
-from hsfuse.readers.s2_srf import BANDS_10M
-from hsfuse.readers.sentinel2 import Sentinel2Product
+from hsfuse.readers.sentinel2.layout import FOOTPRINT_MARGIN_M
+from hsfuse.readers.sentinel2.mosaic import Sentinel2Mosaic
+from hsfuse.readers.sentinel2.product import Sentinel2Product
+from hsfuse.sensors.sentinel2 import BANDS_10M
 
 ZONE_33 = CRS.from_epsg(32633)
 WEST = GRID

@@ -11,8 +11,8 @@ from safe_samples import GRID, copy_writable, edit_xml, make_safe
 
 from hsfuse.errors import InputError
 from hsfuse.grid import Grid
-from hsfuse.readers.safe_archive import SafeArchive
-from hsfuse.readers.safe_metadata import SafeMetadata, image_key, read_safe_metadata
+from hsfuse.readers.sentinel2.archive import SafeArchive
+from hsfuse.readers.sentinel2.metadata import SafeMetadata, image_key, read_safe_metadata
 from hsfuse.spectral import SpectralResponse
 
 

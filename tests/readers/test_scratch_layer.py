@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from hsfuse.grid import Slice2D
-from hsfuse.readers import scratch
-from hsfuse.readers.scratch import ScratchLayer
+from hsfuse.readers.sentinel2 import scratch
+from hsfuse.readers.sentinel2.scratch import ScratchLayer
 
 
 class Image:

@@ -19,8 +19,8 @@ from scipy import ndimage
 from hsfuse.errors import InputError, UsageError
 from hsfuse.grid import Grid, Slice2D
 from hsfuse.readers.base import MultispectralProduct
-from hsfuse.readers.s2_srf import BANDS_10M, BANDS_ALL, RESOLUTION_M
-from hsfuse.readers.sentinel2 import Sentinel2Product
+from hsfuse.readers.sentinel2.product import Sentinel2Product
+from hsfuse.sensors.sentinel2 import BANDS_10M, BANDS_ALL, RESOLUTION_M
 from hsfuse.simulate.safe_xml import cloud_gml
 
 TRUTH = reflectance()
@@ -248,19 +248,19 @@ def test_what_is_expected_reads_the_same(product: Path) -> None:
     with Sentinel2Product(product, bands="10m") as plain:
         wanted = [plain.read(block) for block in blocks]
     with Sentinel2Product(product, bands="10m") as ahead:
-        ahead.expect(Slice2D(-50, 60, 5, GRID.width + 9), [2, 0])
-        ahead.expect(GRID.full)
-        ahead.expect(Slice2D(-9, -3, 0, 5))
+        ahead.read_ahead(Slice2D(-50, 60, 5, GRID.width + 9), [2, 0])
+        ahead.read_ahead(GRID.full)
+        ahead.read_ahead(Slice2D(-9, -3, 0, 5))
         for block, cube in zip(blocks, wanted, strict=True):
             np.testing.assert_array_equal(ahead.read(block), cube)
 
 
 def test_closing_does_not_wait_for_what_was_expected(product: Path) -> None:
     opened = Sentinel2Product(product, bands="10m")
-    opened.expect(GRID.full)
+    opened.read_ahead(GRID.full)
     opened.close()
     with pytest.raises(UsageError, match="closed"):
-        opened.expect(GRID.full)
+        opened.read_ahead(GRID.full)
 
 
 @pytest.mark.parametrize("factor", [2, 4, 8, 16])
@@ -379,7 +379,7 @@ def test_truncated_images_are_reported(product: Path, tmp_path: Path, keep: int,
     def use() -> None:
         with Sentinel2Product(path) as opened:
             if ahead:
-                opened.expect(GRID.full)
+                opened.read_ahead(GRID.full)
             opened.read(GRID.full)
 
     with pytest.raises(InputError, match=r"B04 in .* cannot be read") as caught:

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from hsfuse.errors import OutputError, UsageError
 from hsfuse.grid import Grid, Slice2D, reproject_xy
 from hsfuse.readers.base import ERROR_INVALID_L1, ERROR_NEGATIVE, ERROR_SATURATED
-from hsfuse.readers.prisma import PrismaProduct
-from hsfuse.readers.s2_srf import table_responses
-from hsfuse.readers.sentinel2 import Sentinel2Product
+from hsfuse.readers.prisma.product import PrismaProduct
+from hsfuse.readers.sentinel2.product import Sentinel2Product
+from hsfuse.sensors.sentinel2 import table_responses
 from hsfuse.simulate.prisma_bands import default_prisma_bands
 from hsfuse.simulate.prisma_sensor import Footprint, PrismaOptics, PrismaSensor
 from hsfuse.simulate.products import SimulatedPair, SimulationConfig, plan_grids, simulate_pair

@@ -10,7 +10,7 @@ import torch
 
 from hsfuse.degrade import Psf
 from hsfuse.fusion.nets.ssrfn import Ssrfn, make_network
-from hsfuse.readers.s2_srf import BANDS_10M, SPACECRAFT, table_responses
+from hsfuse.sensors.sentinel2 import BANDS_10M, SPACECRAFT, table_responses
 from hsfuse.simulate.training_scene import training_scene
 from hsfuse.spectral import BandTable, srf_weights
 from hsfuse.training.dataset import PatchSource, Reducer, Sampling, SceneEntry, TrainingScene

@@ -19,7 +19,7 @@ from hsfuse.fusion.nets.methods import SsrfnMethod
 from hsfuse.fusion.nets.ssrfn import Ssrfn
 from hsfuse.grid import Grid
 from hsfuse.inference.scene import FusionScene
-from hsfuse.readers.s2_srf import BANDS_10M, table_responses
+from hsfuse.sensors.sentinel2 import BANDS_10M, table_responses
 from hsfuse.simulate.training_scene import training_scene
 from hsfuse.spectral import BandTable, srf_weights
 from hsfuse.workflows.fuse_arrays import ArrayProduct

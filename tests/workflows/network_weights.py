@@ -10,7 +10,7 @@ import torch
 from hsfuse.fusion.nets.ssrfn import Ssrfn, make_network
 from hsfuse.fusion.nets.weights import save_weights
 from hsfuse.fusion.nets.zoo import NetworkHeader
-from hsfuse.readers.s2_srf import BANDS_10M
+from hsfuse.sensors.sentinel2 import BANDS_10M
 from hsfuse.workflows.training.training_data import nominal_bands
 
 BANDS = 24

@@ -22,7 +22,7 @@ from hsfuse.inference.fill import fill_missing
 from hsfuse.inference.scene import FusionScene, alive_bands
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress
-from hsfuse.readers.s2_srf import BANDS_10M, BANDS_ALL, table_responses
+from hsfuse.sensors.sentinel2 import BANDS_10M, BANDS_ALL, table_responses
 from hsfuse.simulate.wald import CONDITIONS, reduce_scene
 from hsfuse.spectral import BandTable, SpectralResponse, srf_weights
 from hsfuse.workflows.fuse_arrays import array_scene

@@ -19,8 +19,8 @@ from hsfuse.coregister.warp import Resampler
 from hsfuse.errors import OutputError
 from hsfuse.grid import Grid, Slice2D
 from hsfuse.progress import Progress
-from hsfuse.readers.base import FloatCube, HyperspectralProduct
-from hsfuse.readers.raster import RasterMsi
+from hsfuse.readers.base import FloatCube, HyperspectralProduct, MultispectralProduct
+from hsfuse.readers.stored import StoredAs
 from hsfuse.writers import CubeWriter, WriteOptions
 from hsfuse.writers.provenance import plain_record
 
@@ -50,7 +50,7 @@ def write_field(path: Path, grid: Grid, result: CoregistrationResult) -> None:
 
 def write_aligned(
     path: Path,
-    target: HyperspectralProduct | RasterMsi,
+    target: HyperspectralProduct | MultispectralProduct,
     result: CoregistrationResult,
     progress: Progress,
     *,
@@ -68,14 +68,14 @@ def write_aligned(
     OutputError
         The file cannot be written.
     """
-    if isinstance(target, RasterMsi):
-        _write_plain(path, target, result, progress)
-    else:
+    if isinstance(target, HyperspectralProduct):
         _write_cube(path, target, result, progress, overwrite=overwrite, finally_known=finally_known)
+    else:
+        _write_plain(path, target, result, progress)
 
 
-def _write_plain(path: Path, target: RasterMsi, result: CoregistrationResult, progress: Progress) -> None:
-    stored = target.stored
+def _write_plain(path: Path, target: MultispectralProduct, result: CoregistrationResult, progress: Progress) -> None:
+    stored = target.stored or StoredAs.reflectance(len(target.band_names))
     moved = Resampler(target.grid, target.grid, result.field)
     count = len(target.band_names)
     with progress.stage("resample", total=target.grid.height) as stage:

@@ -15,7 +15,6 @@ from hsfuse.grid import Bounds, Grid, reproject_xy
 from hsfuse.log import get_logger
 from hsfuse.readers import open_hsi, open_msi
 from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct
-from hsfuse.readers.raster import RasterMsi
 from hsfuse.workflows.steps.aoi import AreaOfInterest
 
 _log = get_logger(__name__)
@@ -34,7 +33,6 @@ class Pair:
     msi: MultispectralProduct
     ratio: int
     warnings: tuple[str, ...]
-    msi_paths: tuple[Path, ...] = ()
 
 
 def open_pair(hsi_path: Path, msi_paths: Sequence[Path], config: RunConfig, stack: ExitStack) -> Pair:
@@ -56,9 +54,9 @@ def open_pair(hsi_path: Path, msi_paths: Sequence[Path], config: RunConfig, stac
             hint="Check the tile of the Sentinel-2 product; `hsfuse info FILE` prints both footprints.",
         )
     warnings = [*hsi.info.warnings, *msi.info.warnings]
-    if config.s2_bands == "all" and isinstance(msi, RasterMsi):
+    if config.s2_bands == "all" and not msi.offers_band_choice:
         warnings.append(
-            f"--s2-bands all has no effect: {msi.info.name} is no Sentinel-2 product, and all its"
+            f"--s2-bands all has no effect: {msi.info.name} offers no choice of bands, and all its"
             f" {len(msi.band_names)} bands are used anyway."
         )
     if hsi.info.start and msi.info.start and abs((hsi.info.start - msi.info.start).days) > 180:
@@ -69,13 +67,11 @@ def open_pair(hsi_path: Path, msi_paths: Sequence[Path], config: RunConfig, stac
         )
     for warning in warnings:
         _log.warning("%s", warning)
-    return Pair(hsi, msi, ratio, tuple(warnings), tuple(msi_paths))
+    return Pair(hsi, msi, ratio, tuple(warnings))
 
 
-def expect_reading(pair: Pair, config: RunConfig) -> None:
-    """Let Sentinel-2 products decode what the run will read, in the order in which it will."""
-    if isinstance(pair.msi, RasterMsi) or not hasattr(pair.msi, "expect"):
-        return
+def read_ahead(pair: Pair, config: RunConfig) -> None:
+    """Let the MSI decode ahead what the run will read, in the order in which it will."""
     names = pair.msi.band_names
     under = Bounds(*pair.hsi.grid.bounds_in(pair.msi.grid.crs))
     matched: list[int] = []
@@ -88,7 +84,7 @@ def expect_reading(pair: Pair, config: RunConfig) -> None:
         parts.append((under, [i for i in range(len(names)) if i not in matched]))
     for bounds, bands in parts:
         with suppress(OverlapError):
-            pair.msi.expect(pair.msi.grid.block_of(bounds), bands)
+            pair.msi.read_ahead(pair.msi.grid.block_of(bounds), bands)
 
 
 def pixel_ratio(coarse: Grid, fine: Grid, wanted: int | None = None) -> int:

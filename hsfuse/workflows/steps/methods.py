@@ -13,7 +13,7 @@ from hsfuse.fusion.fidelity import FidelityOptions, GuardedMethod, guarded
 from hsfuse.fusion.nets.zoo import NetworkHeader, find_model, match_bands
 from hsfuse.inference.scene import FusionScene
 from hsfuse.log import get_logger
-from hsfuse.readers.s2_srf import BANDS_ALL
+from hsfuse.sensors.sentinel2 import BANDS_ALL
 from hsfuse.spectral import BandTable, srf_weights
 from hsfuse.workflows.steps.inputs import Pair
 

@@ -78,7 +78,7 @@ def prepare_scene(
     _log.info("Co-registration %s: %s", result.verdict, result.reason)
     with ThreadPoolExecutor(1, thread_name_prefix="hsfuse-swir") as beside, single_thread():
         shown = progress if config.correct_swir else hidden(progress)
-        comparing = beside.submit(with_swir, result, pair.hsi, pair.msi, pair.msi_paths, config, matching, shown)
+        comparing = beside.submit(with_swir, result, pair.hsi, pair.msi, config, matching, shown)
         if config.correct_swir:
             result, _ = comparing.result()
         prepared = _prepare(pair, result, selection, matching, config, progress)

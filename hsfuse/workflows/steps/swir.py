@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from hsfuse.config import CoregisterConfig
 from hsfuse.coregister.result import CoregistrationResult
@@ -13,9 +11,7 @@ from hsfuse.errors import HsfuseError
 from hsfuse.inference.engine import single_thread
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress
-from hsfuse.readers import open_msi
 from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct
-from hsfuse.readers.raster import RasterMsi
 
 _log = get_logger(__name__)
 
@@ -27,7 +23,6 @@ def with_swir(
     result: CoregistrationResult,
     hsi: HyperspectralProduct,
     msi: MultispectralProduct,
-    msi_paths: Sequence[Path],
     config: CoregisterConfig,
     psf: Psf,
     progress: Progress,
@@ -39,9 +34,7 @@ def with_swir(
     result
         Co-registration of the other bands.
     hsi, msi
-        The products.
-    msi_paths
-        Where the MSI came from: when it was opened with its 10 m bands only, its SWIR bands are read from there.
+        The products; when the MSI was opened without its SWIR bands, it is opened again with them.
     config
         Settings.
     psf
@@ -63,8 +56,8 @@ def with_swir(
     if result.verdict == "off":
         # Nothing says that the two images lie on each other; the product's own bands do.
         reference = None
-    elif reference is None and not isinstance(msi, RasterMsi):
-        reference = other = _with_20m_bands(msi_paths, hsi)
+    elif reference is None:
+        reference = other = _swir_bands_of(msi)
     try:
         with single_thread():
             swir = measure_swir(hsi, reference, result, psf=psf, progress=progress)
@@ -92,10 +85,9 @@ def with_swir(
     return result, ()
 
 
-def _with_20m_bands(paths: Sequence[Path], hsi: HyperspectralProduct) -> MultispectralProduct | None:
+def _swir_bands_of(msi: MultispectralProduct) -> MultispectralProduct | None:
     try:
-        # No more bands than needed: those of a compressed .zip are unpacked first.
-        return open_msi(list(paths), bands="swir", target=hsi.grid)
+        return msi.swir_reference()
     except HsfuseError as error:
         _log.debug("No 20 m bands to compare the SWIR bands with: %s", error.message)
         return None

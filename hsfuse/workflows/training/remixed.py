@@ -16,7 +16,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from hsfuse.config import TrainConfig
 from hsfuse.degrade import Psf
 from hsfuse.errors import InputError
-from hsfuse.readers.s2_srf import SPACECRAFT, table_responses
+from hsfuse.sensors.sentinel2 import SPACECRAFT, table_responses
 from hsfuse.simulate.remix import remix
 from hsfuse.spectral import BandTable, srf_weights
 from hsfuse.training.dataset import SceneEntry, TrainingScene

@@ -28,7 +28,8 @@ from hsfuse.inference.fill import fill_missing
 from hsfuse.inference.scene import FusionScene
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress
-from hsfuse.readers.s2_srf import BANDS_10M, BANDS_ALL
+from hsfuse.readers.choose import likely_role
+from hsfuse.sensors.sentinel2 import BANDS_10M, BANDS_ALL
 from hsfuse.spectral import BandTable, srf_weights
 from hsfuse.training.dataset import SceneEntry, TrainingScene
 from hsfuse.workflows.steps.cubes import open_cube
@@ -113,23 +114,8 @@ def parse_inputs(paths: Sequence[Path]) -> list[TrainingInput]:
 
 
 def _is_msi(path: Path) -> bool:
-    name = path.name.lower()
-    if path.is_dir() or name.endswith((".safe", ".xml", ".safe.zip")):
-        return True
-    if name.endswith(".zip"):
-        from hsfuse.readers.file_kind import he5_members
-
-        return not he5_members(path)
-    if name.endswith((".npz", ".he5")):
-        return False
-    # A raster without wavelengths can only be the MSI of a pair.
-    from hsfuse.readers.raster_file import RasterFile
-
-    raster = RasterFile(path)
-    try:
-        return raster.metadata() is None
-    finally:
-        raster.close()
+    # A cube of arrays is no product: `open_cube` reads it.
+    return path.suffix.lower() != ".npz" and likely_role(path) == "msi"
 
 
 def _read_list(path: Path) -> list[TrainingInput]:

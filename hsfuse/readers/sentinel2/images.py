@@ -7,8 +7,8 @@ parallel, and row strips that touch the same 1024 x 1024 block decode it once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -98,6 +98,14 @@ class LayerPool:
     def _close_of(self, worker: ThreadPoolExecutor) -> None:
         for key in [key for key in self._handles if self._worker_of[key[0]] is worker]:
             self._handles.pop(key).close()
+
+
+def finish(futures: Sequence[Future[None]]) -> None:
+    """Wait for all tasks, then raise the first error of them."""
+    # All must end before an error leaves: the workers write into the caller's array.
+    wait(futures)
+    for future in futures:
+        future.result()
 
 
 def stored_levels(file: DatasetReader) -> list[int]:

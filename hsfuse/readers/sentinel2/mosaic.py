@@ -10,8 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +17,12 @@ from rasterio.crs import CRS
 from rasterio.enums import Resampling
 from rasterio.warp import reproject
 
-from hsfuse.errors import InputError, OverlapError, UsageError
-from hsfuse.grid import Bounds, Slice2D
+from hsfuse.errors import HsfuseError, InputError, OverlapError, UsageError
+from hsfuse.grid import Bounds, Grid, Slice2D
 from hsfuse.masks import SCL_CLOUD, BoolArray, dilate, in_classes
-from hsfuse.readers.base import FloatCube, ProductInfo
-from hsfuse.readers.s2_layout import coverage, mosaic_grid, pixel_offset
-from hsfuse.readers.sentinel2 import Sentinel2Product
+from hsfuse.readers.base import FloatCube, MultispectralProduct, ProductInfo
+from hsfuse.readers.sentinel2.layout import coverage, mosaic_grid, pixel_offset
+from hsfuse.readers.sentinel2.product import Sentinel2Product
 from hsfuse.spectral import SpectralResponse
 
 _WARP_MARGIN_PX = 4
@@ -41,7 +39,7 @@ class _Tile:
     clear_m2: float
 
 
-class Sentinel2Mosaic:
+class Sentinel2Mosaic(MultispectralProduct):
     """A mosaic of tiles that behaves like one product.
 
     Parameters
@@ -84,17 +82,56 @@ class Sentinel2Mosaic:
                 hint="Choose the tiles by the footprint; `hsfuse info FILE` prints the extent of each product.",
             )
         base = max(inside, key=lambda entry: entry[1])[0]
-        self.grid = mosaic_grid([entry[0] for entry in inside], base, target_crs, bounds, crs)
+        self._footprint = target_crs, bounds, crs
+        self._used = [entry[0] for entry in inside]
+        self._grid = mosaic_grid([entry[0] for entry in inside], base, target_crs, bounds, crs)
         # Areas that differ by less than a hundredth are equal, and the order of the products decides.
         unit = 0.01 * max(entry[2] for entry in inside) or 1.0
         ranked = sorted(inside, key=lambda entry: -round(entry[2] / unit))
-        self._tiles = [_Tile(product, pixel_offset(product.grid, self.grid), clear) for product, _, clear in ranked]
+        self._tiles = [_Tile(product, pixel_offset(product.grid, self._grid), clear) for product, _, clear in ranked]
         for product, area, _ in covered:
             if area <= 0:
                 product.close()
-        self.band_names: tuple[str, ...] = base.band_names
-        self.responses: tuple[SpectralResponse, ...] | None = base.responses
-        self.info = self._describe(base)
+        self._base = base
+        self._info = self._describe(base)
+
+    @property
+    def info(self) -> ProductInfo:
+        """Facts about the mosaic; ``attributes["tiles"]`` lists its tiles, the winning one first."""
+        return self._info
+
+    @property
+    def grid(self) -> Grid:
+        """Grid of the mosaic."""
+        return self._grid
+
+    @property
+    def band_names(self) -> tuple[str, ...]:
+        """Names of the bands in reading order."""
+        return self._base.band_names
+
+    @property
+    def responses(self) -> tuple[SpectralResponse, ...]:
+        """Spectral responses of the tile that covers most."""
+        return self._base.responses
+
+    @property
+    def offers_band_choice(self) -> bool:
+        """True: 10 m bands, or the 20 m bands too."""
+        return True
+
+    def swir_reference(self) -> Sentinel2Mosaic:
+        """Open the same mosaic with its SWIR bands; the caller closes it."""
+        target_crs, bounds, crs = self._footprint
+        opened: list[Sentinel2Product] = []
+        try:
+            for product in self._used:
+                opened.append(product.swir_reference())  # noqa: PERF401 - kept for closing
+            return Sentinel2Mosaic(opened, target_crs=target_crs, bounds=bounds, bounds_crs=crs)
+        except HsfuseError:
+            for product in opened:
+                product.close()
+            raise
 
     def _describe(self, base: Sentinel2Product) -> ProductInfo:
         tiles = [tile.product.info for tile in self._tiles]
@@ -150,12 +187,12 @@ class Sentinel2Mosaic:
                 np.copyto(piece, found, where=np.isnan(piece))
         return cube
 
-    def expect(self, block: Slice2D, bands: Sequence[int] | None = None) -> None:
-        """Begin to decode what will be read soon, as :meth:`Sentinel2Product.expect` does, of the tile that wins."""
+    def read_ahead(self, block: Slice2D, bands: Sequence[int] | None = None) -> None:
+        """Begin to decode what will be read soon of the tile that wins."""
         first = self._tiles[0]
         source = self._source(first, block)
         if source is not None:
-            first.product.expect(source, bands)
+            first.product.read_ahead(source, bands)
 
     def classes(self, block: Slice2D) -> NDArray[np.uint8] | None:
         """Scene classes by nearest pixel, shape (row, col), 0 where no tile has any; None when none is delivered."""
@@ -311,14 +348,6 @@ class Sentinel2Mosaic:
         """Close all tiles."""
         for product in self._products:
             product.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _within(inner: Slice2D, outer: Slice2D) -> tuple[slice, slice]:

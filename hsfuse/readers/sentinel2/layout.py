@@ -10,7 +10,7 @@ from rasterio.crs import CRS
 
 from hsfuse.errors import OverlapError
 from hsfuse.grid import Bounds, Grid, Slice2D
-from hsfuse.readers.sentinel2 import Sentinel2Product
+from hsfuse.readers.sentinel2.product import Sentinel2Product
 
 FOOTPRINT_MARGIN_M = 5000.0
 """How far the mosaic reaches beyond the footprint: room for the largest shift that co-registration searches."""

@@ -42,6 +42,16 @@ def product_roots(path: Path) -> list[str]:
     return sorted("" if root == "." else root for root in roots)
 
 
+def holds_products(folder: Path) -> bool:
+    """Tell whether a folder is a product, or holds products, packed ones included."""
+    return bool(product_roots(folder)) or any(product_roots(archive) for archive in folder.glob("*.zip"))
+
+
+def is_band_image(path: Path) -> bool:
+    """Tell whether a file is an image inside a product's GRANULE folder."""
+    return path.suffix.lower() == ".jp2" and "GRANULE" in path.parts
+
+
 class SafeArchive:
     """The files of one product.
 

@@ -8,21 +8,20 @@ index, so products of any processor version (233, 234 or 238 bands) and renamed 
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse.errors import InputError, OverlapError
 from hsfuse.grid import Grid, Slice2D
-from hsfuse.readers import prisma_header as header
-from hsfuse.readers.base import ERROR_INVALID_L1, BoolArray, FloatCube, ProductInfo
+from hsfuse.readers.base import ERROR_INVALID_L1, BoolArray, FloatCube, HyperspectralProduct, ProductInfo
 from hsfuse.readers.blocks import BandIndex, band_index, check_block
 from hsfuse.readers.geolocate import SwathGeocoder
 from hsfuse.readers.overlap import DEFAULT_CUT_NM, OverlapReport
-from hsfuse.readers.prisma_cubes import PrismaCubes
-from hsfuse.readers.prisma_file import ORDER_HINT, He5File
+from hsfuse.readers.prisma import header
+from hsfuse.readers.prisma.cubes import PrismaCubes
+from hsfuse.readers.prisma.file import ORDER_HINT, He5File
 from hsfuse.spectral import BandTable
 
 __all__ = ["OverlapReport", "PrismaProduct"]
@@ -33,7 +32,7 @@ FAR_M = 1000.0
 _NO_CORNERS = "The map position could not be checked: the product has no latitude and longitude at its corners."
 
 
-class PrismaProduct:
+class PrismaProduct(HyperspectralProduct):
     """A PRISMA L2D or L2C product.
 
     Parameters
@@ -178,14 +177,6 @@ class PrismaProduct:
             attributes=attributes,
             warnings=warnings,
         )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the file and remove what was unpacked from a zip."""

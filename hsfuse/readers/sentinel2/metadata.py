@@ -22,8 +22,8 @@ from rasterio.errors import CRSError
 
 from hsfuse.errors import HsfuseError, InputError
 from hsfuse.grid import Grid
-from hsfuse.readers.s2_srf import BAND_ORDER, RESOLUTION_M
-from hsfuse.readers.safe_archive import IMAGE_SUFFIXES, SafeArchive
+from hsfuse.readers.sentinel2.archive import IMAGE_SUFFIXES, SafeArchive
+from hsfuse.sensors.sentinel2 import BAND_ORDER, RESOLUTION_M
 from hsfuse.spectral import SpectralResponse
 
 _LAYER = re.compile(r"_(B0[1-9]|B1[0-2]|B8A|SCL)(?=_|$)")

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,22 +21,23 @@ from rasterio.io import DatasetReader
 
 from hsfuse.errors import HsfuseError, InputError, UsageError
 from hsfuse.grid import Grid, Slice2D
-from hsfuse.masks import SCL_CLOUD, BoolArray, dilate, in_classes
+from hsfuse.masks import SCL_CLOUD, BoolArray, in_classes
 from hsfuse.processor import usable_cores
-from hsfuse.readers.base import FloatCube, ProductInfo
-from hsfuse.readers.decode_ahead import Block, DecodeAhead
-from hsfuse.readers.s2_geometry import Placement, check_geometry, image_geometry
-from hsfuse.readers.s2_images import LayerPool, interpolate, stored_levels
-from hsfuse.readers.s2_masks import CloudPolygons
-from hsfuse.readers.s2_srf import BANDS_10M, BANDS_ALL, RESOLUTION_M, SPACECRAFT, table_responses
-from hsfuse.readers.safe_archive import SafeArchive
-from hsfuse.readers.safe_metadata import GranuleMetadata, SafeMetadata, read_safe_metadata
-from hsfuse.readers.scratch import ScratchLayer
+from hsfuse.readers.base import FloatCube, MultispectralProduct, ProductInfo
+from hsfuse.readers.entry import BandChoice
+from hsfuse.readers.sentinel2.archive import SafeArchive
+from hsfuse.readers.sentinel2.decode_ahead import Block, DecodeAhead
+from hsfuse.readers.sentinel2.description import choose_responses, describe
+from hsfuse.readers.sentinel2.geometry import Placement, check_geometry, image_geometry
+from hsfuse.readers.sentinel2.images import LayerPool, finish
+from hsfuse.readers.sentinel2.masks import CloudPolygons
+from hsfuse.readers.sentinel2.metadata import GranuleMetadata, SafeMetadata, read_safe_metadata
+from hsfuse.readers.sentinel2.overview import OverviewReader
+from hsfuse.readers.sentinel2.scratch import ScratchLayer
+from hsfuse.sensors.sentinel2 import BANDS_10M, BANDS_ALL, RESOLUTION_M
 from hsfuse.spectral import SpectralResponse
 
-BandChoice = Literal["10m", "all", "swir"]
 _CHOICES: dict[BandChoice, tuple[str, ...]] = {"10m": BANDS_10M, "all": BANDS_ALL, "swir": ("B02", "B11", "B12")}
-_OVERVIEW_STRIP_PX = 2048
 _DAMAGED = "The product seems to be damaged or incomplete; download or unpack it again."
 
 
@@ -51,7 +50,7 @@ class ReadStatistics:
     saturated: int
 
 
-class Sentinel2Product:
+class Sentinel2Product(MultispectralProduct):
     """One tile (granule) of a Sentinel-2 product.
 
     Parameters
@@ -84,18 +83,50 @@ class Sentinel2Product:
         try:
             self._metadata = read_safe_metadata(self._archive)
             self._granule = _choose(self._metadata, granule)
-            self.band_names: tuple[str, ...] = _CHOICES[bands]
+            self._band_names = _CHOICES[bands]
             self._warnings = list(self._metadata.warnings)
             self._pool = LayerPool(self._layer_paths(), self._metadata.name)
-            self.grid, self._placements = self._place_layers()
+            self._grid, self._placements = self._place_layers()
         except HsfuseError:
             self.close()
             raise
         self._clouds = self._read_polygons()
-        self.responses: tuple[SpectralResponse, ...] | None = self._choose_responses()
-        self.info = self._describe()
+        self._responses = choose_responses(self._metadata, self._band_names, self._warnings)
+        self._info = describe(
+            self._archive.path, self._metadata, self._granule, self._responses, self._cloud_source(), self._warnings
+        )
         self._lock = threading.Lock()
         self._counts = np.zeros(3, np.int64)
+
+    @property
+    def info(self) -> ProductInfo:
+        """Facts about the product."""
+        return self._info
+
+    @property
+    def grid(self) -> Grid:
+        """Grid of the 10 m bands."""
+        return self._grid
+
+    @property
+    def band_names(self) -> tuple[str, ...]:
+        """Names of the bands in reading order."""
+        return self._band_names
+
+    @property
+    def responses(self) -> tuple[SpectralResponse, ...]:
+        """Spectral responses in reading order."""
+        return self._responses
+
+    @property
+    def offers_band_choice(self) -> bool:
+        """True: 10 m bands, or the 20 m bands too."""
+        return True
+
+    def swir_reference(self) -> Sentinel2Product:
+        """Open the same tile with its SWIR bands; the caller closes it."""
+        # No more bands than needed: those of a compressed .zip are unpacked first.
+        return Sentinel2Product(self._archive.path, bands="swir", granule=self._granule.name)
 
     # ------------------------------------------------------------------ set-up
 
@@ -150,52 +181,6 @@ class Sentinel2Product:
             return None
         return CloudPolygons(self._archive.read_bytes(name), f"{self._metadata.name}/{name}")
 
-    def _choose_responses(self) -> tuple[SpectralResponse, ...]:
-        own, spacecraft = self._metadata.responses, self._metadata.spacecraft
-        missing = [band for band in self.band_names if band not in own]
-        if missing:
-            unknown = "" if spacecraft in SPACECRAFT else f" (of Sentinel-2A, as {spacecraft} is unknown)"
-            self._warnings.append(
-                f"{self._metadata.name} carries no spectral response of {', '.join(missing)}; "
-                f"the built-in table{unknown} was used."
-            )
-        table = dict(zip(missing, table_responses(spacecraft, missing), strict=True))
-        return tuple(own.get(band) or table[band] for band in self.band_names)
-
-    def _describe(self) -> ProductInfo:
-        meta, tile = self._metadata, self._granule
-        if meta.level == "L1C":
-            self._warnings.append(
-                f"{meta.name} is L1C: its reflectance is that of the top of the atmosphere, not of the surface as in "
-                "the hyperspectral image; L2A fits better."
-            )
-        if self._cloud_source() is None:
-            self._warnings.append(f"{meta.name} has no cloud mask: clouds in it are taken for ground.")
-        views = [tile.view_zenith_deg[band] for band in self.band_names if band in tile.view_zenith_deg]
-        responses = self.responses or ()
-        return ProductInfo(
-            name=meta.name,
-            sensor=meta.spacecraft,
-            level=meta.level,
-            path=self._archive.path,
-            start=tile.sensing_time or meta.start,
-            sun_zenith_deg=tile.sun_zenith_deg,
-            sun_azimuth_deg=tile.sun_azimuth_deg,
-            view_zenith_deg=float(np.mean(views)) if views else None,
-            attributes={
-                "processing_baseline": meta.baseline,
-                "tile_id": tile.tile_id,
-                "relative_orbit": meta.relative_orbit,
-                "cloud_percent": meta.cloud_percent,
-                "quantification": meta.quantification,
-                "offset_dn": {band: meta.offsets[band] for band in self.band_names},
-                "view_zenith_deg": {band: round(angle, 3) for band, angle in tile.view_zenith_deg.items()},
-                "response_source": {r.name: r.source for r in responses},
-                "cloud_mask": self._cloud_source(),
-            },
-            warnings=tuple(dict.fromkeys(self._warnings)),
-        )
-
     def _cloud_source(self) -> str | None:
         for layer in ("SCL", "MSK_CLASSI"):
             if layer in self._placements:
@@ -230,7 +215,7 @@ class Sentinel2Product:
                 self._read_band(file, band, block, plane)
 
             futures.append(self._open_pool.submit(band, task))
-        _finish(futures)
+        finish(futures)
         return cube
 
     def _read_band(
@@ -260,7 +245,7 @@ class Sentinel2Product:
                 self._scratch[band] = ScratchLayer(file)
             return self._scratch[band]
 
-    def expect(self, block: Slice2D, bands: Sequence[int] | None = None) -> None:
+    def read_ahead(self, block: Slice2D, bands: Sequence[int] | None = None) -> None:
         """Begin to decode what will be read soon, on cores that have nothing else to do; returns at once.
 
         Parameters
@@ -337,65 +322,10 @@ class Sentinel2Product:
         """
         self._check_block(block)
         names = self.band_names if bands is None else tuple(self.band_names[i] for i in bands)
-        rows, cols = block.shape[0] // factor, block.shape[1] // factor
-        if factor < 2 or factor & (factor - 1) or min(rows, cols) < 1:
-            raise UsageError(f"A block of {block.shape[0]} x {block.shape[1]} pixels cannot be decimated by {factor}.")
-        cube = np.empty((len(names), rows, cols), np.float32)
-        futures: list[Future[None]] = []
-        for band, plane in zip(names, cube, strict=True):
-            ratio = self._placements[band].ratio
-            stored = self._open_pool.submit(band, stored_levels).result()
-            level = max((i for i, step in enumerate(stored) if step * ratio <= factor), default=None)
-            # From the lowest stored resolution that is fine enough, or from full resolution.
-            inner = 1 if level is None else stored[level] * ratio
-
-            def task(
-                file: DatasetReader, band: str = band, plane: NDArray[np.float32] = plane, inner: int = inner
-            ) -> None:
-                self._read_decimated(file, band, block, factor, inner, plane)
-
-            futures.append(self._open_pool.submit(band, task, level=level))
-        _finish(futures)
-        return cube
-
-    def _read_decimated(
-        self, file: DatasetReader, band: str, block: Slice2D, factor: int, inner: int, plane: NDArray[np.float32]
-    ) -> None:
-        """Fill ``plane`` strip by strip: decimated by ``inner`` as stored, by the rest as a block mean."""
-        rows, cols = plane.shape
-        rest = factor // inner
-        lines = max(1, _OVERVIEW_STRIP_PX // factor)
-        for row in range(0, rows, lines):
-            count = min(lines, rows - row)
-            start = block.row0 + row * factor
-            part = Slice2D(start, start + count * factor, block.col0, block.col0 + cols * factor)
-            fine = np.empty((count * rest, cols * rest), np.float32)
-            if inner == 1:
-                self._read_band(file, band, part, fine, count=False)
-            else:
-                self._read_stored_level(file, band, part, inner, fine)
-            plane[row : row + count] = fine.reshape(count, rest, cols, rest).mean(axis=(1, 3))
-
-    def _read_stored_level(
-        self, file: DatasetReader, band: str, block: Slice2D, factor: int, plane: NDArray[np.float32]
-    ) -> None:
-        place = self._placements[band]
-        step = factor // place.ratio
-        # Wavelet samples lie on the first pixel of each group of `step`, not on its middle: interpolate to the middle.
-        at = [
-            ((start - origin + factor * (np.arange(count) + 0.5)) / place.ratio - 0.5) / step
-            for start, origin, count in zip(
-                (block.row0, block.col0), (place.row0, place.col0), plane.shape, strict=True
-            )
-        ]
-        first = [max(int(np.floor(p[0])) - 1, 0) for p in at]
-        last = [min(int(np.floor(p[-1])) + 3, size) for p, size in zip(at, file.shape, strict=True)]
-        window = Slice2D(first[0], last[0], first[1], last[1]).window
-        samples = np.empty((last[0] - first[0], last[1] - first[1]), np.float32)
-        self._scale(file.read(1, window=window), band, samples, count=False)
-        # The wavelet's filter reaches two samples, so that far nodata rings into the data.
-        samples[dilate(np.isnan(samples), 2)] = np.nan
-        plane[:] = interpolate(samples, at[0] - first[0], at[1] - first[1])
+        reader = OverviewReader(
+            self._open_pool, self._placements, partial(self._read_band, count=False), partial(self._scale, count=False)
+        )
+        return reader.read(names, block, factor)
 
     def classes(self, block: Slice2D) -> NDArray[np.uint8] | None:
         """Scene classification (SCL codes) on the 10 m grid by nearest pixel, shape (row, col); None for L1C."""
@@ -449,21 +379,6 @@ class Sentinel2Product:
             layer.close()
         self._scratch.clear()
         self._archive.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-def _finish(futures: Sequence[Future[None]]) -> None:
-    # All must end before an error leaves: the workers write into the caller's array.
-    wait(futures)
-    for future in futures:
-        future.result()
 
 
 def _choose(metadata: SafeMetadata, wanted: str | None) -> GranuleMetadata:

@@ -13,7 +13,7 @@ from rasterio.errors import CRSError
 from hsfuse.errors import InputError
 from hsfuse.grid import Grid, reproject_xy
 from hsfuse.readers.overlap import OverlapReport, cut_overlap
-from hsfuse.readers.prisma_file import ORDER_HINT, He5File
+from hsfuse.readers.prisma.file import ORDER_HINT, He5File
 from hsfuse.spectral import BandTable
 
 PIXEL_M = 30.0

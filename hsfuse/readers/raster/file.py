@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,65 +14,23 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.warp import transform_bounds
 
 from hsfuse.errors import InputError
-from hsfuse.grid import Grid, Slice2D, utm_crs
+from hsfuse.grid import Slice2D
 from hsfuse.readers.base import BoolArray, FloatCube, ProductInfo
 from hsfuse.readers.blocks import check_block
-from hsfuse.readers.raster_metadata import (
+from hsfuse.readers.raster.map_grid import read_grid
+from hsfuse.readers.raster.metadata import (
     BandMetadata,
     read_band_metadata,
     read_envi_header,
     reflectance_scale_factor,
 )
+from hsfuse.readers.stored import StoredAs
 
 ENVI_DATA_SUFFIXES = ("", ".img", ".dat", ".bsq", ".bil", ".bip", ".raw", ".bin", ".tif", ".tiff")
 PROBES = 8
 SAMPLE_PX = 128
-
-
-@dataclass(frozen=True)
-class StoredAs:
-    """How a raster stores its numbers, so that a changed copy can be stored alike.
-
-    Attributes
-    ----------
-    dtype
-        Data type of all bands (the common one where they differ).
-    nodata
-        Number that marks missing samples; chosen when the file names none.
-    scale, offset
-        What turned stored numbers into those that were read, per band.
-    tag_scale, tag_offset
-        What the file itself says of that, per band.
-    tags, band_tags
-        Metadata items without statistics.
-    """
-
-    dtype: np.dtype[Any]
-    nodata: float
-    scale: NDArray[np.float32]
-    offset: NDArray[np.float32]
-    tag_scale: tuple[float, ...]
-    tag_offset: tuple[float, ...]
-    tags: Mapping[str, str]
-    band_tags: tuple[Mapping[str, str], ...]
-
-    def encode(self, cube: FloatCube) -> NDArray[Any]:
-        """Turn values as they were read, shape (band, row, col), back into stored numbers; NaN becomes nodata."""
-        missing = np.isnan(cube)
-        stored = (cube - self.offset[:, None, None]) / self.scale[:, None, None]
-        if self.dtype.kind == "f":
-            out: NDArray[Any] = np.where(missing, np.float64(self.nodata), stored).astype(self.dtype)
-            return out
-        limits = np.iinfo(self.dtype)
-        stored = np.clip(np.rint(np.nan_to_num(stored)), limits.min, limits.max)
-        # A measurement must not turn into a gap by rounding.
-        step = -1.0 if self.nodata == limits.max else 1.0
-        stored[stored == self.nodata] += step
-        stored[missing] = self.nodata
-        return np.asarray(stored, dtype=self.dtype)
 
 
 class RasterFile:
@@ -130,7 +87,7 @@ class RasterFile:
                 f"{self.path}: the file holds no raster bands (a container with subdatasets?).",
                 hint="Convert the image inside to GeoTIFF first.",
             )
-        self.grid = _read_grid(dataset, self.path)
+        self.grid = read_grid(dataset, self.path)
         # With nodata values or a mask the producer says what is fill; otherwise all-zero pixels are taken for it.
         mask_flags = {flag for flags in dataset.mask_flag_enums for flag in flags}
         self._has_mask = MaskFlags.per_dataset in mask_flags and not self._alpha
@@ -297,34 +254,6 @@ def _data_file(path: Path) -> Path:
         if candidate.is_file() and candidate != path:
             return candidate
     raise InputError(f"{path}: there is no data file beside this ENVI header.", hint="Copy both files to one folder.")
-
-
-def _read_grid(dataset: rasterio.io.DatasetReader, path: Path) -> Grid:
-    crs, transform = dataset.crs, dataset.transform
-    if crs is None or transform.is_identity:
-        raise InputError(
-            f"{path}: the image has no map position (reference system and geotransform).",
-            hint="Georeference it first, for example with gdal_translate -a_srs and -a_ullr.",
-        )
-    if crs.is_geographic:
-        west, south, east, north = transform_bounds(crs, "EPSG:4326", *dataset.bounds)
-        zone = utm_crs((west + east) / 2, (south + north) / 2)
-        raise InputError(
-            f"{path}: the image is in degrees; pixel sizes in metres are needed.",
-            hint=f"Warp it to UTM first: gdalwarp -t_srs {zone.to_string()} -r cubic IN OUT",
-        )
-    if not crs.is_projected or abs(crs.linear_units_factor[1] - 1.0) > 1e-9:
-        raise InputError(
-            f"{path}: the reference system is not projected in metres.", hint="Warp it to a UTM zone with gdalwarp."
-        )
-    if transform.b != 0 or transform.d != 0 or transform.a <= 0 or transform.e >= 0:
-        raise InputError(f"{path}: the image is rotated or not north-up.", hint="Warp it with gdalwarp first.")
-    if abs(transform.a + transform.e) > 1e-4 * transform.a:
-        raise InputError(
-            f"{path}: the pixels are not square ({transform.a:g} x {-transform.e:g} m).",
-            hint="Warp it with gdalwarp -tr to square pixels first.",
-        )
-    return Grid(crs, transform, dataset.height, dataset.width)
 
 
 def _spread(count: int, wanted: int) -> list[int]:

@@ -16,8 +16,8 @@ from hsfuse.errors import InputError
 from hsfuse.grid import Slice2D
 from hsfuse.readers.base import ERROR_INVALID_L1, BoolArray, FloatCube
 from hsfuse.readers.blocks import BandIndex, band_index, check_block
-from hsfuse.readers.prisma_file import ORDER_HINT, He5File
-from hsfuse.readers.prisma_header import ANGLES, DETECTORS, read_scale
+from hsfuse.readers.prisma.file import ORDER_HINT, He5File
+from hsfuse.readers.prisma.header import ANGLES, DETECTORS, read_scale
 from hsfuse.spectral import BandTable
 
 CHUNK_BYTES = 4 << 20

@@ -6,10 +6,14 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from rasterio.io import DatasetReader
+
+from hsfuse.errors import InputError
+from hsfuse.spectral import BandTable
 
 FloatList = NDArray[np.float64]
 
@@ -211,3 +215,11 @@ def reflectance_scale_factor(dataset: DatasetReader, header: Mapping[str, str]) 
         if factor > 0 and np.isfinite(factor):
             return factor
     return None
+
+
+def band_table(path: Path, centre_nm: ArrayLike, fwhm_nm: ArrayLike, **columns: Any) -> BandTable:
+    """Make a band table; what is wrong with the numbers is said with the file's name."""
+    try:
+        return BandTable.make(centre_nm, fwhm_nm, **columns)
+    except InputError as error:
+        raise InputError(f"{path}: {error.message}", hint=error.hint) from error

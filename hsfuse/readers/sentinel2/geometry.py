@@ -11,7 +11,7 @@ from rasterio.io import DatasetReader
 
 from hsfuse.errors import InputError
 from hsfuse.grid import Grid, Slice2D
-from hsfuse.readers.s2_srf import RESOLUTION_M
+from hsfuse.sensors.sentinel2 import RESOLUTION_M
 
 Pixel = TypeVar("Pixel", np.uint8, np.float32)
 _DAMAGED = "The product seems to be damaged or incomplete; download or unpack it again."

@@ -1,0 +1,1 @@
+"""Facts about sensors that readers, simulation and training share."""
