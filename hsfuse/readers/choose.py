@@ -104,6 +104,11 @@ def _confidences(path: Path) -> list[tuple[ReaderEntry, float]]:
         except Exception as error:
             # One bad reader of another package must not keep the others from their files.
             _log.warning("The reader '%s' failed to look at %s (%s).", name, path, error)
+    if not scores and not READERS.names():
+        raise InputError(
+            f"{path}: no reader is installed, so nothing can be opened.",
+            hint="The installation has no entry points of hsfuse: install it again (pip install -e . in a checkout).",
+        )
     return scores
 
 
