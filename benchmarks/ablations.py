@@ -32,7 +32,7 @@ from quality_scenes import ReferenceScene, read_cube, sentinel2_responses
 
 from hsfuse.config import TrainConfig
 from hsfuse.errors import HsfuseError
-from hsfuse.fusion.nets.zoo import read_header
+from hsfuse.fusion.nets.header import read_header
 from hsfuse.progress import default_progress
 from hsfuse.simulate.wald import CONDITIONS, reduce_scene
 from hsfuse.workflows.steps.method_specification import MethodSpecification, parse_specification

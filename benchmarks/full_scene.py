@@ -95,9 +95,9 @@ def random_weights(folder: Path, name: str) -> Path:
     import torch
 
     from hsfuse.band_selection import select_bands
-    from hsfuse.fusion.nets.ssrfn import make_network
+    from hsfuse.fusion.methods.ssrfn.network import make_network
+    from hsfuse.fusion.nets.header import NetworkHeader
     from hsfuse.fusion.nets.weights import save_weights
-    from hsfuse.fusion.nets.zoo import NetworkHeader
 
     path = folder / f"{name}-random.safetensors"
     if not path.is_file():
@@ -107,9 +107,10 @@ def random_weights(folder: Path, name: str) -> Path:
         base = make_network(name).config.base
         network = make_network(name, guide_denoiser=32) if base == "draft" else make_network(name)
         header = NetworkHeader(
-            name=name, config=network.config.to_dict(), centre_nm=tuple(map(float, bands.centre_nm)),
+            name=name, architecture="ssrfn",
+            config=network.config.to_dict(), centre_nm=tuple(map(float, bands.centre_nm)),
             fwhm_nm=tuple(map(float, bands.fwhm_nm)), ratios=(3,), msi_bands=("B02", "B03", "B04", "B08"),
-            draft="glp" if network.config.base == "draft" else "", training={"note": "random weights"},
+            n_msi=4, base="glp" if network.config.base == "draft" else "", training={"note": "random weights"},
         )  # fmt: skip
         save_weights(path, network, header)
     return path

@@ -40,7 +40,7 @@ from hsfuse.degrade import Psf, lowpass_decimate_array
 from hsfuse.errors import HsfuseError, InputError, OverlapError
 from hsfuse.fusion.base import FusionContext, LowResolutionStrip
 from hsfuse.fusion.fidelity import guarded
-from hsfuse.fusion.nets.zoo import NetworkHeader
+from hsfuse.fusion.nets.header import NetworkHeader
 from hsfuse.metrics.reference import score_all
 from hsfuse.simulate.wald import CONDITIONS, WaldPair, reduce_scene
 from hsfuse.spectral import BandTable
@@ -84,7 +84,7 @@ def run(
         whole = array_scene(pair.hsi, pair.msi, scene.bands, scene.responses or None, ratio, NOMINAL_PSF)
         start = time.perf_counter()
         result = adapt(inner, whole, minutes=spec.adapt_minutes, steps=adapt_steps, device=device, seed=seed,
-                       draft=spec.header().draft)  # fmt: skip
+                       draft=spec.header().base)  # fmt: skip
         record = {"adaptation": result.to_json(), "adapt_seconds": time.perf_counter() - start}
     method = guarded(inner, spec.guards)
     context = FusionContext(ratio, scene.bands.centre_nm, scene.bands.fwhm_nm, scene.srf, NOMINAL_PSF, device)

@@ -33,12 +33,12 @@ from full_scene import random_weights
 
 from hsfuse.allocator import keep_freed_memory
 from hsfuse.degrade import Psf, inject, lowpass_decimate, smooth, upsample
-from hsfuse.fusion.base import is_network
-from hsfuse.fusion.nets.cost import flop_per_pixel
+from hsfuse.fusion.methods.ssrfn.cost import flop_per_pixel
+from hsfuse.fusion.methods.ssrfn.network import make_network
 from hsfuse.fusion.nets.layers import SequenceMixer, activation, conv3x3
 from hsfuse.fusion.nets.native import native_status
-from hsfuse.fusion.nets.ssrfn import make_network
 from hsfuse.fusion.nets.zoo import find_model
+from hsfuse.fusion.registry import is_network
 from hsfuse.native import OVERRIDE, image
 from hsfuse.processor import usable_cores
 from hsfuse.simulate.products import simulate_pair

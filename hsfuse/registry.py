@@ -43,7 +43,7 @@ class Registry(Generic[Entry]):
         self._loaded: dict[str, Entry] = {}
 
     def names(self) -> tuple[str, ...]:
-        """Names of all entries, the package's own first, in the order of their declaration."""
+        """Names of all entries, the package's own first."""
         return tuple(self._found())
 
     def __contains__(self, name: object) -> bool:

@@ -22,10 +22,11 @@ import torch
 from safetensors.torch import load_file
 
 from hsfuse.config import TrainConfig
-from hsfuse.fusion.nets.methods import DEFAULT_DRAFT
-from hsfuse.fusion.nets.ssrfn import make_network
+from hsfuse.fusion.methods.ssrfn.method import DEFAULT_DRAFT
+from hsfuse.fusion.methods.ssrfn.network import make_network
+from hsfuse.fusion.nets.header import NetworkHeader
 from hsfuse.fusion.nets.weights import load_weights, save_weights
-from hsfuse.fusion.nets.zoo import CARD_FILE, WEIGHTS_FILE, NetworkHeader
+from hsfuse.fusion.nets.zoo import CARD_FILE, WEIGHTS_FILE
 from hsfuse.grid import Slice2D
 from hsfuse.progress import SilentProgress, default_progress
 from hsfuse.sensors.sentinel2 import BANDS_10M
@@ -63,9 +64,10 @@ def with_denoiser(preset: str, denoiser: Path, ratio: str, seed: int, output: Pa
     network.denoiser.load_state_dict(tensors)
     bands = nominal_bands(network.config.n_bands)
     header = NetworkHeader(
-        name=preset, config=network.config.to_dict(), centre_nm=tuple(map(float, bands.centre_nm)),
+        name=preset, architecture="ssrfn",
+        config=network.config.to_dict(), centre_nm=tuple(map(float, bands.centre_nm)),
         fwhm_nm=tuple(map(float, bands.fwhm_nm)), ratios=tuple(int(r) for r in ratio.split(",")), msi_bands=BANDS_10M,
-        draft=DEFAULT_DRAFT, training={"denoiser": denoiser.name},
+        n_msi=len(BANDS_10M), base=DEFAULT_DRAFT, training={"denoiser": denoiser.name},
     )  # fmt: skip
     output.mkdir(parents=True, exist_ok=True)
     path = output / "start.safetensors"
@@ -78,7 +80,7 @@ def held_out_scores(weights: Path, cubes: Sequence[Path], config: TrainConfig, d
     network = loaded.network.to(device)
     header = loaded.header
     centre, fwhm = np.asarray(header.centre_nm), np.asarray(header.fwhm_nm)
-    reducer = Reducer(centre, fwhm, header.draft, device, network)
+    reducer = Reducer(centre, fwhm, header.base, device, network)
     rows = []
     scoring = config.model_copy(update={"generated": 0, "remixed": 0, "init": str(weights), "ratio": None})
     for cube in cubes:

@@ -46,7 +46,8 @@ def model_text(entry: dict[str, Any]) -> str:
     lines = [f"{entry['name']}: {entry['description']}", f"  {_weights(entry)}"]
     training = entry.get("training") or {}
     if entry["trained"]:
-        lines.append(f"  draft       {entry['draft'] or 'none'}")
+        lines.append(f"  network     {entry['architecture']}")
+        lines.append(f"  base        {entry['base'] or 'none'}")
         lines.append(f"  MSI bands   {', '.join(entry['msi_bands']) or 'not recorded'}")
         lines.append(f"  sha256      {entry['sha256']}")
     for key, label in (("recipe", "recipe"), ("finished", "finished"), ("device", "trained on"), ("steps", "steps"),
@@ -71,4 +72,4 @@ def _weights(entry: dict[str, Any]) -> str:
         f"{entry['bytes'] / 1e6:.1f} MB"
     )
     scores = entry.get("validation")
-    return text + (f", {scores['gain_db']:+.2f} dB over its draft in training" if scores else "")
+    return text + (f", {scores['gain_db']:+.2f} dB over its base estimate in training" if scores else "")

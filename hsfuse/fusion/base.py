@@ -1,4 +1,4 @@
-"""The one interface of every fusion method, and the registry that names them.
+"""The one interface of every fusion method.
 
 A method sees tensors and numbers only. It describes itself with a :class:`ModelSpec`, learns what it needs from
 the whole scene at low resolution (:meth:`FusionMethod.fit`) and then fuses tile by tile
@@ -8,22 +8,20 @@ seams appear.
 
 from __future__ import annotations
 
-import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse.degrade import Psf, Window
-from hsfuse.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
 
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["fp32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -200,57 +198,3 @@ class FusionMethod(ABC):
         ratio = msi.shape[-1] // hsi.shape[-1]
         rows, cols = (slice(s.start * ratio, s.stop * ratio) for s in window)
         return self.fuse(hsi, msi)[..., rows, cols]
-
-
-_NETWORK_MODULE = "hsfuse.fusion.nets.methods"
-_REGISTRY: dict[str, tuple[str, str]] = {}
-"""Method name -> (module that defines it, one line about it). Modules are imported on first use."""
-_FACTORIES: dict[str, Callable[..., FusionMethod]] = {}
-
-
-def declare(name: str, module: str, summary: str) -> None:
-    """Announce a method without importing its module (keeps start-up fast)."""
-    _REGISTRY[name] = (module, summary)
-
-
-def register(name: str) -> Callable[[Callable[..., FusionMethod]], Callable[..., FusionMethod]]:
-    """Class or function decorator: make ``name`` available to :func:`create_method`."""
-
-    def decorate(factory: Callable[..., FusionMethod]) -> Callable[..., FusionMethod]:
-        _FACTORIES[name] = factory
-        return factory
-
-    return decorate
-
-
-def available_methods() -> dict[str, str]:
-    """Names of all methods with one line about each."""
-    return {name: summary for name, (_, summary) in _REGISTRY.items()}
-
-
-def is_network(name: str) -> bool:
-    """Tell whether a method is a network: those take weights (``model``) and a ``precision``."""
-    return name in _REGISTRY and _REGISTRY[name][0] == _NETWORK_MODULE
-
-
-def create_method(name: str, **options: Any) -> FusionMethod:
-    """Make a method by name.
-
-    Raises
-    ------
-    UsageError
-        There is no such method.
-    """
-    if name not in _REGISTRY:
-        raise UsageError(f"There is no fusion method '{name}'.", hint=f"Choose one of: {', '.join(_REGISTRY)}.")
-    importlib.import_module(_REGISTRY[name][0])
-    return _FACTORIES[name](**options)
-
-
-declare("bicubic", "hsfuse.fusion.classical.bicubic", "cubic interpolation of the HSI alone (a yardstick)")
-declare("gsa", "hsfuse.fusion.classical.gsa", "Gram-Schmidt adaptive, by groups of bands (Aiazzi 2007)")
-declare("glp", "hsfuse.fusion.classical.glp", "generalised Laplacian pyramid with all MSI bands (GLP-HS)")
-declare("cnmf", "hsfuse.fusion.classical.cnmf", "coupled non-negative matrix factorisation (Yokoya 2012)")
-declare("ssrfn", _NETWORK_MODULE, "SSRFN, width 64, corrects a draft (JSTARS 2024)")
-declare("ssrfn-lite", _NETWORK_MODULE, "SSRFN, width 32, corrects a draft")
-declare("ssrfn-paper", _NETWORK_MODULE, "SSRFN as published, width 256")

@@ -19,10 +19,11 @@ from torch import Tensor
 
 from hsfuse.degrade import Psf, apply_srf, lowpass_decimate, upsample
 from hsfuse.errors import InputError, OverlapError
-from hsfuse.fusion.base import FusionContext, LowResolutionStrip, create_method
+from hsfuse.fusion.base import FusionContext, LowResolutionStrip
 from hsfuse.fusion.classical.statistics import gather, noise_std
+from hsfuse.fusion.create import create_method
 from hsfuse.fusion.guide_noise import GuideSample, guide_noise
-from hsfuse.fusion.nets.ssrfn import Scene, Ssrfn
+from hsfuse.fusion.methods.ssrfn.network import Scene, Ssrfn
 from hsfuse.fusion.nets.trust import error_without_noise, lost_noise
 from hsfuse.grid import Slice2D
 from hsfuse.training.augment import RANGES, Disturbance

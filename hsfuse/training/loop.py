@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from hsfuse.errors import HsfuseError, InputError, MemoryBudgetError, TrainingDivergedError, UsageError
-from hsfuse.fusion.nets.ssrfn import Ssrfn
+from hsfuse.fusion.methods.ssrfn.network import Ssrfn
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress, SilentProgress, Stage, format_seconds
 from hsfuse.training.checkpoint import (

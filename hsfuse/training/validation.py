@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from hsfuse.degrade import upsample
-from hsfuse.fusion.nets.ssrfn import Ssrfn
+from hsfuse.fusion.methods.ssrfn.network import Ssrfn
 from hsfuse.metrics.reference import psnr, sam_deg
 from hsfuse.training.dataset import ReducedPair
 from hsfuse.training.distributed import Team

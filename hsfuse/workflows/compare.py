@@ -17,9 +17,11 @@ import psutil
 from hsfuse._version import __version__
 from hsfuse.config import CompareConfig
 from hsfuse.errors import HsfuseError, InputError, OutputError, UsageError
-from hsfuse.fusion.base import FusionMethod, available_methods
+from hsfuse.fusion.base import FusionMethod
 from hsfuse.fusion.fidelity import GuardedMethod, guarded
-from hsfuse.fusion.nets.zoo import NetworkHeader, match_bands
+from hsfuse.fusion.nets.band_matching import match_bands
+from hsfuse.fusion.nets.header import NetworkHeader
+from hsfuse.fusion.registry import available_methods
 from hsfuse.inference.budget import choose_plan, make_budget
 from hsfuse.inference.engine import fuse_scene_tiles, single_thread
 from hsfuse.inference.scene import FusionScene
@@ -223,16 +225,16 @@ def _run(
     scene = setting.scene
     options: dict[str, Any] = {}
     if spec.network:
-        options["precision"] = network_precision(config.precision, device)
+        options["precision"] = network_precision(spec.name, config.precision, device)
     method = spec.create(**options)
     summary = available_methods()[spec.name]
     if spec.adapt_minutes is not None and header is not None:
-        from hsfuse.fusion.nets.methods import DEFAULT_DRAFT
+        from hsfuse.fusion.methods.ssrfn.method import DEFAULT_DRAFT
         from hsfuse.workflows.steps.adapt import adapt
 
         adaptation = adapt(
             method, scene, minutes=spec.adapt_minutes, device=device, seed=config.seed,  # type: ignore[arg-type]
-            draft=header.draft or DEFAULT_DRAFT, progress=clock,
+            draft=header.base or DEFAULT_DRAFT, progress=clock,
         )  # fmt: skip
         summary += f"; adapted to the scene in {adaptation.steps} steps, {adaptation.seconds:.0f} s beside its time"
     method = guarded(method, spec.guards, ratio=scene.ratio, psf=scene.psf)

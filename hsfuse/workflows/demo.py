@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hsfuse.config import RunConfig
 from hsfuse.errors import InputError, OutputError
-from hsfuse.fusion.base import create_method
+from hsfuse.fusion.create import create_method
 from hsfuse.inference.budget import choose_plan, make_budget
 from hsfuse.inference.engine import fuse_scene_tiles
 from hsfuse.log import get_logger

@@ -15,7 +15,8 @@ from hsfuse.coregister.field import DisplacementField
 from hsfuse.coregister.warp import Resampler
 from hsfuse.degrade import Psf
 from hsfuse.errors import UsageError
-from hsfuse.fusion.base import FusionContext, create_method
+from hsfuse.fusion.base import FusionContext
+from hsfuse.fusion.create import create_method
 from hsfuse.grid import Grid, Slice2D
 from hsfuse.inference.budget import choose_plan, make_budget
 from hsfuse.inference.engine import fuse_scene_tiles

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hsfuse.fusion.nets.zoo import ModelInfo, file_sha256, find_model, list_models
+from hsfuse.fusion.nets.header import file_sha256
+from hsfuse.fusion.nets.zoo import ModelInfo, find_model, list_models
 
 
 def describe_models() -> list[dict[str, Any]]:
@@ -26,10 +27,12 @@ def describe_model(name_or_path: str | Path) -> dict[str, Any]:
     model = find_model(name_or_path)
     entry = _entry(model)
     header = model.header()
-    entry["config"] = model.network
+    # Of weights, what they were trained with: it may differ from the method's own settings.
+    entry["config"] = model.settings if header is None else header.config
     entry["card"] = str(model.card) if model.card else None
     if header is not None and model.weights is not None:
         entry |= {
+            "architecture": header.architecture,
             "sha256": file_sha256(model.weights),
             "centre_nm": list(header.centre_nm),
             "halo_px": header.halo_px,
@@ -44,6 +47,7 @@ def _entry(model: ModelInfo) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "name": model.name,
         "description": model.description,
+        "reference": model.reference,
         "trained": header is not None,
         "weights": str(model.weights) if model.weights else None,
         "bytes": model.weights.stat().st_size if model.weights else None,
@@ -56,6 +60,6 @@ def _entry(model: ModelInfo) -> dict[str, Any]:
         "range_nm": [min(header.centre_nm), max(header.centre_nm)],
         "msi_bands": list(header.msi_bands),
         "ratios": list(header.ratios),
-        "draft": header.draft,
+        "base": header.base,
         "validation": validation if isinstance(validation, dict) else None,
     }

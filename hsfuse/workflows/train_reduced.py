@@ -15,10 +15,12 @@ import torch
 from hsfuse._version import __version__
 from hsfuse.config import TrainConfig
 from hsfuse.errors import InputError, OutputError, UsageError
-from hsfuse.fusion.nets.methods import DEFAULT_DRAFT
-from hsfuse.fusion.nets.ssrfn import PRESETS, Ssrfn, SsrfnConfig
+from hsfuse.fusion.methods.ssrfn.config import PRESETS, SsrfnConfig
+from hsfuse.fusion.methods.ssrfn.method import DEFAULT_DRAFT
+from hsfuse.fusion.methods.ssrfn.network import Ssrfn
+from hsfuse.fusion.nets.header import NetworkHeader
 from hsfuse.fusion.nets.weights import load_weights, save_weights
-from hsfuse.fusion.nets.zoo import NetworkHeader, find_model, untrained
+from hsfuse.fusion.nets.zoo import find_model, untrained
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress, SilentProgress
 from hsfuse.training.checkpoint import check_space
@@ -209,7 +211,7 @@ def loop_settings(config: TrainConfig, source: PatchSource, device: str) -> Loop
 
 
 def parse_network_settings(text: str | None) -> dict[str, Any]:
-    """Turn ``width=48,scan=lines`` into settings of :class:`~hsfuse.fusion.nets.ssrfn.SsrfnConfig`.
+    """Turn ``width=48,scan=lines`` into settings of :class:`~hsfuse.fusion.methods.ssrfn.network.SsrfnConfig`.
 
     Raises
     ------
@@ -249,6 +251,8 @@ def _start_network(
 ) -> _Start:
     if header is not None and path is not None:
         network = load_weights(path).network
+        if not isinstance(network, Ssrfn):
+            raise UsageError("These weights cannot be trained further.")
         if network.config.n_msi != len(data.msi_bands):
             raise UsageError(
                 f"The weights take {network.config.n_msi} MSI bands, the data bring {len(data.msi_bands)}.",
@@ -268,7 +272,7 @@ def _start_network(
 def _draft_of(start: _Start) -> str:
     if start.network.config.base != "draft":
         return ""
-    return start.header.draft if start.header and start.header.draft else DEFAULT_DRAFT
+    return start.header.base if start.header and start.header.base else DEFAULT_DRAFT
 
 
 def _reducer(data: TrainingData, draft: str, device: str, network: Ssrfn) -> Reducer:
@@ -314,12 +318,14 @@ def _write(
 ) -> None:  # fmt: skip
     header = NetworkHeader(
         name=config.name or output.stem,
+        architecture="ssrfn",
         config=result.network.config.to_dict(),
         centre_nm=tuple(float(v) for v in data.bands.centre_nm),
         fwhm_nm=tuple(float(v) for v in data.bands.fwhm_nm),
         ratios=data.ratios,
         msi_bands=data.msi_bands,
-        draft=draft,
+        n_msi=len(data.msi_bands),
+        base=draft,
         halo_px=start.header.halo_px if start.header else 0,
         overlap_px=start.header.overlap_px if start.header else 0,
         training=dict(record),

@@ -70,7 +70,7 @@ def test_weights_describe_themselves(trained: Path, cube: Path) -> None:
     assert len(header.centre_nm) == 12
     assert header.ratios == (3,)
     assert header.msi_bands == ("B02", "B03", "B04", "B08")
-    assert header.draft == "glp"
+    assert header.base == "glp"
     assert header.training["scenes"] == [cube.stem]
     assert header.training["validation"]["psnr_db"] > 10.0
     assert header.training["config"]["steps"] == 4

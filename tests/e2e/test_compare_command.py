@@ -113,10 +113,9 @@ def test_a_network_that_does_not_suit_is_left_out_or_refused(
 ) -> None:
     folder = tmp_path / "zoo" / "ssrfn"
     folder.mkdir(parents=True)
-    (folder / "config.toml").write_text('description = "x"\n[network]\nn_bands = 24\n')
     write_tiny(folder / "weights.safetensors", ratios=(4,), name="ssrfn")
     monkeypatch.setattr(zoo, "zoo_folders", lambda: [tmp_path / "zoo"])
-    monkeypatch.setattr(method_specification, "CLASSICS", ("bicubic",))
+    monkeypatch.setattr(method_specification, "classics", lambda: ["bicubic"])
     result = _compare(cube, "-o", tmp_path / "r.html", "--json")
     assert "ssrfn" not in _scores(result)
     assert any("ssrfn was left out" in note and "ratio of 4" in note for note in json.loads(result.stdout)["notes"])
@@ -154,7 +153,7 @@ def test_a_pair_is_compared_without_reference(pair: SimulatedPair, tmp_path: Pat
         (["--methods", "glp+srf_weight=7"], 2, "between 0 and 1"),
         (["--methods", "glp@x.safetensors"], 2, "takes no weights"),
         (["--methods", "ssrfn@nowhere.safetensors"], 2, "no weights file"),
-        (["--methods", "ssrfn"], 2, "no network 'ssrfn'"),
+        (["--methods", "ssrfn"], 2, "no trained weights"),
         (["--methods", "glp,glp"], 2, "twice"),
         (["--methods", ","], 2, "names no method"),
         (["--methods", "glp", "--adapt", "1"], 2, "needs a network"),

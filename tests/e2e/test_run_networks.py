@@ -53,7 +53,6 @@ def as_shipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     def ship(path: Path) -> None:
         folder = tmp_path / "zoo" / "ssrfn"
         folder.mkdir(parents=True)
-        (folder / "config.toml").write_text('description = "x"\n[network]\nn_bands = 24\n')
         (folder / "weights.safetensors").write_bytes(path.read_bytes())
         monkeypatch.setattr(zoo, "zoo_folders", lambda: [tmp_path / "zoo"])
 

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from hsfuse.degrade import Psf, decimate_separable, displaced_kernels, lowpass_decimate_array
 from hsfuse.errors import HsfuseError, OverlapError
-from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, create_method
+from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip
 from hsfuse.fusion.classical.adaptive import _cholesky_solve
 from hsfuse.fusion.classical.calibration import Calibration, calibrate, recalibrated
 from hsfuse.fusion.classical.statistics import Moments, gather, noise_std, signal_subspace
+from hsfuse.fusion.create import create_method
 
 torch.set_num_threads(1)  # threads that wait for each other on a busy machine are slower than one
 

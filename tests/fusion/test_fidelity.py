@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from hsfuse.degrade import Psf, lowpass_decimate, lowpass_decimate_array
 from hsfuse.errors import HsfuseError, UsageError
-from hsfuse.fusion.base import FusionContext, LowResolutionStrip, create_method
+from hsfuse.fusion.base import FusionContext, LowResolutionStrip
+from hsfuse.fusion.create import create_method
 from hsfuse.fusion.fidelity import FidelityOptions, back_project, guarded, srf_correction
 
 torch.set_num_threads(1)

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from hsfuse.fusion.methods.ssrfn.config import PRESETS
+from hsfuse.fusion.methods.ssrfn.network import Ssrfn
 from hsfuse.fusion.nets.layers import SequenceMixer
 from hsfuse.fusion.nets.native import build, native_status
 from hsfuse.fusion.nets.native import run as native
 from hsfuse.fusion.nets.native import train as native_train
 from hsfuse.fusion.nets.ssm import Mamba2
-from hsfuse.fusion.nets.ssrfn import PRESETS, Ssrfn
 from hsfuse.native import build as builder
 
 ISAS = list(builder.ISA_FLAGS)

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from hsfuse.fusion.methods.ssrfn.network import make_network
 from hsfuse.fusion.nets.layers import SpatialConv, activation, conv3x3
 from hsfuse.fusion.nets.native import convolution
 from hsfuse.fusion.nets.native.build import native_library
 from hsfuse.fusion.nets.native.convolution import convolve3x3
-from hsfuse.fusion.nets.ssrfn import make_network
 
 ERROR = {torch.float32: 2e-6, torch.bfloat16: 2e-2}
 """Largest relative error of a layer, root mean square."""

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from hsfuse.degrade import Window
+from hsfuse.fusion.methods.ssrfn.network import Ssrfn, make_network
 from hsfuse.fusion.nets.context import whole
 from hsfuse.fusion.nets.native.build import native_library
-from hsfuse.fusion.nets.ssrfn import Ssrfn, make_network
 
 Given = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int, Window]
 

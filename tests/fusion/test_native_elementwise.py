@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor
 
+from hsfuse.fusion.methods.ssrfn.network import make_network
 from hsfuse.fusion.nets.layers import activated, activation
 from hsfuse.fusion.nets.native import elementwise
-from hsfuse.fusion.nets.ssrfn import make_network
 from hsfuse.native import OVERRIDE
 
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 8e-3}

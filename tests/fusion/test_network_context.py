@@ -11,9 +11,10 @@ import torch
 from hsfuse.degrade import Psf, Window, lowpass_decimate_array, upsample
 from hsfuse.errors import UsageError
 from hsfuse.fusion.base import FusionContext, LowResolutionStrip
+from hsfuse.fusion.methods.ssrfn.config import PRESETS
+from hsfuse.fusion.methods.ssrfn.method import SsrfnMethod
+from hsfuse.fusion.methods.ssrfn.network import Scene, Ssrfn, make_network
 from hsfuse.fusion.nets.context import Context, finer, grown, inside
-from hsfuse.fusion.nets.methods import SsrfnMethod
-from hsfuse.fusion.nets.ssrfn import PRESETS, Scene, Ssrfn, make_network
 
 RATIO = 3
 WINDOW = slice(5, 12), slice(4, 16)
@@ -46,7 +47,7 @@ def test_a_window_is_cut_out_of_the_whole(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With context without end, what is cut early is what would have been cut in the end."""
-    monkeypatch.setattr("hsfuse.fusion.nets.ssrfn._SAMPLES_AT_ONCE", samples)
+    monkeypatch.setattr("hsfuse.fusion.methods.ssrfn.network._SAMPLES_AT_ONCE", samples)
     network = _network(**changes)
     network.context = Context(99, 99)
     hsi, msi, draft, facts = pair

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from hsfuse.simulate.wald import CONDITIONS, Condition, reduce_scene
-from hsfuse.workflows.steps.method_specification import CLASSICS, parse_specification
+from hsfuse.workflows.steps.method_specification import classics, parse_specification
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflows"))
 from network_weights import write_tiny
@@ -167,7 +167,7 @@ def test_classics_on_measured_scenes(quality, shared_data):
         for setting, lowest, gain in (("noise-free", 40.0, 0.5), ("35dB", 36.0, 1.0), ("field", 30.5, 3.0)):
             pair = reduce_scene(scene.cube, scene.msi, 3, CONDITIONS[setting], name=scene.name)
             psnr = {
-                m: quality.run(parse_specification(m), scene, pair, 3, "cpu")["PSNR"] for m in CLASSICS if m != "cnmf"
+                m: quality.run(parse_specification(m), scene, pair, 3, "cpu")["PSNR"] for m in classics() if m != "cnmf"
             }
             assert psnr["glp:adaptive=false"] > lowest
             assert psnr["glp:adaptive=false"] > psnr["bicubic"] + 6

@@ -12,12 +12,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hsfuse.degrade import Psf, lowpass_decimate, upsample
 from hsfuse.errors import HsfuseError, UsageError
-from hsfuse.fusion.base import FusionContext, LowResolutionStrip, available_methods, create_method
-from hsfuse.fusion.nets.cost import flop_per_pixel
+from hsfuse.fusion.base import FusionContext, LowResolutionStrip
+from hsfuse.fusion.create import create_method
+from hsfuse.fusion.methods.ssrfn.config import PRESETS, SsrfnConfig
+from hsfuse.fusion.methods.ssrfn.cost import flop_per_pixel
+from hsfuse.fusion.methods.ssrfn.method import SsrfnMethod
+from hsfuse.fusion.methods.ssrfn.network import Scene, Ssrfn, make_network
 from hsfuse.fusion.nets.layers import VolumeConv
-from hsfuse.fusion.nets.methods import SsrfnMethod
-from hsfuse.fusion.nets.ssrfn import PRESETS, Scene, Ssrfn, SsrfnConfig, make_network
 from hsfuse.fusion.nets.trust import CAUTION, draft_error, measure_trust, rehearse
+from hsfuse.fusion.registry import available_methods
 
 SMALL = SsrfnConfig(
     n_bands=6, n_msi=3, width=32, dfe_blocks=1, cfe_cycles=2, scm_steps=2, refine_stages=1, d_state=8, headdim=16

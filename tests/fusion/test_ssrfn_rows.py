@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from hsfuse.degrade import upsample
-from hsfuse.fusion.nets import ssrfn
+from hsfuse.fusion.methods.ssrfn import network as ssrfn
+from hsfuse.fusion.methods.ssrfn.network import Scene, Ssrfn, arsinh, make_network
 from hsfuse.fusion.nets.context import whole
-from hsfuse.fusion.nets.ssrfn import Scene, Ssrfn, arsinh, make_network
 
 RATIO = 3
 

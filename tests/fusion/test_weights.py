@@ -6,7 +6,6 @@ import json
 import pickle
 import re
 import struct
-import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,12 +18,17 @@ from safetensors.torch import load_file, save_file
 
 from hsfuse.degrade import Psf
 from hsfuse.errors import InputError, OutputError, UsageError
-from hsfuse.fusion.base import FusionContext, LowResolutionStrip, create_method
+from hsfuse.fusion.base import FusionContext, LowResolutionStrip
+from hsfuse.fusion.create import create_method
+from hsfuse.fusion.methods.ssrfn.config import PRESETS, SsrfnConfig
+from hsfuse.fusion.methods.ssrfn.method import SsrfnMethod
+from hsfuse.fusion.methods.ssrfn.network import Ssrfn
+from hsfuse.fusion.nets import header as header_file
 from hsfuse.fusion.nets import zoo
-from hsfuse.fusion.nets.methods import SsrfnMethod
-from hsfuse.fusion.nets.ssrfn import PRESETS, Ssrfn, SsrfnConfig
+from hsfuse.fusion.nets.band_matching import match_bands
+from hsfuse.fusion.nets.header import NetworkHeader, read_header
 from hsfuse.fusion.nets.weights import load_weights, save_weights
-from hsfuse.fusion.nets.zoo import NetworkHeader, find_model, list_models, match_bands, read_header
+from hsfuse.fusion.nets.zoo import find_model, list_models
 from hsfuse.spectral import BandTable
 
 CONFIG = SsrfnConfig(
@@ -45,8 +49,9 @@ def _one_thread():
 
 def header(**changes) -> NetworkHeader:
     values = {
-        "name": "tiny", "config": CONFIG.to_dict(), "centre_nm": CENTRE, "fwhm_nm": (10.0,) * 5, "ratios": (2, 3),
-        "msi_bands": ("B02", "B03", "B04"), "draft": "glp", "halo_px": 11, "overlap_px": 4,
+        "name": "tiny", "architecture": "ssrfn", "config": CONFIG.to_dict(), "centre_nm": CENTRE,
+        "fwhm_nm": (10.0,) * 5, "ratios": (2, 3), "n_msi": 3,
+        "msi_bands": ("B02", "B03", "B04"), "base": "glp", "halo_px": 11, "overlap_px": 4,
         "training": {"scenes": 3, "seconds": 12.5},
     }  # fmt: skip
     return NetworkHeader(**{**values, **changes})
@@ -64,7 +69,7 @@ def test_round_trip_keeps_weights_and_description(tmp_path):
     path = save_weights(tmp_path / "new" / "w.safetensors", network, header())
     loaded = load_weights(path)
     assert loaded.header == header()
-    assert loaded.sha256 == zoo.file_sha256(path)
+    assert loaded.sha256 == header_file.file_sha256(path)
     assert loaded.network.config == CONFIG
     for name, tensor in network.state_dict().items():
         assert torch.equal(loaded.network.state_dict()[name], tensor)
@@ -145,8 +150,8 @@ def rewrite(path: Path, change) -> Path:
         (lambda t, m: t.update({"sfe_hsi.skip.bias": torch.zeros(3)}), "do not fit"),
         (lambda t, m: t["sfe_hsi.skip.bias"].fill_(float("nan")), "not finite"),
         (lambda t, m: m.update(format_version="99"), "newer version"),
-        (lambda t, m: m.update({zoo.FORMAT: "{"}), "damaged"),
-        (lambda t, m: m.update({zoo.FORMAT: json.dumps({"name": "x"})}), "damaged"),
+        (lambda t, m: m.update({header_file.FORMAT: "{"}), "damaged"),
+        (lambda t, m: m.update({header_file.FORMAT: json.dumps({"name": "x"})}), "damaged"),
         (lambda t, m: m.update(header(centre_nm=CENTRE[:4]).to_metadata()), "4 wavelengths"),
         (lambda t, m: m.update(header(ratios=(1,)).to_metadata()), "impossible"),
         (lambda t, m: m.update(header(config={**CONFIG.to_dict(), "colour": 1}).to_metadata()), "cannot be used"),
@@ -170,24 +175,20 @@ def test_saving_checks_the_description_and_the_target(tmp_path):
 # ---- zoo -----------------------------------------------------------------------------------------------------
 
 
-def test_the_zoo_describes_every_preset_as_the_code_has_it():
-    entries = {entry.name: entry for entry in list_models()}
-    assert set(PRESETS) <= set(entries)
+def test_every_network_is_listed_with_its_settings():
+    models = {model.name: model for model in list_models()}
+    assert set(PRESETS) <= set(models)
     for name, config in PRESETS.items():
-        assert SsrfnConfig.from_dict(entries[name].network) == config
-        assert entries[name].description
+        assert SsrfnConfig.from_dict(models[name].settings) == config
+        assert models[name].description
 
 
-def test_a_zoo_entry_with_weights_is_found_by_name_and_by_path(tmp_path, monkeypatch, trained):
+def test_weights_in_the_zoo_are_found_by_name_and_by_path(tmp_path, monkeypatch, trained):
     folder = tmp_path / "zoo" / "tiny"
     folder.mkdir(parents=True)
-    settings = "\n".join(f"{k} = {json.dumps(v)}" for k, v in CONFIG.to_dict().items() if v is not None)
-    (folder / "config.toml").write_text(f'description = "a test"\n[network]\n{settings}\n')
     (folder / "weights.safetensors").write_bytes(trained.read_bytes())
     monkeypatch.setattr(zoo, "zoo_folders", lambda: [tmp_path / "zoo"])
     by_name = find_model("tiny")
-    assert by_name.description == "a test"
-    assert SsrfnConfig.from_dict(by_name.network) == CONFIG
     assert by_name.header() == header()
     assert find_model(folder).weights == by_name.weights
     assert find_model(trained).weights == trained
@@ -196,16 +197,13 @@ def test_a_zoo_entry_with_weights_is_found_by_name_and_by_path(tmp_path, monkeyp
     assert method.spec.ratios == (2, 3)
     assert method.spec.halo_px == 11
     assert method.spec.overlap_px == 4
-    assert method.spec.weights_sha256 == zoo.file_sha256(trained)
+    assert method.spec.weights_sha256 == header_file.file_sha256(trained)
     with pytest.raises(UsageError, match="no network 'other'") as caught:
         find_model("other")
     assert "tiny" in caught.value.hint
 
 
-def test_a_preset_without_weights_is_refused(tmp_path, monkeypatch):
-    folder = tmp_path / "ssrfn-lite"
-    folder.mkdir()
-    (folder / "config.toml").write_text("[network]\n")
+def test_a_network_without_weights_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(zoo, "zoo_folders", lambda: [tmp_path])
     with pytest.raises(UsageError, match="no trained weights") as caught:
         create_method("ssrfn-lite")
@@ -213,10 +211,32 @@ def test_a_preset_without_weights_is_refused(tmp_path, monkeypatch):
     assert "train-reduced" in caught.value.hint
 
 
-def test_broken_configuration_of_an_entry_is_an_input_error(tmp_path):
-    (tmp_path / "config.toml").write_text("network = 3")
-    with pytest.raises(InputError, match=r"config\.toml"):
-        find_model(tmp_path)
+def as_version_1(description: NetworkHeader) -> dict[str, str]:
+    """The strings of a file that was written before files named their architecture."""
+    metadata = description.to_metadata()
+    content = json.loads(metadata[header_file.FORMAT])
+    content["draft"] = content.pop("base")
+    for name in ("architecture", "n_msi"):
+        del content[name]
+    return metadata | {"format_version": "1", header_file.FORMAT: json.dumps(content)}
+
+
+def test_weights_of_the_first_version_load(trained):
+    path = trained.with_name("old.safetensors")
+    save_file(load_file(trained), path, metadata=as_version_1(header()))
+    old, new = load_weights(path), load_weights(trained)
+    assert old.header == new.header
+    assert all(torch.equal(t, new.network.state_dict()[name]) for name, t in old.network.state_dict().items())
+    foreign = header(config={"n_bands": 5, "depth": 3})
+    save_file(load_file(trained), path, metadata=as_version_1(foreign))
+    with pytest.raises(InputError, match="no installed network"):
+        load_weights(path)
+
+
+def test_weights_of_an_architecture_that_is_not_installed_are_named(trained):
+    edited = rewrite(trained, lambda t, m: m.update(header(architecture="elsewhere").to_metadata()))
+    with pytest.raises(InputError, match="no network architecture 'elsewhere'"):
+        load_weights(edited)
 
 
 def test_method_checks_bands_and_ratio_of_the_scene(trained):
@@ -269,22 +289,21 @@ def test_reading_a_description_needs_no_torch(trained):
     import sys
 
     code = (
-        "import sys; from pathlib import Path; from hsfuse.fusion.nets.zoo import read_header, list_models;"
+        "import sys; from pathlib import Path; from hsfuse.fusion.nets.header import read_header;"
+        "from hsfuse.fusion.nets.zoo import list_models;"
         f"print(read_header(Path({str(trained)!r})).name, len(list_models()) > 0, 'torch' in sys.modules)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.split() == ["tiny", "True", "False"]
 
 
-def test_configurations_of_the_zoo_are_readable_toml():
-    for entry in list_models():
-        content = tomllib.loads((entry.folder / "config.toml").read_text())
-        assert {"description", "network"} <= set(content)
-        if entry.weights:
+def test_shipped_weights_are_what_their_method_says():
+    for model in list_models():
+        if model.weights:
             # A denoiser is trained apart and put in front.
-            trained = read_header(entry.weights).config | {"guide_denoiser": None}
-            assert trained == SsrfnConfig(**entry.network).to_dict()
-            assert entry.card is not None
+            trained = read_header(model.weights).config | {"guide_denoiser": None}
+            assert trained == model.settings
+            assert model.card is not None
 
 
 def test_shipped_weights_tell_no_paths_of_the_machine_that_made_them():

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from hsfuse.fusion.methods.ssrfn.network import make_network
 from hsfuse.fusion.nets import mamba_cuda
 from hsfuse.fusion.nets.ssm import Mamba1, Mamba2
-from hsfuse.fusion.nets.ssrfn import make_network
 
 pytestmark = [
     pytest.mark.gpu,

@@ -19,7 +19,7 @@ from hsfuse.coregister.warp import Resampler
 from hsfuse.degrade import Psf
 from hsfuse.errors import UsageError
 from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, ModelSpec
-from hsfuse.fusion.nets.methods import SsrfnMethod
+from hsfuse.fusion.methods.ssrfn.method import SsrfnMethod
 from hsfuse.grid import Grid, Slice2D
 from hsfuse.inference import engine
 from hsfuse.inference.engine import FusionStatistics, fuse_scene_tiles

@@ -15,11 +15,12 @@ from hsfuse import degrade
 from hsfuse.coregister.field import DisplacementField
 from hsfuse.coregister.warp import Resampler
 from hsfuse.degrade import Psf
-from hsfuse.fusion.base import FusionContext, FusionMethod, create_method
-from hsfuse.fusion.nets.cost import flop_per_pixel
+from hsfuse.fusion.base import FusionContext, FusionMethod
+from hsfuse.fusion.create import create_method
+from hsfuse.fusion.methods.ssrfn.cost import flop_per_pixel
+from hsfuse.fusion.methods.ssrfn.network import make_network
 from hsfuse.fusion.nets.native import build
 from hsfuse.fusion.nets.ssm import Mamba2
-from hsfuse.fusion.nets.ssrfn import make_network
 from hsfuse.grid import Grid, Slice2D
 from hsfuse.inference.engine import fuse_scene_tiles
 from hsfuse.inference.scene import FusionScene

@@ -15,8 +15,8 @@ from hsfuse.coregister.warp import Resampler
 from hsfuse.degrade import Psf, lowpass_decimate_array
 from hsfuse.errors import UsageError
 from hsfuse.fusion.base import FusionContext
-from hsfuse.fusion.nets.methods import SsrfnMethod
-from hsfuse.fusion.nets.ssrfn import Ssrfn
+from hsfuse.fusion.methods.ssrfn.method import SsrfnMethod
+from hsfuse.fusion.methods.ssrfn.network import Ssrfn
 from hsfuse.grid import Grid
 from hsfuse.inference.scene import FusionScene
 from hsfuse.sensors.sentinel2 import BANDS_10M, table_responses

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from hsfuse.errors import InputError, OutputError, TrainingDivergedError, UsageError
-from hsfuse.fusion.nets.ssrfn import Ssrfn
+from hsfuse.fusion.methods.ssrfn.network import Ssrfn
 from hsfuse.progress import Stage
 from hsfuse.training import loop
 from hsfuse.training.dataset import PatchSource

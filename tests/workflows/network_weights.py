@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from hsfuse.fusion.nets.ssrfn import Ssrfn, make_network
+from hsfuse.fusion.methods.ssrfn.network import Ssrfn, make_network
+from hsfuse.fusion.nets.header import NetworkHeader
 from hsfuse.fusion.nets.weights import save_weights
-from hsfuse.fusion.nets.zoo import NetworkHeader
 from hsfuse.sensors.sentinel2 import BANDS_10M
 from hsfuse.workflows.training.training_data import nominal_bands
 
@@ -33,8 +33,9 @@ def write_tiny(path: Path, *, noise: float = 0.0, gain_db: float = 1.0, **change
     network = tiny_network(noise=noise)
     bands = nominal_bands(BANDS)
     values: dict[str, Any] = {
-        "name": "tiny", "config": network.config.to_dict(), "centre_nm": tuple(map(float, bands.centre_nm)),
-        "fwhm_nm": tuple(map(float, bands.fwhm_nm)), "ratios": (3,), "msi_bands": BANDS_10M, "draft": "glp",
+        "name": "tiny", "architecture": "ssrfn", "config": network.config.to_dict(),
+        "centre_nm": tuple(map(float, bands.centre_nm)),
+        "fwhm_nm": tuple(map(float, bands.fwhm_nm)), "ratios": (3,), "msi_bands": BANDS_10M, "n_msi": 4, "base": "glp",
         "training": {"validation": {"gain_db": gain_db}, "scenes": ["aviris_urban-1", "generated 0"]},
     }  # fmt: skip
     return save_weights(path, network, NetworkHeader(**(values | changes)))

@@ -11,8 +11,9 @@ import pytest
 
 from hsfuse.config import RunConfig
 from hsfuse.errors import HsfuseError, InputError, UsageError
-from hsfuse.fusion.base import available_methods, create_method, is_network
+from hsfuse.fusion.create import create_method
 from hsfuse.fusion.nets import zoo
+from hsfuse.fusion.registry import automatic_methods, available_methods, is_network
 from hsfuse.workflows.steps import methods
 from hsfuse.workflows.steps.methods import choose_method, resolve_device
 
@@ -30,18 +31,20 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
     def put(name: str, *, trained: bool = True, **changes: Any) -> Path:
         folder = root / name
         folder.mkdir(exist_ok=True)
-        (folder / "config.toml").write_text('description = "x"\n[network]\nn_bands = 24\n')
         return write_tiny(folder / "weights.safetensors", name=name, **changes) if trained else folder
 
     return put
 
 
 def test_the_default_is_explained(shelf: Callable[..., Path]) -> None:
-    for name in ("ssrfn", "ssrfn-lite"):
-        shelf(name, trained=False)
     chosen = choose_method(RunConfig())
     assert chosen.method.spec.name == "glp"
-    assert "network" in chosen.reason
+    assert chosen.reason == "GLP, because no network has trained weights."
+    shelf("ssrfn", gain_db=0.01)
+    shelf("ssrfn-lite").write_bytes(b"damaged")
+    reason = choose_method(RunConfig()).reason
+    assert "the weights of 'ssrfn-lite' cannot be used" in reason
+    assert "'ssrfn' gained nothing over its base estimate in training" in reason
 
 
 def test_the_best_proven_network_is_tried_first(
@@ -54,10 +57,10 @@ def test_the_best_proven_network_is_tried_first(
     shelf("ssrfn-lite", gain_db=-0.3)
     assert choose_method(RunConfig()).method.spec.name == "ssrfn"
     assert "decides" in chosen.reason
-    # Which one is the best is one table.
-    monkeypatch.setitem(methods.AUTO_NETWORKS, "cpu", ())
+    # Which one is the best is what the entries say.
+    assert automatic_methods("network") == ("ssrfn-lite", "ssrfn")
+    monkeypatch.setattr(methods, "automatic_methods", lambda kind: ())
     assert choose_method(RunConfig()).method.spec.name == "glp"
-    assert choose_method(RunConfig(), "cuda:0").method.spec.name == "ssrfn"
     with caplog.at_level("WARNING"):
         choose_method(RunConfig(adapt=1.0, precision="bf16"))
     assert "--adapt and --precision had no effect" in caplog.text

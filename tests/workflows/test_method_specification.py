@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from hsfuse.errors import UsageError
 from hsfuse.workflows.steps.cubes import largest_rectangle, solid_window
-from hsfuse.workflows.steps.method_specification import CLASSICS, parse_specification, split_specifications
+from hsfuse.workflows.steps.method_specification import all_specifications, parse_specification, split_specifications
 
 WORDS = ("bicubic", "gsa:ridge=1e-3", "glp:adaptive=false", "glp+back_projection=1,srf_weight=0.3", "cnmf:a=1,b=2",
          "ssrfn@folder/file.safetensors")  # fmt: skip
@@ -29,8 +29,10 @@ def test_every_part_of_a_method_is_understood() -> None:
     assert (spec.name, spec.weights, spec.label) == (
         "ssrfn-lite", "some/where/net.safetensors", "ssrfn-lite@net.safetensors"
     )  # fmt: skip
-    for text in CLASSICS:
-        assert parse_specification(text).create().spec.kind == "classical"
+    classics = [spec for spec in all_specifications() if not spec.network]
+    assert {spec.label for spec in classics} >= {"bicubic", "gsa", "glp:adaptive=false", "glp", "cnmf"}
+    for spec in classics:
+        assert spec.create().spec.kind == "classical"
 
 
 @pytest.mark.parametrize("text", ["", "magic", "glp:adaptive", "glp+srf_weight", "gsa@w.safetensors", "glp:=3"])

@@ -15,16 +15,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hsfuse.errors import UsageError
+from hsfuse.fusion.nets.choices import Activation, MambaKind, Scan, Volume, Wrap
 from hsfuse.fusion.nets.native import elementwise
 from hsfuse.fusion.nets.native import run as native
 from hsfuse.fusion.nets.native.convolution import convolve3x3
 from hsfuse.fusion.nets.ssm import Mamba1, Mamba2
-
-Activation = Literal["silu", "gelu", "none"]
-MambaKind = Literal["mamba2", "mamba1", "none"]
-Scan = Literal["raster", "bidirectional", "cross", "lines", "channels"]
-Wrap = Literal["residual", "prenorm", "bare"]
-Volume = Literal["shared", "depthwise", "full"]
 
 _LARGEST_SQUARE = 1e38
 CHANNEL_GROUP = 32

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,22 +12,26 @@ from typing import Literal
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from hsfuse.errors import InputError, OutputError, UsageError
-from hsfuse.fusion.nets.ssrfn import Ssrfn, SsrfnConfig
-from hsfuse.fusion.nets.zoo import NetworkHeader, file_sha256, read_header
+from hsfuse.fusion.nets.header import NetworkHeader, file_sha256, read_header
+from hsfuse.fusion.nets.zoo import find_model, untrained
+from hsfuse.fusion.registry import architecture
 
 
 @dataclass(frozen=True)
 class LoadedNetwork:
     """A network with its weights (float32, in evaluation mode), its description and the file's hash."""
 
-    network: Ssrfn
+    network: nn.Module
     header: NetworkHeader
     sha256: str
 
 
-def save_weights(path: Path, network: Ssrfn, header: NetworkHeader, *, dtype: Literal["fp32", "bf16"] = "fp32") -> Path:
+def save_weights(
+    path: Path, network: nn.Module, header: NetworkHeader, *, dtype: Literal["fp32", "bf16"] = "fp32"
+) -> Path:
     """Write a network; the file appears under its name only when it is complete.
 
     Parameters
@@ -47,11 +52,12 @@ def save_weights(path: Path, network: Ssrfn, header: NetworkHeader, *, dtype: Li
     OutputError
         The file cannot be written.
     """
-    if header.config != network.config.to_dict():
+    state = network.state_dict()
+    if _shapes(_skeleton(header).state_dict()) != _shapes(state):
         raise UsageError("The description of the weights does not match the network's configuration.")
     header.check(path)
     kind = torch.bfloat16 if dtype == "bf16" else torch.float32
-    tensors = {name: t.detach().to("cpu", kind).contiguous() for name, t in network.state_dict().items()}
+    tensors = {name: _stored(t, kind) for name, t in state.items()}
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,19 +82,16 @@ def load_weights(path: Path) -> LoadedNetwork:
     """
     header = read_header(path)
     try:
-        config = SsrfnConfig.from_dict(header.config)
+        network = _skeleton(header)
     except (UsageError, TypeError) as error:
         raise InputError(
             f"The configuration inside {path} cannot be used: {error}", hint="Update hsfuse, or train again."
         ) from error
     try:
-        tensors = load_file(path)
+        tensors = _named_as_today(load_file(path), header)
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{path} is damaged ({error}).", hint="Copy or train the weights again.") from error
-    with torch.device("meta"):
-        network = Ssrfn(config)
-    expected = {name: tuple(t.shape) for name, t in network.state_dict().items()}
-    given = {name: tuple(t.shape) for name, t in tensors.items()}
+    expected, given = _shapes(network.state_dict()), _shapes(tensors)
     if expected != given:
         wrong = sorted(set(expected.items()) ^ set(given.items()))[:3]
         shown = ", ".join(dict.fromkeys(name for name, _ in wrong))
@@ -101,7 +104,52 @@ def load_weights(path: Path) -> LoadedNetwork:
         raise InputError(
             f"The weights in {path} are not finite (such as {broken[0]}).", hint="Copy or train the weights again."
         )
-    network.load_state_dict({name: t.float() for name, t in tensors.items()}, assign=True)
+    network.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in tensors.items()},
+                            assign=True)  # fmt: skip
     network.eval()
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return LoadedNetwork(network, header, file_sha256(path))
+
+
+def load_named(name_or_path: str | Path) -> LoadedNetwork:
+    """Load a network of the zoo or a weights file.
+
+    Raises
+    ------
+    UsageError
+        There is no such network, or nobody has trained it.
+    InputError
+        The weights cannot be used.
+    """
+    model = find_model(name_or_path)
+    if model.weights is None:
+        raise untrained(model.name)
+    return load_weights(model.weights)
+
+
+def _skeleton(header: NetworkHeader) -> nn.Module:
+    """Return the network that a header describes, without memory for its tensors.
+
+    Raises
+    ------
+    UsageError
+        The architecture is not installed, or its settings are impossible.
+    """
+    entry = architecture(header.architecture)
+    settings = entry.completed(header.config)
+    with torch.device("meta"):
+        return entry.build(settings)
+
+
+def _named_as_today(tensors: dict[str, Tensor], header: NetworkHeader) -> dict[str, Tensor]:
+    former = header.former
+    return tensors if former is None else {former.tensor_name(name): t for name, t in tensors.items()}
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(t.shape) for name, t in tensors.items()}
+
+
+def _stored(tensor: Tensor, kind: torch.dtype) -> Tensor:
+    """Tensor as it is written; counters stay whole numbers."""
+    return tensor.detach().to("cpu", kind if tensor.is_floating_point() else tensor.dtype).contiguous()

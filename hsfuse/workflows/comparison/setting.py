@@ -16,7 +16,7 @@ from hsfuse.config import CompareConfig
 from hsfuse.coregister.warp import Resampler
 from hsfuse.degrade import Psf
 from hsfuse.errors import InputError, OverlapError, UsageError
-from hsfuse.fusion.nets.zoo import NetworkHeader
+from hsfuse.fusion.nets.header import NetworkHeader
 from hsfuse.grid import Slice2D
 from hsfuse.inference.fill import fill_missing
 from hsfuse.inference.scene import FusionScene, alive_bands

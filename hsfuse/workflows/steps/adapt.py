@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hsfuse.errors import UsageError
-from hsfuse.fusion.nets.methods import DEFAULT_DRAFT, SsrfnMethod
+from hsfuse.fusion.methods.ssrfn.method import DEFAULT_DRAFT, SsrfnMethod
 from hsfuse.inference.scene import FusionScene
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress

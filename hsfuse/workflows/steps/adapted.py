@@ -15,7 +15,7 @@ from typing import Any
 
 from hsfuse.config import RunConfig
 from hsfuse.errors import HsfuseError, InputError, OutputError
-from hsfuse.fusion.nets.zoo import read_header
+from hsfuse.fusion.nets.header import read_header
 from hsfuse.inference.budget import make_budget
 from hsfuse.inference.scene import FusionScene
 from hsfuse.log import get_logger
@@ -79,7 +79,7 @@ def adapt_to_scene(
     OutputError
         The weights to resume with are missing or of another run, or cannot be written.
     """
-    from hsfuse.fusion.nets.methods import SsrfnMethod
+    from hsfuse.fusion.methods.ssrfn.method import SsrfnMethod
 
     if not isinstance(chosen.method, SsrfnMethod) or chosen.header is None:
         raise HsfuseError("Only a network with trained weights can be adapted.")
@@ -91,7 +91,7 @@ def adapt_to_scene(
     else:
         _log.info("Going on with the weights that were adapted before, %s.", path)
     # From the file also right after training: a resumed run must see the very same numbers.
-    method = SsrfnMethod.from_weights(path, precision=network_precision(config.precision, device))
+    method = SsrfnMethod.from_weights(path, precision=network_precision(spec.name, config.precision, device))
     method.be_patient()
     public = {key: value for key, value in record.items() if key != "identity"} | {"weights": str(path)}
     gain_db = float(record["after"]["gain_db"])
@@ -120,7 +120,7 @@ def _train(
     method: Any, chosen: ChosenMethod, scene: FusionScene, path: Path, identity: str, config: RunConfig, device: str,
     progress: Progress,
 ) -> dict[str, Any]:  # fmt: skip
-    from hsfuse.fusion.nets.methods import DEFAULT_DRAFT
+    from hsfuse.fusion.methods.ssrfn.method import DEFAULT_DRAFT
     from hsfuse.fusion.nets.weights import save_weights
     from hsfuse.workflows.steps.adapt import adapt
 
@@ -133,7 +133,7 @@ def _train(
         result = adapt(
             method, scene, minutes=config.adapt, device=device, seed=config.seed, progress=progress,
             precision=config.precision if config.precision in ("fp32", "bf16") else "auto",
-            scratch=path.parent if large else None, draft=header.draft or DEFAULT_DRAFT,
+            scratch=path.parent if large else None, draft=header.base or DEFAULT_DRAFT,
         )  # fmt: skip
     except InputError as error:
         raise InputError(

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from hsfuse.errors import UsageError
-from hsfuse.fusion.base import FusionMethod, available_methods, create_method, is_network
+from hsfuse.fusion.base import FusionMethod
+from hsfuse.fusion.create import create_method
 from hsfuse.fusion.fidelity import FidelityOptions
-from hsfuse.fusion.nets.zoo import NetworkHeader, find_model, list_models, untrained
+from hsfuse.fusion.nets.header import NetworkHeader
+from hsfuse.fusion.nets.zoo import find_model, list_models, untrained
+from hsfuse.fusion.registry import available_methods, is_network, listed_methods
 
-CLASSICS = ("bicubic", "gsa", "glp:adaptive=false", "glp", "cnmf")
 _PART = re.compile(r"^[a-z_]+=", re.IGNORECASE)
 
 
@@ -131,7 +133,13 @@ def split_specifications(text: str) -> list[str]:
     return found
 
 
+def classics() -> list[str]:
+    """Every classical method, in the variants in which it wants to be compared."""
+    found = [entry for entry in listed_methods() if entry.kind == "classical"]
+    return [f"{entry.name}:{variant}" if variant else entry.name for entry in found for variant in entry.variants]
+
+
 def all_specifications() -> list[MethodSpecification]:
-    """Every classic, and every network of the zoo that has weights."""
+    """Every classical method, and every network that has weights."""
     networks = [m.name for m in list_models() if m.weights is not None and is_network(m.name)]
-    return [parse_specification(name) for name in (*CLASSICS, *networks)]
+    return [parse_specification(text) for text in (*classics(), *networks)]

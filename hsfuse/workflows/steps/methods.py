@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from hsfuse.config import RunConfig
 from hsfuse.errors import HsfuseError, InputError, UsageError
-from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, create_method, is_network
+from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip
+from hsfuse.fusion.create import create_method
 from hsfuse.fusion.fidelity import FidelityOptions, GuardedMethod, guarded
-from hsfuse.fusion.nets.zoo import NetworkHeader, find_model, match_bands
+from hsfuse.fusion.nets.band_matching import match_bands
+from hsfuse.fusion.nets.header import NetworkHeader
+from hsfuse.fusion.nets.zoo import find_model
+from hsfuse.fusion.registry import METHODS, automatic_methods, fallback_method, is_network
 from hsfuse.inference.scene import FusionScene
 from hsfuse.log import get_logger
 from hsfuse.sensors.sentinel2 import BANDS_ALL
@@ -24,14 +28,8 @@ if TYPE_CHECKING:
 
 _log = get_logger(__name__)
 
-FALLBACK = "glp"
-AUTO_NETWORKS: dict[str, tuple[str, ...]] = {"cpu": ("ssrfn-lite", "ssrfn"), "cuda": ("ssrfn-lite", "ssrfn")}
-"""Kind of device -> networks that ``--method auto`` tries, best first; those without weights are passed over.
-
-On scenes that neither saw the two are equal to 0.05 dB, and the small one takes a third of the time.
-"""
 MIN_GAIN_DB = 0.05
-"""A network must gain so much over its draft on the scene itself to be worth its time and risk."""
+"""A network must gain so much over its base estimate on the scene itself to be worth its time and risk."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,7 @@ class ChosenMethod:
 
 
 def choose_method(config: RunConfig, device: str = "cpu") -> ChosenMethod:
-    """Pick the method that the user named; with ``auto`` the best network that is proven, else GLP.
+    """Pick the method that the user named; with ``auto`` the best network that is proven, else the classical fallback.
 
     Whether a network picked automatically suits the scene is seen later, by :func:`suit_pair` and
     :func:`fit_method`.
@@ -100,22 +98,23 @@ def choose_method(config: RunConfig, device: str = "cpu") -> ChosenMethod:
     name = config.method
     if name == "auto":
         if config.model is not None:
-            raise UsageError("--model needs --method.", hint="Name the network, for instance --method ssrfn.")
+            raise UsageError("--model needs --method.", hint="Name the network that the weights belong to.")
         return _automatic(config, device)
     if not is_network(name):
         if config.model is not None:
             raise UsageError(
-                f"The method '{name}' takes no --model.", hint="Weights belong to networks, such as ssrfn."
+                f"The method '{name}' takes no --model.", hint="Weights belong to networks; `hsfuse models` lists them."
             )
         if config.precision not in ("auto", "fp32"):
             raise UsageError(
-                f"The method '{name}' takes no --precision.", hint="Half precision belongs to networks, such as ssrfn."
+                f"The method '{name}' takes no --precision.",
+                hint="Half precision belongs to networks; `hsfuse models` lists them.",
             )
         method = create_method(name)
         if config.adapt is not None:
             raise UsageError(
                 f"The method '{name}' cannot be adapted: it is no network and learns from every scene as it is.",
-                hint="Leave out --adapt, or use --method ssrfn.",
+                hint="Leave out --adapt, or use a network.",
             )
         return ChosenMethod(method, "Chosen with --method.")
     header = find_model(config.model or name).header()
@@ -124,41 +123,46 @@ def choose_method(config: RunConfig, device: str = "cpu") -> ChosenMethod:
 
 def _network(name: str, config: RunConfig, device: str) -> FusionMethod:
     options: dict[str, Any] = {} if config.model is None else {"model": config.model}
-    return create_method(name, **options, precision=network_precision(config.precision, device))
+    return create_method(name, **options, precision=network_precision(name, config.precision, device))
 
 
-def network_precision(wanted: str, device: str) -> str:
-    """Arithmetic of networks: as wanted; ``auto`` is bf16 on processors that multiply it themselves, else fp32.
+def network_precision(name: str, wanted: str, device: str) -> str:
+    """Arithmetic of a network: as wanted; ``auto`` is bf16 where it and the processor have it, else its default.
 
-    Against the truth, trained networks differ by at most 0.004 dB and 0.0002 degrees so.
+    Against the truth, the shipped networks differ by at most 0.004 dB and 0.0002 degrees so.
     """
-    if wanted != "auto":
+    network = METHODS.get(name).network
+    if wanted != "auto" or network is None:
         return wanted
     from hsfuse.fusion.nets.native.run import half_is_fast
 
-    return "bf16" if device == "cpu" and half_is_fast() else "fp32"
+    return "bf16" if "bf16" in network.precisions and device == "cpu" and half_is_fast() else network.precisions[0]
 
 
 def _automatic(config: RunConfig, device: str) -> ChosenMethod:
-    for name in AUTO_NETWORKS[device.partition(":")[0]]:
+    doubts: list[str] = []
+    for name in automatic_methods("network"):
         try:
             header = find_model(name).header()
-            if header is None or not _proven(header):
+            if header is None:
+                continue
+            if not _proven(header):
+                doubts.append(f"'{name}' gained nothing over its base estimate in training")
                 continue
             method = _network(name, config, device)
         except HsfuseError as error:
             # The weights belong to the installation, not to the user's job: it must not fail with them.
             _log.warning("The network '%s' is not used: %s", name, error.message)
+            doubts.append(f"the weights of '{name}' cannot be used")
             continue
         reason = f"Network '{name}'; a test on the scene itself decides whether it is used."
         return ChosenMethod(method, reason, automatic=True, header=header)
-    return _fall_back(
-        "No trained network is shipped yet; GLP is the strongest method without training.", config, automatic=False
-    )
+    why = " and ".join(doubts) if doubts else "no network has trained weights"
+    return _fall_back(f"{_spare_name()}, because {why}.", config, automatic=False)
 
 
 def _proven(header: NetworkHeader) -> bool:
-    """Whether the training's own validation says that the network is better than its draft."""
+    """Whether the training's own validation says that the network is better than its base estimate."""
     scores = header.training.get("validation")
     gain = scores.get("gain_db") if isinstance(scores, dict) else None
     return isinstance(gain, int | float) and gain >= MIN_GAIN_DB
@@ -171,13 +175,18 @@ def _fall_back(reason: str, config: RunConfig, *, automatic: bool = True) -> Cho
         _log.warning("%s had no effect: no network is used.", " and ".join(unused))
     if automatic:
         _log.info("%s", reason)
-    return ChosenMethod(create_method(FALLBACK), reason)
+    return ChosenMethod(create_method(fallback_method()), reason)
+
+
+def _spare_name() -> str:
+    return fallback_method().upper()
 
 
 def suit_pair(chosen: ChosenMethod, pair: Pair, config: RunConfig) -> ChosenMethod:
     """Check a network against an open pair, before minutes of co-registration.
 
-    A network that was picked automatically gives way to GLP when the pair is outside what it was trained for.
+    A network that was picked automatically gives way to the classical fallback when the pair is outside what it was
+    trained for.
 
     Raises
     ------
@@ -195,7 +204,7 @@ def suit_pair(chosen: ChosenMethod, pair: Pair, config: RunConfig) -> ChosenMeth
     name = chosen.method.spec.name
     wanted = _own_bands(chosen, config)
     if chosen.automatic and wanted:
-        return _fall_back(f"GLP, because {wanted} and the network '{name}' has bands of its own.", config)
+        return _fall_back(f"{_spare_name()}, because {wanted} and the network '{name}' has bands of its own.", config)
     if wanted:
         _log.warning("--bands is not used: %s has bands of its own.", name)
     try:
@@ -234,19 +243,19 @@ def check_network(
     """
     wanted, names = header.msi_bands, tuple(msi_names)
     comparable = bool(wanted) and (strict or all(name in BANDS_ALL for name in names))
-    if header.config.get("n_msi") != len(names) or (comparable and wanted != names):
+    if (header.n_msi and header.n_msi != len(names)) or (comparable and wanted != names):
         raise UsageError(
-            f"The network '{header.name}' takes the MSI bands {', '.join(wanted) or header.config.get('n_msi')}, the "
-            f"image brings {', '.join(names)}.",
-            hint="Use the --s2-bands that it was trained with, or --method glp.",
+            f"The network '{header.name}' takes the MSI bands {', '.join(wanted) or header.n_msi}, the image brings "
+            f"{', '.join(names)}.",
+            hint=f"Use the --s2-bands that it was trained with, or --method {fallback_method()}.",
         )
-    if ratio not in header.ratios:
+    if header.ratios and ratio not in header.ratios:
         raise UsageError(
             f"The network '{header.name}' was trained for a ratio of {' and '.join(map(str, header.ratios))}, the "
             f"scene needs {ratio}.",
-            hint="Use --method glp, or train a network for this ratio.",
+            hint=f"Use --method {fallback_method()}, or train a network for this ratio.",
         )
-    if bands is not None:
+    if bands is not None and header.centre_nm:
         match_bands(header.centre_nm, bands)
 
 
@@ -272,7 +281,7 @@ def with_guards(chosen: ChosenMethod, config: RunConfig, scene: FusionScene) -> 
 def fit_method(
     chosen: ChosenMethod, config: RunConfig, context: FusionContext, strips: Iterable[LowResolutionStrip]
 ) -> ChosenMethod:
-    """Fit the method; an automatic network gives way to GLP when its test on the scene shows no gain.
+    """Fit the method; an automatic network gives way to the classical fallback when it gains nothing on the scene.
 
     ``strips`` are iterated more than once.
     """
@@ -294,10 +303,13 @@ def fit_method(
         gain = trust.gain_db if chosen.adapted_gain_db is None else min(trust.gain_db, chosen.adapted_gain_db)
         if gain >= MIN_GAIN_DB:
             state = "" if chosen.adapted_gain_db is None else ", adapted to the scene"
-            reason = f"Network '{name}'{state}: at reduced resolution it gains {gain:.2f} dB over GLP on this scene."
+            reason = (
+                f"Network '{name}'{state}: at reduced resolution it gains {gain:.2f} dB over {_spare_name()} on this "
+                "scene."
+            )
             return replace(chosen, reason=reason)
         doubt = f"gains only {gain:.2f} dB over it on this scene at reduced resolution"
-    spare = _fall_back(f"GLP, because the network '{name}' {doubt}.", config)
+    spare = _fall_back(f"{_spare_name()}, because the network '{name}' {doubt}.", config)
     if isinstance(chosen.method, GuardedMethod):
         spare = replace(spare, method=chosen.method.around(spare.method))
     spare.method.fit(context, strips)

@@ -22,7 +22,8 @@ from hsfuse.band_selection.windows import windows_of
 from hsfuse.config import RunConfig, TrainConfig
 from hsfuse.degrade import Psf, masked_lowpass_decimate_array
 from hsfuse.errors import InputError, OutputError, UsageError
-from hsfuse.fusion.nets.zoo import NetworkHeader, match_bands
+from hsfuse.fusion.nets.band_matching import match_bands
+from hsfuse.fusion.nets.header import NetworkHeader
 from hsfuse.grid import Slice2D
 from hsfuse.inference.fill import fill_missing
 from hsfuse.inference.scene import FusionScene

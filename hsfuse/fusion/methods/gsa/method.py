@@ -15,14 +15,13 @@ from numpy.typing import NDArray
 
 from hsfuse.degrade import UPSAMPLE_HALO_PX, upsample
 from hsfuse.errors import HsfuseError
-from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, ModelSpec, register
+from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, ModelSpec
 from hsfuse.fusion.classical.statistics import FloatMatrix, PairStatistics, gather
 
 if TYPE_CHECKING:
     import torch
 
 
-@register("gsa")
 class Gsa(FusionMethod):
     """Gram-Schmidt adaptive by band groups.
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from hsfuse.fusion.methods.ssrfn.config import SsrfnConfig
 from hsfuse.fusion.nets.denoiser import LAYERS
-from hsfuse.fusion.nets.ssrfn import SsrfnConfig
 
 _CHUNK = 32
 

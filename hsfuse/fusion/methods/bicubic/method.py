@@ -6,13 +6,12 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from hsfuse.degrade import UPSAMPLE_HALO_PX, upsample
-from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, ModelSpec, register
+from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, ModelSpec
 
 if TYPE_CHECKING:
     import torch
 
 
-@register("bicubic")
 class Bicubic(FusionMethod):
     """Centred cubic convolution (Keys, a = -0.5)."""
 

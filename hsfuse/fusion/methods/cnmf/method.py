@@ -14,9 +14,9 @@ import numpy as np
 
 from hsfuse.degrade import UPSAMPLE_HALO_PX, upsample
 from hsfuse.errors import HsfuseError, OverlapError
-from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, ModelSpec, register
+from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, ModelSpec
 from hsfuse.fusion.classical.statistics import MIN_PIXELS, FloatMatrix
-from hsfuse.fusion.classical.unmixing import EPSILON, endmembers_vca, factorise, response_between, sample_pixels
+from hsfuse.fusion.methods.cnmf.unmixing import EPSILON, endmembers_vca, factorise, response_between, sample_pixels
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,6 @@ _SMALLEST_START = 1e-4
 """Multiplicative updates never leave zero; clipped interpolation starts a little above it."""
 
 
-@register("cnmf")
 class Cnmf(FusionMethod):
     """CNMF with one outer cycle.
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from hsfuse.degrade import MAX_FWHM_PX, NO_OFFSET, UPSAMPLE_HALO_PX, Psf, Window, lowpass_decimate, upsample
 from hsfuse.errors import HsfuseError
-from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, ModelSpec, register
+from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, ModelSpec
 from hsfuse.fusion.classical.adaptive import ADAPTIVE_HALO_PX, AdaptiveInjection
 from hsfuse.fusion.classical.calibration import Calibration, calibrate, recalibrated
 from hsfuse.fusion.classical.statistics import PairStatistics, gather
@@ -51,7 +51,6 @@ class _TextbookInjection:
         return upsample(hsi, self._ratio).add_(injected)
 
 
-@register("glp")
 class Glp(FusionMethod):
     """GLP-HS with all MSI bands.
 

@@ -15,25 +15,21 @@ from torch import Tensor
 
 from hsfuse.degrade import Window
 from hsfuse.errors import HsfuseError, UsageError
-from hsfuse.fusion.base import (
-    FusionContext,
-    FusionMethod,
-    LowResolutionStrip,
-    ModelSpec,
-    Precision,
-    create_method,
-    register,
-)
+from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, ModelSpec, Precision
 from hsfuse.fusion.classical.calibration import Calibration
 from hsfuse.fusion.classical.statistics import gather, noise_std
+from hsfuse.fusion.create import create_method
 from hsfuse.fusion.guide_noise import GuideSample, guide_noise
-from hsfuse.fusion.nets.context import finer, grown, inside, whole
-from hsfuse.fusion.nets.cost import (
+from hsfuse.fusion.methods.ssrfn.config import PRESETS, REFERENCE, SsrfnConfig
+from hsfuse.fusion.methods.ssrfn.cost import (
     bytes_per_pixel,
     denoiser_flop_per_pixel,
     flop_per_pixel,
     host_bytes_per_pixel,
 )
+from hsfuse.fusion.methods.ssrfn.network import Scene, Ssrfn
+from hsfuse.fusion.nets.band_matching import half_spacing
+from hsfuse.fusion.nets.context import finer, grown, inside, whole
 from hsfuse.fusion.nets.guide_adaptation import (
     PATIENT_STEPS,
     STEPS,
@@ -42,11 +38,10 @@ from hsfuse.fusion.nets.guide_adaptation import (
     adapt_denoiser,
     learned_pixels,
 )
+from hsfuse.fusion.nets.header import NetworkHeader
 from hsfuse.fusion.nets.native.build import native_library
-from hsfuse.fusion.nets.ssrfn import PRESETS, REFERENCE, Scene, Ssrfn, SsrfnConfig
 from hsfuse.fusion.nets.trust import Trust, draft_error, measure_trust, rehearse
-from hsfuse.fusion.nets.weights import load_weights
-from hsfuse.fusion.nets.zoo import NetworkHeader, find_model, half_spacing, untrained
+from hsfuse.fusion.nets.weights import LoadedNetwork, load_named
 from hsfuse.log import get_logger
 
 DEFAULT_OVERLAP_PX = 2
@@ -116,10 +111,13 @@ class SsrfnMethod(FusionMethod):
         InputError
             The weights cannot be used.
         """
-        model = find_model(name_or_path)
-        if model.weights is None:
-            raise untrained(model.name)
-        loaded = load_weights(model.weights)
+        return cls.from_loaded(load_named(name_or_path), **options)
+
+    @classmethod
+    def from_loaded(cls, loaded: LoadedNetwork, **options: Any) -> SsrfnMethod:
+        """Take a network that was loaded with its weights."""
+        if not isinstance(loaded.network, Ssrfn):
+            raise UsageError(f"The weights '{loaded.header.name}' are not those of an SSRFN.")
         return cls(loaded.network, name=loaded.header.name, header=loaded.header, sha256=loaded.sha256, **options)
 
     @classmethod
@@ -300,7 +298,7 @@ class SsrfnMethod(FusionMethod):
         return noise
 
     def _make_draft(self) -> FusionMethod:
-        name = self._header.draft if self._header and self._header.draft else DEFAULT_DRAFT
+        name = self._header.base if self._header and self._header.base else DEFAULT_DRAFT
         left = self._denoising.left_after if self._denoising else math.nan
         if name != DEFAULT_DRAFT or math.isnan(left):
             return create_method(name)
@@ -330,13 +328,3 @@ class SsrfnMethod(FusionMethod):
                 f"The network '{self._name}' was trained for a ratio of {trained}, the scene needs {context.ratio}.",
                 hint="Use --method glp, or train a network for this ratio.",
             )
-
-
-def _factory(preset: str) -> None:
-    @register(preset)
-    def make(*, model: str | Path | None = None, **options: Any) -> FusionMethod:
-        return SsrfnMethod.from_weights(model or preset, **options)
-
-
-for _preset in PRESETS:
-    _factory(_preset)

@@ -6,18 +6,15 @@ All modules take and return (n, width, row, col) features and work at any size.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor, nn
 
+from hsfuse.fusion.methods.ssrfn.config import SsrfnConfig
 from hsfuse.fusion.nets.layers import SequenceMixer, VolumeConv, activation, conv1x1, conv3x3
 from hsfuse.fusion.nets.native import elementwise
-
-if TYPE_CHECKING:
-    from hsfuse.fusion.nets.ssrfn import SsrfnConfig
-
 
 _ROW_BYTES = 800_000
 """Of one feature map: fewer would be many small calls, more would not stay in a core's second-level cache."""
