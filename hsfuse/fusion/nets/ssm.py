@@ -339,12 +339,13 @@ class Mamba2(_StateSpaceBlock):
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=False)
 
     def forward(self, u: Tensor) -> Tensor:
-        """Run the block over sequences (n, token, d_model); uses mamba_ssm's kernels on CUDA where they are."""
+        """Run the block over sequences (n, token, d_model); on CUDA by the fastest kernels that there are."""
         if u.is_cuda:
-            from hsfuse.fusion.nets import mamba_cuda
+            from hsfuse.fusion.nets.gpu.choice import kernels_for
 
-            if mamba_cuda.usable(self, u):
-                return mamba_cuda.mamba2_forward(self, u)
+            kernels = kernels_for(self, u)
+            if kernels is not None:
+                return kernels(self, u)
         elif torch.is_grad_enabled() and native_train.usable(self, u):
             return self.out_proj(native_train.core(self, self.in_proj(u)))
         return super().forward(u)
