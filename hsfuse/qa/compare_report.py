@@ -106,7 +106,7 @@ class CompareData:
     created: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the numbers (no pictures) as plain values, for :func:`hsfuse.qa.report.write_qa_json`."""
+        """Return the numbers (no pictures) as plain values, for :func:`hsfuse.qa.plain.write_json`."""
         return {
             "schema": JSON_SCHEMA,
             "title": self.title,

@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hsfuse.grid import Bounds
+from hsfuse.band_selection.selection import BandEvidence
 from hsfuse.qa import coregistration_plots, plots, style
+from hsfuse.qa.coregistration import CoregistrationDiagnostics
 from hsfuse.qa.page import FigureFile
 from hsfuse.qa.quicklook import AlignmentView, DetailPair, Picture, encode_png
+from hsfuse.qa.report_data import ReportData
 from hsfuse.qa.seams import SeamReport
 from hsfuse.qa.spectra import SpectrumComparison
-
-if TYPE_CHECKING:
-    from hsfuse.qa.report import ReportData
 
 DETAIL_SIDE_PX = 432
 """Close-ups are enlarged by a whole number towards this side."""
@@ -30,7 +29,7 @@ def make_figures(report: ReportData) -> list[FigureFile]:
         *quicklook_figures(report.quicklooks),
         *detail_figures(report.details),
         *alignment_figures(report.alignment, of_target="target" in report.inputs),
-        *coregistration_figures(report.coregistration, report.bounds),
+        *coregistration_figures(report.coregistration),
         *consistency_figures(report.centre_nm, report.consistency, report.dropped_nm),
         *seam_figures(report.seams),
         *spectra_figures(report.spectra, report.dropped_nm),
@@ -38,7 +37,7 @@ def make_figures(report: ReportData) -> list[FigureFile]:
     ]
 
 
-class FigureDesk:
+class FigureQueue:
     """Draws pictures of a report beside other work, one after the other, as soon as what they show is known.
 
     The order in which they are asked for is their order in the report, section by section.
@@ -46,12 +45,12 @@ class FigureDesk:
 
     def __init__(self) -> None:
         # Matplotlib's settings are global: never two pictures at a time.
-        self._artist = ThreadPoolExecutor(1, thread_name_prefix="hsfuse-draw")
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="hsfuse-draw")
         self._drawn: list[Future[list[FigureFile]]] = []
 
     def draw(self, figures: Callable[..., list[FigureFile]], *data: Any) -> None:
         """Ask for the pictures that one of this module's functions makes of some data."""
-        self._drawn.append(self._artist.submit(figures, *data))
+        self._drawn.append(self._worker.submit(figures, *data))
 
     def finished(self) -> list[FigureFile]:
         """Wait for all pictures that were asked for; raises what drawing them raised."""
@@ -63,7 +62,7 @@ class FigureDesk:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._artist.shutdown(wait=True, cancel_futures=True)
+        self._worker.shutdown(wait=True, cancel_futures=True)
 
 
 def quicklook_figures(pictures: Sequence[Picture]) -> list[FigureFile]:
@@ -76,7 +75,7 @@ def detail_figures(pairs: Sequence[DetailPair]) -> list[FigureFile]:
     return [figure for number, pair in enumerate(pairs, start=1) for figure in _detail(number, pair)]
 
 
-def band_figures(bands: Iterable[Any]) -> list[FigureFile]:
+def band_figures(bands: Iterable[BandEvidence]) -> list[FigureFile]:
     """Which bands were kept (see :func:`hsfuse.qa.plots.band_rows`)."""
     rows = plots.band_rows(bands)
     if not rows:
@@ -135,22 +134,27 @@ def alignment_figures(view: AlignmentView | None, *, of_target: bool = False) ->
     ]  # fmt: skip
 
 
-def coregistration_figures(result: Any, bounds: Bounds | None) -> list[FigureFile]:
+def coregistration_figures(found: CoregistrationDiagnostics | None) -> list[FigureFile]:
     """Displacements, and errors at check points."""
-    view = None if result is None else coregistration_plots.view_coregistration(result, bounds)
-    if view is None:
+    if found is None or not found.has_points:
         return []
-    caption = (
-        "Left: the displacement that was added to the claimed positions. Right: the same without the shift of the "
-        "whole scene, so that distortions inside the scene show. Arrows are measurements, the background is the field."
-    )
-    vectors = style.to_png(coregistration_plots.vector_figure(view))
-    figures = [FigureFile("coregistration_vectors", "coregistration", "Displacement", caption, vectors)]
-    rmse, ce90, p95 = (float(getattr(result, name, np.nan)) for name in ("rmse_m", "ce90_m", "p95_m"))
-    errors = coregistration_plots.error_figure(view, rmse_m=rmse, ce90_m=ce90, p95_m=p95)
+    if found.applied:
+        caption = (
+            "Left: the displacement that was added to the claimed positions. Right: the same without the shift of the "
+            "whole scene, so that distortions inside the scene show. Arrows are measurements, the background is the "
+            "field; hatched: no tie point lies near, the field is extrapolated."
+        )
+        title = "Displacement"
+    else:
+        caption = "Arrows are measurements. They do not agree, or too little, so that nothing was moved."
+        title = "Measured displacement"
+    vectors = style.to_png(coregistration_plots.vector_figure(found))
+    figures = [FigureFile("coregistration_vectors", "coregistration", title, caption, vectors)]
+    errors = coregistration_plots.error_figure(found)
     if errors is not None:
         caption = (
-            "Residuals at check points, which the field has not seen. The circle holds 90 % of the position errors. "
+            "Residuals at check points, which the field has not seen; they hold the check points' own noise on top of "
+            "the field's error, which the lines and the circle (90 %) state. "
             "Right: mean residual with its standard error; a trend would mean that the field is too stiff."
         )
         figures.append(
@@ -160,7 +164,7 @@ def coregistration_figures(result: Any, bounds: Bounds | None) -> list[FigureFil
 
 
 def consistency_figures(
-    centre_nm: Sequence[float] | NDArray[Any], consistency: Mapping[str, Any], dropped_nm: plots.Windows = ()
+    centre_nm: NDArray[Any], consistency: Mapping[str, NDArray[Any]], dropped_nm: plots.Windows = ()
 ) -> list[FigureFile]:
     """Values per fused band."""
     if not consistency:

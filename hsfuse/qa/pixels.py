@@ -45,6 +45,8 @@ TOLERATED_SPREAD: Mapping[SurfaceKind, float] = {"vegetation": 0.10, "soil": 0.1
 """Local relative deviation at which evenness falls to 1/e; a town is never as even as a field."""
 LOW_PURITY = 0.3
 """Pixels below this purity are shown for want of better ones, but not judged."""
+ALIKE = 0.5
+"""A pixel looks like a type that it is a member of by more than this."""
 NARROW = 0.6
 """Weight of a window of 3 x 3 pixels that is even where the larger one is not."""
 
@@ -97,6 +99,23 @@ class PurePixel:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class PurePixelSearch:
+    """Outcome of :func:`find_pure_pixels`.
+
+    Attributes
+    ----------
+    pixels
+        Ordered by type (:data:`KINDS`) and falling purity.
+    shares
+        Share of the valid pixels that look like each type, even or not, 0 to 1; None for types that the bands cannot
+        tell apart.
+    """
+
+    pixels: tuple[PurePixel, ...]
+    shares: Mapping[SurfaceKind, float | None]
+
+
 def key_bands(centre_nm: NDArray[np.floating[Any]]) -> dict[str, int]:
     """Index of the band for each plane of :data:`KEY_BANDS_NM`; planes without a band near enough are left out."""
     centre = np.asarray(centre_nm, dtype=np.float64)
@@ -144,7 +163,7 @@ def find_pure_pixels(
     window_px: int = 5,
     separation_px: int = 20,
     min_purity: float = 0.1,
-) -> tuple[PurePixel, ...]:
+) -> PurePixelSearch:
     """Find pure pixels of each surface type.
 
     Parameters
@@ -167,10 +186,9 @@ def find_pure_pixels(
 
     Returns
     -------
-    tuple of PurePixel
-        Ordered by type (:data:`KINDS`) and falling purity; types that the scene does not show, or that the bands
-        cannot tell apart (built-up and soil need the shortwave infrared), are absent. Nothing at all is found
-        without a red and a near-infrared band.
+    PurePixelSearch
+        Types that the scene does not show, or that the bands cannot tell apart (built-up and soil need the shortwave
+        infrared), have no pixels. Nothing at all is found without a red and a near-infrared band.
 
     Raises
     ------
@@ -182,13 +200,19 @@ def find_pure_pixels(
     bands = key_bands(centre_nm)
     if not {"red", "nir"} <= bands.keys():
         log.warning("No pure pixels: the cube has no band near 665 nm or near 850 nm.")
-        return ()
+        return PurePixelSearch((), dict.fromkeys(KINDS))
     cell = max(separation_px // 2, 1)
     best: dict[tuple[SurfaceKind, int, int], PurePixel] = {}
+    alike: dict[SurfaceKind, int] = {}
+    total = counted_to = 0
     for row0, planes, valid, detail in _windows(strips, bands, window_px // 2):
         inside = ndimage.minimum_filter(valid.astype(np.uint8), window_px, mode="constant", cval=0).astype(bool)
         spread = {side: np.where(inside, _spread_of(planes, valid, side), np.inf) for side in {window_px, 3}}
+        new = slice(max(counted_to - row0, 0), None)
+        counted_to = row0 + valid.shape[0]
+        total += int(valid[new].sum())
         for kind, membership in _memberships(planes).items():
+            alike[kind] = alike.get(kind, 0) + int(((membership > ALIKE) & valid)[new].sum())
             # A river or a large roof may be no wider than three pixels: good enough where nothing better is.
             evenness = np.maximum(
                 _evenness(spread[window_px], kind), (1.0 if window_px == 3 else NARROW) * _evenness(spread[3], kind)
@@ -204,7 +228,8 @@ def find_pure_pixels(
         )
         chosen.extend(_spread(candidates, per_kind, separation_px))
     log.debug("pure pixels: %s", ", ".join(f"{p.kind} ({p.row}, {p.col}) {p.purity:.2f}" for p in chosen) or "none")
-    return tuple(chosen)
+    shares = {kind: alike[kind] / max(total, 1) if kind in alike else None for kind in KINDS}
+    return PurePixelSearch(tuple(chosen), shares)
 
 
 def _windows(

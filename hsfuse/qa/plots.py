@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hsfuse.band_selection.selection import BandEvidence
 from hsfuse.qa import style
 from hsfuse.qa.pixels import LOW_PURITY
 from hsfuse.qa.seams import SeamReport
@@ -41,8 +42,6 @@ class BandRow:
         ``VNIR``, ``SWIR`` or empty.
     snr
         Signal-to-noise ratio measured in the scene; None when not measured.
-    group
-        Reason without its numbers, for legends; derived from ``reason`` when empty.
     """
 
     name: str
@@ -52,47 +51,24 @@ class BandRow:
     reason: str
     detector: str = ""
     snr: float | None = None
-    group: str = ""
 
     @property
     def reason_group(self) -> str:
         """Reason without its numbers."""
-        if self.group:
-            return self.group
         words = re.split(r"[:;,(\d]", self.reason, maxsplit=1)[0]
         return re.sub(r"\s+(in|at|of|by|below|above|over|under|than)?\s*$", "", f"{words} ").strip() or "other"
 
 
-def band_rows(rows: Iterable[Any]) -> tuple[BandRow, ...]:
-    """Read a band table given as mappings or objects.
-
-    Recognised names: ``centre_nm`` (required), ``fwhm_nm``, ``kept`` or ``selected``, ``reason``, ``name`` or
-    ``slot``, ``detector``, ``snr``, ``group``.
-    """
-
-    def value(row: Any, *names: str, default: Any = None) -> Any:
-        for name in names:
-            found = row.get(name) if isinstance(row, Mapping) else getattr(row, name, None)
-            if found is not None:
-                return found
-        return default
-
-    table = []
-    for number, row in enumerate(rows, start=1):
-        snr = value(row, "snr")
-        table.append(
-            BandRow(
-                name=str(value(row, "name", "slot", default=number)),
-                centre_nm=float(value(row, "centre_nm")),
-                fwhm_nm=float(value(row, "fwhm_nm", default=10.0)),
-                kept=bool(value(row, "kept", "selected", default=True)),
-                reason=str(value(row, "reason", default="")),
-                detector=str(value(row, "detector", default="")),
-                snr=None if snr is None or not np.isfinite(snr) else float(snr),
-                group=str(value(row, "group", default="")),
-            )
+def band_rows(table: Iterable[BandEvidence]) -> tuple[BandRow, ...]:
+    """Rows for figure and table, by wavelength; the name of a band is its slot in the product."""
+    rows = (
+        BandRow(
+            str(band.slot), band.centre_nm, band.fwhm_nm, band.kept, band.reason, band.detector,
+            float(band.snr) if np.isfinite(band.snr) else None,
         )
-    return tuple(sorted(table, key=lambda row: row.centre_nm))
+        for band in table
+    )  # fmt: skip
+    return tuple(sorted(rows, key=lambda row: row.centre_nm))
 
 
 def band_figure(rows: Sequence[BandRow]) -> Figure:

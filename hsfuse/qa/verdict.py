@@ -1,7 +1,8 @@
 """The verdict of a run: good, usable with care, or failed, each with its reasons in plain words.
 
-Every threshold is data (:data:`THRESHOLDS`), so a user can read them in the report and replace them. A score that
-was not computed is not judged, and the report says so; a score that could not be computed (NaN) asks for care.
+Every threshold is data (:data:`THRESHOLDS`), so a user can read them in the report and replace them. A check that was
+to be made and could not be is ``not made``: it is shown as such and keeps the verdict from ``good``. Surface classes
+are judged one by one (:mod:`hsfuse.qa.surfaces`).
 """
 
 from __future__ import annotations
@@ -11,9 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from hsfuse.qa.coregistration import CoregistrationDiagnostics
+from hsfuse.qa.surfaces import SurfaceCheck
+
 Level = Literal["good", "usable with care", "failed"]
-_TELLING = ("coregistration", "coregistration_rmse_m", "hsi_rmse", "pure_pixel_sam_deg", "qnr")
-_ORDER: tuple[Level, ...] = ("good", "usable with care", "failed")
+CheckLevel = Literal["good", "usable with care", "failed", "not made"]
+_TELLING = ("coregistration", "coregistration_rmse_m", "hsi_rmse", "qnr")
+_ORDER: tuple[CheckLevel, ...] = ("good", "not made", "usable with care", "failed")
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ THRESHOLDS: tuple[Threshold, ...] = (
         "much of the area is nodata (outside a footprint or under cloud)", "", 3,
     ),
     Threshold(
-        "coregistration_rmse_m", "Co-registration error (hold-out RMSE)", "lower", 7.5, 20.0,
+        "coregistration_rmse_m", "Co-registration error (RMSE)", "lower", 7.5, 20.0,
         "the two images are not aligned well enough for spectra and edges to belong together", " m", 1,
     ),
     Threshold(
@@ -107,8 +112,8 @@ THRESHOLDS: tuple[Threshold, ...] = (
         "the detail does not follow the MSI's detail", "", 3,
     ),
     Threshold(
-        "pure_pixel_sam_deg", "Pure-pixel spectra (median angle)", "lower", 2.0, 6.0,
-        "spectra of even surfaces changed by the fusion", "°", 2,
+        "coregistration_extrapolated", "Share of the scene beyond the tie points", "lower", 0.30, None,
+        "the displacement there is extrapolated, not measured", "", 3,
     ),
     Threshold(
         "seam_ratio", "Seams between tiles", "lower", 1.25, 2.00,
@@ -135,7 +140,7 @@ class Finding:
     Attributes
     ----------
     level
-        Its grade.
+        Its grade; ``not made`` where the check was to be made and could not be.
     label
         What was checked.
     text
@@ -143,10 +148,10 @@ class Finding:
     value, limit
         As printed; empty where the check is not a number.
     key
-        Name of the score, empty where there is none.
+        Name of the score, ``surface:KIND`` for a surface class, empty where there is none.
     """
 
-    level: Level
+    level: CheckLevel
     label: str
     text: str
     value: str = ""
@@ -160,7 +165,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The worst finding decides.
+    """The worst finding decides; one surface class alone never makes a whole cube fail.
 
     Attributes
     ----------
@@ -168,25 +173,39 @@ class Verdict:
         ``good``, ``usable with care`` or ``failed``.
     findings
         All checks, worst first.
+    surfaces
+        Verdict for each surface class; empty where classes were not to be judged.
     """
 
     level: Level
     findings: tuple[Finding, ...]
+    surfaces: tuple[SurfaceCheck, ...] = ()
 
     @property
     def summary(self) -> str:
         """One sentence that says how many checks came out how."""
         total = len(self.findings)
-        bad: list[str] = [finding.level for finding in self.findings if finding.level != "good"]
-        if not bad:
+        levels = [finding.level for finding in self.findings]
+        if levels.count("good") == total:
             return f"All {total} checks are good." if total > 1 else "The one check made is good."
-        parts = []
-        wording: tuple[tuple[Level, str], ...] = (("failed", "failed"), ("usable with care", "asked for care"))
-        for level, words in wording:
-            count = bad.count(level)
-            if count:
-                parts.append(f"{count} {words}")
-        return f"Of {total} check{'s' if total > 1 else ''}, {' and '.join(parts)}."
+        wording: tuple[tuple[CheckLevel, str], ...] = (
+            ("failed", "failed"), ("usable with care", "asked for care"), ("not made", "could not be made"),
+        )  # fmt: skip
+        parts = [f"{levels.count(level)} {words}" for level, words in wording if level in levels]
+        listed = " and ".join(", ".join(parts).rsplit(", ", 1))
+        return f"Of {total} check{'s' if total > 1 else ''}, {listed}."
+
+    @property
+    def advice(self) -> str:
+        """May the cube be used, and over which surfaces."""
+        if self.level == "failed":
+            return "Do not use this cube for measurements."
+        by_level = {level: [s.kind for s in self.surfaces if s.level == level] for level in _SURFACE_WORDS}
+        known = f" over {_listed(by_level['good'])}" if by_level["good"] else ""
+        start = "This cube can be used" + (known if self.level == "good" else f"{known}, with care")
+        rest = [words.format(_listed(by_level[level])) for level, words in _SURFACE_WORDS.items()
+                if level != "good" and by_level[level]]  # fmt: skip
+        return "; ".join([start, *rest]) + "."
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -198,17 +217,33 @@ class Verdict:
         """Return plain values."""
         return {
             "level": self.level,
+            "advice": self.advice,
             "summary": self.summary,
             "reasons": list(self.reasons),
             "findings": [finding.to_json() for finding in self.findings],
+            "surfaces": [surface.to_json() for surface in self.surfaces],
         }
+
+
+_SURFACE_WORDS = {
+    "good": "",
+    "usable with care": "spectra over {} changed and need a look first",
+    "failed": "do not use it over {}",
+    "not made": "nothing is known over {}",
+}
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join(", ".join(words).rsplit(", ", 1))
 
 
 def judge(
     scores: Mapping[str, float | None],
     *,
-    coregistration: Any = None,
+    coregistration: CoregistrationDiagnostics | None = None,
     coverage: float | None = None,
+    surfaces: Sequence[SurfaceCheck] | None = None,
+    not_made: Mapping[str, str] | None = None,
     warnings: Iterable[str] = (),
     thresholds: Sequence[Threshold] = THRESHOLDS,
     min_qnr: float | None = None,
@@ -218,12 +253,16 @@ def judge(
     Parameters
     ----------
     scores
-        Name -> value; None means not computed. Names without a threshold are not judged.
+        Name -> value. None means that the check was to be made and could not be; a score that does not apply is
+        left out. Names without a threshold are not judged.
     coregistration
-        Anything with ``verdict``, ``reason``, ``rmse_m`` and ``count`` (see the co-registration result); None when
-        the inputs were aligned already.
+        How the images were aligned; None when the inputs were aligned already.
     coverage
         Valid share of the output, 0 to 1.
+    surfaces
+        Verdict for each surface class; None where classes are not to be judged.
+    not_made
+        Name of a score -> why it could not be computed, the end of a sentence that begins with "because".
     warnings
         Sentences about the inputs or the run that ask for care (years apart, bands re-admitted, ...).
     thresholds
@@ -239,61 +278,95 @@ def judge(
     if coverage is not None:
         numbers["coverage"] = coverage
     findings = list(_judge_coregistration(coregistration, numbers))
-    for threshold in thresholds:
-        value = numbers.get(threshold.key)
-        if value is not None:
-            findings.append(_judge_number(threshold, float(value)))
+    findings.extend(
+        _judge_number(threshold, numbers[threshold.key], (not_made or {}).get(threshold.key, ""))
+        for threshold in thresholds
+        if threshold.key in numbers
+    )
     if min_qnr is not None:
-        findings.append(_judge_wish(numbers.get("qnr"), min_qnr))
+        findings.append(_judge_user_limit(numbers.get("qnr"), min_qnr))
     findings.extend(Finding("usable with care", "Note", _sentence(text)) for text in warnings)
-    if not any(finding.key not in ("", "coverage") for finding in findings):
+    by_surface = list(_judge_surfaces(surfaces)) if surfaces is not None else []
+    made = [f for f in (*findings, *by_surface) if f.key not in ("", "coverage") and f.level != "not made"]
+    if not made:
         text = "No quality score was computed, so nothing speaks for or against the cube."
-        findings.append(Finding("usable with care", "Scores", text))
-    findings.sort(key=lambda finding: -_ORDER.index(finding.level))
-    return Verdict(findings[0].level, tuple(findings))
+        findings.append(Finding("not made", "Scores", text))
+    level = _overall(findings, by_surface)
+    everything = sorted((*findings, *by_surface), key=lambda finding: -_ORDER.index(finding.level))
+    return Verdict(level, tuple(everything), tuple(surfaces or ()))
 
 
-def _judge_number(threshold: Threshold, value: float) -> Finding:
+def _overall(findings: Sequence[Finding], by_surface: Sequence[Finding]) -> Level:
+    levels = {finding.level for finding in findings}
+    surface_levels = {finding.level for finding in by_surface}
+    if "failed" in levels or (surface_levels and surface_levels <= {"failed"}):
+        return "failed"
+    return "good" if levels | surface_levels <= {"good"} else "usable with care"
+
+
+def _judge_surfaces(surfaces: Sequence[SurfaceCheck]) -> Iterable[Finding]:
+    found = [surface for surface in surfaces if surface.level != "not in the scene"]
+    if not found:
+        text = "Spectra were not checked: the scene shows no surface that is even enough."
+        yield Finding("not made", "Spectra of pure pixels", text, key="surfaces")
+    for surface in found:
+        level: CheckLevel = "not made" if surface.level == "not in the scene" else surface.level
+        value = "" if surface.angle_deg is None else f"{surface.angle_deg:.2f}°"
+        label = f"Spectra over {surface.kind} (median angle)"
+        yield Finding(level, label, surface.text, value, surface.limit if value else "", f"surface:{surface.kind}")
+
+
+def _judge_number(threshold: Threshold, value: float | None, why: str) -> Finding:
+    because = f", because {why.rstrip('.')}" if why else ""
+    if value is None or math.isnan(value):
+        text = f"{threshold.label}: not checked{because or ', because it could not be computed'}."
+        return Finding("not made", threshold.label, text, "not computed", threshold.limit(), threshold.key)
     level, shown, limit = threshold.grade(value), threshold.show(value), threshold.limit()
-    if math.isnan(value):
-        text = f"{threshold.label} could not be computed."
-    elif level == "good":
+    if level == "good":
         text = f"{threshold.label}: {shown}" + (f" (good is {limit})." if limit else ".")
     else:
         text = f"{threshold.label}: {shown}, good is {limit}; {threshold.plain}."
     return Finding(level, threshold.label, text, shown, limit, threshold.key)
 
 
-def _judge_wish(qnr: float | None, min_qnr: float) -> Finding:
+def _judge_user_limit(qnr: float | None, min_qnr: float) -> Finding:
     label, limit = "QNR asked for", f"at least {min_qnr:.3f}"
     if qnr is None or math.isnan(qnr):
         return Finding("failed", label, f"QNR was to be {limit} but could not be computed.", "", limit, "min_quality")
-    level: Level = "good" if qnr >= min_qnr else "failed"
+    level: CheckLevel = "good" if qnr >= min_qnr else "failed"
     relation = "reaches" if level == "good" else "misses"
     text = f"QNR {qnr:.3f} {relation} the {min_qnr:.3f} that were asked for."
     return Finding(level, label, text, f"{qnr:.3f}", limit, "min_quality")
 
 
-def _judge_coregistration(result: Any, numbers: dict[str, float | None]) -> Iterable[Finding]:
+def _judge_coregistration(
+    diagnostics: CoregistrationDiagnostics | None, numbers: dict[str, float | None]
+) -> Iterable[Finding]:
     """Judge the verdict in words and hand its numbers to the thresholds."""
-    if result is None:
+    if diagnostics is None:
         return
-    verdict, reason = str(getattr(result, "verdict", "")), str(getattr(result, "reason", "") or "")
-    because = f": {reason.rstrip('.')}" if reason else ""
+    result = diagnostics.result
+    because = f": {result.reason.rstrip('.')}" if result.reason else ""
     label, key = "Co-registration", "coregistration"
-    if verdict in ("accepted", "global only"):
-        for name in ("rmse_m", "count"):
-            value = getattr(result, name, None)
-            if value is not None:
-                numbers.setdefault(f"coregistration_{name}", float(value))
-    if verdict == "accepted":
+    if diagnostics.applied:
+        numbers["coregistration_rmse_m"] = result.rmse_m
+        if diagnostics.extrapolated_share is not None:
+            numbers["coregistration_extrapolated"] = diagnostics.extrapolated_share
+        if result.count:
+            numbers["coregistration_count"] = float(result.count)
+        else:
+            text = (
+                "The alignment was not tested on check points of its own, because the scene has too few; its error is "
+                "what the fit itself states."
+            )
+            yield Finding("not made", "Co-registration check points", text, key="coregistration_count")
+    if result.verdict == "accepted":
         yield Finding("good", label, f"The images were aligned and the alignment was accepted{because}.", key=key)
-    elif verdict == "global only":
+    elif result.verdict == "global only":
         text = f"Only one shift for the whole scene could be trusted; distortions inside the scene remain{because}."
         yield Finding("usable with care", label, text, key=key)
-    elif verdict == "off":
-        text = f"The alignment of the two images was not checked{because}."
-        yield Finding("usable with care", label, text, key=key)
+    elif result.verdict == "off":
+        yield Finding("not made", label, f"The alignment of the two images was not checked{because}.", key=key)
     else:
         yield Finding("failed", label, f"No trustworthy alignment of the two images was found{because}.", key=key)
 

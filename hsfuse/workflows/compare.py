@@ -28,7 +28,7 @@ from hsfuse.inference.scene import FusionScene
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress, SilentProgress
 from hsfuse.qa.compare_report import CompareData, MethodResult, write_compare_report
-from hsfuse.qa.report import to_plain, write_qa_json
+from hsfuse.qa.plain import to_plain, write_json
 from hsfuse.workflows.comparison.judge import Judge
 from hsfuse.workflows.comparison.scratch_cube import ScratchCube
 from hsfuse.workflows.comparison.setting import ComparisonSetting, SettingSource, open_source
@@ -120,7 +120,7 @@ def compare(
             raise InputError("No method could be run on this scene.", hint=" ".join(notes))
         data = _data(setting, judge, results, notes, config, device)
     write_compare_report(report, data)
-    write_qa_json(numbers, data.to_json())
+    write_json(numbers, data.to_json())
     summary = to_plain(data.to_json()) | {
         "report": str(report), "numbers": str(numbers), "seconds": {k: round(v, 2) for k, v in clock.seconds.items()},
         "total_seconds": round(clock.total, 2),

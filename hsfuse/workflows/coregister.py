@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import rasterio
@@ -209,14 +208,17 @@ def _write_report(
     warnings: list[str],
     clock: StageClock,
 ) -> None:
-    from hsfuse.qa.report import ReportData, write_report
+    from hsfuse.qa.coregistration import diagnose
+    from hsfuse.qa.report import write_report
+    from hsfuse.qa.report_data import ReportData
     from hsfuse.qa.verdict import judge, thresholds_for
     from hsfuse.workflows.coregistration.detail import detail_view
 
     with clock.stage("report") as stage:
-        verdict = judge({}, coregistration=result, warnings=warnings, thresholds=thresholds_for(target.grid.pixel_m))
+        found = diagnose(result, target.grid.bounds)
+        verdict = judge({}, coregistration=found, warnings=warnings, thresholds=thresholds_for(target.grid.pixel_m))
         grid = target.grid
-        facts: dict[str, Any] = {
+        facts = {
             "Size": f"{grid.height} x {grid.width} pixels of {grid.pixel_m:g} m",
             "Reference system": grid.crs.to_string(),
             "Pixels of the reference": f"{reference.grid.pixel_m:g} m, {reference.grid.crs.to_string()}",
@@ -224,7 +226,7 @@ def _write_report(
         }
         data = ReportData(
             product=output.name, verdict=verdict, method="co-registration", method_reason=result.reason, facts=facts,
-            inputs={"target": target.info, "reference": reference.info}, coregistration=result, bounds=grid.bounds,
+            inputs={"target": target.info, "reference": reference.info}, coregistration=found,
             alignment=detail_view(target, reference, result), seconds=clock.seconds,
             peak_memory_bytes=peak_memory_bytes(), configuration=config.model_dump(mode="json"),
             versions={"hsfuse": __version__}, notes=warnings,

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hsfuse.band_selection.selection import BandEvidence
+from hsfuse.coregister.field import DisplacementField
+from hsfuse.coregister.result import CoregistrationResult, TiePoints, Verdict
+from hsfuse.readers.base import ProductInfo
 
 CENTRE_NM = np.concatenate(
     [np.arange(430.0, 900.0, 20.0), np.arange(990.0, 1090.0, 20.0), np.arange(1180.0, 1330.0, 25.0),
@@ -45,38 +51,51 @@ def patch_scene(seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     return cube.astype(np.float32), np.ones((60, 64), dtype=bool)
 
 
-class WavyField:
-    """A displacement field: one shift and a wave."""
-
-    def at(self, x: NDArray[np.floating], y: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        return 80.0 + 10.0 * np.sin(np.asarray(y) / 3000.0), -40.0 + 8.0 * np.cos(np.asarray(x) / 3000.0)
-
-
-class ConstantField:
-    """One shift."""
-
-    def at(self, x: NDArray[np.floating], y: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        return np.full(np.shape(x), 30.0), np.zeros(np.shape(x))
+def bending_field() -> DisplacementField:
+    """A shift that changes across the scene."""
+    affine = np.array([[80.0, 4e-4, -6e-4], [-40.0, 5e-4, 3e-4]])
+    return DisplacementField(affine, (515_000.0, 5_005_000.0))
 
 
-def coregistration(verdict: str = "accepted", field: object | None = None, count: int = 120) -> SimpleNamespace:
+def points(x, y, dx, dy, used) -> TiePoints:
+    """Points of equal quality."""
+    one = np.ones(x.size)
+    return TiePoints(x, y, dx, dy, one, one, one, np.asarray(used, dtype=bool), one)
+
+
+def coregistration(
+    verdict: Verdict = "accepted", field: DisplacementField | None = None, count: int = 120
+) -> CoregistrationResult:
     """A co-registration result with points around a known field, every tenth one wild and rejected."""
     rng = np.random.default_rng(5)
-    field = field or WavyField()
+    field = field or bending_field()
     x, y = rng.uniform(500_000, 530_000, count), rng.uniform(4_990_000, 5_020_000, count)
     dx, dy = field.at(x, y)
     dx, dy = dx + rng.normal(0, 2.0, count), dy + rng.normal(0, 2.0, count)
     wild = np.arange(count) % 10 == 0
     dx[wild] += 90.0
     held = (np.arange(count) % 5 == 1) & ~wild
-    check = SimpleNamespace(x=x[held], y=y[held], dx_m=dx[held], dy_m=dy[held])
-    tie = SimpleNamespace(x=x[~held], y=y[~held], dx_m=dx[~held], dy_m=dy[~held], used=~wild[~held])
-    fx, fy = field.at(check.x, check.y)
-    error = np.hypot(check.dx_m - fx, check.dy_m - fy)
-    return SimpleNamespace(
-        verdict=verdict, reason="", field=field, tie_points=tie, check_points=check,
-        rmse_m=float(np.sqrt(np.mean(error**2))) if held.any() else float("nan"),
-        p95_m=float(np.percentile(error, 95)) if held.any() else float("nan"),
-        ce90_m=float(np.percentile(error, 90)) if held.any() else float("nan"),
-        bias_m=0.3, count=int(held.sum()), global_shift_m=(80.0, -40.0), peak_ratio=4.2,
+    fx, fy = field.at(x[held], y[held])
+    error = np.hypot(dx[held] - fx, dy[held] - fy)
+    figures = [float(np.sqrt(np.mean(error**2))), float(np.percentile(error, 95)), float(np.percentile(error, 90))]
+    rest = ~held
+    return CoregistrationResult(
+        verdict, "", field, points(x[rest], y[rest], dx[rest], dy[rest], ~wild[rest]),
+        points(x[held], y[held], dx[held], dy[held], np.ones(held.sum())),
+        *(figures if held.any() else [float("nan")] * 3), bias_m=0.3, count=int(held.sum()),
+        global_shift_m=(81.0, -42.0), peak_ratio=4.2,
     )  # fmt: skip
+
+
+def band(centre_nm: float, **values: Any) -> BandEvidence:
+    """Evidence for a band; kept, without a measured signal-to-noise ratio."""
+    nothing = dict.fromkeys(("error_fraction", "zero_fraction", "negative_fraction"), 0.0)
+    facts = {"index": 0, "fwhm_nm": 10.0, "detector": "", "slot": 1, "mean": 0.2, "snr": float("nan"),
+             "stripe": float("nan"), "correlation": 1.0, "window": "", "score": 1.0, "kept": True,
+             "reason": ""}  # fmt: skip
+    return BandEvidence(centre_nm=float(centre_nm), **{**nothing, **facts, **values})
+
+
+def product_info(name: str = "PRS_L2D.he5", **values: Any) -> ProductInfo:
+    """Facts about a product."""
+    return ProductInfo(**{"name": name, "sensor": "PRISMA", "level": "2D", "path": Path("/data/a.he5"), **values})

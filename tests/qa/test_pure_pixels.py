@@ -23,7 +23,7 @@ def strips(cube, valid, rows):
 
 def test_finds_one_pixel_of_each_surface_inside_its_patch():
     cube, valid = patch_scene()
-    found = find_pure_pixels(strips(cube, valid, 60), CENTRE_NM, per_kind=1)
+    found = find_pure_pixels(strips(cube, valid, 60), CENTRE_NM, per_kind=1).pixels
     assert [p.kind for p in found] == list(KINDS)
     for pixel in found:
         row, col = PATCHES[pixel.kind]
@@ -39,7 +39,8 @@ def test_the_cut_into_strips_does_not_matter(rows):
     cube, valid = patch_scene()
     whole = find_pure_pixels(strips(cube, valid, 60), CENTRE_NM)
     cut = find_pure_pixels(strips(cube, valid, rows), CENTRE_NM)
-    assert [(p.kind, p.row, p.col) for p in cut] == [(p.kind, p.row, p.col) for p in whole]
+    assert [(p.kind, p.row, p.col) for p in cut.pixels] == [(p.kind, p.row, p.col) for p in whole.pixels]
+    assert cut.shares == whole.shares
 
 
 @given(seed=st.integers(0, 10_000), row=st.integers(0, 59), col=st.integers(0, 63), window=st.sampled_from([3, 5, 7]))
@@ -49,7 +50,7 @@ def test_windows_never_touch_a_masked_pixel_or_the_edge(seed, row, col, window):
     valid[row, col] = False
     cube[:, (row * 7) % 60, (col * 5) % 64] = np.nan
     bad = ~valid | np.isnan(cube[0])
-    for p in find_pure_pixels(strips(cube, valid, 16), CENTRE_NM, per_kind=4, window_px=window, separation_px=4):
+    for p in find_pure_pixels(strips(cube, valid, 16), CENTRE_NM, per_kind=4, window_px=window, separation_px=4).pixels:
         reach = window // 2
         assert reach <= p.row < 60 - reach
         assert reach <= p.col < 64 - reach
@@ -62,7 +63,7 @@ def test_a_river_three_pixels_wide_is_offered_with_reserve():
     lake = cube[:, row + 5, col + 5].copy()
     cube[:, row : row + 12, col : col + 12] = cube[:, 10:11, 12:13]
     cube[:, :, 30:33] = lake[:, None, None]
-    (river,) = [p for p in find_pure_pixels(strips(cube, valid, 60), CENTRE_NM, per_kind=1) if p.kind == "water"]
+    (river,) = [p for p in find_pure_pixels(strips(cube, valid, 60), CENTRE_NM, per_kind=1).pixels if p.kind == "water"]
     assert river.col == 31
     assert 0.2 <= river.purity < 0.65
 
@@ -75,10 +76,12 @@ def test_ground_that_is_uneven_inside_the_pixels_is_not_pure():
     msi[:, 3 * row : 3 * row + 36, 3 * col : 3 * col + 18 : 3] *= 2.5
     detail = inner_spread(msi, 3)
     parts = [PixelStrip(r, cube[:, r : r + 7], valid[r : r + 7], detail[r : r + 7]) for r in range(0, 60, 7)]
-    found = {p.kind: p for p in find_pure_pixels(parts, CENTRE_NM, per_kind=1)}
+    found = {p.kind: p for p in find_pure_pixels(parts, CENTRE_NM, per_kind=1).pixels}
     assert set(found) == set(KINDS)
     assert found["built-up"].col >= col + 7
-    uneven = [p for p in find_pure_pixels(parts, CENTRE_NM, separation_px=2, per_kind=99) if p.kind == "built-up"]
+    uneven = [
+        p for p in find_pure_pixels(parts, CENTRE_NM, separation_px=2, per_kind=99).pixels if p.kind == "built-up"
+    ]
     inside = [p for p in uneven if row <= p.row < row + 12 and col <= p.col < col + 6]
     assert all(p.purity < LOW_PURITY for p in inside)
 
@@ -95,7 +98,7 @@ def test_inner_spread_is_the_relative_deviation():
 
 def test_pixels_of_one_kind_keep_their_distance():
     cube = np.repeat(np.repeat(patch_scene()[0][:, 12:13, 14:15], 90, 1), 80, 2)
-    found = find_pure_pixels([(0, cube, np.ones((90, 80), bool))], CENTRE_NM, per_kind=5, separation_px=25)
+    found = find_pure_pixels([(0, cube, np.ones((90, 80), bool))], CENTRE_NM, per_kind=5, separation_px=25).pixels
     places = np.array([(p.row, p.col) for p in found])
     assert len(found) == 5
     assert {p.kind for p in found} == {"vegetation"}
@@ -107,27 +110,27 @@ def test_windows_do_not_reach_across_left_out_rows():
     cube, valid = patch_scene()
     # Only two rows of each patch are handed over: no window of five fits, joined rows would make one.
     parts = [(9, cube[:, 9:12], valid[9:12]), (16, cube[:, 16:19], valid[16:19])]
-    assert find_pure_pixels(parts, CENTRE_NM) == ()
+    assert find_pure_pixels(parts, CENTRE_NM).pixels == ()
 
 
 def test_nothing_is_found_where_everything_is_masked_or_mixed():
     cube, valid = patch_scene()
-    assert find_pure_pixels(strips(cube, np.zeros_like(valid), 20), CENTRE_NM) == ()
+    assert find_pure_pixels(strips(cube, np.zeros_like(valid), 20), CENTRE_NM).pixels == ()
     noise = np.random.default_rng(0).uniform(0.02, 0.5, cube.shape).astype(np.float32)
-    assert find_pure_pixels(strips(noise, valid, 20), CENTRE_NM) == ()
+    assert find_pure_pixels(strips(noise, valid, 20), CENTRE_NM).pixels == ()
 
 
 def test_without_shortwave_infrared_only_vegetation_and_water_are_told_apart():
     cube, valid = patch_scene()
     keep = CENTRE_NM < 1000
-    found = find_pure_pixels(strips(cube[keep], valid, 60), CENTRE_NM[keep], per_kind=1)
+    found = find_pure_pixels(strips(cube[keep], valid, 60), CENTRE_NM[keep], per_kind=1).pixels
     assert [p.kind for p in found] == ["vegetation", "water"]
 
 
 def test_needs_red_and_near_infrared_and_a_sensible_window():
     cube, valid = patch_scene()
     keep = CENTRE_NM > 1000
-    assert find_pure_pixels(strips(cube[keep], valid, 60), CENTRE_NM[keep]) == ()
+    assert find_pure_pixels(strips(cube[keep], valid, 60), CENTRE_NM[keep]).pixels == ()
     with pytest.raises(UsageError, match="odd"):
         find_pure_pixels(strips(cube, valid, 60), CENTRE_NM, window_px=4)
 
@@ -150,7 +153,9 @@ def test_measured_spectra_get_their_own_surface(shared_data: Path):
     # Every spectrum becomes an even patch of 5 x 5 pixels of its own.
     cube = np.repeat(np.repeat(spectra.T[:, None, :], 5, axis=1), 5, axis=2).astype(np.float32)
     valid = np.ones(cube.shape[1:], dtype=bool)
-    found = find_pure_pixels([(0, cube, valid)], centre, per_kind=10_000, separation_px=5, window_px=5, min_purity=0.5)
+    found = find_pure_pixels(
+        [(0, cube, valid)], centre, per_kind=10_000, separation_px=5, window_px=5, min_purity=0.5
+    ).pixels
     expected = {"vegetation": {"vegetation"}, "soil": {"bare"}, "built-up": {"built", "bare"}}
     for kind, right in expected.items():
         hits = [classes[p.col // 5] for p in found if p.kind == kind and p.col % 5 == 2]
@@ -167,9 +172,20 @@ def test_a_real_scene_offers_all_surfaces(shared_data: Path):
     kept = np.isfinite(cube).any(axis=(1, 2))
     cube, centre = cube[kept], centre[kept]
     valid = np.isfinite(cube[50])
-    found = find_pure_pixels(strips(cube, valid, 40), centre, per_kind=2, separation_px=8)
+    found = find_pure_pixels(strips(cube, valid, 40), centre, per_kind=2, separation_px=8).pixels
     assert [p.kind for p in found] == [kind for kind in KINDS for _ in range(2)]
     red, nir = (int(np.abs(centre - nm).argmin()) for nm in (665, 850))
     for p in found:
         ratio = cube[nir, p.row, p.col] / max(cube[red, p.row, p.col], 1e-3)
         assert {"vegetation": ratio > 4, "water": cube[nir, p.row, p.col] < 0.06}.get(p.kind, 1 < ratio < 2)
+
+
+def test_how_much_of_the_scene_looks_like_each_surface():
+    cube, valid = patch_scene()
+    shares = find_pure_pixels(strips(cube, valid, 16), CENTRE_NM).shares
+    # Each patch of 12 x 12 pixels is 3.75 % of the scene, its noisiest pixels left out; mixtures look like it too.
+    assert all(0.02 <= shares[kind] < 0.25 for kind in KINDS)
+    keep = CENTRE_NM < 1000
+    shares = find_pure_pixels(strips(cube[keep], valid, 16), CENTRE_NM[keep]).shares
+    assert shares["vegetation"] > 0.03
+    assert shares["soil"] is shares["built-up"] is None

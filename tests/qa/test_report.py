@@ -8,18 +8,21 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from qa_builders import CENTRE_NM, WATER_WINDOWS, coregistration, patch_scene, spectrum
+from qa_builders import CENTRE_NM, WATER_WINDOWS, band, coregistration, patch_scene, product_info, spectrum
 
 from hsfuse.coregister.field import DisplacementField
 from hsfuse.coregister.result import CoregistrationResult, TiePoints
 from hsfuse.errors import OutputError, UsageError
+from hsfuse.grid import Bounds
+from hsfuse.qa import style
 from hsfuse.qa.compare_report import CompareData, MethodResult, score_rows, write_compare_report
+from hsfuse.qa.coregistration import diagnose
+from hsfuse.qa.coregistration_plots import vector_figure
 from hsfuse.qa.figures import (
-    FigureDesk,
+    FigureQueue,
     alignment_figures,
     band_figures,
     consistency_figures,
@@ -31,12 +34,15 @@ from hsfuse.qa.figures import (
 )
 from hsfuse.qa.page import picture_folder
 from hsfuse.qa.pixels import PurePixel
+from hsfuse.qa.plain import to_plain, write_json
 from hsfuse.qa.quicklook import alignment_view, composites, detail_pairs
-from hsfuse.qa.report import ReportData, to_plain, write_qa_json, write_report
+from hsfuse.qa.report import write_report
+from hsfuse.qa.report_data import ReportData
 from hsfuse.qa.scores import score_text
 from hsfuse.qa.seams import measure_seams
 from hsfuse.qa.sources import ArraySource
 from hsfuse.qa.spectra import compare_spectrum
+from hsfuse.qa.surfaces import check_surfaces
 from hsfuse.qa.verdict import judge
 
 HOSTILE = '"><script>alert(1)</script><img src="https://evil.example/x.png" onerror=alert(2)> $\\frac{ \' {{ 7*7 }} 方'
@@ -76,24 +82,22 @@ def full_report() -> ReportData:
     truth = spectrum("soil")
     spectra = [compare_spectrum(PurePixel("soil", 5, 6, 0.9), CENTRE_NM, truth, truth[:, None, None] + 0.01)]
     scores = {"qnr": 0.92, "d_lambda": 0.03, "hsi_rmse": 0.004, "q2n": None, "d_s": float("nan"), "odd_score": 1.5}
-    result = coregistration()
+    result = diagnose(coregistration())
     after = ArraySource(fine, CENTRE_NM)
     detail = fine[:3, :40, :40]
     return ReportData(
         product="out.tif", verdict=judge(scores, coregistration=result, coverage=0.9), method="glp",
         method_reason="No network was proven better.", facts={"Size": "180 x 192"},
         inputs={
-            "HSI": SimpleNamespace(
-                name="PRS_L2D.he5", sensor="PRISMA", level="2D", path=Path("/data/a.he5"),
-                start=datetime(2024, 4, 2, 10, 28, 37, tzinfo=UTC), sun_zenith_deg=49.3, warnings=("old calibration",),
+            "HSI": product_info(
+                start=datetime(2024, 4, 2, 10, 28, 37, tzinfo=UTC), sun_zenith_deg=49.3, warnings=("old calibration",)
             ),
-            "MSI": {"name": "S2B.SAFE", "sensor": "Sentinel-2B", "level": "2A", "start": "2024-04-03"},
+            "MSI": product_info("S2B.SAFE", sensor="Sentinel-2B", level="2A"),
         },
         coregistration=result, alignment=alignment_view(detail, detail, detail, caption="red"), scores=scores,
         centre_nm=CENTRE_NM, consistency={"RMSE": np.full(CENTRE_NM.size, 0.004)}, spectra=spectra,
         quicklooks=composites(after), details=detail_pairs(ArraySource(coarse, CENTRE_NM), after, 3, side_px=16),
-        bands=[{"centre_nm": nm, "kept": i % 2 == 0, "reason": "thinned" if i % 2 else "kept"}
-               for i, nm in enumerate(CENTRE_NM)],
+        bands=[band(nm, kept=i % 2 == 0, reason="thinned" if i % 2 else "kept") for i, nm in enumerate(CENTRE_NM)],
         dropped_nm=WATER_WINDOWS,
         seams=measure_seams(lambda block: fine[:, *block.slices], fine.shape[1:], [90], [90], ratio=3),
         seconds={"open": 1.5, "fuse": 70.0}, peak_memory_bytes=1.5e9,
@@ -103,25 +107,25 @@ def full_report() -> ReportData:
 
 def test_pictures_that_were_drawn_beside_other_work_are_the_same(tmp_path):
     report = full_report()
-    with FigureDesk() as desk:
-        desk.draw(band_figures, report.bands)
-        desk.draw(coregistration_figures, report.coregistration, report.bounds)
-        desk.draw(consistency_figures, report.centre_nm, report.consistency, report.dropped_nm)
-        desk.draw(spectra_figures, report.spectra, report.dropped_nm)
-        desk.draw(quicklook_figures, report.quicklooks)
-        desk.draw(detail_figures, report.details)
-        desk.draw(alignment_figures, report.alignment)
-        desk.draw(seam_figures, report.seams)
-        drawn = desk.finished()
+    with FigureQueue() as queue:
+        queue.draw(band_figures, report.bands)
+        queue.draw(coregistration_figures, report.coregistration)
+        queue.draw(consistency_figures, report.centre_nm, report.consistency, report.dropped_nm)
+        queue.draw(spectra_figures, report.spectra, report.dropped_nm)
+        queue.draw(quicklook_figures, report.quicklooks)
+        queue.draw(detail_figures, report.details)
+        queue.draw(alignment_figures, report.alignment)
+        queue.draw(seam_figures, report.seams)
+        drawn = queue.finished()
     early = write_report(tmp_path / "early.report.html", report, drawn).read_text(encoding="utf-8")
     assert early == write_report(tmp_path / "late.report.html", report).read_text(encoding="utf-8")
 
 
 def test_a_picture_that_cannot_be_drawn_is_an_error_where_the_report_is_written():
-    with FigureDesk() as desk:
-        desk.draw(spectra_figures, [None])
+    with FigureQueue() as queue:
+        queue.draw(spectra_figures, [None])
         with pytest.raises(AttributeError):
-            desk.finished()
+            queue.finished()
 
 
 def test_the_whole_report(tmp_path):
@@ -138,8 +142,9 @@ def test_the_whole_report(tmp_path):
     assert words.index("Usable with care") < words.index("Summary")
     for expected in (
         "Made with glp. No network was proven better.", "PRISMA 2D", "2024-04-02 10:28:37 UTC", "old calibration",
-        "Co-registration: accepted", "Hold-out RMSE", "80.0 m east, −40.0 m north", "not computable", "not computed",
-        "odd_score", "soil", "thinned", "1 min 10 s", "1.50 GB", "not set", "a note",
+        "Co-registration: accepted", "Shift of the scene (median)", "check points that took no part",
+        "not computable", "not computed", "odd_score", "soil", "thinned", "1 min 10 s",
+        "1.50 GB", "not set", "a note",
     ):  # fmt: skip
         assert expected in words
     assert not list(tmp_path.rglob("*.part"))
@@ -165,12 +170,12 @@ def test_hostile_names_stay_text(tmp_path):
     truth = spectrum("soil")
     hostile = replace(
         report, product=HOSTILE, method=HOSTILE, method_reason=HOSTILE, facts={HOSTILE: HOSTILE},
-        inputs={HOSTILE: {"name": HOSTILE, "path": HOSTILE, "warnings": [HOSTILE]}},
+        inputs={HOSTILE: product_info(HOSTILE, path=HOSTILE, warnings=(HOSTILE,))},
         verdict=judge({"qnr": 0.9}, warnings=[HOSTILE]), scores={HOSTILE: 1.0},
         consistency={HOSTILE: np.ones(CENTRE_NM.size)}, notes=[HOSTILE], configuration={HOSTILE: HOSTILE},
         versions={HOSTILE: HOSTILE}, seconds={HOSTILE: 1.0},
         spectra=[compare_spectrum(PurePixel("soil", 5, 6, 0.9), CENTRE_NM, truth, truth[:, None, None], label=HOSTILE)],
-        bands=[{"centre_nm": 500.0, "name": HOSTILE, "reason": HOSTILE, "detector": HOSTILE, "kept": False}],
+        bands=[band(500.0, reason=HOSTILE, detector=HOSTILE, kept=False)],
     )  # fmt: skip
     page = Page(write_report(tmp_path / "h.html", hostile).read_text(encoding="utf-8"))
     assert len(page.all("script")) == 1
@@ -185,12 +190,12 @@ def test_a_report_with_nothing_but_a_verdict(tmp_path):
     page = Page(write_report(tmp_path / "x.report.html", report).read_text(encoding="utf-8"))
     assert "Usable with care" in page.text
     assert not page.all("img")
-    write_qa_json(tmp_path / "x.qa.json", report)
+    write_json(tmp_path / "x.qa.json", report)
 
 
 @pytest.mark.parametrize("verdict", ["off", "rejected", "global only"])
 def test_every_co_registration_verdict_can_be_shown(tmp_path, verdict):
-    result = SimpleNamespace(verdict=verdict, reason="Because of clouds", rmse_m=float("nan"))
+    result = diagnose(CoregistrationResult(verdict, "Because of clouds", DisplacementField.zero()))
     report = ReportData(
         product="x", verdict=judge({"qnr": 0.9}, coregistration=result), method="glp", coregistration=result
     )
@@ -201,7 +206,7 @@ def test_every_co_registration_verdict_can_be_shown(tmp_path, verdict):
 
 def test_json_is_strict_and_holds_the_same_numbers(tmp_path):
     report = full_report()
-    path = write_qa_json(tmp_path / "out.qa.json", report)
+    path = write_json(tmp_path / "out.qa.json", report)
 
     def forbidden(name):
         raise AssertionError(name)
@@ -211,7 +216,7 @@ def test_json_is_strict_and_holds_the_same_numbers(tmp_path):
     assert data["verdict"]["level"] == report.verdict.level
     assert data["scores"]["qnr"] == 0.92
     assert data["scores"]["d_s"] is None
-    assert data["coregistration"]["rmse_m"] == pytest.approx(report.coregistration.rmse_m)
+    assert data["coregistration"]["rmse_m"] == pytest.approx(report.coregistration.result.rmse_m, abs=1e-4)
     assert data["spectra"][0]["spectral_angle_deg"] == pytest.approx(report.spectra[0].spectral_angle_deg)
     assert len(data["bands"]) == CENTRE_NM.size
     assert data["inputs"]["HSI"]["path"] == "/data/a.he5"
@@ -231,7 +236,7 @@ def test_unwritable_places_are_named(tmp_path):
     with pytest.raises(OutputError, match="cannot be written"):
         write_report(blocked / "x.report.html", report)
     with pytest.raises(OutputError, match="cannot be written"):
-        write_qa_json(blocked / "x.qa.json", report)
+        write_json(blocked / "x.qa.json", report)
 
 
 def test_a_failed_write_leaves_the_old_report(tmp_path, monkeypatch):
@@ -288,7 +293,7 @@ def test_the_comparison_report(tmp_path):
     assert len(page.all("img")) == len(list((tmp_path / "c.qa").glob("*.png"))) == 7
     assert "38.00 dB" in page.text
     assert "Against a reference" in page.text
-    data = json.loads(write_qa_json(tmp_path / "c.json", comparison()).read_text())
+    data = json.loads(write_json(tmp_path / "c.json", comparison()).read_text())
     assert data["schema"] == "hsfuse-compare/1"
     assert data["methods"][1]["scores"]["psnr"] == pytest.approx(38.0)
 
@@ -301,23 +306,59 @@ def test_an_empty_comparison_is_refused_and_a_bare_one_shown(tmp_path):
     assert "Without a reference" in page.text
 
 
-def test_the_packages_own_co_registration_result_fits(tmp_path):
-    rng = np.random.default_rng(0)
-    count = 60
-    x, y = rng.uniform(0, 3e4, count), rng.uniform(0, 3e4, count)
-    used = np.arange(count) % 7 > 0
-    rest = (np.full(count, 1.0),) * 3
-    tie = TiePoints(x, y, rng.normal(0, 1, count), rng.normal(0, 1, count), *rest, used, rest[0])
-    check = TiePoints(x[:9], y[:9], *(rng.normal(0, 1, (2, 9))), *(np.ones((3, 9))), np.zeros(9, bool), np.ones(9))
-    found = CoregistrationResult("accepted", "Fine.", DisplacementField.zero(), tie, check, 1.2, 2.0, 1.9, 0.1, 9)
-    for result in (found, CoregistrationResult.off()):
-        report = ReportData(
-            product="x", verdict=judge({"qnr": 0.9}, coregistration=result), method="glp", coregistration=result
-        )
-        page = Page(write_report(tmp_path / "x.html", report).read_text(encoding="utf-8"))
-        data = json.loads(write_qa_json(tmp_path / "x.json", report).read_text())
-        assert data["coregistration"]["verdict"] == result.verdict
-        assert len(page.all("img")) == (2 if result is found else 0)
-    assert (
-        "60, 51 used" in Page(write_report(tmp_path / "y.html", replace(report, coregistration=found)).read_text()).text
+def small_report(result: CoregistrationResult, **values) -> ReportData:
+    found = diagnose(result)
+    return ReportData(
+        product="x", verdict=judge({"qnr": 0.9}, coregistration=found), method="glp", coregistration=found, **values
     )
+
+
+def words_of(path: Path) -> str:
+    return " ".join(Page(path.read_text(encoding="utf-8")).text.split())
+
+
+def test_no_check_points_are_claimed_where_there_are_none(tmp_path):
+    """Once the page said "check points: 0" and "measured at check points that took no part in the fit" at once."""
+    result = replace(coregistration(), count=0, check_points=TiePoints.empty())
+    words = words_of(write_report(tmp_path / "x.html", small_report(result)))
+    assert "took no part in the fit" not in words
+    assert "too few check points to test them" in words
+    assert "not tested on check points of its own" in words
+    assert "Bias" not in words
+    words = words_of(write_report(tmp_path / "y.html", small_report(coregistration())))
+    assert f"{coregistration().count} check points that took no part in the fit" in words
+
+
+def test_the_shift_in_table_figure_and_json_is_one_number(tmp_path):
+    """Once the table showed the first guess of the matching and the figure the median of the field."""
+    report = small_report(coregistration())
+    east, north = report.coregistration.shift_m
+    assert (round(east), round(north)) != tuple(map(round, report.coregistration.result.global_shift_m))
+    page = words_of(write_report(tmp_path / "x.html", report))
+    assert f"{east:.1f} m east, {north:.1f} m north".replace("-", "−") in page
+    title = vector_figure(report.coregistration).axes[1].get_title("left")
+    assert f"{style.number(east)} m E, {style.number(north)} m N" in title
+    data = json.loads(write_json(tmp_path / "x.json", report).read_text())
+    assert data["coregistration"]["shift_m"] == [pytest.approx(east), pytest.approx(north)]
+
+
+def test_every_surface_stands_on_the_page_with_its_own_verdict(tmp_path):
+    truth = spectrum("water")
+    dark = compare_spectrum(PurePixel("water", 5, 6, 0.9), CENTRE_NM, truth, (truth - 0.0065)[:, None, None])
+    surfaces = check_surfaces([dark], {"vegetation": 0.0, "soil": 0.3, "water": 0.1})
+    verdict = judge({"qnr": 0.9}, surfaces=surfaces)
+    report = ReportData(product="x", verdict=verdict, method="glp", spectra=[dark])
+    words = words_of(write_report(tmp_path / "x.html", report))
+    for surface in surfaces:
+        assert surface.text in words
+        assert surface.level in words
+    assert verdict.advice in words
+    # The angle of the verdict is the one of the table of pixels.
+    assert words.count(f"{dark.spectral_angle_deg:.2f}°") >= 3
+
+
+def test_extrapolated_parts_are_stated(tmp_path):
+    found = diagnose(coregistration(), Bounds(500_000, 4_990_000, 575_000, 5_020_000))
+    report = replace(small_report(coregistration()), coregistration=found)
+    words = words_of(write_report(tmp_path / "x.html", report))
+    assert f"{100 * found.extrapolated_share:.0f} % of the scene (extrapolated)" in words

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from hsfuse.qa.plain import to_plain
 from hsfuse.qa.plots import seam_figure
-from hsfuse.qa.report import to_plain
 from hsfuse.qa.seams import measure_seams
 
 BORDERS = [96, 192]

@@ -11,9 +11,10 @@ from qa_builders import CENTRE_NM, WATER_WINDOWS, spectrum
 
 from hsfuse.errors import UsageError
 from hsfuse.qa.pixels import PurePixel
+from hsfuse.qa.plain import to_plain
 from hsfuse.qa.plots import spectra_figure
-from hsfuse.qa.report import pure_pixel_sam_deg, to_plain
 from hsfuse.qa.spectra import band_runs, compare_pixels, compare_spectrum, spectral_angle_deg
+from hsfuse.qa.surfaces import pure_pixel_sam_deg
 from hsfuse.spectral import SpectralResponse
 
 PIXEL = PurePixel("vegetation", 3, 4, 0.9)

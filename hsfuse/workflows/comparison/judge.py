@@ -102,7 +102,7 @@ class Judge:
                 yield PixelStrip(rows.row0, hsi, clear, inner_spread(msi, r))
 
         side = 5 if min(scene.grid.shape) >= 32 else 3
-        pixels = find_pure_pixels(strips(), self.centre_nm[index], per_kind=1, window_px=side)
+        pixels = find_pure_pixels(strips(), self.centre_nm[index], per_kind=1, window_px=side).pixels
         return {f"{p.kind} (HSI row {p.row}, column {p.col})": p for p in pixels}
 
     def _against_reference(self, cube: ScratchCube) -> dict[str, Any]:

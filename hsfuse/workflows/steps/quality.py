@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -18,8 +18,9 @@ from hsfuse.coregister.warp import Resampler
 from hsfuse.grid import Slice2D
 from hsfuse.inference.scene import FusionScene
 from hsfuse.inference.tiling import TilePlan
+from hsfuse.qa.coregistration import diagnose
 from hsfuse.qa.figures import (
-    FigureDesk,
+    FigureQueue,
     alignment_figures,
     band_figures,
     consistency_figures,
@@ -29,12 +30,15 @@ from hsfuse.qa.figures import (
     seam_figures,
     spectra_figures,
 )
-from hsfuse.qa.pixels import PixelStrip, find_pure_pixels, inner_spread, key_bands
+from hsfuse.qa.pixels import KINDS, PixelStrip, SurfaceKind, find_pure_pixels, inner_spread, key_bands
+from hsfuse.qa.plain import write_json
 from hsfuse.qa.quicklook import AlignmentView, DetailPair, alignment_view, composites, detail_pairs
-from hsfuse.qa.report import ReportData, pure_pixel_sam_deg, write_qa_json, write_report
+from hsfuse.qa.report import write_report
+from hsfuse.qa.report_data import ReportData
 from hsfuse.qa.seams import SeamReport, measure_seams
 from hsfuse.qa.sources import FunctionSource, ImageSource, RasterSource
 from hsfuse.qa.spectra import SpectrumComparison, compare_pixels
+from hsfuse.qa.surfaces import check_surfaces, pure_pixel_sam_deg
 from hsfuse.qa.verdict import judge, thresholds_for
 from hsfuse.workflows.steps.adapted import adaptation_text
 from hsfuse.workflows.steps.clock import StageClock, peak_memory_bytes
@@ -112,27 +116,28 @@ def assess(
         fused = RasterSource(finished().path, centre)
     else:
         fused = FunctionSource(scene.fine_grid.shape, centre, rows.read)
-    with clock.stage("judge", total=5.0) as stage, FigureDesk() as desk:
+    with clock.stage("judge", total=5.0) as stage, FigureQueue() as queue:
         # Pictures are drawn as soon as what they show is known: what compresses the cube leaves time for it.
-        desk.draw(coregistration_figures, prepared.coregistration, scene.hsi.grid.bounds)
-        desk.draw(band_figures, prepared.selection.table)
+        aligned = diagnose(prepared.coregistration, scene.hsi.grid.bounds)
+        queue.draw(coregistration_figures, aligned)
+        queue.draw(band_figures, prepared.selection.table)
         try:
             windows = score_windows(scene, fused)
-            desk.draw(consistency_figures, centre, windows.band_rmse)
+            queue.draw(consistency_figures, centre, windows.band_rmse)
             stage.advance()
-            spectra = _spectra(scene, fused, centre)
-            desk.draw(spectra_figures, spectra)
+            spectra, shares = _spectra(scene, fused, centre)
+            queue.draw(spectra_figures, spectra)
             stage.advance()
             hsi = FunctionSource(scene.grid.shape, centre, lambda block, bands: _read_block(scene, block, bands))
             quicklooks = composites(fused)
-            desk.draw(quicklook_figures, quicklooks)
+            queue.draw(quicklook_figures, quicklooks)
             details = detail_pairs(hsi, fused, scene.ratio)
-            desk.draw(detail_figures, details)
+            queue.draw(detail_figures, details)
             stage.advance()
             alignment = _alignment(prepared, details)
-            desk.draw(alignment_figures, alignment)
+            queue.draw(alignment_figures, alignment)
             seams = _seams(scene, fused, plan, centre)
-            desk.draw(seam_figures, seams)
+            queue.draw(seam_figures, seams)
             stage.advance()
         finally:
             (rows or fused).close()  # type: ignore[union-attr]
@@ -140,22 +145,24 @@ def assess(
         coverage = statistics["valid_pixels"] / max(statistics["total_pixels"], 1)
         scores = dict(windows.scores)
         scores["pure_pixel_sam_deg"] = pure_pixel_sam_deg(spectra)
-        scores["seam_ratio"] = float(seams.ratio) if seams is not None and np.isfinite(seams.ratio) else None
+        if seams is not None:
+            scores["seam_ratio"] = float(seams.ratio) if np.isfinite(seams.ratio) else None
         verdict = judge(
-            scores, coregistration=prepared.coregistration, coverage=coverage, warnings=prepared.warnings,
+            scores, coregistration=aligned, coverage=coverage, surfaces=check_surfaces(spectra, shares),
+            not_made=windows.not_made, warnings=prepared.warnings,
             thresholds=thresholds_for(scene.hsi.grid.pixel_m), min_qnr=config.min_quality,
         )  # fmt: skip
         report = ReportData(
             product=output.name, verdict=verdict, method=chosen.method.spec.name, method_reason=chosen.reason,
             facts=_facts(summary, finished(), coverage), inputs={"HSI": scene.hsi.info, "MSI": scene.msi.info},
-            coregistration=prepared.coregistration, bounds=scene.hsi.grid.bounds, alignment=alignment, scores=scores,
+            coregistration=aligned, alignment=alignment, scores=scores,
             centre_nm=centre, consistency=windows.band_rmse, spectra=spectra, quicklooks=quicklooks, details=details,
             bands=prepared.selection.table, seams=seams, seconds=clock.seconds,
             peak_memory_bytes=peak_memory_bytes(), configuration=summary["config"], versions=_versions(),
-            notes=[*prepared.warnings, *prepared.selection.notes, *windows.notes],
+            notes=[*prepared.warnings, *prepared.selection.notes],
         )  # fmt: skip
-        write_report(html, report, desk.finished())
-        write_qa_json(numbers, report)
+        write_report(html, report, queue.finished())
+        write_json(numbers, report)
         stage.advance()
     return Quality(verdict.level, verdict.to_json(), scores, html)
 
@@ -218,10 +225,13 @@ def _read_block(scene: FusionScene, block: Slice2D, bands: Any) -> FloatCube:
     return scene.read_hsi(block, scene.bands[np.asarray(bands)])
 
 
-def _spectra(scene: FusionScene, fused: ImageSource, centre: NDArray[np.float64]) -> tuple[SpectrumComparison, ...]:
+def _spectra(
+    scene: FusionScene, fused: ImageSource, centre: NDArray[np.float64]
+) -> tuple[tuple[SpectrumComparison, ...], Mapping[SurfaceKind, float | None]]:
+    """Compare pure pixels; also the share of the scene that looks like each surface class."""
     index = sorted(set(key_bands(centre).values()))
     if not index:
-        return ()
+        return (), dict.fromkeys(KINDS)
 
     def strips() -> Iterator[PixelStrip]:
         for rows in scene.grid.row_blocks(_STRIP_ROWS):
@@ -232,15 +242,16 @@ def _spectra(scene: FusionScene, fused: ImageSource, centre: NDArray[np.float64]
             clear = ~np.any(hidden.reshape(rows.shape[0], r, rows.shape[1], r), axis=(1, 3))
             yield PixelStrip(rows.row0, hsi, clear & np.all(np.isfinite(hsi), axis=0), inner_spread(msi, r))
 
-    pixels = find_pure_pixels(strips(), centre[index])
+    found = find_pure_pixels(strips(), centre[index])
     every = list(range(centre.size))
-    return compare_pixels(
-        pixels, centre, ratio=scene.ratio,
+    compared = compare_pixels(
+        found.pixels, centre, ratio=scene.ratio,
         read_hsi=scene.read_hsi,
         read_fused=lambda block: fused.read(every, block),
         read_msi=lambda block: _read_msi(scene, block),
         responses=scene.msi.responses,
     )  # fmt: skip
+    return compared, found.shares
 
 
 def _read_msi(scene: FusionScene, block: Slice2D) -> FloatCube:

@@ -30,13 +30,13 @@ class WindowScores:
         See :meth:`hsfuse.metrics.noreference.NoReferenceQuality.scores`.
     band_rmse
         Label -> RMSE of the degraded cube against the HSI for each band.
-    notes
-        Remarks for the report.
+    not_made
+        Name of a score that is None -> why.
     """
 
     scores: dict[str, float | None]
     band_rmse: dict[str, NDArray[np.float64]]
-    notes: tuple[str, ...]
+    not_made: dict[str, str]
 
 
 def sample_windows(height: int, width: int, side: int = _SIDE_PX, per_axis: int = _PER_AXIS) -> list[Slice2D]:
@@ -75,12 +75,21 @@ def score_windows(scene: FusionScene, fused: ImageSource) -> WindowScores:
             continue
         msi, cloud = scene.read_msi(block)
         quality.add(cube, hsi[alive], msi, ~cloud)
-    notes = () if quality.blocks else ("No sampled window is free of nodata, so there is no QNR.",)
-    if quality.band_rmse is None:
-        return WindowScores(quality.scores(), {}, notes)
-    curve = np.full(len(scene.bands), np.nan)
-    curve[alive] = quality.band_rmse
-    return WindowScores(quality.scores(), {"fused against HSI": curve}, notes)
+    found = quality.scores()
+    curves = {}
+    if quality.band_rmse is not None:
+        curve = np.full(len(scene.bands), np.nan)
+        curve[alive] = quality.band_rmse
+        curves["fused against HSI"] = curve
+    return WindowScores(found, curves, {key: _why(key, scene) for key, value in found.items() if value is None})
+
+
+def _why(key: str, scene: FusionScene) -> str:
+    if key == "msi_rmse" and scene.msi.responses is None:
+        return "the spectral responses of the MSI are not known"
+    if key == "msi_rmse":
+        return "too few of the kept bands lie under the MSI's, or no sampled window has data"
+    return "no sampled window is free of nodata"
 
 
 def _complete_bands(windows: list[NDArray[np.float32]]) -> NDArray[np.int64]:
