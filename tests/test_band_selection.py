@@ -72,7 +72,14 @@ class CubeProduct:
         rows, cols = block.slices
         return None if self.codes is None else self.codes[:, rows, cols]
 
+    def read_ahead(self, block: Slice2D, bands: Sequence[int] | None = None) -> None: ...
+
     def close(self) -> None: ...
+
+    def __enter__(self) -> CubeProduct:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
 
 
 def ground(bands: BandTable, size: tuple[int, int] = SIZE, seed: int = 0) -> NDArray[np.float32]:

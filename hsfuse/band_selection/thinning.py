@@ -62,12 +62,12 @@ def thin(
     guide_range_nm
         Range that is thinned last.
     """
-    alive = list(range(centre_nm.size))
+    remaining = list(range(centre_nm.size))
     guide = (centre_nm >= guide_range_nm[0]) & (centre_nm <= guide_range_nm[1])
     limit, spare_guide = max_gap_nm, True
     gaps: dict[int, float] = {}
-    while len(alive) > max(count, 2):
-        current = np.array(alive)
+    while len(remaining) > max(count, 2):
+        current = np.array(remaining)
         gap = centre_nm[current[2:]] - centre_nm[current[:-2]]
         inner = current[1:-1]
         allowed = gap <= limit
@@ -82,5 +82,5 @@ def thin(
         cost = np.where(allowed, score[inner] + gap / limit, np.inf)
         worst = int(cost.argmin())
         gaps[int(inner[worst])] = float(gap[worst])
-        alive.pop(worst + 1)
-    return Thinning(np.array(alive, dtype=np.int64), gaps, limit, any(bool(guide[band]) for band in gaps))
+        remaining.pop(worst + 1)
+    return Thinning(np.array(remaining, dtype=np.int64), gaps, limit, any(bool(guide[band]) for band in gaps))

@@ -24,7 +24,7 @@ Limits = tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ColourComposite:
     """A colour composite: wavelengths for red, green and blue.
 
     Attributes
@@ -46,10 +46,10 @@ class Recipe:
     caption: str
 
 
-RECIPES: tuple[Recipe, ...] = (
-    Recipe("true_colour", "True colour", (665.0, 560.0, 490.0), 30.0, "As the eye sees it."),
-    Recipe("false_colour", "Near infrared", (850.0, 665.0, 560.0), 45.0, "Vegetation is red, water dark."),
-    Recipe(
+COMPOSITES: tuple[ColourComposite, ...] = (
+    ColourComposite("true_colour", "True colour", (665.0, 560.0, 490.0), 30.0, "As the eye sees it."),
+    ColourComposite("false_colour", "Near infrared", (850.0, 665.0, 560.0), 45.0, "Vegetation is red, water dark."),
+    ColourComposite(
         "swir",
         "Shortwave infrared",
         (2200.0, 1610.0, 850.0),
@@ -154,13 +154,13 @@ def encode_png(rgba: Rgba, *, enlarge: int = 1) -> bytes:
 def composites(source: ImageSource, *, max_side_px: int = 640) -> tuple[Picture, ...]:
     """Make true-colour, near-infrared and shortwave-infrared pictures of the whole cube.
 
-    Recipes whose wavelengths the cube does not hold are left out, and so is everything when no pixel is valid.
+    ColourComposites whose wavelengths the cube does not hold are left out, and so is everything when no pixel is valid.
     """
     out_shape = fit_shape(source.shape, max_side_px)
     block = Slice2D(0, source.shape[0], 0, source.shape[1])
     pictures = []
-    for recipe in RECIPES:
-        bands = pick_bands(source.centre_nm, recipe.wanted_nm, recipe.tolerance_nm)
+    for composite in COMPOSITES:
+        bands = pick_bands(source.centre_nm, composite.wanted_nm, composite.tolerance_nm)
         if bands is None:
             continue
         cube = source.read(bands, block, out_shape)
@@ -168,7 +168,9 @@ def composites(source: ImageSource, *, max_side_px: int = 640) -> tuple[Picture,
             continue
         limits = stretch_limits(cube)
         shown_nm = tuple(float(source.centre_nm[i]) for i in bands)
-        pictures.append(Picture(recipe.key, recipe.title, recipe.caption, to_rgba(cube, limits), shown_nm, limits))
+        pictures.append(
+            Picture(composite.key, composite.title, composite.caption, to_rgba(cube, limits), shown_nm, limits)
+        )
     return tuple(pictures)
 
 
@@ -261,16 +263,16 @@ def detail_pairs(
     if block is None:
         return ()
     pairs = []
-    for recipe in RECIPES:
-        coarse_bands = pick_bands(before.centre_nm, recipe.wanted_nm, recipe.tolerance_nm)
-        fine_bands = pick_bands(after.centre_nm, recipe.wanted_nm, recipe.tolerance_nm)
+    for composite in COMPOSITES:
+        coarse_bands = pick_bands(before.centre_nm, composite.wanted_nm, composite.tolerance_nm)
+        fine_bands = pick_bands(after.centre_nm, composite.wanted_nm, composite.tolerance_nm)
         if coarse_bands is None or fine_bands is None:
             continue
         coarse, fine = before.read(coarse_bands, block), after.read(fine_bands, block.scaled(ratio))
         limits = stretch_limits(fine, 0.5, 99.5)
         enlarged = np.repeat(np.repeat(to_rgba(coarse, limits), ratio, axis=0), ratio, axis=1)
         shown_nm = tuple(float(after.centre_nm[i]) for i in fine_bands)
-        pairs.append(DetailPair(recipe.title, block, enlarged, to_rgba(fine, limits), shown_nm))
+        pairs.append(DetailPair(composite.title, block, enlarged, to_rgba(fine, limits), shown_nm))
     return tuple(pairs)
 
 

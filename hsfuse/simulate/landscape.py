@@ -1,7 +1,7 @@
 """Land cover for simulated scenes: farmland, forest, river, lake, roads and towns as mixtures of endmembers.
 
-Every pixel is a mixture of at most four endmembers times a brightness: three that its recipe names
-(:mod:`hsfuse.simulate.recipes`), one for what lies over it, such as a road, a hedge or a shore.
+Every pixel is a mixture of at most four endmembers times a brightness: three that its mixture names
+(:mod:`hsfuse.simulate.mixtures`), one for what lies over it, such as a road, a hedge or a shore.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hsfuse.simulate.recipes import (
+from hsfuse.simulate.landscape_parts import BentLine, Overlay, place_towns
+from hsfuse.simulate.mixtures import (
     BARE,
     BUILT,
     FOREST,
@@ -25,18 +26,6 @@ from hsfuse.simulate.texture import Districts, FloatArray, HashArray, Subdivisio
 SLOTS = 4
 SHADE_STEPS = 160.0
 """Brightness 1.0 is stored as this number."""
-
-
-@dataclass(frozen=True)
-class Town:
-    """A settlement: where, how large, which way its streets run, how much of it is industry."""
-
-    x_m: float
-    y_m: float
-    radius_m: float
-    angle_rad: float
-    industrial: bool
-    salt: int
 
 
 @dataclass(frozen=True)
@@ -101,8 +90,8 @@ class Landscape:
         rng = np.random.default_rng([seed, 0x5CE7E])
         self.shape, self.pixel_m = shape, pixel_m
         self.endmembers = scene_endmembers(rng)
-        recipes, self._surfaces = make_surfaces(self.endmembers, rng)
-        self._members, self._numbers, self._labels = recipes.table()
+        mixtures, self._surfaces = make_surfaces(self.endmembers, rng)
+        self._members, self._numbers, self._labels = mixtures.table()
         self._fields = Fields.random(shape, rng, pixel_m)
         self._rows = Subdivision.random(rng, spread=0.45)
         self._cols = Subdivision.random(rng, spread=0.6)
@@ -111,13 +100,13 @@ class Landscape:
         self._districts = Districts(float(rng.uniform(1300.0, 1800.0)), int(rng.integers(1 << 30)))
         height_m, width_m = shape[0] * pixel_m, shape[1] * pixel_m
         self._extent_m = min(height_m, width_m)
-        self._river = _Line.random(rng, width_m, height_m, inside=0.22)
+        self._river = BentLine.random(rng, width_m, height_m, inside=0.22)
         self._river_m = float(np.clip(self._extent_m * 0.012, 35.0, 110.0) * rng.uniform(0.8, 1.3))
-        self._road = _Line.random(rng, width_m, height_m, inside=0.3)
+        self._road = BentLine.random(rng, width_m, height_m, inside=0.3)
         # So many metres of bending make the line's direction swing by one radian or so.
         self._bend_reach_m = pixel_m / max(float(np.diff(self._fields.bend[::4], axis=1).std()), 1e-6)
         self._sun_rad = float(rng.uniform(2.3, 2.7))
-        self._towns = _place_towns(rng, width_m, height_m)
+        self._towns = place_towns(rng, width_m, height_m)
         self._lakes = [
             (float(rng.uniform(0.1, 0.9) * width_m), float(rng.uniform(0.1, 0.9) * height_m),
              float(np.clip(self._extent_m * rng.uniform(0.03, 0.07), 120.0, 900.0)))
@@ -142,14 +131,14 @@ class Landscape:
         y_bent = y + 55.0 * self._fields.warp_y[rows]
         cell, border = self._districts.at(x_bent, y_bent)
         parcel, edge, across = self._parcels(x_bent, y_bent, cell)
-        recipe = self._land_use(rows, cell, parcel)
+        mixture = self._land_use(rows, cell, parcel)
         town = self._towns_at(x, y, rows)
-        over = _Overlay.empty(x.shape)
+        over = Overlay.empty(x.shape)
         hedge = unit(mix_hash(parcel, 31), 1)
         over.add(self._coverage(edge, 2.0) * (hedge < 0.5), self._tracks(cell), BARE)
         over.add(0.7 * self._coverage(edge, 3.0 + 3.0 * hedge) * (hedge > 0.8), self._one("broadleaf", cell, 5), FOREST)
-        third, building = self._build(town, x_bent, y_bent, recipe, over)
-        wet, lake = self._flood(rows, x, y, recipe, over)
+        third, building = self._build(town, x_bent, y_bent, mixture, over)
+        wet, lake = self._flood(rows, x, y, mixture, over)
         building = np.where(wet, np.float32(0.0), building)
         width = 3.5 + 4.0 * unit(cell, 41)
         over.add(self._coverage(border, width) * ~lake, self._one("asphalt", cell, 42), ROAD)
@@ -157,7 +146,7 @@ class Landscape:
         over.add(
             self._coverage(highway, 12.0) * ~lake, np.full(x.shape, self.endmembers.of("asphalt")[0], np.uint8), ROAD
         )
-        return self._compose(rows, recipe, parcel, across, cell, third, building, over)
+        return self._compose(rows, mixture, parcel, across, cell, third, building, over)
 
     def _coverage(self, distance_m: NDArray[np.floating], half_width_m: NDArray[np.floating] | float) -> FloatArray:
         """Share of a pixel under a line whose middle is ``distance_m`` away."""
@@ -188,20 +177,20 @@ class Landscape:
         return parcel, np.minimum(row_edge * width, col_edge * length).astype(np.float32), across
 
     def _land_use(self, rows: slice, cell: HashArray, parcel: HashArray) -> NDArray[np.int64]:
-        """Recipe of the open country."""
+        """Mixture of the open country."""
         fields, surfaces = self._fields, self._surfaces
         # Neighbours often grow the same: half the parcels pick among six favourites of their district.
         favourite = mix_hash(cell ^ (mix_hash(parcel, 51) % np.uint32(6)), 52)
         choice = np.where(unit(parcel, 53) < 0.5, favourite, mix_hash(parcel, 54))
-        recipe = surfaces.farmland[choice % np.uint32(surfaces.farmland.size)]
+        mixture = surfaces.farmland[choice % np.uint32(surfaces.farmland.size)]
         height = fields.terrain[rows] + 0.5 * fields.patches[rows] + 0.03 * fields.grain[rows]
         stand = mix_hash(parcel, 55)
         heath = (height > 0.62) & (height <= 0.8)
-        recipe = np.where(heath, surfaces.heath[stand % np.uint32(surfaces.heath.size)], recipe)
-        # A wood's stands mostly look like its district; the last three recipes are clear-cuts.
+        mixture = np.where(heath, surfaces.heath[stand % np.uint32(surfaces.heath.size)], mixture)
+        # A wood's stands mostly look like its district; the last three mixtures are clear-cuts.
         trees = np.where(unit(parcel, 56) < 0.6, mix_hash(cell, 57), stand) % np.uint32(surfaces.woodland.size - 3)
         trees = np.where(unit(parcel, 58) < 0.06, surfaces.woodland.size - 3 + stand % np.uint32(3), trees)
-        return np.asarray(np.where(height > 0.8, surfaces.woodland[trees], recipe))
+        return np.asarray(np.where(height > 0.8, surfaces.woodland[trees], mixture))
 
     def _towns_at(self, x: FloatArray, y: FloatArray, rows: slice) -> tuple[FloatArray, NDArray[np.int8]]:
         """Density of building (0 at the rim, 1 in the centre, below 0 outside) and number of the town."""
@@ -216,10 +205,10 @@ class Landscape:
         return density.astype(np.float32), which
 
     def _build(
-        self, town: tuple[FloatArray, NDArray[np.int8]], x: FloatArray, y: FloatArray, recipe: NDArray[np.int64],
-        over: _Overlay,
+        self, town: tuple[FloatArray, NDArray[np.int8]], x: FloatArray, y: FloatArray, mixture: NDArray[np.int64],
+        over: Overlay,
     ) -> tuple[NDArray[np.uint8], FloatArray]:  # fmt: skip
-        """Put streets, houses and parks where there is a town; changes ``recipe`` and ``over``.
+        """Put streets, houses and parks where there is a town; changes ``mixture`` and ``over``.
 
         Returns the roof's endmember and the share of the pixel under roof.
         """
@@ -258,7 +247,7 @@ class Landscape:
             mostly_paved = core | (unit(lot, 21) < 0.1)
             ground_here = np.where(mostly_paved, surfaces.paved[lot % np.uint32(surfaces.paved.size)],
                                    ground[lot % np.uint32(ground.size)])  # fmt: skip
-            recipe[inside] = np.where(green, surfaces.park[block % np.uint32(surfaces.park.size)], ground_here)
+            mixture[inside] = np.where(green, surfaces.park[block % np.uint32(surfaces.park.size)], ground_here)
             paving = np.zeros(x.shape, np.float32)
             paving[inside] = self._coverage(street, np.where(dense > 0.4, 5.0, 3.5) * np.sqrt(grain_m))
             over.clear(inside)
@@ -268,9 +257,9 @@ class Landscape:
         return roof, covered
 
     def _flood(
-        self, rows: slice, x: FloatArray, y: FloatArray, recipe: NDArray[np.int64], over: _Overlay
+        self, rows: slice, x: FloatArray, y: FloatArray, mixture: NDArray[np.int64], over: Overlay
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Put the river and the lakes in; changes ``recipe`` and ``over``.
+        """Put the river and the lakes in; changes ``mixture`` and ``over``.
 
         Returns what is no place for a house, and what no road crosses (rivers are bridged, lakes are not).
         """
@@ -284,8 +273,8 @@ class Landscape:
         depth = np.maximum(depth, lake)
         share = np.clip(depth / self.pixel_m + 0.5, 0.0, 1.0).astype(np.float32)
         bank = (depth > -22.0 - 8.0 * fields.grain[rows]) & (fields.moisture[rows] > 0.5)
-        recipe[bank] = self._surfaces.sand
-        recipe[share >= 1.0] = self._surfaces.water
+        mixture[bank] = self._surfaces.sand
+        mixture[share >= 1.0] = self._surfaces.water
         over.clear(bank | (share > 0.0))
         shore = np.full(x.shape, int(self.endmembers.of("water")[0]), np.uint8)
         over.add(np.where(share < 1.0, share, 0.0).astype(np.float32), shore, WATER)
@@ -295,13 +284,13 @@ class Landscape:
         return np.asarray(bank | (share > 0.0)), np.asarray(lake > 0.0)
 
     def _compose(
-        self, rows: slice, recipe: NDArray[np.int64], parcel: HashArray, across: FloatArray, cell: HashArray,
-        third: NDArray[np.uint8], building: FloatArray, over: _Overlay,
+        self, rows: slice, mixture: NDArray[np.int64], parcel: HashArray, across: FloatArray, cell: HashArray,
+        third: NDArray[np.uint8], building: FloatArray, over: Overlay,
     ) -> Strip:  # fmt: skip
-        """Turn recipes and textures into shares and brightness."""
+        """Turn mixtures and textures into shares and brightness."""
         fields = self._fields
-        share, split, patchy, grainy, bright, rough, row_strength = np.moveaxis(self._numbers[recipe], -1, 0)
-        label = self._labels[recipe]
+        share, split, patchy, grainy, bright, rough, row_strength = np.moveaxis(self._numbers[mixture], -1, 0)
+        label = self._labels[mixture]
         where = ((across / 9.0).astype(np.int64) + (cell >> np.uint32(9)).astype(np.int64)) % self._row_profile.size
         furrow = self._row_profile[where] * row_strength
         grain, sparkle = fields.grain[rows], fields.sparkle[rows]
@@ -309,8 +298,8 @@ class Landscape:
         second = (1.0 - main) * np.clip(split + 0.25 * fields.patches[rows] + 0.15 * sparkle, 0.0, 1.0)
         second = np.where(label == BUILT, 1.0 - main, second)
         parts = np.stack([main, second, 1.0 - main - second, np.zeros_like(main)])
-        index = np.empty((SLOTS, *recipe.shape), np.uint8)
-        index[:3] = np.moveaxis(self._members[recipe], -1, 0)
+        index = np.empty((SLOTS, *mixture.shape), np.uint8)
+        index[:3] = np.moveaxis(self._members[mixture], -1, 0)
         index[3] = over.member
         built = building > 0.0
         index[2] = np.where(built, third, index[2])
@@ -343,67 +332,3 @@ class Landscape:
         terrain = self._fields.terrain
         step = max(1, terrain.shape[0] // 64)
         return max(float(np.diff(terrain[::step], axis=1).std()), 1e-6)
-
-
-@dataclass
-class _Overlay:
-    """What covers part of each pixel; the strongest cover wins."""
-
-    share: FloatArray
-    member: NDArray[np.uint8]
-    label: NDArray[np.uint8]
-
-    @classmethod
-    def empty(cls, shape: tuple[int, ...]) -> _Overlay:
-        return cls(np.zeros(shape, np.float32), np.zeros(shape, np.uint8), np.zeros(shape, np.uint8))
-
-    def add(self, share: NDArray[np.floating], member: NDArray[np.uint8], label: int) -> None:
-        wins = share > self.share
-        self.share = np.where(wins, share, self.share).astype(np.float32)
-        self.member = np.where(wins, member, self.member)
-        self.label = np.where(wins, np.uint8(label), self.label)
-
-    def clear(self, where: NDArray[np.bool_]) -> None:
-        self.share = np.where(where, np.float32(0.0), self.share)
-
-
-@dataclass(frozen=True)
-class _Line:
-    """A straight line across the scene that a smooth field bends into a river or road."""
-
-    cosine: float
-    sine: float
-    offset_m: float
-
-    @classmethod
-    def random(cls, rng: np.random.Generator, width_m: float, height_m: float, *, inside: float) -> _Line:
-        angle = rng.uniform(0.0, np.pi)
-        x = width_m * (0.5 + rng.uniform(-inside, inside))
-        y = height_m * (0.5 + rng.uniform(-inside, inside))
-        return cls(float(np.cos(angle)), float(np.sin(angle)), float(np.cos(angle) * x + np.sin(angle) * y))
-
-    def distance(self, x: FloatArray, y: FloatArray, bend: FloatArray, reach_m: float, pixel_m: float) -> FloatArray:
-        level = self.cosine * x + self.sine * y - self.offset_m + reach_m * bend
-        if min(level.shape) < 2:
-            return np.abs(level).astype(np.float32)
-        down, right = np.gradient(level, pixel_m)
-        # Level set over gradient: distance to the bent line, to first order.
-        return np.asarray(np.abs(level) / np.maximum(np.hypot(down, right), 0.2), dtype=np.float32)
-
-
-def _place_towns(rng: np.random.Generator, width_m: float, height_m: float) -> list[Town]:
-    """Place a main town, its industrial estate, and villages at a plausible density."""
-    extent = min(width_m, height_m)
-
-    def town(x: float, y: float, radius: float, industrial: bool) -> Town:
-        return Town(x, y, radius, float(rng.uniform(0.0, np.pi)), industrial, int(rng.integers(1 << 31)))
-
-    radius = float(np.clip(0.17 * extent, 150.0, 2400.0))
-    x, y = float(width_m * rng.uniform(0.3, 0.7)), float(height_m * rng.uniform(0.3, 0.7))
-    towns = [town(x, y, radius, False)]
-    away = rng.uniform(0.0, 2.0 * np.pi)
-    towns.append(town(x + 1.1 * radius * np.cos(away), y + 1.1 * radius * np.sin(away), 0.45 * radius, True))
-    for _ in range(min(int(width_m * height_m / 18e6), 110)):
-        place = (float(rng.uniform(0.0, width_m)), float(rng.uniform(0.0, height_m)))
-        towns.append(town(*place, float(rng.uniform(180.0, 480.0)), bool(rng.random() < 0.08)))
-    return towns

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hsfuse.grid import Grid, Slice2D
 from hsfuse.sensors.sentinel2 import BAND_ORDER, RESOLUTION_M, table_responses
-from hsfuse.simulate.recipes import WATER
+from hsfuse.simulate.mixtures import WATER
 from hsfuse.simulate.scene import Truth
 from hsfuse.simulate.sensors import Clouds, gaussian_blur
 from hsfuse.simulate.texture import FloatArray

@@ -25,7 +25,7 @@ from hsfuse.grid import Grid, Slice2D
 from hsfuse.progress import Progress, SilentProgress
 from hsfuse.simulate.endmembers import Endmembers
 from hsfuse.simulate.landscape import SHADE_STEPS, SLOTS, Landscape
-from hsfuse.simulate.recipes import LABELS
+from hsfuse.simulate.mixtures import LABELS
 from hsfuse.simulate.true_field import TrueField
 from hsfuse.spectral import BandTable, SpectralResponse
 
@@ -50,7 +50,7 @@ class Truth:
     shade
         Brightness in 1/160, shape (row, col).
     label
-        Surface type, an index into :data:`hsfuse.simulate.recipes.LABELS`, shape (row, col).
+        Surface type, an index into :data:`hsfuse.simulate.mixtures.LABELS`, shape (row, col).
     field
         Position error of the simulated hyperspectral product; None when there is none.
     facts
@@ -125,7 +125,7 @@ class Truth:
         return self.mix(self.endmembers.in_responses(responses), block)
 
     def labels(self, block: Slice2D) -> NDArray[np.uint8]:
-        """Surface types, shape (row, col); names in :data:`hsfuse.simulate.recipes.LABELS`."""
+        """Surface types, shape (row, col); names in :data:`hsfuse.simulate.mixtures.LABELS`."""
         self._check(block)
         return self.label[block.slices]
 

@@ -17,7 +17,7 @@ ConditionName = Literal["noise-free", "35dB", "field"]
 
 @dataclass(frozen=True)
 class Condition:
-    """What goes wrong between the truth and the pair; methods are not told.
+    """What goes wrong between the truth and the pair; methods do not get it.
 
     Attributes
     ----------

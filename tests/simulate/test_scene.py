@@ -16,8 +16,8 @@ from hsfuse.errors import InputError, OutputError, UsageError
 from hsfuse.grid import Grid, Slice2D
 from hsfuse.simulate.endmembers import Endmembers
 from hsfuse.simulate.landscape import Landscape
+from hsfuse.simulate.mixtures import BUILT, CROP, FOREST, LABELS, WATER
 from hsfuse.simulate.prisma_bands import default_prisma_bands
-from hsfuse.simulate.recipes import BUILT, CROP, FOREST, LABELS, WATER
 from hsfuse.simulate.scene import Truth
 from hsfuse.simulate.texture import Districts, Subdivision, fractal, unit
 from hsfuse.simulate.training_scene import training_scene, vary_spectra

@@ -1,4 +1,4 @@
-"""Surfaces as recipes: which endmembers make up a crop, a wood or a yard, and how textures move their shares."""
+"""Surfaces as mixtures of endmembers: what makes up a crop, a wood or a yard, and how textures move the shares."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def scene_endmembers(rng: np.random.Generator) -> Endmembers:
 
 
 @dataclass
-class Recipes:
-    """Table of surfaces; one row a recipe."""
+class MixtureTable:
+    """Table of surfaces; one row per mixture."""
 
     members: list[tuple[int, int, int]] = field(default_factory=list)
     numbers: list[tuple[float, ...]] = field(default_factory=list)
@@ -79,7 +79,7 @@ class Recipes:
         return len(self.labels) - 1
 
     def table(self) -> tuple[NDArray[np.uint8], FloatArray, NDArray[np.uint8]]:
-        """Members (recipe, 3), numbers (recipe, 7) and labels (recipe,) as arrays."""
+        """Members (mixture, 3), numbers (mixture, 7) and labels (mixture,) as arrays."""
         return (
             np.array(self.members, np.uint8),
             np.array(self.numbers, np.float32),
@@ -89,7 +89,7 @@ class Recipes:
 
 @dataclass(frozen=True)
 class Surfaces:
-    """Recipe numbers by use; each array is indexed with a hash. The last three of ``woodland`` are clear-cuts."""
+    """Mixture numbers by use; each array is indexed with a hash. The last three of ``woodland`` are clear-cuts."""
 
     farmland: NDArray[np.int64]
     woodland: NDArray[np.int64]
@@ -102,7 +102,7 @@ class Surfaces:
 
 
 class _Draw:
-    """Random choices that recipes are made of."""
+    """Random choices that mixtures are made of."""
 
     def __init__(self, kinds: Endmembers, rng: np.random.Generator) -> None:
         self.kinds, self.rng = kinds, rng
@@ -114,42 +114,42 @@ class _Draw:
         return float(self.rng.uniform(low, high))
 
 
-def make_surfaces(kinds: Endmembers, rng: np.random.Generator) -> tuple[Recipes, Surfaces]:
-    """Draw the recipes of one scene."""
-    recipes, draw = Recipes(), _Draw(kinds, rng)
+def make_surfaces(kinds: Endmembers, rng: np.random.Generator) -> tuple[MixtureTable, Surfaces]:
+    """Draw the mixtures of one scene."""
+    mixtures, draw = MixtureTable(), _Draw(kinds, rng)
     uses = rng.choice(7, 768, p=[0.36, 0.12, 0.17, 0.12, 0.15, 0.05, 0.03])
-    farmland = [_field(recipes, draw, int(use)) for use in uses]
-    woodland = [_wood(recipes, draw) for _ in range(40)]
+    farmland = [_field(mixtures, draw, int(use)) for use in uses]
+    woodland = [_wood(mixtures, draw) for _ in range(40)]
     woodland += [
-        recipes.add(BARE, (draw.one("dry"), draw.one("soil"), draw.one("grass")), 0.5, patchy=0.15, grainy=0.15,
+        mixtures.add(BARE, (draw.one("dry"), draw.one("soil"), draw.one("grass")), 0.5, patchy=0.15, grainy=0.15,
                     rough=0.08)
         for _ in range(3)
     ]  # fmt: skip
     heath = [
-        recipes.add(GRASS, (draw.one("grass"), draw.one("dry"), draw.one("broadleaf", "soil")),
+        mixtures.add(GRASS, (draw.one("grass"), draw.one("dry"), draw.one("broadleaf", "soil")),
                     draw.between(0.4, 0.75), split=0.6, patchy=0.18, grainy=0.12, rough=0.08)
         for _ in range(16)
     ]  # fmt: skip
     yard = [
-        recipes.add(BUILT, (draw.one("grass", "broadleaf"), draw.one("concrete", "asphalt", "gravel"), 0),
+        mixtures.add(BUILT, (draw.one("grass", "broadleaf"), draw.one("concrete", "asphalt", "gravel"), 0),
                     draw.between(0.2, 0.85), split=1.0, grainy=0.12, rough=0.1, bright=draw.between(0.8, 1.1))
         for _ in range(64)
     ]  # fmt: skip
     paved = [
-        recipes.add(BUILT, (draw.one("asphalt", "concrete"), draw.one("concrete", "gravel", "grass"), 0),
+        mixtures.add(BUILT, (draw.one("asphalt", "concrete"), draw.one("concrete", "gravel", "grass"), 0),
                     draw.between(0.6, 0.95), split=1.0, grainy=0.06, rough=0.06, bright=draw.between(0.9, 1.1))
         for _ in range(64)
     ]  # fmt: skip
     park = [
-        recipes.add(GRASS, (draw.one("grass"), draw.one("broadleaf"), draw.one("dry")), draw.between(0.4, 0.8),
+        mixtures.add(GRASS, (draw.one("grass"), draw.one("broadleaf"), draw.one("dry")), draw.between(0.4, 0.8),
                     split=0.8, patchy=0.1, grainy=0.25, rough=0.1)
         for _ in range(12)
     ]  # fmt: skip
     clear, turbid, green = (int(i) for i in kinds.of("water"))
-    water = recipes.add(WATER, (clear, turbid, green), 0.62, split=0.5, patchy=0.22, grainy=0.02, rough=0.02)
-    sand = recipes.add(SAND, (draw.one("sand"), draw.one("gravel"), draw.one("dry")), 0.75, split=0.6, patchy=0.1,
+    water = mixtures.add(WATER, (clear, turbid, green), 0.62, split=0.5, patchy=0.22, grainy=0.02, rough=0.02)
+    sand = mixtures.add(SAND, (draw.one("sand"), draw.one("gravel"), draw.one("dry")), 0.75, split=0.6, patchy=0.1,
                        grainy=0.1)  # fmt: skip
-    return recipes, Surfaces(
+    return mixtures, Surfaces(
         np.array(farmland, np.int64),
         np.array(woodland, np.int64),
         np.array(heath, np.int64),
@@ -161,36 +161,36 @@ def make_surfaces(kinds: Endmembers, rng: np.random.Generator) -> tuple[Recipes,
     )
 
 
-def _field(recipes: Recipes, draw: _Draw, use: int) -> int:
+def _field(mixtures: MixtureTable, draw: _Draw, use: int) -> int:
     """Add one way to use a field."""
     one, between = draw.one, draw.between
     rows, bright, soil = between(0.01, 0.06), between(0.85, 1.12), one("soil")
     if use == 0:  # closed crop
-        return recipes.add(CROP, (one("crop"), soil, one("dry")), between(0.78, 0.95), split=0.7, patchy=0.06,
+        return mixtures.add(CROP, (one("crop"), soil, one("dry")), between(0.78, 0.95), split=0.7, patchy=0.06,
                            grainy=0.04, rows=rows, bright=bright)  # fmt: skip
     if use == 1:  # young or sparse crop
-        return recipes.add(CROP, (one("crop"), soil, one("dry")), between(0.3, 0.65), split=0.85, patchy=0.12,
+        return mixtures.add(CROP, (one("crop"), soil, one("dry")), between(0.3, 0.65), split=0.85, patchy=0.12,
                            grainy=0.06, rows=rows, bright=bright)  # fmt: skip
     if use == 2:  # ploughed; moist soil is darker than the dried samples of the library
-        return recipes.add(BARE, (soil, one("soil"), one("dry")), between(0.65, 0.9), split=0.6, patchy=0.15,
+        return mixtures.add(BARE, (soil, one("soil"), one("dry")), between(0.65, 0.9), split=0.6, patchy=0.15,
                            grainy=0.05, rough=0.05, rows=rows, bright=between(0.48, 0.85))  # fmt: skip
     if use == 3:  # stubble, ripe cereal
-        return recipes.add(BARE, (one("dry"), soil, one("crop", "grass")), between(0.5, 0.8), split=0.75, patchy=0.1,
+        return mixtures.add(BARE, (one("dry"), soil, one("crop", "grass")), between(0.5, 0.8), split=0.75, patchy=0.1,
                            grainy=0.06, rows=rows, bright=bright)  # fmt: skip
     if use == 4:  # meadow
-        return recipes.add(GRASS, (one("grass"), one("dry"), soil), between(0.65, 0.92), split=0.6, patchy=0.1,
+        return mixtures.add(GRASS, (one("grass"), one("dry"), soil), between(0.65, 0.92), split=0.6, patchy=0.1,
                            grainy=0.08, rough=0.05, bright=between(0.9, 1.1))  # fmt: skip
     if use == 5:  # orchard, vineyard
-        return recipes.add(CROP, (one("broadleaf"), soil, one("grass")), between(0.35, 0.6), split=0.5, patchy=0.06,
+        return mixtures.add(CROP, (one("broadleaf"), soil, one("grass")), between(0.35, 0.6), split=0.5, patchy=0.06,
                            grainy=0.12, rough=0.1, rows=0.12)  # fmt: skip
-    return recipes.add(FOREST, (one("broadleaf"), one("grass"), one("dry")), between(0.75, 0.9), grainy=0.1,
+    return mixtures.add(FOREST, (one("broadleaf"), one("grass"), one("dry")), between(0.75, 0.9), grainy=0.1,
                        rough=0.15, bright=0.9)  # fmt: skip
 
 
-def _wood(recipes: Recipes, draw: _Draw) -> int:
+def _wood(mixtures: MixtureTable, draw: _Draw) -> int:
     """Add one kind of forest stand; conifers cast more shade on each other."""
     tree, other = ("conifer", "broadleaf") if draw.rng.random() < 0.45 else ("broadleaf", "conifer")
     dark = draw.between(0.62, 0.8) if tree == "conifer" else draw.between(0.78, 1.0)
     members = (draw.one(tree), draw.one(other), draw.one("dry", "grass"))
-    return recipes.add(FOREST, members, draw.between(0.65, 0.9), split=draw.between(0.5, 0.9), patchy=0.12,
+    return mixtures.add(FOREST, members, draw.between(0.65, 0.9), split=draw.between(0.5, 0.9), patchy=0.12,
                        grainy=0.1, rough=0.15, bright=dark)  # fmt: skip
