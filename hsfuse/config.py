@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from hsfuse.errors import UsageError
 
 CoregisterMode = Literal["auto", "global", "local", "off"]
-OutputFormat = Literal["auto", "gtiff", "cog", "envi"]
 OutputDtype = Literal["int16", "uint16", "float32"]
 Compression = Literal["zstd", "deflate", "lerc", "none"]
 
@@ -140,9 +139,9 @@ class RunConfig(CoregisterConfig):
     s2_bands: Literal["10m", "all"] = Field("10m", description="MSI bands: 10 m only, or the 20 m bands too")
     ratio: int | None = Field(None, ge=2, le=12, description="pixel size ratio; default: from the products")
     psf_fwhm: float | Literal["auto"] = Field("auto", description="HSI PSF width in HSI pixels; auto: estimated")
-    format: OutputFormat = Field("auto", description="gtiff, cog or envi; auto: from the output's name")
+    format: str = Field("auto", min_length=1, description="name of an output format; auto: from the output's name")
     dtype: OutputDtype = Field("int16", description="int16 and uint16: reflectance x 10000; float32: reflectance")
-    compress: Compression = Field("zstd", description="compression of GeoTIFF and COG")
+    compress: Compression = Field("zstd", description="compression of formats that have it")
     overwrite: bool = Field(False, description="replace an existing output")
     resume: bool = Field(False, description="go on with an interrupted run")
     tile: int | None = Field(None, ge=8, description="tile side in MSI pixels; default: from the memory")

@@ -1,4 +1,4 @@
-"""Scores against a known reference.
+"""Quality against a known reference.
 
 All functions take cubes of shape (band, row, col). Pixels where ``valid`` is False, or where either cube has NaN in
 any band, are left out; scores that need neighbourhoods (SSIM, Q2n) leave out the windows that contain them.
@@ -12,7 +12,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import uniform_filter
 
 from hsfuse.errors import UsageError
 
@@ -143,6 +142,8 @@ def ssim(reference: Cube, estimate: Cube, valid: Mask | None = None) -> float:
 
     Only windows without invalid pixels count.
     """
+    from scipy.ndimage import uniform_filter
+
     mask = _usable(reference, estimate, valid)
     inside = uniform_filter(mask.astype(np.float32), _SSIM_SIDE, mode="constant") > 1.0 - 1e-4
     if not inside.any():

@@ -1,9 +1,8 @@
-"""Cubes that quicklooks can read decimated: a file, a reader, an array."""
+"""Cubes that quicklooks can read decimated: a product, a reader, an array."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from hsfuse.errors import InputError
 from hsfuse.grid import Slice2D
+from hsfuse.writers.format import CubeReader
 
 FloatCube = NDArray[np.float32]
 
@@ -94,72 +94,46 @@ class ArraySource(FunctionSource):
         )
 
 
-class RasterSource:
-    """A raster file as an :class:`ImageSource`, through its overviews where it has any.
+class ProductSource:
+    """A finished product as an :class:`ImageSource`, through its overviews where it has any.
 
     Parameters
     ----------
-    path
-        Any raster that GDAL reads.
+    reader
+        The open product, which becomes this object's.
     centre_nm
         Centre wavelength of each band.
-    scale
-        Factor from stored numbers to reflectance; default: the file's own (GDAL scale, or ENVI's
-        ``reflectance scale factor``), else 1.
 
     Raises
     ------
     InputError
-        The file cannot be opened or has another number of bands.
+        The product has another number of bands.
     """
 
-    def __init__(self, path: Path, centre_nm: NDArray[np.floating[Any]], *, scale: float | None = None) -> None:
-        import rasterio
-
-        try:
-            self._dataset = rasterio.open(path)
-        except rasterio.errors.RasterioIOError as error:
-            raise InputError(f"{path} cannot be read for the quality report: {error}.") from error
+    def __init__(self, reader: CubeReader, centre_nm: NDArray[np.floating[Any]]) -> None:
+        self._reader = reader
         self._centre = np.asarray(centre_nm, dtype=np.float64)
-        if self._dataset.count != self._centre.size:
-            count = self._dataset.count
-            self._dataset.close()
-            raise InputError(f"{path} has {count} bands, not the {self._centre.size} that were expected.")
-        self._scale, self._offset = self._scaling(scale)
-
-    def _scaling(self, scale: float | None) -> tuple[float, float]:
-        if scale is not None:
-            return scale, 0.0
-        if self._dataset.scales[0] != 1.0 or self._dataset.offsets[0] != 0.0:
-            return float(self._dataset.scales[0]), float(self._dataset.offsets[0])
-        factor = self._dataset.tags(ns="ENVI").get("reflectance_scale_factor")
-        return (1.0 / float(factor) if factor else 1.0), 0.0
+        if reader.shape[0] != self._centre.size:
+            reader.close()
+            raise InputError(f"The cube has {reader.shape[0]} bands, not the {self._centre.size} that were expected.")
 
     @property
     def shape(self) -> tuple[int, int]:
         """(rows, cols)."""
-        return int(self._dataset.height), int(self._dataset.width)
+        return self._reader.shape[1:]
 
     @property
     def centre_nm(self) -> NDArray[np.float64]:
         """Centre wavelength of each band."""
         return self._centre
 
-    def read(self, bands: Sequence[int] | None, block: Slice2D, out_shape: tuple[int, int] | None = None) -> FloatCube:
-        """Read bands (all when None) of a block, averaged down to ``out_shape``; NaN where there is no data."""
-        from rasterio.enums import Resampling
-
-        indexes = list(range(1, self._dataset.count + 1)) if bands is None else [int(b) + 1 for b in bands]
-        shape = (len(indexes), *(out_shape or block.shape))
-        stored = self._dataset.read(
-            indexes, window=block.window, out_shape=shape, masked=True, resampling=Resampling.average
-        )
-        cube = stored.astype(np.float32).filled(np.nan)
-        return np.asarray(cube * np.float32(self._scale) + np.float32(self._offset), dtype=np.float32)
+    def read(self, bands: Sequence[int], block: Slice2D, out_shape: tuple[int, int] | None = None) -> FloatCube:
+        """Read bands of a block, averaged down to ``out_shape``; NaN where there is no data."""
+        return self._reader.read(bands, block, out_shape)
 
     def close(self) -> None:
-        """Close the file."""
-        self._dataset.close()
+        """Close the product."""
+        self._reader.close()
 
     def __enter__(self) -> Self:
         return self

@@ -1,8 +1,8 @@
 """The verdict of a run: good, usable with care, or failed, each with its reasons in plain words.
 
-Every threshold is data (:data:`THRESHOLDS`), so a user can read them in the report and replace them. A check that was
-to be made and could not be is ``not made``: it is shown as such and keeps the verdict from ``good``. Surface classes
-are judged one by one (:mod:`hsfuse.qa.surfaces`).
+Every threshold is data (:data:`THRESHOLDS` and the limits of the metrics), so a user can read them in the report and
+replace them. A check that was to be made and could not be is ``not made``: it is shown as such and keeps the verdict
+from ``good``. Surface classes are judged one by one (:mod:`hsfuse.qa.surfaces`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from hsfuse.metrics import all_metrics
 from hsfuse.qa.coregistration import CoregistrationDiagnostics
 from hsfuse.qa.surfaces import SurfaceCheck
 
@@ -88,30 +89,6 @@ THRESHOLDS: tuple[Threshold, ...] = (
         "few independent points stand behind the stated alignment error", "", 0,
     ),
     Threshold(
-        "hsi_rmse", "Consistency with the HSI (RMSE)", "lower", 0.010, 0.040,
-        "the cube, degraded to the HSI's resolution, is not what the HSI measured", " reflectance", 4,
-    ),
-    Threshold(
-        "hsi_sam_deg", "Consistency with the HSI (spectral angle)", "lower", 2.0, 6.0,
-        "the shape of the spectra changed against the HSI", "°", 2,
-    ),
-    Threshold(
-        "msi_rmse", "Consistency with the MSI (RMSE)", "lower", 0.020, 0.060,
-        "the cube, seen through the MSI's bands, is not what the MSI measured", " reflectance", 4,
-    ),
-    Threshold(
-        "qnr", "QNR", "higher", 0.85, 0.60,
-        "spectral or spatial relations between the bands were distorted", "", 3,
-    ),
-    Threshold(
-        "d_lambda", "Spectral distortion D_lambda", "lower", 0.08, 0.25,
-        "the relations between bands changed", "", 3,
-    ),
-    Threshold(
-        "d_s", "Spatial distortion D_s", "lower", 0.12, 0.30,
-        "the detail does not follow the MSI's detail", "", 3,
-    ),
-    Threshold(
         "coregistration_extrapolated", "Share of the scene beyond the tie points", "lower", 0.30, None,
         "the displacement there is extrapolated, not measured", "", 3,
     ),
@@ -122,15 +99,28 @@ THRESHOLDS: tuple[Threshold, ...] = (
 )  # fmt: skip
 
 
-def thresholds_for(hsi_pixel_m: float) -> tuple[Threshold, ...]:
-    """Return :data:`THRESHOLDS` for another pixel size than PRISMA's 30 m: the alignment is judged in pixels."""
-    scale = hsi_pixel_m / 30.0
+def metric_thresholds() -> tuple[Threshold, ...]:
+    """Return what the metrics themselves ask of a good cube."""
     return tuple(
+        Threshold(
+            metric.key, metric.text.label, "higher" if metric.direction > 0 else "lower", metric.limits.care,
+            metric.limits.fail, metric.limits.plain, metric.text.unit, metric.text.decimals,
+        )
+        for metric in all_metrics()
+        if metric.limits is not None and metric.direction
+    )  # fmt: skip
+
+
+def thresholds_for(hsi_pixel_m: float = 30.0) -> tuple[Threshold, ...]:
+    """Return all thresholds for an HSI of a pixel size: the alignment is judged in pixels, 30 m being PRISMA's."""
+    scale = hsi_pixel_m / 30.0
+    run = tuple(
         replace(t, care=scale * t.care, fail=scale * t.fail)
         if t.unit == " m" and t.care is not None and t.fail is not None
         else t
         for t in THRESHOLDS
     )
+    return (*run, *metric_thresholds())
 
 
 @dataclass(frozen=True)
@@ -245,7 +235,7 @@ def judge(
     surfaces: Sequence[SurfaceCheck] | None = None,
     not_made: Mapping[str, str] | None = None,
     warnings: Iterable[str] = (),
-    thresholds: Sequence[Threshold] = THRESHOLDS,
+    thresholds: Sequence[Threshold] | None = None,
     min_qnr: float | None = None,
 ) -> Verdict:
     """Judge a run.
@@ -266,7 +256,7 @@ def judge(
     warnings
         Sentences about the inputs or the run that ask for care (years apart, bands re-admitted, ...).
     thresholds
-        What the numbers must reach.
+        What the numbers must reach; None: :func:`thresholds_for` PRISMA.
     min_qnr
         The user's own limit: below it the run failed.
 
@@ -280,7 +270,7 @@ def judge(
     findings = list(_judge_coregistration(coregistration, numbers))
     findings.extend(
         _judge_number(threshold, numbers[threshold.key], (not_made or {}).get(threshold.key, ""))
-        for threshold in thresholds
+        for threshold in (thresholds_for() if thresholds is None else thresholds)
         if threshold.key in numbers
     )
     if min_qnr is not None:

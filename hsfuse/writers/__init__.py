@@ -1,4 +1,4 @@
-"""Products on disk: GeoTIFF, COG and ENVI, resumable and never half finished under their final name."""
+"""Products on disk: resumable, in any format of the registry, and never half finished under their final name."""
 
 from hsfuse.writers.base import (
     OutputPlan,
@@ -6,11 +6,20 @@ from hsfuse.writers.base import (
     WrittenProduct,
     check_output,
     journal_folder,
-    resolve_format,
     sidecar_paths,
 )
-from hsfuse.writers.cube_writer import CubeWriter, read_identity
-from hsfuse.writers.encoding import SampleEncoding, read_rows
+from hsfuse.writers.cube_writer import CubeWriter
+from hsfuse.writers.encoding import SampleEncoding
+from hsfuse.writers.format import (
+    FORMATS,
+    BuildOptions,
+    CubeContent,
+    CubeReader,
+    DiskNeed,
+    FormatEntry,
+    read_identity,
+    resolve_format,
+)
 from hsfuse.writers.journal import StoredRows
 from hsfuse.writers.provenance import (
     InputIdentity,
@@ -21,7 +30,13 @@ from hsfuse.writers.provenance import (
 )
 
 __all__ = [
+    "FORMATS",
+    "BuildOptions",
+    "CubeContent",
+    "CubeReader",
     "CubeWriter",
+    "DiskNeed",
+    "FormatEntry",
     "InputIdentity",
     "OutputPlan",
     "SampleEncoding",
@@ -34,7 +49,6 @@ __all__ = [
     "journal_folder",
     "provenance_record",
     "read_identity",
-    "read_rows",
     "resolve_format",
     "run_identity",
     "sidecar_paths",

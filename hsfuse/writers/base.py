@@ -1,37 +1,21 @@
-"""What every output format shares: options, checks before any work, the finished product, storage errors."""
+"""What every output shares: options, checks before any work, the finished product."""
 
 from __future__ import annotations
 
-import errno
 import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hsfuse.config import Compression, OutputDtype, OutputFormat
+from hsfuse.config import Compression, OutputDtype
 from hsfuse.errors import OutputError, UsageError
 from hsfuse.grid import Grid
-from hsfuse.writers.encoding import SampleEncoding, read_rows
-
-FileFormat = Literal["gtiff", "cog", "envi"]
-
-TIFF_SUFFIXES = (".tif", ".tiff")
-ENVI_SUFFIXES = (".img", ".dat", ".bil", ".raw", ".envi")
-
-TILE_PX = 256
-COG_TILE_PX = 512
-
-_EXPECTED_SHARE: dict[Compression, float] = {"zstd": 0.85, "deflate": 0.85, "lerc": 0.6}
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_FULL_BELOW = 2**20
-_OVERVIEW_SHARE = 1.34
-"""A pyramid of halved images adds a third."""
+from hsfuse.writers.encoding import SampleEncoding
+from hsfuse.writers.format import FORMATS, FormatEntry, resolve_format, rows_of
+from hsfuse.writers.storage import probe, size_text
 
 
 @dataclass(frozen=True)
@@ -41,22 +25,29 @@ class WriteOptions:
     Attributes
     ----------
     format
-        ``auto`` decides from the file name.
+        Name of an output format; ``auto`` decides from the file name.
     dtype
         ``int16`` and ``uint16`` hold reflectance x 10000, ``float32`` reflectance.
     compress
-        Compression of GeoTIFF and COG; ENVI files are never compressed.
+        Compression; formats that are never compressed pass it over.
     overwrite, resume
         Replace an existing output; go on with an interrupted one.
+
+    Raises
+    ------
+    UsageError
+        There is no such format, or the options contradict each other.
     """
 
-    format: OutputFormat = "auto"
+    format: str = "auto"
     dtype: OutputDtype = "int16"
     compress: Compression = "zstd"
     overwrite: bool = False
     resume: bool = False
 
     def __post_init__(self) -> None:
+        if self.format != "auto":
+            FORMATS.get(self.format)
         if self.overwrite and self.resume:
             raise UsageError("The options --overwrite and --resume exclude each other.")
         if self.compress == "lerc" and self.dtype != "float32":
@@ -66,10 +57,6 @@ class WriteOptions:
             )
 
 
-def ignore(amount: float) -> None:
-    """Show no progress."""
-
-
 @dataclass(frozen=True)
 class OutputPlan:
     """Where an output will lie and what it will cost.
@@ -77,11 +64,11 @@ class OutputPlan:
     Attributes
     ----------
     path, format
-        Final file and its format.
+        Final name and format.
     sidecars
-        Files that will be written beside it.
+        Files that will be written beside it: companions of the format, then the STAC item.
     product_bytes
-        Expected size of the final file (an upper estimate for compressed formats).
+        Expected size of the product (an upper estimate for compressed formats).
     needed_bytes
         Free disk space that the run needs at its peak, unfinished rows included.
     free_bytes
@@ -89,7 +76,7 @@ class OutputPlan:
     """
 
     path: Path
-    format: FileFormat
+    format: FormatEntry
     sidecars: tuple[Path, ...]
     product_bytes: int
     needed_bytes: int
@@ -103,60 +90,30 @@ class WrittenProduct:
     Attributes
     ----------
     path
-        The cube.
+        The cube, a file or a folder.
     sidecars
-        ``.hdr`` and ``.stac.json`` beside it.
+        What lies beside it: companions of the format and the STAC item.
     bytes
-        Size of the cube's file.
+        Size of the cube, without sidecars.
     format
-        ``gtiff``, ``cog`` or ``envi``.
+        Its format.
     """
 
     path: Path
     sidecars: tuple[Path, ...]
     bytes: int
-    format: FileFormat
+    format: FormatEntry
 
     def read_rows(self, row0: int, rows: int, bands: Sequence[int] | None = None) -> NDArray[np.float32]:
-        """Reflectance of some rows, see :func:`read_rows`."""
-        return read_rows(self.path, row0, rows, bands)
+        """Reflectance of some rows: float32 (band, rows, col), NaN = no data.
 
-
-def resolve_format(path: Path, wanted: OutputFormat = "auto") -> FileFormat:
-    """Decide the file format from the option and the file name.
-
-    Raises
-    ------
-    UsageError
-        The name and the format contradict each other, or the suffix is unknown.
-    """
-    suffix = path.suffix.lower()
-    if suffix == ".hdr":
-        raise UsageError(
-            f"The output {path.name} names an ENVI header.",
-            hint=f"Name the data file, such as {path.with_suffix('.img').name}; the header is written beside it.",
-        )
-    if wanted == "auto":
-        if suffix in TIFF_SUFFIXES:
-            return "gtiff"
-        if suffix in ENVI_SUFFIXES:
-            return "envi"
-        raise UsageError(
-            f"The suffix '{suffix}' of the output {path.name} is not known.",
-            hint="Use .tif for GeoTIFF or COG (--format cog), .img for ENVI.",
-        )
-    is_tiff = suffix in TIFF_SUFFIXES
-    if wanted == "envi" and (is_tiff or suffix in (".bsq", ".bip")):
-        raise UsageError(
-            f"The output {path.name} does not look like a band-interleaved-by-line ENVI file.",
-            hint="Use a suffix such as .img or .bil with --format envi.",
-        )
-    if wanted != "envi" and not is_tiff:
-        raise UsageError(
-            f"The output {path.name} does not end in .tif, but the format is {wanted}.",
-            hint="Use a .tif name, or --format envi.",
-        )
-    return wanted
+        Raises
+        ------
+        OutputError
+            The product cannot be read.
+        """
+        with self.format.open(self.path) as reader:
+            return rows_of(reader, row0, rows, bands)
 
 
 def journal_folder(path: Path) -> Path:
@@ -164,9 +121,14 @@ def journal_folder(path: Path) -> Path:
     return path.with_name(path.name + ".part")
 
 
-def sidecar_paths(path: Path) -> tuple[Path, Path]:
-    """ENVI header and STAC item that are written beside an output."""
-    return path.with_suffix(".hdr"), path.with_name(path.name + ".stac.json")
+def stac_path(path: Path) -> Path:
+    """STAC item of an output."""
+    return path.with_name(path.name + ".stac.json")
+
+
+def sidecar_paths(path: Path, entry: FormatEntry) -> tuple[Path, ...]:
+    """Files that are written beside an output: companions of its format and its STAC item."""
+    return (*entry.companions(path).values(), stac_path(path))
 
 
 def check_output(path: Path, grid: Grid, n_bands: int, options: WriteOptions) -> OutputPlan:
@@ -188,98 +150,42 @@ def check_output(path: Path, grid: Grid, n_bands: int, options: WriteOptions) ->
         The output exists, its folder is missing or not writable, or the disk is too small.
     """
     path = Path(path)
-    file_format = resolve_format(path, options.format)
-    sidecars = sidecar_paths(path)
+    entry = resolve_format(path, options.format)
+    if entry.compressions and options.compress not in entry.compressions:
+        raise UsageError(
+            f"The format {entry.name} has no {options.compress} compression.",
+            hint=f"Use --compress {' or '.join(entry.compressions)}.",
+        )
+    sidecars = sidecar_paths(path, entry)
     folder = path.parent
     if not folder.is_dir():
         raise OutputError(f"The folder of the output, {folder}, does not exist.", hint=f"Make it: mkdir -p {folder}")
-    if path.is_dir():
-        raise OutputError(f"The output {path} is a folder.", hint="Give a file name, such as fused.tif, in it.")
+    _check_kind(path, entry)
     existing = [item for item in (path, *sidecars) if item.exists()]
     if existing and not (options.overwrite or options.resume):
         raise OutputError(
             f"The output {existing[0]} exists already.",
             hint="Choose another name, or add --overwrite to replace it.",
         )
-    _probe(folder)
+    probe(folder)
     raw = grid.height * grid.width * n_bands * SampleEncoding.of(options.dtype).dtype.itemsize
-    product, needed = _disk_need(raw, grid, file_format, options.compress)
+    need = entry.disk_need(raw, grid, options.compress)
     partial = journal_folder(path) / "rows.bil"
     done = partial.stat().st_size if partial.is_file() else 0
     free = shutil.disk_usage(folder).free
-    needed = max(needed - done, 0)
+    # Rows that are the product's file already are not written twice.
+    needed = max((raw if entry.keeps_rows else raw + need.building) - done, 0)
     if needed > free and not (options.resume and path.exists()):
         raise OutputError(
-            f"The disk of {folder} has {_size(free)} free, but the output needs up to {_size(needed)}.",
+            f"The disk of {folder} has {size_text(free)} free, but the output needs up to {size_text(needed)}.",
             hint="Free space, choose another disk, fewer bands (--bands) or a smaller area (--aoi).",
         )
-    return OutputPlan(path, file_format, sidecars, product, needed, free)
+    return OutputPlan(path, entry, sidecars, need.product, needed, free)
 
 
-def _disk_need(raw: int, grid: Grid, file_format: FileFormat, compress: Compression) -> tuple[int, int]:
-    """Bytes of the product and bytes at the peak, for ``raw`` bytes of samples."""
-    if file_format == "envi":
-        return raw, raw
-    share = _OVERVIEW_SHARE if file_format == "cog" else 1.0
-    tile = COG_TILE_PX if file_format == "cog" else TILE_PX
-    # Tiles at the right and lower edge are stored whole; only compression makes their empty part vanish.
-    plain = int(raw * share * _padded(grid.height, tile) * _padded(grid.width, tile))
-    product = plain if compress == "none" else int(raw * share * _EXPECTED_SHARE[compress])
-    return product, raw + product + (plain if file_format == "cog" else 0)
-
-
-def _padded(length: int, tile: int) -> float:
-    return -(-length // tile) * tile / length
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
-
-
-def _probe(folder: Path) -> None:
-    # Asking for permission bits is not enough: root, read-only mounts and quotas answer differently when tried.
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OutputError(
-            f"The folder {folder} is not writable ({error.strerror or error}).",
-            hint="Check its permissions and free space, or choose another folder.",
-        ) from error
-
-
-def _causes(error: BaseException) -> list[BaseException]:
-    chain: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None and link not in chain:
-        chain.append(link)
-        link = link.__cause__ or link.__context__
-    return chain
-
-
-@contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
-    """Turn failures of storage into an OutputError that names the output.
-
-    Covers Python's own writes and GDAL's, whose errors carry no error number.
-    """
-    from rasterio._err import CPLE_BaseError
-    from rasterio.errors import RasterioError
-
-    try:
-        yield
-    except (OSError, RasterioError, CPLE_BaseError) as error:
-        causes = _causes(error)
-        full = any(getattr(cause, "errno", None) in _FULL for cause in causes)
-        # GDAL reports a refused write as text only, and sometimes without its reason.
-        full = full or any(text in str(cause) for cause in causes for text in ("No space left", "File too large"))
-        if full or shutil.disk_usage(path.parent).free < _FULL_BELOW:
-            raise OutputError(
-                f"The disk is full: {path} could not be written.",
-                hint="Free some space, then run the same command with --resume.",
-            ) from error
-        reason = (getattr(error, "strerror", None) or str(causes[-1])).rstrip(".")
-        raise OutputError(
-            f"The output {path} could not be written: {reason}.",
-            hint="Check the disk's space and quota, then run the same command with --resume.",
-        ) from error
+def _check_kind(path: Path, entry: FormatEntry) -> None:
+    """Refuse to put a file where a folder is, or the other way round."""
+    if path.is_dir() and not entry.is_folder:
+        raise OutputError(f"The output {path} is a folder.", hint="Give a file name, such as fused.tif, in it.")
+    if path.exists() and entry.is_folder and not path.is_dir():
+        raise OutputError(f"The output {path} is a file, but {entry.name} makes a folder.", hint="Give another name.")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -21,7 +19,7 @@ from hsfuse.grid import Grid
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress, SilentProgress
 from hsfuse.spectral import BandTable
-from hsfuse.writers import envi, geotiff, stac
+from hsfuse.writers import stac
 from hsfuse.writers.band_metadata import CubeMetadata
 from hsfuse.writers.base import (
     OutputPlan,
@@ -29,12 +27,14 @@ from hsfuse.writers.base import (
     WrittenProduct,
     check_output,
     journal_folder,
-    storage_errors,
+    stac_path,
 )
-from hsfuse.writers.cog import write_cog
 from hsfuse.writers.encoding import SampleEncoding
-from hsfuse.writers.journal import ROWS_NAME, Journal, StoredRows, sync_folder, write_durably
-from hsfuse.writers.provenance import IDENTITY_TAG, plain_record
+from hsfuse.writers.format import BuildOptions, CubeContent, read_identity
+from hsfuse.writers.journal import Journal, StoredRows, remove_journal
+from hsfuse.writers.provenance import plain_record
+from hsfuse.writers.publish import STAGE_NAME, complete_interrupted, publish
+from hsfuse.writers.storage import reached, remove, size_of, storage_errors
 
 _log = get_logger(__name__)
 
@@ -194,10 +194,10 @@ class CubeWriter:
                 f"The output {self.path} is not complete: {self.rows_done} of {self.grid.height} rows were written."
             )
         with storage_errors(self.path), (progress or SilentProgress()).stage("write", self.grid.height) as stage:
-            staged = self._build(self._journal, stage.advance)
-            self._publish(self._journal, staged)
+            self._build(self._journal, stage.advance)
+            self._publish(self._journal)
         self._journal = None
-        self._product = WrittenProduct(self.path, self.plan.sidecars, self.path.stat().st_size, self.plan.format)
+        self._product = WrittenProduct(self.path, self.plan.sidecars, size_of(self.path), self.plan.format)
         _log.info("wrote %s (%.1f MB)", self.path, self._product.bytes / 1e6)
         return self._product
 
@@ -238,64 +238,42 @@ class CubeWriter:
 
     def _finished_before(self) -> WrittenProduct | None:
         """The product of the same run, when ``resume`` finds it complete."""
+        journal = journal_folder(self.path)
+        complete_interrupted(journal)
         if not (self.options.resume and self.path.exists()):
             return None
-        if not self.metadata.identity or read_identity(self.path) != self.metadata.identity:
+        if not self.metadata.identity or read_identity(self.path, self.plan.format) != self.metadata.identity:
             raise OutputError(
                 f"The output {self.path} exists already and comes from another run.",
                 hint="Choose another name, or use --overwrite instead of --resume.",
             )
         _log.info("%s is complete already", self.path)
         # A kill between the final rename and the clean-up leaves the journal behind.
-        shutil.rmtree(journal_folder(self.path), ignore_errors=True)
+        if journal.is_dir():
+            remove_journal(journal)
         sidecars = tuple(item for item in self.plan.sidecars if item.exists())
-        return WrittenProduct(self.path, sidecars, self.path.stat().st_size, self.plan.format)
+        return WrittenProduct(self.path, sidecars, size_of(self.path), self.plan.format)
 
-    def _build(self, journal: Journal, advance: Callable[[float], None]) -> Path:
-        """Make product and sidecars inside the journal's folder; return the product's file."""
-        header = envi.header_text(
-            self.metadata, self.grid, self.encoding, container="envi" if self.plan.format == "envi" else "tiff"
-        )
-        item = stac.stac_item(self.path, self.metadata, self.grid, self.encoding, self.plan.format)
-        for sidecar, text in zip(self.plan.sidecars, (header, stac.stac_text(item)), strict=True):
-            write_durably(journal.folder / sidecar.name, text)
-        if self.plan.format == "envi":
-            advance(float(self.grid.height))
-            return journal.folder / ROWS_NAME
-        staged = journal.folder / "product.tif"
-        write = geotiff.write_geotiff if self.plan.format == "gtiff" else write_cog
+    def _build(self, journal: Journal, advance: Callable[[float], None]) -> None:
+        """Make product, companions and STAC item inside the journal's folder."""
+        entry, stage = self.plan.format, journal.folder / STAGE_NAME
+        remove(stage)
+        stage.mkdir()
+        content = CubeContent(journal, self.metadata, self.grid, self.encoding)
+        compress = self.options.compress if entry.compressions else "none"
         try:
-            write(
-                journal, staged, self.metadata, self.grid, self.encoding,
-                compress=self.options.compress, threads=self._threads, advance=advance,
-            )  # fmt: skip
+            entry.build(content, stage / self.path.name, BuildOptions(compress, self._threads, advance))
+            item = stac.stac_item(self.path, self.metadata, self.grid, self.encoding, entry)
+            (stage / stac_path(self.path).name).write_text(stac.stac_text(item), encoding="utf-8")
         except BaseException:
             # The rows are safe in the journal; a broken product would only keep the disk full.
-            staged.unlink(missing_ok=True)
+            remove(stage)
             raise
-        with staged.open("rb") as stream:
-            os.fsync(stream.fileno())
-        return staged
+        reached("product built")
 
-    def _publish(self, journal: Journal, staged: Path) -> None:
+    def _publish(self, journal: Journal) -> None:
         """Give the files their final names, the cube last: when it is there, everything is."""
-        if self.options.overwrite:
-            for suffix in _STALE_SUFFIXES:
-                self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
-        for sidecar in self.plan.sidecars:
-            (journal.folder / sidecar.name).replace(sidecar)
-        staged.replace(self.path)
-        sync_folder(self.path.parent)
+        stale = [self.path.name + suffix for suffix in _STALE_SUFFIXES] if self.options.overwrite else []
+        publish(journal.folder, [*(item.name for item in self.plan.sidecars), self.path.name], stale)
         journal.remove()
-
-
-def read_identity(path: Path) -> str:
-    """Identity of the run that made a product; empty for files that are not hsfuse's or not readable."""
-    import rasterio
-    from rasterio.errors import RasterioError
-
-    try:
-        with rasterio.open(path) as dataset:
-            return str(dataset.tags().get(IDENTITY_TAG) or dataset.tags(ns="ENVI").get("hsfuse_identity") or "")
-    except (RasterioError, OSError):
-        return ""
+        reached("journal removed")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse.config import OutputDtype
-from hsfuse.errors import OutputError
 from hsfuse.native import image
 
 REFLECTANCE_SCALE = 10_000.0
@@ -128,51 +126,11 @@ class RowSource(Protocol):
         """(band, row, col)."""
         ...
 
+    @property
+    def raw_file(self) -> Path | None:
+        """File that holds just these samples, band interleaved by line; None where there is none."""
+        ...
+
     def read(self, row0: int, rows: int, band0: int = 0, band1: int | None = None) -> NDArray[Any]:
         """Stored samples of bands ``[band0, band1)``, shape (band, rows, col)."""
         ...
-
-
-def read_rows(path: Path, row0: int, rows: int, bands: Sequence[int] | None = None) -> NDArray[np.float32]:
-    """Read reflectance from a finished product of any format.
-
-    Parameters
-    ----------
-    path
-        GeoTIFF, COG or ENVI data file.
-    row0, rows
-        First row and number of rows.
-    bands
-        Zero-based band indices; all when None.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32, shape (band, rows, col), NaN where there is no data.
-
-    Raises
-    ------
-    OutputError
-        The file cannot be read.
-    """
-    import rasterio
-    from rasterio.errors import RasterioError
-    from rasterio.windows import Window
-
-    try:
-        with rasterio.open(path) as dataset:
-            wanted = list(range(1, dataset.count + 1)) if bands is None else [int(b) + 1 for b in bands]
-            stored = dataset.read(wanted, window=Window(0, row0, dataset.width, rows))
-            nodata = dataset.nodata
-            scales = np.array([dataset.scales[b - 1] for b in wanted], dtype=np.float64)
-            offsets = np.array([dataset.offsets[b - 1] for b in wanted], dtype=np.float64)
-            factor = float(dataset.tags(ns="ENVI").get("reflectance_scale_factor", 1.0))
-    except (RasterioError, OSError) as error:
-        raise OutputError(f"The product {path} cannot be read: {error}") from error
-    missing = np.zeros(stored.shape, bool) if nodata is None or np.isnan(nodata) else stored == nodata
-    scales = scales / factor
-    reflectance: NDArray[np.float32] = stored.astype(np.float32)
-    reflectance *= scales.astype(np.float32)[:, None, None]
-    reflectance += offsets.astype(np.float32)[:, None, None]
-    reflectance[missing] = np.nan
-    return reflectance

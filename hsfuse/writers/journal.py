@@ -22,6 +22,7 @@ from hsfuse.errors import OutputError
 from hsfuse.grid import Slice2D
 from hsfuse.log import get_logger
 from hsfuse.writers.encoding import SampleEncoding
+from hsfuse.writers.storage import reached, remove, write_durably
 
 _log = get_logger(__name__)
 
@@ -29,28 +30,10 @@ SCHEMA = "hsfuse-journal/1"
 ROWS_NAME = "rows.bil"
 MANIFEST_NAME = "manifest.json"
 LOCK_NAME = "lock"
+OWN_NAMES = (MANIFEST_NAME, f"{MANIFEST_NAME}.tmp", ROWS_NAME, "product", "publish.json", "publish.json.tmp", LOCK_NAME)
+"""All that a journal consists of, in the order in which it is deleted."""
 _ENCODE_BYTES = 3 * 2**20
 """Size of the pieces in which rows are encoded: temporary arrays that stay in the processor's cache."""
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries (created and renamed files) to the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_durably(path: Path, text: str) -> None:
-    """Replace a small text file so that a reader sees the old or the new content, never a part."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
 
 
 class StoredRows:
@@ -85,6 +68,44 @@ class StoredRows:
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
+
+
+def lock_folder(folder: Path) -> int:
+    """Take the lock of a journal's folder; return what :func:`unlock` takes.
+
+    Raises
+    ------
+    OutputError
+        Another process has it.
+    """
+    handle = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise OutputError(
+            f"Another run is writing this output (it holds {folder}).",
+            hint="Wait for it to end, or choose another output name.",
+        ) from error
+    except OSError:
+        # Some network file systems have no locks; the manifest still guards the content.
+        _log.debug("no file locks at %s", folder)
+    return handle
+
+
+def unlock(handle: int) -> None:
+    """Give a lock back."""
+    with contextlib.suppress(OSError):
+        os.close(handle)
+
+
+def remove_journal(folder: Path) -> None:
+    """Delete a journal's own files and, unless somebody put more into it, its folder."""
+    for name in OWN_NAMES:
+        remove(folder / name)
+    # Whatever else lies there is not the journal's to delete.
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 class Journal:
@@ -139,7 +160,7 @@ class Journal:
         self.rows_done = 0
         self._refuse_foreign()
         folder.mkdir(exist_ok=True)
-        self._lock = self._take_lock()
+        self._lock = lock_folder(folder)
         try:
             self.rows_done = self._recorded_rows() if resume else 0
             if self.rows_done == 0:
@@ -149,13 +170,18 @@ class Journal:
             os.ftruncate(self._handle, self.rows_done * self._row_bytes)
             self._save()
         except BaseException:
-            os.close(self._lock)
+            unlock(self._lock)
             raise
 
     @property
     def rows_path(self) -> Path:
         """File with the stored rows."""
         return self.folder / ROWS_NAME
+
+    @property
+    def raw_file(self) -> Path:
+        """The same file, as what a product may be built from."""
+        return self.rows_path
 
     @property
     def complete(self) -> bool:
@@ -194,8 +220,10 @@ class Journal:
             stored = part if is_stored else self.encoding.encode(part)
             _write_all(self._handle, np.ascontiguousarray(stored.transpose(1, 0, 2)))
         os.fsync(self._handle)
+        reached("rows stored")
         self.rows_done = row0 + data.shape[1]
         self._save()
+        reached("rows counted")
 
     def read(self, row0: int, rows: int, band0: int = 0, band1: int | None = None) -> NDArray[Any]:
         """Stored samples of rows that are done, bands ``[band0, band1)``, shape (band, rows, col)."""
@@ -226,30 +254,13 @@ class Journal:
     def remove(self) -> None:
         """Close, and delete the folder with everything that belongs to the journal."""
         self.close()
-        for item in self.folder.iterdir():
-            item.unlink()
-        self.folder.rmdir()
+        remove_journal(self.folder)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _take_lock(self) -> int:
-        handle = os.open(self.folder / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(handle)
-            raise OutputError(
-                f"Another run is writing this output (it holds {self.folder}).",
-                hint="Wait for it to end, or choose another output name.",
-            ) from error
-        except OSError:
-            # Some network file systems have no locks; the manifest still guards the content.
-            _log.debug("no file locks at %s", self.folder)
-        return handle
 
     def _recorded_rows(self) -> int:
         """Rows of an interrupted run that can be kept."""
@@ -282,19 +293,22 @@ class Journal:
         return rows
 
     def _discard_old(self, *, expected: bool) -> None:
-        leftovers = [item for item in self.folder.iterdir() if item.name != LOCK_NAME]
+        leftovers = [name for name in OWN_NAMES if name != LOCK_NAME and (self.folder / name).exists()]
         if leftovers and not expected:
             _log.warning("discarding the interrupted run in %s (--resume would have gone on with it)", self.folder)
-        for item in leftovers:
-            item.unlink()
+        for name in leftovers:
+            remove(self.folder / name)
 
     def _refuse_foreign(self) -> None:
         """Make sure that a folder of this name holds nothing but a journal's files."""
-        if not self.folder.exists():
+        if not self.folder.exists() and not self.folder.is_symlink():
             return
-        names = {item.name for item in self.folder.iterdir()} if self.folder.is_dir() else {""}
-        starting = {LOCK_NAME, ROWS_NAME, f"{MANIFEST_NAME}.tmp"}
-        if MANIFEST_NAME not in names and not names <= starting:
+        foreign = (
+            [item.name for item in self.folder.iterdir() if item.name not in OWN_NAMES]
+            if self.folder.is_dir()
+            else [""]
+        )
+        if foreign:
             raise OutputError(f"{self.folder} is in the way and was not made by hsfuse.", hint="Move or delete it.")
 
     def _save(self) -> None:

@@ -12,14 +12,9 @@ import numpy as np
 from hsfuse._version import __version__
 from hsfuse.grid import Grid, reproject_xy
 from hsfuse.writers.band_metadata import CubeMetadata
-from hsfuse.writers.base import FileFormat
 from hsfuse.writers.encoding import SampleEncoding
+from hsfuse.writers.format import FormatEntry, stored_number
 
-_MEDIA_TYPES: dict[FileFormat, str] = {
-    "gtiff": "image/tiff; application=geotiff",
-    "cog": "image/tiff; application=geotiff; profile=cloud-optimized",
-    "envi": "application/octet-stream",
-}
 _EXTENSIONS = (
     "https://stac-extensions.github.io/eo/v1.1.0/schema.json",
     "https://stac-extensions.github.io/projection/v1.1.0/schema.json",
@@ -29,7 +24,7 @@ _EXTENSIONS = (
 
 
 def stac_item(
-    path: Path, metadata: CubeMetadata, grid: Grid, encoding: SampleEncoding, file_format: FileFormat
+    path: Path, metadata: CubeMetadata, grid: Grid, encoding: SampleEncoding, entry: FormatEntry
 ) -> dict[str, Any]:
     """Return the item of a cube that will lie at ``path``.
 
@@ -56,20 +51,15 @@ def stac_item(
         properties["hsfuse:identity"] = metadata.identity
     asset: dict[str, Any] = {
         "href": f"./{path.name}",
-        "type": _MEDIA_TYPES[file_format],
+        "type": entry.media_type,
         "title": "Fused hyperspectral cube",
         "roles": ["data"],
         "eo:bands": eo_bands,
         "raster:bands": [_raster_band(grid, encoding)] * len(metadata.bands),
     }
     assets = {"cube": asset}
-    if file_format == "envi":
-        assets["header"] = {
-            "href": f"./{path.with_suffix('.hdr').name}",
-            "type": "text/plain",
-            "title": "ENVI header",
-            "roles": ["metadata"],
-        }
+    for role, companion in entry.companions(path).items():
+        assets[role] = {"href": f"./{companion.name}", "title": f"{entry.name} {role}", "roles": ["metadata"]}
     return {
         "type": "Feature",
         "stac_version": "1.0.0",
@@ -137,7 +127,7 @@ def _eo_bands(metadata: CubeMetadata) -> list[dict[str, Any]]:
 def _raster_band(grid: Grid, encoding: SampleEncoding) -> dict[str, Any]:
     band: dict[str, Any] = {
         "data_type": encoding.dtype.name,
-        "nodata": "nan" if np.isnan(encoding.nodata) else int(encoding.nodata),
+        "nodata": stored_number(encoding.nodata),
         "sampling": "area",
         "spatial_resolution": grid.pixel_m,
     }

@@ -7,17 +7,8 @@ import pytest
 
 from hsfuse.degrade import Psf, lowpass_decimate_array, upsample_array
 from hsfuse.errors import UsageError
-from hsfuse.metrics.noreference import (
-    BLOCK_PX,
-    NoReferenceQuality,
-    d_lambda,
-    d_s,
-    hqnr,
-    qnr,
-    spatial_consistency,
-    spectral_consistency,
-    universal_quality,
-)
+from hsfuse.metrics import Evidence, Metric, MetricText, Scoring, metrics_for
+from hsfuse.metrics.noreference import BLOCK_PX, universal_quality
 
 
 @pytest.fixture
@@ -34,11 +25,21 @@ def scene() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     return truth, hsi, msi, srf
 
 
-def score(fused: np.ndarray, scene: tuple[np.ndarray, ...]) -> dict[str, float | None]:
+def score(
+    fused: np.ndarray, scene: tuple[np.ndarray, ...], psf: Psf | None = None, *windows: slice
+) -> dict[str, float | None]:
+    """Scores of a cube, as one window or as several (rows of the HSI)."""
     _, hsi, msi, srf = scene
-    quality = NoReferenceQuality(3, Psf(1.0), srf)
-    quality.add(fused, hsi, msi, np.ones(msi.shape[1:], bool))
-    return quality.scores()
+    scoring = Scoring(metrics_for(frozenset({"hsi", "msi", "srf"})))
+    for rows in windows or (slice(0, hsi.shape[1]),):
+        fine = slice(rows.start * 3, rows.stop * 3)
+        scoring.add(
+            Evidence(
+                fused[:, fine], np.ones(msi[:, fine].shape[1:], bool), 3, psf or Psf(1.0),
+                hsi=hsi[:, rows], msi=msi[:, fine], srf=srf,
+            )
+        )  # fmt: skip
+    return scoring.scores()
 
 
 def test_the_truth_is_consistent_and_interpolation_is_worse(scene: tuple[np.ndarray, ...]) -> None:
@@ -71,23 +72,20 @@ def test_wrong_spectra_raise_d_lambda(scene: tuple[np.ndarray, ...]) -> None:
 
 
 def test_nodata_is_left_out_and_nothing_left_gives_none(scene: tuple[np.ndarray, ...]) -> None:
-    truth, hsi, msi, srf = scene
-    holed = truth.copy()
+    holed = scene[0].copy()
     holed[:, :60, :60] = np.nan
-    quality = NoReferenceQuality(3, Psf(1.0), srf)
-    quality.add(holed, hsi, msi, np.ones(msi.shape[1:], bool))
-    assert quality.scores()["hsi_rmse"] == pytest.approx(0.0, abs=1e-6)
-    empty = NoReferenceQuality(3, Psf(1.0), srf)
-    empty.add(np.full_like(truth, np.nan), hsi, msi, np.ones(msi.shape[1:], bool))
-    assert set(empty.scores().values()) == {None}
-    assert empty.band_rmse is None
+    assert score(holed, scene)["hsi_rmse"] == pytest.approx(0.0, abs=1e-6)
+    empty = score(np.full_like(scene[0], np.nan), scene)
+    assert set(empty.values()) == {None}
+    assert "qnr" in empty, "what could not be computed is said, not left out"
 
 
 def test_d_lambda_equals_the_double_loop_over_bands(scene: tuple[np.ndarray, ...]) -> None:
     """The definition: mean over pairs of bands of |mean Q fine - mean Q coarse|, on blocks of the same ground."""
     truth, hsi, _, _ = scene
     fused, low = truth[:4, :144, :144], hsi[:4, :48, :48]
-    found = d_lambda(fused, low, 3)
+    srf = np.zeros((1, 4))
+    found = score(fused, (fused, low, fused[:1], srf), Psf())["d_lambda"]
 
     def quality(a: np.ndarray, b: np.ndarray) -> float:
         cov = np.cov(a.ravel(), b.ravel(), bias=True)
@@ -119,28 +117,47 @@ def test_d_lambda_equals_the_double_loop_over_bands(scene: tuple[np.ndarray, ...
 
 
 def test_indices_order_methods_as_the_truth_does(scene: tuple[np.ndarray, ...]) -> None:
-    truth, hsi, msi, _ = scene
-    plain = upsample_array(hsi, 3)
-    assert hqnr(truth, hsi, msi, 3, Psf()) > hqnr(plain, hsi, msi, 3, Psf())
-    assert d_s(truth, hsi, msi, 3, Psf()) < d_s(plain, hsi, msi, 3, Psf())
-    assert qnr(truth, hsi, msi, 3, Psf()) == pytest.approx(
-        (1 - d_lambda(truth, hsi, 3)) * (1 - d_s(truth, hsi, msi, 3, Psf()))
-    )
+    truth, hsi, _, _ = scene
+    best, plain = score(truth, scene, Psf()), score(upsample_array(hsi, 3), scene, Psf())
+    assert best["hqnr"] > plain["hqnr"]  # type: ignore[operator]
+    assert best["d_s"] < plain["d_s"]  # type: ignore[operator]
 
 
-def test_consistency_both_ways(scene: tuple[np.ndarray, ...]) -> None:
+def test_consistency_passes_over_bands_that_the_hsi_does_not_cover(scene: tuple[np.ndarray, ...]) -> None:
     truth, hsi, msi, srf = scene
-    assert spectral_consistency(truth, hsi, 3, Psf()).rmse == pytest.approx(0, abs=1e-6)
-    assert spatial_consistency(truth, msi, srf, 3).rmse == pytest.approx(0, abs=1e-6)
-    blurred = upsample_array(hsi, 3)
-    assert spectral_consistency(blurred, hsi, 3, Psf()).rmse > 1e-4
-    assert spatial_consistency(blurred, msi, srf, 3).rmse > 1e-3
+    assert score(upsample_array(hsi, 3), scene)["msi_rmse"] > 1e-3  # type: ignore[operator]
     uncovered = np.vstack([srf[:2], np.zeros((1, srf.shape[1]))])
-    assert spatial_consistency(truth, msi, uncovered, 3).rmse == pytest.approx(0, abs=1e-6)
-    with pytest.raises(UsageError, match="covered"):
-        spatial_consistency(truth, msi, np.zeros_like(srf), 3)
+    assert score(truth, (truth, hsi, msi, uncovered))["msi_rmse"] == pytest.approx(0, abs=1e-6)
+    assert score(truth, (truth, hsi, msi, np.zeros_like(srf)))["msi_rmse"] is None
 
 
-def test_an_image_too_small_for_a_block_says_so(scene: tuple[np.ndarray, ...]) -> None:
-    with pytest.raises(UsageError, match="too small"):
-        d_lambda(scene[0][:, :9, :9], scene[1][:, :3, :3], 3)
+def test_windows_are_judged_together(scene: tuple[np.ndarray, ...]) -> None:
+    """Squares are summed over the windows first: the RMSE of two is not the mean of theirs."""
+    plain = upsample_array(scene[1], 3)
+    halves = [score(plain, scene, None, rows) for rows in (slice(0, 24), slice(24, 48))]
+    both = score(plain, scene, None, slice(0, 24), slice(24, 48))
+    squares = np.mean([h["hsi_rmse"] ** 2 for h in halves])  # type: ignore[operator]
+    assert both["hsi_rmse"] == pytest.approx(np.sqrt(squares))
+    assert both["hsi_rmse"] > np.mean([h["hsi_rmse"] for h in halves])  # type: ignore[operator, type-var]
+
+
+def test_arrays_that_do_not_nest_are_refused(scene: tuple[np.ndarray, ...]) -> None:
+    truth, hsi, msi, _ = scene
+    valid = np.ones(msi.shape[1:], bool)
+    for wrong in ({"hsi": hsi[:, 1:]}, {"msi": msi[:, 1:]}, {"reference": truth[:, 1:]}):
+        with pytest.raises(UsageError):
+            Evidence(truth, valid, 3, **wrong)
+
+
+def test_a_metric_that_fails_costs_its_own_score_only(
+    scene: tuple[np.ndarray, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(evidence: Evidence) -> float:
+        raise ZeroDivisionError("no pixels")
+
+    bad = Metric("bad", broken, frozenset({"hsi"}), MetricText("Bad", ""), direction=0)
+    good = Metric("mean", lambda e: float(np.nanmean(e.fused)), frozenset({"hsi"}), MetricText("Mean", ""), direction=0)
+    scoring = Scoring([bad, good])
+    scoring.add(Evidence(scene[0], np.ones(scene[2].shape[1:], bool), 3, hsi=scene[1]))
+    assert scoring.scores() == {"bad": None, "mean": pytest.approx(float(scene[0].mean()), rel=1e-5)}
+    assert "bad" in caplog.text

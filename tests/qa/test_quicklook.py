@@ -11,7 +11,7 @@ from matplotlib.image import imread
 from qa_builders import CENTRE_NM, patch_scene
 from rasterio.transform import from_origin
 
-from hsfuse.errors import InputError, UsageError
+from hsfuse.errors import InputError, OutputError, UsageError
 from hsfuse.grid import Slice2D
 from hsfuse.qa.quicklook import (
     alignment_view,
@@ -24,7 +24,8 @@ from hsfuse.qa.quicklook import (
     stretch_limits,
     to_rgba,
 )
-from hsfuse.qa.sources import ArraySource, FunctionSource, RasterSource
+from hsfuse.qa.sources import ArraySource, FunctionSource, ProductSource
+from hsfuse.writers.raster_cube import RasterCube
 
 
 def test_bands_are_picked_by_wavelength_or_not_at_all():
@@ -101,16 +102,16 @@ def test_files_are_read_as_reflectance_with_nodata(tmp_path, dtype):
         file.write(stored.astype(dtype))
         if dtype == "int16":
             file.scales = (1e-4,) * 4
-    with RasterSource(path, np.array([450.0, 550.0, 650.0, 850.0])) as source:
+    with ProductSource(RasterCube(path), np.array([450.0, 550.0, 650.0, 850.0])) as source:
         block = source.read([2, 0], Slice2D(10, 20, 5, 12))
         np.testing.assert_allclose(block, truth[[2, 0], 10:20, 5:12], atol=1e-4)
-        small = source.read(None, Slice2D(0, 64, 0, 48), (8, 6))
+        small = source.read(range(4), Slice2D(0, 64, 0, 48), (8, 6))
         assert np.isnan(small[:, 0]).all()
         np.testing.assert_allclose(small[:, 1:], truth[:, 8:].reshape(4, 7, 8, 6, 8).mean(axis=(2, 4)), atol=2e-4)
     with pytest.raises(InputError, match="4 bands"):
-        RasterSource(path, np.array([450.0]))
-    with pytest.raises(InputError, match="cannot be read"):
-        RasterSource(tmp_path / "missing.tif", np.array([450.0]))
+        ProductSource(RasterCube(path), np.array([450.0]))
+    with pytest.raises(OutputError, match="cannot be read"):
+        RasterCube(tmp_path / "missing.tif")
 
 
 def test_envi_scale_factor_is_honoured(tmp_path):
@@ -121,7 +122,7 @@ def test_envi_scale_factor_is_honoured(tmp_path):
     ) as file:  # fmt: skip
         file.write(np.full((1, 4, 5), 2500, np.int16))
         file.update_tags(ns="ENVI", reflectance_scale_factor="10000")
-    with RasterSource(path, np.array([450.0])) as source:
+    with RasterCube(path) as source:
         np.testing.assert_allclose(source.read([0], Slice2D(0, 4, 0, 5)), 0.25)
 
 

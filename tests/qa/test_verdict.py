@@ -15,7 +15,7 @@ from hsfuse.qa.coregistration import diagnose
 from hsfuse.qa.pixels import KINDS, PurePixel
 from hsfuse.qa.spectra import compare_spectrum
 from hsfuse.qa.surfaces import check_surfaces
-from hsfuse.qa.verdict import THRESHOLDS, Threshold, judge, thresholds_for
+from hsfuse.qa.verdict import Threshold, judge, thresholds_for
 
 GOOD = {
     "qnr": 0.93, "d_lambda": 0.03, "d_s": 0.04, "hsi_rmse": 0.004, "hsi_sam_deg": 0.8, "msi_rmse": 0.01,
@@ -183,10 +183,10 @@ def test_nothing_valid_is_a_failure():
 
 
 def test_thresholds_are_data():
-    strict = [replace(t, care=0.95) if t.key == "qnr" else t for t in THRESHOLDS]
+    strict = [replace(t, care=0.95) if t.key == "qnr" else t for t in thresholds_for()]
     assert judge(GOOD, thresholds=strict).level == "usable with care"
     scaled = {t.key: t for t in thresholds_for(60.0)}
-    plain = {t.key: t for t in THRESHOLDS}
+    plain = {t.key: t for t in thresholds_for()}
     assert scaled["coregistration_rmse_m"].care == 2 * plain["coregistration_rmse_m"].care
     assert scaled["qnr"] == plain["qnr"]
 

@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from writers_support import CENTRES_NM, PROVENANCE, Cube
+from writers_support import PROVENANCE, Cube
 
 from hsfuse.grid import Grid, Slice2D
-from hsfuse.qa.sources import RasterSource
 from hsfuse.spectral import BandTable
 from hsfuse.writers import CubeWriter, SampleEncoding, WriteOptions
 
@@ -81,7 +80,7 @@ def test_a_cube_has_one_set_of_values(
         early = rows.read(block, chosen)
         rows.close()
         late = writer.read_rows(30, 100, chosen)[:, :, 20:90]
-    with RasterSource(product.path, np.asarray(CENTRES_NM)) as source:
+    with product.format.open(product.path) as source:
         judged = source.read(chosen, block)
     for other in (written, late, judged):
         np.testing.assert_array_equal(other, early)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hsfuse.degrade import masked_lowpass_decimate_array
 from hsfuse.errors import HsfuseError
 from hsfuse.grid import Slice2D
-from hsfuse.metrics.reference import score_all
+from hsfuse.metrics import Evidence, Scoring, metrics_for
 from hsfuse.qa.compare_report import MethodResult
 from hsfuse.qa.pixels import PixelStrip, PurePixel, find_pure_pixels, inner_spread, key_bands
 from hsfuse.qa.quicklook import fit_shape
@@ -20,9 +20,6 @@ from hsfuse.workflows.comparison.scratch_cube import ScratchCube
 from hsfuse.workflows.comparison.setting import ComparisonSetting
 from hsfuse.workflows.steps.window_scores import score_windows
 
-PAPER_SCORES = ("PSNR", "SAM", "ERGAS", "CC", "RMSE")
-"""In the order and spelling of the SSRFN paper."""
-_MORE_SCORES = ("PSNR_global", "SSIM", "Q2n")
 _PICTURE_NM = (660.0, 560.0, 480.0)
 _PICTURE_PX, _MAP_PX = 360, 400
 _STRIP_ROWS = 32
@@ -112,7 +109,8 @@ class Judge:
         block = Slice2D(0, cube.shape[0], 0, cube.shape[1])
         fused = cube.read(range(len(self.centre_nm)), block)
         known = np.all(np.isfinite(fused), axis=0) & np.all(np.isfinite(reference), axis=0)
-        found = score_all(reference, fused, self._scene.ratio, known).to_json()
+        scoring = Scoring(metrics_for(frozenset({"reference"})))
+        scoring.add(Evidence(fused, known, self._scene.ratio, self._scene.psf, reference=reference))
         squares = np.zeros(block.shape, np.float64)
         curve = np.full(len(reference), np.nan)
         for band, (true, estimate) in enumerate(zip(reference, fused, strict=True)):
@@ -122,7 +120,7 @@ class Judge:
             curve[band] = 10.0 * np.log10(peak**2 / mean) if mean > 0 and peak > 0 else np.nan
         errors = np.where(known, np.sqrt(squares / len(reference)), np.nan)
         # Q2n needs whole blocks of 32 pixels, which a scene full of clouds may not have.
-        scores = {name: found[name] for name in (*PAPER_SCORES, *_MORE_SCORES) if found[name] is not None}
+        scores = {name: value for name, value in scoring.scores().items() if value is not None}
         return {"scores": scores, "band_psnr": curve, "error_map": _smaller(errors)}
 
     def _without(self, cube: ScratchCube) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from hsfuse.qa.quicklook import AlignmentView, DetailPair, alignment_view, compo
 from hsfuse.qa.report import write_report
 from hsfuse.qa.report_data import ReportData
 from hsfuse.qa.seams import SeamReport, measure_seams
-from hsfuse.qa.sources import FunctionSource, ImageSource, RasterSource
+from hsfuse.qa.sources import FunctionSource, ImageSource, ProductSource
 from hsfuse.qa.spectra import SpectrumComparison, compare_pixels
 from hsfuse.qa.surfaces import check_surfaces, pure_pixel_sam_deg
 from hsfuse.qa.verdict import judge, thresholds_for
@@ -111,9 +111,10 @@ def assess(
     scene = prepared.scene
     centre = scene.hsi.bands.centre_nm[scene.bands]
     html, numbers = report_paths(output)
-    fused: FunctionSource | RasterSource
+    fused: FunctionSource | ProductSource
     if rows is None:
-        fused = RasterSource(finished().path, centre)
+        written = finished()
+        fused = ProductSource(written.format.open(written.path), centre)
     else:
         fused = FunctionSource(scene.fine_grid.shape, centre, rows.read)
     with clock.stage("judge", total=5.0) as stage, FigureQueue() as queue:
@@ -182,7 +183,7 @@ def _facts(summary: dict[str, Any], written: WrittenProduct, coverage: float) ->
         "Clipped samples": f"{100 * statistics['clipped'] / max(computed * bands['count'], 1):.3f} %",
         "Tiles": f"{plan['tiles']} of {plan['tile_px']} px, overlap {plan['overlap_px']} px,"
         f" {statistics['skipped']} empty ones skipped",
-        "File": f"{written.path.name}, {written.bytes / 1e6:.1f} MB, {written.format}",
+        "File": f"{written.path.name}, {written.bytes / 1e6:.1f} MB, {written.format.name}",
     }
 
 

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from hsfuse.grid import Slice2D
 from hsfuse.inference.scene import FusionScene
-from hsfuse.metrics.noreference import NoReferenceQuality
+from hsfuse.metrics import Evidence, Metric, Scoring, metrics_for
+from hsfuse.metrics.noreference import Difference, band_rmse, hsi_difference
 from hsfuse.qa.sources import ImageSource
 from hsfuse.spectral import srf_coverage, srf_weights
 
@@ -27,7 +28,7 @@ class WindowScores:
     Attributes
     ----------
     scores
-        See :meth:`hsfuse.metrics.noreference.NoReferenceQuality.scores`.
+        Key of a metric -> value, None where no window allowed one.
     band_rmse
         Label -> RMSE of the degraded cube against the HSI for each band.
     not_made
@@ -68,26 +69,34 @@ def score_windows(scene: FusionScene, fused: ImageSource) -> WindowScores:
     blocks = sample_windows(*scene.grid.shape)
     low = [scene.read_hsi(block) for block in blocks]
     alive = _complete_bands(low)
-    quality = NoReferenceQuality(scene.ratio, scene.psf, _weights(scene, alive))
+    weights = _weights(scene, alive)
+    # Metrics that need what a scene lacks stand in the table all the same, as not computed.
+    metrics = metrics_for(frozenset({"hsi", "msi", "srf"}))
+    scoring = Scoring(metrics)
+    differences: list[Difference] = []
     for block, hsi in zip(blocks, low, strict=True):
         cube = fused.read([int(i) for i in alive], block.scaled(scene.ratio))
         if not np.isfinite(cube).any():
             continue
         msi, cloud = scene.read_msi(block)
-        quality.add(cube, hsi[alive], msi, ~cloud)
-    found = quality.scores()
+        window = Evidence(cube, ~cloud, scene.ratio, scene.psf, hsi=hsi[alive], msi=msi, srf=weights)
+        scoring.add(window)
+        found = hsi_difference(window)
+        differences += [] if found is None else [found]
     curves = {}
-    if quality.band_rmse is not None:
+    if differences:
         curve = np.full(len(scene.bands), np.nan)
-        curve[alive] = quality.band_rmse
+        curve[alive] = band_rmse(differences)
         curves["fused against HSI"] = curve
-    return WindowScores(found, curves, {key: _why(key, scene) for key, value in found.items() if value is None})
+    scores = scoring.scores()
+    reasons = {metric.key: _why(metric, scene) for metric in metrics if scores[metric.key] is None}
+    return WindowScores(scores, curves, reasons)
 
 
-def _why(key: str, scene: FusionScene) -> str:
-    if key == "msi_rmse" and scene.msi.responses is None:
+def _why(metric: Metric, scene: FusionScene) -> str:
+    if "srf" in metric.needs and scene.msi.responses is None:
         return "the spectral responses of the MSI are not known"
-    if key == "msi_rmse":
+    if "srf" in metric.needs:
         return "too few of the kept bands lie under the MSI's, or no sampled window has data"
     return "no sampled window is free of nodata"
 

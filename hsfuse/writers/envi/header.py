@@ -1,9 +1,9 @@
-"""ENVI: a raw band-interleaved-by-line file is the journal itself, so only the header has to be written."""
+"""The text of an ENVI header."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -14,23 +14,11 @@ from hsfuse.writers.encoding import SampleEncoding
 _ENVI_TYPE = {"i2": 2, "u2": 12, "f4": 4}
 
 
-def header_text(
-    metadata: CubeMetadata,
-    grid: Grid,
-    encoding: SampleEncoding,
-    *,
-    container: Literal["envi", "tiff"] = "envi",
-) -> str:
-    """Text of a ``.hdr`` file.
+def header_text(metadata: CubeMetadata, grid: Grid, encoding: SampleEncoding) -> str:
+    """Text of the ``.hdr`` file of a raw file, band interleaved by line.
 
-    Parameters
-    ----------
-    metadata, grid, encoding
-        What the cube is.
-    container
-        ``envi``: header of the raw file; integers say ``reflectance scale factor``. ``tiff``: companion of a
-        GeoTIFF, whose own tags carry the scale; the factor is left out, because a reader that knows both would
-        apply it twice.
+    Integers say their scale twice: ``reflectance scale factor`` for ENVI and Spectral Python, ``data gain values``
+    for GDAL and what is built on it. No reader of either applies both.
     """
     bands = metadata.bands
     fields: dict[str, str] = {
@@ -39,17 +27,18 @@ def header_text(
         "lines": str(grid.height),
         "bands": str(len(bands)),
         "header offset": "0",
-        "file type": "ENVI Standard" if container == "envi" else "TIFF",
+        "file type": "ENVI Standard",
         "data type": str(_ENVI_TYPE[encoding.dtype.str[1:]]),
-        "interleave": "bil" if container == "envi" else "bsq",
+        "interleave": "bil",
         "byte order": "0",
         "map info": map_info(grid),
         "coordinate system string": "{" + _esri_wkt(grid) + "}",
         "data ignore value": "nan" if np.isnan(encoding.nodata) else number(encoding.nodata),
         "band names": braces(bands.names()),
     }
-    if container == "envi":
-        fields["reflectance scale factor"] = number(encoding.scale)
+    fields["reflectance scale factor"] = number(encoding.scale)
+    if encoding.is_integer:
+        fields["data gain values"] = braces([number(1.0 / encoding.scale)] * len(bands))
     fields |= envi_fields(metadata)
     fields |= _plain_provenance(metadata.provenance)
     if metadata.identity:

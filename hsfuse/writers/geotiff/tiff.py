@@ -1,8 +1,7 @@
-"""GeoTIFF: tiles, band by band, built from the journal in one pass whose bytes depend on nothing but the rows."""
+"""Writing a GeoTIFF: tiles, band by band, in one pass whose bytes depend on nothing but the rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,7 @@ from rasterio.errors import RasterioIOError
 from rasterio.windows import Window
 
 from hsfuse._version import __version__
-from hsfuse.config import Compression
 from hsfuse.errors import OutputError
-from hsfuse.grid import Grid
 from hsfuse.processor import usable_cores
 from hsfuse.writers.band_metadata import (
     CubeMetadata,
@@ -24,8 +21,8 @@ from hsfuse.writers.band_metadata import (
     envi_fields,
     imagery_items,
 )
-from hsfuse.writers.base import TILE_PX, ignore
-from hsfuse.writers.encoding import RowSource, SampleEncoding
+from hsfuse.writers.encoding import SampleEncoding
+from hsfuse.writers.format import BuildOptions, CubeContent
 from hsfuse.writers.provenance import provenance_tags
 
 LERC_MAX_ERROR = 1e-4
@@ -41,7 +38,7 @@ def gdal_options() -> dict[str, Any]:
     return {"GDAL_CACHEMAX": CACHE_MB, "GDAL_PAM_ENABLED": "NO"}
 
 
-def compression_options(compress: Compression, encoding: SampleEncoding) -> dict[str, Any]:
+def compression_options(compress: str, encoding: SampleEncoding) -> dict[str, Any]:
     """Creation options of a compression; predictors follow the sample type."""
     predictor = 2 if encoding.is_integer else 3
     if compress == "zstd":
@@ -67,51 +64,38 @@ def layout_options(tile_px: int, threads: int | None) -> dict[str, Any]:
 
 
 def write_geotiff(
-    source: RowSource,
-    path: Path,
-    metadata: CubeMetadata,
-    grid: Grid,
-    encoding: SampleEncoding,
-    *,
-    compress: Compression,
-    tile_px: int = TILE_PX,
-    threads: int | None = None,
-    band_domain: str = "",
-    advance: Callable[[float], None] = ignore,
+    content: CubeContent, path: Path, options: BuildOptions, *, tile_px: int, own_domains: bool = True
 ) -> None:
     """Write a tiled GeoTIFF with all its metadata.
 
     Parameters
     ----------
-    source
-        Stored samples by rows.
+    content
+        The cube.
     path
-        File to write (an existing one is replaced).
-    metadata, grid, encoding
-        What the cube is.
-    compress, tile_px
-        Layout on disk.
-    threads
-        Compression threads; all cores when None. They never change the bytes.
-    band_domain
-        Store each band's items in this metadata domain too.
-    advance
-        Called with the number of rows done, to show progress.
+        File to write.
+    options
+        Compression, threads (which never change the bytes) and progress.
+    tile_px
+        Side of a tile.
+    own_domains
+        See :func:`set_metadata`.
 
     Raises
     ------
     OutputError
         The finished file is not complete.
     """
+    source, grid, encoding = content.rows, content.grid, content.encoding
     bands, height, width = source.shape
-    options = layout_options(tile_px, threads) | compression_options(compress, encoding)
+    creation = layout_options(tile_px, options.threads) | compression_options(options.compress, encoding)
     group = max(1, _GROUP_BYTES // (tile_px * width * encoding.dtype.itemsize))
     with rasterio.Env(**gdal_options()):
         with rasterio.open(
             path, "w", width=width, height=height, count=bands, dtype=encoding.dtype.name,
-            crs=grid.crs, transform=grid.transform, nodata=encoding.nodata, photometric="MINISBLACK", **options,
+            crs=grid.crs, transform=grid.transform, nodata=encoding.nodata, photometric="MINISBLACK", **creation,
         ) as dataset:  # fmt: skip
-            set_metadata(dataset, metadata, encoding, band_domain)
+            set_metadata(dataset, content.metadata, encoding, own_domains=own_domains)
             # Whole tiles, each exactly once, in one fixed order: the file's layout is then the same every time.
             for row0 in range(0, height, tile_px):
                 rows = min(tile_px, height - row0)
@@ -119,12 +103,16 @@ def write_geotiff(
                     band1 = min(band0 + group, bands)
                     samples = source.read(row0, rows, band0, band1)
                     dataset.write(samples, range(band0 + 1, band1 + 1), window=Window(0, row0, width, rows))
-                advance(float(rows))
+                options.advance(float(rows))
         check_complete(path)
 
 
-def set_metadata(dataset: Any, metadata: CubeMetadata, encoding: SampleEncoding, band_domain: str = "") -> None:
-    """Put wavelengths, scale, colours and provenance into an open dataset, before its first pixel."""
+def set_metadata(dataset: Any, metadata: CubeMetadata, encoding: SampleEncoding, *, own_domains: bool) -> None:
+    """Put wavelengths, scale, colours and provenance into an open dataset, before its first pixel.
+
+    ``own_domains``: what concerns the whole cube goes to the domains ``ENVI`` and ``IMAGERY``; otherwise it stands
+    among the dataset's plain items.
+    """
     bands = metadata.bands
     names = bands.names()
     tags = provenance_tags(metadata.provenance, metadata.identity)
@@ -135,13 +123,12 @@ def set_metadata(dataset: Any, metadata: CubeMetadata, encoding: SampleEncoding,
     imagery = {"SATELLITEID": metadata.sensor} if metadata.sensor else {}
     if metadata.acquired is not None:
         imagery["ACQUISITIONDATETIME"] = metadata.acquired_utc
-    if imagery:
-        dataset.update_tags(ns="IMAGERY", **imagery)
-    dataset.update_tags(ns="ENVI", **{key.replace(" ", "_"): text for key, text in envi_fields(metadata).items()})
+    spectral = {key.replace(" ", "_"): text for key, text in envi_fields(metadata).items()}
+    for domain, items in (("IMAGERY", imagery), ("ENVI", spectral)):
+        if items:
+            dataset.update_tags(ns=domain if own_domains else None, **items)
     for index in range(len(bands)):
         dataset.update_tags(index + 1, **band_items(metadata, index))
-        if band_domain:
-            dataset.update_tags(index + 1, ns=band_domain, **band_items(metadata, index))
         dataset.update_tags(index + 1, ns="IMAGERY", **imagery_items(bands, index))
         dataset.set_band_description(index + 1, names[index])
     if encoding.is_integer:
