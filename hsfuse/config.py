@@ -106,20 +106,64 @@ class CoregisterConfig(_Config):
     correct_swir: bool = Field(False, description="move SWIR bands by their measured misalignment with the VNIR bands")
 
 
-_COREGISTER_FIELDS = tuple(CoregisterConfig.model_fields)
+class _MethodConfig(_Config):
+    """Which method fuses. A base of its own, so that these settings come first in help and configuration files."""
+
+    method: str = Field("auto", description="fusion method; auto: the best one that is proven for the scene")
+    model: Path | None = Field(None, description="weights file (.safetensors) for a network method")
+
+
+class _PairConfig(CoregisterConfig):
+    """How a pair is opened: its bands, blur and clouds."""
+
+    bands: str = Field("100", description="number of bands, 'all', or a text file with wavelengths in nm")
+    vnir_swir_cut_nm: float = Field(
+        950.0, gt=800.0, lt=1100.0, description="VNIR bands below, SWIR bands above this wavelength"
+    )
+    s2_bands: Literal["10m", "all"] = Field("10m", description="MSI bands: 10 m only, or the 20 m bands too")
+    psf_fwhm: float | Literal["auto"] = Field(
+        "auto", description="HSI PSF width in HSI pixels; auto: estimated, known of a simulated HSI"
+    )
+    cloud_mask: bool = Field(True, description="leave out what clouds of the MSI hide (nodata in a cube)")
+    cloud_dilate_px: int = Field(2, ge=0, le=100, description="grow the cloud mask by so many MSI pixels")
+
+
+class _MachineConfig(_Config):
+    """Where it is computed."""
+
+    device: str = Field("auto", description="auto, cpu or cuda:N")
+    threads: int | None = Field(None, ge=1, description="CPU threads; default: all")
+    seed: int = Field(0, ge=0, description="seed of everything random")
+
+
+class _FusionConfig(_MachineConfig, _PairConfig):
+    """How a scene is fused: what a run and a comparison share."""
+
+    ratio: int | None = Field(None, ge=2, le=12, description="pixel size ratio; default: from the products, else 3")
+    aoi: str | None = Field(
+        None, description="area: a vector file, or left,bottom,right,top in the MSI's reference system"
+    )
+    aoi_crs: str | None = Field(None, description="reference system of a bounding box, such as EPSG:4326")
+    tile: int | None = Field(None, ge=8, description="tile side in MSI pixels; default: from the memory")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="arithmetic of networks; auto: bf16 where the processor has it, else fp32"
+    )
+    max_memory: str | None = Field(None, description="host memory that may be used, such as 4GB; default: 70 % of free")
+    max_vram: str | None = Field(None, description="GPU memory that may be used; default: 85 % of free")
+
+
+_PAIR_FIELDS = tuple(_PairConfig.model_fields)
 
 
 NOT_CONTENT = frozenset({"overwrite", "resume", "max_memory", "max_vram", "threads", "report", "min_quality"})
 """Settings of :class:`RunConfig` that say how or where a cube is computed, not what it holds."""
 
 
-class RunConfig(CoregisterConfig):
+class RunConfig(_FusionConfig, _MethodConfig):
     """Settings of `hsfuse run`."""
 
     command: ClassVar[str] = "run"
 
-    method: str = Field("auto", description="fusion method; auto: the best one that is proven for the scene")
-    model: Path | None = Field(None, description="weights file (.safetensors) for a network method")
     adapt: float | None = Field(
         None, gt=0.0, le=1440.0, description="train the network on the scene itself for so many minutes first"
     )
@@ -132,37 +176,15 @@ class RunConfig(CoregisterConfig):
     srf_weight: float = Field(
         0.0, ge=0.0, le=1.0, description="fidelity guard: share of the difference to the MSI that is added; 0: off"
     )
-    bands: str = Field("100", description="number of bands, 'all', or a text file with wavelengths in nm")
-    vnir_swir_cut_nm: float = Field(
-        950.0, gt=800.0, lt=1100.0, description="VNIR bands below, SWIR bands above this wavelength"
-    )
-    s2_bands: Literal["10m", "all"] = Field("10m", description="MSI bands: 10 m only, or the 20 m bands too")
-    ratio: int | None = Field(None, ge=2, le=12, description="pixel size ratio; default: from the products")
-    psf_fwhm: float | Literal["auto"] = Field("auto", description="HSI PSF width in HSI pixels; auto: estimated")
     format: str = Field("auto", min_length=1, description="name of an output format; auto: from the output's name")
     dtype: OutputDtype = Field("int16", description="int16 and uint16: reflectance x 10000; float32: reflectance")
     compress: Compression = Field("zstd", description="compression of formats that have it")
     overwrite: bool = Field(False, description="replace an existing output")
     resume: bool = Field(False, description="go on with an interrupted run")
-    tile: int | None = Field(None, ge=8, description="tile side in MSI pixels; default: from the memory")
     overlap: int | None = Field(None, ge=0, description="overlap of tiles in MSI pixels; default: from the method")
-    device: str = Field("auto", description="auto, cpu or cuda:N")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="arithmetic of networks; auto: bf16 where the processor has it, else fp32"
-    )
-    max_memory: str | None = Field(None, description="host memory that may be used, such as 4GB; default: 70 % of free")
-    max_vram: str | None = Field(None, description="GPU memory that may be used; default: 85 % of free")
-    aoi: str | None = Field(
-        None, description="area: a vector file, or left,bottom,right,top in the MSI's reference system"
-    )
-    aoi_crs: str | None = Field(None, description="reference system of a bounding box, such as EPSG:4326")
-    cloud_mask: bool = Field(True, description="write nodata under clouds of the MSI")
-    cloud_dilate_px: int = Field(2, ge=0, le=100, description="grow the cloud mask by so many MSI pixels")
     clip: bool = Field(True, description="clip reflectance to the physical range -0.05 to 1.5")
     report: bool = Field(True, description="write the HTML report, plots and quality scores")
     min_quality: float | None = Field(None, ge=0.0, le=1.0, description="fail (exit code 8) below this QNR")
-    threads: int | None = Field(None, ge=1, description="CPU threads; default: all")
-    seed: int = Field(0, ge=0, description="seed of everything random")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -178,14 +200,14 @@ class RunConfig(CoregisterConfig):
 
     def coregistration(self) -> CoregisterConfig:
         """Return the co-registration's share of the settings."""
-        return CoregisterConfig(**{name: getattr(self, name) for name in _COREGISTER_FIELDS})
+        return CoregisterConfig(**{name: getattr(self, name) for name in CoregisterConfig.model_fields})
 
     def identity(self) -> str:
         """Hash of the settings that decide the output's content (not how or where it is computed)."""
         return self.digest(exclude=NOT_CONTENT)
 
 
-class TrainConfig(CoregisterConfig):
+class TrainConfig(_MachineConfig, _PairConfig):
     """Settings of `hsfuse train-reduced`. What is left out comes from the recipe."""
 
     command: ClassVar[str] = "train-reduced"
@@ -204,17 +226,9 @@ class TrainConfig(CoregisterConfig):
     )
     structure: str | None = Field(None, description="an image or a folder of images to make such variants of as well")
     generated_px: int = Field(192, ge=48, le=1024, description="side of the generated scenes, in fine pixels")
-    bands: str = Field("100", description="number of bands, 'all', or a text file with wavelengths in nm")
-    vnir_swir_cut_nm: float = Field(
-        950.0, gt=800.0, lt=1100.0, description="VNIR bands below, SWIR bands above this wavelength"
-    )
-    s2_bands: Literal["10m", "all"] = Field("10m", description="MSI bands: 10 m only, or the 20 m bands too")
     ratio: str | None = Field(
         None, description="pixel size ratio, or several such as 3,4 without pairs; default: from the products, else 3"
     )
-    psf_fwhm: float | Literal["auto"] = Field("auto", description="HSI PSF width in HSI pixels; auto: estimated")
-    cloud_mask: bool = Field(True, description="do not train under clouds of the MSI")
-    cloud_dilate_px: int = Field(2, ge=0, le=100, description="grow the cloud mask by so many MSI pixels")
     minutes: float | None = Field(None, gt=0.0, description="stop after this time")
     steps: int | None = Field(None, ge=1, description="stop after so many batches")
     epochs: float | None = Field(None, gt=0.0, description="stop after so many times the scenes' area")
@@ -242,11 +256,8 @@ class TrainConfig(CoregisterConfig):
     resume: bool = Field(False, description="go on with an interrupted training")
     checkpoint_minutes: float = Field(10.0, gt=0.0, description="time between checkpoints")
     tensorboard: bool = Field(False, description="write a TensorBoard log as well as the CSV file")
-    device: str = Field("auto", description="auto, cpu or cuda:N")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on a GPU, fp32 on a CPU")
     recompute: bool = Field(False, description="less memory, more time: compute Mamba blocks twice")
-    threads: int | None = Field(None, ge=1, description="CPU threads; default: all")
-    seed: int = Field(0, ge=0, description="seed of everything random")
 
     @field_validator("ratio", mode="before")
     @classmethod
@@ -275,8 +286,7 @@ class TrainConfig(CoregisterConfig):
 
     def pair_config(self) -> RunConfig:
         """Return the settings with which a pair is opened and aligned."""
-        shared = ("bands", "vnir_swir_cut_nm", "s2_bands", "psf_fwhm", "cloud_mask", "cloud_dilate_px", "seed")
-        values = {name: getattr(self, name) for name in (*_COREGISTER_FIELDS, *shared)}
+        values = {name: getattr(self, name) for name in (*_PAIR_FIELDS, "seed")}
         return RunConfig(**values, ratio=self.ratios[0] if self.ratios else None)
 
     def identity(self) -> dict[str, Any]:
@@ -285,7 +295,7 @@ class TrainConfig(CoregisterConfig):
         return self.model_dump(mode="json", exclude=loose)
 
 
-class CompareConfig(CoregisterConfig):
+class CompareConfig(_FusionConfig):
     """Settings of `hsfuse compare`."""
 
     command: ClassVar[str] = "compare"
@@ -305,41 +315,16 @@ class CompareConfig(CoregisterConfig):
         "noise-free",
         description="at reduced resolution: noise-free; 35dB: noise; field: noise, blur, shift and gain errors",
     )
-    bands: str = Field("100", description="number of bands, 'all', or a text file with wavelengths in nm")
-    vnir_swir_cut_nm: float = Field(
-        950.0, gt=800.0, lt=1100.0, description="VNIR bands below, SWIR bands above this wavelength"
-    )
-    s2_bands: Literal["10m", "all"] = Field("10m", description="MSI bands: 10 m only, or the 20 m bands too")
-    ratio: int | None = Field(None, ge=2, le=12, description="pixel size ratio; default: from the products, else 3")
-    psf_fwhm: float | Literal["auto"] = Field(
-        "auto", description="HSI PSF width in HSI pixels; auto: estimated, 1 for a simulated HSI"
-    )
-    aoi: str | None = Field(
-        None, description="area: a vector file, or left,bottom,right,top in the MSI's reference system"
-    )
-    aoi_crs: str | None = Field(None, description="reference system of a bounding box, such as EPSG:4326")
     window: int | None = Field(
         None, ge=24, le=20_000, description="largest side of the compared part, in pixels of the HSI or cube given;"
         " default: 256, of a cube 384",
     )  # fmt: skip
-    cloud_mask: bool = Field(True, description="leave out what clouds of the MSI hide")
-    cloud_dilate_px: int = Field(2, ge=0, le=100, description="grow the cloud mask by so many MSI pixels")
-    tile: int | None = Field(None, ge=8, description="tile side in MSI pixels; default: from the memory")
-    device: str = Field("auto", description="auto, cpu or cuda:N")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="arithmetic of networks; auto: bf16 where the processor has it, else fp32"
-    )
-    max_memory: str | None = Field(None, description="host memory that may be used, such as 4GB; default: 70 % of free")
-    max_vram: str | None = Field(None, description="GPU memory that may be used; default: 85 % of free")
     overwrite: bool = Field(False, description="replace an existing report")
-    threads: int | None = Field(None, ge=1, description="CPU threads; default: all")
-    seed: int = Field(0, ge=0, description="seed of everything random")
 
     def pair_config(self) -> RunConfig:
         """Return the settings with which a pair is opened and aligned."""
-        shared = ("bands", "vnir_swir_cut_nm", "s2_bands", "ratio", "psf_fwhm", "aoi", "aoi_crs", "cloud_mask",
-                  "cloud_dilate_px", "seed", "max_memory", "max_vram", "device")  # fmt: skip
-        return RunConfig(**{name: getattr(self, name) for name in (*_COREGISTER_FIELDS, *shared)})
+        shared = ("ratio", "aoi", "aoi_crs", "seed", "max_memory", "max_vram", "device")
+        return RunConfig(**{name: getattr(self, name) for name in (*_PAIR_FIELDS, *shared)})
 
 
 def _number_as_text(value: Any) -> Any:

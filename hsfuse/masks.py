@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 BoolArray = NDArray[np.bool_]
 
-SCL_NODATA = (0,)
 SCL_CLOUD = (3, 8, 9, 10)
 """Sentinel-2 scene classes that hide the ground: cloud shadow, medium and high cloud, thin cirrus."""
 SCL_UNMATCHABLE = (0, 1, 3, 6, 8, 9, 10)
@@ -50,18 +49,6 @@ def dilate(mask: BoolArray, radius_px: int) -> BoolArray:
     return grown
 
 
-def block_any(mask: BoolArray, ratio: int) -> BoolArray:
-    """Coarsen a mask: True where any pixel of a ``ratio`` x ``ratio`` block is True."""
-    rows, cols = mask.shape[0] // ratio, mask.shape[1] // ratio
-    blocks = mask[: rows * ratio, : cols * ratio].reshape(rows, ratio, cols, ratio)
-    return np.asarray(np.any(blocks, axis=(1, 3)), dtype=np.bool_)
-
-
 def expand(mask: BoolArray, ratio: int) -> BoolArray:
     """Refine a mask: repeat each pixel ``ratio`` x ``ratio`` times."""
     return np.repeat(np.repeat(mask, ratio, axis=0), ratio, axis=1)
-
-
-def valid_fraction(mask: BoolArray) -> float:
-    """Share of True pixels, 0 to 1."""
-    return float(mask.mean()) if mask.size else 0.0

@@ -17,7 +17,7 @@ from hsfuse.native import image, match
 from hsfuse.processor import usable_cores
 
 _LIBRARIES = ("numpy", "scipy", "torch", "rasterio", "pyproj", "h5py", "safetensors", "pydantic", "typer", "matplotlib")
-_OPTIONAL = ("mamba_ssm", "causal_conv1d", "triton", "dask", "xarray", "tensorboard")
+_OPTIONAL = ("mamba_ssm", "causal_conv1d", "triton", "dask", "tensorboard")
 _DRIVERS = ("GTiff", "COG", "ENVI", "JP2OpenJPEG")
 
 
