@@ -44,7 +44,7 @@ from hsfuse.fusion.nets.header import NetworkHeader
 from hsfuse.metrics.reference import score_all
 from hsfuse.simulate.wald import CONDITIONS, WaldPair, reduce_scene
 from hsfuse.spectral import BandTable
-from hsfuse.workflows.fuse_arrays import array_scene
+from hsfuse.workflows.steps.array_scene import array_scene
 from hsfuse.workflows.steps.method_specification import MethodSpecification, all_specifications, parse_specification
 
 NOMINAL_PSF = Psf(1.0)

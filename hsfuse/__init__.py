@@ -6,24 +6,25 @@ The functions below are the commands of the same names::
 
     result = hsfuse.fuse_scene("prisma.he5", "s2.SAFE", "out.tif", method="glp")
     cube = hsfuse.fuse(hsi, msi, ratio=3, method="glp", wavelengths_nm=nm)
+
+What they may use of the machine is handed in as :class:`hsfuse.Resources`. Importing hsfuse changes nothing in the
+process, and its functions leave it as they found it: environment, torch's threads, allocator, warnings, signals.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hsfuse import _environment
 from hsfuse._version import __version__
 
-_environment.prepare()
-
 if TYPE_CHECKING:
+    from hsfuse.resources import Resources
     from hsfuse.workflows.fuse_arrays import fuse
     from hsfuse.workflows.run import fuse_scene
 
-__all__ = ["__version__", "fuse", "fuse_scene"]
+__all__ = ["Resources", "__version__", "fuse", "fuse_scene"]
 
-_LAZY = {"fuse": "hsfuse.workflows.fuse_arrays", "fuse_scene": "hsfuse.workflows.run"}
+_LAZY = {"Resources": "hsfuse.resources", "fuse": "hsfuse.workflows.fuse_arrays", "fuse_scene": "hsfuse.workflows.run"}
 
 
 def __getattr__(name: str) -> Any:

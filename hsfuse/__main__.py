@@ -11,8 +11,10 @@ import threading
 
 from hsfuse._early import load_torch_libraries
 from hsfuse.allocator import share_one_arena
+from hsfuse.process import own_process
 
 _COMMANDS_WITH_TORCH = frozenset({"run", "coregister", "compare", "train-reduced", "demo"})
+_COMMANDS_WITH_LARGE_ARRAYS = frozenset({"run", "demo"})
 _HELP = frozenset({"-h", "--help"})
 _COMPILED = (
     "array", "bisect", "bz2", "contextvars", "csv", "datetime", "decimal", "fcntl", "hashlib", "heapq", "inspect",
@@ -23,7 +25,9 @@ _COMPILED = (
 def main() -> None:
     """Run the command that the arguments name and leave with its exit code."""
     arguments = sys.argv[1:]
-    if arguments and arguments[0] in _COMMANDS_WITH_TORCH and _HELP.isdisjoint(arguments):
+    command = arguments[0] if arguments and _HELP.isdisjoint(arguments) else ""
+    own_process(keep_freed_memory=command in _COMMANDS_WITH_LARGE_ARRAYS, one_blas_thread=command == "coregister")
+    if command in _COMMANDS_WITH_TORCH:
         share_one_arena()
         ask_loader_first()
         load_torch_libraries()

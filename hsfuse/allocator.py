@@ -1,8 +1,10 @@
-"""Settings of the C library's allocator that large arrays need.
+"""Settings of the C library's allocator that large arrays need, for processes that belong to hsfuse.
 
 By default glibc takes every block above a few megabytes from the kernel and gives it back when it is freed, so
 each temporary array is paid for twice: once for its arithmetic and once for the kernel to clear its pages. Fusing
 and judging a scene spent a quarter of their time there.
+
+Nothing here acts unless :func:`keep_freed_memory` was called, which :mod:`hsfuse.process` does for the command line.
 """
 
 from __future__ import annotations
@@ -15,12 +17,15 @@ from functools import lru_cache
 from typing import Any
 
 from hsfuse.log import get_logger
+from hsfuse.resources import held_bytes
 
 _log = get_logger(__name__)
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 _KEEP_BYTES = 1 << 30
 _APART_BYTES = 32 << 20
+_kept = False
+"""Whether this process keeps what it frees."""
 
 
 @lru_cache
@@ -35,21 +40,23 @@ def _of_glibc(name: str) -> Callable[..., Any] | None:
     return found
 
 
-@lru_cache(maxsize=1)
 def keep_freed_memory() -> bool:
     """Make this process use freed memory again instead of giving it back; False where that is not glibc's choice.
 
     All threads share one arena: those of threads cannot hold blocks above 64 MB, and each would keep its own.
     """
+    global _kept
+
     mallopt = _of_glibc("mallopt")
-    if mallopt is None:
-        return False
-    set_all = mallopt(_ARENA_MAX, 1) and mallopt(_MMAP_THRESHOLD, _KEEP_BYTES) and mallopt(_TRIM_THRESHOLD, 2**31 - 1)
-    _log.debug("allocator: freed memory is kept: %s", bool(set_all))
-    return bool(set_all)
+    if mallopt is None or _kept:
+        return _kept
+    _kept = bool(
+        mallopt(_ARENA_MAX, 1) and mallopt(_MMAP_THRESHOLD, _KEEP_BYTES) and mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+    )
+    _log.debug("allocator: freed memory is kept: %s", _kept)
+    return _kept
 
 
-@lru_cache(maxsize=1)
 def share_one_arena() -> bool:
     """Make all threads take memory from one place; False where that is not glibc's choice.
 
@@ -68,19 +75,12 @@ def give_back() -> None:
 
 
 def release_freed_memory(*, above: int = 0) -> None:
-    """Give back what earlier stages have freed: between stages that need memory of other shapes.
+    """Give back what was kept: between stages that need memory of other shapes.
 
     With ``above`` only where the process holds more than so many bytes, for what goes back has to be cleared again.
     """
-    if not keep_freed_memory() or (above and _resident_bytes() <= above):
-        return
-    give_back()
-
-
-def _resident_bytes() -> int:
-    import psutil
-
-    return int(psutil.Process().memory_info().rss)
+    if _kept and not (above and held_bytes() <= above):
+        give_back()
 
 
 @contextmanager
@@ -89,8 +89,8 @@ def large_arrays_apart() -> Iterator[None]:
 
     Tiles of many shapes would leave gaps of that size in memory. What they compute beside is smaller, and kept.
     """
-    mallopt = _of_glibc("mallopt")
-    if mallopt is None or not keep_freed_memory():
+    mallopt = _of_glibc("mallopt") if _kept else None
+    if mallopt is None:
         yield
         return
     mallopt(_MMAP_THRESHOLD, _APART_BYTES)

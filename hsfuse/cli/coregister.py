@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 
 from hsfuse._early import torch_beside
-from hsfuse._environment import one_blas_thread
 from hsfuse.cli.options import with_config
 from hsfuse.cli.session import AsJson, LogFile, LogFormat, NoProgress, Quiet, Session, Verbose
 from hsfuse.config import CoregisterConfig
@@ -39,7 +38,6 @@ def add_to(app: typer.Typer) -> None:
         log_file: LogFile = None,
     ) -> None:
         """Align TARGET to REFERENCE with one resampling, and say how well."""
-        one_blas_thread()
         with torch_beside():
             session = Session(verbose, quiet, as_json, no_progress, log_format, log_file)
             with session.errors():

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from hsfuse import _environment
+from hsfuse import process
 from hsfuse.errors import HsfuseError, MemoryBudgetError, OutputError
 from hsfuse.log import configure, get_logger
 from hsfuse.progress import Progress, default_progress
@@ -57,7 +57,7 @@ class Session:
             _fail(
                 OutputError(f"The log file {self.log_file} cannot be written: {error.strerror}."), as_json=self.as_json
             )
-        for name, value in _environment.dropped_variables.items():
+        for name, value in process.dropped_variables.items():
             _log.warning("Ignoring %s=%s, which belongs to another GDAL or PROJ.", name, value)
 
     @property

@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
-from hsfuse._environment import has_one_blas_thread
 from hsfuse.config import CoregisterConfig
 from hsfuse.coregister.accuracy import Accuracy, field_accuracy
 from hsfuse.coregister.field import DisplacementField
@@ -21,8 +19,10 @@ from hsfuse.coregister.result import CoregistrationResult, TiePoints, Verdict
 from hsfuse.degrade import Psf
 from hsfuse.errors import CoregistrationError
 from hsfuse.grid import Grid
+from hsfuse.process import has_one_blas_thread
 from hsfuse.progress import Progress, SilentProgress
 from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct
+from hsfuse.threads import single_threaded
 
 if TYPE_CHECKING:
     from hsfuse.coregister.register import Match, Registrar, Registration
@@ -97,18 +97,11 @@ def _one_thread() -> Iterator[None]:
     The operations are many and small. Two threads wait for each other more than they work, and on a machine that
     does other things besides, a factorisation of a millisecond takes a hundred.
     """
-    import torch
-
     if not has_one_blas_thread():
         # Only libraries that are loaded by now are limited.
         importlib.import_module("scipy.linalg")
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1, user_api="blas"):
-            yield
-    finally:
-        torch.set_num_threads(before)
+    with single_threaded():
+        yield
 
 
 def assess_registration(

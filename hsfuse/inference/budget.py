@@ -10,11 +10,11 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from hsfuse.config import parse_size
 from hsfuse.errors import MemoryBudgetError, UsageError
 from hsfuse.fusion.base import ModelSpec
 from hsfuse.inference.layout import computed_pixels
 from hsfuse.inference.tiling import TilePlan
+from hsfuse.resources import Resources, held_bytes
 
 _BASE_BYTES = 380 * 2**20
 """Interpreter, libraries and open files: what is assumed where the process itself is not looked at."""
@@ -106,17 +106,18 @@ def _reclaimable(stat: Path) -> int:
     return 0
 
 
-def make_budget(device: str, max_memory: str | None, max_vram: str | None) -> Budget:
-    """Turn options and free memory into a budget."""
-    held = int(psutil.Process().memory_info().rss)
-    host = parse_size(max_memory) if max_memory else int(available_memory() * _HOST_SHARE) + held
-    comfort = None if max_memory else min(_COMFORT_BYTES, host)
-    if not device.startswith("cuda"):
+def make_budget(resources: Resources) -> Budget:
+    """Turn what a run may use, and what is free, into a budget."""
+    held = held_bytes()
+    host = resources.memory if resources.memory is not None else int(available_memory() * _HOST_SHARE) + held
+    comfort = None if resources.memory is not None else min(_COMFORT_BYTES, host)
+    if not resources.on_gpu:
         return Budget(host, None, comfort, held)
     import torch
 
-    free, _ = torch.cuda.mem_get_info(torch.device(device))
-    return Budget(host, parse_size(max_vram) if max_vram else int(free * _VRAM_SHARE), comfort, held)
+    free, _ = torch.cuda.mem_get_info(torch.device(resources.device))
+    vram = resources.vram if resources.vram is not None else int(free * _VRAM_SHARE)
+    return Budget(host, vram, comfort, held)
 
 
 def choose_plan(

@@ -107,6 +107,9 @@ class FusionScene:
     swir_bands, swir_resampler
         Bands of the HSI (a mask over all of them) that have a displacement of their own, and what brings these to
         ``grid``; None: all are treated alike.
+    srf
+        Weights that turn the fused HSI bands into the MSI bands, shape (msi band, band), where the MSI has no
+        responses to compute them from; None: not known.
     """
 
     hsi: HyperspectralProduct
@@ -121,6 +124,7 @@ class FusionScene:
     area: BoolArray | None = None
     swir_bands: BoolArray | None = None
     swir_resampler: Resampler | None = None
+    srf: NDArray[np.float64] | None = None
 
     @property
     def fine_grid(self) -> Grid:

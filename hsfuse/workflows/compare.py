@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,39 +11,38 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 
 from hsfuse._version import __version__
 from hsfuse.config import CompareConfig
 from hsfuse.errors import HsfuseError, InputError, OutputError, UsageError
-from hsfuse.fusion.base import FusionMethod
-from hsfuse.fusion.fidelity import GuardedMethod, guarded
+from hsfuse.fusion.fidelity import guarded
 from hsfuse.fusion.nets.band_matching import match_bands
 from hsfuse.fusion.nets.header import NetworkHeader
 from hsfuse.fusion.registry import available_methods
-from hsfuse.inference.budget import choose_plan, make_budget
-from hsfuse.inference.engine import fuse_scene_tiles, single_thread
-from hsfuse.inference.scene import FusionScene
+from hsfuse.inference import pipeline
 from hsfuse.log import get_logger
-from hsfuse.progress import Progress, SilentProgress
+from hsfuse.process import bounded_block_cache
+from hsfuse.progress import Progress
 from hsfuse.qa.compare_report import CompareData, MethodResult, write_compare_report
 from hsfuse.qa.plain import to_plain, write_json
+from hsfuse.resources import Resources
+from hsfuse.threads import torch_threads
 from hsfuse.workflows.comparison.judge import Judge
 from hsfuse.workflows.comparison.scratch_cube import ScratchCube
 from hsfuse.workflows.comparison.setting import ComparisonSetting, SettingSource, open_source
-from hsfuse.workflows.run import cpu_threads
 from hsfuse.workflows.steps.clock import StageClock
+from hsfuse.workflows.steps.memory import PeakMemory
 from hsfuse.workflows.steps.method_specification import (
     MethodSpecification,
     all_specifications,
     parse_specification,
     split_specifications,
 )
-from hsfuse.workflows.steps.methods import fusion_context, network_precision, resolve_device
+from hsfuse.workflows.steps.methods import may_calibrate, network_precision
+from hsfuse.workflows.steps.resources import resolved, resources_of
 
 _log = get_logger(__name__)
 
-_SAMPLE_SECONDS = 0.02
 _LIBRARIES = ("numpy", "scipy", "torch", "rasterio")
 
 
@@ -68,7 +66,12 @@ class CompareResult:
 
 
 def compare(
-    paths: Sequence[Path], output: Path | None, config: CompareConfig, *, progress: Progress | None = None
+    paths: Sequence[Path],
+    output: Path | None,
+    config: CompareConfig,
+    *,
+    resources: Resources | None = None,
+    progress: Progress | None = None,
 ) -> CompareResult:
     """Compare methods on a pair or a cube.
 
@@ -80,6 +83,8 @@ def compare(
         The report, ``.html``; None: named after the first input, in the working folder.
     config
         Settings.
+    resources
+        Device, threads and memory to use; None: as the settings say.
     progress
         Where to show progress.
 
@@ -89,42 +94,32 @@ def compare(
         See :mod:`hsfuse.errors`. A method that was not named but taken with all others is left out with a note
         where it cannot be used.
     """
-    import torch
-
     if not paths:
         raise UsageError("Nothing was given to compare on.", hint="hsfuse compare PRISMA SENTINEL2, or a cube.")
-    clock = StageClock(progress or SilentProgress())
-    device = resolve_device(config.device)
-    torch.set_num_threads(cpu_threads(config.threads))
     report = output or Path(f"{paths[0].stem}.compare.html")
     numbers = check_report(report, overwrite=config.overwrite)
-    specs, named = wanted_methods(config)
-    with ExitStack() as stack:
+    wanted, named = wanted_methods(config)
+    given = resolved(resources) if resources else resources_of(config)
+    with StageClock(progress) as clock, ExitStack() as stack:
+        stack.enter_context(bounded_block_cache())
+        stack.enter_context(torch_threads(given.threads))
         with clock.stage("open") as stage:
             source = open_source(paths, config, stack)
             stage.advance()
-        specs, headers, notes = _that_suit(specs, named, source)
+        specs, headers, unsuited = _that_suit(wanted, named, source)
         setting = source.prepare(next(iter(headers.values()), None), clock)
         judge = Judge(setting)
-        results: list[MethodResult] = []
-        for spec in specs:
-            try:
-                results.append(_run(spec, setting, judge, headers.get(spec.label), config, device, report, clock))
-            except HsfuseError as error:
-                # A full disk is no fault of the method.
-                if named or isinstance(error, OutputError):
-                    raise
-                notes.append(f"{spec.label} was left out: {error.message}")
-                _log.warning("%s", notes[-1])
+        results, failed = _run_all(specs, named, setting, judge, headers, config, given, report, clock)
+        notes = [*unsuited, *failed]
         if not results:
             raise InputError("No method could be run on this scene.", hint=" ".join(notes))
-        data = _data(setting, judge, results, notes, config, device)
-    write_compare_report(report, data)
-    write_json(numbers, data.to_json())
-    summary = to_plain(data.to_json()) | {
-        "report": str(report), "numbers": str(numbers), "seconds": {k: round(v, 2) for k, v in clock.seconds.items()},
-        "total_seconds": round(clock.total, 2),
-    }  # fmt: skip
+        data = _data(setting, judge, results, notes, config, given)
+        write_compare_report(report, data)
+        write_json(numbers, data.to_json())
+        summary = to_plain(data.to_json()) | {
+            "report": str(report), "numbers": str(numbers),
+            "seconds": {k: round(v, 2) for k, v in clock.seconds.items()}, "total_seconds": round(clock.total, 2),
+        }  # fmt: skip
     return CompareResult(report, summary, tuple(results))
 
 
@@ -158,19 +153,18 @@ def wanted_methods(config: CompareConfig) -> tuple[list[MethodSpecification], bo
         A name, option or weights file makes no sense, or networks are missing for ``--adapt``.
     """
     named = config.methods.strip().lower() != "auto"
-    specs = (
-        [parse_specification(text) for text in split_specifications(config.methods)] if named else all_specifications()
-    )
+    asked = [parse_specification(text) for text in split_specifications(config.methods)] if named else None
+    specs = all_specifications() if asked is None else asked
     if not specs:
         raise UsageError("--methods names no method.", hint="Such as --methods glp,cnmf.")
-    unique = {spec.label: spec for spec in specs}
-    if len(unique) < len(specs):
+    if len({spec.label for spec in specs}) < len(specs):
         raise UsageError("--methods names a method twice.")
-    if config.adapt is not None:
-        if not any(spec.network for spec in specs):
-            raise UsageError("--adapt needs a network among the methods.", hint="Such as --methods glp,ssrfn.")
-        specs = [item for spec in specs for item in ([spec, _adapted(spec, config.adapt)] if spec.network else [spec])]
-    return specs, named
+    if config.adapt is None:
+        return specs, named
+    if not any(spec.network for spec in specs):
+        raise UsageError("--adapt needs a network among the methods.", hint="Such as --methods glp,ssrfn.")
+    minutes = config.adapt
+    return [s for spec in specs for s in ([spec, _adapted(spec, minutes)] if spec.network else [spec])], named
 
 
 def _adapted(spec: MethodSpecification, minutes: float) -> MethodSpecification:
@@ -218,94 +212,85 @@ def _check_same_bands(label: str, header: NetworkHeader, others: dict[str, Netwo
             )
 
 
+def _run_all(
+    specs: Sequence[MethodSpecification], named: bool, setting: ComparisonSetting, judge: Judge,
+    headers: dict[str, NetworkHeader], config: CompareConfig, resources: Resources, report: Path, clock: StageClock,
+) -> tuple[list[MethodResult], list[str]]:  # fmt: skip
+    """Run and judge each method; return the results, and sentences about methods that were left out."""
+    results: list[MethodResult] = []
+    notes: list[str] = []
+    for spec in specs:
+        try:
+            results.append(_run(spec, setting, judge, headers.get(spec.label), config, resources, report, clock))
+        except HsfuseError as error:
+            # A full disk is no fault of the method.
+            if named or isinstance(error, OutputError):
+                raise
+            notes.append(f"{spec.label} was left out: {error.message}")
+            _log.warning("%s", notes[-1])
+    return results, notes
+
+
 def _run(
     spec: MethodSpecification, setting: ComparisonSetting, judge: Judge, header: NetworkHeader | None,
-    config: CompareConfig, device: str, report: Path, clock: StageClock,
+    config: CompareConfig, resources: Resources, report: Path, clock: StageClock,
 ) -> MethodResult:  # fmt: skip
-    scene = setting.scene
-    options: dict[str, Any] = {}
-    if spec.network:
-        options["precision"] = network_precision(spec.name, config.precision, device)
-    method = spec.create(**options)
+    scene, device = setting.scene, resources.device
+    options = {"precision": network_precision(spec.name, config.precision, device)} if spec.network else {}
+    inner = spec.create(**options)
     summary = available_methods()[spec.name]
     if spec.adapt_minutes is not None and header is not None:
         from hsfuse.fusion.methods.ssrfn.method import DEFAULT_DRAFT
         from hsfuse.workflows.steps.adapt import adapt
 
         adaptation = adapt(
-            method, scene, minutes=spec.adapt_minutes, device=device, seed=config.seed,  # type: ignore[arg-type]
+            inner, scene, minutes=spec.adapt_minutes, device=device, seed=config.seed,  # type: ignore[arg-type]
             draft=header.base or DEFAULT_DRAFT, progress=clock,
         )  # fmt: skip
         summary += f"; adapted to the scene in {adaptation.steps} steps, {adaptation.seconds:.0f} s beside its time"
-    method = guarded(method, spec.guards, ratio=scene.ratio, psf=scene.psf)
+    method = guarded(inner, spec.guards, ratio=scene.ratio, psf=scene.psf)
     with ScratchCube(report.parent, scene.fine_grid.shape, scene.hsi.bands.centre_nm[scene.bands]) as cube:
-        with clock.stage(spec.label) as stage, _peak_memory(device) as memory:
-            start = time.perf_counter()
-            _fuse(method, scene, cube, config, device)
-            seconds = time.perf_counter() - start
+        with clock.stage(spec.label) as stage, _measured(device) as measured:
+            pipeline.fuse_scene_with(
+                method, scene, cube.write_rows, resources, seed=config.seed, calibrate=may_calibrate(config),
+                tile=config.tile,
+            )  # fmt: skip
             stage.advance()
         with clock.stage("judge") as stage:
             result = judge.judge(spec.label, cube)
             stage.advance()
-    trust = getattr(method.inner if isinstance(method, GuardedMethod) else method, "trust", None)
+    trust = getattr(inner, "trust", None)
     if trust is not None and trust.windows:
         summary += f"; {100 * float(trust.share.mean()):.0f} % of its correction is used"
-    scores = {**result.scores, "seconds": seconds, **memory}
-    return replace(result, summary=summary, scores=scores)
-
-
-def _fuse(method: FusionMethod, scene: FusionScene, cube: ScratchCube, config: CompareConfig, device: str) -> None:
-    threads = cpu_threads(config.threads)
-    with single_thread():
-        method.fit(fusion_context(scene, device, config.seed), list(scene.low_resolution_strips()))
-    estimate = choose_plan(
-        *scene.grid.shape, ratio=scene.ratio, n_bands=len(scene.bands), n_msi=len(scene.msi.band_names),
-        source_bands=len(scene.bands), spec=method.spec,
-        budget=make_budget(device, config.max_memory, config.max_vram), tile=config.tile, sample_bytes=4,
-        workers=threads,
-    )  # fmt: skip
-    fuse_scene_tiles(
-        scene, method, estimate.plan, cube.write_rows, device=device, batch=estimate.batch, workers=threads, clip=False
-    )
+    return replace(result, summary=summary, scores={**result.scores, **measured})
 
 
 @contextmanager
-def _peak_memory(device: str) -> Iterator[dict[str, float]]:
-    """Measure how far the process grows inside the block, in MB; a thread looks 50 times a second."""
-    process, done = psutil.Process(), threading.Event()
+def _measured(device: str) -> Iterator[dict[str, float]]:
+    """Seconds, and by how many MB the process grows inside the block."""
     found: dict[str, float] = {}
-    start = top = process.memory_info().rss
     if device.startswith("cuda"):
         import torch
 
         torch.cuda.reset_peak_memory_stats(device)
-
-    def watch() -> None:
-        nonlocal top
-        while not done.wait(_SAMPLE_SECONDS):
-            top = max(top, process.memory_info().rss)
-
-    thread = threading.Thread(target=watch, name="hsfuse-memory", daemon=True)
-    thread.start()
-    try:
+    start = time.perf_counter()
+    with PeakMemory() as memory:
         yield found
-    finally:
-        done.set()
-        thread.join()
-        found["memory_mb"] = (max(top, process.memory_info().rss) - start) / 1e6
-        if device.startswith("cuda"):
-            found["vram_mb"] = torch.cuda.max_memory_allocated(device) / 1e6
+        found["seconds"] = time.perf_counter() - start
+    found["memory_mb"] = memory.growth_bytes / 1e6
+    if device.startswith("cuda"):
+        found["vram_mb"] = torch.cuda.max_memory_allocated(device) / 1e6
 
 
 def _data(
     setting: ComparisonSetting, judge: Judge, results: Sequence[MethodResult], notes: Sequence[str],
-    config: CompareConfig, device: str,
+    config: CompareConfig, resources: Resources,
 ) -> CompareData:  # fmt: skip
     true = setting.reference is not None
     versions = {"hsfuse": __version__, **{name: metadata.version(name) for name in _LIBRARIES}}
     return CompareData(
         title=setting.title, methods=results, with_reference=true,
-        facts=setting.facts | {"Device": f"{device}, {cpu_threads(config.threads)} CPU threads"},
+        facts=setting.facts | {"Device": f"{resources.device}, {resources.threads} CPU threads"},
         centre_nm=judge.centre_nm, reference_picture=judge.reference_picture(),
         reference_spectra=judge.reference_spectra(), reference_name="reference" if true else "HSI",
         error_label="RMSE over bands (reflectance)" if true else "degraded cube against HSI, RMSE over bands",

@@ -10,11 +10,8 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from rasterio.errors import RasterioError
-from threadpoolctl import threadpool_limits
 
-from hsfuse._early import short_turns
 from hsfuse._version import __version__
-from hsfuse.allocator import share_one_arena
 from hsfuse.config import CoregisterConfig
 from hsfuse.coregister.products import coregister_products
 from hsfuse.coregister.result import CoregistrationResult
@@ -22,10 +19,11 @@ from hsfuse.degrade import Psf
 from hsfuse.errors import CoregistrationError, OutputError
 from hsfuse.grid import Grid
 from hsfuse.log import get_logger
-from hsfuse.progress import Progress, SilentProgress
+from hsfuse.progress import Progress
 from hsfuse.readers import open_msi, open_product
 from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct
-from hsfuse.workflows.steps.clock import StageClock, peak_memory_bytes
+from hsfuse.threads import one_blas_thread
+from hsfuse.workflows.steps.clock import StageClock
 
 _log = get_logger(__name__)
 
@@ -86,17 +84,14 @@ def coregister_files(
         A file cannot be read or written; the images share no usable area.
     """
     config = config or CoregisterConfig()
-    clock = StageClock(progress or SilentProgress())
     if tie_points is not None:
         from hsfuse.workflows.coregistration.tie_points import check_suffix
 
         check_suffix(tie_points)
     wanted = [path for path in (output, field, tie_points, report) if path is not None]
     _check_outputs(wanted, overwrite=overwrite)
-    share_one_arena()
-    with ExitStack() as stack:
-        # The products of matrices are small here: threads would wait for each other more than they work.
-        stack.enter_context(threadpool_limits(1, user_api="blas"))
+    with StageClock(progress) as clock, ExitStack() as stack:
+        stack.enter_context(one_blas_thread())
         stack.enter_context(rasterio.Env(GDAL_CACHEMAX=_cache_mb([target, reference])))
         moving = open_product(target)
         stack.callback(moving.close)
@@ -160,7 +155,7 @@ def _import_what_follows() -> None:
     """Import what the matching's end and the writing need; a failure is raised where it is used."""
     # Torch comes first: all else waits for it.
     for name in ("torch", "hsfuse.coregister.register", *_NEEDED_LATER):
-        with short_turns(), suppress(Exception):
+        with suppress(Exception):
             import_module(name)
 
 
@@ -228,7 +223,7 @@ def _write_report(
             product=output.name, verdict=verdict, method="co-registration", method_reason=result.reason, facts=facts,
             inputs={"target": target.info, "reference": reference.info}, coregistration=found,
             alignment=detail_view(target, reference, result), seconds=clock.seconds,
-            peak_memory_bytes=peak_memory_bytes(), configuration=config.model_dump(mode="json"),
+            peak_memory_bytes=clock.memory.bytes, configuration=config.model_dump(mode="json"),
             versions={"hsfuse": __version__}, notes=warnings,
         )  # fmt: skip
         write_report(path, data)

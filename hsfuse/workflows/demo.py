@@ -15,18 +15,18 @@ from numpy.typing import NDArray
 from hsfuse.config import RunConfig
 from hsfuse.errors import InputError, OutputError
 from hsfuse.fusion.create import create_method
-from hsfuse.inference.budget import choose_plan, make_budget
-from hsfuse.inference.engine import fuse_scene_tiles
+from hsfuse.inference import pipeline
 from hsfuse.log import get_logger
 from hsfuse.metrics.reference import ReferenceScores, score_all
 from hsfuse.progress import Progress, SilentProgress
 from hsfuse.readers import open_hsi
+from hsfuse.resources import Resources
 from hsfuse.simulate.scene import Truth
 from hsfuse.workflows.run import run_scene
 from hsfuse.workflows.simulate import simulate_products
 from hsfuse.workflows.steps.inputs import open_pair
-from hsfuse.workflows.steps.methods import fusion_context
 from hsfuse.workflows.steps.prepare import PreparedScene, prepare_scene
+from hsfuse.workflows.steps.resources import resolved, resources_of
 
 _log = get_logger(__name__)
 
@@ -41,7 +41,13 @@ class _Scored:
 
 
 def run_demo(
-    folder: Path, *, size: int = 160, seed: int = 0, method: str = "auto", progress: Progress | None = None
+    folder: Path,
+    *,
+    size: int = 160,
+    seed: int = 0,
+    method: str = "auto",
+    resources: Resources | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Run the demonstration; see ``hsfuse demo``.
 
@@ -55,6 +61,10 @@ def run_demo(
         Another seed gives another landscape.
     method
         Fusion method of the main job.
+    resources
+        Device, threads and memory to use; None: all that is there.
+    progress
+        Where to show progress.
 
     Returns
     -------
@@ -66,7 +76,8 @@ def run_demo(
     truth = Truth.load(Path(products["truth"]))
     config = RunConfig(method=method, overwrite=True, seed=seed)
     hsi, msi, output = Path(products["prisma"]), Path(products["sentinel2"]), folder / "fused.tif"
-    result = run_scene(hsi, [msi], output, config, progress=progress)
+    given = resolved(resources) if resources else resources_of(config)
+    result = run_scene(hsi, [msi], output, config, resources=given, progress=progress)
     rows: list[_Scored] = []
     with ExitStack() as stack:
         pair = open_pair(hsi, [msi], config, stack)
@@ -82,7 +93,8 @@ def run_demo(
         with progress.stage("baselines", total=len(BASELINES)) as stage:
             for name in BASELINES:
                 if name != result.method:
-                    cube = np.where(valid, _fuse_array(prepared, name, config), np.nan)
+                    fused_so = pipeline.fuse_to_array(create_method(name), prepared.scene, given, seed=seed)
+                    cube = np.where(valid, fused_so, np.nan)
                     rows.append(_Scored(name, score_all(reference, cube, pair.ratio, valid)))
                 stage.advance()
         error = _field_error(truth, prepared)
@@ -141,24 +153,6 @@ def read_cube(path: Path) -> FloatCube:
         raise InputError(f"{path} cannot be read.", hint=str(error)) from error
     cube: FloatCube = raw.filled(np.nan) * scale[:, None, None] + offset[:, None, None]
     return cube
-
-
-def _fuse_array(prepared: PreparedScene, name: str, config: RunConfig) -> FloatCube:
-    """Fuse a prepared small scene with another method, in memory."""
-    scene = prepared.scene
-    method = create_method(name)
-    method.fit(fusion_context(scene, "cpu", config.seed), list(scene.low_resolution_strips()))
-    estimate = choose_plan(
-        *scene.grid.shape, ratio=scene.ratio, n_bands=len(scene.bands), n_msi=len(scene.msi.band_names),
-        source_bands=len(scene.bands), spec=method.spec, budget=make_budget("cpu", None, None),
-    )  # fmt: skip
-    result = np.empty((len(scene.bands), *scene.fine_grid.shape), np.float32)
-
-    def keep(row0: int, rows: FloatCube) -> None:
-        result[:, row0 : row0 + rows.shape[1]] = rows
-
-    fuse_scene_tiles(scene, method, estimate.plan, keep, batch=estimate.batch)
-    return result
 
 
 def _field_error(truth: Truth, prepared: PreparedScene) -> dict[str, float]:

@@ -10,7 +10,7 @@ import shutil
 from importlib import metadata
 from typing import Any
 
-from hsfuse import _environment
+from hsfuse import process
 from hsfuse._version import __version__
 from hsfuse.inference.budget import available_memory
 from hsfuse.native import image, match
@@ -42,7 +42,7 @@ def diagnose() -> dict[str, Any]:
         "libraries": versions,
         "optional": {name: _version(name) for name in _OPTIONAL if importlib.util.find_spec(name)},
         "compiler": next((path for c in ("cc", "gcc", "clang") if (path := shutil.which(c))), None),
-        "dropped_variables": dict(_environment.dropped_variables),
+        "dropped_variables": dict(process.dropped_variables),
     }
     facts["gdal"] = _gdal(problems)
     facts["torch"] = _torch(problems)

@@ -22,15 +22,16 @@ from hsfuse.fusion.nets.header import NetworkHeader
 from hsfuse.fusion.nets.weights import load_weights, save_weights
 from hsfuse.fusion.nets.zoo import find_model, untrained
 from hsfuse.log import get_logger
-from hsfuse.progress import Progress, SilentProgress
+from hsfuse.progress import Progress
+from hsfuse.resources import Resources
+from hsfuse.threads import torch_threads
 from hsfuse.training.checkpoint import check_space
 from hsfuse.training.dataset import PatchSource, Reducer, Sampling
 from hsfuse.training.distributed import Team, is_leader, joined, own_device, world_size
 from hsfuse.training.loop import LoopSettings, TrainingFiles, TrainingResult, train
 from hsfuse.training.losses import FusionLoss
-from hsfuse.workflows.run import cpu_threads
-from hsfuse.workflows.steps.clock import StageClock, peak_memory_bytes
-from hsfuse.workflows.steps.methods import resolve_device
+from hsfuse.workflows.steps.clock import StageClock
+from hsfuse.workflows.steps.resources import resolved, resources_of
 from hsfuse.workflows.training.training_data import TrainingData, collect, parse_inputs
 
 _log = get_logger(__name__)
@@ -84,7 +85,12 @@ class _Start:
 
 
 def train_reduced(
-    inputs: Sequence[Path], output: Path, config: TrainConfig, *, progress: Progress | None = None
+    inputs: Sequence[Path],
+    output: Path,
+    config: TrainConfig,
+    *,
+    resources: Resources | None = None,
+    progress: Progress | None = None,
 ) -> TrainResult:
     """Train a network at reduced resolution (Wald's protocol) and write its weights.
 
@@ -96,6 +102,8 @@ def train_reduced(
         Weights, ``.safetensors``. Checkpoint and log are written beside it.
     config
         Settings.
+    resources
+        Device, threads and memory to use; None: as the settings say.
     progress
         Where to show progress.
 
@@ -107,9 +115,13 @@ def train_reduced(
         Interrupted; the checkpoint allows ``resume``.
     """
     check_team()
-    clock = StageClock(progress if progress is not None and is_leader() else SilentProgress())
-    device = own_device(resolve_device(config.device))
-    torch.set_num_threads(max(1, cpu_threads(config.threads) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    team_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    given = (resolved(resources) if resources else resources_of(config)).share(team_size)
+    with StageClock(progress if is_leader() else None) as clock, torch_threads(given.threads):
+        return _train(inputs, output, config, own_device(given.device), clock)
+
+
+def _train(inputs: Sequence[Path], output: Path, config: TrainConfig, device: str, clock: StageClock) -> TrainResult:
     files = check_files(output, config)
     with clock.stage("start weights") as stage:
         header, start_path, sha256 = _start_header(config)
@@ -141,7 +153,7 @@ def train_reduced(
         team.wait()
     if result.best.gain_db <= 0.0:
         _log.warning("The network is no better than its draft on the validation strips (%.2f dB).", result.best.gain_db)
-    summary |= {"output": str(output), "log": str(files.log), "peak_memory_bytes": peak_memory_bytes(),
+    summary |= {"output": str(output), "log": str(files.log), "peak_memory_bytes": clock.memory.bytes,
                 "seconds": {name: round(value, 2) for name, value in clock.seconds.items()}}  # fmt: skip
     return TrainResult(output, summary)
 

@@ -87,7 +87,8 @@ def test_doctor_reports_and_foreign_proj_is_ignored(tmp_path: Path) -> None:
 def test_what_grows_in_the_background_is_bounded_unless_the_user_says_how() -> None:
     """GDAL's block cache takes 5 % of the memory; oneDNN's shapes took half a gigabyte over a whole scene."""
     names = ("GDAL_CACHEMAX", "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
-    code = f"import hsfuse, os; print(*(os.environ[name] for name in {names}))"
+    code = "import os; from hsfuse.process import own_process; own_process(); "
+    code += f"print(*(os.environ[name] for name in {names}))"
 
     def bounds(**given: str) -> list[int]:
         free = {k: v for k, v in os.environ.items() if k not in names}

@@ -17,11 +17,10 @@ from typer.testing import CliRunner
 
 import hsfuse
 from hsfuse.cli.app import app
-from hsfuse.inference import budget
+from hsfuse.inference import budget, pipeline
 from hsfuse.readers import open_hsi
 from hsfuse.simulate.products import SimulatedPair
 from hsfuse.simulate.scene import Truth
-from hsfuse.workflows import run
 from hsfuse.workflows.demo import read_cube
 from hsfuse.workflows.run import RunResult
 from hsfuse.writers import journal_folder
@@ -190,8 +189,8 @@ def test_resuming_keeps_to_the_tiles_of_the_first_run(
     assert manifest["rows_done"] > 0
     monkeypatch.setattr(budget, "_SIZES_PX", (16,))
     seen = []
-    fuse = run.fuse_scene_tiles
-    monkeypatch.setattr(run, "fuse_scene_tiles", lambda *a, **k: seen.append(a[2]) or fuse(*a, **k))
+    fuse = pipeline.fuse_scene_tiles
+    monkeypatch.setattr(pipeline, "fuse_scene_tiles", lambda *a, **k: seen.append(a[2]) or fuse(*a, **k))
     hsfuse.fuse_scene(pair.prisma, pair.sentinel2, broken, resume=True, **settings)
     assert [plan.tile for plan in seen] == [manifest["plan"]["tile"]] == [24]
     assert broken.read_bytes() == whole.read_bytes()

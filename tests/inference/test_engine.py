@@ -18,12 +18,14 @@ from hsfuse.degrade import Psf
 from hsfuse.errors import MemoryBudgetError, OverlapError, UsageError
 from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, ModelSpec
 from hsfuse.grid import Grid, Slice2D
-from hsfuse.inference import engine
+from hsfuse.inference import row_jobs
 from hsfuse.inference.engine import PHYSICAL_RANGE, FusionStatistics, fuse_scene_tiles
 from hsfuse.inference.scene import FusionScene
 from hsfuse.inference.tiling import TilePlan
+from hsfuse.resources import Resources
 from hsfuse.spectral import BandTable
-from hsfuse.workflows.fuse_arrays import ArrayProduct, fuse
+from hsfuse.workflows.fuse_arrays import fuse
+from hsfuse.workflows.steps.array_scene import ArrayProduct
 
 
 class Repeat(FusionMethod):
@@ -178,7 +180,7 @@ def test_batch_is_halved_when_the_gpu_is_full() -> None:
 
 def test_every_method_gives_memory_back_near_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     limits: list[int] = []
-    monkeypatch.setattr(engine, "release_freed_memory", lambda *, above=0: limits.append(above))
+    monkeypatch.setattr(row_jobs, "release_freed_memory", lambda *, above=0: limits.append(above))
     run(make_scene(*pair(24, 24, 3), 3), TilePlan(24, 24, 8), workers=2, memory=1_000_000)
     assert limits
     assert all(800_000 < limit < 1_000_000 for limit in limits)
@@ -247,7 +249,7 @@ def test_without_cloud_mask_an_overcast_scene_can_be_learned_from() -> None:
     [
         ({"ratio": 2.5}, "integer of at least 2"),
         ({"srf": np.ones((3, 3))}, r"shape \(2, 3\)"),
-        ({"device": "gpu"}, "no device 'gpu'"),
+        ({"resources": Resources("gpu")}, "no device 'gpu'"),
         ({"wavelengths_nm": [500.0, 600.0]}, "2 wavelengths"),
     ],
 )

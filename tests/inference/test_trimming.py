@@ -21,12 +21,12 @@ from hsfuse.errors import UsageError
 from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, ModelSpec
 from hsfuse.fusion.methods.ssrfn.method import SsrfnMethod
 from hsfuse.grid import Grid, Slice2D
-from hsfuse.inference import engine
+from hsfuse.inference import row_jobs
 from hsfuse.inference.engine import FusionStatistics, fuse_scene_tiles
 from hsfuse.inference.scene import FusionScene
 from hsfuse.inference.tiling import TilePlan
 from hsfuse.spectral import BandTable
-from hsfuse.workflows.fuse_arrays import ArrayProduct
+from hsfuse.workflows.steps.array_scene import ArrayProduct
 
 RATIO = 3
 SEAM = 0.5e-4
@@ -125,7 +125,7 @@ def test_a_network_changes_less_than_half_a_step(monkeypatch: pytest.MonkeyPatch
     plan = TilePlan(height, width, 32, spec.overlap_px, spec.halo_px, 1, 48, 2)
     cut, statistics = run(scene, method, plan, 2)
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "tiles_around", lambda plan, row, _: list(plan.row_of_tiles(row)))
+        patch.setattr(row_jobs, "tiles_around", lambda plan, row, _: list(plan.row_of_tiles(row)))
         regular, computed = run(scene, method, plan, 2)
     np.testing.assert_array_equal(np.isnan(cut), np.isnan(whole))
     inside = np.isfinite(whole)

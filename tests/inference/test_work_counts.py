@@ -27,7 +27,7 @@ from hsfuse.inference.scene import FusionScene
 from hsfuse.inference.tiling import TilePlan
 from hsfuse.native.image import image_library
 from hsfuse.spectral import BandTable
-from hsfuse.workflows.fuse_arrays import ArrayProduct
+from hsfuse.workflows.steps.array_scene import ArrayProduct
 from hsfuse.writers import SampleEncoding
 
 BANDS, HEIGHT, WIDTH, RATIO = 12, 96, 60, 3

@@ -22,8 +22,8 @@ from hsfuse.inference.scene import FusionScene
 from hsfuse.sensors.sentinel2 import BANDS_10M, table_responses
 from hsfuse.simulate.training_scene import training_scene
 from hsfuse.spectral import BandTable, srf_weights
-from hsfuse.workflows.fuse_arrays import ArrayProduct
 from hsfuse.workflows.steps.adapt import adapt
+from hsfuse.workflows.steps.array_scene import ArrayProduct
 from hsfuse.workflows.training.training_data import scene_as_training
 
 BANDS = BandTable.make(np.linspace(440.0, 900.0, 12))

@@ -15,7 +15,8 @@ from hsfuse.fusion.create import create_method
 from hsfuse.fusion.nets import zoo
 from hsfuse.fusion.registry import automatic_methods, available_methods, is_network
 from hsfuse.workflows.steps import methods
-from hsfuse.workflows.steps.methods import choose_method, resolve_device
+from hsfuse.workflows.steps.methods import choose_method
+from hsfuse.workflows.steps.resources import resolve_device
 
 sys.path.insert(0, str(Path(__file__).parent))
 from network_weights import write_tiny

@@ -25,7 +25,7 @@ from hsfuse.progress import Progress
 from hsfuse.sensors.sentinel2 import BANDS_10M, BANDS_ALL, table_responses
 from hsfuse.simulate.wald import CONDITIONS, reduce_scene
 from hsfuse.spectral import BandTable, SpectralResponse, srf_weights
-from hsfuse.workflows.fuse_arrays import array_scene
+from hsfuse.workflows.steps.array_scene import array_scene
 from hsfuse.workflows.steps.cubes import open_cube, solid_window
 from hsfuse.workflows.steps.inputs import open_pair
 from hsfuse.workflows.steps.methods import check_network

@@ -20,6 +20,7 @@ from hsfuse.inference.budget import make_budget
 from hsfuse.inference.scene import FusionScene
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress
+from hsfuse.resources import Resources
 from hsfuse.workflows.steps.methods import ChosenMethod, network_precision
 from hsfuse.writers import journal_folder, run_identity
 from hsfuse.writers.provenance import InputIdentity
@@ -50,7 +51,7 @@ def adapt_to_scene(
     output: Path,
     inputs: Sequence[InputIdentity],
     config: RunConfig,
-    device: str,
+    resources: Resources,
     progress: Progress,
 ) -> AdaptedMethod:
     """Adapt a network to a scene, or take up the weights of the interrupted run that is resumed.
@@ -67,8 +68,8 @@ def adapt_to_scene(
         Identity of the products.
     config
         Settings, with ``adapt``.
-    device
-        Torch device name.
+    resources
+        What may be used.
     progress
         Where to show progress.
 
@@ -87,11 +88,11 @@ def adapt_to_scene(
     identity = run_identity(config.identity(), inputs, f"{spec.name} {spec.weights_sha256}")
     record = _left_by(path, output, identity) if config.resume else None
     if record is None:
-        record = _train(chosen.method, chosen, scene, path, identity, config, device, progress)
+        record = _train(chosen.method, chosen, scene, path, identity, config, resources, progress)
     else:
         _log.info("Going on with the weights that were adapted before, %s.", path)
     # From the file also right after training: a resumed run must see the very same numbers.
-    method = SsrfnMethod.from_weights(path, precision=network_precision(spec.name, config.precision, device))
+    method = SsrfnMethod.from_weights(path, precision=network_precision(spec.name, config.precision, resources.device))
     method.be_patient()
     public = {key: value for key, value in record.items() if key != "identity"} | {"weights": str(path)}
     gain_db = float(record["after"]["gain_db"])
@@ -117,8 +118,8 @@ def _left_by(path: Path, output: Path, identity: str) -> dict[str, Any] | None:
 
 
 def _train(
-    method: Any, chosen: ChosenMethod, scene: FusionScene, path: Path, identity: str, config: RunConfig, device: str,
-    progress: Progress,
+    method: Any, chosen: ChosenMethod, scene: FusionScene, path: Path, identity: str, config: RunConfig,
+    resources: Resources, progress: Progress,
 ) -> dict[str, Any]:  # fmt: skip
     from hsfuse.fusion.methods.ssrfn.method import DEFAULT_DRAFT
     from hsfuse.fusion.nets.weights import save_weights
@@ -128,10 +129,10 @@ def _train(
     if header is None:
         raise HsfuseError("Only a network with trained weights can be adapted.")
     raw = scene.grid.height * scene.grid.width * (len(scene.bands) + len(scene.msi.band_names)) * 4
-    large = raw > _SCENE_SHARE * make_budget("cpu", config.max_memory, None).host
+    large = raw > _SCENE_SHARE * make_budget(replace(resources, device="cpu")).host
     try:
         result = adapt(
-            method, scene, minutes=config.adapt, device=device, seed=config.seed, progress=progress,
+            method, scene, minutes=config.adapt, device=resources.device, seed=config.seed, progress=progress,
             precision=config.precision if config.precision in ("fp32", "bf16") else "auto",
             scratch=path.parent if large else None, draft=header.base or DEFAULT_DRAFT,
         )  # fmt: skip

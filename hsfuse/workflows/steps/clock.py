@@ -1,34 +1,39 @@
-"""Seconds and peak memory of each stage, recorded on the way to the progress display."""
+"""Seconds of each stage and the peak memory of the whole, recorded on the way to the progress display."""
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import TracebackType
 
 from hsfuse.progress import Progress, SilentProgress, Stage
-
-
-def peak_memory_bytes() -> int:
-    """Highest resident memory of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+from hsfuse.workflows.steps.memory import PeakMemory
 
 
 class StageClock:
     """A :class:`~hsfuse.progress.Progress` that also keeps the times; stages of one name add up.
 
     ``seconds`` are what the stages took, ``cpu_seconds`` what the whole process computed meanwhile, all threads
-    together: stages that run side by side share it.
+    together: stages that run side by side share it. ``memory`` is what the process held at most since the clock was
+    entered.
     """
 
     def __init__(self, progress: Progress | None = None) -> None:
         self._progress = progress or SilentProgress()
         self._start = time.monotonic()
+        self.memory = PeakMemory()
         self.seconds: dict[str, float] = {}
         self.cpu_seconds: dict[str, float] = {}
+
+    def __enter__(self) -> StageClock:
+        self.memory.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.memory.__exit__(kind, error, trace)
 
     @contextmanager
     def stage(self, name: str, total: float = 1.0) -> Iterator[Stage]:

@@ -13,7 +13,7 @@ from hsfuse.grid import Grid, Slice2D
 from hsfuse.readers import open_hsi
 from hsfuse.readers.base import HyperspectralProduct
 from hsfuse.spectral import BandTable
-from hsfuse.workflows.fuse_arrays import ArrayProduct
+from hsfuse.workflows.steps.array_scene import ArrayProduct
 
 _NPZ_HINT = "An .npz needs 'cube' (band, row, col) and 'wavelength_nm'."
 

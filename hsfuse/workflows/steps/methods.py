@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from hsfuse.config import RunConfig
-from hsfuse.errors import HsfuseError, InputError, UsageError
+from hsfuse.config import CompareConfig, RunConfig
+from hsfuse.errors import HsfuseError, UsageError
 from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip
 from hsfuse.fusion.create import create_method
 from hsfuse.fusion.fidelity import FidelityOptions, GuardedMethod, guarded
@@ -18,7 +18,7 @@ from hsfuse.fusion.registry import METHODS, automatic_methods, fallback_method, 
 from hsfuse.inference.scene import FusionScene
 from hsfuse.log import get_logger
 from hsfuse.sensors.sentinel2 import BANDS_ALL
-from hsfuse.spectral import BandTable, srf_weights
+from hsfuse.spectral import BandTable
 from hsfuse.workflows.steps.inputs import Pair
 
 if TYPE_CHECKING:
@@ -259,6 +259,11 @@ def check_network(
         match_bands(header.centre_nm, bands)
 
 
+def may_calibrate(config: RunConfig | CompareConfig) -> bool:
+    """Whether methods may find blur and residual shift: a PSF or positions that were given are taken at their word."""
+    return config.psf_fwhm == "auto" and config.coregister != "off"
+
+
 def guard_options(config: RunConfig) -> FidelityOptions:
     """Fidelity guards as the settings have them; the engine clips (and counts what it clips)."""
     return FidelityOptions(config.back_projection, config.back_projection_weight, config.srf_weight)
@@ -314,37 +319,3 @@ def fit_method(
         spare = replace(spare, method=chosen.method.around(spare.method))
     spare.method.fit(context, strips)
     return spare
-
-
-def fusion_context(scene: FusionScene, device: str, seed: int, *, calibrate: bool = True) -> FusionContext:
-    """Facts about the scene for the method; without ``calibrate`` it takes blur and alignment as they are."""
-    bands = scene.hsi.bands.take(scene.bands)
-    responses = scene.msi.responses
-    weights = srf_weights(bands, responses) if responses is not None else None
-    return FusionContext(scene.ratio, bands.centre_nm, bands.fwhm_nm, weights, scene.psf, device, seed, calibrate)
-
-
-def resolve_device(wanted: str) -> str:
-    """Turn ``auto`` into a device and check that a GPU which was asked for exists.
-
-    Raises
-    ------
-    UsageError, InputError
-        The name is none of a device, or there is no such GPU.
-    """
-    if wanted == "cpu":
-        return "cpu"
-    if not (wanted in ("auto", "cuda") or (wanted.startswith("cuda:") and wanted[5:].isdigit())):
-        raise UsageError(f"There is no device '{wanted}'.", hint="Choose auto, cpu, cuda or cuda:N.")
-    import torch
-
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if wanted == "auto":
-        return "cuda:0" if count else "cpu"
-    index = int(wanted.partition(":")[2] or 0)
-    if index >= count:
-        raise InputError(
-            f"There is no GPU {index}: {count} CUDA device{'s' if count != 1 else ''} found.",
-            hint="Use --device cpu; `hsfuse doctor` shows what PyTorch sees.",
-        )
-    return f"cuda:{index}"

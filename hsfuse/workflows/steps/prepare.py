@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from hsfuse.band_selection import BandSelection, check_request, parse_bands, select_bands
 from hsfuse.config import RunConfig
@@ -18,11 +17,11 @@ from hsfuse.degrade import Psf
 from hsfuse.degrade.psf_estimation import estimate_psf
 from hsfuse.errors import CoregistrationError
 from hsfuse.grid import Slice2D
-from hsfuse.inference.engine import single_thread
 from hsfuse.inference.scene import FusionScene, alive_bands
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress
 from hsfuse.readers.base import HyperspectralProduct
+from hsfuse.threads import single_threaded, torch_threads
 from hsfuse.workflows.steps.aoi import parse_aoi
 from hsfuse.workflows.steps.clock import hidden
 from hsfuse.workflows.steps.inputs import Pair, common_grid
@@ -76,7 +75,7 @@ def prepare_scene(
             " or use --coregister off if the images are known to be aligned.",
         )
     _log.info("Co-registration %s: %s", result.verdict, result.reason)
-    with ThreadPoolExecutor(1, thread_name_prefix="hsfuse-swir") as beside, single_thread():
+    with ThreadPoolExecutor(1, thread_name_prefix="hsfuse-swir") as beside, torch_threads(1):
         shown = progress if config.correct_swir else hidden(progress)
         comparing = beside.submit(with_swir, result, pair.hsi, pair.msi, config, matching, shown)
         if config.correct_swir:
@@ -117,7 +116,7 @@ def _prepare(
     next(scene.low_resolution_strips())
     found, source = None, "given"
     if config.psf_fwhm == "auto":
-        with progress.stage("estimate blur") as stage, single_thread(), threadpool_limits(1, user_api="blas"):
+        with progress.stage("estimate blur") as stage, single_threaded():
             found, source = estimate_scene_psf(scene)
             stage.advance()
         scene = replace(scene, psf=found or scene.psf)

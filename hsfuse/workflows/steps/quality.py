@@ -41,7 +41,7 @@ from hsfuse.qa.spectra import SpectrumComparison, compare_pixels
 from hsfuse.qa.surfaces import check_surfaces, pure_pixel_sam_deg
 from hsfuse.qa.verdict import judge, thresholds_for
 from hsfuse.workflows.steps.adapted import adaptation_text
-from hsfuse.workflows.steps.clock import StageClock, peak_memory_bytes
+from hsfuse.workflows.steps.clock import StageClock
 from hsfuse.workflows.steps.methods import ChosenMethod, guard_text
 from hsfuse.workflows.steps.prepare import PreparedScene
 from hsfuse.workflows.steps.window_scores import score_windows
@@ -159,7 +159,7 @@ def assess(
             coregistration=aligned, alignment=alignment, scores=scores,
             centre_nm=centre, consistency=windows.band_rmse, spectra=spectra, quicklooks=quicklooks, details=details,
             bands=prepared.selection.table, seams=seams, seconds=clock.seconds,
-            peak_memory_bytes=peak_memory_bytes(), configuration=summary["config"], versions=_versions(),
+            peak_memory_bytes=clock.memory.bytes, configuration=summary["config"], versions=_versions(),
             notes=[*prepared.warnings, *prepared.selection.notes],
         )  # fmt: skip
         write_report(html, report, queue.finished())

@@ -8,10 +8,10 @@ from hsfuse.config import CoregisterConfig
 from hsfuse.coregister.result import CoregistrationResult
 from hsfuse.degrade import Psf
 from hsfuse.errors import HsfuseError
-from hsfuse.inference.engine import single_thread
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress
 from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct
+from hsfuse.threads import torch_threads
 
 _log = get_logger(__name__)
 
@@ -59,7 +59,7 @@ def with_swir(
     elif reference is None:
         reference = other = _swir_bands_of(msi)
     try:
-        with single_thread():
+        with torch_threads(1):
             swir = measure_swir(hsi, reference, result, psf=psf, progress=progress)
             if swir is None and reference is not None:
                 swir = measure_swir(hsi, None, psf=psf, progress=progress)

@@ -1,0 +1,187 @@
+"""From a prepared scene and a method to finished rows: fit, plan, fuse, written once for every command.
+
+What a command adds lies around these steps: what it fuses, where rows go, what is said about them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, ModelSpec
+from hsfuse.inference.budget import Estimate, choose_plan, make_budget
+from hsfuse.inference.engine import fuse_scene_tiles
+from hsfuse.inference.handover import RowEncoder, Sink
+from hsfuse.inference.scene import FusionScene
+from hsfuse.inference.statistics import FusionStatistics
+from hsfuse.inference.tiling import TilePlan
+from hsfuse.progress import Progress
+from hsfuse.resources import Resources
+from hsfuse.spectral import srf_weights
+from hsfuse.threads import single_threaded
+
+FloatCube = NDArray[np.float32]
+Result = TypeVar("Result")
+
+
+def scene_context(scene: FusionScene, device: str, seed: int, *, calibrate: bool = True) -> FusionContext:
+    """Facts about the scene for a method; without ``calibrate`` it takes blur and alignment as they are."""
+    bands = scene.hsi.bands.take(scene.bands)
+    responses = scene.msi.responses
+    weights = srf_weights(bands, responses) if responses is not None else scene.srf
+    return FusionContext(scene.ratio, bands.centre_nm, bands.fwhm_nm, weights, scene.psf, device, seed, calibrate)
+
+
+def fit(
+    learn: Callable[[FusionContext, Sequence[LowResolutionStrip]], Result], scene: FusionScene, context: FusionContext
+) -> Result:
+    """Let a method learn from the whole scene at low resolution.
+
+    Parameters
+    ----------
+    learn
+        :meth:`~hsfuse.fusion.base.FusionMethod.fit` of a method, or what wraps it.
+    scene
+        Where the samples come from.
+    context
+        Facts about the scene.
+
+    Raises
+    ------
+    OverlapError
+        No pixel is valid in both images.
+    """
+    with single_threaded():
+        return learn(context, list(scene.low_resolution_strips()))
+
+
+def plan(
+    scene: FusionScene,
+    spec: ModelSpec,
+    resources: Resources,
+    *,
+    tile: int | None = None,
+    overlap: int | None = None,
+    sample_bytes: int = 4,
+) -> Estimate:
+    """Choose tiles that fit the memory.
+
+    Parameters
+    ----------
+    scene
+        What is fused.
+    spec
+        Of the method.
+    resources
+        What may be used.
+    tile, overlap
+        Sides that the user asked for, in MSI pixels.
+    sample_bytes
+        Bytes of a sample that the sink takes.
+
+    Raises
+    ------
+    MemoryBudgetError
+        Even the smallest tiles need more memory.
+    UsageError
+        The overlap is larger than the tile.
+    """
+    # Tiles that overlap are cut to fit what is valid, so how much is computed depends on it.
+    wanted = scene.expected_pixels() if spec.overlap_px and not resources.on_gpu else None
+    return choose_plan(
+        *scene.grid.shape, ratio=scene.ratio, n_bands=len(scene.bands), n_msi=len(scene.msi.band_names),
+        source_bands=len(scene.bands), spec=spec, budget=make_budget(resources), tile=tile, overlap=overlap,
+        sample_bytes=sample_bytes, workers=resources.threads, wanted=wanted,
+    )  # fmt: skip
+
+
+def fuse(
+    scene: FusionScene,
+    method: FusionMethod,
+    estimate: Estimate,
+    sink: Sink,
+    resources: Resources,
+    *,
+    tiles: TilePlan | None = None,
+    rows_done: int = 0,
+    clip: bool = True,
+    encoder: RowEncoder | None = None,
+    progress: Progress | None = None,
+) -> FusionStatistics:
+    """Fuse a scene with a fitted method as planned; see :func:`hsfuse.inference.engine.fuse_scene_tiles`.
+
+    ``tiles`` replaces the estimate's plan: a run that is gone on with keeps to the tiles that it began with.
+    """
+    return fuse_scene_tiles(
+        scene, method, tiles or estimate.plan, sink, device=resources.device, batch=estimate.batch,
+        workers=resources.threads, rows_done=rows_done, clip=clip, memory=estimate.host_bytes, encoder=encoder,
+        progress=progress,
+    )  # fmt: skip
+
+
+def fuse_scene_with(
+    method: FusionMethod,
+    scene: FusionScene,
+    sink: Sink,
+    resources: Resources,
+    *,
+    seed: int = 0,
+    calibrate: bool = True,
+    tile: int | None = None,
+    overlap: int | None = None,
+    clip: bool = False,
+    progress: Progress | None = None,
+) -> FusionStatistics:
+    """Fit, plan and fuse: float32 reflectance, NaN for nodata, goes to the sink.
+
+    Parameters
+    ----------
+    method
+        Not yet fitted.
+    scene, sink, resources
+        What is fused, where rows go, what may be used.
+    seed
+        For methods that draw random numbers.
+    calibrate
+        Whether the method may find blur and residual shift on the pair.
+    tile, overlap
+        Sides that the user asked for, in MSI pixels.
+    clip
+        Cut reflectance to the physical range.
+    progress
+        Where to show progress.
+
+    Raises
+    ------
+    OverlapError, MemoryBudgetError, UsageError
+        As :func:`fit` and :func:`plan`.
+    """
+    fit(method.fit, scene, scene_context(scene, resources.device, seed, calibrate=calibrate))
+    estimate = plan(scene, method.spec, resources, tile=tile, overlap=overlap)
+    return fuse(scene, method, estimate, sink, resources, clip=clip, progress=progress)
+
+
+def fuse_to_array(
+    method: FusionMethod, scene: FusionScene, resources: Resources, *, seed: int = 0, calibrate: bool = True,
+    tile: int | None = None, overlap: int | None = None, clip: bool = False, progress: Progress | None = None,
+) -> FloatCube:  # fmt: skip
+    """Fit, plan and fuse a scene that fits in memory; parameters as for :func:`fuse_scene_with`.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (band, row, col) on the scene's fine grid, float32, NaN for nodata.
+    """
+    result = np.empty((len(scene.bands), *scene.fine_grid.shape), np.float32)
+
+    def keep(row0: int, rows: FloatCube) -> None:
+        result[:, row0 : row0 + rows.shape[1]] = rows
+
+    fuse_scene_with(
+        method, scene, keep, resources, seed=seed, calibrate=calibrate, tile=tile, overlap=overlap, clip=clip,
+        progress=progress,
+    )  # fmt: skip
+    return result

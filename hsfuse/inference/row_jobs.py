@@ -1,0 +1,177 @@
+"""Fusing one row of tiles: in threads or in batches, exact or blended, and encoding what is finished."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hsfuse.allocator import release_freed_memory
+from hsfuse.fusion.base import FusionMethod
+from hsfuse.grid import Slice2D
+from hsfuse.inference.blending import Finished, TileBlender
+from hsfuse.inference.handover import Handover, LateBuffer
+from hsfuse.inference.layout import tiles_around
+from hsfuse.inference.row_masks import RowMasks
+from hsfuse.inference.row_pipeline import TileRow
+from hsfuse.inference.scene import FusionScene, SceneStrip
+from hsfuse.inference.statistics import FusionStatistics
+from hsfuse.inference.tile_batches import fuse_batch, local_block, tiles_with_data
+from hsfuse.inference.tiling import Tile, TilePlan
+from hsfuse.masks import expand
+
+FloatCube = NDArray[np.float32]
+
+
+@dataclass
+class RowJob:
+    """What stays the same over all rows of tiles."""
+
+    scene: FusionScene
+    method: FusionMethod
+    plan: TilePlan
+    device: str
+    pool: ThreadPoolExecutor | None
+    workers: int
+    statistics: FusionStatistics
+    handover: Handover
+    limits: tuple[float, float] | None
+    tidy_above: int = 0
+
+    def begin(self, tile_row: int, strip: SceneStrip, row: TileRow) -> TileRow:
+        """Begin to fuse a row of tiles."""
+        todo = self._tiles(tile_row, strip)
+        self.statistics.read_pixels += sum(t.read.shape[0] * t.read.shape[1] for t in todo) * self.scene.ratio**2
+        if self.pool is None:
+            return row.begin_here(lambda: sum(row.use(tile, data) for tile, data in self._in_batches(todo, strip)))
+        return row.begin(self._side_by_side(self.pool, todo, strip, row.use))
+
+    def _tiles(self, tile_row: int, strip: SceneStrip) -> list[Tile]:
+        """Tiles of a row that hold anything valid.
+
+        Tiles that are blended are cut to fit what is valid. On a GPU all are alike, so that they run in batches.
+        Exact tiles are cheap, and their results do not depend on where they are cut.
+        """
+        regular = tiles_with_data(self.plan, tile_row, strip, self.scene.ratio, self.statistics)
+        if not self.plan.overlap or self.device != "cpu" or not regular:
+            return regular
+        ratio, block = self.scene.ratio, local_block(self.plan.tile_at(tile_row, 0).blend, strip)
+        rows, width = block.shape[0], self.plan.width
+        valid = strip.valid[block.row0 * ratio : block.row1 * ratio].reshape(rows, ratio, width, ratio)
+        return tiles_around(self.plan, tile_row, np.asarray(valid.any(axis=(1, 3)), dtype=np.bool_))
+
+    def exact_row(self, tile_row: int, strip: SceneStrip, rows: Slice2D, masks: RowMasks, ready: bool) -> TileRow:
+        """Fuse tiles that do not overlap: each is encoded by the thread that made it."""
+        buffer = LateBuffer(lambda: self.handover.buffer(rows.shape[0]))
+        done = np.zeros(self.plan.shape[1], bool)
+
+        def use(tile: Tile, data: FloatCube) -> int:
+            done[tile.col] = True
+            return self.encode(data, masks, self._inside(tile), buffer())
+
+        def complete() -> None:
+            for tile in self.plan.row_of_tiles(tile_row):
+                if not done[tile.col]:
+                    inside = self._inside(tile)
+                    part_of(buffer(), inside, slice(0, inside.shape[0]))[...] = self._nothing()
+            self.handover.give(rows.row0, rows.shape[0], buffer())
+
+        return self.begin(tile_row, strip, TileRow(use, complete)) if ready else TileRow(use, lambda: None)
+
+    def empty_buffer(self, rows: int) -> NDArray[Any]:
+        """Return memory for finished rows, shape (row, band, col), without data."""
+        buffer = self.handover.buffer(rows)
+        buffer[:rows] = self._nothing()
+        return buffer
+
+    def _nothing(self) -> NDArray[Any]:
+        """One sample without data, shape (1, 1, 1)."""
+        sample = np.empty((1, 1, 1), self.handover.encoder.dtype)
+        self.handover.encoder.encode_into(np.full((1, 1, 1), np.nan, np.float32), np.zeros((1, 1), bool), sample)
+        return sample
+
+    def _inside(self, tile: Tile) -> Slice2D:
+        """Where a tile that does not overlap lies in the rows that it finishes, in fine pixels."""
+        ratio = self.scene.ratio
+        return Slice2D(0, tile.core.shape[0] * ratio, tile.core.col0 * ratio, tile.core.col1 * ratio)
+
+    def encode(self, data: FloatCube, masks: RowMasks, block: Slice2D, buffer: NDArray[Any]) -> int:
+        """Encode a block of finished rows into their buffer; return the number of clipped samples."""
+        ratio = self.scene.ratio
+        if masks.missing is not None:
+            coarse = (slice(block.row0 // ratio, block.row1 // ratio), slice(block.col0 // ratio, block.col1 // ratio))
+            for plane, missing in zip(data, masks.missing[(slice(None), *coarse)], strict=True):
+                if missing.any():
+                    plane[expand(missing, ratio)] = np.nan
+        target = part_of(buffer, block, slice(block.row0, block.row1))
+        return self.handover.encoder.encode_into(data, masks.valid[block.slices], target, self.limits)
+
+    def _side_by_side(
+        self, pool: ThreadPoolExecutor, todo: Sequence[Tile], strip: SceneStrip, use: Callable[[Tile, FloatCube], int]
+    ) -> list[Future[int]]:
+        """Fuse tiles in several threads; results are used in the thread that made them."""
+
+        def one(tile: Tile) -> int:
+            import torch
+
+            torch.set_num_threads(1)
+            results = fuse_batch(
+                self.method, [tile], strip, self.scene.ratio, "cpu", self.plan.multiple, self.statistics
+            )
+            if results is None:
+                raise RuntimeError("a single tile on the CPU cannot be split further")
+            done = use(tile, results[0])
+            del results
+            if self.tidy_above:
+                release_freed_memory(above=self.tidy_above)
+            return done
+
+        # Large tiles first, so that the threads are done at about the same time.
+        ordered = sorted(todo, key=lambda tile: -tile.read.shape[0] * tile.read.shape[1])
+        return [pool.submit(one, tile) for tile in ordered]
+
+    def _in_batches(self, todo: Sequence[Tile], strip: SceneStrip) -> Iterator[tuple[Tile, FloatCube]]:
+        groups: dict[tuple[int, int], list[Tile]] = {}
+        for tile in todo:
+            groups.setdefault(tile.read.shape, []).append(tile)
+        for tiles in groups.values():
+            position = 0
+            while position < len(tiles):
+                part = tiles[position : position + self.statistics.batch]
+                results = fuse_batch(
+                    self.method, part, strip, self.scene.ratio, self.device, self.plan.multiple, self.statistics
+                )
+                if results is None:
+                    continue
+                yield from zip(part, results, strict=True)
+                position += len(part)
+
+
+def part_of(buffer: NDArray[Any], block: Slice2D, rows: slice) -> NDArray[Any]:
+    """A block of a buffer (row, band, col) as (band, row, col)."""
+    return buffer[rows, :, block.col0 : block.col1].transpose(1, 0, 2)
+
+
+def blended_rows(job: RowJob, start: int) -> Callable[[int, SceneStrip, Slice2D, RowMasks, bool], TileRow]:
+    """Return what begins to fuse rows of overlapping tiles; each hands over what no later tile touches."""
+    blender = TileBlender(job.plan, len(job.scene.bands), job.scene.ratio, start)
+
+    def begin(tile_row: int, strip: SceneStrip, rows: Slice2D, masks: RowMasks, ready: bool) -> TileRow:
+        buffer = LateBuffer(lambda: job.empty_buffer(rows.shape[0]))
+
+        def encode(finished: Iterable[Finished]) -> int:
+            return sum(job.encode(part.data, masks, part.block, buffer()) for part in finished) if ready else 0
+
+        def complete() -> None:
+            if ready:
+                job.statistics.clipped += encode(blender.shared())
+                job.handover.give(rows.row0, rows.shape[0], buffer())
+            blender.advance(tile_row)
+
+        return job.begin(tile_row, strip, TileRow(lambda tile, data: encode(blender.add(tile, data)), complete))
+
+    return begin

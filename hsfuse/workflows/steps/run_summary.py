@@ -1,0 +1,87 @@
+"""What is said about a run, as plain values: inputs, grid, bands, method, plan, expected time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hsfuse._version import __version__
+from hsfuse.config import RunConfig
+from hsfuse.inference.budget import Estimate
+from hsfuse.inference.speed import measure_speed, predict_seconds
+from hsfuse.readers.base import ProductInfo
+from hsfuse.resources import Resources
+from hsfuse.workflows.steps.methods import ChosenMethod
+from hsfuse.workflows.steps.prepare import PreparedScene
+
+SAMPLE_BYTES = {"int16": 2, "uint16": 2, "float32": 4}
+_IO_BYTES_PER_SECOND = 150e6
+_GPU_FLOP_PER_SECOND = 2e13
+
+
+def plan_summary(
+    prepared: PreparedScene, chosen: ChosenMethod, estimate: Estimate, config: RunConfig, resources: Resources
+) -> dict[str, Any]:
+    """What is known before anything is computed."""
+    scene, plan = prepared.scene, estimate.plan
+    fine = scene.fine_grid
+    samples = fine.height * fine.width * len(scene.bands)
+    raw = samples * SAMPLE_BYTES[config.dtype]
+    return {
+        "hsfuse": __version__,
+        "config": config.model_dump(mode="json"),
+        "inputs": {"hsi": _describe(scene.hsi.info), "msi": _describe(scene.msi.info)},
+        "method": method_summary(chosen),
+        "warnings": list(prepared.warnings),
+        "coregistration": prepared.coregistration.to_json(),
+        "psf_fwhm_px": scene.psf.fwhm_px,
+        "psf_estimated": prepared.psf_estimated,
+        "psf_source": prepared.psf_source,
+        "grid": {"crs": fine.crs.to_string(), "bounds": list(fine.bounds), "pixel_m": fine.pixel_m,
+                 "height": fine.height, "width": fine.width, "ratio": scene.ratio},
+        "bands": {"count": len(scene.bands), "of": len(scene.hsi.bands),
+                  "centre_nm": [round(float(v), 2) for v in scene.hsi.bands.centre_nm[scene.bands]]},
+        "plan": {
+            "device": resources.device, "tiles": len(plan), "tile_px": plan.tile * scene.ratio,
+            "overlap_px": plan.overlap * scene.ratio, "halo_px": plan.halo * scene.ratio, "batch": estimate.batch,
+            "computed_pixels": estimate.pixels,
+            "peak_memory_bytes": estimate.host_bytes, "peak_vram_bytes": estimate.vram_bytes,
+            "disk_bytes": raw,
+            "estimated_seconds": round(
+                _guess_seconds(estimate, chosen, config, samples, raw, resources) + _adapt_seconds(chosen, config), 1
+            ),
+        },
+    }  # fmt: skip
+
+
+def method_summary(chosen: ChosenMethod) -> dict[str, Any]:
+    """What makes the cube, why, and what it found on the scene once it is fitted."""
+    spec = chosen.method.spec
+    return {
+        "name": spec.name, "reason": chosen.reason, "reference": spec.reference, "precision": spec.precision,
+        "weights_sha256": spec.weights_sha256, "trust": chosen.trust.to_json() if chosen.trust else None,
+        "calibration": chosen.calibration.to_json() if chosen.calibration else None,
+        "denoising": chosen.denoising.to_json() if chosen.denoising else None,
+    }  # fmt: skip
+
+
+def _guess_seconds(
+    estimate: Estimate, chosen: ChosenMethod, config: RunConfig, samples: int, raw_bytes: int, resources: Resources
+) -> float:
+    """Seconds from the plan to the finished product: by what this machine is measured to do right now."""
+    if resources.on_gpu:
+        return estimate.flop / _GPU_FLOP_PER_SECOND + raw_bytes / _IO_BYTES_PER_SECOND
+    speed = measure_speed(resources.threads)
+    return predict_seconds(estimate, chosen.method.spec, samples, speed, judged=config.report)
+
+
+def _adapt_seconds(chosen: ChosenMethod, config: RunConfig) -> float:
+    return 60.0 * config.adapt if config.adapt is not None and chosen.network else 0.0
+
+
+def _describe(info: ProductInfo) -> dict[str, Any]:
+    return {
+        "name": info.name, "sensor": info.sensor, "level": info.level, "path": str(info.path),
+        "start": info.start.isoformat() if info.start else None,
+        "sun_zenith_deg": info.sun_zenith_deg, "sun_azimuth_deg": info.sun_azimuth_deg,
+        "view_zenith_deg": info.view_zenith_deg,
+    }  # fmt: skip
