@@ -39,7 +39,8 @@ def _role_of(path: Path) -> Role:
     except InputError:
         return "hsi"
     try:
-        return "hsi" if raster.metadata() is not None else "msi"
+        metadata = raster.metadata()
+        return "hsi" if metadata.named or metadata.problems else "msi"
     finally:
         raster.close()
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
@@ -19,18 +18,14 @@ from hsfuse.errors import InputError
 from hsfuse.grid import Slice2D
 from hsfuse.readers.base import BoolArray, FloatCube, ProductInfo
 from hsfuse.readers.blocks import check_block
+from hsfuse.readers.gdal import RASTER_DRIVERS, open_image
+from hsfuse.readers.raster.envi_header import check_size, data_file, header_of
 from hsfuse.readers.raster.map_grid import read_grid
-from hsfuse.readers.raster.metadata import (
-    BandMetadata,
-    read_band_metadata,
-    read_envi_header,
-    reflectance_scale_factor,
-)
+from hsfuse.readers.raster.metadata import BandMetadata, read_band_metadata, reflectance_scale_factor
+from hsfuse.readers.raster.values import HUGE, LOWEST_REFLECTANCE, Declared, read_meaning, take_sample
 from hsfuse.readers.stored import StoredAs
 
-ENVI_DATA_SUFFIXES = ("", ".img", ".dat", ".bsq", ".bil", ".bip", ".raw", ".bin", ".tif", ".tiff")
 PROBES = 8
-SAMPLE_PX = 128
 
 
 class RasterFile:
@@ -40,6 +35,8 @@ class RasterFile:
     ----------
     path
         Anything that GDAL reads; an ENVI ``.hdr`` stands for its data file.
+    strict
+        Refuse numbers that no usual scale explains.
 
     Attributes
     ----------
@@ -53,17 +50,20 @@ class RasterFile:
     Raises
     ------
     InputError
-        The file does not exist, cannot be read, or has no north-up metric map grid.
+        The file does not exist, cannot be read, has no north-up metric map grid, or numbers that cannot be meant.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = _data_file(path)
+    def __init__(self, path: Path, *, strict: bool = False) -> None:
+        self.path = data_file(path)
+        self._strict = strict
+        self._fill: tuple[float, ...] = ()
+        self.warnings: list[str] = []
         self._lock = threading.Lock()
         try:
             with warnings.catch_warnings():
                 # A missing georeference is reported below, as an error with a hint.
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                self._dataset = rasterio.open(self.path)
+                self._dataset = open_image(self.path, RASTER_DRIVERS)
         except (RasterioError, OSError) as error:
             raise InputError(
                 f"{path}: GDAL cannot open this file ({_one_line(error)}).",
@@ -77,8 +77,13 @@ class RasterFile:
 
     def _open(self) -> None:
         dataset = self._dataset
-        self.warnings: list[str] = []
-        self.header = read_envi_header(self.path)
+        shape = dataset.count, dataset.height, dataset.width
+        self.header = header_of(self.path, tuple(Path(name) for name in dataset.files), shape)
+        self.warnings += self.header.notes
+        if dataset.driver == "ENVI" and (note := check_size(self.header, self.path)) is not None:
+            self.warnings.append(note)
+        if any(np.dtype(kind).kind == "c" for kind in dataset.dtypes):
+            raise InputError(f"{self.path}: the image holds complex numbers.", hint="Give an image of reflectance.")
         interpretation = dataset.colorinterp
         self.indexes = [i for i in dataset.indexes if interpretation[i - 1] != ColorInterp.alpha]
         self._alpha = [i for i in dataset.indexes if i not in self.indexes]
@@ -88,54 +93,37 @@ class RasterFile:
                 hint="Convert the image inside to GeoTIFF first.",
             )
         self.grid = read_grid(dataset, self.path)
-        # With nodata values or a mask the producer says what is fill; otherwise all-zero pixels are taken for it.
         mask_flags = {flag for flags in dataset.mask_flag_enums for flag in flags}
         self._has_mask = MaskFlags.per_dataset in mask_flags and not self._alpha
-        no_nodata = all(dataset.nodatavals[i - 1] is None for i in self.indexes)
-        self._zero_is_fill = no_nodata and not self._has_mask and not self._alpha
         self.probes = [self.indexes[i] for i in _spread(len(self.indexes), PROBES)]
-        self._scale, self._offset = self._read_scaling()
+        self._read_values()
 
-    def _read_scaling(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Factor and offset of every band of the file."""
+    def _read_values(self) -> None:
+        """Find out how stored numbers become reflectance, and which of them are fill."""
         dataset = self._dataset
-        scale = np.array(dataset.scales, dtype=np.float32)
-        offset = np.array(dataset.offsets, dtype=np.float32)
+        scale, offset = np.array(dataset.scales), np.array(dataset.offsets)
+        has_scale = bool(np.any(scale != 1) or np.any(offset != 0))
         factor = reflectance_scale_factor(dataset, self.header)
-        if np.any(scale != 1) or np.any(offset != 0):
-            if factor not in (None, 1.0):
-                self.warnings.append("Scale and 'reflectance scale factor' are both given; only the scale was applied.")
-            return scale, offset
-        if factor is not None:
-            return scale / np.float32(factor), offset
-        largest = self._largest_sample()
-        integer = all(np.issubdtype(np.dtype(kind), np.integer) for kind in dataset.dtypes)
-        if integer and largest > 2:
-            guess = 1.0 / 255.0 if set(dataset.dtypes) == {"uint8"} else 1e-4
-            self.warnings.append(
-                f"The file names no scale; its integers (up to {largest:g}) were taken as reflectance x {1 / guess:g}."
-            )
-            return scale * np.float32(guess), offset
-        if largest > 2:
-            self.warnings.append(
-                f"Values reach {largest:g}, which is not reflectance from 0 to 1, and the file names no scale: "
-                "they were taken as they are."
-            )
-        return scale, offset
+        if has_scale and factor not in (None, 1.0):
+            self.warnings.append("Scale and 'reflectance scale factor' are both given; only the scale was applied.")
+        elif factor is not None:
+            scale, has_scale = scale / factor, True
+        # With nodata values or a mask the producer says what is fill; otherwise all-zero pixels are taken for it.
+        no_nodata = all(dataset.nodatavals[i - 1] is None for i in self.indexes)
+        has_fill = not no_nodata or self._has_mask or bool(self._alpha)
+        declared = Declared(scale, offset, has_scale, dataset.dtypes, has_fill)
 
-    def _largest_sample(self) -> float:
-        """Largest value in a few small windows of the probe bands (0 when they hold no data)."""
-        height, width = self.grid.shape
-        largest = 0.0
-        for row, col in ((0.5, 0.5), (0.25, 0.25), (0.25, 0.75), (0.75, 0.25), (0.75, 0.75)):
-            row0 = max(0, min(int(row * height) - SAMPLE_PX // 2, height - SAMPLE_PX))
-            col0 = max(0, min(int(col * width) - SAMPLE_PX // 2, width - SAMPLE_PX))
-            block = Slice2D(row0, row0 + SAMPLE_PX, col0, col0 + SAMPLE_PX).clipped(height, width)
+        def stored(block: Slice2D) -> NDArray[np.float64]:
             raw = self._raw(self.probes, block)
-            data = raw[self._has_data(raw, self.probes)]
-            if data.size:
-                largest = max(largest, float(data.max()))
-        return largest
+            values = raw.astype(np.float64)
+            values[~self._declared_data(raw, self.probes)] = np.nan
+            return values
+
+        sample = take_sample(stored, self.grid.shape, [index - 1 for index in self.probes])
+        meaning = read_meaning(declared, sample, str(self.path), strict=self._strict)
+        self._scale, self._offset, self._zero_is_fill = meaning.scale, meaning.offset, meaning.zero_is_fill
+        self._fill = meaning.fill
+        self.warnings += meaning.warnings
 
     def _raw(self, indexes: list[int], block: Slice2D) -> NDArray[Any]:
         try:
@@ -150,7 +138,16 @@ class RasterFile:
         return raw
 
     def _has_data(self, raw: NDArray[Any], indexes: list[int]) -> BoolArray:
-        """Samples that are neither nodata nor non-finite, shape of ``raw``."""
+        """Samples that are neither declared nor known fill, nor absurd; shape of ``raw``."""
+        has_data = self._declared_data(raw, indexes)
+        if np.issubdtype(raw.dtype, np.floating):
+            has_data &= np.abs(raw) < HUGE
+        for number in self._fill:
+            has_data &= raw != number
+        return has_data
+
+    def _declared_data(self, raw: NDArray[Any], indexes: list[int]) -> BoolArray:
+        """Samples that the file itself does not mark as nodata, shape of ``raw``."""
         has_data = np.ones(raw.shape, dtype=np.bool_)
         if np.issubdtype(raw.dtype, np.floating):
             np.isfinite(raw, out=has_data)
@@ -173,6 +170,7 @@ class RasterFile:
         out: FloatCube = np.multiply(raw, self._scale[bands, None, None], out=in_place, dtype=np.float32)
         if self._offset[bands].any():
             out += self._offset[bands, None, None]
+        empty |= out < LOWEST_REFLECTANCE
         np.copyto(out, np.float32(np.nan), where=empty)
         if self._has_mask or self._alpha or self._zero_is_fill:
             out[:, ~self.valid(block)] = np.nan
@@ -182,7 +180,9 @@ class RasterFile:
         """Pixels with data, shape (row, col), judged by up to eight bands spread over the file."""
         check_block(block, self.grid.shape)
         raw = self._raw(self.probes, block)
+        bands = np.array(self.probes) - 1
         has_data = self._has_data(raw, self.probes)
+        has_data &= raw * self._scale[bands, None, None] + self._offset[bands, None, None] >= LOWEST_REFLECTANCE
         if self._zero_is_fill:
             has_data &= raw != 0
         valid = np.asarray(has_data.any(axis=0), dtype=np.bool_)
@@ -194,7 +194,7 @@ class RasterFile:
                 valid &= self._dataset.dataset_mask(window=block.window) > 0
         return valid
 
-    def metadata(self) -> BandMetadata | None:
+    def metadata(self) -> BandMetadata:
         """Spectral metadata of the bands in ``indexes``."""
         return read_band_metadata(self._dataset, self.indexes, self.header)
 
@@ -205,7 +205,7 @@ class RasterFile:
     def info(self, attributes: Mapping[str, Any]) -> ProductInfo:
         """Facts about the file."""
         tags = {key.lower().replace(" ", "_"): value for key, value in self._dataset.tags(ns="ENVI").items()}
-        tags = {key.replace(" ", "_"): value for key, value in self.header.items()} | tags
+        tags = {key.replace(" ", "_"): value for key, value in self.header.entries.items()} | tags
         return ProductInfo(
             name=self.path.name,
             sensor=tags.get("sensor_type", "unknown"),
@@ -221,6 +221,8 @@ class RasterFile:
         dataset, bands = self._dataset, np.array(self.indexes) - 1
         dtype = np.result_type(*(np.dtype(dataset.dtypes[band]) for band in bands))
         nodata = next((dataset.nodatavals[band] for band in bands if dataset.nodatavals[band] is not None), None)
+        if nodata is None and self._fill:
+            nodata = self._fill[0]
         if nodata is None:
             nodata = float("nan") if dtype.kind == "f" else float(np.iinfo(dtype).min)
 
@@ -241,19 +243,6 @@ class RasterFile:
     def close(self) -> None:
         """Close the file."""
         self._dataset.close()
-
-
-def _data_file(path: Path) -> Path:
-    """Return the data file that belongs to an ENVI header, or the path itself."""
-    if not path.exists():
-        raise InputError(f"{path}: there is no such file.", hint="Check the path.")
-    if path.suffix.lower() != ".hdr":
-        return path
-    for suffix in ENVI_DATA_SUFFIXES:
-        candidate = path.with_suffix(suffix)
-        if candidate.is_file() and candidate != path:
-            return candidate
-    raise InputError(f"{path}: there is no data file beside this ENVI header.", hint="Copy both files to one folder.")
 
 
 def _spread(count: int, wanted: int) -> list[int]:

@@ -35,14 +35,18 @@ class RasterHsi(HyperspectralProduct):
     """
 
     def __init__(self, path: Path | str, *, cut_nm: float = DEFAULT_CUT_NM) -> None:
-        self._raster = RasterFile(Path(path))
+        self._raster = RasterFile(Path(path), strict=True)
         try:
             metadata = self._raster.metadata()
-            if metadata is None:
+            if not metadata.named:
+                # Lists are what the producer wrote; GDAL makes the other items of them.
+                problems = sorted(metadata.problems, key=lambda text: " lists " not in text)
+                reason = problems[0] if problems else "The file names no wavelengths."
                 raise InputError(
-                    f"{path}: the file names no wavelengths, so it cannot serve as a hyperspectral cube.",
+                    f"{path}: {reason[0].lower()}{reason[1:-1]}, so it cannot serve as a hyperspectral cube.",
                     hint="Put 'wavelength = {...}' and 'wavelength units = Nanometers' into an ENVI .hdr beside it.",
                 )
+            self._raster.warnings += metadata.problems
             self._bands, self._overlap = self._make_bands(metadata, cut_nm)
         except BaseException:
             self._raster.close()
@@ -64,6 +68,11 @@ class RasterHsi(HyperspectralProduct):
             order = np.argsort(centre[named], kind="stable")
             fwhm = np.zeros(centre.size)
             fwhm[named[order]] = np.maximum(np.abs(np.gradient(centre[named][order])), 1.0) if named.size > 1 else 10.0
+        if named.size > 1 and np.ptp(centre[named]) == 0:
+            raise InputError(
+                f"{self._raster.path}: all {named.size} bands have the same wavelength ({centre[named][0]:g} nm).",
+                hint="Check the wavelength list in the input's metadata.",
+            )
         bands = band_table(
             self._raster.path,
             centre[named],

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import rasterio
 from rasterio.warp import transform_bounds
 
 from hsfuse.errors import InputError
 from hsfuse.grid import Grid, utm_crs
+
+_METRES_PER_DEGREE = 111_195.0
 
 
 def read_grid(dataset: rasterio.io.DatasetReader, path: Path) -> Grid:
@@ -26,21 +29,46 @@ def read_grid(dataset: rasterio.io.DatasetReader, path: Path) -> Grid:
             hint="Georeference it first, for example with gdal_translate -a_srs and -a_ullr.",
         )
     if crs.is_geographic:
-        west, south, east, north = transform_bounds(crs, "EPSG:4326", *dataset.bounds)
-        zone = utm_crs((west + east) / 2, (south + north) / 2)
         raise InputError(
             f"{path}: the image is in degrees; pixel sizes in metres are needed.",
-            hint=f"Warp it to UTM first: gdalwarp -t_srs {zone.to_string()} -r cubic IN OUT",
+            hint=f"Warp it to UTM first: {_warp_command(dataset)}",
         )
     if not crs.is_projected or abs(crs.linear_units_factor[1] - 1.0) > 1e-9:
         raise InputError(
-            f"{path}: the reference system is not projected in metres.", hint="Warp it to a UTM zone with gdalwarp."
+            f"{path}: the reference system is not projected in metres.",
+            hint=f"Warp it to a UTM zone first: {_warp_command(dataset)}",
         )
     if transform.b != 0 or transform.d != 0 or transform.a <= 0 or transform.e >= 0:
-        raise InputError(f"{path}: the image is rotated or not north-up.", hint="Warp it with gdalwarp first.")
+        raise InputError(
+            f"{path}: the image is rotated or not north-up.", hint=f"Warp it first: {_warp_command(dataset)}"
+        )
     if abs(transform.a + transform.e) > 1e-4 * transform.a:
         raise InputError(
             f"{path}: the pixels are not square ({transform.a:g} x {-transform.e:g} m).",
-            hint="Warp it with gdalwarp -tr to square pixels first.",
+            hint=f"Warp it to square pixels first: {_warp_command(dataset)}",
         )
     return Grid(crs, transform, dataset.height, dataset.width)
+
+
+def _warp_command(dataset: rasterio.io.DatasetReader) -> str:
+    """Return the command that puts an image on a grid that is not refused."""
+    crs, transform = dataset.crs, dataset.transform
+    west, south, east, north = transform_bounds(crs, "EPSG:4326", *dataset.bounds)
+    latitude = (south + north) / 2
+    zone = crs
+    across, down = np.hypot(transform.a, transform.d), np.hypot(transform.b, transform.e)
+    if crs.is_geographic:
+        across, down = across * _METRES_PER_DEGREE * np.cos(np.deg2rad(latitude)), down * _METRES_PER_DEGREE
+    elif crs.is_projected:
+        across, down = (side * crs.linear_units_factor[1] for side in (across, down))
+    if crs.is_geographic or not crs.is_projected or crs.linear_units_factor[1] != 1.0:
+        zone = utm_crs((west + east) / 2, latitude)
+    size = _round_size(float(np.sqrt(across * down)))
+    return f"gdalwarp -t_srs {zone.to_string()} -tr {size:g} {size:g} -r cubic IN OUT"
+
+
+def _round_size(metres: float) -> float:
+    """Return the pixel size that was probably meant: whole tens of metres, or two digits below ten metres."""
+    if metres >= 10:
+        return 10.0 * round(metres / 10)
+    return float(f"{metres:.2g}")

@@ -1,10 +1,17 @@
-"""Wavelengths, widths, bad bands and scaling of rasters, from all places where software leaves them."""
+"""Wavelengths, widths and bad bands of rasters: from the most precise source that belongs to the very file.
+
+The same numbers often stand in several places, and not equally well: GDAL repeats an ENVI header's wavelengths in
+micrometres with three decimals, which is whole nanometres. All sources are read; the first in order of trust decides
+what the bands are, and among those that agree with it within its rounding, the one with the finest numbers is taken.
+Sources that contradict it are named.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +20,17 @@ from numpy.typing import ArrayLike, NDArray
 from rasterio.io import DatasetReader
 
 from hsfuse.errors import InputError
+from hsfuse.readers.raster.envi_header import EnviHeader
 from hsfuse.spectral import BandTable
 
 FloatList = NDArray[np.float64]
 
-_IN_DESCRIPTION = re.compile(r"(\d+(?:\.\d+)?)\s*(nm|nanomet\w*|[µμu]m|micromet\w*)", re.IGNORECASE)
-_HDR_ENTRY = re.compile(r"^\s*([^=\n{}]+?)\s*=\s*(\{[^}]*\}|[^\n]*)", re.MULTILINE)
+_IN_DESCRIPTION = re.compile(r"(\d{1,9}(?:\.\d{1,12})?) ?(nm|nanomet|[µμu]m|micromet)", re.IGNORECASE)
+_DESCRIPTION_LENGTH = 200
+_CENTRE_ITEMS = ("wavelength", "center_wavelength", "centre_wavelength", "wavelength_nm")
+_GOOD_WORDS = {"true": True, "yes": True, "good": True, "false": False, "no": False, "bad": False}
+_AGREEMENT_NM = 0.05
+"""Sources may differ by this much beyond their rounding: 0.1 nm decides nothing."""
 
 
 @dataclass(frozen=True)
@@ -28,36 +40,57 @@ class BandMetadata:
     Attributes
     ----------
     centre_nm
-        Centre wavelengths.
+        Centre wavelengths; empty when no source names all of them.
     fwhm_nm
         Full widths at half maximum, None when nobody gives them.
     good
         False for bands that the producer marks as bad.
     source
         Where the wavelengths were found, in words.
+    problems
+        What is wrong with sources that were not used, in sentences.
     """
 
     centre_nm: FloatList
     fwhm_nm: FloatList | None
     good: NDArray[np.bool_]
     source: str
+    problems: tuple[str, ...] = ()
+
+    @property
+    def named(self) -> bool:
+        """Whether the wavelengths are known."""
+        return self.centre_nm.size > 0
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """Numbers as they were written: values, and the last digit's worth."""
+
+    values: FloatList
+    step: float
+
+    def times(self, factor: float) -> _Numbers:
+        return self if factor == 1.0 else _Numbers(self.values * factor, self.step * factor)
 
 
 @dataclass(frozen=True)
 class _Found:
+    """What one source says."""
+
     source: str
-    centre_nm: FloatList | None
-    fwhm_nm: FloatList | None
-    good: NDArray[np.bool_] | None
+    centre: _Numbers | None = None
+    fwhm: _Numbers | None = None
+    good: NDArray[np.bool_] | None = None
+    problems: tuple[str, ...] = ()
 
 
-def read_band_metadata(dataset: DatasetReader, indexes: list[int], header: Mapping[str, str]) -> BandMetadata | None:
-    """Return the spectral metadata of some bands; None when no place names wavelengths for all of them.
+def read_band_metadata(dataset: DatasetReader, indexes: list[int], header: EnviHeader) -> BandMetadata:
+    """Return the spectral metadata of some bands.
 
-    The places are asked in this order: the IMAGERY domain of each band (µm), items of each band (``wavelength``,
+    The sources in order of trust: the IMAGERY domain of each band (µm), items of each band (``wavelength``,
     ``wavelength_units``, ``fwhm``, ``bbl``, in any domain), lists of the dataset (ENVI domain first), the ENVI
-    header beside the file, band descriptions with a number and a unit. Widths and bad-band flags come from the
-    first place that has them.
+    header that belongs to the file, band descriptions with a number and a unit.
 
     Parameters
     ----------
@@ -66,154 +99,211 @@ def read_band_metadata(dataset: DatasetReader, indexes: list[int], header: Mappi
     indexes
         1-based band numbers.
     header
-        Entries of the ENVI header beside the file (see :func:`read_envi_header`); empty when there is none.
+        The ENVI header that belongs to the file (see :func:`~hsfuse.readers.raster.envi_header.header_of`).
     """
-    found = [
-        _imagery(dataset, indexes),
-        _band_items(dataset, indexes),
-        *(_lists(dataset.tags(ns=domain), indexes, "dataset metadata") for domain in _dataset_domains(dataset)),
-        _lists(header, indexes, "ENVI header"),
-        _descriptions(dataset, indexes),
-    ]
-    spectral = next((f for f in found if f.centre_nm is not None), None)
-    if spectral is None or spectral.centre_nm is None:
-        return None
-    fwhm = next((f.fwhm_nm for f in found if f.fwhm_nm is not None), None)
-    good = next((f.good for f in found if f.good is not None), None)
-    return BandMetadata(
-        centre_nm=spectral.centre_nm,
-        fwhm_nm=fwhm,
-        good=np.ones(len(indexes), dtype=np.bool_) if good is None else good,
-        source=spectral.source,
-    )
+    in_header = _lists(header.entries, indexes, dataset.count, "ENVI header")
+    if dataset.driver == "ENVI" and "wavelength" in header.entries:
+        # All else that GDAL offers is made of this header, rounded and cut to length.
+        found = [in_header]
+    else:
+        found = [
+            _imagery(dataset, indexes),
+            _band_items(dataset, indexes),
+            *(_lists(dataset.tags(ns=ns), indexes, dataset.count, "dataset metadata") for ns in domains(dataset)),
+            in_header,
+        ]
+    if all(source.centre is None and not source.problems for source in found):
+        # Names are often nominal; they only count where there is nothing else.
+        found.append(_descriptions(dataset, indexes))
+    problems = [problem for source in found for problem in source.problems]
+    named = [(source, source.centre) for source in found if source.centre is not None]
+    good = next((source.good for source in found if source.good is not None), np.ones(len(indexes), np.bool_))
+    if not named:
+        return BandMetadata(np.empty(0), None, good, "", tuple(dict.fromkeys(problems)))
+    trusted, anchor = named[0]
+    agreeing, best, numbers = [trusted], trusted, anchor
+    for source, centre in named[1:]:
+        apart = np.abs(centre.values - anchor.values).max()
+        if apart > 0.5 * (centre.step + anchor.step) + _AGREEMENT_NM:
+            problems.append(
+                f"The wavelengths of the {source.source} differ by up to {apart:.4g} nm from those of the "
+                f"{trusted.source}, which were used."
+            )
+            continue
+        agreeing.append(source)
+        if centre.step < numbers.step:
+            best, numbers = source, centre
+    widths = [source.fwhm for source in agreeing if source.fwhm is not None]
+    fwhm = min(widths, key=lambda width: width.step).values if widths else None
+    return BandMetadata(numbers.values, fwhm, good, best.source, tuple(dict.fromkeys(problems)))
 
 
-def _dataset_domains(dataset: DatasetReader) -> list[str | None]:
+def domains(dataset: DatasetReader) -> list[str | None]:
+    """Metadata domains of a dataset that may hold lists, the ENVI domain first, the default domain last."""
     skip = {"IMAGE_STRUCTURE", "DERIVED_SUBDATASETS", "GEOLOCATION", "RPC", "COLOR_PROFILE"}
     others = [name for name in dataset.tag_namespaces() if name not in skip and not name.startswith("xml:")]
     return [*sorted(others, key=lambda name: name != "ENVI"), None]
 
 
 def _imagery(dataset: DatasetReader, indexes: list[int]) -> _Found:
+    name = "IMAGERY metadata"
     tags = [dataset.tags(index, ns="IMAGERY") for index in indexes]
-    centre = _numbers(item.get("CENTRAL_WAVELENGTH_UM") for item in tags)
-    fwhm = _numbers(item.get("FWHM_UM") for item in tags)
-    return _Found(
-        "IMAGERY metadata",
-        None if centre is None else centre * 1000.0,
-        None if fwhm is None or centre is None else fwhm * 1000.0,
-        None,
-    )
+    centre, problems = _per_band([item.get("CENTRAL_WAVELENGTH_UM") for item in tags], indexes, name)
+    fwhm, _ = _per_band([item.get("FWHM_UM") for item in tags], indexes, name)
+    if centre is None:
+        return _Found(name, problems=problems)
+    return _Found(name, centre.times(1000.0), None if fwhm is None else fwhm.times(1000.0), problems=problems)
 
 
 def _band_items(dataset: DatasetReader, indexes: list[int]) -> _Found:
+    name = "band metadata"
     bands = []
     for index in indexes:
         items: dict[str, str] = {}
         for domain in [*dataset.tag_namespaces(index), None]:
-            items |= _normalised(dataset.tags(index, ns=domain) if domain else dataset.tags(index))
+            items |= normalised(dataset.tags(index, ns=domain) if domain else dataset.tags(index))
         bands.append(items)
-    centre = _numbers(item.get("wavelength") for item in bands)
+    key = next((key for key in _CENTRE_ITEMS if any(key in item for item in bands)), _CENTRE_ITEMS[0])
+    centre, problems = _per_band([item.get(key) for item in bands], indexes, name)
+    flags = [item.get("bbl", "1") for item in bands] if any("bbl" in item for item in bands) else None
+    good, flag_problems = _flags(flags, name)
+    problems += flag_problems
     if centre is None:
-        return _Found("band metadata", None, None, None)
+        return _Found(name, good=good, problems=problems)
     unit = bands[0].get("wavelength_units", bands[0].get("wavelength_unit", ""))
-    factor = nanometres_per_unit(unit, centre)
-    fwhm = _numbers(item.get("fwhm") for item in bands)
-    flagged = any("bbl" in item for item in bands)
-    return _Found(
-        "band metadata",
-        centre * factor,
-        None if fwhm is None else fwhm * factor,
-        np.array([_is_good(item.get("bbl", "1")) for item in bands]) if flagged else None,
-    )
+    factor, unit_problem = nanometres_per_unit(unit, centre.values, name)
+    if factor is None:
+        return _Found(name, good=good, problems=(*problems, *unit_problem))
+    fwhm, _ = _per_band([item.get("fwhm") for item in bands], indexes, name)
+    return _Found(name, centre.times(factor), None if fwhm is None else fwhm.times(factor), good, problems)
 
 
-def _lists(tags: Mapping[str, str], indexes: list[int], source: str) -> _Found:
-    items = _normalised(tags)
+def _lists(tags: Mapping[str, str], indexes: list[int], count: int, source: str) -> _Found:
+    items = normalised(tags)
+    problems: list[str] = []
 
-    def values(name: str) -> FloatList | None:
+    def texts(name: str, what: str) -> list[str] | None:
         if name not in items:
             return None
-        everything = _numbers(re.split(r"[,\s]+", items[name].strip().strip("{}").strip()))
-        # A list that is too short belongs to something else.
-        if everything is None or everything.size < max(indexes):
-            return None
-        chosen: FloatList = everything[np.array(indexes) - 1]
-        return chosen
+        every = [text for text in re.split(r"[,\s]+", items[name].strip().strip("{}").strip()) if text]
+        if len(every) == count:
+            return [every[index - 1] for index in indexes]
+        if len(every) == len(indexes):
+            return every
+        # Single numbers stand for the scene, not for its bands.
+        if len(every) > 1:
+            problems.append(f"The {source} lists {len(every)} {what} for {count} bands.")
+        return None
 
-    centre, fwhm, flags = values("wavelength"), values("fwhm"), values("bbl")
+    centre = fwhm = None
+    if (listed := texts("wavelength", "wavelengths")) is not None:
+        centre, wrong = _per_band(listed, indexes, source)
+        problems += wrong
     if centre is not None:
-        factor = nanometres_per_unit(items.get("wavelength_units", ""), centre)
-        centre = centre * factor
-        fwhm = None if fwhm is None else fwhm * factor
-    else:
-        fwhm = None
-    return _Found(source, centre, fwhm, None if flags is None else flags > 0)
+        factor, wrong = nanometres_per_unit(items.get("wavelength_units", ""), centre.values, source)
+        problems += wrong
+        if (widths := texts("fwhm", "widths")) is not None and factor is not None:
+            fwhm, _ = _per_band(widths, indexes, source)
+            fwhm = None if fwhm is None else fwhm.times(factor)
+        centre = None if factor is None else centre.times(factor)
+    good, wrong = _flags(texts("bbl", "bad-band flags"), source)
+    problems += wrong
+    return _Found(source, centre, fwhm, good, tuple(problems))
 
 
 def _descriptions(dataset: DatasetReader, indexes: list[int]) -> _Found:
-    centres: list[str | None] = []
+    centres: list[str] = []
+    units = set()
     for index in indexes:
-        match = _IN_DESCRIPTION.search(dataset.descriptions[index - 1] or "")
+        match = _IN_DESCRIPTION.search((dataset.descriptions[index - 1] or "")[:_DESCRIPTION_LENGTH])
         if match is None:
-            return _Found("band descriptions", None, None, None)
-        factor = 1.0 if match[2].lower().startswith("n") else 1000.0
-        centres.append(str(float(match[1]) * factor))
-    return _Found("band descriptions", _numbers(centres), None, None)
+            return _Found("band descriptions")
+        units.add(match[2][0].lower() == "n")
+        centres.append(match[1])
+    centre, problems = _per_band(centres, indexes, "band descriptions")
+    if centre is None or len(units) > 1:
+        return _Found("band descriptions", problems=problems)
+    return _Found("band descriptions", centre.times(1.0 if units.pop() else 1000.0))
 
 
-def _normalised(tags: Mapping[str, str]) -> dict[str, str]:
+def normalised(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return metadata items by lower-case name with underscores."""
     return {name.strip().lower().replace(" ", "_"): value for name, value in tags.items()}
 
 
-def _numbers(texts: Iterable[str | None]) -> FloatList | None:
-    """Return numbers when every text is one, else None."""
-    try:
-        values = np.array([float(text if text is not None else "missing") for text in texts])
-    except ValueError:
-        return None
-    return values if values.size else None
+def _per_band(
+    texts: Sequence[str | None], indexes: Sequence[int], source: str
+) -> tuple[_Numbers | None, tuple[str, ...]]:
+    """Return one number for each band; None, and what is wrong, when some are missing or no numbers."""
+    given = [text for text in texts if text is not None]
+    if not given:
+        return None, ()
+    if len(given) < len(texts):
+        band = indexes[list(texts).index(None)]
+        return None, (f"The {source} names {len(given)} of {len(texts)} wavelengths (none for band {band}).",)
+    values, steps = [], []
+    for band, text in zip(indexes, given, strict=True):
+        try:
+            number = Decimal(text.strip())
+        except InvalidOperation:
+            number = Decimal("nan")
+        if not number.is_finite():
+            return None, (f"The {source} gives band {band} the wavelength '{text.strip()[:40]}'.",)
+        values.append(float(number))
+        steps.append(int(number.as_tuple().exponent))
+    return _Numbers(np.array(values), 10.0 ** min(0, *steps)), ()
 
 
-def _is_good(flag: str) -> bool:
-    try:
-        return float(flag) > 0
-    except ValueError:
-        return flag.strip().lower() not in ("false", "no", "bad")
+def _flags(texts: Iterable[str] | None, source: str) -> tuple[NDArray[np.bool_] | None, tuple[str, ...]]:
+    if texts is None:
+        return None, ()
+    flags = []
+    for text in texts:
+        word = text.strip().lower()
+        try:
+            flags.append(_GOOD_WORDS[word] if word in _GOOD_WORDS else float(word) > 0)
+        except ValueError:
+            return None, (f"The {source} marks bad bands by '{text.strip()[:40]}', which was not understood.",)
+    return np.array(flags, dtype=np.bool_), ()
 
 
-def nanometres_per_unit(unit: str, wavelengths: FloatList) -> float:
-    """Return the factor to nanometres; without a known unit, numbers below 100 are taken for micrometres."""
+def nanometres_per_unit(unit: str, wavelengths: FloatList, source: str) -> tuple[float | None, tuple[str, ...]]:
+    """Return the factor to nanometres; None, and what is wrong, for units that are no wavelengths of light.
+
+    Without a unit, numbers below 100 are taken for micrometres.
+    """
     name = unit.strip().lower()
     if name.startswith(("nano", "nm")):
-        return 1.0
+        return 1.0, ()
     if name.startswith(("micro", "um", "µm", "μm")):
-        return 1000.0
-    return 1000.0 if wavelengths.max() < 100 else 1.0
+        return 1000.0, ()
+    if name in ("", "unknown", "none"):
+        return 1000.0 if wavelengths.max() < 100 else 1.0, ()
+    return None, (f"The {source} gives wavelengths in '{unit.strip()[:40]}', not in nanometres or micrometres.",)
 
 
-def read_envi_header(path: Path) -> dict[str, str]:
-    """Return the entries of the ENVI header that belongs to a raster (``out.hdr`` or ``out.tif.hdr``), or nothing."""
-    for candidate in (path.with_suffix(".hdr"), path.with_name(path.name + ".hdr")):
-        try:
-            text = candidate.read_text(encoding="latin-1")
-        except OSError:
+def reflectance_scale_factor(dataset: DatasetReader, header: EnviHeader) -> float | None:
+    """Return the ENVI entry ``reflectance scale factor`` (stored number of reflectance 1), None when there is none.
+
+    Raises
+    ------
+    InputError
+        It is no number, or none that can be meant.
+    """
+    for tags in (*(dataset.tags(ns=domain) for domain in domains(dataset)), header.entries):
+        text = normalised(tags).get("reflectance_scale_factor")
+        if text is None:
             continue
-        if text.lstrip().startswith("ENVI"):
-            return {match[1].lower(): match[2].strip() for match in _HDR_ENTRY.finditer(text)}
-    return {}
-
-
-def reflectance_scale_factor(dataset: DatasetReader, header: Mapping[str, str]) -> float | None:
-    """Return the ENVI entry ``reflectance scale factor`` (stored number of reflectance 1), None when there is none."""
-    for tags in (*(dataset.tags(ns=domain) for domain in _dataset_domains(dataset)), header):
-        text = _normalised(tags).get("reflectance_scale_factor")
         try:
-            factor = float(text) if text is not None else 0.0
+            factor = float(text)
         except ValueError:
-            continue
-        if factor > 0 and np.isfinite(factor):
-            return factor
+            factor = float("nan")
+        if not 1e-3 <= factor <= 1e9:
+            raise InputError(
+                f"{dataset.name}: the 'reflectance scale factor' is '{text.strip()[:40]}', which cannot be meant.",
+                hint="It is the stored number of reflectance 1, usually 10000; correct or remove it.",
+            )
+        return factor
     return None
 
 

@@ -55,7 +55,8 @@ class RasterMsi(MultispectralProduct):
                 )
             return tuple(given)
         metadata = self._raster.metadata()
-        if metadata is None or metadata.fwhm_nm is None or not np.all(metadata.fwhm_nm > 0):
+        self._raster.warnings += metadata.problems
+        if not metadata.named or metadata.fwhm_nm is None or not np.all(metadata.fwhm_nm > 0):
             self._raster.warnings.append(
                 "The file names no wavelengths with widths, so the spectral responses of its bands are unknown."
             )
