@@ -1,0 +1,104 @@
+"""Local affine correction of the guide: seasons, sun angles and sensors change bands together.
+
+In Gaussian windows the difference between what the HSI shows and what the blurred guide shows is regressed on all
+bands of the guide. Window and ridge are chosen by leave-one-out errors; without a clear gain nothing is corrected.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+
+FloatArray = NDArray[np.float64]
+
+CANDIDATES = ((2.0, 0.03), (2.0, 0.3), (4.0, 0.1))
+"""Width of the window (standard deviation, HSI pixels) and ridge in pseudo-pixels."""
+LEAST_GAIN = 0.75
+"""The leave-one-out error must fall to this share of what it was."""
+_BLOCK_ROWS = 64
+
+
+def best_correction(seen: FloatArray, guide: FloatArray, noise: FloatArray, weight: FloatArray) -> FloatArray | None:
+    """Return the correction of a guide at low resolution, or None where none is clearly better.
+
+    Parameters
+    ----------
+    seen
+        What the HSI shows of the MSI bands, shape (msi band, row, col).
+    guide
+        The MSI at low resolution, the same shape.
+    noise
+        Variance that differences are measured in, shape (msi band,).
+    weight
+        Trust in each pixel, shape (row, col).
+
+    Returns
+    -------
+    numpy.ndarray or None
+        Matrix and constant at each pixel, shape (msi band, msi band + 1, row, col): what to add to the guide.
+    """
+
+    def loss(error: FloatArray) -> float:
+        return float((error**2 / noise[:, None, None] * weight).sum())
+
+    best, found = LEAST_GAIN * loss(seen - guide), None
+    for sigma, ridge in CANDIDATES:
+        correction, error = local_affine(seen, guide, weight, sigma, ridge)
+        if loss(error) < best:
+            best, found = loss(error), correction
+    return found
+
+
+def local_affine(
+    seen: FloatArray, guide: FloatArray, weight: FloatArray, sigma: float, ridge: float
+) -> tuple[FloatArray, FloatArray]:
+    """Regress ``seen - guide`` on the guide's bands and 1 in Gaussian windows.
+
+    Returns
+    -------
+    correction : numpy.ndarray
+        Shape (msi band, msi band + 1, row, col).
+    error : numpy.ndarray
+        Leave-one-out residuals, shape (msi band, row, col).
+    """
+    bands, rows, cols = guide.shape
+    total = weight.sum()
+    mean = (guide * weight).sum(axis=(1, 2)) / total
+    spread = np.sqrt(np.maximum(((guide - mean[:, None, None]) ** 2 * weight).sum(axis=(1, 2)) / total, 1e-20))
+    z = np.concatenate([(guide - mean[:, None, None]) / spread[:, None, None], np.ones((1, rows, cols))])
+    target = seen - guide
+    size = bands + 1
+    gram = np.empty((size, size, rows, cols))
+    for i in range(size):
+        for j in range(i + 1):
+            gram[i, j] = gram[j, i] = _window(z[i] * z[j] * weight, sigma)
+    cross = np.stack([np.stack([_window(z[i] * y * weight, sigma) for y in target]) for i in range(size)])
+    loading = ridge / (2.0 * np.pi * sigma**2) * np.eye(size)
+    own = _centre_weight(sigma)
+    correction = np.empty((bands, size, rows, cols))
+    error = np.empty_like(target)
+    for top in range(0, rows, _BLOCK_ROWS):
+        part = slice(top, top + _BLOCK_ROWS)
+        zs = z[:, part].reshape(size, -1).T
+        right = np.concatenate([cross[:, :, part].reshape(size, bands, -1).transpose(2, 0, 1), zs[:, :, None]], axis=2)
+        solved = np.linalg.solve(gram[:, :, part].reshape(size, size, -1).transpose(2, 0, 1) + loading, right)
+        hat = np.minimum(own * weight[part].ravel() * (zs * solved[:, :, bands]).sum(axis=1), 0.95)
+        y = target[:, part].reshape(bands, -1)
+        fitted = np.einsum("np,npb->bn", zs, solved[:, :, :bands])
+        error[:, part] = (y - (fitted - hat * y) / (1.0 - hat)).reshape(bands, -1, cols)
+        correction[:, :, part] = solved[:, :, :bands].transpose(2, 1, 0).reshape(bands, size, -1, cols)
+    correction[:, :bands] /= spread[None, :, None, None]
+    correction[:, bands] -= np.einsum("bphw,p->bhw", correction[:, :bands], mean)
+    return correction, error
+
+
+def _window(x: FloatArray, sigma: float) -> FloatArray:
+    return np.asarray(gaussian_filter(x, sigma, mode="constant"))
+
+
+def _centre_weight(sigma: float) -> float:
+    """Weight of a pixel in its own Gaussian window."""
+    impulse = np.zeros((51, 51))
+    impulse[25, 25] = 1.0
+    return float(gaussian_filter(impulse, sigma)[25, 25])

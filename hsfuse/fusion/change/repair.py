@@ -1,0 +1,196 @@
+"""The repaired guide: where the MSI shows other ground or other light than the HSI, it is brought to what the HSI says.
+
+1. A robust relation of both images with a smooth gain and offset takes out haze and calibration; a local affine
+   correction, chosen by leave-one-out errors, takes out seasons (:mod:`hsfuse.fusion.change.evidence`).
+2. Matting finds which share of each fine pixel is foreign (:mod:`hsfuse.fusion.change.matting`).
+3. There the guide is multiplied by a local gain where that predicts the HSI better than its neighbours do (shadows: the
+   detail belongs to the ground, its light does not), and replaced by what the HSI says elsewhere.
+
+The coarse steps see the whole scene; the fine ones run in blocks of fixed size with context, so memory is bounded and
+nothing depends on how a fusion cuts its tiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation, gaussian_filter
+
+from hsfuse.fusion.change.evidence import Evidence, gather_evidence
+from hsfuse.fusion.change.matting import MattingData, foreign_share, neighbour_contrast
+from hsfuse.fusion.change.response import Response
+from hsfuse.fusion.scene_model.relation import CoarsePair, neighbour_mean
+
+FloatArray = NDArray[np.float64]
+FloatCube = NDArray[np.float32]
+
+TOO_MUCH = 0.4
+"""Share of changed ground above which the guide is not trusted at all."""
+FOREIGN = 0.5
+"""Change from which a pixel counts as changed ground."""
+_SHARP_FROM, _SHARP_OVER = 0.38, 0.34
+_BLOCK_PX, _CONTEXT_PX = 96, 16
+_GAIN_WIDTH_PX = 1.2
+_BACK_PROJECTION = 0.5
+
+
+@dataclass(frozen=True)
+class RepairedGuide:
+    """Result.
+
+    Attributes
+    ----------
+    msi
+        The guide that the fusion should use, shape (msi band, row, col).
+    change
+        Share of foreign ground, 0 to 1, shape (row, col).
+    own_detail
+        Of the change: how far the guide's detail was kept (a local gain) rather than replaced, shape (row, col).
+    evidence
+        At low resolution.
+    share
+        Share of the valid ground that changed.
+    """
+
+    msi: FloatCube
+    change: FloatCube
+    own_detail: FloatCube
+    evidence: Evidence
+    share: float
+
+    @property
+    def trusted(self) -> bool:
+        """Whether enough of the ground is unchanged for the guide to be used."""
+        return max(self.share, self.evidence.disagreement) <= TOO_MUCH
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for the report."""
+        relation = self.evidence.relation
+        return {
+            "changed_share": round(self.share, 4),
+            "texture_disagreement": round(self.evidence.disagreement, 4),
+            "trusted": self.trusted,
+            "local_corrections": self.evidence.corrections,
+            "gain_range": [round(float(v), 3) for v in np.quantile(relation.gain, [0.02, 0.98])],
+            "offset_range": [round(float(v), 4) for v in np.quantile(relation.offset, [0.02, 0.98])],
+            "kept_detail_share": round(float((self.own_detail * self.change).sum() / max(self.change.sum(), 1e-9)), 3),
+        }
+
+
+def repair_guide(pair: CoarsePair, msi: FloatCube, response: Response, *, correct: bool = True) -> RepairedGuide:
+    """Find what differs between both images, and repair the guide.
+
+    Parameters
+    ----------
+    pair
+        The HSI at low resolution.
+    msi
+        The guide, shape (msi band, row * ratio, col * ratio), free of NaN.
+    response
+        The HSI's response to it.
+    correct
+        Take smooth differences (haze, calibration, season) out of the guide.
+    """
+    evidence, corrected = gather_evidence(pair, msi, response, correct=correct)
+    rows, cols = msi.shape[1:]
+    repaired = corrected if corrected is not msi else msi.copy()
+    change, own = np.zeros((rows, cols), np.float32), np.zeros((rows, cols), np.float32)
+    candidates = evidence.contradiction.candidates
+    if candidates.any():
+        contrast = float(np.median(neighbour_contrast(corrected[:, ::7], evidence.contradiction.power)))
+        source = corrected.copy()
+        for read, core in _blocks(pair.valid.shape):
+            if not candidates[read].any():
+                continue
+            fine_read, fine_core = _scaled(read, response.ratio), _scaled(core, response.ratio)
+            inner = tuple(slice(c.start - r.start, c.stop - r.start) for c, r in zip(fine_core, fine_read, strict=True))
+            block = _repair_block(evidence, source[:, *fine_read].astype(np.float64), read, response, contrast)
+            repaired[:, *fine_core] = block.guide[:, *inner]
+            change[fine_core], own[fine_core] = block.change[inner], block.own[inner]
+    valid = np.repeat(np.repeat(pair.valid, response.ratio, 0), response.ratio, 1)
+    changed = float((change[valid] > FOREIGN).mean()) if valid.any() else 0.0
+    return RepairedGuide(repaired, change, own, evidence, changed)
+
+
+@dataclass(frozen=True)
+class _Block:
+    guide: FloatArray
+    change: FloatArray
+    own: FloatArray
+
+
+def _repair_block(
+    evidence: Evidence, guide: FloatArray, where: tuple[slice, slice], response: Response, contrast: float
+) -> _Block:
+    seen, relation = evidence.relation.seen[:, *where], evidence.relation
+    blurred = evidence.blurred[:, *where]
+    candidates, power = evidence.contradiction.candidates[where], evidence.contradiction.power
+    interpolated = response.up(seen)
+    expected = interpolated + response.up(seen - response.down(interpolated))
+    share = foreign_share(
+        MattingData(
+            guide, expected, seen, blurred, relation.variance[:, *where], relation.distance[where], candidates,
+            power, contrast,
+        ),
+        response,
+    )  # fmt: skip
+    change = np.clip((share - _SHARP_FROM) / _SHARP_OVER, 0.0, 1.0)
+    gain, belongs = _detail_gain(seen, blurred, response.down(change[None])[0], power, response)
+    own = belongs * (change > 0)
+    inside = belongs * gain * guide + (1.0 - belongs) * expected
+    repaired = guide * (1.0 - change) + inside * change
+    near = gaussian_filter(binary_dilation(candidates, np.ones((3, 3), bool)).astype(np.float64), 0.7, mode="constant")
+    repaired -= _BACK_PROJECTION * response.up((response.down(repaired) - seen) * near)
+    return _Block(repaired, change, own)
+
+
+def _detail_gain(
+    seen: FloatArray, blurred: FloatArray, covered: FloatArray, power: FloatArray, response: Response
+) -> tuple[FloatArray, FloatArray]:
+    """Local gain of the guide inside the change, and how far its detail belongs to the ground: both on the fine grid.
+
+    The gain is that of the covered neighbourhood. It is trusted as far as it predicts the HSI, leave-one-out, better
+    than the four neighbours do.
+    """
+    weight = np.clip((covered - 0.6) / 0.35, 0.0, 1.0) + 1e-6
+    impulse = np.zeros((51, 51))
+    impulse[25, 25] = 1.0
+    own = float(gaussian_filter(impulse, _GAIN_WIDTH_PX)[25, 25])
+
+    def window(x: FloatArray) -> FloatArray:
+        return np.asarray(gaussian_filter(x, (0,) * (x.ndim - 2) + (_GAIN_WIDTH_PX,) * 2, mode="constant"))
+
+    upper, lower = window(weight * seen * blurred), window(weight * blurred**2)
+    others = np.maximum(lower - own * weight * blurred**2, 1e-12)
+    left_out = seen - (upper - own * weight * seen * blurred) / others * blurred
+    norm = window(weight)
+    scale = power[:, None, None]
+    by_gain, by_neighbours = (
+        window(weight * (error**2 / scale).mean(axis=0)) / norm for error in (left_out, seen - neighbour_mean(seen))
+    )
+    better = np.clip(1.0 - 0.5 * by_gain / (by_neighbours + 1e-9), 0.0, 1.0)
+    belongs = np.clip(response.up((better * (norm - own * weight > 0.12))[None])[0], 0.0, 1.0)
+    return response.up(upper / np.maximum(lower, 1e-12)), belongs
+
+
+def _blocks(shape: tuple[int, int]) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice]]]:
+    """Blocks of the coarse grid with context, and without."""
+    for top in range(0, shape[0], _BLOCK_PX):
+        for left in range(0, shape[1], _BLOCK_PX):
+            core = tuple(
+                slice(start, min(start + _BLOCK_PX, size)) for start, size in zip((top, left), shape, strict=True)
+            )
+            read = tuple(
+                slice(max(part.start - _CONTEXT_PX, 0), min(part.stop + _CONTEXT_PX, size))
+                for part, size in zip(core, shape, strict=True)
+            )
+            yield (read[0], read[1]), (core[0], core[1])
+
+
+def _scaled(block: tuple[slice, slice], ratio: int) -> tuple[slice, slice]:
+    rows, cols = block
+    return slice(rows.start * ratio, rows.stop * ratio), slice(cols.start * ratio, cols.stop * ratio)

@@ -1,0 +1,1 @@
+"""Maximum a posteriori estimate behind any fusion method, and non-local Bayesian denoising."""

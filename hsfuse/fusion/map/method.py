@@ -1,0 +1,224 @@
+"""A fusion method with a maximum a posteriori step behind it, used where the scene itself shows that it gains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from hsfuse.degrade import Window
+from hsfuse.errors import HsfuseError
+from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, ModelSpec
+from hsfuse.fusion.classical.calibration import Calibration
+from hsfuse.fusion.classical.statistics import FloatMatrix
+from hsfuse.fusion.map.posterior import HALO_PX
+from hsfuse.fusion.map.prior import (
+    DegradedWindow,
+    ErrorPrior,
+    degraded_windows,
+    error_prior,
+    fresh_copy,
+    fuse_windows,
+    validated_gain,
+)
+from hsfuse.fusion.map.refinement import NOISE_LEFT, Refinement, RefinementKind, nonlocal_halo_px
+from hsfuse.fusion.scene_model.model import SceneModel, estimate_scene_model
+from hsfuse.log import get_logger
+
+if TYPE_CHECKING:
+    import torch
+
+Quality = Literal["fast", "standard", "best"]
+KINDS: dict[Quality, tuple[RefinementKind, ...]] = {
+    "fast": ("map",), "standard": ("map", "clean"), "best": ("map", "clean", "nonlocal"),
+}  # fmt: skip
+"""What each quality tries; the one that gains most at reduced resolution is used."""
+MIN_GAIN_DB = 0.05
+"""What the step must gain at reduced resolution to be used."""
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class RefinementRecord:
+    """What was decided on the scene.
+
+    Attributes
+    ----------
+    used
+        ``none``, or which refinement.
+    gain_db
+        Gain at reduced resolution of what was tried, dB, by name.
+    windows
+        Degraded windows that decided.
+    error
+        Root mean square error of the method at reduced resolution by band, shape (band,); None when it was not tested.
+    """
+
+    used: str
+    gain_db: Mapping[str, float]
+    windows: int
+    error: FloatMatrix | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for the report."""
+        return {
+            "used": self.used,
+            "gain_db": {name: round(value, 3) for name, value in self.gain_db.items()},
+            "windows": self.windows,
+            "expected_rmse": None if self.error is None else round(float(np.sqrt((self.error**2).mean())), 6),
+        }
+
+
+class RefinedMethod(FusionMethod):
+    """A method whose result is brought closer to both measurements.
+
+    Parameters
+    ----------
+    method
+        What makes the base estimate; not yet fitted.
+    quality
+        How much is spent.
+    ratio
+        That of the scene, when it is known before the fit.
+    """
+
+    def __init__(self, method: FusionMethod, quality: Quality = "standard", *, ratio: int = 2) -> None:
+        self._method, self._quality, self._ratio = method, quality, ratio
+        self._fitted = False
+        self._refinement: Refinement | None = None
+        self._record: RefinementRecord | None = None
+        self._model: SceneModel | None = None
+
+    @property
+    def inner(self) -> FusionMethod:
+        """The method without the step."""
+        return self._method
+
+    def around(self, method: FusionMethod) -> RefinedMethod:
+        """Return the same step behind another method, not yet fitted."""
+        return RefinedMethod(method, self._quality, ratio=self._ratio)
+
+    @property
+    def scene_model(self) -> SceneModel | None:
+        """What is known about the pair; None before the fit."""
+        return self._model
+
+    @property
+    def refinement(self) -> RefinementRecord | None:
+        """What was decided on the scene; None before the fit."""
+        return self._record
+
+    @property
+    def _halo_px(self) -> int:
+        reach = nonlocal_halo_px(self._ratio)
+        return {"fast": HALO_PX, "standard": HALO_PX + reach, "best": 2 * HALO_PX + 2 * reach}[self._quality]
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The method's own description with the context and memory that the step needs."""
+        inner = self._method.spec
+        more = {"fast": 700, "standard": 900, "best": 1600}[self._quality]
+        work = {"fast": 2e4, "standard": 2e5, "best": 6e5}[self._quality]
+        on_host = inner.host_bytes_per_pixel
+        return replace(
+            inner,
+            halo_px=inner.halo_px + self._halo_px,
+            bytes_per_pixel=inner.bytes_per_pixel + more,
+            host_bytes_per_pixel=None if on_host is None else on_host + more,
+            flop_per_pixel=inner.flop_per_pixel + work,
+        )
+
+    def fit(self, context: FusionContext, strips: Iterable[LowResolutionStrip]) -> None:
+        """Fit the method, learn how wrong it is on this scene, and decide whether the step is used."""
+        strips = list(strips)
+        fresh = fresh_copy(self._method)
+        self._ratio = context.ratio
+        self._method.fit(context, strips)
+        self._fitted = True
+        found: Calibration | None = getattr(self._method, "calibration", None)
+        self._model, aligned = estimate_scene_model(strips, context, calibration=found)
+        self._refinement, self._record = self._decide(fresh, aligned, context, self._model)
+        _log.info("Refinement: %s (%s).", self._record.used, self._record.gain_db)
+
+    def _decide(
+        self, fresh: FusionMethod, strips: list[LowResolutionStrip], context: FusionContext, model: SceneModel
+    ) -> tuple[Refinement | None, RefinementRecord]:
+        windows = degraded_windows(strips, model, seed=context.seed, guide_noise=1.0)
+        fused = fuse_windows(fresh, windows, context, model) if windows else None
+        if not fused:
+            return None, RefinementRecord("none", {}, 0, None)
+        prior, power = error_prior(windows, fused, model), _component_power(strips, model)
+        gains: dict[str, float] = {}
+        for kind in KINDS[self._quality]:
+            trial = Refinement.make(model, prior, power, kind=kind, device=context.device, aligned=True)
+            gains[kind] = _trial_gain(trial, fresh, windows, fused, model)
+        best = max(KINDS[self._quality], key=lambda kind: gains[kind])
+        if gains[best] < MIN_GAIN_DB:
+            return None, RefinementRecord("none", gains, len(windows), prior.error)
+        chosen = Refinement.make(model, prior, power, kind=best, device=context.device)
+        return chosen, RefinementRecord(best, gains, len(windows), prior.error)
+
+    def fuse(self, hsi: torch.Tensor, msi: torch.Tensor) -> torch.Tensor:
+        """Fuse and refine (tile, band, row, col) with (tile, msi band, row * ratio, col * ratio)."""
+        rows, cols = hsi.shape[-2:]
+        return self.fuse_window(hsi, msi, (slice(0, rows), slice(0, cols)))
+
+    def fuse_window(self, hsi: torch.Tensor, msi: torch.Tensor, window: Window) -> torch.Tensor:
+        """As :meth:`fuse` for a part of the tile; the step's own context is computed around it."""
+        if not self._fitted:
+            raise HsfuseError("The fusion method was not fitted to the scene.", hint="Call fit() before fuse().")
+        step = self._refinement
+        if step is None:
+            return self._method.fuse_window(hsi, msi, window)
+        hsi, msi = hsi.float(), msi.float()
+        guide = step.clean(msi)
+        size = hsi.shape[-2:]
+        wide = tuple(
+            slice(max(part.start - step.halo_px, 0), min(part.stop + step.halo_px, length))
+            for part, length in zip(window, size, strict=True)
+        )
+        base = self._method.fuse_window(hsi, guide, (wide[0], wide[1])).contiguous()
+        ratio = self._ratio
+        fine = tuple(slice(part.start * ratio, part.stop * ratio) for part in wide)
+        refined = step.apply(hsi[..., wide[0], wide[1]], guide[..., fine[0], fine[1]], base)
+        inside = tuple(
+            slice((part.start - outer.start) * ratio, (part.stop - outer.start) * ratio)
+            for part, outer in zip(window, wide, strict=True)
+        )
+        return refined[..., inside[0], inside[1]]
+
+
+def _component_power(strips: list[LowResolutionStrip], model: SceneModel) -> FloatMatrix:
+    """Covariance of the HSI's components over the valid pixels."""
+    values = np.concatenate([strip.hsi[:, strip.valid] for strip in strips], axis=1)
+    inside = model.space.forward @ (values - model.space.mean[:, None])
+    return np.asarray(inside @ inside.T / inside.shape[1])
+
+
+def _trial_gain(
+    trial: Refinement,
+    fitted: FusionMethod,
+    windows: list[DegradedWindow],
+    fused: list[torch.Tensor],
+    model: SceneModel,
+) -> float:
+    """Gain of a refinement over the method at reduced resolution, dB."""
+    import torch
+
+    after = []
+    for window, plain in zip(windows, fused, strict=True):
+        low, guide = (torch.from_numpy(image)[None].to(plain.device) for image in (window.low, window.guide))
+        cleaned = trial.clean(guide)
+        base = plain.clone() if cleaned is guide else fitted.fuse(low, cleaned).float().contiguous()
+        after.append(trial.apply(low, cleaned, base))
+    return validated_gain(windows, fused, after, model)
+
+
+def refined(method: FusionMethod, quality: Quality | None, *, ratio: int = 2) -> FusionMethod:
+    """Put the step behind a method; returns the method itself when ``quality`` is None."""
+    return method if quality is None else RefinedMethod(method, quality, ratio=ratio)
+
+
+__all__ = ["NOISE_LEFT", "ErrorPrior", "Quality", "RefinedMethod", "RefinementRecord", "refined"]

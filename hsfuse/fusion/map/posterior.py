@@ -1,0 +1,130 @@
+"""Maximum a posteriori estimate of a tile, given what a fusion method made of it, in closed form.
+
+In the noise-whitened signal subspace (HSI noise = identity) the estimate minimises
+
+``|y - B u|^2 + (m - S u)' Sm^-1 (m - S u) + (u - u0)' C^-1 (u - u0)``
+
+with the HSI's components y and its response B, the guide m, the guide's synthesis S from the components, the guide's
+error variance Sm, and a fusion method's result u0 whose error has the covariance C, white in space. With
+``S' Sm^-1 S + C^-1 = Q diag(a) Q'`` the components ``Q' u`` part, and each is solved exactly by ``(B'B + a_i)^-1``
+(Q. Wei, N. Dobigeon, J.-Y. Tourneret, Fast fusion of multi-band images based on solving a Sylvester equation, IEEE TIP
+24, 2015). What lies outside the subspace (rare materials) stays as the method made it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hsfuse.degrade import NO_OFFSET, Offset, Psf
+from hsfuse.fusion.classical.statistics import FloatMatrix
+from hsfuse.fusion.map.blur import TileBlur
+from hsfuse.fusion.scene_model.model import SceneModel
+
+if TYPE_CHECKING:
+    import torch
+
+HALO_PX = 6
+"""HSI pixels of context beyond which nothing reaches: a whole image is reproduced to 1e-4."""
+
+
+@dataclass(frozen=True)
+class MapEstimator:
+    """The estimate, with everything that does not depend on the tile worked out.
+
+    Attributes
+    ----------
+    turn
+        Eigenvectors Q, shape (component, component).
+    synthesis, msi_mean
+        MSI bands from the components, shapes (msi band, component) and (msi band,).
+    pull
+        ``Q' S' Sm^-1``, shape (component, msi band).
+    precision
+        The eigenvalues a, shape (component,).
+    ratio, psf, offset_px
+        The HSI's response.
+    """
+
+    turn: torch.Tensor
+    synthesis: torch.Tensor
+    msi_mean: torch.Tensor
+    pull: torch.Tensor
+    precision: torch.Tensor
+    ratio: int
+    psf: Psf
+    offset_px: Offset
+
+    @classmethod
+    def make(
+        cls,
+        model: SceneModel,
+        prior: FloatMatrix,
+        guide_variance: FloatMatrix,
+        *,
+        device: str = "cpu",
+        aligned: bool = False,
+    ) -> MapEstimator:
+        """Prepare the estimate.
+
+        Parameters
+        ----------
+        model
+            The pair.
+        prior
+            Covariance C of the method's error in the model's components, shape (component, component).
+        guide_variance
+            Sm, shape (msi band,).
+        device
+            Torch device.
+        aligned
+            Leave the residual shift out: the pair was made without one.
+        """
+        import torch
+
+        synthesis = model.synthesis.matrix
+        values, vectors = np.linalg.eigh(synthesis.T @ (synthesis / guide_variance[:, None]) + np.linalg.inv(prior))
+        arrays = {
+            "turn": vectors,
+            "synthesis": synthesis,
+            "msi_mean": model.synthesis.mean,
+            "pull": (synthesis @ vectors / guide_variance[:, None]).T,
+            "precision": np.maximum(values, 1e-6),
+        }
+        tensors = {
+            name: torch.as_tensor(np.ascontiguousarray(array), dtype=torch.float32, device=device)
+            for name, array in arrays.items()
+        }
+        offset = NO_OFFSET if aligned else model.offset_px
+        return cls(**tensors, ratio=model.ratio, psf=model.psf, offset_px=offset)
+
+    def solve(self, seen: torch.Tensor, msi: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        """Return what to add to a state.
+
+        Parameters
+        ----------
+        seen
+            Components of the HSI, shape (n, component, row, col).
+        msi
+            The guide, shape (n, msi band, row * ratio, col * ratio).
+        state
+            Components of the base estimate, shape (n, component, row * ratio, col * ratio).
+
+        Returns
+        -------
+        torch.Tensor
+            Shape of ``state``.
+        """
+        blur = TileBlur.of((state.shape[2], state.shape[3]), self.ratio, self.psf, self.offset_px, str(state.device))
+        missing = blur.transpose(mix(self.turn.T, seen) - blur.apply(mix(self.turn.T, state)))
+        missing += mix(self.pull, msi - self.msi_mean[:, None, None] - mix(self.synthesis, state))
+        return mix(self.turn, blur.solve(missing, self.precision))
+
+
+def mix(matrix: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Apply a matrix to the bands of (n, band, row, col)."""
+    import torch
+
+    return torch.matmul(matrix, x.flatten(2)).reshape(x.shape[0], -1, *x.shape[2:])

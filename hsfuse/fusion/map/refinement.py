@@ -1,0 +1,217 @@
+"""The refinement of a tile: maximum a posteriori, and where wanted non-local Bayes on its components and once more.
+
+A cleaned guide comes first where wanted: its noise would go into every band. After the first estimate the components
+are whitened by a share of the posterior covariance and turned so that the strongest come first; those are denoised and
+the estimate is made again with a tighter prior.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from hsfuse.fusion.classical.statistics import FloatMatrix
+from hsfuse.fusion.map import nonlocal_bayes
+from hsfuse.fusion.map.blur import decimation_matrix
+from hsfuse.fusion.map.posterior import HALO_PX, MapEstimator, mix
+from hsfuse.fusion.map.prior import ErrorPrior
+from hsfuse.fusion.scene_model.model import SceneModel
+
+if TYPE_CHECKING:
+    import torch
+
+RefinementKind = Literal["map", "clean", "nonlocal"]
+"""``map``: the estimate in closed form; ``clean``: on a guide cleaned by non-local Bayes; ``nonlocal``: that, the same
+for the components, and a second estimate."""
+RAW_GUIDE, CLEANED_GUIDE = 3.0, 0.6
+"""Variance of the guide's noise in the estimate relative to what was measured, raw and cleaned: a raw guide's noise is
+already in the base estimate, with the same sign."""
+NOISE_LEFT = 0.6
+"""Share of the noise variance that cleaning leaves in the guide."""
+_COMPONENTS = 10
+_WHITENING, _AGAIN = 0.7, 0.4
+_FIRST_PRIOR, _FIRST_GUIDE = 4.0, 2.0
+_REFERENCE_PX = 96
+
+
+@dataclass(frozen=True)
+class NonlocalStep:
+    """Denoising of the components, worked out for a scene.
+
+    Attributes
+    ----------
+    into, out
+        Components to leading whitened ones and back, shapes (leading, component) and (component, leading).
+    """
+
+    into: torch.Tensor
+    out: torch.Tensor
+
+    @classmethod
+    def make(cls, model: SceneModel, first: MapEstimator, power: FloatMatrix) -> NonlocalStep:
+        """Prepare the step; ``power`` is the covariance of the HSI's components, shape (component, component)."""
+        import torch
+
+        turn, precision = first.turn.double().cpu().numpy(), first.precision.double().cpu().numpy()
+        axis = decimation_matrix(_REFERENCE_PX, model.ratio, model.psf)
+        values = np.zeros(_REFERENCE_PX)
+        values[: len(axis)] = np.maximum(np.linalg.eigvalsh(axis @ axis.T), 0.0)
+        response = np.outer(values, values)
+        posterior = np.array([(1.0 / (response + a)).mean() for a in precision])
+        lower = np.linalg.cholesky(_WHITENING * (turn * posterior) @ turn.T)
+        white = np.linalg.inv(lower)
+        _, vectors = np.linalg.eigh(white @ power @ white.T)
+        leading = vectors[:, ::-1][:, :_COMPONENTS]
+        device = first.turn.device
+        into, out = (
+            torch.as_tensor(np.ascontiguousarray(matrix), dtype=torch.float32, device=device)
+            for matrix in (leading.T @ white, lower @ leading)
+        )
+        return cls(into, out)
+
+    def apply(self, state: torch.Tensor, step: int) -> torch.Tensor:
+        """Return (n, component, row, col) with the leading components denoised."""
+        import torch
+
+        leading = mix(self.into, state)
+        cleaned = torch.stack([nonlocal_bayes.denoise(image, step=step) for image in leading])
+        return state + mix(self.out, cleaned - leading)
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """Everything that is needed to refine tiles of a scene.
+
+    Attributes
+    ----------
+    mean, forward, back
+        Signal subspace, shapes (band,), (component, band), (band, component).
+    first
+        The first estimate.
+    nonlocal_step, last
+        Denoising of its components and the estimate after it; None without.
+    guide_noise
+        What the guide is cleaned of, shape (msi band,); None: it stays as it is.
+    """
+
+    mean: torch.Tensor
+    forward: torch.Tensor
+    back: torch.Tensor
+    first: MapEstimator
+    nonlocal_step: NonlocalStep | None = None
+    last: MapEstimator | None = None
+    guide_noise: torch.Tensor | None = None
+
+    @classmethod
+    def make(
+        cls,
+        model: SceneModel,
+        prior: ErrorPrior,
+        power: FloatMatrix,
+        *,
+        kind: RefinementKind,
+        device: str = "cpu",
+        aligned: bool = False,
+    ) -> Refinement:
+        """Prepare the refinement.
+
+        Parameters
+        ----------
+        model, prior
+            The pair, and how wrong the method is on it.
+        power
+            Covariance of the HSI's components, shape (component, component).
+        kind
+            What the refinement does.
+        device
+            Torch device.
+        aligned
+            For pairs that were made without the residual shift.
+        """
+        import torch
+
+        space = model.space
+        mean, forward, back, level = (
+            torch.as_tensor(np.ascontiguousarray(array), dtype=torch.float32, device=device)
+            for array in (space.mean, space.forward, space.back, model.guide_noise)
+        )
+        misfit = model.synthesis.residual_variance
+        floor = 1e-9 * max(float(np.mean(misfit)), 1e-12)
+        noise = model.guide_noise**2
+        if kind == "map":
+            first = MapEstimator.make(
+                model, prior.covariance, RAW_GUIDE * noise + misfit + floor, device=device, aligned=aligned
+            )
+            return cls(mean, forward, back, first=first)
+        variance = CLEANED_GUIDE * noise + misfit + floor
+        plain = MapEstimator.make(model, prior.covariance, variance, device=device, aligned=aligned)
+        if kind == "clean":
+            return cls(mean, forward, back, first=plain, guide_noise=level)
+        first = MapEstimator.make(
+            model, _FIRST_PRIOR * prior.covariance, _FIRST_GUIDE * variance, device=device, aligned=aligned
+        )
+        last = MapEstimator.make(model, _AGAIN * prior.covariance, variance, device=device, aligned=aligned)
+        step = NonlocalStep.make(model, plain, power)
+        return cls(mean, forward, back, first=first, nonlocal_step=step, last=last, guide_noise=level)
+
+    @property
+    def halo_px(self) -> int:
+        """HSI pixels of context that the refinement looks at beyond the base estimate's."""
+        if self.nonlocal_step is None:
+            return HALO_PX
+        return 2 * HALO_PX + nonlocal_halo_px(self.first.ratio)
+
+    def clean(self, msi: torch.Tensor) -> torch.Tensor:
+        """Return the guide (n, msi band, row, col) without noise, or as it is."""
+        import torch
+
+        if self.guide_noise is None:
+            return msi
+        usable = self.guide_noise > 0
+        if not bool(usable.all()):
+            return msi
+        level = self.guide_noise[:, None, None]
+        step = reference_step(self.first.ratio)
+        return torch.stack([nonlocal_bayes.denoise(image / level, step=step) * level for image in msi])
+
+    def apply(self, hsi: torch.Tensor, msi: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
+        """Refine a batch of tiles.
+
+        Parameters
+        ----------
+        hsi
+            Shape (n, band, row, col).
+        msi
+            The guide as :meth:`clean` leaves it, shape (n, msi band, row * ratio, col * ratio).
+        base
+            What a fusion method made of it, shape (n, band, row * ratio, col * ratio); changed in place.
+
+        Returns
+        -------
+        torch.Tensor
+            ``base`` with the correction added.
+        """
+        constant = (self.forward @ self.mean)[:, None, None]
+        seen, state = mix(self.forward, hsi) - constant, mix(self.forward, base) - constant
+        change = self.first.solve(seen, msi, state)
+        if self.nonlocal_step is not None and self.last is not None:
+            better = self.nonlocal_step.apply(state + change, reference_step(self.first.ratio))
+            better += self.last.solve(seen, msi, better)
+            change = better - state
+        del state
+        for tile, more in zip(base, change, strict=True):
+            # One product that adds into the result: no second array of all bands.
+            tile.flatten(1).addmm_(self.back, more.flatten(1))
+        return base
+
+
+def nonlocal_halo_px(ratio: int) -> int:
+    """HSI pixels of context for one denoising; what lies farther has next to no weight."""
+    return -(-nonlocal_bayes.reach_px() // (2 * ratio))
+
+
+def reference_step(ratio: int) -> int:
+    """Distance of reference patches: a divisor of the ratio, so that tiles place them alike."""
+    return max(step for step in (1, 2, 3) if ratio % step == 0)

@@ -1,0 +1,171 @@
+"""The scene model: everything that later steps may know about a pair, estimated once on its low-resolution strips."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hsfuse.degrade import NO_OFFSET, Offset, Psf
+from hsfuse.fusion.base import FusionContext, LowResolutionStrip
+from hsfuse.fusion.classical.calibration import Calibration, calibrate, recalibrated
+from hsfuse.fusion.classical.statistics import MIN_PIXELS, FloatMatrix, Subspace, gather, signal_subspace
+from hsfuse.fusion.guide_noise import GuideSample, guide_noise
+from hsfuse.fusion.scene_model.alignment import align_small
+from hsfuse.fusion.scene_model.relation import CoarsePair, Contradiction, relate, ridge_synthesis
+
+MAX_RANK = 32
+_MOST_SAMPLES = 40_000
+"""Low-resolution pixels that the regression is fitted on."""
+
+
+@dataclass(frozen=True)
+class GuideSynthesis:
+    """How the guide follows from the HSI's components.
+
+    Attributes
+    ----------
+    matrix, mean
+        MSI bands as the HSI shows them: ``matrix @ components + mean``; (msi band, component), (msi band,).
+    uncertainty
+        Standard errors of ``matrix``, its shape.
+    residual_variance
+        What it leaves of each MSI band at low resolution, shape (msi band,).
+    foreign_share
+        Share of the pixels that were left out because guide and HSI contradict each other.
+    """
+
+    matrix: FloatMatrix
+    mean: FloatMatrix
+    uncertainty: FloatMatrix
+    residual_variance: FloatMatrix
+    foreign_share: float
+
+
+@dataclass(frozen=True)
+class SceneModel:
+    """What is known about a pair.
+
+    Attributes
+    ----------
+    space
+        Signal subspace of the HSI, whitened by its noise.
+    synthesis
+        How the guide follows from the subspace's components.
+    guide_noise
+        Noise of the guide at its own resolution, shape (msi band,); zeros where it could not be measured.
+    psf, offset_px
+        Blur of the HSI relative to the guide and its displacement (row, col), HSI pixels.
+    alignment_source
+        ``pair``, ``small pair`` or ``told``: where blur and displacement come from.
+    ratio
+        HSI pixel size over MSI pixel size.
+    srf_known
+        Whether the responses of the guide were known.
+    """
+
+    space: Subspace
+    synthesis: GuideSynthesis
+    guide_noise: FloatMatrix
+    psf: Psf
+    offset_px: Offset
+    alignment_source: str
+    ratio: int
+    srf_known: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for the report."""
+        guide = self.synthesis
+        return {
+            "rank": self.space.rank,
+            "psf_fwhm_px": round(self.psf.fwhm_px, 4),
+            "offset_px": [round(v, 4) for v in self.offset_px],
+            "alignment_source": self.alignment_source,
+            "srf_known": self.srf_known,
+            "hsi_noise": round(float(np.sqrt((self.space.noise**2).mean())), 6),
+            "guide_noise": [round(float(v), 6) for v in self.guide_noise],
+            "guide_misfit": [round(float(v), 6) for v in np.sqrt(guide.residual_variance)],
+            "synthesis_error": round(float(np.sqrt((guide.uncertainty**2).sum(axis=1)).max()), 6),
+            "foreign_share": round(guide.foreign_share, 4),
+        }
+
+
+def estimate_scene_model(
+    strips: Sequence[LowResolutionStrip], context: FusionContext, *, calibration: Calibration | None = None
+) -> tuple[SceneModel, list[LowResolutionStrip]]:
+    """Estimate the model; also return the strips with the MSI as blur and shift really make it.
+
+    Parameters
+    ----------
+    strips
+        The scene at low resolution.
+    context
+        Facts about the pair.
+    calibration
+        Blur and shift where a method has found them already; searched when None and ``context.calibrate``.
+
+    Raises
+    ------
+    OverlapError
+        Too few pixels are valid in both images.
+    """
+    source = "told" if calibration is None else "pair"
+    if calibration is None and context.calibrate:
+        calibration = calibrate(strips, context)
+        source = "told" if calibration is None else "pair"
+    if calibration is not None:
+        strips = [recalibrated(strip, calibration, context.ratio) for strip in strips]
+    statistics = gather(strips)
+    space = signal_subspace(statistics, max_rank=MAX_RANK)
+    synthesis = _relate(strips, space, context)
+    if calibration is None and context.calibrate:
+        calibration = align_small(strips, space, synthesis.matrix, context)
+        if calibration is not None:
+            source = "small pair"
+            strips = [recalibrated(strip, calibration, context.ratio) for strip in strips]
+            synthesis = _relate(strips, space, context)
+    samples = [
+        GuideSample.take(np.nan_to_num(strip.fine), np.asarray(np.isfinite(strip.fine).all(axis=0)))
+        for strip in strips
+        if strip.fine is not None
+    ]
+    noise = guide_noise(samples) if samples else None
+    psf, offset = (context.psf, NO_OFFSET) if calibration is None else (calibration.psf, calibration.offset_px)
+    model = SceneModel(
+        space, synthesis, np.zeros(len(synthesis.mean)) if noise is None else noise, psf, offset, source,
+        context.ratio, context.srf is not None,
+    )  # fmt: skip
+    return model, list(strips)
+
+
+def _relate(strips: Sequence[LowResolutionStrip], space: Subspace, context: FusionContext) -> GuideSynthesis:
+    """Regress the guide on the components of pixels where neither contradicts the other."""
+    hsi = np.concatenate([strip.hsi for strip in strips], axis=1)
+    msi = np.concatenate([strip.msi for strip in strips], axis=1).astype(np.float64)
+    valid = np.concatenate([np.asarray(strip.valid, bool) for strip in strips])
+    pair = coarse_pair(hsi, valid, space, context.srf)
+    trusted, foreign = valid, 0.0
+    if context.srf is not None:
+        contradiction = Contradiction.find(relate(pair, msi), msi, valid)
+        foreign = float(contradiction.candidates[valid].mean())
+        kept = valid & ~contradiction.candidates
+        trusted = kept if kept.sum() >= MIN_PIXELS else valid
+    step = max(int(trusted.sum()) // _MOST_SAMPLES, 1)
+    u, y = (np.asarray(image[:, trusted][:, ::step], np.float64) for image in (pair.components, msi))
+    responses = None if context.srf is None else context.srf @ space.back
+    synthesis, mean, uncertainty = ridge_synthesis(u, y, pair.level, responses)
+    left = (y - synthesis @ u - mean[:, None]).var(axis=1)
+    return GuideSynthesis(synthesis, mean, uncertainty, left, foreign)
+
+
+def coarse_pair(
+    hsi: NDArray[np.floating], valid: NDArray[np.bool_], space: Subspace, srf: FloatMatrix | None
+) -> CoarsePair:
+    """Return the HSI's side of a relation from an HSI (band, row, col)."""
+    centred = hsi - space.mean.astype(np.float32)[:, None, None]
+    components = np.tensordot(space.forward.astype(np.float32), centred, axes=1)
+    level = float((centred[:, valid] ** 2).mean()) * (space.forward @ space.forward.T)
+    return CoarsePair(components, None if srf is None else np.tensordot(srf, hsi, axes=1), level, valid)

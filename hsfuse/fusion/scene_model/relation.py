@@ -1,0 +1,370 @@
+"""How the guide follows from the HSI: a regression that ground which differs between the two images cannot bend.
+
+``msi_b = a_b(x) [gain_b srf_b hsi + d_b' u + const_b] + b_b(x) + r_b``: the spectral responses with a gain where they
+are known, a ridge regression on the signal components ``u``, and, where wanted, a smooth field of gain a and offset b
+(a linear polynomial, then Gaussian windows): haze, calibration, sun angle.
+
+Iteratively reweighted least squares: residuals are standardised by their variance (a floor plus a share of the local
+texture) and decorrelated; Student weights come first, Tukey's at the end (P. W. Holland, R. E. Welsch, Robust
+regression using iteratively reweighted least-squares, Commun. Stat. A6, 1977). The start is each band's median ratio
+to what the responses predict, with a model error of some per cent: half of the ground cannot move it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+from scipy.stats import chi2
+
+FloatArray = NDArray[np.float64]
+
+RIDGE, BLIND_RIDGE = 0.3, 1e-3
+"""Ridge relative to the HSI's mean variance, with and without known responses to draw towards."""
+OUTLIER_DISTANCE = 60.0
+"""Squared distance from which a pixel is a candidate for foreign ground."""
+_STUDENT_SCALE, _TUKEY = 8.0, 20.0
+_START_MODEL_ERROR = 0.03
+_FIELD_ROUNDS, _PLAIN_ROUNDS = (8, 6, 4, 4), (8, 6, 6)
+_WINDOW_PX, _WINDOW_PRIOR = 8.0, 0.1
+_MOST_SAMPLES = 40_000
+_LEAST_CONTRAST = 4e-4
+
+
+@dataclass(frozen=True)
+class CoarsePair:
+    """Both images on the HSI grid.
+
+    Attributes
+    ----------
+    components
+        HSI in the noise-whitened signal subspace, shape (component, row, col); noise of unit variance.
+    predicted
+        MSI bands by the spectral responses, shape (msi band, row, col); None where these are unknown.
+    level
+        Mean variance of the HSI's bands times ``forward @ forward.T``: the ridge in the components' metric.
+    valid
+        Pixels that are measured in both images, shape (row, col).
+    """
+
+    components: NDArray[np.floating]
+    predicted: NDArray[np.floating] | None
+    level: FloatArray
+    valid: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class GuideRelation:
+    """Result of the regression.
+
+    Attributes
+    ----------
+    seen
+        What the HSI shows of the MSI bands, shape (msi band, row, col).
+    gain, offset
+        Of the field: ``msi = gain * seen + offset``, shape (msi band, row, col); 1 and 0 without one.
+    distance
+        Squared Mahalanobis distance of the residual, scaled so that its lower quartile is that of Gaussian residuals,
+        shape (row, col); 0 where the pair is not valid.
+    variance
+        Of the residual by band and pixel, shape (msi band, row, col).
+    synthesis
+        MSI bands per component, shape (msi band, component).
+    weight
+        Final weights, shape (row, col).
+    nuisance
+        Coefficients of the nuisance regressors, shape (msi band, regressor).
+    """
+
+    seen: FloatArray
+    gain: FloatArray
+    offset: FloatArray
+    distance: FloatArray
+    variance: FloatArray
+    synthesis: FloatArray
+    weight: FloatArray
+    nuisance: FloatArray
+
+
+def ridge_synthesis(
+    components: FloatArray, msi: FloatArray, level: FloatArray, responses: FloatArray | None
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Plain ridge regression of the MSI on the components of trusted pixels.
+
+    Parameters
+    ----------
+    components, msi
+        Shapes (component, sample) and (msi band, sample).
+    level
+        As in :class:`CoarsePair`.
+    responses
+        ``srf @ back``, shape (msi band, component): where it is not 0 the ridge draws towards it, with a gain.
+
+    Returns
+    -------
+    synthesis, mean, uncertainty : numpy.ndarray
+        Shapes (msi band, component), (msi band,), and the standard errors of the synthesis in its shape.
+    """
+    count, rank = components.shape[1], len(components)
+    u_mean, y_mean = components.mean(axis=1), msi.mean(axis=1)
+    u, y = components - u_mean[:, None], msi - y_mean[:, None]
+    inner, cross = u @ u.T / count, y @ u.T / count
+    start, ridge = np.zeros_like(cross), np.full(len(y), BLIND_RIDGE)
+    if responses is not None:
+        known = np.abs(responses).sum(axis=1) > 0
+        start[known], ridge[known] = responses[known], RIDGE
+        power = np.maximum(np.einsum("bk,kl,bl->b", start, inner, start), 1e-12)
+        start *= (np.einsum("bk,bk->b", cross, start) / power)[:, None]
+    synthesis = start.copy()
+    for band in range(len(y)):
+        loading = np.eye(rank) + ridge[band] * level
+        synthesis[band] += np.linalg.solve(inner + loading, cross[band] - inner @ start[band])
+    left = ((y - synthesis @ u) ** 2).mean(axis=1)
+    spread = np.diag(np.linalg.inv(count * (inner + np.eye(rank))))
+    return synthesis, y_mean - synthesis @ u_mean, np.sqrt(np.outer(left, spread))
+
+
+def relate(
+    pair: CoarsePair, msi: NDArray[np.floating], *, field: bool = False, nuisance: FloatArray | None = None
+) -> GuideRelation:
+    """Regress the MSI at low resolution on the HSI.
+
+    Parameters
+    ----------
+    pair
+        The HSI's side.
+    msi
+        Shape (msi band, row, col).
+    field
+        Fit a smooth gain and offset too.
+    nuisance
+        Further regressors of each band, shape (msi band, regressor, row, col); they do not count as ``seen``.
+    """
+    solver = _Reweighted(pair, np.asarray(msi, np.float64), nuisance)
+    rounds = _FIELD_ROUNDS if field else _PLAIN_ROUNDS
+    for number, steps in enumerate(rounds):
+        last = number == len(rounds) - 1
+        for _ in range(steps):
+            solver.fit(polynomial=field)
+            solver.reweight(hard=last)
+        if field:
+            solver.absorb_polynomial()
+            if not last:
+                solver.absorb_windows()
+    return solver.result()
+
+
+class _Reweighted:
+    """State of the iteration. Coefficients are fitted on a subsample, residuals and weights are those of all pixels."""
+
+    def __init__(self, pair: CoarsePair, msi: FloatArray, nuisance: FloatArray | None) -> None:
+        self.shape = msi.shape[1:]
+        self.bands, self.count = len(msi), msi[0].size
+        self.valid = pair.valid.ravel()
+        rank = len(pair.components)
+        u = np.asarray(pair.components, np.float64).reshape(rank, -1)
+        known = pair.predicted is not None
+        self.prediction = np.asarray(pair.predicted, np.float64).reshape(self.bands, -1) if known else None
+        self.centred = None
+        if self.prediction is not None:
+            self.centred = self.prediction - self.prediction[:, self.valid].mean(axis=1, keepdims=True)
+        self.u, self.rank = u, rank
+        self.level = RIDGE * pair.level if known else np.zeros_like(pair.level)
+        self.msi = msi
+        self.nuisance = None if nuisance is None else nuisance.reshape(self.bands, -1, self.count)
+        rows, cols = (np.linspace(-1.0, 1.0, size) for size in self.shape)
+        self.position = np.stack(np.meshgrid(rows, cols, indexing="ij")).reshape(2, -1)
+        where = np.flatnonzero(self.valid)
+        self.sample = where[:: max(len(where) // _MOST_SAMPLES, 1)]
+        self.gain, self.offset = np.ones_like(msi), np.zeros_like(msi)
+        self.seen: FloatArray | None = None
+        self.quartile = float(chi2.ppf(0.25, self.bands))
+        self.weight = self._start() * self.valid
+        self.first = True
+        self.scale = 1.0
+
+    def _start(self) -> FloatArray:
+        if self.prediction is None:
+            return np.ones(self.count)
+        y, q, ok = self.msi.reshape(self.bands, -1), self.prediction, self.valid
+        q = q * np.median(y[:, ok] / np.maximum(q[:, ok], 1e-4), axis=1)[:, None]
+        spread = 1.48 * np.median(np.abs(y - q)[:, ok], axis=1)[:, None]
+        distance = ((y - q) ** 2 / (spread**2 + (_START_MODEL_ERROR * q) ** 2 + 1e-12)).sum(axis=0)
+        scale = max(float(np.quantile(distance[ok], 0.25)) / self.quartile, 1e-12)
+        return np.asarray(1.0 / (1.0 + distance / scale / _STUDENT_SCALE) ** 2)
+
+    def fit(self, *, polynomial: bool) -> None:
+        """Solve every band's weighted ridge regression."""
+        target = ((self.msi - self.offset) / self.gain).reshape(self.bands, -1)
+        pick = self.sample
+        weight, u = self.weight[pick], self.u[:, pick]
+        total = weight.sum()
+        # What the responses' prediction is in component space, for the synthesis.
+        shared = None if self.centred is None else np.linalg.solve(
+            u @ u.T + 1e-9 * np.eye(self.rank), u @ self.centred[:, pick].T
+        )  # fmt: skip
+        seen, residual = np.empty((self.bands, self.count)), np.empty((self.bands, self.count))
+        self.synthesis = np.empty((self.bands, self.rank))
+        self.polynomial: list[FloatArray] = []
+        self.nuisance_found = np.zeros((self.bands, 0 if self.nuisance is None else self.nuisance.shape[1]))
+        for band in range(self.bands):
+            z, plain = self._regressors(band, polynomial)
+            lead = plain - 1 - self.rank
+            small = z[:, pick]
+            gram = (small * weight) @ small.T / total
+            ridge = np.full(len(z), 1e-9)
+            inside = slice(lead, plain - 1)
+            ridge[inside] = 1.0 + 1e-6 * np.trace(gram[inside, inside])
+            ridge[plain:] = 1e-5 * np.diag(gram)[plain:] + 1e-12
+            loading = np.diag(ridge)
+            loading[inside, inside] += self.level
+            found = np.linalg.solve(gram + loading, (small * weight) @ target[band, pick] / total)
+            self.synthesis[band] = found[inside]
+            if shared is not None:
+                self.synthesis[band] += found[0] * shared[:, band]
+            seen[band] = found[:plain] @ z[:plain]
+            residual[band] = target[band] - found @ z
+            extra = self.nuisance_found.shape[1]
+            self.polynomial.append(found[plain : len(found) - extra])
+            if extra:
+                self.nuisance_found[band] = found[-extra:]
+        self.seen, self.residual = seen.reshape(self.bands, *self.shape), residual
+
+    def _regressors(self, band: int, polynomial: bool) -> tuple[FloatArray, int]:
+        """Regressors of a band, and how many of them describe what the HSI shows."""
+        parts = [] if self.centred is None else [self.centred[band][None]]
+        parts += [self.u, np.ones((1, self.count))]
+        plain = sum(len(part) for part in parts)
+        if polynomial:
+            parts.append(self.position)
+            if self.seen is not None:
+                flat = self.seen[band].ravel()
+                parts.append(self.position * (flat - flat[self.valid].mean()))
+        if self.nuisance is not None:
+            parts.append(self.nuisance[band])
+        return np.concatenate(parts), plain
+
+    def reweight(self, *, hard: bool) -> None:
+        """Standardise the residuals and weigh the pixels by them."""
+        if self.seen is None:
+            raise RuntimeError("reweight() before fit()")
+        w, ok = self.weight, self.valid
+        total = w.sum()
+        detail = (self.seen - _smooth(self.seen, 1.0)) ** 2
+        texture = _smooth(detail, 1.5).reshape(self.bands, -1)
+        texture /= np.maximum(texture[:, ok].mean(axis=1, keepdims=True), 1e-30)
+        variance = np.empty_like(self.residual)
+        for band in range(self.bands):
+            square = self.residual[band] ** 2
+            if self.first and self.prediction is None:
+                floor = float(np.median(square[ok])) / 0.455
+            else:
+                floor = float((square * w).sum() / total)
+            q = np.stack([np.ones(self.count), texture[band]])
+            share = np.linalg.solve((q * w) @ q.T * (1.0 + 1e-9 * np.eye(2)) + 1e-30 * np.eye(2), (q * w) @ square)
+            if share.min() < 0:
+                mean = max(float(texture[band] @ w / total), 1e-12)
+                share = np.array([floor, 0.0]) if share[1] < 0 else np.array([0.1 * floor, 0.9 * floor / mean])
+            variance[band] = np.maximum(share @ q, 1e-12)
+        standard = self.residual / np.sqrt(variance)
+        covariance = (standard * w) @ standard.T / total + 0.05 * np.eye(self.bands)
+        distance = (standard * np.linalg.solve(covariance, standard)).sum(axis=0)
+        self.scale = max(float(np.quantile(distance[ok], 0.25)) / self.quartile, 1e-12)
+        self.distance, self.variance, self.first = distance / self.scale, variance, False
+        if hard:
+            new = np.where(self.distance < _TUKEY, (1.0 - self.distance / _TUKEY) ** 2, 0.0) + 1e-4
+        else:
+            new = 1.0 / (1.0 + self.distance / _STUDENT_SCALE) ** 2
+        self.weight = new * ok
+
+    def absorb_polynomial(self) -> None:
+        """Move the fitted polynomials into the field."""
+        if self.seen is None:
+            raise RuntimeError("absorb_polynomial() before fit()")
+        for band, found in enumerate(self.polynomial):
+            level = (found[:2] @ self.position).reshape(self.shape)
+            slope, mean = np.zeros(self.shape), 0.0
+            if len(found) > 2:
+                slope = (found[2:] @ self.position).reshape(self.shape)
+                mean = float(self.seen[band].ravel()[self.valid].mean())
+            self.offset[band] += self.gain[band] * (level - slope * mean)
+            self.gain[band] *= np.clip(1.0 + slope, 0.3, 3.0)
+
+    def absorb_windows(self) -> None:
+        """Regress on what the HSI shows in Gaussian windows, drawn towards no change, and move that into the field."""
+        if self.seen is None:
+            raise RuntimeError("absorb_windows() before fit()")
+        weight, seen = self.weight.reshape(self.shape), self.seen
+        norm = np.maximum(_smooth(weight, _WINDOW_PX), 1e-6)
+
+        def average(x: FloatArray) -> FloatArray:
+            return np.asarray(_smooth(x * weight, _WINDOW_PX) / norm)
+
+        measured = (self.msi - self.offset) / self.gain
+        mean_seen, mean_measured = average(seen), average(measured)
+        spread = ((seen - seen.mean(axis=(1, 2), keepdims=True)) ** 2 * weight).sum(axis=(1, 2)) / weight.sum()
+        prior = _WINDOW_PRIOR * spread[:, None, None]
+        gain = average(seen * measured) - mean_seen * mean_measured + prior
+        gain = np.clip(gain / (average(seen * seen) - mean_seen**2 + prior), 0.5, 2.0)
+        self.offset = self.offset + self.gain * (mean_measured - gain * mean_seen)
+        self.gain = self.gain * gain
+
+    def result(self) -> GuideRelation:
+        """Collect what was found."""
+        if self.seen is None:
+            raise RuntimeError("result() before fit()")
+        return GuideRelation(
+            self.seen, self.gain, self.offset, (self.distance * self.valid).reshape(self.shape),
+            (self.variance * self.scale).reshape(self.bands, *self.shape), self.synthesis,
+            self.weight.reshape(self.shape), self.nuisance_found,
+        )  # fmt: skip
+
+
+def neighbour_mean(x: NDArray[np.floating]) -> FloatArray:
+    """Mean of the four neighbours of every pixel of (band, row, col), edges reflected."""
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1)), mode="reflect")
+    around = padded[:, :-2, 1:-1] + padded[:, 2:, 1:-1] + padded[:, 1:-1, :-2] + padded[:, 1:-1, 2:]
+    return np.asarray(around / 4.0, np.float64)
+
+
+@dataclass(frozen=True)
+class Contradiction:
+    """Where the guide contradicts the HSI.
+
+    Attributes
+    ----------
+    candidates
+        Pixels that may hold foreign ground: far from the relation, and worse predicted by the guide than by their
+        neighbours (rare materials are not), shape (row, col).
+    rivalry
+        Error of the guide over that of the four neighbours when they predict the HSI, shape (row, col).
+    misfit
+        Squared error of the guide, mean over the bands in units of their variance, shape (row, col).
+    power
+        Variance of every MSI band as the HSI shows it, shape (msi band,).
+    """
+
+    candidates: NDArray[np.bool_]
+    rivalry: FloatArray
+    misfit: FloatArray
+    power: FloatArray
+
+    @classmethod
+    def find(cls, relation: GuideRelation, msi: FloatArray, valid: NDArray[np.bool_]) -> Contradiction:
+        """Compare a relation with the MSI at low resolution, shape (msi band, row, col)."""
+        seen = relation.seen
+        power = np.maximum(seen[:, valid].var(axis=1), 1e-12)
+        scale = power[:, None, None]
+        misfit = ((msi - seen) ** 2 / scale).mean(axis=0)
+        contrast = ((seen - neighbour_mean(seen)) ** 2 / scale).mean(axis=0)
+        soft_misfit, soft_contrast = (gaussian_filter(x, 0.7, mode="constant") for x in (misfit, contrast))
+        rivalry = soft_misfit / (soft_contrast + _LEAST_CONTRAST)
+        candidates = (relation.distance > OUTLIER_DISTANCE) & (rivalry > 1.0) & valid
+        return cls(np.asarray(candidates, dtype=np.bool_), rivalry, misfit, power)
+
+
+def _smooth(x: FloatArray, sigma: float) -> FloatArray:
+    """Gaussian of the last two axes, edges reflected."""
+    return np.asarray(gaussian_filter(x, (0,) * (x.ndim - 2) + (sigma, sigma), mode="reflect"))

@@ -1,0 +1,54 @@
+"""The kernel of ``nonlocal.c`` for numpy arrays; :mod:`hsfuse.fusion.map.nonlocal_bayes` has its plain twin.
+
+Calls release the interpreter's lock, so plain threads run side by side.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hsfuse.errors import MemoryBudgetError
+from hsfuse.native.build import Kernels, plane_kernels
+
+FloatArray = NDArray[np.float32]
+
+KERNELS = Kernels(plane_kernels("nonlocal"), "plain PyTorch")
+_INT, _FLOAT = ctypes.c_int64, ctypes.c_float
+
+
+def filter_pass(
+    image: FloatArray, basic: FloatArray | None, *, similar: int, reach: int, step: int, shrink: float
+) -> FloatArray | None:
+    """Denoise once; None where there is no compiled path.
+
+    Parameters
+    ----------
+    image
+        Noise of unit variance, shape (row, col, band), contiguous, at least 3 x 3 pixels.
+    basic
+        Result of the first pass, the same shape; None in the first.
+    similar, reach, step
+        Patches in a group, reach of the search and distance of reference patches, pixels.
+    shrink
+        Of the first pass, see :mod:`hsfuse.fusion.map.nonlocal_bayes`.
+    """
+    native = KERNELS.library()
+    if native is None:
+        return None
+    rows, cols, bands = image.shape
+    total, norm = np.zeros_like(image), np.zeros((rows, cols), np.float32)
+    failed = native.hsf_nonlocal(
+        _at(image), _at(basic), _INT(rows), _INT(cols), _INT(bands), _INT(similar), _INT(reach), _INT(step),
+        _FLOAT(shrink), _at(total), _at(norm),
+    )  # fmt: skip
+    if failed:
+        raise MemoryBudgetError("There is not enough memory to denoise a tile.", hint="Choose a smaller --tile.")
+    total /= np.maximum(norm, np.float32(1e-6))[..., None]
+    return total
+
+
+def _at(array: FloatArray | None) -> ctypes.c_void_p:
+    return ctypes.c_void_p(None if array is None else array.ctypes.data)

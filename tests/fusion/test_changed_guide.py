@@ -1,0 +1,150 @@
+"""Pairs of different days: what differs is found, the guide repaired, and unchanged ground left alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from real_pairs import RATIO, Pair, make_pair
+
+from hsfuse.degrade import Psf
+from hsfuse.fusion.change.alignment import robust_alignment
+from hsfuse.fusion.change.repair import RepairedGuide, repair_guide
+from hsfuse.fusion.change.response import Response
+from hsfuse.fusion.classical.statistics import gather, signal_subspace
+from hsfuse.fusion.scene_model.model import coarse_pair, estimate_scene_model
+from hsfuse.fusion.scene_model.relation import CoarsePair, relate
+
+COARSE = (34, 40)
+PARCEL = (slice(30, 54), slice(42, 69))
+
+
+def _other_ground(clean: NDArray[np.float32]) -> NDArray[np.float32]:
+    out = clean.copy()
+    out[:, *PARCEL] = np.roll(clean, (45, 50), axis=(1, 2))[:, *PARCEL] * np.array([1.5, 1.3, 0.6, 0.7])[:, None, None]
+    return out
+
+
+def _cloud(clean: NDArray[np.float32]) -> NDArray[np.float32]:
+    out = clean.copy()
+    out[:, *PARCEL] = 0.9
+    return out
+
+
+def _haze(clean: NDArray[np.float32]) -> NDArray[np.float32]:
+    ramp = np.linspace(0.0, 1.0, clean.shape[2], dtype=np.float32)
+    return np.asarray(clean * (1.0 - 0.2 * ramp) + 0.05 * ramp)
+
+
+def _coarse(pair: Pair) -> CoarsePair:
+    space = signal_subspace(gather(pair.strips()))
+    return coarse_pair(pair.hsi, np.ones(pair.hsi.shape[1:], bool), space, pair.srf)
+
+
+def _repaired(pair: Pair) -> RepairedGuide:
+    return repair_guide(_coarse(pair), pair.msi, Response(RATIO, Psf(1.0)))
+
+
+def _rms(x: NDArray[np.floating]) -> float:
+    return float(np.sqrt((x**2).mean()))
+
+
+def _unexplained(image: NDArray[np.floating], truth: NDArray[np.floating]) -> float:
+    left = [a - np.polyval(np.polyfit(b.ravel(), a.ravel(), 1), b) for a, b in zip(image, truth, strict=True)]
+    return _rms(np.stack(left))
+
+
+def test_unchanged_ground_is_left_alone() -> None:
+    pair = make_pair(COARSE)
+    found = _repaired(pair)
+    assert found.share < 0.005
+    assert found.evidence.disagreement < 0.05
+    assert _rms(found.msi - pair.msi) < 0.001
+    assert found.trusted
+
+
+@pytest.mark.parametrize("change", [_other_ground, _cloud])
+def test_foreign_ground_is_found_and_replaced(change: object) -> None:
+    pair = make_pair(COARSE, change=change)
+    found = _repaired(pair)
+    truth = np.zeros(pair.msi.shape[1:], bool)
+    truth[PARCEL] = True
+    flagged = found.change > 0.5
+    assert (flagged & truth).sum() / truth.sum() > 0.9
+    assert (flagged & ~truth).sum() / truth.sum() < 0.1
+    before, after = (_rms((image - pair.clean_msi)[:, truth]) for image in (pair.msi, found.msi))
+    assert after < 0.4 * before
+    assert _rms((found.msi - pair.msi)[:, ~truth & ~flagged]) < 0.3 * before
+    assert abs(found.to_json()["changed_share"] - truth.mean()) < 0.02
+
+
+def test_haze_is_taken_out_and_is_no_change() -> None:
+    pair = make_pair(COARSE, change=_haze)
+    found = _repaired(pair)
+    assert found.share < 0.01
+    # A gain and an offset of the whole band are the sensors' calibration. What is left is the noise of 0.004.
+    assert _unexplained(found.msi, pair.clean_msi) < 0.6 * _unexplained(pair.msi, pair.clean_msi)
+
+
+def test_cast_shadow_keeps_its_detail() -> None:
+    def shadow(clean: NDArray[np.float32]) -> NDArray[np.float32]:
+        out = clean.copy()
+        out[:, *PARCEL] *= 0.5
+        return out
+
+    pair = make_pair(COARSE, change=shadow)
+    found = _repaired(pair)
+    assert float(found.own_detail[PARCEL].mean()) > 0.3
+    assert _rms((found.msi - pair.clean_msi)[:, *PARCEL]) < 0.25 * _rms((pair.msi - pair.clean_msi)[:, *PARCEL])
+
+
+def test_most_of_the_ground_changed_is_said() -> None:
+    def elsewhere(clean: NDArray[np.float32]) -> NDArray[np.float32]:
+        out = np.roll(clean, (47, 41), axis=(1, 2)) * np.array([1.6, 1.2, 0.5, 0.6], np.float32)[:, None, None]
+        out[:, :, :36] = clean[:, :, :36]
+        return np.asarray(out)
+
+    found = _repaired(make_pair(COARSE, change=elsewhere))
+    assert not found.trusted
+
+
+def test_regression_is_not_bent_by_a_third_of_other_ground() -> None:
+    def third(clean: NDArray[np.float32]) -> NDArray[np.float32]:
+        out = clean.copy()
+        out[:, :34] = 0.5
+        return out
+
+    plain, bent = make_pair(COARSE), make_pair(COARSE, change=third)
+    low = Response(RATIO, Psf(1.0)).down
+    straight, found = relate(_coarse(plain), low(plain.msi)), relate(_coarse(bent), low(bent.msi))
+    assert _rms(found.seen - straight.seen) < 0.1 * straight.seen.std()
+    model, _ = estimate_scene_model(bent.strips(), bent.context(calibrate=False))
+    assert model.synthesis.foreign_share > 0.25
+
+
+def test_blur_and_shift_are_found_on_a_changed_pair() -> None:
+    pair = make_pair(COARSE, fwhm=1.15, offset=(0.12, -0.2), change=_other_ground)
+    found = robust_alignment(_coarse(pair), pair.msi, RATIO, Psf(1.0))
+    assert found is not None
+    assert np.allclose((found.psf.fwhm_px, *found.offset_px), (1.15, 0.12, -0.2), atol=0.04)
+
+
+def test_pixels_without_data_are_no_change() -> None:
+    pair = make_pair(COARSE)
+    coarse = _coarse(pair)
+    valid = np.ones(COARSE, bool)
+    valid[:10, :12] = False
+    msi = pair.msi.copy()
+    msi[:, :30, :36] = 0.0
+    holed = CoarsePair(coarse.components, coarse.predicted, coarse.level, valid)
+    found = repair_guide(holed, msi, Response(RATIO, Psf(1.0)))
+    assert found.share < 0.01
+    assert float(found.change[:24, :30].max()) == 0.0
+
+
+def test_responses_need_not_be_known() -> None:
+    pair = make_pair(COARSE, change=_cloud)
+    coarse = _coarse(pair)
+    blind = CoarsePair(coarse.components, None, coarse.level, coarse.valid)
+    found = repair_guide(blind, pair.msi, Response(RATIO, Psf(1.0)))
+    assert (found.change[PARCEL] > 0.5).mean() > 0.8

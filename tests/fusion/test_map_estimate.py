@@ -1,0 +1,149 @@
+"""The maximum a posteriori step: exact algebra, the same result in any tiling, and never a loss."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from real_pairs import RATIO, Pair, make_pair, psnr
+
+from hsfuse.degrade import Psf, lowpass_decimate_array
+from hsfuse.errors import HsfuseError
+from hsfuse.fusion.create import create_method
+from hsfuse.fusion.map.blur import TileBlur, decimation_matrix
+from hsfuse.fusion.map.method import RefinedMethod, refined
+from hsfuse.fusion.map.posterior import MapEstimator
+from hsfuse.fusion.scene_model.model import estimate_scene_model
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def pair() -> Pair:
+    return make_pair()
+
+
+def _tensors(pair: Pair) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.from_numpy(pair.hsi)[None], torch.from_numpy(pair.msi)[None]
+
+
+@pytest.mark.parametrize("ratio", [2, 3, 4])
+def test_matrices_do_what_the_degradation_does(ratio: int) -> None:
+    psf, image = Psf(1.2), np.random.default_rng(0).standard_normal((2, 8 * ratio, 7 * ratio)).astype(np.float32)
+    blur = TileBlur.of((8 * ratio, 7 * ratio), ratio, psf)
+    assert np.allclose(blur.apply(torch.from_numpy(image)), lowpass_decimate_array(image, ratio, psf), atol=1e-5)
+    assert np.allclose(decimation_matrix(8 * ratio, ratio, psf, 0.2).sum(axis=1), 1.0)
+
+
+def test_solve_inverts_the_whole_normal_matrix() -> None:
+    blur = TileBlur.of((15, 12), 3, Psf(1.1), (0.1, -0.2))
+    dense = torch.kron(blur.down, blur.across)
+    right, diagonal = torch.randn(2, 15, 12, generator=torch.Generator().manual_seed(0)), torch.tensor([0.3, 5.0])
+    found = blur.solve(right, diagonal)
+    for k in range(2):
+        normal = dense.T @ dense + diagonal[k] * torch.eye(180)
+        assert torch.allclose(found[k].flatten(), torch.linalg.solve(normal, right[k].flatten()), atol=2e-4)
+
+
+def test_estimate_minimises_its_cost(pair: Pair) -> None:
+    small = make_pair((12, 12), bands=10)
+    model, _ = estimate_scene_model(small.strips(), small.context(calibrate=False))
+    rank = model.space.rank
+    prior, variance = 0.5 * np.eye(rank) + 0.1, np.full(4, 1e-4)
+    step = MapEstimator.make(model, prior, variance)
+    seen = torch.tensordot(torch.as_tensor(model.space.forward).float(), torch.from_numpy(small.hsi), dims=1)[None]
+    start = torch.zeros((1, rank, 36, 36))
+    msi = torch.from_numpy(small.msi)[None]
+    blur = TileBlur.of((36, 36), RATIO, model.psf, model.offset_px)
+    synthesis = torch.as_tensor(model.synthesis.matrix).float()
+    mean = torch.as_tensor(model.synthesis.mean).float()[:, None, None]
+    precision = torch.linalg.inv(torch.as_tensor(prior).float())
+
+    def cost(u: torch.Tensor) -> torch.Tensor:
+        miss = msi[0] - mean - torch.tensordot(synthesis, u[0], dims=1)
+        pull = torch.tensordot(precision, u[0], dims=1)
+        return (seen - blur.apply(u)).square().sum() + (miss.square() / 1e-4).sum() + (u[0] * pull).sum()
+
+    found = step.solve(seen, msi, start).requires_grad_()
+    cost(found).backward()
+    scale = torch.zeros_like(found).requires_grad_()
+    cost(scale).backward()
+    assert found.grad is not None
+    assert scale.grad is not None
+    assert float(found.grad.abs().max()) < 1e-3 * float(scale.grad.abs().max())
+
+
+@pytest.mark.parametrize("quality", ["fast", "standard", "best"])
+def test_gains_and_says_so(pair: Pair, quality: str) -> None:
+    base, method = create_method("glp"), RefinedMethod(create_method("glp"), quality)  # type: ignore[arg-type]
+    results = []
+    for one in (base, method):
+        one.fit(pair.context(), pair.strips())
+        results.append(one.fuse(*_tensors(pair))[0].numpy())
+    record = method.refinement
+    assert record is not None
+    assert record.used != "none"
+    assert psnr(pair.truth, results[1]) > psnr(pair.truth, results[0]) + (0.0 if quality == "fast" else 0.1)
+    assert record.to_json()["expected_rmse"] > 0
+
+
+@pytest.mark.parametrize(("quality", "tolerance"), [("fast", 1e-4), ("best", 1e-3)])
+def test_any_tiling_gives_the_same(pair: Pair, quality: str, tolerance: float) -> None:
+    wide = make_pair((30, 90), seed=3)
+    method = RefinedMethod(create_method("glp"), quality)  # type: ignore[arg-type]
+    method.fit(wide.context(), wide.strips())
+    hsi, msi = _tensors(wide)
+    whole = method.fuse(hsi, msi)
+    halo = method.spec.halo_px
+    start = 90 - halo - 12
+    part = method.fuse_window(
+        hsi[..., start - halo :], msi[..., (start - halo) * RATIO :], (slice(0, 30), slice(halo, halo + 6))
+    )
+    assert float((part - whole[..., start * RATIO : (start + 6) * RATIO]).abs().max()) < tolerance
+
+
+def test_a_perfect_base_is_left_alone() -> None:
+    """Where the method leaves nothing to gain, the step must not be used, or not cost anything."""
+    pair = make_pair(noise=0.0, seed=5)
+    results = []
+    for method in (create_method("glp"), RefinedMethod(create_method("glp"))):
+        method.fit(pair.context(), pair.strips())
+        results.append(psnr(pair.truth, method.fuse(*_tensors(pair))[0].numpy()))
+    assert results[1] > results[0] - 0.05
+
+
+@pytest.mark.parametrize("coarse", [(6, 6), (7, 30)])
+def test_scenes_too_small_to_validate_still_work(coarse: tuple[int, int]) -> None:
+    pair = make_pair(coarse)
+    method = RefinedMethod(create_method("glp"))
+    method.fit(pair.context(), pair.strips())
+    assert bool(torch.isfinite(method.fuse(*_tensors(pair))).all())
+    assert method.refinement is not None
+
+
+def test_unknown_responses_and_many_bands(pair: Pair) -> None:
+    method = RefinedMethod(create_method("glp"))
+    method.fit(pair.context(srf=None), pair.strips())
+    base = create_method("glp")
+    base.fit(pair.context(srf=None), pair.strips())
+    assert psnr(pair.truth, method.fuse(*_tensors(pair))[0].numpy()) > psnr(
+        pair.truth, base.fuse(*_tensors(pair))[0].numpy()
+    )
+
+
+def test_shift_that_a_small_scene_hides_is_found() -> None:
+    pair = make_pair((14, 14), offset=(0.2, -0.15), fwhm=1.1, seed=2)
+    model, _ = estimate_scene_model(pair.strips(), pair.context())
+    assert model.alignment_source == "small pair"
+    assert np.allclose(model.offset_px, (0.2, -0.15), atol=0.04)
+    assert model.to_json()["rank"] == model.space.rank
+
+
+def test_needs_a_fit_and_off_is_the_method_itself() -> None:
+    glp = create_method("glp")
+    assert refined(glp, None) is glp
+    with pytest.raises(HsfuseError, match="fit"):
+        RefinedMethod(glp).fuse(torch.zeros(1, 4, 6, 6), torch.zeros(1, 4, 18, 18))
+    again = RefinedMethod(glp, "best").around(create_method("bicubic"))
+    assert again.inner.spec.name == "bicubic"
+    assert again.spec.halo_px > glp.spec.halo_px
