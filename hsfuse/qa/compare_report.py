@@ -20,7 +20,7 @@ from hsfuse.qa.scores import score_text
 from hsfuse.qa.spectra import band_runs, spectral_angle_deg
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 log = get_logger(__name__)
 
@@ -149,6 +149,7 @@ def write_compare_report(path: Path, data: CompareData) -> Path:
         "created": data.created.strftime("%Y-%m-%d %H:%M UTC"),
         "columns": [(score_text(key), key) for key in _score_keys(data)],
         "rows": score_rows(data),
+        "angles": _angle_rows(data),
         "figures": embed(figures),
         "configuration": [(str(key), str(value)) for key, value in data.configuration.items()],
     }
@@ -161,24 +162,43 @@ def _score_keys(data: CompareData) -> list[str]:
     return list(dict.fromkeys(key for method in data.methods for key in method.scores))
 
 
-def score_rows(data: CompareData) -> list[dict[str, Any]]:
-    """Return the table: one row per method, each cell with its text and whether it is the best of its column."""
+@dataclass(frozen=True)
+class ScoreCell:
+    """A score in the table, and whether it is the best of its column (as printed: equal texts are equally good)."""
+
+    text: str
+    best: bool
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One method's row of the table."""
+
+    name: str
+    summary: str
+    cells: tuple[ScoreCell, ...]
+
+
+def score_rows(data: CompareData) -> list[ScoreRow]:
+    """Return the table: one row per method."""
     keys = _score_keys(data)
-    best: dict[str, float] = {}
-    for key in keys:
-        direction = score_text(key).direction
-        values = [method.scores.get(key) for method in data.methods]
-        known = [float(value) for value in values if value is not None and np.isfinite(value)]
-        if direction and len(set(known)) > 1:
-            best[key] = max(known) if direction > 0 else min(known)
+    best = {key: _best_text(key, data) for key in keys}
     rows = []
     for method in data.methods:
-        cells = []
-        for key in keys:
-            value = method.scores.get(key)
-            cells.append({"text": score_text(key).show(value), "best": value is not None and best.get(key) == value})
-        rows.append({"name": method.name, "summary": method.summary, "cells": cells})
+        texts = [(key, score_text(key).show(method.scores.get(key))) for key in keys]
+        cells = tuple(ScoreCell(text, text == best[key]) for key, text in texts)
+        rows.append(ScoreRow(method.name, method.summary, cells))
     return rows
+
+
+def _best_text(key: str, data: CompareData) -> str | None:
+    """The best value as printed; None where all are printed alike, or where neither direction is better."""
+    text = score_text(key)
+    values = [method.scores.get(key) for method in data.methods]
+    known = [float(value) for value in values if value is not None and np.isfinite(value)]
+    if not text.direction or len({text.show(value) for value in known}) < 2:
+        return None
+    return text.show(max(known) if text.direction > 0 else min(known))
 
 
 def _figures(data: CompareData) -> list[FigureFile]:
@@ -186,10 +206,8 @@ def _figures(data: CompareData) -> list[FigureFile]:
     figures = _pictures(data)
     curves = {m.name: np.asarray(m.band_psnr, dtype=np.float64) for m in data.methods if m.band_psnr is not None}
     if curves:
-        chart = plots.curve_figure(
-            centre, curves, ylabel="PSNR (dB)", title=data.band_label, dropped_nm=data.dropped_nm
-        )
-        figures.append(FigureFile("band_psnr", "curves", data.band_label, "Higher is better.", style.to_png(chart)))
+        chart, caption = _band_figure(data, curves, centre)
+        figures.append(FigureFile("band_psnr", "curves", data.band_label, caption, style.to_png(chart)))
     maps = {m.name: np.asarray(m.error_map, dtype=np.float64) for m in data.methods if m.error_map is not None}
     if maps:
         chart = error_map_figure(maps, data.error_label)
@@ -198,9 +216,48 @@ def _figures(data: CompareData) -> list[FigureFile]:
     labels = list(dict.fromkeys(label for m in data.methods for label in m.spectra))
     if labels:
         chart = _spectra_figure(data, labels, centre)
-        caption = f"Dots: {data.reference_name}. Lines: methods, with the spectral angle to it."
+        caption = (
+            f"Above: dots are the {data.reference_name}, lines the methods. Below: each method minus the "
+            f"{data.reference_name}, in hundredths of reflectance; a line at zero changed nothing."
+        )
         figures.append(FigureFile("spectra", "spectra", "Spectra", caption, style.to_png(chart)))
     return figures
+
+
+def _band_figure(
+    data: CompareData, curves: Mapping[str, NDArray[np.float64]], centre: NDArray[np.float64]
+) -> tuple[Figure, str]:
+    """PSNR of each band; of several methods their gain over the first, because ten curves lie on each other."""
+    first = next(iter(curves))
+    if len(curves) == 1:
+        chart = plots.curve_figure(
+            centre, curves, ylabel="PSNR (dB)", title=data.band_label, dropped_nm=data.dropped_nm
+        )  # fmt: skip
+        return chart, "Higher is better."
+    gains = {name: curve - curves[first] for name, curve in curves.items() if name != first}
+    chart = plots.curve_figure(
+        centre, gains, ylabel=f"PSNR over {first} (dB)", title=f"{data.band_label}: gain over {first}",
+        dropped_nm=data.dropped_nm, zero_line=True,
+    )  # fmt: skip
+    known = curves[first][np.isfinite(curves[first])]
+    level = f" {first} itself has {known.mean():.1f} dB on average." if known.size else ""
+    return chart, f"Above zero: better than {first} in that band.{level}"
+
+
+def _angle_rows(data: CompareData) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Pixels, and for each method its spectral angles to the reference there."""
+    labels = [label for label in dict.fromkeys(label for m in data.methods for label in m.spectra)
+              if label in data.reference_spectra]  # fmt: skip
+    rows = []
+    for method in data.methods:
+        angles = [
+            spectral_angle_deg(np.asarray(method.spectra[label]), np.asarray(data.reference_spectra[label]))
+            if label in method.spectra
+            else float("nan")
+            for label in labels
+        ]
+        rows.append((method.name, ["" if np.isnan(angle) else f"{angle:.2f}°" for angle in angles]))
+    return labels, rows
 
 
 def _pictures(data: CompareData) -> list[FigureFile]:
@@ -245,36 +302,51 @@ def error_map_figure(maps: Mapping[str, NDArray[np.float64]], label: str) -> Fig
 
 
 def _spectra_figure(data: CompareData, labels: Sequence[str], centre: NDArray[np.float64]) -> Figure:
+    """Spectra of each pixel above, and what each method makes of the reference below, where lines stay apart."""
     columns = 2 if len(labels) > 1 else 1
     rows = -(-len(labels) // columns)
-    runs = band_runs(centre, data.dropped_nm)
     with style.themed():
-        figure = style.new_figure(10.0, 3.0 * rows)
-        panels = figure.subplots(rows, columns, squeeze=False)
-        for axes in panels.ravel()[len(labels) :]:
-            axes.set_axis_off()
-        for axes, label in zip(panels.ravel(), labels, strict=False):
-            style.shade_gaps(axes, centre, runs)
-            reference = data.reference_spectra.get(label)
-            if reference is not None:
-                values = np.asarray(reference, dtype=np.float64)
-                style.broken_line(
-                    axes, centre, values, runs, label=data.reference_name, color=style.INK, linestyle="none",
-                    marker="o", markersize=2.4,
-                )  # fmt: skip
-            for number, method in enumerate(data.methods):
-                if label in method.spectra:
-                    values = np.asarray(method.spectra[label], dtype=np.float64)
-                    angle = "" if reference is None else f" ({spectral_angle_deg(values, np.asarray(reference)):.2f}°)"
-                    style.broken_line(
-                        axes, centre, values, runs, label=f"{method.name}{angle}", linewidth=1.1,
-                        color=style.SERIES[number % len(style.SERIES)],
-                        linestyle=style.LINE_STYLES[number // len(style.SERIES) % len(style.LINE_STYLES)],
-                    )  # fmt: skip
-            low, high = axes.get_ylim()
-            axes.set_ylim(min(low, 0.0), high + 0.3 * (high - low))
-            axes.set_title(label)
-            axes.set_xlabel("Wavelength (nm)")
-            axes.set_ylabel("Reflectance")
-            style.add_legend(axes, loc="upper right", ncols=2, fontsize=7, labelspacing=0.2, columnspacing=1.0)
+        figure = style.new_figure(10.0, 4.2 * rows)
+        panels = figure.subfigures(rows, columns, squeeze=False, wspace=0.02, hspace=0.02).ravel()
+        for panel, label in zip(panels, labels, strict=False):
+            _spectrum_panel(panel, data, label, centre)
+        handles, names = panels[0].axes[-1].get_legend_handles_labels()
+        # The last panel stays empty where the number of pixels is odd: there is room for the legend.
+        where = panels[-1] if len(labels) < len(panels) else figure
+        where.legend(
+            handles, names, loc="center" if where is not figure else "outside lower center",
+            ncols=1 if where is not figure else min(4, len(names)), fontsize=8,
+        )  # fmt: skip
     return figure
+
+
+def _spectrum_panel(panel: SubFigure, data: CompareData, label: str, centre: NDArray[np.float64]) -> None:
+    runs = band_runs(centre, data.dropped_nm)
+    curve, rest = panel.subplots(2, 1, sharex=True, height_ratios=(1.2, 1.0))
+    reference = data.reference_spectra.get(label)
+    for axes in (curve, rest):
+        style.shade_gaps(axes, centre, runs)
+    for number, method in enumerate(data.methods):
+        if label not in method.spectra:
+            continue
+        values = np.asarray(method.spectra[label], dtype=np.float64)
+        look: dict[str, Any] = {
+            "color": style.SERIES[number % len(style.SERIES)],
+            "linestyle": style.LINE_STYLES[number // len(style.SERIES) % len(style.LINE_STYLES)],
+        }
+        style.broken_line(curve, centre, values, runs, linewidth=0.8, **look)
+        difference = values if reference is None else 100.0 * (values - np.asarray(reference, dtype=np.float64))
+        style.broken_line(rest, centre, difference, runs, label=method.name, linewidth=1.1, **look)
+    if reference is not None:
+        values = np.asarray(reference, dtype=np.float64)
+        style.broken_line(
+            curve, centre, values, runs, label=data.reference_name, color=style.INK, linestyle="none", marker="o",
+            markersize=2.4, zorder=5,
+        )  # fmt: skip
+        rest.axhline(0.0, color=style.MUTED, linewidth=0.7)
+    curve.set_ylim(min(curve.get_ylim()[0], 0.0))
+    curve.set_title(label)
+    curve.set_ylabel("Reflectance")
+    rest.set_ylabel("Reflectance" if reference is None else f"Minus {data.reference_name} (10⁻²)")
+    rest.set_xlabel("Wavelength (nm)")
+    style.add_legend(curve, loc="upper right", fontsize=7)

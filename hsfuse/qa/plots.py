@@ -143,6 +143,7 @@ def curve_figure(
     title: str,
     dropped_nm: Windows = (),
     from_zero: bool = False,
+    zero_line: bool = False,
 ) -> Figure:
     """Draw one or more per-band curves (consistency, PSNR, ...), interrupted where no bands are.
 
@@ -158,6 +159,8 @@ def curve_figure(
         Windows that a line must not cross even if they are narrow.
     from_zero
         Start the vertical axis at zero.
+    zero_line
+        Draw a line at zero.
     """
     centre = np.asarray(centre_nm, dtype=np.float64)
     runs = band_runs(centre, dropped_nm)
@@ -172,6 +175,8 @@ def curve_figure(
             style.broken_line(axes, centre, data, runs, label=label, color=colour, linestyle=line)
         if from_zero:
             axes.set_ylim(bottom=0.0)
+        if zero_line:
+            axes.axhline(0.0, color=style.MUTED, linewidth=0.8)
         axes.set_xlabel("Wavelength (nm)")
         axes.set_ylabel(ylabel)
         axes.set_title(title)

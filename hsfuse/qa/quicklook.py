@@ -154,7 +154,7 @@ def encode_png(rgba: Rgba, *, enlarge: int = 1) -> bytes:
 def composites(source: ImageSource, *, max_side_px: int = 640) -> tuple[Picture, ...]:
     """Make true-colour, near-infrared and shortwave-infrared pictures of the whole cube.
 
-    ColourComposites whose wavelengths the cube does not hold are left out, and so is everything when no pixel is valid.
+    Composites whose wavelengths the cube does not hold are left out, and so is everything when no pixel is valid.
     """
     out_shape = fit_shape(source.shape, max_side_px)
     block = Slice2D(0, source.shape[0], 0, source.shape[1])

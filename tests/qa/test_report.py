@@ -274,9 +274,17 @@ def comparison() -> CompareData:
 
 
 def test_a_comparison_marks_the_best_of_each_score():
-    rows = {row["name"]: [cell["best"] for cell in row["cells"]] for row in score_rows(comparison())}
+    rows = {row.name: [cell.best for cell in row.cells] for row in score_rows(comparison())}
     assert rows["glp"] == [True, True, False, False]
     assert rows["bicubic"] == [False, False, True, False]
+
+
+def test_scores_that_are_printed_alike_are_equally_good():
+    """Once of two methods with 38.00 dB only the one with the better fifth digit was bold."""
+    methods = [MethodResult(name, scores={"psnr": value}) for name, value in
+               (("a", 38.001), ("b", 38.004), ("c", 30.0))]  # fmt: skip
+    assert [row.cells[0].best for row in score_rows(CompareData("t", methods))] == [True, True, False]
+    assert not any(row.cells[0].best for row in score_rows(CompareData("t", methods[:2])))
 
 
 def test_scores_are_known_under_their_usual_names():
