@@ -63,6 +63,10 @@ class OutputError(HsfuseError):
     exit_code = 7
 
 
+class DiskFullError(OutputError):
+    """The disk has no room, or too little, for the output."""
+
+
 class QualityError(HsfuseError):
     """The product was written but misses the quality thresholds that were asked for."""
 

@@ -17,7 +17,7 @@ _FOREIGN = ("PROJ_DATA", "PROJ_LIB", "GDAL_DATA", "GDAL_DRIVER_PATH")
 _GDAL_CACHE_MB = "128"
 _PRIMITIVES = "128"
 _PRIMITIVE_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
-_BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
+BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
 dropped_variables: dict[str, str] = {}
 """Variables of another GDAL or PROJ (an activated QGIS or conda shell) that were taken out of this process."""
@@ -61,7 +61,7 @@ def own_process(*, keep_freed_memory: bool = False, one_blas_thread: bool = Fals
     # Threads that wait for each other by spinning become many times slower as soon as another process wants a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if one_blas_thread:
-        os.environ.update(dict.fromkeys(_BLAS_THREADS, "1"))
+        os.environ.update(dict.fromkeys(BLAS_THREADS, "1"))
     if keep_freed_memory:
         allocator.keep_freed_memory()
 
@@ -80,7 +80,7 @@ def bounded_block_cache() -> Iterator[None]:
 
 def has_one_blas_thread() -> bool:
     """Tell whether matrix libraries that are loaded from now on work with one thread."""
-    return all(os.environ.get(name) == "1" for name in _BLAS_THREADS)
+    return all(os.environ.get(name) == "1" for name in BLAS_THREADS)
 
 
 def _bundles_proj() -> bool:

@@ -7,7 +7,20 @@ from typing import Annotated
 import typer
 
 from hsfuse._version import __version__
-from hsfuse.cli import bands, compare, config, coregister, demo, doctor, info, models, run, simulate, train_reduced
+from hsfuse.cli import (
+    bands,
+    batch,
+    compare,
+    config,
+    coregister,
+    demo,
+    doctor,
+    info,
+    models,
+    run,
+    simulate,
+    train_reduced,
+)
 from hsfuse.errors import EXIT_CODES
 
 _EPILOG = "Exit codes: " + " · ".join(f"{code} {text}" for code, text in EXIT_CODES.items())
@@ -38,5 +51,5 @@ def _root(
     """Fuse PRISMA hyperspectral and Sentinel-2 products into one georeferenced 10 m hyperspectral cube."""
 
 
-for module in (run, info, bands, coregister, compare, train_reduced, models, simulate, demo, doctor, config):
+for module in (run, batch, info, bands, coregister, compare, train_reduced, models, simulate, demo, doctor, config):
     module.add_to(app)

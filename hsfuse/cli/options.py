@@ -47,8 +47,10 @@ def _option(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
     )
 
 
-def with_config(model: type[BaseModel], *, panels: dict[str, str] | None = None) -> Callable[[Any], Any]:
-    """Decorator: replace the function's ``settings`` argument by one flag per field of ``model``.
+def with_config(
+    model: type[BaseModel], *, panels: dict[str, str] | None = None, without: frozenset[str] = frozenset()
+) -> Callable[[Any], Any]:
+    """Decorator: replace the function's ``settings`` argument by one flag per field of ``model``, some left out.
 
     The decorated function receives ``settings``: a dictionary of the flags that the user gave.
     """
@@ -58,7 +60,9 @@ def with_config(model: type[BaseModel], *, panels: dict[str, str] | None = None)
         own = inspect.signature(function)
         fixed = [p.replace(annotation=hints[p.name]) for p in own.parameters.values() if p.name != "settings"]
         flags = [
-            _option(name, field, (panels or {}).get(name, "Settings")) for name, field in model.model_fields.items()
+            _option(name, field, (panels or {}).get(name, "Settings"))
+            for name, field in model.model_fields.items()
+            if name not in without
         ]
 
         def wrapper(*args: Any, **kwargs: Any) -> Any:

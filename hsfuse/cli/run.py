@@ -19,14 +19,15 @@ _PANEL_FIELDS = {
     "Product": "format dtype compress overwrite resume aoi aoi_crs cloud_mask cloud_dilate_px report min_quality",
     "Computing": "tile overlap device precision max_memory max_vram threads",
 }
-_PANELS = {name: panel for panel, names in _PANEL_FIELDS.items() for name in names.split()}
+_INTERRUPTED = "; the same command with --resume goes on where it stopped"
+PANELS = {name: panel for panel, names in _PANEL_FIELDS.items() for name in names.split()}
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the command to the application."""
 
     @app.command("run", epilog="Exit codes: " + " · ".join(f"{c} {t}" for c, t in EXIT_CODES.items()))
-    @with_config(RunConfig, panels=_PANELS)
+    @with_config(RunConfig, panels=PANELS)
     def run(
         hsi: Annotated[Path, typer.Argument(help="PRISMA .he5 or .zip, or a raster cube with wavelengths")],
         msi: Annotated[list[Path], typer.Argument(help="Sentinel-2 .SAFE, MTD_*.xml or .zip (several are mosaicked)")],
@@ -44,7 +45,7 @@ def add_to(app: typer.Typer) -> None:
         log_file: LogFile = None,
     ) -> None:
         """Fuse one scene: HSI and Sentinel-2 in, one georeferenced cube out."""
-        session = Session(verbose, quiet, as_json, no_progress, log_format, log_file, resumable=True)
+        session = Session(verbose, quiet, as_json, no_progress, log_format, log_file, interrupted=_INTERRUPTED)
         with session.errors():
             resolved = RunConfig.resolve(config, **settings)
             from hsfuse.workflows.run import run_scene

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from hsfuse import process
-from hsfuse.errors import HsfuseError, MemoryBudgetError, OutputError
+from hsfuse.errors import DiskFullError, HsfuseError, MemoryBudgetError, OutputError
 from hsfuse.log import configure, get_logger
 from hsfuse.progress import Progress, default_progress
 
@@ -46,7 +46,7 @@ class Session:
     no_progress: bool = False
     log_format: Literal["text", "json"] | None = None
     log_file: Path | None = None
-    resumable: bool = False
+    interrupted: str = ""
     _progress: Progress | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -91,11 +91,12 @@ class Session:
         except OSError as error:
             self._trace()
             if error.errno == errno.ENOSPC:
-                _fail(OutputError("The disk is full.", hint="Free some space and use --resume."), as_json=self.as_json)
+                _fail(
+                    DiskFullError("The disk is full.", hint="Free some space and use --resume."), as_json=self.as_json
+                )
             _fail(HsfuseError(f"{error}", hint="Use --verbose for details."), as_json=self.as_json)
         except KeyboardInterrupt:
-            resume = "; the same command with --resume goes on where it stopped" if self.resumable else ""
-            typer.echo(f"interrupted{resume}", err=True)
+            typer.echo(f"interrupted{self.interrupted}", err=True)
             raise typer.Exit(130) from None
         except (typer.Exit, typer.Abort):
             raise

@@ -88,7 +88,7 @@ def write_files(path: Path, page: str, figures: Sequence[FigureFile]) -> None:
     """
     folder = picture_folder(path)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        (folder if figures else path.parent).mkdir(parents=True, exist_ok=True)
         for figure in figures:
             _replace(folder / f"{figure.key}.png", figure.png)
         _replace(path, page.encode("utf-8"))

@@ -15,6 +15,7 @@ from typing import Literal
 from hsfuse.grid import Grid
 from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct
 from hsfuse.readers.overlap import DEFAULT_CUT_NM
+from hsfuse.readers.product_header import ProductHeader
 from hsfuse.registry import Registry
 
 Role = Literal["hsi", "msi", "pan"]
@@ -76,6 +77,10 @@ class ReaderEntry:
         Joins several paths, or a folder of products, into one multispectral product; None when the reader cannot.
     role_of
         For a reader of both roles: which one a path is for when nobody says.
+    header
+        Reads place, time and cloud cover of a path without opening images; None: the product is opened for that.
+    is_folder_product
+        For products that are folders: tells whether a folder is one itself, not one that holds some.
     """
 
     name: str
@@ -85,6 +90,8 @@ class ReaderEntry:
     open: Callable[[Path, OpenOptions], HyperspectralProduct | MultispectralProduct]
     open_several: Callable[[Sequence[Path], OpenOptions], MultispectralProduct] | None = None
     role_of: Callable[[Path], Role] | None = None
+    header: Callable[[Path], ProductHeader] | None = None
+    is_folder_product: Callable[[Path], bool] | None = None
 
 
 READERS: Registry[ReaderEntry] = Registry("hsfuse.readers", ReaderEntry, "reader")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse.config import Compression, OutputDtype
-from hsfuse.errors import OutputError, UsageError
+from hsfuse.errors import DiskFullError, OutputError, UsageError
 from hsfuse.grid import Grid
 from hsfuse.writers.encoding import SampleEncoding
 from hsfuse.writers.format import FORMATS, FormatEntry, resolve_format, rows_of
@@ -176,7 +176,7 @@ def check_output(path: Path, grid: Grid, n_bands: int, options: WriteOptions) ->
     # Rows that are the product's file already are not written twice.
     needed = max((raw if entry.keeps_rows else raw + need.building) - done, 0)
     if needed > free and not (options.resume and path.exists()):
-        raise OutputError(
+        raise DiskFullError(
             f"The disk of {folder} has {size_text(free)} free, but the output needs up to {size_text(needed)}.",
             hint="Free space, choose another disk, fewer bands (--bands) or a smaller area (--aoi).",
         )
@@ -186,6 +186,6 @@ def check_output(path: Path, grid: Grid, n_bands: int, options: WriteOptions) ->
 def _check_kind(path: Path, entry: FormatEntry) -> None:
     """Refuse to put a file where a folder is, or the other way round."""
     if path.is_dir() and not entry.is_folder:
-        raise OutputError(f"The output {path} is a folder.", hint="Give a file name, such as fused.tif, in it.")
+        raise DiskFullError(f"The output {path} is a folder.", hint="Give a file name, such as fused.tif, in it.")
     if path.exists() and entry.is_folder and not path.is_dir():
-        raise OutputError(f"The output {path} is a file, but {entry.name} makes a folder.", hint="Give another name.")
+        raise DiskFullError(f"The output {path} is a file, but {entry.name} makes a folder.", hint="Give another name.")

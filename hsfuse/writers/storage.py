@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hsfuse.errors import OutputError
+from hsfuse.errors import DiskFullError, OutputError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FULL_BELOW = 2**20
@@ -116,7 +116,7 @@ def storage_errors(path: Path) -> Iterator[None]:
         # GDAL reports a refused write as text only, and sometimes without its reason.
         full = full or any(text in str(cause) for cause in causes for text in ("No space left", "File too large"))
         if full or shutil.disk_usage(path.parent).free < _FULL_BELOW:
-            raise OutputError(
+            raise DiskFullError(
                 f"The disk is full: {path} could not be written.",
                 hint="Free some space, then run the same command with --resume.",
             ) from error

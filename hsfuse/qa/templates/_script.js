@@ -68,3 +68,28 @@ for (const place of document.querySelectorAll("[data-swipe]")) {
 addEventListener("beforeprint", () => {
   for (const fold of document.querySelectorAll("details")) fold.open = true;
 });
+// Tables that are marked so are sorted by a click on a heading; a second click turns the order round.
+for (const table of document.querySelectorAll("table[data-sortable]")) {
+  const headings = [...table.tHead.rows[0].cells];
+  const key = (row, column) => row.cells[column].dataset.sort ?? row.cells[column].textContent.trim();
+  const sort = (column) => {
+    const rising = headings[column].getAttribute("aria-sort") !== "ascending";
+    const rows = [...table.tBodies[0].rows];
+    rows.sort((a, b) => {
+      const [x, y] = [key(a, column), key(b, column)];
+      // What is not known stands last either way.
+      if (x === "" || y === "") return (x === "") - (y === "");
+      const order = Number.isNaN(Number(x)) || Number.isNaN(Number(y)) ? x.localeCompare(y) : x - y;
+      return rising ? order : -order;
+    });
+    table.tBodies[0].append(...rows);
+    for (const heading of headings) heading.removeAttribute("aria-sort");
+    headings[column].setAttribute("aria-sort", rising ? "ascending" : "descending");
+  };
+  headings.forEach((heading, column) => {
+    if (heading.hasAttribute("data-plain")) return;
+    heading.tabIndex = 0;
+    heading.addEventListener("click", () => sort(column));
+    heading.addEventListener("keydown", (event) => { if (event.key === "Enter") sort(column); });
+  });
+}

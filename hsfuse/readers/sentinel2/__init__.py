@@ -8,6 +8,7 @@ from pathlib import Path
 from hsfuse.readers.base import MultispectralProduct
 from hsfuse.readers.entry import CERTAIN, LIKELY, POSSIBLE, OpenOptions, ReaderEntry
 from hsfuse.readers.file_kind import is_zip
+from hsfuse.readers.product_header import ProductHeader
 
 __all__ = ["READER"]
 
@@ -35,6 +36,30 @@ def _open_several(paths: Sequence[Path], options: OpenOptions) -> MultispectralP
     return open_tiles(paths, options.bands, options.target)
 
 
+def _header(path: Path) -> ProductHeader:
+    from hsfuse.readers.sentinel2.archive import SafeArchive
+    from hsfuse.readers.sentinel2.metadata import read_safe_metadata
+
+    archive = SafeArchive(path)
+    try:
+        facts = read_safe_metadata(archive)
+    finally:
+        archive.close()
+    # All products of a datatake carry its start, to the millisecond.
+    moment = facts.start.isoformat() if facts.start else facts.name
+    return ProductHeader(
+        path, facts.name, tuple(granule.grids[10] for granule in facts.granules), facts.start, facts.cloud_percent,
+        facts.level, facts.baseline, f"{facts.spacecraft} {facts.level} {moment}", facts.outline,
+    )  # fmt: skip
+
+
+def _is_product(folder: Path) -> bool:
+    from hsfuse.readers.sentinel2.archive import is_product_folder
+
+    # A SAFE folder without its main XML is a damaged product, which is worth being told.
+    return folder.suffix.upper() == ".SAFE" or is_product_folder(folder)
+
+
 READER = ReaderEntry(
     name="sentinel2",
     summary="Sentinel-2 product (.SAFE folder or .zip)",
@@ -42,4 +67,6 @@ READER = ReaderEntry(
     probe=_probe,
     open=_open,
     open_several=_open_several,
+    header=_header,
+    is_folder_product=_is_product,
 )

@@ -42,6 +42,11 @@ def product_roots(path: Path) -> list[str]:
     return sorted("" if root == "." else root for root in roots)
 
 
+def is_product_folder(folder: Path) -> bool:
+    """Tell whether a folder is a product itself."""
+    return any(_PRODUCT_XML.match(file.name) for file in folder.glob("*.xml"))
+
+
 def holds_products(folder: Path) -> bool:
     """Tell whether a folder is a product, or holds products, packed ones included."""
     return bool(product_roots(folder)) or any(product_roots(archive) for archive in folder.glob("*.zip"))

@@ -74,6 +74,8 @@ class SafeMetadata:
         Additive offset in DN of each band (0 where the product gives none).
     responses
         Spectral response of each band that the product describes.
+    outline
+        Corners (longitude, latitude) of the imaged area, counted once each; empty where the product gives none.
     warnings
         What had to be worked around while reading.
     """
@@ -91,6 +93,7 @@ class SafeMetadata:
     cloud_percent: float | None
     relative_orbit: int | None
     granules: tuple[GranuleMetadata, ...]
+    outline: tuple[tuple[float, float], ...] = ()
     warnings: tuple[str, ...] = field(default=())
 
 
@@ -125,6 +128,7 @@ def read_safe_metadata(archive: SafeArchive) -> SafeMetadata:
         cloud_percent=_number(_text(root, "Cloud_Coverage_Assessment")),
         relative_orbit=_orbit(root),
         granules=granules,
+        outline=_outline(root),
         warnings=tuple(warnings),
     )
 
@@ -186,6 +190,20 @@ def _time(text: str | None) -> datetime | None:
 def _orbit(root: Element) -> int | None:
     number = _number(_text(root, "SENSING_ORBIT_NUMBER"))
     return None if number is None else int(number)
+
+
+def _outline(root: Element) -> tuple[tuple[float, float], ...]:
+    """Corners of the product's footprint: pairs of latitude and longitude, in newer products with a height as well."""
+    numbers = [_number(part) for part in (_text(root, "EXT_POS_LIST") or "").split()]
+    values = [value for value in numbers if value is not None]
+    if len(values) != len(numbers) or len(values) < 6:
+        return ()
+    # A closed ring repeats its first position at the end, which tells how many numbers a position has.
+    step = 3 if len(values) % 3 == 0 and values[:3] == values[-3:] else 2
+    if len(values) % step:
+        return ()
+    ring = tuple((values[i + 1], values[i]) for i in range(0, len(values), step))
+    return ring[:-1] if ring[0] == ring[-1] else ring
 
 
 def _spacecraft(root: Element, name: str, warnings: list[str]) -> str:

@@ -12,7 +12,7 @@ from rasterio.errors import RasterioIOError
 from rasterio.windows import Window
 
 from hsfuse._version import __version__
-from hsfuse.errors import OutputError
+from hsfuse.errors import DiskFullError
 from hsfuse.processor import usable_cores
 from hsfuse.writers.band_metadata import (
     CubeMetadata,
@@ -83,7 +83,7 @@ def write_geotiff(
 
     Raises
     ------
-    OutputError
+    DiskFullError
         The finished file is not complete.
     """
     source, grid, encoding = content.rows, content.grid, content.encoding
@@ -149,7 +149,7 @@ def check_complete(path: Path) -> None:
 
     Raises
     ------
-    OutputError
+    DiskFullError
         Tiles are missing or cut off.
     """
     try:
@@ -157,7 +157,7 @@ def check_complete(path: Path) -> None:
     except RasterioIOError:
         complete = False
     if not complete:
-        raise OutputError(
+        raise DiskFullError(
             f"The file {path} is not complete; the disk is probably full.",
             hint="Free some space, then run the same command with --resume.",
         )
