@@ -3,10 +3,11 @@
     python benchmarks/ablations.py --data ../shared/data --minutes 10 --output ablations
     python benchmarks/ablations.py --network ssrfn-lite --minutes 30 --device cuda --output ablations-lite
 
-Two starting points. ``literal`` (default) is the paper's network, made small enough for a CPU: no draft, raster scan,
-every module as published. ``ssrfn-lite`` and ``ssrfn`` are what hsfuse ships: they correct the GLP draft, so there is
-less left for a module to bring. Networks are scored on scenes left out of training, their output used in full. What
-is trained already lies in ``--output`` and is not trained again; ``--steps`` gives equal steps instead of equal time.
+Two starting points. ``literal`` (default) is the paper's network, made small enough for a CPU: no base estimate, raster
+scan, every module as published. ``ssrfn-lite`` and ``ssrfn`` are what hsfuse ships: they correct the GLP estimate, so
+there is less left for a module to bring. Networks are scored on scenes left out of training, their output used in full.
+What is trained already lies in ``--output`` and is not trained again; ``--steps`` gives equal steps instead of equal
+time.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def train(variant: Variant, cubes: Sequence[Path], weights: Path, args: argparse
     literal = args.network == "literal"
     settings = {**(LITERAL if literal else {}), **dict(item.split("=") for item in args.settings), **variant.settings}
     config = TrainConfig.resolve(
-        None, network="ssrfn-paper" if literal else args.network, name=variant.name, ratio=str(args.ratio),
+        None, method="ssrfn-paper" if literal else args.network, name=variant.name, ratio=str(args.ratio),
         network_settings=",".join(f"{key}={value}" for key, value in settings.items()) or None,
         minutes=args.minutes, steps=args.steps, bands=args.bands, generated=args.generated,
         batch=args.batch, patch=args.patch, lr=args.lr, device=args.device, threads=args.threads, seed=args.seed,
@@ -167,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if not weights.exists():
                 train(variant, kept, weights, args)
             facts[variant.name] = read_header(weights).training
-            specs.append(MethodSpecification(variant.name, "ssrfn", {"trust": False}, str(weights)))
+            specs.append(MethodSpecification(variant.name, "ssrfn", {"validate": False}, str(weights)))
         header = read_header(Path(str(specs[0].weights)))
         bands = header.bands
         responses = sentinel2_responses(args.data if args.data.is_dir() else None)

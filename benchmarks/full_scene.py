@@ -105,12 +105,12 @@ def random_weights(folder: Path, name: str) -> Path:
             bands = select_bands(product).kept
         torch.manual_seed(0)
         base = make_network(name).config.base
-        network = make_network(name, guide_denoiser=32) if base == "draft" else make_network(name)
+        network = make_network(name, guide_denoiser=32) if base == "estimate" else make_network(name)
         header = NetworkHeader(
             name=name, architecture="ssrfn",
             config=network.config.to_dict(), centre_nm=tuple(map(float, bands.centre_nm)),
             fwhm_nm=tuple(map(float, bands.fwhm_nm)), ratios=(3,), msi_bands=("B02", "B03", "B04", "B08"),
-            n_msi=4, base="glp" if network.config.base == "draft" else "", training={"note": "random weights"},
+            n_msi=4, base="glp" if network.config.base == "estimate" else "", training={"note": "random weights"},
         )  # fmt: skip
         save_weights(path, network, header)
     return path

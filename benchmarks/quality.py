@@ -84,7 +84,7 @@ def run(
         whole = array_scene(pair.hsi, pair.msi, scene.bands, scene.responses or None, ratio, NOMINAL_PSF)
         start = time.perf_counter()
         result = adapt(inner, whole, minutes=spec.adapt_minutes, steps=adapt_steps, device=device, seed=seed,
-                       draft=spec.header().base)  # fmt: skip
+                       base=spec.header().base)  # fmt: skip
         record = {"adaptation": result.to_json(), "adapt_seconds": time.perf_counter() - start}
     method = guarded(inner, spec.guards)
     context = FusionContext(ratio, scene.bands.centre_nm, scene.bands.fwhm_nm, scene.srf, NOMINAL_PSF, device)

@@ -193,12 +193,12 @@ def networks(names: tuple[str, ...] = ("ssrfn-lite", "ssrfn")) -> None:
                               (False, torch.bfloat16)):  # fmt: skip
             network = make_network(name).eval().to(dtype)
             hsi, msi = torch.rand(1, 100, side, side), torch.rand(1, 4, 3 * side, 3 * side)
-            draft = upsample(hsi, 3)
+            estimate = upsample(hsi, 3)
 
-            def run(_: int = 0, network=network, hsi=hsi, msi=msi, draft=draft) -> None:  # type: ignore[no-untyped-def]
+            def run(_: int = 0, network=network, hsi=hsi, msi=msi, estimate=estimate) -> None:  # type: ignore[no-untyped-def]
                 torch.set_num_threads(1)
                 with torch.inference_mode():
-                    network(hsi, msi, draft)
+                    network(hsi, msi, estimate)
 
             with path(native):
                 one = best(run, repeat=2) / pixels * MPX

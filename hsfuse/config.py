@@ -212,11 +212,11 @@ class TrainConfig(_MachineConfig, _PairConfig):
 
     command: ClassVar[str] = "train-reduced"
 
-    network: str = Field("ssrfn-lite", description="network of the zoo to train, without --init")
+    method: str = Field("ssrfn-lite", description="network to train, without --init; `hsfuse models` lists them")
     network_settings: str | None = Field(None, description="changes to it, such as width=48,dfe_blocks=3")
     init: str | None = Field(None, description="start from the weights of a network of the zoo or a file")
     name: str | None = Field(None, description="name kept in the weights; default: that of the output file")
-    recipe: Literal["default", "paper"] = Field("default", description="default, or the paper's own (MSE, Adam 1e-4)")
+    recipe: str = Field("default", description="default, or one of the network's own, such as paper")
     generated: int = Field(0, ge=0, le=100_000, description="random scenes to draw and train on as well")
     generated_share: float = Field(
         0.5, ge=0.0, le=1.0, description="share of the training windows from generated scenes beside measured ones"
@@ -243,7 +243,7 @@ class TrainConfig(_MachineConfig, _PairConfig):
     patience: int | None = Field(None, ge=0, description="stop after so many validations without gain; 0: never")
     lr: float | None = Field(None, gt=0.0, le=1.0, description="learning rate")
     loss: Literal["relative", "l1-sam", "l1", "mse"] | None = Field(
-        None, description="relative (to the draft's errors), l1-sam, l1 or mse"
+        None, description="relative (to the base estimate's errors), l1-sam, l1 or mse"
     )
     schedule: Literal["cosine", "constant"] | None = Field(None, description="learning rate over time")
     ema: float | None = Field(None, ge=0.0, lt=1.0, description="decay of the averaged weights; 0: none")

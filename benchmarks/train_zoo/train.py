@@ -22,16 +22,19 @@ import torch
 from safetensors.torch import load_file
 
 from hsfuse.config import TrainConfig
-from hsfuse.fusion.methods.ssrfn.method import DEFAULT_DRAFT
+from hsfuse.fusion.methods.ssrfn.config import DEFAULT_BASE
 from hsfuse.fusion.methods.ssrfn.network import make_network
 from hsfuse.fusion.nets.header import NetworkHeader
 from hsfuse.fusion.nets.weights import load_weights, save_weights
 from hsfuse.fusion.nets.zoo import CARD_FILE, WEIGHTS_FILE
+from hsfuse.fusion.registry import architecture
 from hsfuse.grid import Slice2D
 from hsfuse.progress import SilentProgress, default_progress
 from hsfuse.sensors.sentinel2 import BANDS_10M
 from hsfuse.training.augment import Disturbance
-from hsfuse.training.dataset import Reducer
+from hsfuse.training.fusion_task import TaskSetup
+from hsfuse.training.reducer import Reducer
+from hsfuse.training.source import Sampling
 from hsfuse.training.validation import validate
 from hsfuse.workflows.train_reduced import train_reduced
 from hsfuse.workflows.training.training_data import TrainingInput, collect, nominal_bands
@@ -67,7 +70,7 @@ def with_denoiser(preset: str, denoiser: Path, ratio: str, seed: int, output: Pa
         name=preset, architecture="ssrfn",
         config=network.config.to_dict(), centre_nm=tuple(map(float, bands.centre_nm)),
         fwhm_nm=tuple(map(float, bands.fwhm_nm)), ratios=tuple(int(r) for r in ratio.split(",")), msi_bands=BANDS_10M,
-        n_msi=len(BANDS_10M), base=DEFAULT_DRAFT, training={"denoiser": denoiser.name},
+        n_msi=len(BANDS_10M), base=DEFAULT_BASE, training={"denoiser": denoiser.name},
     )  # fmt: skip
     output.mkdir(parents=True, exist_ok=True)
     path = output / "start.safetensors"
@@ -80,19 +83,22 @@ def held_out_scores(weights: Path, cubes: Sequence[Path], config: TrainConfig, d
     network = loaded.network.to(device)
     header = loaded.header
     centre, fwhm = np.asarray(header.centre_nm), np.asarray(header.fwhm_nm)
-    reducer = Reducer(centre, fwhm, header.base, device, network)
+    reducer, make_task = Reducer(centre, fwhm, device), architecture(header.architecture).task
+    if make_task is None:
+        raise SystemExit(f"{header.name} is not trained on reduced pairs.")
     rows = []
     scoring = config.model_copy(update={"generated": 0, "remixed": 0, "init": str(weights), "ratio": None})
     for cube in cubes:
         data = collect([TrainingInput(cube, ())], scoring, header, SilentProgress())
         scene = data.entries[0].load()
+        setup = TaskSetup(data.entries, Sampling(ratios=header.ratios), centre, fwhm, base=header.base, device=device)
+        task = make_task(network, setup)
         for ratio in header.ratios:
             height, width = (size // ratio * ratio for size in scene.valid.shape)
             for name, disturbance in SETTINGS.items():
-                pair = reducer.make(scene, Slice2D(0, height, 0, width), ratio, disturbance)
-                rows.append(
-                    {"scene": cube.stem, "ratio": ratio, "setting": name, **validate(network, [pair]).to_json()}
-                )
+                pair = task.prepare(reducer.make(scene, Slice2D(0, height, 0, width), ratio, disturbance))
+                scores = validate(task.predict, task.baseline, [pair])
+                rows.append({"scene": cube.stem, "ratio": ratio, "setting": name, **scores.to_json()})
     return rows
 
 
@@ -100,7 +106,7 @@ def card(name: str, summary: dict[str, Any], rows: Sequence[dict[str, Any]], com
     scores = summary["validation"]
     lines = [
         f"# {name}", "",
-        f"{summary['parameters'] / 1e6:.2f} M parameters, corrects a {summary['draft'] or 'bicubic'} draft.", "",
+        f"{summary['parameters'] / 1e6:.2f} M parameters, base estimate: {summary['base'] or 'bicubic'}.", "",
         "## Training", "",
         f"- command: `{command}`",
         f"- finished {summary['finished']} on {summary['device']}, {summary['processes']} process(es), "
@@ -108,20 +114,20 @@ def card(name: str, summary: dict[str, Any], rows: Sequence[dict[str, Any]], com
         f"{summary['loop']['precision']}",
         f"- recipe `{summary['recipe']}`: {json.dumps(summary['loop'])}",
         f"- ratios {', '.join(map(str, summary['ratios']))}; scenes: {_scenes(summary['scenes'])}",
-        f"- validation strips and scenes: {scores['psnr_db']:.2f} dB / {scores['sam_deg']:.2f} deg, draft "
-        f"{scores['draft_psnr_db']:.2f} dB / {scores['draft_sam_deg']:.2f} deg", "",
+        f"- validation strips and scenes: {scores['psnr_db']:.2f} dB / {scores['sam_deg']:.2f} deg, base estimate "
+        f"{scores['base_psnr_db']:.2f} dB / {scores['base_sam_deg']:.2f} deg", "",
         "## Held-out scenes (zero-shot, correction used in full)", "",
     ]  # fmt: skip
     if not rows:
         return "\n".join([*lines, "None were held out.", ""])
     lines += [
-        "| scene | ratio | setting | PSNR dB | draft | gain | SAM deg | draft |",
+        "| scene | ratio | setting | PSNR dB | base | gain | SAM deg | base |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         lines.append(
-            f"| {row['scene']} | {row['ratio']} | {row['setting']} | {row['psnr_db']:.2f} | {row['draft_psnr_db']:.2f} "
-            f"| {row['gain_db']:+.2f} | {row['sam_deg']:.2f} | {row['draft_sam_deg']:.2f} |"
+            f"| {row['scene']} | {row['ratio']} | {row['setting']} | {row['psnr_db']:.2f} | {row['base_psnr_db']:.2f} "
+            f"| {row['gain_db']:+.2f} | {row['sam_deg']:.2f} | {row['base_sam_deg']:.2f} |"
         )
     return "\n".join([*lines, ""])
 
@@ -178,7 +184,7 @@ def main() -> None:
     if given.denoiser:
         given.init = str(with_denoiser(given.network, given.denoiser, given.ratio, given.seed, given.output))
     config = TrainConfig.resolve(
-        None, network=given.network, generated=given.generated, generated_px=given.generated_px, ratio=given.ratio,
+        None, method=given.network, generated=given.generated, generated_px=given.generated_px, ratio=given.ratio,
         generated_share=given.generated_share, remixed=given.remixed, structure=given.structure,
         validation_share=given.validation_share, gap=given.gap, validate_every=given.validate_every,
         minutes=given.minutes, steps=given.steps, batch=given.batch, patch=given.patch, lr=given.lr, init=given.init,

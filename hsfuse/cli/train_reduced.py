@@ -14,7 +14,7 @@ from hsfuse.config import CoregisterConfig, TrainConfig
 from hsfuse.errors import EXIT_CODES
 
 _PANEL_FIELDS = {
-    "Network": "network network_settings init name weights",
+    "Network": "method network_settings init name weights",
     "Data": "generated generated_share generated_px remixed structure bands vnir_swir_cut_nm s2_bands ratio psf_fwhm"
     " cloud_mask cloud_dilate_px augment patch window validation_share gap validation_windows",
     "Training": "recipe minutes steps epochs batch micro_batch validate_every patience lr loss schedule ema clip seed",
@@ -76,7 +76,7 @@ def result_text(summary: dict[str, Any]) -> str:
             f"  trained     {summary['steps']} steps in {summary['training_seconds']:.0f} s on {summary['device']}"
             f" (best at step {summary['best_step']}; ended by {stopped})",
             f"  validation  PSNR {scores['psnr_db']:.2f} dB, SAM {scores['sam_deg']:.2f} deg",
-            f"  draft       PSNR {scores['draft_psnr_db']:.2f} dB, SAM {scores['draft_sam_deg']:.2f} deg"
+            f"  base        PSNR {scores['base_psnr_db']:.2f} dB, SAM {scores['base_sam_deg']:.2f} deg"
             f"  (gain {scores['gain_db']:+.2f} dB, at worst {scores['worst_gain_db']:+.2f} dB)",
             f"  log         {summary['log']}",
         ]

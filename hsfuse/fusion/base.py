@@ -17,9 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse.degrade import Psf, Window
+from hsfuse.fusion.diagnostics import MethodDiagnostics
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 Precision = Literal["fp32", "bf16"]
 
@@ -178,6 +180,14 @@ class FusionMethod(ABC):
             Shape (tile, band, row * ratio, col * ratio), float32.
         """
 
+    @property
+    def diagnostics(self) -> MethodDiagnostics:
+        """What :meth:`fit` found out about the scene and about the method on it; empty before."""
+        return MethodDiagnostics()
+
+    def prefer_quality(self) -> None:  # noqa: B027 - most methods know no such choice
+        """Take longer where that brings the last bit of quality."""
+
     def fuse_window(self, hsi: torch.Tensor, msi: torch.Tensor, window: Window) -> torch.Tensor:
         """Fuse one batch of tiles, of which only some rows and columns are wanted; the rest is context.
 
@@ -198,3 +208,26 @@ class FusionMethod(ABC):
         ratio = msi.shape[-1] // hsi.shape[-1]
         rows, cols = (slice(s.start * ratio, s.stop * ratio) for s in window)
         return self.fuse(hsi, msi)[..., rows, cols]
+
+
+class NetworkMethod(FusionMethod):
+    """A fusion method whose network was trained before: what adapting it to a scene needs to know.
+
+    Attributes
+    ----------
+    architecture
+        Name under which :class:`hsfuse.fusion.registry.NetworkEntry` declares the network.
+    """
+
+    architecture: str
+
+    @property
+    @abstractmethod
+    def network(self) -> nn.Module:
+        """The network itself."""
+
+    @property
+    def n_bands(self) -> int | None:
+        """HSI bands that it takes; None: any."""
+        centre = self.spec.centre_nm
+        return None if centre is None else len(centre)

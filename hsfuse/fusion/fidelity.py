@@ -20,12 +20,10 @@ from numpy.typing import NDArray
 from hsfuse.degrade import MAX_FWHM_PX, UPSAMPLE_HALO_PX, Psf, apply_srf, lowpass_decimate, upsample
 from hsfuse.errors import HsfuseError, UsageError
 from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, ModelSpec
+from hsfuse.fusion.diagnostics import MethodDiagnostics
 
 if TYPE_CHECKING:
     import torch
-
-REFLECTANCE_RANGE = (-0.05, 1.5)
-"""Reflectance that a real surface can show, with room for noise and glint."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +159,15 @@ class GuardedMethod(FusionMethod):
             bytes_per_pixel=inner.bytes_per_pixel + more,
             host_bytes_per_pixel=None if on_host is None else on_host + more,
         )
+
+    @property
+    def diagnostics(self) -> MethodDiagnostics:
+        """Those of the method."""
+        return self._method.diagnostics
+
+    def prefer_quality(self) -> None:
+        """As the method does."""
+        self._method.prefer_quality()
 
     def fit(self, context: FusionContext, strips: Iterable[LowResolutionStrip]) -> None:
         """Fit the method, and calibrate the MSI against the HSI where SRF consistency is on.

@@ -45,7 +45,7 @@ class AugmentationRanges:
     missing_share
         Probability that up to three HSI bands are missing (and filled from their neighbours).
     clean_share
-        Probability that a window gets no noise and no stripes at all: there, the draft is hardest to improve.
+        Probability that a window gets no noise and no stripes at all: there, the base estimate is hardest to improve.
     """
 
     hsi_snr_db: tuple[float, float] = (25.0, 45.0)

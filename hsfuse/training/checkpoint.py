@@ -18,7 +18,7 @@ from torch import Tensor
 from hsfuse.errors import InputError, OutputError
 
 FORMAT = "hsfuse-checkpoint"
-VERSION = 1
+VERSION = 2
 _PICKLE_MAGIC = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 

@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-import copy
 import math
-import signal
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from types import FrameType
-from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from hsfuse.errors import HsfuseError, InputError, MemoryBudgetError, TrainingDivergedError, UsageError
-from hsfuse.fusion.methods.ssrfn.network import Ssrfn
+from hsfuse.errors import HsfuseError, MemoryBudgetError, TrainingDivergedError, UsageError
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress, SilentProgress, Stage, format_seconds
-from hsfuse.training.checkpoint import (
-    Checkpoint,
-    load_checkpoint,
-    optimizer_tensors,
-    restore_optimizer,
-    save_checkpoint,
-)
-from hsfuse.training.dataset import Batch, PatchSource, ReducedPair
+from hsfuse.training.checkpoint import save_checkpoint
 from hsfuse.training.distributed import Team
-from hsfuse.training.losses import FusionLoss
+from hsfuse.training.interruption import Interruption
 from hsfuse.training.run_log import RunLog
-from hsfuse.training.validation import ValidationScores, validate
+from hsfuse.training.settings import LoopSettings, TrainingFiles, TrainingResult
+from hsfuse.training.state import Learner, TrainingState, pack, set_weights, unpack, weights_of
+from hsfuse.training.task import ParameterGroup, Sample, TrainingTask
 
 _log = get_logger(__name__)
 
@@ -40,129 +27,13 @@ _MAX_BAD_STEPS = 3
 _DIVERGED = 20.0
 """Training has diverged when the average loss is so many times its smallest value."""
 _SETTLED_STEPS = 20
-_MIN_GAIN_DB = 0.01
+_MIN_GAIN = 0.01
 """What counts as an improvement."""
 _PROGRESS_UNITS = 1000.0
 
 
-@dataclass(frozen=True)
-class LoopSettings:
-    """How to train.
-
-    Attributes
-    ----------
-    loss
-        What is minimised.
-    optimizer
-        ``adamw`` or ``adam``.
-    learning_rate, betas, weight_decay
-        Of the optimiser.
-    schedule
-        ``cosine``: down to a hundredth over the budget; ``constant``.
-    warmup_steps
-        The learning rate grows linearly over so many steps.
-    clip
-        Largest norm of the gradient; 0 for none.
-    ema
-        Decay of the average of the weights that is validated and kept; 0 for none.
-    steps, epochs, minutes
-        The budget; the first one that is used up ends the training. At least one is needed.
-    validate_every
-        Steps between validations.
-    patience
-        Stop after so many validations without improvement; 0 for never.
-    micro_batch
-        Patches that are computed at a time; gradients are added up. Bounds the memory.
-    precision
-        ``fp32``, or ``bf16`` for automatic mixed precision.
-    recompute
-        Save memory by computing the Mamba blocks twice.
-    checkpoint_minutes
-        Time between checkpoints.
-    """
-
-    loss: FusionLoss = field(default_factory=FusionLoss)
-    optimizer: Literal["adamw", "adam"] = "adamw"
-    learning_rate: float = 1e-3
-    betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = 1e-4
-    schedule: Literal["cosine", "constant"] = "cosine"
-    warmup_steps: int = 20
-    clip: float = 1.0
-    ema: float = 0.995
-    steps: int | None = None
-    epochs: float | None = None
-    minutes: float | None = None
-    validate_every: int = 100
-    patience: int = 0
-    micro_batch: int = 8
-    precision: Literal["fp32", "bf16"] = "fp32"
-    recompute: bool = False
-    checkpoint_minutes: float = 10.0
-
-    def __post_init__(self) -> None:
-        if self.steps is None and self.epochs is None and self.minutes is None:
-            raise UsageError("Training needs a budget.", hint="Give --steps, --epochs or --minutes.")
-
-
-@dataclass(frozen=True)
-class TrainingFiles:
-    """Where a training keeps its state.
-
-    Attributes
-    ----------
-    checkpoint
-        Checkpoint file; None for none.
-    log
-        CSV log; None for none.
-    tensorboard
-        Folder; None for none.
-    resume
-        Go on from the checkpoint.
-    identity
-        What must be equal for that, JSON values (settings, data).
-    """
-
-    checkpoint: Path | None = None
-    log: Path | None = None
-    tensorboard: Path | None = None
-    resume: bool = False
-    identity: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """Outcome.
-
-    Attributes
-    ----------
-    network
-        The averaged network at its best validation.
-    best, first
-        Scores of that network, and of the one that training started from.
-    steps, best_step
-        Steps made, and the one with the best validation.
-    seconds
-        Time spent, over all resumed parts.
-    stopped
-        Why training ended: ``budget`` or ``no more improvement``.
-    history
-        Every validation: step, loss and scores.
-    """
-
-    network: Ssrfn
-    best: ValidationScores
-    first: ValidationScores
-    steps: int
-    best_step: int
-    seconds: float
-    stopped: str
-    history: tuple[dict[str, Any], ...]
-
-
 def train(
-    network: Ssrfn,
-    source: PatchSource,
+    task: TrainingTask,
     settings: LoopSettings,
     *,
     files: TrainingFiles | None = None,
@@ -170,14 +41,12 @@ def train(
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> TrainingResult:
-    """Train a network.
+    """Train a task.
 
     Parameters
     ----------
-    network
-        Start weights; changed in place.
-    source
-        Training patches and validation windows; its device is ``device``.
+    task
+        What is trained; its networks are changed in place and end with the best weights.
     settings
         How to train.
     files
@@ -202,100 +71,87 @@ def train(
     KeyboardInterrupt
         Training was interrupted (also by SIGTERM); a checkpoint was written.
     """
-    trainer = _Trainer(network, source, settings, files or TrainingFiles(), team or Team(), device)
+    trainer = Trainer(task, settings, files or TrainingFiles(), team or Team(), device)
+    gpus = [torch.device(device)] if device.startswith("cuda") else []
     try:
-        return trainer.run(progress or SilentProgress())
+        # The caller's random numbers are the caller's.
+        with torch.random.fork_rng(devices=gpus):
+            return trainer.run(progress or SilentProgress())
     finally:
-        source.close()
+        task.close()
 
 
-@dataclass
-class _State:
-    """Everything beside tensors that a checkpoint has to hold."""
+class Trainer:
+    """One training; see :func:`train`."""
 
-    step: int = 0
-    seconds: float = 0.0
-    best_step: int = 0
-    best: ValidationScores | None = None
-    first: ValidationScores | None = None
-    stale: int = 0
-    loss_average: float = 0.0
-    loss_minimum: float = math.inf
-    bad_steps: int = 0
-    micro_batch: int = 1
-    recompute: bool = False
-    validated: bool = False
-    history: list[dict[str, Any]] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        content = vars(self) | {"best": vars(self.best) if self.best else None}
-        content["first"] = vars(self.first) if self.first else None
-        content["loss_minimum"] = None if math.isinf(self.loss_minimum) else self.loss_minimum
-        return content
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> _State:
-        values = dict(content)
-        for name in ("best", "first"):
-            values[name] = ValidationScores(**values[name]) if values[name] else None
-        if values["loss_minimum"] is None:
-            values["loss_minimum"] = math.inf
-        return cls(**values)
-
-
-class _Trainer:
     def __init__(
-        self, network: Ssrfn, source: PatchSource, settings: LoopSettings, files: TrainingFiles, team: Team, device: str
+        self, task: TrainingTask, settings: LoopSettings, files: TrainingFiles, team: Team, device: str
     ) -> None:
-        self._network, self._source, self._settings = network.to(device), source, settings
+        self._task, self._settings = task, settings
         self._files, self._team, self._device = files, team, device
-        self._names = [name for name, p in network.named_parameters() if p.requires_grad]
-        self._parameters = [p for p in network.parameters() if p.requires_grad]
-        kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-        self._optimizer = kind(
-            self._parameters, lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
-        )
-        self._average = copy.deepcopy(network).eval().requires_grad_(False)
-        self._best: dict[str, Tensor] = _snapshot(self._average)
-        self._state = _State(micro_batch=max(1, settings.micro_batch), recompute=settings.recompute)
+        for module in task.modules().values():
+            module.to(device)
+        self._learners = [self._learner(group) for group in task.groups()]
+        if not any(learner.group.parameters for learner in self._learners):
+            raise HsfuseError("The training task has no parameters to train.")
+        self._best: dict[str, Tensor] = self._snapshot()
+        self._state = TrainingState(micro_batch=max(1, settings.micro_batch), recompute=settings.recompute)
         self._limit = self._step_limit()
-        self._interrupted = False
+        self._interruption = Interruption()
+
+    @property
+    def learners(self) -> list[Learner]:
+        """Parameter groups with their optimisers."""
+        return self._learners
+
+    def _learner(self, group: ParameterGroup) -> Learner:
+        settings = self._settings
+        kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+        optimizer = kind(
+            list(group.parameters.values()), lr=settings.learning_rate, betas=settings.betas,
+            weight_decay=settings.weight_decay,
+        )  # fmt: skip
+        return Learner(group, optimizer, {name: p.detach().clone() for name, p in group.parameters.items()})
 
     def run(self, progress: Progress) -> TrainingResult:
-        files = self._files
+        """Train until the budget is used up."""
+        files, task = self._files, self._task
         if files.resume:
             self._restore()
-        self._network.set_recompute(self._state.recompute)
-        self._network.train()
-        pairs = self._source.validation()
+        if not task.save_memory(self._state.recompute):
+            _log.warning("--recompute has no effect: this network cannot trade time for memory.")
+        self._set_mode(training=True)
         resume_step = self._state.step if files.resume else None
         leader = self._team.leads
+        extra = [f"loss_{learner.group.name}" for learner in self._learners[:-1]]
         with (
-            RunLog(files.log if leader else None, resume_step=resume_step,
+            RunLog(files.log if leader else None, (*task.columns, *extra), resume_step=resume_step,
                    tensorboard=files.tensorboard if leader else None) as log,
             progress.stage("train", _PROGRESS_UNITS) as stage,
-            self._signals(),
+            self._interruption.watched(),
         ):  # fmt: skip
-            stopped = self._loop(pairs, log, stage)
+            stopped = self._loop(log, stage)
         state = self._state
-        self._network.load_state_dict(self._best)
-        self._network.eval()
+        set_weights(task, self._best)
+        self._set_mode(training=False)
         if state.best is None or state.first is None:
             raise HsfuseError("Training ended without a validation.")
         return TrainingResult(
-            self._network, state.best, state.first, state.step, state.best_step, state.seconds, stopped,
+            task.network, state.best, state.first, state.step, state.best_step, state.seconds, stopped,
             tuple(state.history),
         )  # fmt: skip
 
-    def _loop(self, pairs: Sequence[ReducedPair], log: RunLog, stage: Stage) -> str:
+    def _loop(self, log: RunLog, stage: Stage) -> str:
         state, settings = self._state, self._settings
         before, saved, shown = state.seconds, time.monotonic(), 0.0
         start = time.monotonic()
         if state.step == 0 and not state.validated:
-            self._validate(pairs, log, {"step": 0, "seconds": 0.0})
+            self._validate(log, {"step": 0, "seconds": 0.0})
         while True:
             state.seconds = before + time.monotonic() - start
-            elapsed, interrupted = self._team.maximum([state.seconds, float(self._interrupted)], self._device)
+            elapsed, interrupted = self._team.maximum(
+                [state.seconds, float(self._interruption.requested)], self._device
+            )
             state.seconds = elapsed
             used = self._used()
             stage.advance(min(used, 1.0) * _PROGRESS_UNITS - shown)
@@ -305,7 +161,7 @@ class _Trainer:
                 raise KeyboardInterrupt
             due = state.step > 0 and (state.step % settings.validate_every == 0 or used >= 1.0)
             if due and not state.validated:
-                self._validate(pairs, log, {"step": state.step, "seconds": state.seconds})
+                self._validate(log, {"step": state.step, "seconds": state.seconds})
                 if used < 1.0:
                     self._save()
                     saved = time.monotonic()
@@ -320,54 +176,81 @@ class _Trainer:
             self._step(log, used)
 
     def _step(self, log: RunLog, used: float) -> None:
-        state, settings = self._state, self._settings
+        state = self._state
         rate = self._learning_rate(used)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        batch = self._source.batch(state.step, self._team.rank, self._team.size)
-        loss = self._gradients(batch)
-        norm = self._norm()
-        finite = math.isfinite(loss) and math.isfinite(norm)
-        if finite:
-            if settings.clip and norm > settings.clip:
-                for parameter in self._parameters:
-                    if parameter.grad is not None:
-                        parameter.grad.mul_(settings.clip / norm)
-            self._optimizer.step()
-            self._update_average()
+        sample = self._task.sample(state.step, self._team.rank, self._team.size)
+        row: dict[str, float] = {"step": state.step + 1, "seconds": state.seconds, "learning_rate": rate}
+        finite = True
+        for learner in self._learners:
+            if state.step % learner.group.every:
+                continue
+            loss, norm = self._update(learner, sample, rate)
+            finite = finite and math.isfinite(loss) and math.isfinite(norm)
+            # The last group is what training is for: its loss is the loss.
+            main = learner is self._learners[-1]
+            row |= {"loss": loss, "gradient_norm": norm} if main else {f"loss_{learner.group.name}": loss}
+        self._task.after_step(state.step)
         state.step += 1
         state.validated = False
-        log.row({"step": state.step, "seconds": state.seconds, "learning_rate": rate, "loss": loss,
-                 "gradient_norm": norm})  # fmt: skip
-        self._guard(loss, finite)
+        log.row(row)
+        self._guard(row.get("loss"), finite)
 
-    def _gradients(self, batch: Batch) -> float:
-        """Leave the gradient of the global batch's mean loss in the parameters; return that loss."""
+    def _update(self, learner: Learner, sample: Sample, rate: float) -> tuple[float, float]:
+        """Step one group, unless its gradient is not finite; return loss and norm of the gradient."""
+        clip = self._settings.clip
+        for settings in learner.optimizer.param_groups:
+            settings["lr"] = rate * learner.group.rate
+        with self._alone(learner):
+            loss = self.gradients(learner, sample)
+        norm = _norm(learner)
+        if math.isfinite(loss) and math.isfinite(norm):
+            if clip and norm > clip:
+                for parameter in learner.parameters:
+                    if parameter.grad is not None:
+                        parameter.grad.mul_(clip / norm)
+            learner.optimizer.step()
+            self._update_average(learner)
+        return loss, norm
+
+    @contextmanager
+    def _alone(self, learner: Learner) -> Iterator[None]:
+        """Let no other group collect gradients meanwhile."""
+        own = set(learner.names)
+        others = [p for other in self._learners for name, p in other.group.parameters.items() if name not in own]
+        for parameter in others:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in others:
+                parameter.requires_grad_(True)
+
+    def gradients(self, learner: Learner, sample: Sample) -> float:
+        """Leave the gradient of the global batch's mean loss in a group's parameters; return that loss."""
         while True:
             try:
-                total = self._accumulate(batch)
+                total = self._accumulate(learner, sample)
                 break
             except torch.OutOfMemoryError:
                 self._spare_memory()
-        shared = [p.grad for p in self._parameters if p.grad is not None]
+        shared = [p.grad for p in learner.parameters if p.grad is not None]
         loss = total.reshape(1)
         self._team.add([*shared, loss])
         return float(loss)
 
-    def _accumulate(self, batch: Batch) -> Tensor:
-        self._optimizer.zero_grad(set_to_none=False)
-        for parameter in self._parameters:
+    def _accumulate(self, learner: Learner, sample: Sample) -> Tensor:
+        learner.optimizer.zero_grad(set_to_none=False)
+        for parameter in learner.parameters:
             if parameter.grad is None:
                 # Every process must send the same list of gradients.
                 parameter.grad = torch.zeros_like(parameter)
         total = torch.zeros((), device=self._device)
-        count = self._source.batch_size
+        count = self._task.batch_size
         kind = torch.device(self._device).type
-        for start in range(0, len(batch), self._state.micro_batch):
-            part = batch.part(start, start + self._state.micro_batch)
+        for start in range(0, len(sample), self._state.micro_batch):
+            part = sample.part(start, start + self._state.micro_batch)
             with torch.autocast(kind, dtype=torch.bfloat16, enabled=self._settings.precision == "bf16"):
-                base, change = self._network.parts(part.hsi, part.msi, part.draft, part.scene)
-            losses = self._settings.loss(base + change.float(), part.target, part.scene.std, part.valid, part.error)
+                losses = self._task.loss(part, learner.group.name, self._state.step)
             loss = losses.sum() / count
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
@@ -380,24 +263,19 @@ class _Trainer:
         if state.micro_batch > 1:
             state.micro_batch = (state.micro_batch + 1) // 2
             _log.warning("The GPU's memory is full; going on with %d patches at a time.", state.micro_batch)
-        elif not state.recompute:
+        elif not state.recompute and self._task.save_memory(True):
             state.recompute = True
-            self._network.set_recompute(True)
-            _log.warning("The GPU's memory is full; going on with recomputed Mamba blocks (slower).")
+            _log.warning("The GPU's memory is full; going on with parts computed twice (slower).")
         else:
             raise MemoryBudgetError("Not even one patch fits into the GPU's memory.", hint="Use a smaller --patch.")
 
-    def _norm(self) -> float:
-        grads = [p.grad for p in self._parameters if p.grad is not None]
-        return float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in grads])))
-
-    def _guard(self, loss: float, finite: bool) -> None:
+    def _guard(self, loss: float | None, finite: bool) -> None:
         state = self._state
         state.bad_steps = 0 if finite else state.bad_steps + 1
         hint = "Use a smaller --lr; a checkpoint of the last validation is kept."
         if state.bad_steps >= _MAX_BAD_STEPS:
             raise TrainingDivergedError(f"The loss is not a number since step {state.step - 2}.", hint=hint)
-        if not finite:
+        if not finite or loss is None:
             return
         weight = max(0.05, 1.0 / state.step)
         state.loss_average += weight * (loss - state.loss_average)
@@ -409,41 +287,57 @@ class _Trainer:
                     hint=hint,
                 )
 
-    def _update_average(self) -> None:
+    def _update_average(self, learner: Learner) -> None:
         # A young average follows faster, or it would remember the start weights for long.
         decay = min(self._settings.ema, (1.0 + self._state.step) / (10.0 + self._state.step))
         with torch.no_grad():
-            learned = dict(self._average.named_parameters())
-            averages = (learned[name] for name in self._names)
-            for mean, value in zip(averages, self._parameters, strict=True):
-                mean.lerp_(value, 1.0 - decay)
+            for name, parameter in learner.group.parameters.items():
+                learner.average[name].lerp_(parameter, 1.0 - decay)
 
-    def _validate(self, pairs: Sequence[ReducedPair], log: RunLog, row: dict[str, float]) -> None:
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Put the averages in the place of the weights, and all modules into evaluation mode."""
+        self._set_mode(training=False)
+        for learner in self._learners:
+            learner.swap()
+        try:
+            yield
+        finally:
+            for learner in self._learners:
+                learner.swap()
+            self._set_mode(training=True)
+
+    def _set_mode(self, *, training: bool) -> None:
+        for module in self._task.modules().values():
+            module.train(training)
+
+    def _snapshot(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().clone() for name, tensor in weights_of(self._task).items()}
+
+    def _validate(self, log: RunLog, row: dict[str, float]) -> None:
         state = self._state
-        scores = validate(self._average, pairs, self._team)
-        state.validated = True
-        if not math.isfinite(scores.psnr_db):
-            raise TrainingDivergedError(
-                f"The network returns numbers that are not finite at step {state.step}.", hint="Use a smaller --lr."
-            )
-        if state.first is None:
-            state.first = scores
-        if state.best is None or scores.psnr_db > state.best.psnr_db + _MIN_GAIN_DB:
-            state.best, state.best_step, state.stale = scores, state.step, 0
-            self._best = _snapshot(self._average)
-        else:
-            state.stale += 1
-        state.history.append({"step": state.step, "loss": round(state.loss_average, 6), **scores.to_json()})
-        log.row({**row, "psnr_db": scores.psnr_db, "sam_deg": scores.sam_deg, "draft_psnr_db": scores.draft_psnr_db,
-                 "draft_sam_deg": scores.draft_sam_deg, "gain_db": scores.gain_db})  # fmt: skip
+        with self._averaged():
+            scores = self._task.validate(self._team)
+            state.validated = True
+            if not math.isfinite(scores.quality):
+                raise TrainingDivergedError(
+                    f"The network returns numbers that are not finite at step {state.step}.", hint="Use a smaller --lr."
+                )
+            if state.first is None:
+                state.first = scores
+            if state.best is None or scores.quality > state.best.quality + _MIN_GAIN:
+                state.best, state.best_step, state.stale = scores, state.step, 0
+                self._best = self._snapshot()
+            else:
+                state.stale += 1
+        values = scores.to_json()
+        state.history.append({"step": state.step, "loss": round(state.loss_average, 6), **values})
+        log.row({**row, **{name: float(getattr(scores, name, values[name])) for name in self._task.columns}})
         if self._team.leads:
             used = self._used()
             left = state.seconds * (1.0 - used) / used if used > 0.0 else None
-            _log.info(
-                "step %d: loss %.4f, PSNR %.2f dB (draft %.2f), SAM %.2f deg (draft %.2f)%s",
-                state.step, state.loss_average, scores.psnr_db, scores.draft_psnr_db, scores.sam_deg,
-                scores.draft_sam_deg, f", about {format_seconds(max(left, 0.0))} left" if left is not None else "",
-            )  # fmt: skip
+            ahead = f", about {format_seconds(max(left, 0.0))} left" if left is not None else ""
+            _log.info("step %d: loss %.4f, %s%s", state.step, state.loss_average, scores.text, ahead)
 
     def _used(self) -> float:
         """Share of the budget that is used up."""
@@ -455,7 +349,7 @@ class _Trainer:
         settings = self._settings
         limits = [settings.steps] if settings.steps is not None else []
         if settings.epochs is not None:
-            limits.append(max(1, round(settings.epochs * self._source.epoch_steps)))
+            limits.append(max(1, round(settings.epochs * self._task.epoch_steps)))
         return min(limits) if limits else None
 
     def _learning_rate(self, used: float) -> float:
@@ -467,67 +361,18 @@ class _Trainer:
 
     def _save(self) -> None:
         path = self._files.checkpoint
-        if path is None or not self._team.leads:
-            return
-        tensors = {f"model/{n}": t for n, t in self._network.state_dict().items()}
-        tensors |= {f"average/{n}": t for n, t in self._average.state_dict().items()}
-        tensors |= {f"best/{n}": t for n, t in self._best.items()}
-        tensors |= {f"optimizer/{n}": t for n, t in optimizer_tensors(self._optimizer, self._names).items()}
-        tensors["random/torch"] = torch.get_rng_state()
-        record = {"state": self._state.to_json(), "identity": self._files.identity}
-        save_checkpoint(path, Checkpoint(tensors, record))
+        if path is not None and self._team.leads:
+            kept = pack(self._task, self._learners, self._best, self._state, self._files.identity, self._device)
+            save_checkpoint(path, kept)
 
     def _restore(self) -> None:
         path = self._files.checkpoint
         if path is None:
             raise UsageError("There is no checkpoint to resume from.")
-        checkpoint = load_checkpoint(path)
-        _check_identity(checkpoint.record.get("identity", {}), self._files.identity, path)
-        try:
-            self._network.load_state_dict(checkpoint.part("model"))
-            self._average.load_state_dict(checkpoint.part("average"))
-            self._best = {name: t.to(self._device) for name, t in checkpoint.part("best").items()}
-            restore_optimizer(self._optimizer, self._names, checkpoint.part("optimizer"))
-            torch.set_rng_state(checkpoint.part("random")["torch"])
-            self._state = _State.from_json(checkpoint.record["state"])
-        except (RuntimeError, KeyError, TypeError) as error:
-            raise InputError(
-                f"The checkpoint {path} does not fit this training ({type(error).__name__}).",
-                hint="Start anew without --resume.",
-            ) from error
+        self._state, self._best = unpack(path, self._task, self._learners, self._files.identity, self._device)
         _log.info("Going on at step %d.", self._state.step)
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Turn the first interrupt or termination into a stop after the running step; a second one ends at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        old: dict[int, Any] = {}
 
-        def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-            self._interrupted = True
-            _log.warning("Stopping after this step; a second signal stops at once.")
-            for each, handler in old.items():
-                signal.signal(each, handler)
-
-        for watched in (signal.SIGINT, signal.SIGTERM):
-            old[watched] = signal.signal(watched, stop)
-        try:
-            yield
-        finally:
-            for each, handler in old.items():
-                signal.signal(each, handler)
-
-
-def _snapshot(network: Ssrfn) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-
-
-def _check_identity(stored: dict[str, Any], own: dict[str, Any], path: Path) -> None:
-    different = sorted(key for key in stored.keys() | own.keys() if stored.get(key) != own.get(key))
-    if different:
-        raise UsageError(
-            f"The checkpoint {path} was made with other settings or data ({', '.join(different)}).",
-            hint="Give the same inputs and options as before, or start anew without --resume.",
-        )
+def _norm(learner: Learner) -> float:
+    grads = [p.grad for p in learner.parameters if p.grad is not None]
+    return float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in grads])))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -12,14 +13,14 @@ LossKind = Literal["relative", "l1-sam", "l1", "mse"]
 _FLOOR = 0.1
 """Bands count by their scene deviation, but none by less than this share of the median band's."""
 _LEAST_ERROR = 5e-3
-"""The draft's error counts as at least this share of the band's deviation."""
+"""The base estimate's error counts as at least this share of the band's deviation."""
 _LEAST_ANGLE = 2e-3
-"""The draft's angle counts as at least this, radians."""
+"""The base estimate's angle counts as at least this, radians."""
 _EPS = 1e-6
 
 
-class Yardstick(NamedTuple):
-    """How far off the draft is, over the whole window that a patch comes from.
+class BaseError(NamedTuple):
+    """How far off the base estimate is, over the whole window that a patch comes from.
 
     Attributes
     ----------
@@ -33,11 +34,20 @@ class Yardstick(NamedTuple):
     angle: Tensor
 
     @classmethod
-    def of(cls, draft: Tensor, target: Tensor, valid: Tensor) -> Yardstick:
-        """Measure drafts (n, band, row, col) where ``valid`` (n, row, col) is above 0."""
+    def of(cls, estimate: Tensor, target: Tensor, valid: Tensor) -> BaseError:
+        """Measure base estimates (n, band, row, col) where ``valid`` (n, row, col) is above 0."""
         weight = valid / valid.sum(dim=(1, 2), keepdim=True).clamp(min=1.0)
-        rms = ((draft - target).square() * weight[:, None]).sum(dim=(2, 3)).sqrt()
-        return cls(rms, (spectral_angle(draft, target) * weight).sum(dim=(1, 2)))
+        rms = ((estimate - target).square() * weight[:, None]).sum(dim=(2, 3)).sqrt()
+        return cls(rms, (spectral_angle(estimate, target) * weight).sum(dim=(1, 2)))
+
+    def as_values(self) -> dict[str, Tensor]:
+        """Return it as values of a pair."""
+        return {"base_rms": self.rms, "base_angle": self.angle}
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Tensor]) -> BaseError:
+        """Take it from the values of a batch."""
+        return cls(values["base_rms"], values["base_angle"])
 
 
 @dataclass(frozen=True)
@@ -47,12 +57,12 @@ class FusionLoss:
     Attributes
     ----------
     kind
-        ``relative``: root mean square error of every band and the spectral angle, both as shares of the draft's in the
-        window: a step towards the truth counts as much in a dark or quiet band, or in a clean scene, as elsewhere,
-        which is what decibels averaged over bands and scenes reward.
-        ``mse``: squared error in reflectance (the paper's). ``l1``: absolute error in units of each band's deviation
-        in the scene: dark bands count as much as bright ones, and outliers (shadows, roofs that moved) less than
-        with squares. ``l1-sam``: that plus the spectral angle.
+        ``relative``: root mean square error of every band and the spectral angle, both as shares of the base estimate's
+        in the window: a step towards the truth counts as much in a dark or quiet band, or in a clean scene, as
+        elsewhere, which is what decibels averaged over bands and scenes reward. ``mse``: squared error in reflectance
+        (the paper's). ``l1``: absolute error in units of each band's deviation in the scene: dark bands count as much
+        as bright ones, and outliers (shadows, roofs that moved) less than with squares. ``l1-sam``: that plus the
+        spectral angle.
     sam_weight
         Weight of the angle against the scaled error; in radians for ``l1-sam``.
     """
@@ -60,7 +70,7 @@ class FusionLoss:
     kind: LossKind = "relative"
     sam_weight: float = 1.0
 
-    def __call__(self, estimate: Tensor, target: Tensor, std: Tensor, valid: Tensor, draft: Yardstick) -> Tensor:
+    def __call__(self, estimate: Tensor, target: Tensor, std: Tensor, valid: Tensor, base: BaseError) -> Tensor:
         """Return the loss of every patch.
 
         Parameters
@@ -71,8 +81,8 @@ class FusionLoss:
             Deviation of each band in its scene, shape (n, band).
         valid
             Weights of the pixels, shape (n, row, col).
-        draft
-            Errors of the draft (of cubic interpolation where there is none).
+        base
+            Errors of the base estimate (of cubic interpolation where there is none).
 
         Returns
         -------
@@ -85,12 +95,12 @@ class FusionLoss:
         if self.kind == "mse":
             return (error.square().mean(dim=1) * weight).sum(dim=(1, 2))
         if self.kind == "relative":
-            power = torch.maximum(draft.rms, _LEAST_ERROR * std).clamp(min=1e-5).square()
+            power = torch.maximum(base.rms, _LEAST_ERROR * std).clamp(min=1e-5).square()
             # A patch without valid pixels counts nothing at all.
             some = (valid.sum(dim=(1, 2)) > 0).to(error.dtype)
             shares = (error.square() * weight[:, None]).sum(dim=(2, 3)) / power
             angle = (spectral_angle(estimate, target) * weight).sum(dim=(1, 2))
-            return some * (shares + _EPS).sqrt().mean(dim=1) + self.sam_weight * angle / draft.angle.clamp(
+            return some * (shares + _EPS).sqrt().mean(dim=1) + self.sam_weight * angle / base.angle.clamp(
                 min=_LEAST_ANGLE
             )
         floor = _FLOOR * std.median(dim=1, keepdim=True).values

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from hsfuse.errors import OutputError, UsageError
 
-COLUMNS = ("step", "seconds", "learning_rate", "loss", "gradient_norm", "psnr_db", "sam_deg", "draft_psnr_db",
-           "draft_sam_deg", "gain_db")  # fmt: skip
+COLUMNS = ("step", "seconds", "learning_rate", "loss", "gradient_norm")
+"""Of every log; the task's own follow."""
 
 
 class RunLog:
@@ -22,6 +22,8 @@ class RunLog:
     ----------
     path
         CSV file; None writes nothing.
+    columns
+        Of the task, beside :data:`COLUMNS`.
     resume_step
         Keep the rows up to this step of an interrupted training and go on; None starts anew.
     tensorboard
@@ -35,15 +37,23 @@ class RunLog:
         TensorBoard was asked for, but is not installed.
     """
 
-    def __init__(self, path: Path | None, *, resume_step: int | None = None, tensorboard: Path | None = None) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        columns: Sequence[str] = (),
+        *,
+        resume_step: int | None = None,
+        tensorboard: Path | None = None,
+    ) -> None:
+        names = (*COLUMNS, *columns)
         self._board: Any = _open_board(tensorboard) if tensorboard is not None else None
         self._path, self._stream = path, None
         if path is None:
             return
         try:
-            kept = _rows_until(path, resume_step) if resume_step is not None and path.is_file() else []
+            kept = _rows_until(path, resume_step, names) if resume_step is not None and path.is_file() else []
             self._stream = path.open("w", encoding="utf-8", newline="")
-            self._writer = csv.DictWriter(self._stream, COLUMNS)
+            self._writer = csv.DictWriter(self._stream, names)
             self._writer.writeheader()
             self._writer.writerows(kept)
             self._stream.flush()
@@ -88,10 +98,10 @@ def _shown(value: float) -> str:
     return repr(value) if isinstance(value, int) else f"{value:.8g}"
 
 
-def _rows_until(path: Path, step: int) -> list[dict[str, str]]:
+def _rows_until(path: Path, step: int, names: Sequence[str]) -> list[dict[str, str]]:
     with path.open(encoding="utf-8", newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if (row.get("step") or "").isdigit()]
-    return [{name: row.get(name) or "" for name in COLUMNS} for row in rows if int(row["step"]) <= step]
+    return [{name: row.get(name) or "" for name in names} for row in rows if int(row["step"]) <= step]
 
 
 def _open_board(folder: Path) -> Any:

@@ -240,12 +240,11 @@ def _run(
     inner = spec.create(**options)
     summary = available_methods()[spec.name]
     if spec.adapt_minutes is not None and header is not None:
-        from hsfuse.fusion.methods.ssrfn.method import DEFAULT_DRAFT
         from hsfuse.workflows.steps.adapt import adapt
 
         adaptation = adapt(
-            inner, scene, minutes=spec.adapt_minutes, device=device, seed=config.seed,  # type: ignore[arg-type]
-            draft=header.base or DEFAULT_DRAFT, progress=clock,
+            inner, scene, minutes=spec.adapt_minutes, device=device, seed=config.seed, base=header.base,
+            progress=clock,
         )  # fmt: skip
         summary += f"; adapted to the scene in {adaptation.steps} steps, {adaptation.seconds:.0f} s beside its time"
     method = guarded(inner, spec.guards, ratio=scene.ratio, psf=scene.psf)
@@ -259,9 +258,9 @@ def _run(
         with clock.stage("judge") as stage:
             result = judge.judge(spec.label, cube)
             stage.advance()
-    trust = getattr(inner, "trust", None)
-    if trust is not None and trust.windows:
-        summary += f"; {100 * float(trust.share.mean()):.0f} % of its correction is used"
+    validation = method.diagnostics.validation
+    if validation is not None and validation.windows:
+        summary += f"; {100 * float(validation.share.mean()):.0f} % of its correction is used"
     return replace(result, summary=summary, scores={**result.scores, **measured})
 
 

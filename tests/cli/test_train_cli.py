@@ -24,7 +24,7 @@ from hsfuse.simulate.training_scene import training_scene
 from hsfuse.spectral import BandTable
 
 runner = CliRunner()
-TINY = ["--network-settings", "width=8,dfe_blocks=1,cfe_cycles=1,scm_steps=1,headdim=8,d_state=8,draft_features=4"]
+TINY = ["--network-settings", "width=8,dfe_blocks=1,cfe_cycles=1,scm_steps=1,headdim=8,d_state=8,estimate_features=4"]
 QUICK = [*TINY, "--patch", "18", "--window", "36", "--batch", "4", "--gap", "6", "--steps", "4",
          "--validate-every", "2", "--validation-windows", "2", "--threads", "1", "--no-progress", "--bands", "12",
          "--device", "cpu"]  # fmt: skip
@@ -171,7 +171,7 @@ def test_a_pair_is_aligned_and_learnt(tmp_path: Path) -> None:
     [
         ([], 2, "nothing to train on"),
         (["none.npz"], 3, "none.npz does not exist"),
-        (["{cube}", "--network", "magic"], 2, "There is no network 'magic'"),
+        (["{cube}", "--method", "magic"], 2, "There is no fusion method 'magic'"),
         (["{cube}", "--network-settings", "width"], 2, "not a network setting"),
         (["{cube}", "--network-settings", "colour=red"], 2, "colour"),
         (["{cube}", "--init", "ssrfn-none", "--network-settings", ""], 2, "There is no network 'ssrfn-none'"),

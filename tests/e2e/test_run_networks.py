@@ -87,8 +87,8 @@ def test_a_network_with_gain_is_used_and_says_so(
     result = _run(pair, tmp_path / "auto.tif", coregister="global", aoi=area)
     assert result.method == "tiny"
     assert "gains" in result.method_reason
-    trust = result.summary["method"]["trust"]
-    assert trust["windows"] > 0
+    validation = result.summary["method"]["validation"]
+    assert validation["windows"] > 0
     assert "Share of the network" in result.report.read_text(encoding="utf-8")
 
 
@@ -100,7 +100,7 @@ def test_strips_that_an_adapted_network_did_not_see_decide(
     gains = [-0.5, 0.5]
 
     def adapted(chosen: methods.ChosenMethod, *_: Any) -> AdaptedMethod:
-        scores = {"psnr_db": 1.0, "sam_deg": 1.0, "draft_psnr_db": 1.0, "draft_sam_deg": 1.0}
+        scores = {"psnr_db": 1.0, "sam_deg": 1.0, "base_psnr_db": 1.0, "base_sam_deg": 1.0}
         record = {"steps": 1, "seconds": 1.0, "before": scores, "after": scores}
         return AdaptedMethod(replace(chosen, adapted_gain_db=gains.pop(0)), record)
 

@@ -285,11 +285,11 @@ def test_what_cannot_be_calibrated_is_taken_as_told():
     assert calibrate(other, pair.context) is None
     method = create_method("glp")
     method.fit(pair.context, strips)
-    assert method.calibration is None
+    assert method.diagnostics.calibration is None
     method.fit(pair.context, pair.strips())
-    assert method.calibration is not None
+    assert method.diagnostics.calibration is not None
     method.fit(replace(pair.context, calibrate=False), pair.strips())
-    assert method.calibration is None
+    assert method.diagnostics.calibration is None
 
 
 def test_recalibrated_strips_are_what_the_hsi_would_have_seen():

@@ -46,8 +46,8 @@ def test_it_removes_noise_without_having_seen_a_clean_image() -> None:
     left = _error(adapted.denoiser, noisy, facts, clean)
     assert _error(start, noisy, facts, clean) == pytest.approx(0.01, rel=0.05)
     assert left < 0.85 * 0.01
-    assert adapted.left_after == pytest.approx((left / 0.01) ** 2, abs=0.25)
-    assert adapted.left_before == pytest.approx(1.0, abs=0.1)
+    assert adapted.record.left_after == pytest.approx((left / 0.01) ** 2, abs=0.25)
+    assert adapted.record.left_before == pytest.approx(1.0, abs=0.1)
     # The network of the zoo serves other scenes too.
     assert all(torch.equal(value, weights[name]) for name, value in start.state_dict().items())
     assert not any(p.requires_grad for p in adapted.denoiser.parameters())
@@ -81,8 +81,8 @@ def test_without_noise_blocks_or_steps_it_stays_as_it_is() -> None:
                                 ([block], noise, 0)):  # fmt: skip
         adapted = adapt_denoiser(start, blocks, mean, std, told, steps=steps)
         assert adapted.denoiser is start
-        assert math.isnan(adapted.left_after)
-        assert adapted.to_json()["left_after"] is None
+        assert math.isnan(adapted.record.left_after)
+        assert adapted.record.to_json()["left_after"] is None
 
 
 def test_a_band_without_noise_does_no_harm_to_the_others() -> None:
@@ -102,7 +102,7 @@ def test_half_precision_networks_adapt_in_single_precision() -> None:
     _, noisy, facts = _pair(0.02)
     adapted = adapt_denoiser(GuideDenoiser(4, 8).to(torch.bfloat16), [noisy[0].numpy()], *facts, steps=20)
     assert next(adapted.denoiser.parameters()).dtype == torch.bfloat16
-    assert adapted.left_after < adapted.left_before
+    assert adapted.record.left_after < adapted.record.left_before
 
 
 @pytest.mark.parametrize(("images", "height"), [(3, 64), (3, 25), (1, 40), (2, 30), (5, 7)])

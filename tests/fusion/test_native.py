@@ -191,11 +191,11 @@ def test_whole_network_equals_the_plain_path(isa, monkeypatch):
     torch.manual_seed(0)
     network = Ssrfn(replace(PRESETS["ssrfn-lite"], n_bands=12)).eval()
     torch.nn.init.normal_(network.ffm.head.weight, std=0.1)
-    hsi, msi, draft = torch.rand(1, 12, 9, 10), torch.rand(1, 4, 27, 30), torch.rand(1, 12, 27, 30)
+    hsi, msi, estimate = torch.rand(1, 12, 9, 10), torch.rand(1, 4, 27, 30), torch.rand(1, 12, 27, 30)
     with torch.inference_mode():
-        fast = network(hsi, msi, draft) - draft
+        fast = network(hsi, msi, estimate) - estimate
         monkeypatch.setenv(builder.OVERRIDE, "off")
-        slow = network(hsi, msi, draft) - draft
+        slow = network(hsi, msi, estimate) - estimate
     assert slow.abs().max() > 1e-3
     torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-5 * float(slow.abs().max()) + 1e-6)
 

@@ -100,9 +100,9 @@ def test_a_network_gives_the_same_with_and_without_kernels(
     network = make_network("ssrfn-lite", **changes).eval()
     network.ffm.head.weight.data.normal_(0, 0.1)
     hsi, msi = torch.rand(1, 100, 10, 12), torch.rand(1, 4, 30, 36)
-    draft = torch.rand(1, 100, 30, 36)
+    estimate = torch.rand(1, 100, 30, 36)
     with torch.inference_mode():
-        fast = network(hsi, msi, draft)
+        fast = network(hsi, msi, estimate)
         monkeypatch.setenv(OVERRIDE, "off")
-        slow = network(hsi, msi, draft)
+        slow = network(hsi, msi, estimate)
     torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-4)

@@ -13,19 +13,20 @@ from hsfuse.errors import UsageError
 from hsfuse.fusion.base import FusionContext, LowResolutionStrip
 from hsfuse.fusion.methods.ssrfn.config import PRESETS
 from hsfuse.fusion.methods.ssrfn.method import SsrfnMethod
-from hsfuse.fusion.methods.ssrfn.network import Scene, Ssrfn, make_network
+from hsfuse.fusion.methods.ssrfn.network import Ssrfn, make_network
 from hsfuse.fusion.nets.context import Context, finer, grown, inside
+from hsfuse.fusion.nets.scene_statistics import SceneStatistics
 
 RATIO = 3
 WINDOW = slice(5, 12), slice(4, 16)
 
 
 @pytest.fixture
-def pair() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Scene]:
+def pair() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, SceneStatistics]:
     generator = torch.Generator().manual_seed(4)
     hsi = 0.3 * torch.rand(1, 8, 18, 20, generator=generator)
     msi = 0.3 * torch.rand(1, 4, 18 * RATIO, 20 * RATIO, generator=generator)
-    facts = Scene.of(hsi, msi)
+    facts = SceneStatistics.of(hsi, msi)
     return hsi, msi, upsample(hsi, RATIO), facts._replace(error=0.05 * facts.std)
 
 
@@ -41,7 +42,7 @@ def _network(**changes: object) -> Ssrfn:
 @pytest.mark.parametrize("samples", [1, 4000, 10**9])
 @pytest.mark.parametrize("changes", [{}, {"error_scaled": False}, {"spectral_skip": False}, {"ffm_projection": "each"}])
 def test_a_window_is_cut_out_of_the_whole(
-    pair: tuple[torch.Tensor, torch.Tensor, torch.Tensor, Scene],
+    pair: tuple[torch.Tensor, torch.Tensor, torch.Tensor, SceneStatistics],
     changes: dict[str, object],
     samples: int,
     monkeypatch: pytest.MonkeyPatch,
@@ -50,10 +51,10 @@ def test_a_window_is_cut_out_of_the_whole(
     monkeypatch.setattr("hsfuse.fusion.methods.ssrfn.network._SAMPLES_AT_ONCE", samples)
     network = _network(**changes)
     network.context = Context(99, 99)
-    hsi, msi, draft, facts = pair
+    hsi, msi, estimate, facts = pair
     with torch.inference_mode():
-        expected = network.parts(hsi, msi, draft, facts)
-        found = network.parts(hsi, msi, draft, facts, WINDOW)
+        expected = network.parts(hsi, msi, estimate, facts)
+        found = network.parts(hsi, msi, estimate, facts, WINDOW)
     cut = finer(WINDOW, RATIO)
     for whole, part in zip(expected, found, strict=True):
         torch.testing.assert_close(part, whole[..., *cut], rtol=1e-4, atol=1e-6)
@@ -61,7 +62,7 @@ def test_a_window_is_cut_out_of_the_whole(
 
 @pytest.mark.parametrize("name", ["ssrfn", "ssrfn-lite"])
 def test_most_of_the_context_is_dropped_before_the_layers_that_cost_most(
-    name: str, pair: tuple[torch.Tensor, torch.Tensor, torch.Tensor, Scene]
+    name: str, pair: tuple[torch.Tensor, torch.Tensor, torch.Tensor, SceneStatistics]
 ) -> None:
     hsi, msi, _, _ = pair
     network = SsrfnMethod.untrained(replace(PRESETS[name], n_bands=8, width=16, headdim=16, guide_denoiser=8))
@@ -83,7 +84,7 @@ def test_most_of_the_context_is_dropped_before_the_layers_that_cost_most(
 
 
 def test_a_correction_that_is_not_used_is_not_computed(
-    pair: tuple[torch.Tensor, torch.Tensor, torch.Tensor, Scene], monkeypatch: pytest.MonkeyPatch
+    pair: tuple[torch.Tensor, torch.Tensor, torch.Tensor, SceneStatistics], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hsi, msi, _, _ = pair
     method = SsrfnMethod.untrained(replace(PRESETS["ssrfn-lite"], n_bands=8, width=16, headdim=16))
@@ -92,8 +93,8 @@ def test_a_correction_that_is_not_used_is_not_computed(
     context = FusionContext(RATIO, np.linspace(450.0, 900.0, 8), np.full(8, 10.0), None, Psf(1.2))
     method.fit(context, [strip])
     expected = method.fuse_window(hsi, msi, WINDOW)
-    assert method.trust is not None
-    assert not method.trust.share.any()  # the scene is too small for the test
+    assert method.diagnostics.validation is not None
+    assert not method.diagnostics.validation.share.any()  # the scene is too small for the test
     monkeypatch.setattr(Ssrfn, "parts", None)
     torch.testing.assert_close(method.fuse_window(hsi, msi, WINDOW), expected)
 

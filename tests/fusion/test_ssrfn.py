@@ -17,15 +17,18 @@ from hsfuse.fusion.create import create_method
 from hsfuse.fusion.methods.ssrfn.config import PRESETS, SsrfnConfig
 from hsfuse.fusion.methods.ssrfn.cost import flop_per_pixel
 from hsfuse.fusion.methods.ssrfn.method import SsrfnMethod
-from hsfuse.fusion.methods.ssrfn.network import Scene, Ssrfn, make_network
+from hsfuse.fusion.methods.ssrfn.network import Ssrfn, make_network
 from hsfuse.fusion.nets.layers import VolumeConv
-from hsfuse.fusion.nets.trust import CAUTION, draft_error, measure_trust, rehearse
+from hsfuse.fusion.nets.reduced_validation import CAUTION, estimate_error, reduced_windows, validate_correction
+from hsfuse.fusion.nets.scene_statistics import SceneStatistics
 from hsfuse.fusion.registry import available_methods
 
 SMALL = SsrfnConfig(
     n_bands=6, n_msi=3, width=32, dfe_blocks=1, cfe_cycles=2, scm_steps=2, refine_stages=1, d_state=8, headdim=16
 )  # fmt: skip
-DRAFTED = replace(SMALL, base="draft", normalisation="band", draft_features=4, noise_aware=True, spectral_skip=True)
+CORRECTING = replace(
+    SMALL, base="estimate", normalisation="band", estimate_features=4, noise_aware=True, spectral_skip=True
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -59,11 +62,11 @@ def test_paper_preset_has_the_published_size_and_trains():
 def test_every_preset_runs_forward_and_backward_at_every_ratio(preset, ratio):
     # The literal preset is narrowed here: its full width has a test of its own.
     network = make_network(preset, **({"width": 32} if preset == "ssrfn-paper" else {}))
-    hsi, msi, draft = images(network.config, 3, 4, ratio)
-    out = network(hsi, msi, draft)
+    hsi, msi, estimate = images(network.config, 3, 4, ratio)
+    out = network(hsi, msi, estimate)
     assert out.shape == (1, 100, 3 * ratio, 4 * ratio)
     assert out.dtype == torch.float32
-    (out - draft.roll(1, 1)).square().mean().backward()
+    (out - estimate.roll(1, 1)).square().mean().backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
 
 
@@ -79,20 +82,20 @@ def test_the_published_counts_are_in_the_literal_preset():
 @pytest.mark.parametrize("preset", ["ssrfn", "ssrfn-lite"])
 def test_an_untrained_everyday_network_returns_its_draft_exactly(preset):
     network = make_network(preset)
-    hsi, msi, draft = images(network.config)
+    hsi, msi, estimate = images(network.config)
     with torch.no_grad():
-        assert torch.equal(network(hsi, msi, draft), draft)
+        assert torch.equal(network(hsi, msi, estimate), estimate)
 
 
 def test_a_few_steps_of_training_lower_the_loss():
     torch.manual_seed(0)
-    network = Ssrfn(DRAFTED)
-    hsi, msi, draft = images(DRAFTED, 5, 5, 2)
-    target = draft + 0.1 * upsample(F.avg_pool2d(msi[:, :1], 2), 2)
+    network = Ssrfn(CORRECTING)
+    hsi, msi, estimate = images(CORRECTING, 5, 5, 2)
+    target = estimate + 0.1 * upsample(F.avg_pool2d(msi[:, :1], 2), 2)
     optimiser = torch.optim.Adam(network.parameters(), 2e-3)
     losses = []
     for _ in range(12):
-        loss = F.l1_loss(network(hsi, msi, draft), target)
+        loss = F.l1_loss(network(hsi, msi, estimate), target)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -148,13 +151,13 @@ def test_impossible_configurations_are_usage_errors(values, text):
 
 
 def test_shapes_that_do_not_fit_are_usage_errors():
-    network = Ssrfn(DRAFTED)
-    hsi, msi, draft = images(DRAFTED)
+    network = Ssrfn(CORRECTING)
+    hsi, msi, estimate = images(CORRECTING)
     with pytest.raises(UsageError, match="6 HSI and 3 MSI"):
-        network(hsi[:, :5], msi, draft)
+        network(hsi[:, :5], msi, estimate)
     with pytest.raises(UsageError, match="nest"):
-        network(hsi, msi[..., :-1], draft)
-    with pytest.raises(UsageError, match="draft"):
+        network(hsi, msi[..., :-1], estimate)
+    with pytest.raises(UsageError, match="estimate"):
         network(hsi, msi)
 
 
@@ -178,29 +181,29 @@ def test_volume_convolutions_equal_a_true_3d_convolution(volume):
 def test_output_in_reflectance_follows_gain_and_offset_of_a_band():
     """Normalising by the scene's statistics makes a correction scale with its band."""
     torch.manual_seed(0)
-    network = Ssrfn(DRAFTED)
+    network = Ssrfn(CORRECTING)
     for p in network.parameters():
         torch.nn.init.normal_(p, std=0.1)
-    hsi, msi, draft = images(DRAFTED)
+    hsi, msi, estimate = images(CORRECTING)
     gain, offset = torch.rand(1, 6, 1, 1) + 0.5, torch.rand(1, 6, 1, 1)
     with torch.no_grad():
-        plain = network(hsi, msi, draft)
-        scaled = network(hsi * gain + offset, msi, draft * gain + offset)
+        plain = network(hsi, msi, estimate)
+        scaled = network(hsi * gain + offset, msi, estimate * gain + offset)
     torch.testing.assert_close(scaled, plain * gain + offset, rtol=1e-3, atol=1e-3)
 
 
 def test_tiles_agree_with_the_whole_away_from_their_border():
     """With statistics of the scene, only the context at a tile's border is missing."""
     torch.manual_seed(0)
-    network = Ssrfn(replace(DRAFTED, scan="lines")).eval()
+    network = Ssrfn(replace(CORRECTING, scan="lines")).eval()
     for name, p in network.named_parameters():
         if "head" in name or "projections" in name:
             torch.nn.init.normal_(p, std=0.1)
-    hsi, msi, draft = images(DRAFTED, 40, 40)
-    scene = Scene.of(hsi, msi)
+    hsi, msi, estimate = images(CORRECTING, 40, 40)
+    scene = SceneStatistics.of(hsi, msi)
     with torch.no_grad():
-        whole = network(hsi, msi, draft, scene) - draft
-        part = network(hsi[..., 5:, 5:], msi[..., 15:, 15:], draft[..., 15:, 15:], scene) - draft[..., 15:, 15:]
+        whole = network(hsi, msi, estimate, scene) - estimate
+        part = network(hsi[..., 5:, 5:], msi[..., 15:, 15:], estimate[..., 15:, 15:], scene) - estimate[..., 15:, 15:]
     difference = (part - whole[..., 15:, 15:]).abs()
     assert difference[..., 45:, 45:].max() < 0.05 * whole.abs().max()
     assert difference[..., 45:, 45:].mean() < 0.2 * difference[..., :6, :].mean()
@@ -211,10 +214,10 @@ def test_bfloat16_stays_close_to_float32():
     network = make_network("ssrfn-lite").eval()
     for p in network.ffm.head.parameters():
         torch.nn.init.normal_(p, std=0.05)
-    hsi, msi, draft = images(network.config, 6, 6)
+    hsi, msi, estimate = images(network.config, 6, 6)
     with torch.no_grad():
-        exact = network(hsi, msi, draft) - draft
-        half = network.bfloat16()(hsi, msi, draft) - draft
+        exact = network(hsi, msi, estimate) - estimate
+        half = network.bfloat16()(hsi, msi, estimate) - estimate
     assert float((half - exact).norm() / exact.norm()) < 0.1
 
 
@@ -222,9 +225,9 @@ def test_bfloat16_stays_close_to_float32():
 def test_operation_count_agrees_with_torch(config, monkeypatch):
     monkeypatch.setenv("HSFUSE_NATIVE", "off")  # torch cannot count what the compiled path does
     network = Ssrfn(config)
-    hsi, msi, draft = images(config, 32, 32)
+    hsi, msi, estimate = images(config, 32, 32)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network(hsi, msi, draft)
+        network(hsi, msi, estimate)
     counted = counter.get_total_flops() / msi[0, 0].numel()
     assert flop_per_pixel(config) == pytest.approx(counted, rel=0.15)
 
@@ -233,7 +236,7 @@ def test_operation_count_agrees_with_torch(config, monkeypatch):
 
 
 class Bicubic:
-    """A draft that a correction can improve on."""
+    """A base estimate that a correction can improve on."""
 
     def fit(self, context, strips):
         list(strips)
@@ -254,37 +257,37 @@ def scene(bands: int = 8, side: int = 60, ratio: int = 2) -> tuple[FusionContext
     return context, LowResolutionStrip(hsi.numpy(), low.numpy(), valid), msi
 
 
-def test_trust_takes_a_helpful_correction_and_refuses_a_harmful_one():
+def test_validation_takes_a_helpful_correction_and_refuses_a_harmful_one():
     context, strip, _ = scene()
     ratio = context.ratio
 
-    def correction(hsi, msi, draft):
+    def correction(hsi, msi, estimate):
         detail = msi - upsample(lowpass_decimate(msi, ratio, context.psf), ratio)
-        change = torch.zeros_like(draft)
+        change = torch.zeros_like(estimate)
         change[:, :3] = detail  # bands 0 to 2 are the MSI's own: right in full
-        change[:, 3] = 2.0 * (torch.from_numpy(strip.hsi[3])[None] - draft[:, 3])  # twice as much as is right
+        change[:, 3] = 2.0 * (torch.from_numpy(strip.hsi[3])[None] - estimate[:, 3])  # twice as much as is right
         change[:, 4] = -detail[:, 1]  # wrong sign, the bands are positively correlated
         change[:, 5] = torch.randn_like(detail[:, 0]) * 0.1
         return change
 
-    trust = measure_trust(correction, rehearse(Bicubic(), context, [strip], np.zeros(8)), 8)  # type: ignore[arg-type]
-    assert trust.windows == 1
-    granted = trust.share / CAUTION
+    result = validate_correction(correction, reduced_windows(Bicubic(), context, [strip], np.zeros(8)), 8)  # type: ignore[arg-type]
+    assert result.windows == 1
+    granted = result.share / CAUTION
     assert granted[:3].min() > 0.8
     assert granted[3] == pytest.approx(0.5, abs=0.02)
     assert granted[4] == 0.0
     assert granted[5] < 0.1
-    assert (granted[6:] == 0.0).all()  # no change proposed: nothing to trust
-    assert trust.gain_db > 1.0
+    assert (granted[6:] == 0.0).all()  # no change proposed: nothing to use
+    assert result.gain_db > 1.0
 
 
-def test_the_test_counts_what_a_cleaner_msi_gives_the_draft():
+def test_the_test_counts_what_a_cleaner_msi_gives_the_base_estimate():
     context, strip, _ = scene()
     noise = np.full(3, 0.02)
 
     def gain(clean):
-        found = rehearse(create_method("glp"), context, [strip], np.zeros(8), noise, clean)
-        return measure_trust(lambda hsi, msi, draft: torch.zeros_like(draft), found, 8).gain_db
+        found = reduced_windows(create_method("glp"), context, [strip], np.zeros(8), noise, clean)
+        return validate_correction(lambda hsi, msi, estimate: torch.zeros_like(estimate), found, 8).gain_db
 
     assert gain(None) == 0.0
     true = torch.from_numpy(strip.msi)[None]
@@ -300,23 +303,23 @@ def test_removing_noise_is_granted_although_the_truth_is_as_noisy():
     low = lowpass_decimate(torch.from_numpy(strip.hsi)[None], context.ratio, context.psf)
     clean = upsample(low, context.ratio)
 
-    def denoise(hsi, msi, draft):
-        return clean - draft
+    def denoise(hsi, msi, estimate):
+        return clean - estimate
 
-    found = rehearse(Bicubic(), context, [given], np.full(8, 0.05))  # type: ignore[arg-type]
-    trust = measure_trust(denoise, found, 8)
-    assert trust.share.min() > 0.9 * CAUTION
-    assert trust.gain_db > 0.3
+    found = reduced_windows(Bicubic(), context, [given], np.full(8, 0.05))  # type: ignore[arg-type]
+    result = validate_correction(denoise, found, 8)
+    assert result.share.min() > 0.9 * CAUTION
+    assert result.gain_db > 0.3
 
 
-def test_a_scene_too_small_to_test_on_keeps_its_draft():
+def test_a_scene_too_small_to_test_on_keeps_its_base_estimate():
     context, strip, _ = scene(side=12)
-    rehearsals = rehearse(Bicubic(), context, [strip], np.zeros(8))  # type: ignore[arg-type]
-    assert draft_error(rehearsals) is None
-    trust = measure_trust(lambda h, m, d: d, rehearsals, 8)
-    assert trust.windows == 0
-    assert (trust.share == 0.0).all()
-    assert trust.to_json()["gain_db"] is None
+    windows = reduced_windows(Bicubic(), context, [strip], np.zeros(8))  # type: ignore[arg-type]
+    assert estimate_error(windows) is None
+    result = validate_correction(lambda h, m, d: d, windows, 8)
+    assert result.windows == 0
+    assert (result.share == 0.0).all()
+    assert result.to_json()["gain_db"] is None
 
 
 def test_expected_error_of_the_draft_is_that_of_the_rehearsal():
@@ -324,13 +327,13 @@ def test_expected_error_of_the_draft_is_that_of_the_rehearsal():
     noisy = LowResolutionStrip(strip.hsi + 0.05 * np.random.default_rng(0).standard_normal(strip.hsi.shape, np.float32),
                                strip.msi, strip.valid)  # fmt: skip
     clean, worse = (
-        draft_error(rehearse(create_method("bicubic"), context, [given], np.full(8, noise)))
+        estimate_error(reduced_windows(create_method("bicubic"), context, [given], np.full(8, noise)))
         for given, noise in ((strip, 0.0), (noisy, 0.05))
     )
     assert clean is not None
     assert worse is not None
     assert clean.shape == (8,)
-    # The noise of the rehearsal's truth does not count, only what the draft has of it.
+    # The noise of the rehearsal's truth does not count, only what the base estimate has of it.
     assert (worse > clean).all()
     assert (worse < np.hypot(clean, 0.05)).all()
 
@@ -341,7 +344,7 @@ def test_denoiser_changes_nothing_without_noise_and_little_with():
     assert network.denoiser is not None
     torch.nn.init.normal_(network.denoiser.convs[-1].weight, std=0.1)
     msi = torch.rand(1, 4, 24, 24)
-    facts = Scene.of(torch.rand(1, 8, 8, 8), msi)
+    facts = SceneStatistics.of(torch.rand(1, 8, 8, 8), msi)
     noise = torch.tensor([[0.0, 0.01, 0.02, 0.03]])
     cleaned = network.denoise(msi, facts, noise)
     assert torch.equal(cleaned[:, 0], msi[:, 0])
@@ -353,32 +356,32 @@ def test_denoiser_changes_nothing_without_noise_and_little_with():
 def test_output_is_in_units_of_the_expected_error():
     torch.manual_seed(0)
     network = make_network("ssrfn-lite", n_bands=8).eval()
-    hsi, msi, draft = torch.rand(1, 8, 6, 6), torch.rand(1, 4, 18, 18), torch.rand(1, 8, 18, 18)
+    hsi, msi, estimate = torch.rand(1, 8, 6, 6), torch.rand(1, 4, 18, 18), torch.rand(1, 8, 18, 18)
     for parameter in network.ffm.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    facts = Scene.of(hsi, msi)
+    facts = SceneStatistics.of(hsi, msi)
     with torch.no_grad():
-        _, change = network.parts(hsi, msi, draft, facts._replace(error=0.01 * facts.std))
-        _, floor = network.parts(hsi, msi, draft, facts)
+        _, change = network.parts(hsi, msi, estimate, facts._replace(error=0.01 * facts.std))
+        _, floor = network.parts(hsi, msi, estimate, facts)
     assert float(change.std()) > 3.0 * float(floor.std())
 
 
-def test_untrained_method_equals_its_draft():
+def test_untrained_method_equals_its_base_estimate():
     context, strip, msi = scene()
-    config = replace(DRAFTED, n_bands=8)
-    method, draft = SsrfnMethod.untrained(config), create_method("glp")
+    config = replace(CORRECTING, n_bands=8)
+    method, estimate = SsrfnMethod.untrained(config), create_method("glp")
     method.fit(context, [strip])
-    draft.fit(context, [strip])
+    estimate.fit(context, [strip])
     tile = torch.from_numpy(strip.hsi[None, :, :20, :20]), msi[None, :, :40, :40]
     out = method.fuse(*tile)
     assert out.dtype == torch.float32
-    torch.testing.assert_close(out, draft.fuse(*tile))
-    assert method.trust is not None
-    assert method.spec.halo_px >= draft.spec.halo_px
+    torch.testing.assert_close(out, estimate.fuse(*tile))
+    assert method.diagnostics.validation is not None
+    assert method.spec.halo_px >= estimate.spec.halo_px
     assert method.spec.n_msi == 3
 
 
-def test_literal_method_runs_without_a_draft():
+def test_literal_method_runs_without_a_base_estimate():
     context, strip, msi = scene()
     method = SsrfnMethod.untrained(replace(SMALL, n_bands=8), precision="bf16")
     method.fit(context, [strip])

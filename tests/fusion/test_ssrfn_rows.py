@@ -1,4 +1,5 @@
-"""Inference works off a few rows at a time where the draft's bands come in and go out: same result, less memory."""
+"""Inference works off a few rows at a time where a base estimate comes in and bands go out: same result, less
+memory."""
 
 from __future__ import annotations
 
@@ -8,18 +9,19 @@ import torch
 
 from hsfuse.degrade import upsample
 from hsfuse.fusion.methods.ssrfn import network as ssrfn
-from hsfuse.fusion.methods.ssrfn.network import Scene, Ssrfn, arsinh, make_network
+from hsfuse.fusion.methods.ssrfn.network import Ssrfn, arsinh, make_network
 from hsfuse.fusion.nets.context import whole
+from hsfuse.fusion.nets.scene_statistics import SceneStatistics
 
 RATIO = 3
 
 
 @pytest.fixture
-def scene() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Scene]:
+def scene() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, SceneStatistics]:
     generator = torch.Generator().manual_seed(4)
     hsi = 0.3 * torch.rand(2, 8, 14, 11, generator=generator)
     msi = 0.3 * torch.rand(2, 4, 14 * RATIO, 11 * RATIO, generator=generator)
-    facts = Scene.of(hsi, msi)
+    facts = SceneStatistics.of(hsi, msi)
     return hsi, msi, upsample(hsi, RATIO), facts._replace(error=0.05 * facts.std)
 
 
@@ -34,35 +36,35 @@ def _network(**changes: object) -> Ssrfn:
 
 @pytest.mark.parametrize("changes", [{}, {"error_scaled": False}, {"spectral_skip": False}, {"ffm_projection": "each"}])
 def test_rows_at_a_time_give_the_same_bands(
-    scene: tuple[torch.Tensor, torch.Tensor, torch.Tensor, Scene],
+    scene: tuple[torch.Tensor, torch.Tensor, torch.Tensor, SceneStatistics],
     changes: dict[str, object],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     network = _network(**changes)
-    hsi, msi, draft, facts = scene
-    before = draft.clone()
-    expected = network.parts(hsi, msi, draft, facts)[1].detach()
+    hsi, msi, estimate, facts = scene
+    before = estimate.clone()
+    expected = network.parts(hsi, msi, estimate, facts)[1].detach()
     assert expected.std() > 1e-4
     for samples in (1, 2500, 10**9):
         monkeypatch.setattr(ssrfn, "_SAMPLES_AT_ONCE", samples)
         with torch.inference_mode():
-            base, change = network.parts(hsi, msi, draft, facts)
+            base, change = network.parts(hsi, msi, estimate, facts)
         torch.testing.assert_close(change, expected, rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(base, before, rtol=0, atol=0)
 
 
-def test_half_precision_does_not_blur_the_draft_s_detail(
-    scene: tuple[torch.Tensor, torch.Tensor, torch.Tensor, Scene],
+def test_half_precision_does_not_blur_the_base_estimate(
+    scene: tuple[torch.Tensor, torch.Tensor, torch.Tensor, SceneStatistics],
 ) -> None:
     """Differences of neighbours are taken in float32: on a bright background they would vanish otherwise."""
     network = _network()
-    _, _, draft, facts = scene
+    _, _, estimate, facts = scene
     facts = facts._replace(mean=facts.mean - 20.0 * facts.std)
-    arguments = (draft, *network._scale(facts)[:2], torch.full((1, 8, 1, 1), 0.02), RATIO, whole(draft))
+    arguments = (estimate, *network._scale(facts)[:2], torch.full((1, 8, 1, 1), 0.02), RATIO, whole(estimate))
     with torch.inference_mode():
-        expected = network._read_draft(*arguments)
+        expected = network._read_estimate(*arguments)
         network.to(torch.bfloat16)
-        half = network._read_draft(*arguments)
+        half = network._read_estimate(*arguments)
     assert expected.skip is not None
     assert half.skip is not None
     assert (half.skip - expected.skip).std() < 0.01 * expected.skip.std()

@@ -33,7 +33,7 @@ from hsfuse.spectral import BandTable
 
 CONFIG = SsrfnConfig(
     n_bands=5, n_msi=3, width=32, dfe_blocks=1, cfe_cycles=1, scm_steps=1, refine_stages=1, d_state=8, headdim=16,
-    base="draft", normalisation="band", draft_features=4,
+    base="estimate", normalisation="band", estimate_features=4,
 )  # fmt: skip
 CENTRE = (450.0, 550.0, 650.0, 850.0, 900.0)
 
@@ -218,12 +218,18 @@ def as_version_1(description: NetworkHeader) -> dict[str, str]:
     content["draft"] = content.pop("base")
     for name in ("architecture", "n_msi"):
         del content[name]
+    settings = content["config"]
+    if "estimate_features" in settings:
+        settings["draft_features"] = settings.pop("estimate_features")
+        settings["base"] = {"estimate": "draft"}.get(settings["base"], settings["base"])
     return metadata | {"format_version": "1", header_file.FORMAT: json.dumps(content)}
 
 
 def test_weights_of_the_first_version_load(trained):
     path = trained.with_name("old.safetensors")
-    save_file(load_file(trained), path, metadata=as_version_1(header()))
+    tensors = {name.replace("estimate_in", "draft_in"): t for name, t in load_file(trained).items()}
+    assert "draft_in.weight" in tensors
+    save_file(tensors, path, metadata=as_version_1(header()))
     old, new = load_weights(path), load_weights(trained)
     assert old.header == new.header
     assert all(torch.equal(t, new.network.state_dict()[name]) for name, t in old.network.state_dict().items())

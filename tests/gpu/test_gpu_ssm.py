@@ -88,10 +88,10 @@ def test_network_on_gpu_equals_cpu(preset):
     for p in network.ffm.parameters():
         if p.abs().sum() == 0:
             torch.nn.init.normal_(p, std=0.05)
-    hsi, msi, draft = torch.rand(1, 100, 8, 8), torch.rand(1, 4, 24, 24), torch.rand(1, 100, 24, 24)
+    hsi, msi, estimate = torch.rand(1, 100, 8, 8), torch.rand(1, 4, 24, 24), torch.rand(1, 100, 24, 24)
     with torch.no_grad():
-        expected = network(hsi, msi, draft) - draft
-        out = network.cuda()(hsi.cuda(), msi.cuda(), draft.cuda()).cpu() - draft
+        expected = network(hsi, msi, estimate) - estimate
+        out = network.cuda()(hsi.cuda(), msi.cuda(), estimate.cuda()).cpu() - estimate
     assert relative(out, expected) < 1e-2
 
 
@@ -99,8 +99,8 @@ def test_training_step_under_autocast_is_finite():
     torch.manual_seed(0)
     network = make_network("ssrfn").cuda()
     hsi, msi = torch.rand(2, 100, 12, 12, device="cuda"), torch.rand(2, 4, 36, 36, device="cuda")
-    draft = torch.rand(2, 100, 36, 36, device="cuda")
+    estimate = torch.rand(2, 100, 36, 36, device="cuda")
     with torch.autocast("cuda", torch.bfloat16):
-        loss = (network(hsi, msi, draft) - draft.roll(1, 1)).abs().mean()
+        loss = (network(hsi, msi, estimate) - estimate.roll(1, 1)).abs().mean()
     loss.backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())

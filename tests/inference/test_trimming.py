@@ -118,8 +118,8 @@ def test_a_network_changes_less_than_half_a_step(monkeypatch: pytest.MonkeyPatch
     scene = scene_of(hsi, msi.astype(np.float32), askew(height, width, 5), wavelengths)
     context = FusionContext(RATIO, wavelengths, np.full(100, 10.0), None, scene.psf)
     method.fit(context, list(scene.low_resolution_strips()))
-    assert method.trust is not None
-    assert method.trust.share.max() > 0.01
+    assert method.diagnostics.validation is not None
+    assert method.diagnostics.validation.share.max() > 0.01
     spec = method.spec
     whole, _ = run(scene, method, TilePlan(height, width, 96, 0, spec.halo_px), 1)
     plan = TilePlan(height, width, 32, spec.overlap_px, spec.halo_px, 1, 48, 2)

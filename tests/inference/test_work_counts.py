@@ -128,11 +128,11 @@ def test_networks_take_the_fast_form_of_every_operation(name: str, most: int) ->
     network = make_network(name).eval()
     side = 6  # one piece for chains of cheap operations
     hsi, msi = torch.rand(1, 100, side, side), torch.rand(1, 4, 3 * side, 3 * side)
-    draft = torch.rand(1, 100, 3 * side, 3 * side)
+    estimate = torch.rand(1, 100, 3 * side, 3 * side)
     with torch.no_grad():
-        network(hsi, msi, draft)  # packs the kernels' weights, once
+        network(hsi, msi, estimate)  # packs the kernels' weights, once
         with Work(1 << 30) as work:
-            network(hsi, msi, draft)
+            network(hsi, msi, estimate)
     assert work.calls["aten::convolution"] > 0
     assert work.volumes == 0
     # Mamba blocks run in the compiled kernels: no chunked products, no cumulated sums.
@@ -141,15 +141,15 @@ def test_networks_take_the_fast_form_of_every_operation(name: str, most: int) ->
 
 
 def test_networks_hold_the_bands_of_a_tile_once() -> None:
-    """What is as large as draft and result lives for a few rows only, but for one array that becomes the result."""
+    """What is as large as estimate and result lives for a few rows only, but for one array that becomes the result."""
     if build.native_library() is None:
         pytest.skip("no compiled kernels")
     network = make_network("ssrfn-lite").eval()
     side = 32
     hsi, msi = torch.rand(1, 100, side, side), torch.rand(1, 4, 3 * side, 3 * side)
-    draft = torch.rand(1, 100, 3 * side, 3 * side)
-    with torch.no_grad(), Work(draft.numel()) as work:
-        network.parts(hsi, msi, draft)
+    estimate = torch.rand(1, 100, 3 * side, 3 * side)
+    with torch.no_grad(), Work(estimate.numel()) as work:
+        network.parts(hsi, msi, estimate)
     assert work.arrays == 1
 
 

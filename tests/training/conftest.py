@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,10 @@ from hsfuse.fusion.methods.ssrfn.network import Ssrfn, make_network
 from hsfuse.sensors.sentinel2 import BANDS_10M, SPACECRAFT, table_responses
 from hsfuse.simulate.training_scene import training_scene
 from hsfuse.spectral import BandTable, srf_weights
-from hsfuse.training.dataset import PatchSource, Reducer, Sampling, SceneEntry, TrainingScene
+from hsfuse.training.fusion_task import TaskSetup
+from hsfuse.training.reducer import Reducer
+from hsfuse.training.scenes import SceneEntry, TrainingScene
+from hsfuse.training.source import PatchSource, Sampling
 
 BANDS = BandTable.make(np.linspace(440.0, 900.0, 12))
 
@@ -35,12 +39,26 @@ def small_scene() -> TrainingScene:
     return TrainingScene("small", reference, np.ones(reference.shape[1:], bool), None, srf, Psf(1.0))
 
 
+SAMPLING = {"patch_px": 24, "window_px": 48, "batch": 4, "pool": 2, "validation_windows": 2, "gap_px": 6}
+
+
 @pytest.fixture
 def make_source(small_scene: TrainingScene) -> Callable[..., PatchSource]:
-    def make(scene: TrainingScene = small_scene, **changes: object) -> PatchSource:
-        settings = {"patch_px": 24, "window_px": 48, "batch": 4, "pool": 2, "validation_windows": 2, "gap_px": 6}
-        sampling = Sampling(**{**settings, **changes})
-        return PatchSource([SceneEntry.of(scene)], sampling, Reducer(BANDS.centre_nm, BANDS.fwhm_nm, "glp"))
+    def make(scene: TrainingScene = small_scene, **changes: Any) -> PatchSource:
+        reducer = Reducer(BANDS.centre_nm, BANDS.fwhm_nm)
+        return PatchSource([SceneEntry.of(scene)], Sampling(**{**SAMPLING, **changes}), reducer)
+
+    return make
+
+
+@pytest.fixture
+def setup(small_scene: TrainingScene) -> Callable[..., TaskSetup]:
+    """What a task on the small scene is made from."""
+
+    def make(**changes: Any) -> TaskSetup:
+        return TaskSetup(
+            [SceneEntry.of(small_scene)], Sampling(**{**SAMPLING, **changes}), BANDS.centre_nm, BANDS.fwhm_nm
+        )
 
     return make
 
@@ -50,6 +68,6 @@ def tiny() -> Callable[[], Ssrfn]:
     def make() -> Ssrfn:
         torch.manual_seed(0)
         return make_network("ssrfn-lite", n_bands=12, width=8, dfe_blocks=1, cfe_cycles=1, scm_steps=1, headdim=8,
-                            d_state=8, draft_features=4)  # fmt: skip
+                            d_state=8, estimate_features=4)  # fmt: skip
 
     return make

@@ -15,7 +15,10 @@ from hsfuse.degrade import Psf, apply_srf, lowpass_decimate
 from hsfuse.errors import InputError, OverlapError
 from hsfuse.grid import Slice2D
 from hsfuse.training.augment import FULL, AugmentationRanges, Disturbance
-from hsfuse.training.dataset import MIN_PATCH_PX, PatchSource, Reducer, TrainingScene, _chances, split_regions
+from hsfuse.training.pairs import Batch, ReducedPair
+from hsfuse.training.reducer import Reducer
+from hsfuse.training.scenes import MIN_PATCH_PX, TrainingScene, split_regions
+from hsfuse.training.source import PatchSource, _chances
 
 
 @given(
@@ -48,9 +51,9 @@ def test_a_step_has_its_batch_whatever_came_before(make_source: Callable[..., Pa
     one, other = make_source(), make_source()
     for step in (0, 1, 9):
         one.batch(step)
-    for a, b in zip(one.batch(17), other.batch(17), strict=True):
-        for x, y in zip(a, b, strict=True) if isinstance(a, tuple) else [(a, b)]:
-            assert torch.equal(x, y)
+    a, b = one.batch(17), other.batch(17)
+    for name in ("hsi", "msi", "target", "valid"):
+        assert torch.equal(getattr(a, name), getattr(b, name))
 
 
 def test_windows_made_ahead_are_the_same(make_source: Callable[..., PatchSource]) -> None:
@@ -70,19 +73,16 @@ def test_processes_share_one_batch(make_source: Callable[..., PatchSource]) -> N
 
 def test_undisturbed_pair_follows_the_protocol(small_scene: TrainingScene) -> None:
     centre = np.linspace(440.0, 900.0, 12)
-    reducer = Reducer(centre, np.full(12, 40.0), "glp")
+    reducer = Reducer(centre, np.full(12, 40.0))
     pair = reducer.make(small_scene, Slice2D(0, 48, 6, 54), 3, Disturbance())
     reference = torch.as_tensor(small_scene.reference[:, 0:48, 6:54])
     assert torch.equal(pair.target, reference)
     torch.testing.assert_close(pair.hsi, lowpass_decimate(reference[None], 3, Psf(1.0))[0])
     torch.testing.assert_close(pair.msi, apply_srf(reference[None], small_scene.srf[0])[0])
-    assert pair.draft is not None
-    assert pair.draft.shape == reference.shape
-    torch.testing.assert_close(pair.scene.mean[0], pair.hsi.mean(dim=(1, 2)), atol=1e-5, rtol=1e-4)
 
 
 def test_shift_moves_the_hsi_and_not_the_target(small_scene: TrainingScene) -> None:
-    reducer = Reducer(np.linspace(440.0, 900.0, 12), np.full(12, 40.0), "")
+    reducer = Reducer(np.linspace(440.0, 900.0, 12), np.full(12, 40.0))
     block = Slice2D(0, 60, 0, 60)
     still = reducer.make(small_scene, block, 3, Disturbance())
     moved = reducer.make(small_scene, block, 3, Disturbance(shift_px=(1.0, 0.0)))
@@ -126,9 +126,36 @@ def test_clouds_do_not_train(small_scene: TrainingScene, make_source: Callable[.
     source = make_source(replace(small_scene, valid=valid))
     shares = [float(source.batch(step).valid.mean()) for step in range(6)]
     assert min(shares) > 0.5
-    blind = make_source(replace(small_scene, valid=np.zeros_like(valid)))
-    with pytest.raises(OverlapError, match="too few valid pixels"):
-        blind.batch(0)
+
+
+def test_windows_that_the_task_cannot_use_are_passed_over(make_source: Callable[..., PatchSource]) -> None:
+    source = make_source()
+    calls: list[str] = []
+
+    def useless(pair: ReducedPair) -> ReducedPair:
+        calls.append(pair.name)
+        raise OverlapError("too few valid pixels")
+
+    source._prepare = useless
+    with pytest.raises(OverlapError, match="training strips hold too few valid pixels"):
+        source.batch(0)
+    assert len(calls) > 4
+    with pytest.raises(OverlapError, match="validation strips hold too few"):
+        source.validation()
+
+
+def test_what_a_task_adds_is_cut_and_stacked_with_the_rest(make_source: Callable[..., PatchSource]) -> None:
+    source = make_source()
+    source._prepare = lambda pair: replace(
+        pair, images={"copy": pair.target}, values={"top": pair.target.amax().view(1)}
+    )
+    batch = source.batch(2)
+    assert torch.equal(batch.images["copy"], batch.target)
+    assert batch.values["top"].shape == (4,)
+    part = batch.part(1, 3)
+    assert (len(part), part.ratio) == (2, 3)
+    assert torch.equal(part.images["copy"], batch.target[1:3])
+    assert isinstance(Batch.stack([part, part]), Batch)
 
 
 def test_validation_windows_are_always_the_same(make_source: Callable[..., PatchSource]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import os
 import signal
@@ -14,13 +15,15 @@ import torch
 
 from hsfuse.errors import InputError, OutputError, TrainingDivergedError, UsageError
 from hsfuse.fusion.methods.ssrfn.network import Ssrfn
+from hsfuse.fusion.methods.ssrfn.task import SsrfnTask
 from hsfuse.progress import Stage
-from hsfuse.training import loop
-from hsfuse.training.dataset import PatchSource
 from hsfuse.training.distributed import Team
-from hsfuse.training.loop import LoopSettings, TrainingFiles, train
+from hsfuse.training.fusion_task import TaskSetup
+from hsfuse.training.loop import Trainer, train
+from hsfuse.training.losses import FusionLoss
+from hsfuse.training.settings import LoopSettings, TrainingFiles
 
-Source = Callable[..., PatchSource]
+Setup = Callable[..., TaskSetup]
 Network = Callable[[], Ssrfn]
 
 QUICK = LoopSettings(steps=6, validate_every=3, micro_batch=4, warmup_steps=1)
@@ -67,41 +70,43 @@ def _same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_it_learns(make_source: Source, tiny: Network) -> None:
+def test_it_learns(setup: Setup, tiny: Network) -> None:
     settings = LoopSettings(steps=24, validate_every=8, micro_batch=4, learning_rate=3e-3)
-    result = train(_spoilt(tiny()), make_source(), settings)
+    result = train(SsrfnTask(_spoilt(tiny()), setup()), settings)
     assert result.best.psnr_db > result.first.psnr_db + 1.0
     assert result.best_step > 0
     assert result.stopped == "budget"
     assert [entry["step"] for entry in result.history] == [0, 8, 16, 24]
 
 
-def test_an_untrained_network_is_its_draft_and_stays_when_training_does_not_help(
-    make_source: Source, tiny: Network
+def test_an_untrained_network_is_its_base_estimate_and_stays_when_training_does_not_help(
+    setup: Setup, tiny: Network
 ) -> None:
     network = tiny()
     before = _weights(network)
-    result = train(network, make_source(), LoopSettings(steps=3, validate_every=3, micro_batch=4, learning_rate=1e-12))
+    result = train(
+        SsrfnTask(network, setup()), LoopSettings(steps=3, validate_every=3, micro_batch=4, learning_rate=1e-12)
+    )
     assert result.first.gain_db == pytest.approx(0.0, abs=1e-4)
     assert result.best_step == 0
     assert _same(before, _weights(network))
 
 
 @pytest.mark.parametrize("dead", [False, True])
-def test_resuming_gives_the_same_weights(make_source: Source, tiny: Network, tmp_path: Path, dead: bool) -> None:
+def test_resuming_gives_the_same_weights(setup: Setup, tiny: Network, tmp_path: Path, dead: bool) -> None:
     whole = _spoilt(tiny())
-    train(whole, make_source(), QUICK, files=TrainingFiles(log=tmp_path / "whole.csv"))
+    train(SsrfnTask(whole, setup()), QUICK, files=TrainingFiles(log=tmp_path / "whole.csv"))
     files = TrainingFiles(tmp_path / "state.safetensors", tmp_path / "part.csv", identity={"seed": 0})
     # Either a signal, which saves on the way out, or a death that leaves only the last periodic checkpoint.
     action = _die if dead else lambda: os.kill(os.getpid(), signal.SIGTERM)
     settings = LoopSettings(**{**vars(QUICK), "checkpoint_minutes": 1e-9})
     with pytest.raises(_BoomError if dead else KeyboardInterrupt):
-        train(_spoilt(tiny()), make_source(), settings, files=files, progress=_Hook(5, action))
+        train(SsrfnTask(_spoilt(tiny()), setup()), settings, files=files, progress=_Hook(5, action))
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     resumed = tiny()
     # Neither fresh weights nor the state of the random numbers may matter.
     torch.manual_seed(99)
-    result = train(resumed, make_source(), settings,
+    result = train(SsrfnTask(resumed, setup()), settings,
                    files=TrainingFiles(files.checkpoint, files.log, resume=True, identity={"seed": 0}))  # fmt: skip
     assert result.steps == 6
     assert _same(_weights(whole), _weights(resumed))
@@ -111,73 +116,79 @@ def test_resuming_gives_the_same_weights(make_source: Source, tiny: Network, tmp
     assert [[row[name] for name in shown] for row in logs[0]] == [[row[name] for name in shown] for row in logs[1]]
 
 
-def test_micro_batches_add_up(make_source: Source, tiny: Network) -> None:
+def test_micro_batches_add_up(setup: Setup, tiny: Network) -> None:
     networks = []
     for size in (4, 1):
         network = tiny()
         # Plain gradient steps: Adam would blow rounding up where a gradient is about zero.
-        train(network, make_source(), LoopSettings(steps=2, validate_every=2, micro_batch=size, ema=0.0))
+        train(SsrfnTask(network, setup()), LoopSettings(steps=2, validate_every=2, micro_batch=size, ema=0.0))
         networks.append(_weights(network))
     for name, tensor in networks[0].items():
         torch.testing.assert_close(tensor, networks[1][name], atol=2e-4, rtol=1e-2)
 
 
-def test_two_members_do_the_work_of_one(make_source: Source, tiny: Network) -> None:
+def test_two_members_do_the_work_of_one(setup: Setup, tiny: Network) -> None:
     """The gradient of the global batch is the sum of the members' gradients."""
-    source, total = make_source(), {}
-    trainers = [loop._Trainer(tiny(), source, QUICK, TrainingFiles(), Team(), "cpu") for _ in range(3)]
-    for trainer, (rank, size) in zip(trainers, ((0, 1), (0, 2), (1, 2)), strict=True):
-        total[rank, size] = trainer._gradients(source.batch(0, rank, size))
+    total, learners = {}, []
+    for rank, size in ((0, 1), (0, 2), (1, 2)):
+        task = SsrfnTask(tiny(), setup())
+        trainer = Trainer(task, QUICK, TrainingFiles(), Team(), "cpu")
+        learners.append(trainer.learners[0])
+        total[rank, size] = trainer.gradients(learners[-1], task.sample(0, rank, size))
     assert total[0, 1] == pytest.approx(total[0, 2] + total[1, 2], rel=1e-5)
-    for whole, first, second in zip(*(t._parameters for t in trainers), strict=True):
+    for whole, first, second in zip(*(learner.parameters for learner in learners), strict=True):
         assert whole.grad is not None
         assert first.grad is not None
         assert second.grad is not None
         torch.testing.assert_close(whole.grad, first.grad + second.grad, atol=1e-6, rtol=1e-4)
 
 
-def test_early_stopping(make_source: Source, tiny: Network) -> None:
+def test_early_stopping(setup: Setup, tiny: Network) -> None:
     settings = LoopSettings(steps=50, validate_every=1, patience=2, learning_rate=1e-12, micro_batch=4)
-    result = train(tiny(), make_source(), settings)
+    result = train(SsrfnTask(tiny(), setup()), settings)
     assert result.stopped == "no more improvement"
     assert result.steps == 2
     assert result.best_step == 0
 
 
-def test_minutes_are_a_budget(make_source: Source, tiny: Network) -> None:
-    result = train(tiny(), make_source(), LoopSettings(minutes=1e-5, validate_every=100, micro_batch=4))
+def test_minutes_are_a_budget(setup: Setup, tiny: Network) -> None:
+    result = train(SsrfnTask(tiny(), setup()), LoopSettings(minutes=1e-5, validate_every=100, micro_batch=4))
     assert result.stopped == "budget"
     assert result.steps <= 2
 
 
-def test_bf16_trains(make_source: Source, tiny: Network) -> None:
-    result = train(tiny(), make_source(), LoopSettings(**{**vars(QUICK), "precision": "bf16"}))
-    assert result.best.psnr_db > result.first.psnr_db - 1.0
+def test_bf16_trains(setup: Setup, tiny: Network) -> None:
+    network, seen = _spoilt(tiny()), set()
+    network.up_hsi.register_forward_hook(lambda module, args, out: seen.add((module.training, args[0].dtype)))
+    settings = LoopSettings(steps=4, validate_every=4, micro_batch=4, learning_rate=3e-3, precision="bf16")
+    result = train(SsrfnTask(network, setup()), settings)
+    assert seen == {(True, torch.bfloat16), (False, torch.float32)}, "half precision in training, not in validation"
+    assert result.best.quality > result.first.quality + 0.1
     assert all(p.dtype == torch.float32 for p in result.network.parameters())
 
 
-def test_nan_is_an_error(make_source: Source, tiny: Network) -> None:
+def test_nan_is_an_error(setup: Setup, tiny: Network) -> None:
     network = tiny()
     with torch.no_grad():
         next(iter(network.parameters())).fill_(float("nan"))
     with pytest.raises(TrainingDivergedError, match="not finite"):
-        train(network, make_source(), QUICK)
+        train(SsrfnTask(network, setup()), QUICK)
 
 
-def test_nan_loss_is_an_error(make_source: Source, tiny: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop.FusionLoss, "__call__", lambda self, e, *rest: e.mean(dim=(1, 2, 3)) * float("nan"))
+def test_nan_loss_is_an_error(setup: Setup, tiny: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FusionLoss, "__call__", lambda self, e, *rest: e.mean(dim=(1, 2, 3)) * float("nan"))
     network = tiny()
     before = _weights(network)
     with pytest.raises(TrainingDivergedError, match="not a number since step 1"):
-        train(network, make_source(), QUICK)
+        train(SsrfnTask(network, setup()), QUICK)
     assert _same(before, _weights(network))
 
 
-def test_growing_loss_is_an_error(make_source: Source, tiny: Network) -> None:
+def test_growing_loss_is_an_error(setup: Setup, tiny: Network) -> None:
     settings = LoopSettings(steps=400, validate_every=400, learning_rate=0.9, clip=0.0, warmup_steps=25, micro_batch=4,
                             schedule="constant")  # fmt: skip
     with pytest.raises(TrainingDivergedError, match=r"grew from|not a number|not finite"):
-        train(tiny(), make_source(batch=1), settings)
+        train(SsrfnTask(tiny(), setup(batch=1)), settings)
 
 
 def test_without_budget_is_an_error() -> None:
@@ -185,30 +196,30 @@ def test_without_budget_is_an_error() -> None:
         LoopSettings()
 
 
-def _interrupted(make_source: Source, tiny: Network, path: Path) -> TrainingFiles:
+def _interrupted(setup: Setup, tiny: Network, path: Path) -> TrainingFiles:
     files = TrainingFiles(path, identity={"lr": 1})
     with pytest.raises(KeyboardInterrupt):
-        train(tiny(), make_source(), QUICK, files=files,
+        train(SsrfnTask(tiny(), setup()), QUICK, files=files,
               progress=_Hook(2, lambda: os.kill(os.getpid(), signal.SIGINT)))  # fmt: skip
     return files
 
 
-def test_resuming_needs_the_same_settings_and_network(make_source: Source, tiny: Network, tmp_path: Path) -> None:
+def test_resuming_needs_the_same_settings_and_network(setup: Setup, tiny: Network, tmp_path: Path) -> None:
     path = tmp_path / "state.safetensors"
-    _interrupted(make_source, tiny, path)
+    _interrupted(setup, tiny, path)
     with pytest.raises(UsageError, match=r"other settings or data \(lr\)"):
-        train(tiny(), make_source(), QUICK, files=TrainingFiles(path, resume=True, identity={"lr": 2}))
-    other = loop.copy.deepcopy(tiny())
+        train(SsrfnTask(tiny(), setup()), QUICK, files=TrainingFiles(path, resume=True, identity={"lr": 2}))
+    other = copy.deepcopy(tiny())
     other.condition = None
     with pytest.raises(InputError, match=r"belongs to another network|does not fit"):
-        train(other, make_source(), QUICK, files=TrainingFiles(path, resume=True, identity={"lr": 1}))
+        train(SsrfnTask(other, setup()), QUICK, files=TrainingFiles(path, resume=True, identity={"lr": 1}))
 
 
 def test_a_full_disk_keeps_the_old_checkpoint(
-    make_source: Source, tiny: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    setup: Setup, tiny: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "state.safetensors"
-    files = _interrupted(make_source, tiny, path)
+    files = _interrupted(setup, tiny, path)
     kept = path.read_bytes()
 
     def full(*args: object, **kwargs: object) -> None:
@@ -216,6 +227,6 @@ def test_a_full_disk_keeps_the_old_checkpoint(
 
     monkeypatch.setattr("hsfuse.training.checkpoint.save_file", full)
     with pytest.raises(OutputError, match="No space left"):
-        train(tiny(), make_source(), QUICK, files=TrainingFiles(path, resume=True, identity=files.identity))
+        train(SsrfnTask(tiny(), setup()), QUICK, files=TrainingFiles(path, resume=True, identity=files.identity))
     assert path.read_bytes() == kept
     assert [p.name for p in tmp_path.iterdir()] == ["state.safetensors"]

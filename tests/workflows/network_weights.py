@@ -17,10 +17,10 @@ BANDS = 24
 
 
 def tiny_network(*, noise: float = 0.0, bands: int = BANDS) -> Ssrfn:
-    """A network that returns its draft; with ``noise``, one that adds some nonsense to it."""
+    """A network that returns its base estimate; with ``noise``, one that adds some nonsense to it."""
     torch.manual_seed(0)
     network = make_network("ssrfn-lite", n_bands=bands, width=8, dfe_blocks=1, cfe_cycles=1, scm_steps=1, headdim=8,
-                           d_state=8, draft_features=4)  # fmt: skip
+                           d_state=8, estimate_features=4)  # fmt: skip
     if noise:
         with torch.no_grad():
             for parameter in network.parameters():

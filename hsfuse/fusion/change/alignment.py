@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from hsfuse.degrade import MAX_FWHM_PX, MAX_OFFSET_PX, MIN_FWHM_PX, Psf
 from hsfuse.fusion.change.response import Response
-from hsfuse.fusion.classical.calibration import Calibration
+from hsfuse.fusion.diagnostics import Calibration
 from hsfuse.fusion.scene_model.relation import CoarsePair, relate
 
 _STEPS = 3

@@ -9,13 +9,13 @@ along when the HSI is interpolated, so it costs no resampling of its own.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
-from hsfuse.degrade import MAX_FWHM_PX, MAX_OFFSET_PX, MIN_FWHM_PX, Offset, Psf, masked_lowpass_decimate_array
+from hsfuse.degrade import MAX_FWHM_PX, MAX_OFFSET_PX, MIN_FWHM_PX, Psf, masked_lowpass_decimate_array
 from hsfuse.fusion.base import FusionContext, LowResolutionStrip
+from hsfuse.fusion.diagnostics import Calibration
 
 _TOLERANCE_PX = 0.003
 _LEAST_EXPLAINED = 0.5
@@ -23,26 +23,6 @@ _LEAST_EXPLAINED = 0.5
 differ, and the best fit means nothing."""
 _EDGE_PX = 0.02
 """A best fit this close to the search's limits is none."""
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Result.
-
-    Attributes
-    ----------
-    psf
-        Blur of the HSI relative to the MSI.
-    offset_px
-        How far (row, col) the HSI's pixels really lie towards larger index, HSI pixels.
-    """
-
-    psf: Psf
-    offset_px: Offset
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values for the report."""
-        return {"psf_fwhm_px": self.psf.fwhm_px, "offset_px": [round(v, 4) for v in self.offset_px]}
 
 
 def calibrate(strips: Sequence[LowResolutionStrip], context: FusionContext) -> Calibration | None:

@@ -11,8 +11,8 @@ import numpy as np
 from hsfuse.degrade import Window
 from hsfuse.errors import HsfuseError
 from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, ModelSpec
-from hsfuse.fusion.classical.calibration import Calibration
 from hsfuse.fusion.classical.statistics import FloatMatrix
+from hsfuse.fusion.diagnostics import MethodDiagnostics
 from hsfuse.fusion.map.posterior import HALO_PX
 from hsfuse.fusion.map.prior import (
     DegradedWindow,
@@ -106,6 +106,15 @@ class RefinedMethod(FusionMethod):
         return self._model
 
     @property
+    def diagnostics(self) -> MethodDiagnostics:
+        """Those of the method."""
+        return self._method.diagnostics
+
+    def prefer_quality(self) -> None:
+        """As the method does."""
+        self._method.prefer_quality()
+
+    @property
     def refinement(self) -> RefinementRecord | None:
         """What was decided on the scene; None before the fit."""
         return self._record
@@ -137,7 +146,7 @@ class RefinedMethod(FusionMethod):
         self._ratio = context.ratio
         self._method.fit(context, strips)
         self._fitted = True
-        found: Calibration | None = getattr(self._method, "calibration", None)
+        found = self._method.diagnostics.calibration
         self._model, aligned = estimate_scene_model(strips, context, calibration=found)
         self._refinement, self._record = self._decide(fresh, aligned, context, self._model)
         _log.info("Refinement: %s (%s).", self._record.used, self._record.gain_db)

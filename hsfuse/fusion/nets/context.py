@@ -28,8 +28,8 @@ class Context(NamedTuple):
     refined: int
 
 
-OF_A_CORRECTION = Context(features=2, refined=1)
-"""Enough for networks that correct a draft.
+CORRECTION_CONTEXT = Context(features=2, refined=1)
+"""Enough for networks that correct a base estimate.
 
 With the shipped weights, tiles of 32 pixels with an overlap of 2 differ from the whole image by as much as tiles
 with seven pixels of context everywhere and an overlap of 4 do: 2e-5 to 7e-5 root mean square, in PSNR by 0.001 dB.

@@ -13,16 +13,16 @@ import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hsfuse.fusion.diagnostics import GuideDenoising
 from hsfuse.fusion.nets.denoiser import REACH_PX, GuideDenoiser
 
-STEPS, PATIENT_STEPS = 100, 400
+STEPS, THOROUGH_STEPS = 100, 400
 """As a matter of course, and where minutes are spent on adapting to the scene anyway."""
 TURNS = 8
 """Versions of an image that are turned and mirrored."""
@@ -45,17 +45,12 @@ class AdaptedDenoiser:
     ----------
     denoiser
         The adapted copy, or the denoiser as it came where training on the scene did not help.
-    noise
-        Standard deviation of every band's noise, reflectance.
-    left_before, left_after
-        Estimated share of the noise's variance (error against the clean image) that is left by the denoiser as it
-        came and by this one; NaN where nothing could be tested.
+    record
+        Noise of the image, and how much of it is left.
     """
 
     denoiser: GuideDenoiser
-    noise: tuple[float, ...]
-    left_before: float = math.nan
-    left_after: float = math.nan
+    record: GuideDenoising
 
     def clean(self, msi: Tensor, mean: Tensor, std: Tensor, noise: Tensor, *, thorough: bool = False) -> Tensor:
         """Denoise as :class:`GuideDenoiser` does; ``thorough``: mean over the image's 8 turned and mirrored versions.
@@ -71,11 +66,6 @@ class AdaptedDenoiser:
             back = torch.rot90(self.denoiser(seen, mean, std, noise), -(turn % 4), (-2, -1))
             total += back.flip(-1) if turn >= TURNS // 2 else back
         return total / TURNS
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values for the report."""
-        before, after = (None if math.isnan(v) else round(v, 4) for v in (self.left_before, self.left_after))
-        return {"noise": [round(v, 6) for v in self.noise], "left_before": before, "left_after": after}
 
 
 def adapt_denoiser(
@@ -107,7 +97,7 @@ def adapt_denoiser(
     usable = [torch.as_tensor(b, device=device) for b in blocks if min(b.shape[1:]) >= LEAST_PX]
     found = tuple(float(v) for v in noise.flatten())
     if steps < 1 or not usable or not max(found) > 0.0:
-        return AdaptedDenoiser(denoiser, found)
+        return AdaptedDenoiser(denoiser, GuideDenoising(found))
     test = usable[:: _TEST_EVERY if len(usable) >= _TEST_EVERY else 1][:_TEST_BLOCKS]
     own = [b for i, b in enumerate(usable) if i % _TEST_EVERY] if len(usable) >= _TEST_EVERY else usable
     facts = (mean.float(), std.float(), noise.float().clamp(min=_FLOOR))
@@ -131,9 +121,9 @@ def adapt_denoiser(
             optimizer.step()
     after = _left(adapted, test, facts, seed)
     if not after < before:
-        return AdaptedDenoiser(denoiser, found, before, before)
+        return AdaptedDenoiser(denoiser, GuideDenoising(found, before, before))
     kind = next(denoiser.parameters()).dtype
-    return AdaptedDenoiser(adapted.requires_grad_(False).to(kind), found, before, after)
+    return AdaptedDenoiser(adapted.requires_grad_(False).to(kind), GuideDenoising(found, before, after))
 
 
 def learned_pixels(steps: int) -> float:

@@ -17,8 +17,8 @@ from scipy.optimize import minimize
 
 from hsfuse.degrade import MAX_OFFSET_PX, MIN_FWHM_PX, Psf, decimate_separable, displaced_kernels
 from hsfuse.fusion.base import FusionContext, LowResolutionStrip
-from hsfuse.fusion.classical.calibration import Calibration
 from hsfuse.fusion.classical.statistics import FloatMatrix, Subspace
+from hsfuse.fusion.diagnostics import Calibration
 
 _LEAST_PIXELS = 40
 _WIDEST_PX = 1.8

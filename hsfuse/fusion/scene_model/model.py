@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from hsfuse.degrade import NO_OFFSET, Offset, Psf
 from hsfuse.fusion.base import FusionContext, LowResolutionStrip
-from hsfuse.fusion.classical.calibration import Calibration, calibrate, recalibrated
+from hsfuse.fusion.classical.calibration import calibrate, recalibrated
 from hsfuse.fusion.classical.statistics import MIN_PIXELS, FloatMatrix, Subspace, gather, signal_subspace
+from hsfuse.fusion.diagnostics import Calibration
 from hsfuse.fusion.guide_noise import GuideSample, guide_noise
 from hsfuse.fusion.scene_model.alignment import align_small
 from hsfuse.fusion.scene_model.relation import CoarsePair, Contradiction, relate, ridge_synthesis

@@ -10,13 +10,17 @@ from typing import Any
 import numpy as np
 
 from hsfuse.errors import UsageError
-from hsfuse.fusion.methods.ssrfn.method import DEFAULT_DRAFT, SsrfnMethod
+from hsfuse.fusion.base import FusionMethod, NetworkMethod
+from hsfuse.fusion.registry import architecture
 from hsfuse.inference.scene import FusionScene
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress
-from hsfuse.training.dataset import PatchSource, Reducer, Sampling, SceneEntry, TrainingScene
-from hsfuse.training.loop import LoopSettings, train
-from hsfuse.training.validation import ValidationScores
+from hsfuse.training.fusion_task import TaskSetup
+from hsfuse.training.loop import train
+from hsfuse.training.scenes import SceneEntry, TrainingScene
+from hsfuse.training.settings import LoopSettings
+from hsfuse.training.source import Sampling
+from hsfuse.training.task import Scores
 from hsfuse.workflows.training.training_data import scene_as_training
 
 _log = get_logger(__name__)
@@ -42,8 +46,8 @@ class Adaptation:
         Training that was done.
     """
 
-    before: ValidationScores
-    after: ValidationScores
+    before: Scores
+    after: Scores
     steps: int
     seconds: float
 
@@ -56,7 +60,7 @@ class Adaptation:
 
 
 def adapt(
-    method: SsrfnMethod,
+    method: FusionMethod,
     scene: FusionScene,
     *,
     minutes: float | None = None,
@@ -66,20 +70,19 @@ def adapt(
     patch_px: int = 48,
     batch: int = 8,
     seed: int = 0,
-    draft: str = DEFAULT_DRAFT,
+    base: str = "",
     scratch: Path | None = None,
     progress: Progress | None = None,
 ) -> Adaptation:
     """Adapt the network of a method to a scene, in place and before ``method.fit``.
 
     The weights with the best score on separate strips of the scene are kept; where training does not help, those
-    are the weights that it started from. The denoiser of the MSI, which learns from the scene in ``method.fit`` anyway,
-    will take longer over it.
+    are the weights that it started from. The method is told to prefer quality to time from then on.
 
     Parameters
     ----------
     method
-        SSRFN with trained weights, not yet fitted.
+        A network with trained weights, not yet fitted.
     scene
         Prepared pair; its bands are those of the network, in the network's order.
     minutes, steps
@@ -92,8 +95,8 @@ def adapt(
         Size and number of the training patches.
     seed
         Of everything random.
-    draft
-        Method that makes the draft which the network corrects.
+    base
+        Method of the base estimate with which the network was trained; empty: the network's default.
     scratch
         Folder that holds the scene while training (a file without a name); None keeps it in memory.
     progress
@@ -106,23 +109,26 @@ def adapt(
     InputError, OverlapError
         The scene is too small, or too little of it is valid.
     """
-    config = method.network.config
-    if len(scene.bands) != config.n_bands or len(scene.msi.band_names) != config.n_msi:
+    if not isinstance(method, NetworkMethod):
+        raise UsageError(f"The method '{method.spec.name}' has no network to adapt.", hint="Leave out --adapt.")
+    entry = architecture(method.architecture)
+    if entry.task is None:
+        raise UsageError(f"The network '{method.spec.name}' cannot be adapted.", hint="Leave out --adapt.")
+    bands_wanted, n_msi = method.n_bands or len(scene.bands), method.spec.n_msi or len(scene.msi.band_names)
+    if len(scene.bands) != bands_wanted or len(scene.msi.band_names) != n_msi:
         raise UsageError(
-            f"The network takes {config.n_bands} HSI and {config.n_msi} MSI bands, the scene brings "
+            f"The network takes {bands_wanted} HSI and {n_msi} MSI bands, the scene brings "
             f"{len(scene.bands)} and {len(scene.msi.band_names)}.",
             hint="Select the network's bands, or leave out --adapt.",
         )
     bands = scene.hsi.bands.take(scene.bands)
-    entry = SceneEntry.of(_with_own_guide(scene_as_training(scene, scene.hsi.info.name, scratch=scratch)))
+    own = SceneEntry.of(_with_own_guide(scene_as_training(scene, scene.hsi.info.name, scratch=scratch)))
     # Of a small scene the strip between training and validation would leave nothing.
-    gap = int(min(max((max(entry.shape) - _STRIPS_PX) // 2, _SMALL_GAP_PX), _GAP_PX))
+    gap = int(min(max((max(own.shape) - _STRIPS_PX) // 2, _SMALL_GAP_PX), _GAP_PX))
     gpu = device.startswith("cuda")
     network = copy.deepcopy(method.network).float().requires_grad_(True)
-    if network.denoiser is not None:
-        network.denoiser.requires_grad_(False)
-    source = PatchSource(
-        [entry],
+    setup = TaskSetup(
+        [own],
         Sampling(
             ratios=(scene.ratio,),
             patch_px=patch_px,
@@ -132,20 +138,24 @@ def adapt(
             seed=seed,
             prefetch=gpu,
         ),
-        Reducer(bands.centre_nm, bands.fwhm_nm, draft if config.base == "draft" else "", device, network),
+        bands.centre_nm,
+        bands.fwhm_nm,
+        base=base,
+        device=device,
     )
+    task = entry.task(network, setup)
     settings = LoopSettings(
         learning_rate=_LEARNING_RATE, steps=steps, minutes=minutes, validate_every=_VALIDATE_EVERY, ema=0.98,
         micro_batch=batch if gpu else 2,
         precision="bf16" if precision == "bf16" or (precision == "auto" and gpu) else "fp32",
     )  # fmt: skip
-    result = train(network, source, settings, device=device, progress=progress)
+    result = train(task, settings, device=device, progress=progress)
     if result.best_step:
         method.network.load_state_dict(result.network.state_dict())
-    method.be_patient()
+    method.prefer_quality()
     _log.info(
-        "Adapted in %d steps: %.2f dB instead of %.2f dB on the scene's validation strips.",
-        result.steps, result.best.psnr_db, result.first.psnr_db,
+        "Adapted in %d steps; on the scene's validation strips: %s; before: %s.",
+        result.steps, result.best.text, result.first.text,
     )  # fmt: skip
     return Adaptation(result.first, result.best, result.steps, result.seconds)
 

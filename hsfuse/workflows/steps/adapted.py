@@ -15,6 +15,8 @@ from typing import Any
 
 from hsfuse.config import RunConfig
 from hsfuse.errors import HsfuseError, InputError, OutputError
+from hsfuse.fusion.base import NetworkMethod
+from hsfuse.fusion.create import create_method
 from hsfuse.fusion.nets.header import read_header
 from hsfuse.inference.budget import make_budget
 from hsfuse.inference.scene import FusionScene
@@ -80,9 +82,7 @@ def adapt_to_scene(
     OutputError
         The weights to resume with are missing or of another run, or cannot be written.
     """
-    from hsfuse.fusion.methods.ssrfn.method import SsrfnMethod
-
-    if not isinstance(chosen.method, SsrfnMethod) or chosen.header is None:
+    if not isinstance(chosen.method, NetworkMethod) or chosen.header is None:
         raise HsfuseError("Only a network with trained weights can be adapted.")
     path, spec = adapted_path(output), chosen.method.spec
     identity = run_identity(config.identity(), inputs, f"{spec.name} {spec.weights_sha256}")
@@ -92,10 +92,11 @@ def adapt_to_scene(
     else:
         _log.info("Going on with the weights that were adapted before, %s.", path)
     # From the file also right after training: a resumed run must see the very same numbers.
-    method = SsrfnMethod.from_weights(path, precision=network_precision(spec.name, config.precision, resources.device))
-    method.be_patient()
+    name = chosen.name
+    method = create_method(name, model=path, precision=network_precision(name, config.precision, resources.device))
+    method.prefer_quality()
     public = {key: value for key, value in record.items() if key != "identity"} | {"weights": str(path)}
-    gain_db = float(record["after"]["gain_db"])
+    gain_db = record["after"].get("gain_db")
     return AdaptedMethod(replace(chosen, method=method, header=read_header(path), adapted_gain_db=gain_db), public)
 
 
@@ -118,10 +119,9 @@ def _left_by(path: Path, output: Path, identity: str) -> dict[str, Any] | None:
 
 
 def _train(
-    method: Any, chosen: ChosenMethod, scene: FusionScene, path: Path, identity: str, config: RunConfig,
+    method: NetworkMethod, chosen: ChosenMethod, scene: FusionScene, path: Path, identity: str, config: RunConfig,
     resources: Resources, progress: Progress,
 ) -> dict[str, Any]:  # fmt: skip
-    from hsfuse.fusion.methods.ssrfn.method import DEFAULT_DRAFT
     from hsfuse.fusion.nets.weights import save_weights
     from hsfuse.workflows.steps.adapt import adapt
 
@@ -134,7 +134,7 @@ def _train(
         result = adapt(
             method, scene, minutes=config.adapt, device=resources.device, seed=config.seed, progress=progress,
             precision=config.precision if config.precision in ("fp32", "bf16") else "auto",
-            scratch=path.parent if large else None, draft=header.base or DEFAULT_DRAFT,
+            scratch=path.parent if large else None, base=header.base,
         )  # fmt: skip
     except InputError as error:
         raise InputError(
@@ -152,8 +152,11 @@ def _train(
 def adaptation_text(record: dict[str, Any]) -> str:
     """One line for the report."""
     before, after = record["before"], record["after"]
+    text = f"{record['steps']} steps in {record['seconds']:.0f} s"
+    if "psnr_db" not in after:
+        return text
     return (
-        f"{record['steps']} steps in {record['seconds']:.0f} s: {before['psnr_db']:.2f} to {after['psnr_db']:.2f} dB, "
-        f"{before['sam_deg']:.2f} to {after['sam_deg']:.2f} degrees on strips of the scene left out of training, at "
-        f"reduced resolution (draft: {after['draft_psnr_db']:.2f} dB, {after['draft_sam_deg']:.2f} degrees)"
+        f"{text}: {before['psnr_db']:.2f} to {after['psnr_db']:.2f} dB, {before['sam_deg']:.2f} to "
+        f"{after['sam_deg']:.2f} degrees on strips of the scene left out of training, at reduced resolution (base "
+        f"estimate: {after['base_psnr_db']:.2f} dB, {after['base_sam_deg']:.2f} degrees)"
     )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hsfuse.config import CompareConfig, RunConfig
 from hsfuse.errors import HsfuseError, UsageError
 from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip
 from hsfuse.fusion.create import create_method
+from hsfuse.fusion.diagnostics import MethodDiagnostics
 from hsfuse.fusion.fidelity import FidelityOptions, GuardedMethod, guarded
 from hsfuse.fusion.nets.band_matching import match_bands
 from hsfuse.fusion.nets.header import NetworkHeader
@@ -20,11 +21,6 @@ from hsfuse.log import get_logger
 from hsfuse.sensors.sentinel2 import BANDS_ALL
 from hsfuse.spectral import BandTable
 from hsfuse.workflows.steps.inputs import Pair
-
-if TYPE_CHECKING:
-    from hsfuse.fusion.classical.calibration import Calibration
-    from hsfuse.fusion.nets.guide_adaptation import AdaptedDenoiser
-    from hsfuse.fusion.nets.trust import Trust
 
 _log = get_logger(__name__)
 
@@ -47,7 +43,10 @@ class ChosenMethod:
     header
         What the weights of a network say about themselves.
     adapted_gain_db
-        Of a network that was adapted to the scene: its gain over the draft on strips that it was not adapted on.
+        Of a network that was adapted to the scene: its gain over the base estimate on strips that it was not adapted
+        on.
+    name
+        In the registry of methods; weights may carry another one.
     """
 
     method: FusionMethod
@@ -55,6 +54,7 @@ class ChosenMethod:
     automatic: bool = False
     header: NetworkHeader | None = None
     adapted_gain_db: float | None = None
+    name: str = ""
 
     @property
     def network(self) -> bool:
@@ -62,26 +62,9 @@ class ChosenMethod:
         return self.method.spec.kind == "network"
 
     @property
-    def trust(self) -> Trust | None:
-        """What the network's test on the scene said; None before the fit and for classics."""
-        found: Trust | None = getattr(self._inner, "trust", None)
-        return found
-
-    @property
-    def denoising(self) -> AdaptedDenoiser | None:
-        """What the network's denoiser of the MSI learned from the scene; None where there is none."""
-        found: AdaptedDenoiser | None = getattr(self._inner, "denoising", None)
-        return found
-
-    @property
-    def calibration(self) -> Calibration | None:
-        """What the method found about the HSI's blur and residual shift; None where it takes them as told."""
-        found: Calibration | None = getattr(self._inner, "calibration", None)
-        return found
-
-    @property
-    def _inner(self) -> FusionMethod:
-        return self.method.inner if isinstance(self.method, GuardedMethod) else self.method
+    def diagnostics(self) -> MethodDiagnostics:
+        """What the method found out about the scene; empty before the fit."""
+        return self.method.diagnostics
 
 
 def choose_method(config: RunConfig, device: str = "cpu") -> ChosenMethod:
@@ -116,9 +99,9 @@ def choose_method(config: RunConfig, device: str = "cpu") -> ChosenMethod:
                 f"The method '{name}' cannot be adapted: it is no network and learns from every scene as it is.",
                 hint="Leave out --adapt, or use a network.",
             )
-        return ChosenMethod(method, "Chosen with --method.")
+        return ChosenMethod(method, "Chosen with --method.", name=name)
     header = find_model(config.model or name).header()
-    return ChosenMethod(_network(name, config, device), "Chosen with --method.", header=header)
+    return ChosenMethod(_network(name, config, device), "Chosen with --method.", header=header, name=name)
 
 
 def _network(name: str, config: RunConfig, device: str) -> FusionMethod:
@@ -156,7 +139,7 @@ def _automatic(config: RunConfig, device: str) -> ChosenMethod:
             doubts.append(f"the weights of '{name}' cannot be used")
             continue
         reason = f"Network '{name}'; a test on the scene itself decides whether it is used."
-        return ChosenMethod(method, reason, automatic=True, header=header)
+        return ChosenMethod(method, reason, automatic=True, header=header, name=name)
     why = " and ".join(doubts) if doubts else "no network has trained weights"
     return _fall_back(f"{_spare_name()}, because {why}.", config, automatic=False)
 
@@ -175,7 +158,7 @@ def _fall_back(reason: str, config: RunConfig, *, automatic: bool = True) -> Cho
         _log.warning("%s had no effect: no network is used.", " and ".join(unused))
     if automatic:
         _log.info("%s", reason)
-    return ChosenMethod(create_method(fallback_method()), reason)
+    return ChosenMethod(create_method(fallback_method()), reason, name=fallback_method())
 
 
 def _spare_name() -> str:
@@ -291,21 +274,23 @@ def fit_method(
     ``strips`` are iterated more than once.
     """
     chosen.method.fit(context, strips)
-    if chosen.calibration is not None:
-        found = chosen.calibration
+    found = chosen.diagnostics.calibration
+    if found is not None:
         _log.info(
-            "The HSI's PSF is %.2f pixels wide (told: %.2f); what is left of its shift is %.3f rows, %.3f columns.",
+            "The HSI's PSF is %.2f pixels wide (given: %.2f); what is left of its shift is %.3f rows, %.3f columns.",
             found.psf.fwhm_px, context.psf.fwhm_px, *found.offset_px,
         )  # fmt: skip
-    trust = chosen.trust
+    validation = chosen.diagnostics.validation
     if not (chosen.automatic and chosen.network):
         return chosen
     name = chosen.method.spec.name
-    if trust is None or trust.windows == 0:
+    if validation is None or validation.windows == 0:
         doubt = "cannot be tested on so small a scene"
     else:
         # The test sees what an adapted network was trained on; the strips that it did not see are the stricter judge.
-        gain = trust.gain_db if chosen.adapted_gain_db is None else min(trust.gain_db, chosen.adapted_gain_db)
+        gain = validation.gain_db
+        if chosen.adapted_gain_db is not None:
+            gain = min(gain, chosen.adapted_gain_db)
         if gain >= MIN_GAIN_DB:
             state = "" if chosen.adapted_gain_db is None else ", adapted to the scene"
             reason = (

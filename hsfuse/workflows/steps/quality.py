@@ -189,12 +189,12 @@ def _facts(summary: dict[str, Any], written: WrittenProduct, coverage: float) ->
 
 def _method_facts(summary: dict[str, Any]) -> dict[str, str]:
     facts = {}
-    trust = summary["method"].get("trust")
-    if trust:
-        facts["Share of the network's correction"] = f"{100 * trust['mean_share']:.0f} % (mean over bands)" + (
-            f"; it gains {trust['gain_db']:.2f} dB over the draft on {trust['windows']} windows of the scene at "
-            "reduced resolution"
-            if trust["windows"]
+    validation = summary["method"].get("validation")
+    if validation:
+        facts["Share of the network's correction"] = f"{100 * validation['mean_share']:.0f} % (mean over bands)" + (
+            f"; it gains {validation['gain_db']:.2f} dB over the base estimate on {validation['windows']} windows of "
+            "the scene at reduced resolution"
+            if validation["windows"]
             else "; the scene is too small to test it"
         )
     calibration = summary["method"].get("calibration")

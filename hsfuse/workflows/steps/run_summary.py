@@ -58,9 +58,7 @@ def method_summary(chosen: ChosenMethod) -> dict[str, Any]:
     spec = chosen.method.spec
     return {
         "name": spec.name, "reason": chosen.reason, "reference": spec.reference, "precision": spec.precision,
-        "weights_sha256": spec.weights_sha256, "trust": chosen.trust.to_json() if chosen.trust else None,
-        "calibration": chosen.calibration.to_json() if chosen.calibration else None,
-        "denoising": chosen.denoising.to_json() if chosen.denoising else None,
+        "weights_sha256": spec.weights_sha256, **chosen.diagnostics.to_json(),
     }  # fmt: skip
 
 

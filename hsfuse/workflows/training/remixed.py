@@ -19,7 +19,7 @@ from hsfuse.errors import InputError
 from hsfuse.sensors.sentinel2 import SPACECRAFT, table_responses
 from hsfuse.simulate.remix import remix
 from hsfuse.spectral import BandTable, srf_weights
-from hsfuse.training.dataset import SceneEntry, TrainingScene
+from hsfuse.training.scenes import SceneEntry, TrainingScene
 
 _CACHED_SCENES = 12
 _SUFFIXES = (".tif", ".tiff", ".img", ".jp2")

@@ -32,7 +32,7 @@ from hsfuse.progress import Progress
 from hsfuse.readers.choose import likely_role
 from hsfuse.sensors.sentinel2 import BANDS_10M, BANDS_ALL
 from hsfuse.spectral import BandTable, srf_weights
-from hsfuse.training.dataset import SceneEntry, TrainingScene
+from hsfuse.training.scenes import SceneEntry, TrainingScene
 from hsfuse.workflows.steps.cubes import open_cube
 from hsfuse.workflows.steps.inputs import open_pair
 from hsfuse.workflows.steps.prepare import prepare_scene

@@ -19,8 +19,9 @@ from hsfuse.degrade import MAX_FWHM_PX, NO_OFFSET, UPSAMPLE_HALO_PX, Psf, Window
 from hsfuse.errors import HsfuseError
 from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, ModelSpec
 from hsfuse.fusion.classical.adaptive import ADAPTIVE_HALO_PX, AdaptiveInjection
-from hsfuse.fusion.classical.calibration import Calibration, calibrate, recalibrated
+from hsfuse.fusion.classical.calibration import calibrate, recalibrated
 from hsfuse.fusion.classical.statistics import PairStatistics, gather
+from hsfuse.fusion.diagnostics import Calibration, MethodDiagnostics
 from hsfuse.log import get_logger
 
 if TYPE_CHECKING:
@@ -84,9 +85,9 @@ class Glp(FusionMethod):
         self._injection: AdaptiveInjection | _TextbookInjection | None = None
 
     @property
-    def calibration(self) -> Calibration | None:
-        """What :meth:`fit` found about the HSI's blur and residual shift; None where it was told or could not tell."""
-        return self._calibration
+    def diagnostics(self) -> MethodDiagnostics:
+        """The HSI's blur and residual shift; none where they were given or could not be found."""
+        return MethodDiagnostics(calibration=self._calibration)
 
     @property
     def spec(self) -> ModelSpec:

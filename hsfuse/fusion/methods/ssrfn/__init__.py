@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from hsfuse.fusion.base import FusionMethod
 from hsfuse.fusion.methods.ssrfn.config import PRESETS, REFERENCE, SsrfnConfig
-from hsfuse.fusion.methods.ssrfn.former import recognises, settings_of_today
+from hsfuse.fusion.methods.ssrfn.former import recognises, settings_of_today, tensor_name_of_today
 from hsfuse.fusion.registry import FormerWeights, MethodEntry, NetworkEntry
 
 if TYPE_CHECKING:
     from torch import nn
 
     from hsfuse.fusion.nets.weights import LoadedNetwork
+    from hsfuse.training.fusion_task import TaskSetup
+    from hsfuse.training.task import TrainingTask
 
 PAPER_RECIPE: dict[str, Any] = {
     "loss": "mse", "optimizer": "adam", "lr": 1e-4, "weight_decay": 0.0, "schedule": "constant", "warmup": 1,
@@ -34,6 +36,12 @@ def _wrap(loaded: LoadedNetwork, **options: Any) -> FusionMethod:
     return SsrfnMethod.from_loaded(loaded, **options)
 
 
+def _task(network: Any, setup: TaskSetup) -> TrainingTask:
+    from hsfuse.fusion.methods.ssrfn.task import SsrfnTask
+
+    return SsrfnTask(network, setup)
+
+
 def _complete(settings: Mapping[str, Any]) -> dict[str, Any]:
     return SsrfnConfig.from_dict(dict(settings)).to_dict()
 
@@ -49,10 +57,11 @@ def _entry(name: str, summary: str, auto_rank: int | None) -> MethodEntry:
             settings=PRESETS[name].to_dict(),
             build=_build,
             wrap=_wrap,
+            task=_task,
             complete=_complete,
             recipes={"paper": PAPER_RECIPE},
             precisions=("fp32", "bf16"),
-            former=FormerWeights(recognises, settings_of_today),
+            former=FormerWeights(recognises, settings_of_today, tensor_name_of_today),
         ),
         auto_rank=auto_rank,
     )

@@ -9,6 +9,8 @@ from hsfuse.errors import UsageError
 from hsfuse.fusion.nets.choices import Activation, MambaKind, Scan, Volume, Wrap
 
 REFERENCE = "SSRFN, IEEE JSTARS 17 (2024), doi 10.1109/JSTARS.2024.3469184"
+DEFAULT_BASE = "glp"
+"""Method of the base estimate."""
 
 
 @dataclass(frozen=True)
@@ -22,21 +24,21 @@ class SsrfnConfig:
     width
         Feature channels (not published; 256 reproduces the published parameter count).
     base
-        What the network's output is added to: ``none``, ``bicubic`` (the interpolated HSI) or ``draft``.
+        What the network's output is added to: ``none``, ``bicubic`` (the interpolated HSI) or ``estimate``.
     normalisation
         ``none``: reflectance as it is; ``band``: every band by its own mean and deviation in the scene;
         ``scalar``: all bands by one factor.
-    draft_features
-        Channels to which the draft's bands are projected before they join the MSI (``base="draft"``).
+    estimate_features
+        Channels to which the base estimate's bands are projected before they join the MSI (``base="estimate"``).
     noise_aware
-        Condition the features on how far off the draft is expected to be in every band.
+        Condition the features on how far off the base estimate is expected to be in every band.
     error_scaled
-        The output is in units of the draft's expected error instead of the band's deviation, and the network also
-        sees the draft's detail, and how far the draft is from the HSI, in that unit: what to correct looks alike in
-        clean and in noisy scenes (``base="draft"``).
+        The output is in units of the base estimate's expected error instead of the band's deviation, and the network
+        also sees the base estimate's detail, and how far the base estimate is from the HSI, in that unit: what to
+        correct looks alike in clean and in noisy scenes (``base="estimate"``).
     spectral_skip
-        Add a learned linear map of the draft's bands (of its detail, if ``error_scaled``) to the output: lets the
-        network denoise spectra.
+        Add a learned linear map of the base estimate's bands (of its detail, if ``error_scaled``) to the output: lets
+        the network denoise spectra.
     dfe_blocks, cfe_cycles, scm_steps, refine_stages
         Repetitions: 5, 6, 16 and 4 in the paper.
     mamba, d_state, d_conv, expand, headdim, scan, mamba_wrap
@@ -56,9 +58,9 @@ class SsrfnConfig:
     n_bands: int = 100
     n_msi: int = 4
     width: int = 256
-    base: Literal["none", "bicubic", "draft"] = "none"
+    base: Literal["none", "bicubic", "estimate"] = "none"
     normalisation: Literal["none", "band", "scalar"] = "none"
-    draft_features: int = 24
+    estimate_features: int = 24
     noise_aware: bool = False
     error_scaled: bool = False
     spectral_skip: bool = False
@@ -110,8 +112,8 @@ class SsrfnConfig:
                 raise UsageError(f"{field.name} must be a positive whole number, not {value!r}.")
         if self.shuffle_ratio is not None and self.shuffle_ratio < 2:
             raise UsageError("shuffle_ratio must be at least 2.")
-        if (self.spectral_skip or self.error_scaled) and self.base != "draft":
-            raise UsageError("spectral_skip and error_scaled need base = 'draft'.")
+        if (self.spectral_skip or self.error_scaled) and self.base != "estimate":
+            raise UsageError("spectral_skip and error_scaled need base = 'estimate'.")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for TOML and the weights' metadata."""
@@ -139,13 +141,13 @@ class SsrfnConfig:
 PRESETS: dict[str, SsrfnConfig] = {
     "ssrfn-paper": SsrfnConfig(),
     "ssrfn": SsrfnConfig(
-        width=64, base="draft", normalisation="band", draft_features=24, noise_aware=True, error_scaled=True,
+        width=64, base="estimate", normalisation="band", estimate_features=24, noise_aware=True, error_scaled=True,
         spectral_skip=True,
         dfe_blocks=3, cfe_cycles=3, scm_steps=6, refine_stages=2, headdim=32, scan="lines", dfe_sharing="msi",
         scm_residual=True, volume="depthwise", ffm_projection="last", d_state=32,
     ),
     "ssrfn-lite": SsrfnConfig(
-        width=32, base="draft", normalisation="band", draft_features=16, noise_aware=True, error_scaled=True,
+        width=32, base="estimate", normalisation="band", estimate_features=16, noise_aware=True, error_scaled=True,
         spectral_skip=True,
         dfe_blocks=2, cfe_cycles=3, scm_steps=4, refine_stages=1, headdim=32, scan="lines", dfe_sharing="msi",
         scm_residual=True, volume="depthwise", ffm_projection="last", d_state=16,

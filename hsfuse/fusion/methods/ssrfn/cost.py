@@ -11,8 +11,8 @@ _CHUNK = 32
 def flop_per_pixel(config: SsrfnConfig, ratio: int = 3) -> float:
     """Floating point operations per fine pixel in convolutions and matrix products (a multiply-add counts 2)."""
     width, bands = config.width, config.n_bands
-    drafted = config.base == "draft"
-    guide = config.n_msi + (int(drafted) + int(config.error_scaled)) * config.draft_features
+    corrects = config.base == "estimate"
+    guide = config.n_msi + (int(corrects) + int(config.error_scaled)) * config.estimate_features
     deep = config.dfe_blocks * (3 * _conv(width, width) + (_mamba(config, width) if config.dfe_mamba != "none" else 0))
 
     fine = _shallow(guide, width) + deep
@@ -33,8 +33,8 @@ def flop_per_pixel(config: SsrfnConfig, ratio: int = 3) -> float:
     )
 
     fine += 6 * _mamba(config, width) + 2 * width * bands * (3 if config.ffm_projection == "each" else 1)
-    if drafted:
-        fine += 2 * bands * config.draft_features * (2 if config.error_scaled else 1)
+    if corrects:
+        fine += 2 * bands * config.estimate_features * (2 if config.error_scaled else 1)
     if config.spectral_skip:
         fine += 2 * bands * bands
     return float(fine + coarse / ratio**2) + denoiser_flop_per_pixel(config)
@@ -49,12 +49,12 @@ def denoiser_flop_per_pixel(config: SsrfnConfig) -> float:
 
 
 def bytes_per_pixel(config: SsrfnConfig, sample_bytes: int = 4) -> int:
-    """Working memory per fine pixel on a GPU, where everything is done at once; beyond draft, input and output."""
+    """Working memory per fine pixel on a GPU, where everything is done at once; beyond estimate, input and output."""
     return 18 * config.width * sample_bytes + 6 * config.n_bands
 
 
 def host_bytes_per_pixel(config: SsrfnConfig, sample_bytes: int = 4, *, compiled: bool = False) -> int:
-    """Working memory per fine pixel on a CPU, beyond draft, input and output; fitted to measured peaks, rounded up.
+    """Working memory per fine pixel on a CPU, beyond estimate, input and output; fitted to measured peaks, rounded up.
 
     ``sample_bytes`` belong to a sample of the network's arithmetic; what skips the network is float32. Both ways go
     through a block's tokens in pieces, so that hardly more than inputs and outputs of blocks is held.

@@ -1,4 +1,4 @@
-"""SSRFN behind the interface of every fusion method: draft, network, trust."""
+"""SSRFN behind the interface of every fusion method: base estimate, network, validation at reduced resolution."""
 
 from __future__ import annotations
 
@@ -15,24 +15,30 @@ from torch import Tensor
 
 from hsfuse.degrade import Window
 from hsfuse.errors import HsfuseError, UsageError
-from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, ModelSpec, Precision
-from hsfuse.fusion.classical.calibration import Calibration
+from hsfuse.fusion.base import (
+    FusionContext,
+    FusionMethod,
+    LowResolutionStrip,
+    ModelSpec,
+    NetworkMethod,
+    Precision,
+)
 from hsfuse.fusion.classical.statistics import gather, noise_std
 from hsfuse.fusion.create import create_method
+from hsfuse.fusion.diagnostics import CorrectionValidation, MethodDiagnostics
 from hsfuse.fusion.guide_noise import GuideSample, guide_noise
-from hsfuse.fusion.methods.ssrfn.config import PRESETS, REFERENCE, SsrfnConfig
+from hsfuse.fusion.methods.ssrfn.config import DEFAULT_BASE, PRESETS, REFERENCE, SsrfnConfig
 from hsfuse.fusion.methods.ssrfn.cost import (
     bytes_per_pixel,
     denoiser_flop_per_pixel,
     flop_per_pixel,
     host_bytes_per_pixel,
 )
-from hsfuse.fusion.methods.ssrfn.network import Scene, Ssrfn
-from hsfuse.fusion.nets.band_matching import half_spacing
+from hsfuse.fusion.methods.ssrfn.network import Ssrfn
 from hsfuse.fusion.nets.context import finer, grown, inside, whole
 from hsfuse.fusion.nets.guide_adaptation import (
-    PATIENT_STEPS,
     STEPS,
+    THOROUGH_STEPS,
     TURNS,
     AdaptedDenoiser,
     adapt_denoiser,
@@ -40,19 +46,20 @@ from hsfuse.fusion.nets.guide_adaptation import (
 )
 from hsfuse.fusion.nets.header import NetworkHeader
 from hsfuse.fusion.nets.native.build import native_library
-from hsfuse.fusion.nets.trust import Trust, draft_error, measure_trust, rehearse
+from hsfuse.fusion.nets.reduced_validation import estimate_error, reduced_windows, validate_correction
+from hsfuse.fusion.nets.scene_check import check_scene
+from hsfuse.fusion.nets.scene_statistics import SceneStatistics
 from hsfuse.fusion.nets.weights import LoadedNetwork, load_named
 from hsfuse.log import get_logger
 
 DEFAULT_OVERLAP_PX = 2
 """Blended overlap of a network without own figures, HSI pixels."""
-DEFAULT_DRAFT = "glp"
 
 _TYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _log = get_logger(__name__)
 
 
-class SsrfnMethod(FusionMethod):
+class SsrfnMethod(NetworkMethod):
     """SSRFN on a scene.
 
     Parameters
@@ -66,12 +73,14 @@ class SsrfnMethod(FusionMethod):
     sha256
         Hash of the weights file.
     precision
-        Type of the network's arithmetic; drafts, scaling and sums stay float32.
-    trust
+        Type of the network's arithmetic; base estimates, scaling and sums stay float32.
+    validate
         Test the network on the scene at reduced resolution and use the share of its correction that helps there.
     denoiser_steps
         Steps in which the denoiser of the MSI, if the network has one, learns from the scene; 0 leaves it as it is.
     """
+
+    architecture = "ssrfn"
 
     def __init__(
         self,
@@ -81,7 +90,7 @@ class SsrfnMethod(FusionMethod):
         header: NetworkHeader | None = None,
         sha256: str | None = None,
         precision: Precision = "fp32",
-        trust: bool = True,
+        validate: bool = True,
         denoiser_steps: int = STEPS,
     ) -> None:
         if precision not in _TYPES:
@@ -90,11 +99,11 @@ class SsrfnMethod(FusionMethod):
             )
         self._network = network.eval()
         self._name, self._header, self._sha256 = name, header, sha256
-        self._precision, self._use_trust = precision, trust
-        self._draft: FusionMethod | None = None
-        self._scene: Scene | None = None
+        self._precision, self._validate = precision, validate
+        self._base: FusionMethod | None = None
+        self._scene: SceneStatistics | None = None
         self._share: Tensor | None = None
-        self._trust: Trust | None = None
+        self._validation: CorrectionValidation | None = None
         self._denoiser_steps = denoiser_steps
         self._thorough = False
         self._denoising: AdaptedDenoiser | None = None
@@ -133,30 +142,26 @@ class SsrfnMethod(FusionMethod):
         """The network itself (for training)."""
         return self._network
 
-    def be_patient(self) -> None:
+    def prefer_quality(self) -> None:
         """Let the denoiser take longer to learn from the scene and to clean it, for the last bit of quality."""
-        self._denoiser_steps = max(self._denoiser_steps, PATIENT_STEPS) if self._denoiser_steps else 0
+        self._denoiser_steps = max(self._denoiser_steps, THOROUGH_STEPS) if self._denoiser_steps else 0
         self._thorough = True
 
     @property
-    def trust(self) -> Trust | None:
-        """What the test on the scene said; None before :meth:`fit` or without a draft."""
-        return self._trust
+    def n_bands(self) -> int:
+        """HSI bands that it takes."""
+        return self._network.config.n_bands
 
     @property
-    def calibration(self) -> Calibration | None:
-        """What the draft found about the HSI's blur and residual shift."""
-        found: Calibration | None = getattr(self._draft, "calibration", None)
-        return found
-
-    @property
-    def denoising(self) -> AdaptedDenoiser | None:
-        """What the denoiser of the MSI learned from the scene; None before :meth:`fit` or without a denoiser."""
-        return self._denoising
+    def diagnostics(self) -> MethodDiagnostics:
+        """The base method's calibration, the test of the correction, and what the denoiser learned from the scene."""
+        calibration = self._base.diagnostics.calibration if self._base is not None else None
+        denoising = None if self._denoising is None else self._denoising.record
+        return MethodDiagnostics(calibration, self._validation, denoising)
 
     @property
     def _context_px(self) -> int:
-        """Context that the network itself is given, HSI pixels; a draft takes its own from the whole tile."""
+        """Context that the network itself is given, HSI pixels; a base estimate takes its own from the whole tile."""
         header = self._header
         return header.halo_px if header and header.halo_px else self._network.context.features
 
@@ -165,22 +170,22 @@ class SsrfnMethod(FusionMethod):
         """Self-description."""
         header, config = self._header, self._network.config
         sample_bytes = _TYPES[self._precision].itemsize
-        draft = self._draft.spec if self._draft else self._make_draft().spec if config.base == "draft" else None
+        estimate = self._base.spec if self._base else self._base_method().spec if config.base == "estimate" else None
         return ModelSpec(
             name=self._name,
             kind="network",
-            halo_px=max(self._context_px, draft.halo_px if draft else 0),
+            halo_px=max(self._context_px, estimate.halo_px if estimate else 0),
             overlap_px=header.overlap_px if header and header.overlap_px else DEFAULT_OVERLAP_PX,
             multiple_px=1,
             preferred_tile_px=128,
-            # The draft is finished before the network starts.
-            bytes_per_pixel=max(bytes_per_pixel(config, sample_bytes), draft.bytes_per_pixel if draft else 0),
+            # The base estimate is finished before the network starts.
+            bytes_per_pixel=max(bytes_per_pixel(config, sample_bytes), estimate.bytes_per_pixel if estimate else 0),
             host_bytes_per_pixel=max(
                 host_bytes_per_pixel(config, sample_bytes, compiled=native_library() is not None),
-                draft.bytes_per_pixel if draft else 0,
+                estimate.bytes_per_pixel if estimate else 0,
             ),
             flop_per_pixel=flop_per_pixel(config)
-            + (draft.flop_per_pixel if draft else 0.0)
+            + (estimate.flop_per_pixel if estimate else 0.0)
             + (TURNS - 1) * denoiser_flop_per_pixel(config) * self._thorough,
             learn_flop=denoiser_flop_per_pixel(config) * learned_pixels(self._denoiser_steps),
             centre_nm=header.centre_nm if header else None,
@@ -193,7 +198,7 @@ class SsrfnMethod(FusionMethod):
         )
 
     def fit(self, context: FusionContext, strips: Iterable[LowResolutionStrip]) -> None:
-        """Fit the draft, take the scene's statistics and test how far the network can be trusted.
+        """Fit the base estimate, take the scene's statistics and test how much of the correction helps.
 
         Raises
         ------
@@ -207,29 +212,31 @@ class SsrfnMethod(FusionMethod):
         noise = noise_std(statistics.covariance[:bands, :bands], statistics.count)
         spread = np.sqrt(np.maximum(np.diag(statistics.covariance), 0.0))
         values = (statistics.hsi_mean, spread[:bands], statistics.msi_mean, spread[bands:], noise)
-        self._scene = Scene(*(torch.as_tensor(v, dtype=torch.float32, device=context.device)[None] for v in values))
+        tensors = (torch.as_tensor(v, dtype=torch.float32, device=context.device)[None] for v in values)
+        self._scene = SceneStatistics(*tensors)
         self._network.to(device=context.device, dtype=_TYPES[self._precision])
         self._share = None
         noise_of_guide = self._learn_denoising(strips, self._scene, context)
-        if config.base != "draft":
+        if config.base != "estimate":
             return
-        self._draft = self._make_draft()
-        self._draft.fit(context, strips)
-        if self.calibration is not None:
-            context = replace(context, psf=self.calibration.psf)
+        self._base = self._base_method()
+        self._base.fit(context, strips)
+        calibration = self._base.diagnostics.calibration
+        if calibration is not None:
+            context = replace(context, psf=calibration.psf)
         clean = None if self._denoising is None else self._clean
-        rehearsals = rehearse(self._make_draft(), context, strips, noise, noise_of_guide, clean)
-        error = draft_error(rehearsals)
+        windows = reduced_windows(self._base_method(), context, strips, noise, noise_of_guide, clean)
+        error = estimate_error(windows)
         if error is not None:
             self._scene = self._scene._replace(
                 error=torch.as_tensor(error, dtype=torch.float32, device=context.device)[None]
             )
-        if self._use_trust:
-            self._trust = measure_trust(self._correction, rehearsals, bands)
-            self._share = torch.as_tensor(self._trust.share, device=context.device)[:, None, None]
+        if self._validate:
+            self._validation = validate_correction(self._correction, windows, bands)
+            self._share = torch.as_tensor(self._validation.share, device=context.device)[:, None, None]
             _log.info(
-                "%s: the scene itself grants %.0f %% of the correction (%.2f dB at reduced resolution).",
-                self._name, 100.0 * float(self._trust.share.mean()), self._trust.gain_db,
+                "%s: %.0f %% of the correction helps on the scene itself (%.2f dB at reduced resolution).",
+                self._name, 100.0 * float(self._validation.share.mean()), self._validation.gain_db,
             )  # fmt: skip
 
     def fuse(self, hsi: Tensor, msi: Tensor) -> Tensor:
@@ -243,15 +250,15 @@ class SsrfnMethod(FusionMethod):
             raise HsfuseError("The fusion method was not fitted to the scene.", hint="Call fit() before fuse().")
         ratio, size = msi.shape[2] // hsi.shape[2], (hsi.shape[2], hsi.shape[3])
         msi = self._clean(msi)
-        if self._draft is None:
+        if self._base is None:
             base, change = self._network.parts(hsi, msi, None, self._scene, window)
             return base + change
         if self._share is not None and not self._share.any():
-            return self._draft.fuse_window(hsi, msi, window).float()
+            return self._base.fuse_window(hsi, msi, window).float()
         near = grown(window, self._context_px, size)
-        draft = self._draft.fuse_window(hsi, msi, near).float()
+        estimate = self._base.fuse_window(hsi, msi, near).float()
         base, change = self._network.parts(
-            hsi[..., *near], msi[..., *finer(near, ratio)], draft, self._scene, inside(window, near)
+            hsi[..., *near], msi[..., *finer(near, ratio)], estimate, self._scene, inside(window, near)
         )
         return base.add_(change) if self._share is None else base.addcmul_(change, self._share)
 
@@ -264,11 +271,11 @@ class SsrfnMethod(FusionMethod):
         )
 
     @torch.inference_mode()
-    def _correction(self, hsi: Tensor, msi: Tensor, draft: Tensor) -> Tensor:
-        return self._network.parts(hsi, msi, draft, self._scene)[1]
+    def _correction(self, hsi: Tensor, msi: Tensor, estimate: Tensor) -> Tensor:
+        return self._network.parts(hsi, msi, estimate, self._scene)[1]
 
     def _learn_denoising(
-        self, strips: Iterable[LowResolutionStrip], scene: Scene, context: FusionContext
+        self, strips: Iterable[LowResolutionStrip], scene: SceneStatistics, context: FusionContext
     ) -> NDArray[np.float64] | None:
         """Measure the MSI's noise and let the denoiser learn from the scene; None without denoiser or measurement."""
         self._denoising = self._noise_of_guide = None
@@ -282,49 +289,31 @@ class SsrfnMethod(FusionMethod):
         noise = guide_noise(samples)
         if noise is None:
             return None
-        told = torch.as_tensor(noise, dtype=torch.float32, device=context.device)[None]
+        level = torch.as_tensor(noise, dtype=torch.float32, device=context.device)[None]
         blocks = [block for sample in samples for block in sample.blocks]
-        self._noise_of_guide = told
+        self._noise_of_guide = level
         self._denoising = adapt_denoiser(
-            self._network.denoiser, blocks, scene.msi_mean, scene.msi_std, told,
+            self._network.denoiser, blocks, scene.msi_mean, scene.msi_std, level,
             steps=self._denoiser_steps, seed=context.seed,
         )  # fmt: skip
-        if not math.isnan(self._denoising.left_after):
+        if not math.isnan(self._denoising.record.left_after):
             _log.info(
                 "%s: denoising leaves %.0f %% of the variance of the multispectral image's noise (%.0f %% before it "
                 "learned from the scene).",
-                self._name, 100.0 * self._denoising.left_after, 100.0 * self._denoising.left_before,
+                self._name, 100.0 * self._denoising.record.left_after, 100.0 * self._denoising.record.left_before,
             )  # fmt: skip
         return noise
 
-    def _make_draft(self) -> FusionMethod:
-        name = self._header.base if self._header and self._header.base else DEFAULT_DRAFT
-        left = self._denoising.left_after if self._denoising else math.nan
-        if name != DEFAULT_DRAFT or math.isnan(left):
+    def _base_method(self) -> FusionMethod:
+        name = self._header.base if self._header and self._header.base else DEFAULT_BASE
+        left = self._denoising.record.left_after if self._denoising else math.nan
+        if name != DEFAULT_BASE or math.isnan(left):
             return create_method(name)
         return create_method(name, noise_left=min(max(left, 0.0), 1.0))
 
     def _check_scene(self, context: FusionContext) -> None:
-        config, header = self._network.config, self._header
-        if context.centre_nm.size != config.n_bands:
-            raise UsageError(
-                f"The network '{self._name}' takes {config.n_bands} bands, the scene brings {context.centre_nm.size}.",
-                hint="Let the network choose the bands (no --bands), or use --method glp.",
-            )
-        if header is None:
-            return
-        wanted = np.asarray(header.centre_nm)
-        off = np.abs(wanted - context.centre_nm)
-        if np.any(off > half_spacing(wanted)):
-            worst = int(off.argmax())
-            raise UsageError(
-                f"Band {worst + 1} lies at {context.centre_nm[worst]:.1f} nm, where the network '{self._name}' "
-                f"expects {wanted[worst]:.1f} nm.",
-                hint="Let the network choose the bands (no --bands), or use --method glp.",
-            )
-        if context.ratio not in header.ratios:
-            trained = ", ".join(map(str, header.ratios))
-            raise UsageError(
-                f"The network '{self._name}' was trained for a ratio of {trained}, the scene needs {context.ratio}.",
-                hint="Use --method glp, or train a network for this ratio.",
-            )
+        config = self._network.config
+        if self._header is not None:
+            check_scene(self._header, context)
+        elif context.centre_nm.size != config.n_bands:
+            raise UsageError(f"This network takes {config.n_bands} bands, the scene brings {context.centre_nm.size}.")

@@ -1,9 +1,10 @@
-"""SSRFN: spatial-spectral recurrent fusion network, literal or as the correction of a classical draft.
+"""SSRFN: spatial-spectral recurrent fusion network, literal or as the correction of a classical base estimate.
 
 The literal network (``ssrfn-paper``) turns a low-resolution cube and a high-resolution multispectral image into a
-high-resolution cube. The everyday presets keep every module but start from a draft that a classical method made:
-the network sees the draft beside both inputs and returns what to add to it, in units of each band's standard
-deviation in the scene. Their last layer starts at zero, so an untrained network returns the draft exactly.
+high-resolution cube. The everyday presets keep every module but start from a base estimate that a classical method
+made: the network sees the base estimate beside both inputs and returns what to add to it, in units of each band's
+standard deviation in the scene. Their last layer starts at zero, so an untrained network returns the base estimate
+exactly.
 
 References
 ----------
@@ -31,38 +32,11 @@ from hsfuse.fusion.methods.ssrfn.blocks import (
     pool,
 )
 from hsfuse.fusion.methods.ssrfn.config import PRESETS, SsrfnConfig
-from hsfuse.fusion.nets.context import OF_A_CORRECTION, Context, finer, grown, inside, whole
+from hsfuse.fusion.nets.context import CORRECTION_CONTEXT, Context, finer, grown, inside, whole
 from hsfuse.fusion.nets.denoiser import GuideDenoiser
 from hsfuse.fusion.nets.layers import FeatureUpsample, SequenceMixer, arsinh, channels_last, conv1x1, mean3x3
-from hsfuse.fusion.nets.native.draft import read_draft
-
-
-class Scene(NamedTuple):
-    """What a network is told about a whole scene; shapes (n or 1, band).
-
-    Attributes
-    ----------
-    mean, std
-        Of every HSI band, reflectance.
-    msi_mean, msi_std
-        Of every MSI band.
-    error
-        Expected root mean square error of the draft in every HSI band, reflectance; zero when unknown.
-    """
-
-    mean: Tensor
-    std: Tensor
-    msi_mean: Tensor
-    msi_std: Tensor
-    error: Tensor
-
-    @classmethod
-    def of(cls, hsi: Tensor, msi: Tensor) -> Scene:
-        """Statistics of a batch of whole scenes (each sample by itself), error unknown."""
-        std, mean = torch.std_mean(hsi.float(), dim=(2, 3))
-        msi_std, msi_mean = torch.std_mean(msi.float(), dim=(2, 3))
-        return cls(mean, std, msi_mean, msi_std, torch.zeros_like(mean))
-
+from hsfuse.fusion.nets.native.estimate import read_estimate
+from hsfuse.fusion.nets.scene_statistics import SceneStatistics
 
 MIN_STD = 1e-4
 """Floor of a band's deviation, reflectance."""
@@ -71,11 +45,11 @@ _SMALLEST_RATIO = 3
 _SAMPLES_AT_ONCE = 300_000
 
 
-class _Reading(NamedTuple):
-    """What the network takes from a draft: features of its bands, its mean at low resolution, what skips the network.
+class _EstimateFeatures(NamedTuple):
+    """What the network takes from a base estimate: features, its mean at low resolution, what skips the network.
 
-    Shapes (n, feature, row, col), (n, band, row / ratio, col / ratio), (n, band, row, col); the draft is in units of
-    the bands' deviations, its detail in units of its expected error.
+    Shapes (n, feature, row, col), (n, band, row / ratio, col / ratio), (n, band, row, col); the base estimate is in
+    units of the bands' deviations, its detail in units of its expected error.
     """
 
     features: Tensor
@@ -94,7 +68,7 @@ def _bands_to(conv: nn.Conv2d | None, x: Tensor) -> Tensor:
     return out.unflatten(2, x.shape[2:])
 
 
-def _told(fresh: Tensor, noise: tuple[Tensor, Tensor] | None) -> Tensor:
+def _film(fresh: Tensor, noise: tuple[Tensor, Tensor] | None) -> Tensor:
     """Scale and shift shallow features by what is known about the scene's noise."""
     if noise is None:
         return fresh
@@ -129,15 +103,15 @@ class Ssrfn(nn.Module):
         super().__init__()
         self.config = config
         reach = reach_px(config)
-        self.context = OF_A_CORRECTION if config.base == "draft" else Context(features=reach, refined=reach)
+        self.context = CORRECTION_CONTEXT if config.base == "estimate" else Context(features=reach, refined=reach)
         width, mixers = config.width, MixerFactory(config)
-        drafted = config.base == "draft"
-        self.draft_in = conv1x1(config.n_bands, config.draft_features) if drafted else None
+        corrects = config.base == "estimate"
+        self.estimate_in = conv1x1(config.n_bands, config.estimate_features) if corrects else None
         scaled = config.error_scaled
-        self.detail_in = conv1x1(config.n_bands, config.draft_features) if scaled else None
+        self.detail_in = conv1x1(config.n_bands, config.estimate_features) if scaled else None
         self.sfe_hsi = ShallowFeatures((2 if scaled else 1) * config.n_bands, config)
-        guides = (1 if drafted else 0) + (1 if scaled else 0)
-        self.sfe_msi = ShallowFeatures(config.n_msi + guides * config.draft_features, config)
+        guides = (1 if corrects else 0) + (1 if scaled else 0)
+        self.sfe_msi = ShallowFeatures(config.n_msi + guides * config.estimate_features, config)
         self.condition = nn.Linear(config.n_bands, 2 * width) if config.noise_aware else None
         self.dfe = DeepFeatures(config, mixers)
         self.dfe_hsi = DeepFeatures(config, mixers) if config.dfe_sharing == "msi" else None
@@ -160,8 +134,8 @@ class Ssrfn(nn.Module):
             nn.init.zeros_(self.spectral_skip.weight)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def denoise(self, msi: Tensor, scene: Scene, noise: Tensor | None) -> Tensor:
-        """Denoise the MSI before it is used: for the draft, and for :meth:`forward`.
+    def denoise(self, msi: Tensor, scene: SceneStatistics, noise: Tensor | None) -> Tensor:
+        """Denoise the MSI before it is used: for the base estimate, and for :meth:`forward`.
 
         Parameters
         ----------
@@ -188,7 +162,9 @@ class Ssrfn(nn.Module):
             if isinstance(module, SequenceMixer):
                 module.recompute = on
 
-    def forward(self, hsi: Tensor, msi: Tensor, draft: Tensor | None = None, scene: Scene | None = None) -> Tensor:
+    def forward(
+        self, hsi: Tensor, msi: Tensor, estimate: Tensor | None = None, scene: SceneStatistics | None = None
+    ) -> Tensor:
         """Fuse.
 
         Parameters
@@ -197,8 +173,8 @@ class Ssrfn(nn.Module):
             Low-resolution cube, reflectance, shape (n, band, row, col).
         msi
             High-resolution image, reflectance, shape (n, msi band, row * ratio, col * ratio).
-        draft
-            A first high-resolution cube, shape (n, band, row * ratio, col * ratio); needed for ``base="draft"``.
+        estimate
+            A first high-resolution cube, shape (n, band, row * ratio, col * ratio); needed for ``base="estimate"``.
         scene
             Statistics of the whole scene that the tiles belong to. Without them those of each sample are used,
             which is right for whole scenes and training patches but would leave seams between tiles.
@@ -213,29 +189,29 @@ class Ssrfn(nn.Module):
         UsageError
             Shapes do not fit the configuration or each other.
         """
-        base, correction = self.parts(hsi, msi, draft, scene)
+        base, correction = self.parts(hsi, msi, estimate, scene)
         return base + correction
 
     def parts(
         self,
         hsi: Tensor,
         msi: Tensor,
-        draft: Tensor | None = None,
-        scene: Scene | None = None,
+        estimate: Tensor | None = None,
+        scene: SceneStatistics | None = None,
         window: Window | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return the base (draft, interpolated HSI or zeros) and the correction whose sum is the result.
+        """Return the base (estimate, interpolated HSI or zeros) and the correction whose sum is the result.
 
         With a window (rows and columns of the HSI) both are those of the window alone. The rest is context: layers
         stop computing it where those after them need it no more.
         """
         config = self.config
-        ratio = self._check(hsi, msi, draft)
+        ratio = self._check(hsi, msi, estimate)
         window = window or whole(hsi)
         shown = finer(window, ratio)
-        scene = scene or Scene.of(hsi, msi)
-        if config.base == "draft" and draft is not None:
-            base = draft.float()
+        scene = scene or SceneStatistics.of(hsi, msi)
+        if config.base == "estimate" and estimate is not None:
+            base = estimate.float()
         elif config.base == "bicubic":
             base = upsample(hsi.float(), ratio)
         else:
@@ -244,9 +220,9 @@ class Ssrfn(nn.Module):
         x = (hsi.float() - mean) / std
         guide, skip = self._enter((msi.float() - msi_mean) / msi_std), None
         unit = std
-        if self.draft_in is not None:
+        if self.estimate_in is not None:
             level = self._relative_error(scene)[:, :, None, None] if config.error_scaled else None
-            read = self._read_draft(base, mean, std, level, ratio, shown)
+            read = self._read_estimate(base, mean, std, level, ratio, shown)
             guide, skip = channels_last(torch.cat([guide, read.features], dim=1)), read.skip
             if level is not None and read.low is not None:
                 x = torch.cat([x, arsinh((x - read.low) / level)], dim=1)
@@ -260,10 +236,10 @@ class Ssrfn(nn.Module):
         # Only a network without a base has to restore the mean.
         return base, change + mean if config.base == "none" else change
 
-    def _read_draft(
+    def _read_estimate(
         self, base: Tensor, mean: Tensor, std: Tensor, level: Tensor | None, ratio: int, shown: Window
-    ) -> _Reading:
-        """Project the draft's bands to features; what is as large as the draft itself lives for a few rows only.
+    ) -> _EstimateFeatures:
+        """Project the base estimate's bands to features; what is as large as itself lives for a few rows only.
 
         What skips the network is made for the pixels that are shown.
         """
@@ -276,7 +252,7 @@ class Ssrfn(nn.Module):
             return self._read_rows(base, slice(0, rows), mean, std, level, ratio, shown)
         count, _, _, cols = base.shape
         kind = {"dtype": self.sfe_hsi.skip.weight.dtype, "device": base.device}
-        width = self.config.draft_features * (1 if level is None else 2)
+        width = self.config.estimate_features * (1 if level is None else 2)
         features = channels_last(torch.empty((count, width, rows, cols), **kind))  # type: ignore[call-overload]
         low = base.new_empty((*base.shape[:2], rows // ratio, cols // ratio)) if level is not None else None
         size = (shown[0].stop - shown[0].start, shown[1].stop - shown[1].start)
@@ -290,18 +266,18 @@ class Ssrfn(nn.Module):
             if skip is not None and part.skip is not None:
                 first = max(at.start - shown[0].start, 0)
                 skip[:, :, first : first + part.skip.shape[2]] = part.skip
-        return _Reading(features, low, skip)
+        return _EstimateFeatures(features, low, skip)
 
     def _read_compiled(
         self, base: Tensor, mean: Tensor, std: Tensor, level: Tensor | None, ratio: int, shown: Window
-    ) -> _Reading | None:
-        """Read the draft by the C kernel; None where it does not serve."""
-        plain, detail, skip = self.draft_in, self.detail_in, self.spectral_skip
+    ) -> _EstimateFeatures | None:
+        """Read the base estimate by the C kernel; None where it does not serve."""
+        plain, detail, skip = self.estimate_in, self.detail_in, self.spectral_skip
         if level is None or plain is None or detail is None or skip is None:
             return None
         maps = plain.weight.flatten(1), detail.weight.flatten(1), skip.weight.flatten(1)
-        done = read_draft(base, (mean, std, level), maps, (plain.bias, detail.bias), ratio, shown)
-        return None if done is None else _Reading(*done)
+        done = read_estimate(base, (mean, std, level), maps, (plain.bias, detail.bias), ratio, shown)
+        return None if done is None else _EstimateFeatures(*done)
 
     def _read_rows(
         self,
@@ -312,14 +288,14 @@ class Ssrfn(nn.Module):
         level: Tensor | None,
         ratio: int,
         shown: Window,
-    ) -> _Reading:
+    ) -> _EstimateFeatures:
         dtype = self.sfe_hsi.skip.weight.dtype
         first, last = (max(rows.start - 1, 0), min(rows.stop + 1, base.shape[2])) if level is not None else (
             rows.start, rows.stop
         )  # fmt: skip
         around = (base[:, :, first:last] - mean) / std
         d = around[:, :, rows.start - first : rows.stop - first]
-        features, detail, low = [_bands_to(self.draft_in, d.to(dtype))], d, None
+        features, detail, low = [_bands_to(self.estimate_in, d.to(dtype))], d, None
         if level is not None:
             above, below = int(rows.start == first), int(rows.stop == last)
             # In float32 whatever the network's type: a difference of neighbours would be lost in half precision.
@@ -331,7 +307,7 @@ class Ssrfn(nn.Module):
         first, last = (min(max(edge - rows.start, 0), d.shape[2]) for edge in (shown[0].start, shown[0].stop))
         seen = detail[:, :, first:last, shown[1]]
         skip = _bands_to(self.spectral_skip, seen) if self.spectral_skip is not None and first < last else None
-        return _Reading(torch.cat(features, dim=1), low, skip)
+        return _EstimateFeatures(torch.cat(features, dim=1), low, skip)
 
     def _leave(self, features: Tensor, skip: Tensor | None, unit: Tensor) -> Tensor:
         """Turn the last features into bands, add what skips the network, and bring both to ``unit``; float32."""
@@ -353,11 +329,11 @@ class Ssrfn(nn.Module):
         """Return what :attr:`ffm` makes of all features, shape (n, width, window row * ratio, window col * ratio)."""
         f_hsi = self.sfe_hsi(x)
         f_msi = self.sfe_msi(guide)
-        f_hsi, f_msi = _told(f_hsi, noise), _told(f_msi, noise)
+        f_hsi, f_msi = _film(f_hsi, noise), _film(f_msi, noise)
         f_hsi = (self.dfe_hsi or self.dfe)(f_hsi)
         f_msi = self.dfe(f_msi)
         if self.cfe is not None and self.scm is not None and self.up_errors is not None:
-            f_low = _told(self.sfe_msi(channels_last(pool(guide, ratio))), noise)
+            f_low = _film(self.sfe_msi(channels_last(pool(guide, ratio))), noise)
             errors = self.cfe(f_hsi, self.dfe(f_low))
             f_msi = self.scm(self.up_errors(errors, ratio), f_msi)
         kept = grown(window, self.context.refined, (x.shape[2], x.shape[3]))
@@ -371,7 +347,7 @@ class Ssrfn(nn.Module):
     def _enter(self, x: Tensor) -> Tensor:
         return channels_last(x.to(self.sfe_hsi.skip.weight.dtype))
 
-    def _scale(self, scene: Scene) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _scale(self, scene: SceneStatistics) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Offsets and divisors of HSI and MSI, shape (n or 1, band, 1, 1)."""
         mean, std = _column(scene.mean), _column(scene.std).clamp(min=MIN_STD)
         msi_mean, msi_std = _column(scene.msi_mean), _column(scene.msi_std).clamp(min=MIN_STD)
@@ -385,12 +361,12 @@ class Ssrfn(nn.Module):
         level = mean.abs().mean(dim=1, keepdim=True).clamp(min=MIN_STD)
         return zero, level * one, msi_zero, level * msi_one
 
-    def _relative_error(self, scene: Scene) -> Tensor:
-        """Expected error of the draft as a share of the band's deviation, -60 dB at least, shape (n or 1, band)."""
+    def _relative_error(self, scene: SceneStatistics) -> Tensor:
+        """Expected error of the base estimate over the band's deviation, -60 dB at least, shape (n or 1, band)."""
         relative = scene.error.float() / scene.std.float().clamp(min=MIN_STD)
         return relative.clamp(min=1e-3, max=10.0)
 
-    def _error_features(self, scene: Scene) -> tuple[Tensor, Tensor] | None:
+    def _error_features(self, scene: SceneStatistics) -> tuple[Tensor, Tensor] | None:
         """Scale and shift of the shallow features, from the expected error of every band."""
         if self.condition is None:
             return None
@@ -399,7 +375,7 @@ class Ssrfn(nn.Module):
         scale, shift = self.condition(level.to(self.condition.weight.dtype)).chunk(2, dim=1)
         return (1.0 + scale)[:, :, None, None], shift[:, :, None, None]
 
-    def _check(self, hsi: Tensor, msi: Tensor, draft: Tensor | None) -> int:
+    def _check(self, hsi: Tensor, msi: Tensor, estimate: Tensor | None) -> int:
         """Return the ratio, or say what does not fit."""
         config = self.config
         if hsi.shape[1] != config.n_bands or msi.shape[1] != config.n_msi:
@@ -415,10 +391,10 @@ class Ssrfn(nn.Module):
                 f"{hsi.shape[2]} x {hsi.shape[3]} pixels.",
                 hint="The MSI must be a whole number of times (at least 2) larger in both directions.",
             )
-        if config.base == "draft":
+        if config.base == "estimate":
             expected = (hsi.shape[0], hsi.shape[1], *msi.shape[2:])
-            if draft is None or draft.shape != expected:
-                raise UsageError(f"This network corrects a draft of shape {expected}, which it was not given.")
+            if estimate is None or estimate.shape != expected:
+                raise UsageError(f"This network corrects a base estimate of shape {expected}, which it was not given.")
         return ratio
 
 

@@ -8,7 +8,7 @@
 #include "mamba2.c"
 #include "elementwise.c"
 #include "winograd.c"
-#include "draft.c"
+#include "estimate.c"
 
 #define BACK_STEPS 2
 

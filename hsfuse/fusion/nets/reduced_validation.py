@@ -1,11 +1,11 @@
-"""How far a network's correction can be trusted on this very scene, band by band.
+"""How much of a network's correction helps on this very scene, band by band: validation at reduced resolution.
 
 The scene is degraded once more by the ratio (Wald's protocol). There the truth is known: it is the measured HSI.
-Draft and correction are made on the degraded pair, and for every band the share of the correction that brings the
-draft closest to the truth is found by least squares; half of it is used. Averaging
-makes the degraded HSI cleaner than the measured one, so noise is added to bring it back.
+Base estimate and correction are made on the degraded pair, and for every band the share of the correction that brings
+the base estimate closest to the truth is found by least squares; half of it is used. Averaging makes the degraded HSI
+cleaner than the measured one, so noise is added to bring it back.
 
-Truth and degraded pair come from the same measurement and would share its noise: a draft that keeps the noise would
+Truth and degraded pair come from the same measurement and would share its noise: an estimate that keeps the noise would
 look right, a network that removes it wrong. So noise z of the measured strength is drawn, the pair is made from the
 measurement plus z, and the truth is the measurement minus z: of Gaussian noise the two parts are independent (T. Pang
 et al., Recorrupted-to-Recorrupted, CVPR 2021).
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from torch import Tensor
 from hsfuse.degrade import Psf, apply_srf, lowpass_decimate, psf_kernel
 from hsfuse.errors import HsfuseError
 from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip
+from hsfuse.fusion.diagnostics import CorrectionValidation
 from hsfuse.log import get_logger
 
 WINDOW_PX = 96
@@ -34,48 +34,16 @@ MIN_WINDOW_PX = 18
 MIN_VALID = 0.9
 """Share of a window's pixels that must be valid in both images."""
 CAUTION = 0.5
-"""Part of the best share that is used. One level down drafts are worse and leave more to correct. Half of the best
+"""Part of the best share that is used. One level down base estimates are worse and leave more to correct. Half of the
+best
 share keeps three quarters of a correction's gain, and costs nothing where the true best share is half of it."""
 _LEAST_PART = 0.1
-"""Of a draft's squared error at reduced resolution, what is left at least when the truth's noise is taken off."""
+"""Of a base estimate's squared error at reduced resolution, what is left at least when the truth's noise is taken
+off."""
 _RIM = 2
 """Degraded pixels at a window's rim that do not count: the filters replicate edges there."""
 
 _log = get_logger(__name__)
-
-
-@dataclass(frozen=True)
-class Trust:
-    """Result of the test.
-
-    Attributes
-    ----------
-    share
-        Share of the correction that is used, 0 to CAUTION, shape (band,).
-    gain_db
-        What the network gains at that share over its draft's method alone at reduced resolution, dB, mean over bands:
-        by its correction and by the cleaner MSI that it gives the draft.
-    windows
-        Test windows; 0 means that the scene was too small to test and every share is 0.
-    """
-
-    share: NDArray[np.float32]
-    gain_db: float
-    windows: int
-
-    @classmethod
-    def untested(cls, bands: int) -> Trust:
-        """No trust without a test: the draft stays as it is."""
-        return cls(np.zeros(bands, np.float32), float("nan"), 0)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values for the report."""
-        return {
-            "windows": self.windows,
-            "gain_db": None if np.isnan(self.gain_db) else round(self.gain_db, 3),
-            "mean_share": round(float(self.share.mean()), 4),
-            "share": [round(float(v), 4) for v in self.share],
-        }
 
 
 @dataclass(frozen=True)
@@ -86,16 +54,16 @@ class _Window:
 
 
 @dataclass(frozen=True)
-class Rehearsal:
-    """A window of the scene at reduced resolution, where the truth is known, with its draft.
+class ReducedWindow:
+    """A window of the scene at reduced resolution, where the truth is known, with its base estimate.
 
     Attributes
     ----------
-    low, msi, draft
-        The degraded pair, the MSI as the network has it cleaned, and what the draft's method made of it, shapes
+    low, msi, estimate
+        The degraded pair, the MSI as the network has it denoised, and what the base method made of it, shapes
         (band, row / ratio, col / ratio), (msi band, row, col), (band, row, col).
     plain
-        What the draft's method made of the MSI as it came; ``draft`` itself where nothing was cleaned.
+        What the base method made of the MSI as it came; ``estimate`` itself where nothing was denoised.
     truth
         The measured HSI with noise that is independent of the pair's, shape (band, row, col).
     keep
@@ -106,27 +74,27 @@ class Rehearsal:
 
     low: Tensor
     msi: Tensor
-    draft: Tensor
+    estimate: Tensor
     plain: Tensor
     truth: Tensor
     keep: Tensor
     noise: NDArray[np.float64]
 
 
-def rehearse(
-    draft: FusionMethod,
+def reduced_windows(
+    base: FusionMethod,
     context: FusionContext,
     strips: Iterable[LowResolutionStrip],
     noise_std: NDArray[np.float64],
     guide_noise: NDArray[np.float64] | None = None,
     clean: Callable[[Tensor], Tensor] | None = None,
-) -> list[Rehearsal]:
-    """Degrade the scene once more and draft its fusion there.
+) -> list[ReducedWindow]:
+    """Degrade the scene once more and base estimate its fusion there.
 
     Parameters
     ----------
-    draft
-        Unfitted method that makes the draft.
+    base
+        Unfitted method that makes the base estimate.
     context
         Facts about the pair.
     strips
@@ -136,11 +104,11 @@ def rehearse(
     guide_noise
         Noise of every MSI band at its own resolution, which averaging has taken away; None: unknown.
     clean
-        What the network does to an MSI (tile, msi band, row, col) of that noise before the draft is made.
+        What the network does to an MSI (tile, msi band, row, col) of that noise before the base estimate is made.
 
     Returns
     -------
-    list of Rehearsal
+    list of ReducedWindow
         Empty when the scene is too small.
     """
     windows = _choose_windows(strips, context.ratio, context.device)
@@ -161,7 +129,7 @@ def rehearse(
         low = lowpass_decimate(seen.hsi[None], context.ratio, context.psf)[0]
         coarse.append(low + (torch.randn(low.shape, generator=generator) * extra).to(low.device))
     try:
-        draft.fit(context, [_strip(low, w, context) for low, w in zip(coarse, windows, strict=True)])
+        base.fit(context, [_strip(low, w, context) for low, w in zip(coarse, windows, strict=True)])
     except HsfuseError as error:
         _log.info("The network cannot be tested on this scene (%s); its correction is not used.", error)
         return []
@@ -170,13 +138,13 @@ def rehearse(
         margin = _RIM * context.ratio
         inside = np.zeros_like(window.valid)
         inside[margin:-margin, margin:-margin] = window.valid[margin:-margin, margin:-margin]
-        plain = draft.fuse(low[None], window.msi[None])[0].float()
+        plain = base.fuse(low[None], window.msi[None])[0].float()
         msi, first = window.msi, plain
         if clean is not None:
             msi = clean(msi[None])[0]
-            first = draft.fuse(low[None], msi[None])[0].float()
+            first = base.fuse(low[None], msi[None])[0].float()
         keep = torch.as_tensor(inside, device=low.device)
-        found.append(Rehearsal(low, msi, first, plain, truth, keep, noise_std * np.sqrt(2.0)))
+        found.append(ReducedWindow(low, msi, first, plain, truth, keep, noise_std * np.sqrt(2.0)))
     return found
 
 
@@ -187,10 +155,10 @@ def _guide(
     noise: NDArray[np.float64] | None,
     generator: torch.Generator,
 ) -> Tensor:
-    """Return the MSI of a rehearsal: what the truth itself shows of the MSI bands, with the MSI's noise.
+    """Return the MSI of a reduced window: what the truth itself shows of the MSI bands, with the MSI's noise.
 
-    The measured MSI would not do: where the images are a little misaligned, a perfect draft lies where the MSI lies,
-    and against a truth that lies elsewhere it would look wrong. Bands outside the HSI's range stay as measured.
+    The measured MSI would not do: where the images are a little misaligned, a perfect base estimate lies where the MSI
+    lies, and against a truth that lies elsewhere it would look wrong. Bands outside the HSI's range stay as measured.
     """
     msi = window.msi
     present = np.zeros(msi.shape[0])
@@ -205,16 +173,16 @@ def _guide(
     return msi
 
 
-def draft_error(rehearsals: Sequence[Rehearsal]) -> NDArray[np.float64] | None:
-    """Root mean square error of the draft at reduced resolution, shape (band,); None without rehearsals.
+def estimate_error(windows: Sequence[ReducedWindow]) -> NDArray[np.float64] | None:
+    """Root mean square error of the base estimate at reduced resolution, shape (band,); None without windows.
 
-    The truth of a rehearsal is a measurement: its own noise is no error of the draft.
+    The truth of a window is a measurement: its own noise is no error of the base estimate.
     """
-    count = sum(int(r.keep.sum()) for r in rehearsals)
+    count = sum(int(r.keep.sum()) for r in windows)
     if count == 0:
         return None
-    power = sum((r.truth - r.draft)[:, r.keep].double().square().sum(dim=1) for r in rehearsals)
-    return error_without_noise((torch.as_tensor(power) / count).cpu().numpy(), rehearsals[0].noise)
+    power = sum((r.truth - r.estimate)[:, r.keep].double().square().sum(dim=1) for r in windows)
+    return error_without_noise((torch.as_tensor(power) / count).cpu().numpy(), windows[0].noise)
 
 
 def lost_noise(noise_std: NDArray[np.float64], psf: Psf, ratio: int) -> NDArray[np.float64]:
@@ -224,31 +192,31 @@ def lost_noise(noise_std: NDArray[np.float64], psf: Psf, ratio: int) -> NDArray[
 
 
 def error_without_noise(mean_square: NDArray[np.float64], noise_std: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Root mean square error of a draft from its mean square difference to a truth with noise, both (band,)."""
+    """Root mean square error of a base estimate from its mean square difference to a truth with noise, both (band,)."""
     return np.asarray(np.sqrt(np.maximum(mean_square - noise_std**2, _LEAST_PART * mean_square)))
 
 
-def measure_trust(
-    correction: Callable[[Tensor, Tensor, Tensor], Tensor], rehearsals: Sequence[Rehearsal], bands: int
-) -> Trust:
+def validate_correction(
+    correction: Callable[[Tensor, Tensor, Tensor], Tensor], windows: Sequence[ReducedWindow], bands: int
+) -> CorrectionValidation:
     """Test a network on the scene at reduced resolution.
 
     Parameters
     ----------
     correction
-        Returns what the network adds to a draft, from (hsi, msi, draft).
-    rehearsals
-        Where it is tested; without any, the network is not trusted at all.
+        Returns what the network adds to a base estimate, from (hsi, msi, estimate).
+    windows
+        Where it is tested; without any, nothing of the correction is used.
     bands
         Number of bands.
     """
-    if not rehearsals:
-        return Trust.untested(bands)
+    if not windows:
+        return CorrectionValidation.untested(bands)
     fit = _Fit(bands)
-    for r in rehearsals:
-        change = correction(r.low[None], r.msi[None], r.draft[None])[0]
-        fit.add(*(part[:, r.keep] for part in (r.truth - r.plain, r.truth - r.draft, change)))
-    return fit.solve(len(rehearsals), rehearsals[0].noise)
+    for r in windows:
+        change = correction(r.low[None], r.msi[None], r.estimate[None])[0]
+        fit.add(*(part[:, r.keep] for part in (r.truth - r.plain, r.truth - r.estimate, change)))
+    return fit.solve(len(windows), windows[0].noise)
 
 
 class _Fit:
@@ -259,7 +227,7 @@ class _Fit:
         self._count = 0
 
     def add(self, before: Tensor, error: Tensor, change: Tensor) -> None:
-        """Take in errors without the network and of its draft, and proposed changes, all (band, sample)."""
+        """Take in errors without the network and of its base estimate, and proposed changes, all (band, sample)."""
         error, change = error.double(), change.double()
         self._count += error.shape[1]
         self._before += before.double().square().sum(dim=1).cpu().numpy()
@@ -267,13 +235,13 @@ class _Fit:
         self._cross += (error * change).sum(dim=1).cpu().numpy()
         self._power += change.square().sum(dim=1).cpu().numpy()
 
-    def solve(self, windows: int, noise_std: NDArray[np.float64]) -> Trust:
+    def solve(self, windows: int, noise_std: NDArray[np.float64]) -> CorrectionValidation:
         share = CAUTION * np.clip(self._cross / np.maximum(self._power, 1e-20), 0.0, 1.0)
         left = self._error - 2.0 * share * self._cross + share**2 * self._power
         # The truth's noise stays whatever the network does: it would hide gains. It is known roughly only.
         noise = np.minimum(self._count * noise_std**2, 0.5 * self._before)
         ratio = np.maximum(self._before - noise, 1e-20) / np.maximum(left - noise, _LEAST_PART * left + 1e-20)
-        return Trust(share.astype(np.float32), float(10.0 * np.log10(ratio).mean()), windows)
+        return CorrectionValidation(share.astype(np.float32), float(10.0 * np.log10(ratio).mean()), windows)
 
 
 def _strip(low: Tensor, window: _Window, context: FusionContext) -> LowResolutionStrip:

@@ -1,4 +1,4 @@
-"""What a network takes from a draft: the C kernel against the plain operations."""
+"""What a network takes from a base estimate: the C kernel against the plain operations."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Given = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int, Windo
 
 def network(bands: int, dtype: torch.dtype) -> Ssrfn:
     torch.manual_seed(1)
-    made = make_network("ssrfn-lite", n_bands=bands, width=16, headdim=16, draft_features=5).eval()
-    for layer in (made.draft_in, made.detail_in, made.spectral_skip):
+    made = make_network("ssrfn-lite", n_bands=bands, width=16, headdim=16, estimate_features=5).eval()
+    for layer in (made.estimate_in, made.detail_in, made.spectral_skip):
         assert layer is not None
         for parameter in layer.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
@@ -51,8 +51,8 @@ def test_kernel_equals_the_plain_way(
     made, given = network(bands, dtype), arguments(bands, rows, cols, ratio, window)
     size = 2e-5 if dtype == torch.float32 else 2e-2
     with torch.inference_mode():
-        slow, fast = plain(made._read_draft, *given), made._read_draft(*given)
-        exact = plain(made.float()._read_draft, *given)
+        slow, fast = plain(made._read_estimate, *given), made._read_estimate(*given)
+        exact = plain(made.float()._read_estimate, *given)
     for one, other, right in zip(fast, slow, exact, strict=True):
         assert one is not None
         assert other is not None
@@ -70,7 +70,7 @@ def test_several_threads_share_the_rows(isa: str) -> None:
         for threads in (1, 3):
             torch.set_num_threads(threads)
             with torch.inference_mode():
-                results.append(made._read_draft(*given))
+                results.append(made._read_estimate(*given))
     finally:
         torch.set_num_threads(before)
     for one, other in zip(*results, strict=True):
@@ -78,18 +78,18 @@ def test_several_threads_share_the_rows(isa: str) -> None:
 
 
 def test_bands_are_passed_over_once(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the kernel serves, no tensor as large as the draft is made besides what skips the network."""
+    """Where the kernel serves, no tensor as large as the base estimate is made besides what skips the network."""
     made, given = network(16, torch.float32), arguments(16, 30, 33, 3, (slice(9, 12), slice(9, 12)))
     assert native_library() is not None
     with torch.inference_mode(), torch.profiler.profile(profile_memory=True) as profile:
-        made._read_draft(*given)
+        made._read_estimate(*given)
     taken = sum(max(event.self_cpu_memory_usage, 0) for event in profile.key_averages())
     assert taken < given[0].numel() * 4
 
 
 def test_gradients_flow_the_plain_way() -> None:
     made, given = network(8, torch.float32), arguments(8, 12, 15, 3)
-    read = made._read_draft(*given)
+    read = made._read_estimate(*given)
     assert read.skip is not None
     read.skip.sum().backward()
     assert made.spectral_skip is not None

@@ -1,4 +1,4 @@
-/* What a network takes from a draft, in one pass over its bands.
+/* What a network takes from a base estimate, in one pass over its bands.
  *
  * Of every sample d, in units of its band's deviation, and of its detail arsinh((d - mean of 3 x 3) / level), linear
  * maps of all bands are made: features of both, and what skips the network. Elsewhere that takes a dozen passes.
@@ -7,7 +7,7 @@
 #define PIXELS (SUMS / ROWS * LANES) /* of a row that are multiplied at a time */
 
 typedef struct {
-  int64_t bands, rows, cols, plane, ratio;       /* plane: floats from band to band of the draft */
+  int64_t bands, rows, cols, plane, ratio;       /* plane: floats from band to band of the base estimate */
   int64_t row0, row1, col0, col1;                /* what skips the network is wanted for these */
   int64_t features[2], skipped;                  /* outputs of the maps: of d, of its detail; of the detail */
   const float *mean, *scale, *sharp;             /* by band: mean, 1 / deviation, 1 / level */
@@ -16,7 +16,7 @@ typedef struct {
   void *out;                                     /* features (row, col, features[0] + features[1]) */
   float *low, *skip;                             /* (band, row / ratio, col / ratio), (skipped, window) */
   int32_t half;                                  /* weights and features are bfloat16 */
-} hsf_draft;
+} hsf_estimate;
 
 /* log(x) for normal x >= 1; relative error below 2e-7 (S. Moshier, Cephes). */
 INLINE vf vlog(vf x) {
@@ -91,7 +91,7 @@ INLINE void deposit(void *panels, int64_t at, vf first, vf second, int half) {
 }
 
 /* One row of all bands: panels of d and of its detail. */
-INLINE void read_row(const hsf_draft *p, const float *base, int64_t i, int64_t depth, float *line, void *plain,
+INLINE void read_row(const hsf_estimate *p, const float *base, int64_t i, int64_t depth, float *line, void *plain,
                      void *detail, int half) {
   const int64_t wide = (p->cols + LANES - 1) / LANES * LANES, room = p->cols + 2 + LANES, step = half ? 2 : 1;
   for (int64_t band = 0; band < p->bands; band += step) {
@@ -141,7 +141,7 @@ INLINE void map_panel(const void *weight, const void *panels, int64_t panel, int
   product(weight, depth, (const float *)panels + panel * PIXELS * depth, (int)depth, PIXELS, out, PIXELS, rows);
 }
 
-INLINE int32_t read_draft(const hsf_draft *p, const float *base, int64_t first, int64_t last, int half) {
+INLINE int32_t read_estimate(const hsf_estimate *p, const float *base, int64_t first, int64_t last, int half) {
   const int64_t depth = (p->bands + 1) / 2 * 2, panels = (p->cols + PIXELS - 1) / PIXELS, size = half ? 2 : 4;
   const int64_t most = round_up((int)(p->features[0] + p->features[1]), ROWS) + round_up((int)p->skipped, ROWS) + ROWS;
   const int64_t room = 2 * (p->cols + 2 + LANES), panel_bytes = panels * PIXELS * depth * size;
@@ -201,12 +201,12 @@ INLINE int32_t read_draft(const hsf_draft *p, const float *base, int64_t first, 
   return 0;
 }
 
-/* Rows [first, last) of a draft, multiples of the ratio. Returns 0, or 1 when there is no memory. */
-int32_t hsf_read_draft(const hsf_draft *p, const float *base, int64_t first, int64_t last) {
+/* Rows [first, last) of a base estimate, multiples of the ratio. Returns 0, or 1 when there is no memory. */
+int32_t hsf_read_estimate(const hsf_estimate *p, const float *base, int64_t first, int64_t last) {
 #if defined(__AVX512BF16__)
-  if (p->half) return read_draft(p, base, first, last, 1);
+  if (p->half) return read_estimate(p, base, first, last, 1);
 #else
   if (p->half) return 2;
 #endif
-  return read_draft(p, base, first, last, 0);
+  return read_estimate(p, base, first, last, 0);
 }

@@ -1,4 +1,4 @@
-"""Hand a draft to the C kernel that makes a network's features of it."""
+"""Hand a base estimate to the C kernel that makes a network's features of it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from hsfuse.fusion.nets.native.build import native_library
 _SIZES = ("bands", "rows", "cols", "plane", "ratio", "row0", "row1", "col0", "col1")
 
 
-class _Draft(ctypes.Structure):
-    """Mirror of ``hsf_draft``."""
+class _Estimate(ctypes.Structure):
+    """Mirror of ``hsf_estimate``."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in _SIZES),
@@ -29,7 +29,7 @@ class _Draft(ctypes.Structure):
     )
 
 
-def read_draft(
+def read_estimate(
     base: Tensor,
     facts: tuple[Tensor, Tensor, Tensor],
     maps: tuple[Tensor, Tensor, Tensor],
@@ -37,16 +37,16 @@ def read_draft(
     ratio: int,
     shown: Window,
 ) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Make features of a draft, its mean at low resolution and what skips the network.
+    """Make features of a base estimate, its mean at low resolution and what skips the network.
 
     Parameters
     ----------
     base
-        Draft, float32, shape (n, band, row, col); rows and columns are multiples of ``ratio``.
+        Base estimate, float32, shape (n, band, row, col); rows and columns are multiples of ``ratio``.
     facts
         Mean and deviation of every band, and the level of its detail in that unit; shape (n or 1, band, 1, 1).
     maps
-        Matrices (output, band) of the draft, of its detail and again of its detail, in the network's type.
+        Matrices (output, band) of the base estimate, of its detail and again of its detail, in the network's type.
     biases
         Of the first two.
     ratio
@@ -85,7 +85,7 @@ def read_draft(
     mean, std, level = (fact.float().flatten(1).expand(count, -1).contiguous() for fact in facts)
     scale, sharp = 1.0 / std, 1.0 / level
     for i in range(count):
-        draft = _Draft(
+        estimate = _Estimate(
             bands, rows, cols, rows * cols, ratio, shown[0].start, shown[0].stop, shown[1].start, shown[1].stop,
             (ctypes.c_int64 * 2)(*outputs[:2]), outputs[2],
             mean[i].data_ptr(), scale[i].data_ptr(), sharp[i].data_ptr(),
@@ -95,9 +95,11 @@ def read_draft(
         )  # fmt: skip
         source = ctypes.c_void_p(base[i].data_ptr())
 
-        def part(_: int, first: int, last: int, draft: _Draft = draft, source: ctypes.c_void_p = source) -> int:
+        def part(
+            _: int, first: int, last: int, estimate: _Estimate = estimate, source: ctypes.c_void_p = source
+        ) -> int:
             bounds = (ctypes.c_int64(first * ratio), ctypes.c_int64(last * ratio))
-            return int(native.library.hsf_read_draft(ctypes.byref(draft), source, *bounds))
+            return int(native.library.hsf_read_estimate(ctypes.byref(estimate), source, *bounds))
 
         run_parallel(part, rows // ratio)
     return features.permute(0, 3, 1, 2), low, skip

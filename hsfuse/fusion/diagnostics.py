@@ -1,0 +1,115 @@
+"""What a fusion method found out about a scene while it was fitted, as plain values for reports and decisions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hsfuse.degrade import Offset, Psf
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Result.
+
+    Attributes
+    ----------
+    psf
+        Blur of the HSI relative to the MSI.
+    offset_px
+        How far (row, col) the HSI's pixels really lie towards larger index, HSI pixels.
+    """
+
+    psf: Psf
+    offset_px: Offset
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for the report."""
+        return {"psf_fwhm_px": self.psf.fwhm_px, "offset_px": [round(v, 4) for v in self.offset_px]}
+
+
+@dataclass(frozen=True)
+class CorrectionValidation:
+    """How much of a network's correction helps, measured on the scene at reduced resolution (Wald's protocol).
+
+    Attributes
+    ----------
+    share
+        Share of the correction that is used, 0 to 1, shape (band,).
+    gain_db
+        What the method gains at that share over its base method alone at reduced resolution, dB, mean over bands.
+    windows
+        Windows that were tested; 0 means that the scene was too small to test and every share is 0.
+    """
+
+    share: NDArray[np.float32]
+    gain_db: float
+    windows: int
+
+    @classmethod
+    def untested(cls, bands: int) -> CorrectionValidation:
+        """No correction without a test: the base estimate stays as it is."""
+        return cls(np.zeros(bands, np.float32), math.nan, 0)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for the report."""
+        return {
+            "windows": self.windows,
+            "gain_db": None if math.isnan(self.gain_db) else round(self.gain_db, 3),
+            "mean_share": round(float(self.share.mean()), 4),
+            "share": [round(float(v), 4) for v in self.share],
+        }
+
+
+@dataclass(frozen=True)
+class GuideDenoising:
+    """What denoising the MSI brought.
+
+    Attributes
+    ----------
+    noise
+        Standard deviation of every MSI band's noise, reflectance.
+    left_before, left_after
+        Estimated share of the noise's variance (error against the clean image) that is left by the denoiser as it
+        came, and after it learned from the scene; NaN where nothing could be tested.
+    """
+
+    noise: tuple[float, ...]
+    left_before: float = math.nan
+    left_after: float = math.nan
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for the report."""
+        before, after = (None if math.isnan(v) else round(v, 4) for v in (self.left_before, self.left_after))
+        return {"noise": [round(v, 6) for v in self.noise], "left_before": before, "left_after": after}
+
+
+@dataclass(frozen=True)
+class MethodDiagnostics:
+    """Everything that a method tells about itself on a scene; None for what it does not do.
+
+    Attributes
+    ----------
+    calibration
+        Blur and residual shift of the HSI, found on the pair.
+    validation
+        Test of a network's correction at reduced resolution.
+    denoising
+        Denoising of the MSI.
+    """
+
+    calibration: Calibration | None = None
+    validation: CorrectionValidation | None = None
+    denoising: GuideDenoising | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for the report."""
+        return {
+            "calibration": self.calibration.to_json() if self.calibration else None,
+            "validation": self.validation.to_json() if self.validation else None,
+            "denoising": self.denoising.to_json() if self.denoising else None,
+        }

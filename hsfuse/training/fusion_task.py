@@ -1,0 +1,182 @@
+"""Tasks that learn to fuse from reduced pairs."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from hsfuse.degrade import upsample
+from hsfuse.fusion.nets.scene_statistics import SceneStatistics
+from hsfuse.training.distributed import Team
+from hsfuse.training.losses import BaseError, FusionLoss
+from hsfuse.training.pairs import Batch, ReducedPair
+from hsfuse.training.reducer import Reducer
+from hsfuse.training.scenes import SceneEntry
+from hsfuse.training.source import PatchSource, Sampling
+from hsfuse.training.task import TrainingTask
+from hsfuse.training.validation import COLUMNS, ValidationScores, validate
+
+
+@dataclass(frozen=True)
+class TaskSetup:
+    """What a task is made from, beside its network.
+
+    Attributes
+    ----------
+    entries
+        Scenes.
+    sampling
+        How patches are drawn.
+    centre_nm, fwhm_nm
+        Bands, shape (band,).
+    loss
+        What the user wants to be minimised; tasks with a loss of their own pass it over.
+    base
+        Method of the base estimate that the start weights were trained with; empty: as the task has it.
+    device
+        Torch device name.
+    """
+
+    entries: Sequence[SceneEntry]
+    sampling: Sampling
+    centre_nm: NDArray[np.float64]
+    fwhm_nm: NDArray[np.float64]
+    loss: FusionLoss = field(default_factory=FusionLoss)
+    base: str = ""
+    device: str = "cpu"
+
+    def source(self, prepare: Callable[[ReducedPair], ReducedPair]) -> PatchSource:
+        """Return the source of the task's patches.
+
+        Raises
+        ------
+        InputError
+            No scene is large enough.
+        """
+        reducer = Reducer(self.centre_nm, self.fwhm_nm, self.device)
+        return PatchSource(self.entries, self.sampling, reducer, prepare)
+
+
+class FusionTask(TrainingTask):
+    """A network that fuses pairs. Subclasses say how, in :meth:`fuse`.
+
+    Parameters
+    ----------
+    network
+        Moved to the device.
+    setup
+        Data and settings.
+    """
+
+    columns = COLUMNS
+
+    def __init__(self, network: nn.Module, setup: TaskSetup) -> None:
+        self.network = network.to(setup.device)
+        self.setup = setup
+        self.source = setup.source(self.prepare)
+
+    @property
+    def batch_size(self) -> int:
+        """Patches of a step, over all processes."""
+        return self.source.batch_size
+
+    @property
+    def epoch_steps(self) -> int:
+        """Steps in which the patches cover the area of all training strips once."""
+        return self.source.epoch_steps
+
+    @cached_property
+    def validation_pairs(self) -> list[ReducedPair]:
+        """Windows that validate."""
+        return self.source.validation()
+
+    def prepare(self, pair: ReducedPair) -> ReducedPair:
+        """Add to a pair what the network needs beside HSI and MSI; done once for each window.
+
+        Here: statistics of the window (see :meth:`statistics`) and the errors of cubic interpolation, with which the
+        relative loss compares.
+
+        Raises
+        ------
+        OverlapError
+            The window is of no use.
+        """
+        statistics = SceneStatistics.of(pair.hsi[None], pair.msi[None])
+        error = BaseError.of(upsample(pair.hsi[None], pair.ratio), pair.target[None], pair.valid[None])
+        return replace(pair, values={**pair.values, **statistics._asdict(), **error.as_values()})
+
+    @staticmethod
+    def statistics(batch: Batch) -> SceneStatistics:
+        """Statistics of the windows that patches come from."""
+        return SceneStatistics(*(batch.values[name] for name in SceneStatistics._fields))
+
+    def sample(self, step: int, rank: int = 0, size: int = 1) -> Batch:
+        """Return the patches of a step."""
+        return self.source.batch(step, rank, size)
+
+    @abstractmethod
+    def fuse(self, batch: Batch) -> Tensor:
+        """Fuse patches with the network as it is, shape (n, band, row, col)."""
+
+    def loss(self, sample: Any, group: str, step: int) -> Tensor:  # noqa: ARG002 - one group, all steps alike
+        """Return the chosen loss of the fused patches."""
+        return self.fusion_loss(self.fuse(sample), sample)
+
+    def fusion_loss(self, fused: Tensor, batch: Batch) -> Tensor:
+        """Return the chosen loss, shape (n,)."""
+        return self.setup.loss(
+            fused, batch.target, batch.values["std"], batch.valid, BaseError.from_values(batch.values)
+        )
+
+    def predict(self, pair: ReducedPair) -> Tensor:
+        """Fuse a whole window, shape (band, row, col)."""
+        return self.fuse(pair.batch())[0]
+
+    def baseline(self, pair: ReducedPair) -> Tensor:
+        """What the network is compared with: here cubic interpolation."""
+        return upsample(pair.hsi[None], pair.ratio)[0]
+
+    def validate(self, team: Team) -> ValidationScores:
+        """Score the network on the validation windows."""
+        return validate(self.predict, self.baseline, self.validation_pairs, team)
+
+    def close(self) -> None:
+        """End the source's helper thread."""
+        self.source.close()
+
+
+class SupervisedTask(FusionTask):
+    """A network that is called with HSI and MSI and returns the cube.
+
+    Parameters
+    ----------
+    network
+        ``network(hsi, msi)`` returns (n, band, row, col).
+    setup
+        Data and settings.
+    loss
+        Loss of the network's own: called with the fused patches and the batch, returns one value per patch. None: the
+        one that the user chose.
+    """
+
+    def __init__(
+        self, network: nn.Module, setup: TaskSetup, *, loss: Callable[[Tensor, Batch], Tensor] | None = None
+    ) -> None:
+        super().__init__(network, setup)
+        self._loss = loss
+
+    def fuse(self, batch: Batch) -> Tensor:
+        """Call the network."""
+        fused: Tensor = self.network(batch.hsi, batch.msi)
+        return fused
+
+    def fusion_loss(self, fused: Tensor, batch: Batch) -> Tensor:
+        """Return the network's own loss, or the chosen one."""
+        return super().fusion_loss(fused, batch) if self._loss is None else self._loss(fused.float(), batch)
