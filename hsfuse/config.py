@@ -104,6 +104,7 @@ class CoregisterConfig(_Config):
         1.3, ge=1.0, description="smallest height of the global correlation peak over the next best one"
     )
     correct_swir: bool = Field(False, description="move SWIR bands by their measured misalignment with the VNIR bands")
+    verify: bool = Field(True, description="compare Sentinel-2 images with the checksums of their manifest")
 
 
 class _MethodConfig(_Config):
@@ -155,7 +156,7 @@ class _FusionConfig(_MachineConfig, _PairConfig):
 _PAIR_FIELDS = tuple(_PairConfig.model_fields)
 
 
-NOT_CONTENT = frozenset({"overwrite", "resume", "max_memory", "max_vram", "threads", "report", "min_quality"})
+NOT_CONTENT = frozenset({"overwrite", "resume", "max_memory", "max_vram", "threads", "report", "min_quality", "verify"})
 """Settings of :class:`RunConfig` that say how or where a cube is computed, not what it holds."""
 
 
@@ -291,7 +292,8 @@ class TrainConfig(_MachineConfig, _PairConfig):
 
     def identity(self) -> dict[str, Any]:
         """Return what must be equal for a training to be resumed: all that decides the weights."""
-        loose = {"overwrite", "resume", "checkpoint_minutes", "tensorboard", "device", "threads", "name", "weights"}
+        files = {"overwrite", "resume", "checkpoint_minutes", "tensorboard", "name", "weights", "verify"}
+        loose = files | {"device", "threads"}
         return self.model_dump(mode="json", exclude=loose)
 
 

@@ -16,7 +16,7 @@ _PANEL_FIELDS = {
     "Comparison": "methods adapt reduced condition bands vnir_swir_cut_nm s2_bands ratio psf_fwhm aoi aoi_crs window"
     " cloud_mask cloud_dilate_px overwrite seed",
     "Co-registration": " ".join(CoregisterConfig.model_fields),
-    "Computing": "tile device precision max_memory max_vram threads",
+    "Computing": "tile device precision max_memory max_vram threads verify",
 }
 _PANELS = {name: panel for panel, names in _PANEL_FIELDS.items() for name in names.split()}
 

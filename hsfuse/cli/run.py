@@ -17,7 +17,7 @@ _PANEL_FIELDS = {
     "Fidelity guards": "back_projection back_projection_weight srf_weight",
     "Co-registration": " ".join(CoregisterConfig.model_fields),
     "Product": "format dtype compress overwrite resume aoi aoi_crs cloud_mask cloud_dilate_px report min_quality",
-    "Computing": "tile overlap device precision max_memory max_vram threads",
+    "Computing": "tile overlap device precision max_memory max_vram threads verify",
 }
 _INTERRUPTED = "; the same command with --resume goes on where it stopped"
 PANELS = {name: panel for panel, names in _PANEL_FIELDS.items() for name in names.split()}

@@ -20,7 +20,7 @@ _PANEL_FIELDS = {
     "Training": "recipe minutes steps epochs batch micro_batch validate_every patience lr loss schedule ema clip seed",
     "Co-registration": " ".join(CoregisterConfig.model_fields),
     "Files": "overwrite resume checkpoint_minutes tensorboard",
-    "Computing": "device precision recompute threads",
+    "Computing": "device precision recompute threads verify",
 }
 _PANELS = {name: panel for panel, names in _PANEL_FIELDS.items() for name in names.split()}
 

@@ -46,12 +46,15 @@ class OpenOptions:
         Bands of a multispectral product.
     target
         Grid of the hyperspectral image that a multispectral product is wanted for; None when there is none.
+    verify
+        Compare files with the checksums that the product brings.
     """
 
     role: Role = "hsi"
     cut_nm: float = DEFAULT_CUT_NM
     bands: BandChoice = "10m"
     target: Grid | None = None
+    verify: bool = True
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ open.
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ _CLOSED = {
     # No name is ever asked of a server, whatever a sidecar or a virtual raster says.
     "CPL_VSIL_CURL_ALLOWED_FILENAME": "/none",
     "GDAL_HTTP_MAX_RETRY": "0",
+    "GDAL_HTTP_PROXY": "127.0.0.1:9",
     "PROJ_NETWORK": "OFF",
     "GDAL_VRT_ENABLE_PYTHON": "NO",
 }
@@ -57,6 +59,64 @@ def gdal_name(path: Path) -> str:
             f"{os.fsencode(path)!r}: this path is not in UTF-8, and GDAL cannot open it.",
             hint="Rename the folder or the file, or make a symbolic link with a plain name.",
         ) from error
+
+
+def _in_utf8(name: str) -> bool:
+    try:
+        os.fsencode(name).decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+class FolderAlias:
+    """Names that GDAL understands for the files of a folder whose own path is not in UTF-8.
+
+    Such a folder gets a symbolic link in the temporary folder, which :meth:`close` removes.
+
+    Parameters
+    ----------
+    folder
+        Existing folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._link: tempfile.TemporaryDirectory[str] | None = None
+
+    def name(self, file: str) -> str:
+        """Return the name of a file in the folder.
+
+        Raises
+        ------
+        InputError
+            Its own name is not in UTF-8, or no link can be made.
+        """
+        path = self._folder / file
+        # A link cannot help where the file's own name is the trouble.
+        if _in_utf8(str(path.absolute())) or not _in_utf8(file):
+            return gdal_name(path)
+        return gdal_name(Path(self._linked()) / file)
+
+    def _linked(self) -> str:
+        try:
+            if self._link is None:
+                link = tempfile.TemporaryDirectory(prefix="hsfuse-link-", ignore_cleanup_errors=True)
+                Path(link.name, "folder").symlink_to(self._folder.absolute(), target_is_directory=True)
+                self._link = link
+        except OSError as error:
+            raise InputError(
+                f"{os.fsencode(self._folder)!r}: this path is not in UTF-8, and a link to it cannot be made "
+                f"({error.strerror}).",
+                hint="Rename the folder.",
+            ) from error
+        return f"{self._link.name}/folder"
+
+    def close(self) -> None:
+        """Remove the link."""
+        if self._link is not None:
+            self._link.cleanup()
+            self._link = None
 
 
 def open_image(path: Path | str, drivers: Sequence[str], **options: Any) -> DatasetReader:

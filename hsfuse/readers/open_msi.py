@@ -16,7 +16,11 @@ __all__ = ["open_msi"]
 
 
 def open_msi(
-    paths: Path | str | Sequence[Path | str], *, bands: BandChoice = "10m", target: Grid | None = None
+    paths: Path | str | Sequence[Path | str],
+    *,
+    bands: BandChoice = "10m",
+    target: Grid | None = None,
+    verify: bool = True,
 ) -> MultispectralProduct:
     """Open one or several files or folders as one multispectral product.
 
@@ -29,6 +33,8 @@ def open_msi(
         Sentinel-2 bands: ``10m``, ``all`` (the 20 m bands too) or ``swir`` (B02, B11 and B12).
     target
         Grid of the hyperspectral image: only tiles that touch it are opened, and a mosaic covers it.
+    verify
+        Compare images with the checksums that the product brings, when they are first read.
 
     Returns
     -------
@@ -45,7 +51,7 @@ def open_msi(
     listed = [Path(paths)] if isinstance(paths, Path | str) else [Path(path) for path in paths]
     if not listed:
         raise UsageError("No multispectral image was given.", hint="Give a Sentinel-2 .SAFE folder or .zip.")
-    options = OpenOptions(role="msi", bands=bands, target=target)
+    options = OpenOptions(role="msi", bands=bands, target=target, verify=verify)
     readers = [choose_reader(path, "msi") for path in listed]
     joining = readers[0].open_several
     if len({reader.name for reader in readers}) == 1 and joining is not None:

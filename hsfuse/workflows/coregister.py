@@ -95,7 +95,7 @@ def coregister_files(
         stack.enter_context(rasterio.Env(GDAL_CACHEMAX=_cache_mb([target, reference])))
         moving = open_product(target)
         stack.callback(moving.close)
-        fixed = open_msi([reference], target=moving.grid)
+        fixed = open_msi([reference], target=moving.grid, verify=config.verify)
         stack.callback(fixed.close)
         warnings = [*moving.info.warnings, *fixed.info.warnings]
         for warning in warnings:

@@ -62,7 +62,12 @@ def edit_xml(product: Path, old: str, new: str, *, tile: bool = False, count: in
 
 
 def write_jp2(path: Path, dn: Any, grid: Grid | None) -> None:
-    """Write one lossless JPEG 2000 file; without a grid it carries no georeference."""
+    """Write one lossless JPEG 2000 file; without a grid it carries no georeference.
+
+    The product's manifest, whose checksum it would contradict, is taken away.
+    """
+    for parent in path.parents:
+        (parent / "manifest.safe").unlink(missing_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     staged = path.with_suffix(".stage.tif")
     place = {} if grid is None else {"crs": grid.crs, "transform": from_origin(*_corner(grid), *[grid.pixel_m] * 2)}

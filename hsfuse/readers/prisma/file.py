@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import h5py
 import numpy as np
@@ -15,6 +16,15 @@ from numpy.typing import NDArray
 from hsfuse.errors import InputError, OutputError
 from hsfuse.log import get_logger
 from hsfuse.readers.file_kind import ZIP_SIGNATURE, he5_members, is_hdf5
+
+MAX_UNPACKED_BYTES = 10_000_000_000
+"""Four times a large product (1.6 to 2.5 GB): what claims more is none."""
+
+SURE_BYTES, MAX_COMPRESSION = 1 << 28, 100.0
+"""Products shrink to a third or half when they are packed; small files may be empty enough to shrink more."""
+
+DAMAGED = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError)
+"""What h5py raises for files with flipped bits, besides what it documents."""
 
 ORDER_HINT = "Order or download the product again; hsfuse needs the original L2D .he5 file."
 
@@ -62,7 +72,7 @@ class He5File:
         try:
             # Locks fail on many network drives, and nobody writes to a delivered product.
             return h5py.File(path, "r", locking=False)
-        except OSError as error:
+        except DAMAGED as error:
             detail = "it is truncated" if "truncated" in str(error) else "it is damaged"
             raise InputError(
                 f"{self.path}: the HDF5 file cannot be opened because {detail}.",
@@ -78,6 +88,14 @@ class He5File:
                 hint="Unpack it by hand and pass the .he5 file.",
             )
         member = members[0]
+        packed = max(1, member.compress_size)
+        bomb = member.file_size > SURE_BYTES and member.file_size / packed > MAX_COMPRESSION
+        if member.file_size > MAX_UNPACKED_BYTES or bomb:
+            raise InputError(
+                f"{self.path}: '{member.filename}' claims {member.file_size / 1e9:.2f} GB, packed into "
+                f"{packed / 1e9:.2f} GB, which no PRISMA product is.",
+                hint="The archive was altered; order the product again.",
+            )
         try:
             self._folder = tempfile.TemporaryDirectory(prefix="hsfuse-prisma-", ignore_cleanup_errors=True)
         except OSError as error:
@@ -97,7 +115,7 @@ class He5File:
         try:
             with zipfile.ZipFile(self.path) as archive, archive.open(member) as source, unpacked.open("wb") as sink:
                 shutil.copyfileobj(source, sink, 16 << 20)
-        except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, ValueError) as error:
             # RuntimeError: encrypted member; NotImplementedError: unknown compression.
             raise InputError(f"{self.path}: the zip cannot be unpacked ({error}).", hint=ORDER_HINT) from error
         except OSError as error:
@@ -119,12 +137,43 @@ class He5File:
 
     def has(self, name: str) -> bool:
         """Tell whether a dataset or group exists."""
-        return name in self._h5
+        return self._node(name) is not None
 
     def groups(self, name: str) -> list[str]:
         """Names inside a group (none when it does not exist)."""
-        node = self._h5.get(name)
-        return list(node) if isinstance(node, h5py.Group) else []
+        node = self._node(name)
+        try:
+            return [str(key) for key in node] if isinstance(node, h5py.Group) else []
+        except DAMAGED as error:
+            raise self._unreadable(f"the group '{name}'", error) from error
+
+    def _node(self, name: str) -> h5py.Group | h5py.Dataset | None:
+        """Follow a path link by link; None where it ends.
+
+        Raises
+        ------
+        InputError
+            A link leads elsewhere: to another file, or to another place of this one. ASI's products have none, and
+            they could make hsfuse read what it was never given.
+        """
+        node: Any = self._h5
+        try:
+            for part in name.split("/"):
+                if not isinstance(node, h5py.Group) or part not in set(node.keys()):
+                    return None
+                if not isinstance(node.get(part, getlink=True), h5py.HardLink):
+                    raise InputError(
+                        f"{self.path}: '{name}' is a link to elsewhere, which no PRISMA product has.", hint=ORDER_HINT
+                    )
+                node = node[part]
+        except DAMAGED as error:
+            raise self._unreadable(f"'{name}'", error) from error
+        return cast("h5py.Group | h5py.Dataset", node)
+
+    def _unreadable(self, what: str, error: Exception) -> InputError:
+        return InputError(
+            f"{self.path}: {what} cannot be read, the file is damaged ({_short(error)}).", hint=ORDER_HINT
+        )
 
     def dataset(self, name: str, *, ndim: int) -> h5py.Dataset:
         """Return a dataset.
@@ -134,13 +183,22 @@ class He5File:
         InputError
             It does not exist or does not have ``ndim`` axes.
         """
-        node = self._h5.get(name)
+        node = self._node(name)
         if not isinstance(node, h5py.Dataset):
             raise InputError(f"{self.path}: the dataset '{name}' is missing.", hint=ORDER_HINT)
-        if node.ndim != ndim:
+        try:
+            axes, kind, elsewhere = node.ndim, node.dtype.kind, bool(node.external) or node.is_virtual
+        except DAMAGED as error:
+            raise self._unreadable(f"the dataset '{name}'", error) from error
+        if elsewhere:
             raise InputError(
-                f"{self.path}: the dataset '{name}' has {node.ndim} axes instead of {ndim}.", hint=ORDER_HINT
+                f"{self.path}: the dataset '{name}' keeps its numbers in another file, which no PRISMA product does.",
+                hint=ORDER_HINT,
             )
+        if axes != ndim:
+            raise InputError(f"{self.path}: the dataset '{name}' has {axes} axes instead of {ndim}.", hint=ORDER_HINT)
+        if kind not in "biuf":
+            raise InputError(f"{self.path}: the dataset '{name}' does not hold numbers.", hint=ORDER_HINT)
         return node
 
     def read(self, dataset: h5py.Dataset, selection: Any) -> NDArray[Any]:
@@ -153,18 +211,22 @@ class He5File:
         """
         try:
             return np.asarray(dataset[selection])
-        except OSError as error:
+        except DAMAGED as error:
             raise self.damaged(dataset, error) from error
 
-    def damaged(self, dataset: h5py.Dataset, error: OSError) -> InputError:
+    def damaged(self, dataset: h5py.Dataset, error: Exception) -> InputError:
         """Make the error for a dataset whose bytes cannot be read."""
         return InputError(
-            f"{self.path}: reading '{dataset.name}' failed, the file is damaged ({error}).", hint=ORDER_HINT
+            f"{self.path}: reading '{dataset.name}' failed, the file is damaged ({_short(error)}).",
+            hint=ORDER_HINT,
         )
 
     def has_attribute(self, name: str) -> bool:
         """Tell whether a global attribute exists."""
-        return name in self._h5.attrs
+        try:
+            return name in self._h5.attrs
+        except DAMAGED as error:
+            raise self._unreadable("the list of global attributes", error) from error
 
     def attribute(self, name: str) -> Any:
         """Return a global attribute; bytes become text, arrays of one element become scalars.
@@ -174,9 +236,12 @@ class He5File:
         InputError
             It is missing.
         """
-        if name not in self._h5.attrs:
+        if not self.has_attribute(name):
             raise InputError(f"{self.path}: the global attribute '{name}' is missing.", hint=ORDER_HINT)
-        value = self._h5.attrs[name]
+        try:
+            value = self._h5.attrs[name]
+        except DAMAGED as error:
+            raise self._unreadable(f"the global attribute '{name}'", error) from error
         if isinstance(value, np.ndarray) and value.size == 1:
             value = value.reshape(-1)[0]
         if isinstance(value, np.generic):
@@ -226,3 +291,7 @@ class He5File:
             raise InputError(
                 f"{self.path}: the global attribute '{name}' is not a list of numbers.", hint=ORDER_HINT
             ) from error
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

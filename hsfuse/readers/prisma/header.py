@@ -24,6 +24,8 @@ DETECTORS = ("VNIR", "SWIR")
 SWATHS = "HDFEOS/SWATHS"
 ANGLES = ("Observing_Angle", "Rel_Azimuth_Angle", "Solar_Zenith_Angle")
 
+_LARGEST_REFLECTANCE = 100.0
+
 _REFUSED = {
     "1": "top-of-atmosphere radiance on an unprojected swath",
     "2B": "surface radiance on an unprojected swath",
@@ -128,6 +130,11 @@ def read_scale(file: He5File, name: str) -> tuple[float, float]:
     if high <= low:
         raise InputError(
             f"{file.path}: L2Scale{name}Min ({low:g}) is not below L2Scale{name}Max ({high:g}).", hint=ORDER_HINT
+        )
+    if max(abs(low), abs(high)) > _LARGEST_REFLECTANCE:
+        raise InputError(
+            f"{file.path}: L2Scale{name}Min ({low:g}) and L2Scale{name}Max ({high:g}) are no reflectance.",
+            hint=ORDER_HINT,
         )
     return low, (high - low) / 65535.0
 

@@ -18,7 +18,7 @@ from hsfuse.errors import InputError
 from hsfuse.grid import Slice2D
 from hsfuse.readers.base import BoolArray, FloatCube, ProductInfo
 from hsfuse.readers.blocks import check_block
-from hsfuse.readers.gdal import RASTER_DRIVERS, open_image
+from hsfuse.readers.gdal import RASTER_DRIVERS, FolderAlias, open_image
 from hsfuse.readers.raster.envi_header import check_size, data_file, header_of
 from hsfuse.readers.raster.map_grid import read_grid
 from hsfuse.readers.raster.metadata import BandMetadata, read_band_metadata, reflectance_scale_factor
@@ -59,12 +59,14 @@ class RasterFile:
         self._fill: tuple[float, ...] = ()
         self.warnings: list[str] = []
         self._lock = threading.Lock()
+        self._alias = FolderAlias(self.path.parent)
         try:
             with warnings.catch_warnings():
                 # A missing georeference is reported below, as an error with a hint.
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                self._dataset = open_image(self.path, RASTER_DRIVERS)
+                self._dataset = open_image(self._alias.name(self.path.name), RASTER_DRIVERS)
         except (RasterioError, OSError) as error:
+            self._alias.close()
             raise InputError(
                 f"{path}: GDAL cannot open this file ({_one_line(error)}).",
                 hint="Pass a PRISMA .he5, a GeoTIFF or an ENVI cube.",
@@ -72,7 +74,7 @@ class RasterFile:
         try:
             self._open()
         except BaseException:
-            self._dataset.close()
+            self.close()
             raise
 
     def _open(self) -> None:
@@ -243,6 +245,7 @@ class RasterFile:
     def close(self) -> None:
         """Close the file."""
         self._dataset.close()
+        self._alias.close()
 
 
 def _spread(count: int, wanted: int) -> list[int]:

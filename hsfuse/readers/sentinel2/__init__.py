@@ -14,7 +14,7 @@ __all__ = ["READER"]
 
 
 def _probe(path: Path) -> float:
-    from hsfuse.readers.sentinel2.archive import holds_products, is_band_image, product_roots
+    from hsfuse.readers.sentinel2.names import holds_products, is_band_image, product_roots
 
     if path.is_dir():
         # Any folder may be meant as one of products: the refusal says what was looked for.
@@ -33,7 +33,7 @@ def _open_several(paths: Sequence[Path], options: OpenOptions) -> MultispectralP
     # Its libraries take a moment to load, and other products need none of them.
     from hsfuse.readers.sentinel2.tiles import open_tiles
 
-    return open_tiles(paths, options.bands, options.target)
+    return open_tiles(paths, options.bands, options.target, verify=options.verify)
 
 
 def _header(path: Path) -> ProductHeader:
@@ -54,7 +54,7 @@ def _header(path: Path) -> ProductHeader:
 
 
 def _is_product(folder: Path) -> bool:
-    from hsfuse.readers.sentinel2.archive import is_product_folder
+    from hsfuse.readers.sentinel2.names import is_product_folder
 
     # A SAFE folder without its main XML is a damaged product, which is worth being told.
     return folder.suffix.upper() == ".SAFE" or is_product_folder(folder)

@@ -1,60 +1,42 @@
 """A SAFE product as a list of files, whether it is a folder or lies inside a zip file.
 
-Image members of a zip that are stored without compression are read in place through GDAL's ``/vsizip/``; deflated
+Image members of a zip that are stored without compression are read in place, as a part of the zip file; deflated
 ones would be slow to jump in, so each is unpacked once, when it is first needed, to a temporary folder that
-``close`` removes.
+``close`` removes. What GDAL is given is always a local file, or a part of one.
 """
 
 from __future__ import annotations
 
-import re
 import shutil
+import struct
 import tempfile
 import threading
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO, cast
 
 from hsfuse.errors import InputError
+from hsfuse.readers.gdal import FolderAlias
+from hsfuse.readers.sentinel2.checksums import Checksum, read_checksums
+from hsfuse.readers.sentinel2.names import (
+    IMAGE_SUFFIXES,
+    PRODUCT_XML,
+    TILE_XML,
+    is_stranger,
+    product_roots,
+    zip_members,
+)
 
-_PRODUCT_XML = re.compile(r"^(MTD_MSIL(1C|2A)|S2._\w{4}_MTD_SAFL(1C|2A)_\w+)\.xml$")
-_TILE_XML = re.compile(r"(^MTD_TL\.xml$|_MTD_L(1C|2A)_TL_\w+\.xml$)")
-IMAGE_SUFFIXES = (".jp2", ".tif", ".tiff")
+MAX_TEXT_BYTES = 64 << 20
+"""Metadata files are at most some megabytes."""
+MAX_IMAGE_BYTES = 1 << 30
+"""Five times a band of a full tile without any compression."""
 
-
-def product_roots(path: Path) -> list[str]:
-    """Folders inside a folder or zip (POSIX, relative, ``""`` for the top) that hold a product's main XML.
-
-    Looks at the top and two levels below: a SAFE folder itself, a folder or zip with SAFE folders in it, and the
-    doubled folder that some unpackers make. Returns an empty list for anything else, also for a broken zip.
-    """
-    roots: set[str] = set()
-    if path.is_dir():
-        for pattern in ("*.xml", "*/*.xml", "*/*/*.xml"):
-            for file in path.glob(pattern):
-                if _PRODUCT_XML.match(file.name):
-                    roots.add(file.parent.relative_to(path).as_posix())
-    elif zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            for member in map(PurePosixPath, archive.namelist()):
-                if len(member.parts) <= 3 and _PRODUCT_XML.match(member.name):
-                    roots.add(member.parent.as_posix())
-    return sorted("" if root == "." else root for root in roots)
-
-
-def is_product_folder(folder: Path) -> bool:
-    """Tell whether a folder is a product itself."""
-    return any(_PRODUCT_XML.match(file.name) for file in folder.glob("*.xml"))
-
-
-def holds_products(folder: Path) -> bool:
-    """Tell whether a folder is a product, or holds products, packed ones included."""
-    return bool(product_roots(folder)) or any(product_roots(archive) for archive in folder.glob("*.zip"))
-
-
-def is_band_image(path: Path) -> bool:
-    """Tell whether a file is an image inside a product's GRANULE folder."""
-    return path.suffix.lower() == ".jp2" and "GRANULE" in path.parts
+_LOCAL_HEADER = struct.Struct("<4s2H3H3L2H")
+_DAMAGED_ZIP = (OSError, EOFError, RuntimeError, NotImplementedError, ValueError, zlib.error, zipfile.BadZipFile)
 
 
 class SafeArchive:
@@ -76,9 +58,12 @@ class SafeArchive:
         if not self.path.exists():
             raise InputError(f"{self.path} does not exist.", hint="Check the path of the Sentinel-2 product.")
         self._zip: zipfile.ZipFile | None = None
+        self._infos: Mapping[str, zipfile.ZipInfo] = {}
+        self._alias: FolderAlias | None = None
         self._scratch: Path | None = None
         self._unpacked: dict[str, Path] = {}
         self._lock = threading.Lock()
+        self._checksums: Mapping[str, Checksum] | None = None
         if self.path.is_file() and self.path.suffix.lower() == ".zip":
             self._open_zip()
         else:
@@ -89,7 +74,7 @@ class SafeArchive:
         path = self.path
         if path.is_file():
             # Tile metadata lie in GRANULE/<id>/ below the product's folder, every other file at its top.
-            self.root = path.parents[2] if _TILE_XML.search(path.name) and len(path.parents) > 2 else path.parent
+            self.root = path.parents[2] if TILE_XML.search(path.name) and len(path.parents) > 2 else path.parent
             if "" not in product_roots(self.root):
                 raise self._no_product()
         else:
@@ -97,13 +82,14 @@ class SafeArchive:
         self.name = self.root.resolve().name
         self._prefix = ""
         self.members = tuple(sorted(_walk(self.root)))
+        self._alias = FolderAlias(self.root)
 
     def _open_zip(self) -> None:
         try:
             self._zip = zipfile.ZipFile(self.path)
-            names = [info.filename for info in self._zip.infolist() if not info.is_dir()]
+            self._infos = zip_members(self._zip)
             root = self._only_root(self.path)
-        except (zipfile.BadZipFile, OSError) as error:
+        except _DAMAGED_ZIP as error:
             raise InputError(
                 f"{self.path.name} is not a readable zip file: {error}.",
                 hint="The download may be incomplete; fetch it again.",
@@ -112,7 +98,8 @@ class SafeArchive:
         self._prefix = f"{root}/" if root else ""
         self.name = PurePosixPath(root).name or self.path.stem
         cut = len(self._prefix)
-        self.members = tuple(sorted(name[cut:] for name in names if name.startswith(self._prefix)))
+        self.members = tuple(sorted(name[cut:] for name in self._infos if name.startswith(self._prefix)))
+        self._alias = FolderAlias(self.path.parent)
 
     def _only_root(self, path: Path) -> str:
         roots = product_roots(path)
@@ -137,14 +124,17 @@ class SafeArchive:
     @property
     def product_xml(self) -> str:
         """Member name of the product's main metadata file."""
-        return next(name for name in self.members if "/" not in name and _PRODUCT_XML.match(name))
+        found = next((name for name in self.members if "/" not in name and PRODUCT_XML.match(name)), None)
+        if found is None:
+            raise self._no_product()
+        return found
 
     def tile_xml(self, folder: str) -> str | None:
         """Member name of a granule folder's metadata file."""
         depth = folder.count("/") + 1
         for name in self.members:
             inside = name.startswith(f"{folder}/") and name.count("/") == depth
-            if inside and _TILE_XML.search(name.rsplit("/", 1)[-1]):
+            if inside and TILE_XML.search(name.rsplit("/", 1)[-1]):
                 return name
         return None
 
@@ -161,15 +151,86 @@ class SafeArchive:
         Raises
         ------
         InputError
-            It cannot be read.
+            It cannot be read, or is larger than any metadata file.
         """
         try:
-            if self._zip is None:
-                return (self.root / name).read_bytes()
-            with self._lock:
-                return self._zip.read(self._prefix + name)
-        except (OSError, zipfile.BadZipFile, KeyError, RuntimeError) as error:
+            with self._lock, self._stream(name) as stream:
+                content = stream.read(MAX_TEXT_BYTES + 1)
+        except (*_DAMAGED_ZIP, KeyError) as error:
             raise InputError(f"{name} of {self.name} cannot be read: {error}.") from error
+        if len(content) > MAX_TEXT_BYTES:
+            raise InputError(
+                f"{name} of {self.name} is larger than {MAX_TEXT_BYTES >> 20} MB, which no metadata file is.",
+                hint="The product was altered; download it again.",
+            )
+        return content
+
+    @contextmanager
+    def _stream(self, name: str) -> Iterator[BinaryIO]:
+        if self._zip is None:
+            with (self.root / name).open("rb") as file:
+                yield file
+        else:
+            with self._zip.open(self._infos[self._prefix + name]) as member:
+                yield cast(BinaryIO, member)
+
+    def verify(self, name: str, what: str) -> None:
+        """Compare an image with its checksum in the product's manifest, when that lists one.
+
+        Parameters
+        ----------
+        name
+            Member.
+        what
+            What messages call it.
+
+        Raises
+        ------
+        InputError
+            It is not the file that the producer delivered.
+        """
+        with self._lock:
+            if self._checksums is None:
+                listed = "manifest.safe" in self._known
+                content = self._read_manifest() if listed else None
+                self._checksums = {} if content is None else read_checksums(content, f"{self.name}/manifest.safe")
+            checksum = self._checksums.get(name)
+        if checksum is None:
+            return
+        try:
+            # A second handle: other threads read the first.
+            with self._own_stream(name) as stream:
+                fits = checksum.fits(stream)
+        except (*_DAMAGED_ZIP, KeyError) as error:
+            raise InputError(
+                f"The image of {what} in {self.name} cannot be read: {error}.", hint="Download the product again."
+            ) from error
+        if not fits:
+            raise InputError(
+                f"The image of {what} in {self.name} cannot be read: its {checksum.algorithm} checksum is not that of "
+                f"the product's manifest ({PurePosixPath(name).name}).",
+                hint="The file is damaged: download the product again. If it was altered on purpose, add --no-verify.",
+            )
+
+    def _read_manifest(self) -> bytes | None:
+        try:
+            with self._stream("manifest.safe") as stream:
+                content = stream.read(MAX_TEXT_BYTES + 1)
+        except _DAMAGED_ZIP:
+            return None
+        return content if len(content) <= MAX_TEXT_BYTES else None
+
+    @contextmanager
+    def _own_stream(self, name: str) -> Iterator[BinaryIO]:
+        if self._zip is None:
+            with (self.root / name).open("rb") as file:
+                yield file
+        elif name in self._unpacked:
+            with self._unpacked[name].open("rb") as file:
+                yield file
+        else:
+            with zipfile.ZipFile(self.path) as archive, archive.open(self._infos[self._prefix + name]) as member:
+                yield cast(BinaryIO, member)
 
     def gdal_path(self, name: str) -> str:
         """Path under which GDAL can open an image member; unpacks it first when it is compressed.
@@ -177,29 +238,53 @@ class SafeArchive:
         Raises
         ------
         InputError
-            The member is damaged, or there is no room to unpack it.
+            The member is damaged or larger than any image, or there is no room to unpack it.
         """
+        if self._alias is None:
+            raise InputError(f"{self.name} was closed.")
         if self._zip is None:
-            return str(self.root / name)
-        info = self._zip.getinfo(self._prefix + name)
+            return self._alias.name(name)
+        info = self._infos[self._prefix + name]
+        if max(info.file_size, info.compress_size) > MAX_IMAGE_BYTES:
+            raise InputError(
+                f"{info.filename} in {self.path.name} claims {info.file_size / 1e9:.1f} GB, more than any image of "
+                "Sentinel-2.",
+                hint="The archive was altered; download the product again.",
+            )
         if info.compress_type == zipfile.ZIP_STORED:
-            return f"/vsizip/{{{self.path.resolve()}}}/{info.filename}"
+            start, size = self._place_of(info), info.file_size
+            return f"/vsisubfile/{start}_{size},{self._alias.name(self.path.name)}"
         with self._lock:
             if name not in self._unpacked:
                 self._unpacked[name] = self._unpack(info)
             return str(self._unpacked[name])
+
+    def _place_of(self, info: zipfile.ZipInfo) -> int:
+        """First byte of a stored member in the zip file."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(info.header_offset)
+                fields = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
+        except (OSError, ValueError, struct.error) as error:
+            raise InputError(f"{info.filename} cannot be read from {self.path.name}: {error}.") from error
+        if fields[0] != b"PK\x03\x04":
+            raise InputError(
+                f"{info.filename} cannot be read from {self.path.name}: the archive is damaged.",
+                hint="The download may be incomplete; fetch it again.",
+            )
+        return int(info.header_offset + _LOCAL_HEADER.size + fields[-2] + fields[-1])
 
     def _unpack(self, info: zipfile.ZipInfo) -> Path:
         try:
             if self._scratch is None:
                 self._scratch = Path(tempfile.mkdtemp(prefix="hsfuse-safe-"))
             # Own flat names: a member's name is never trusted as a path to write to.
-            target = self._scratch / f"{len(self._unpacked):03d}_{PurePosixPath(info.filename).name}"
+            target = self._scratch / f"{len(self._unpacked):03d}{PurePosixPath(info.filename).suffix[:8]}"
             if self._zip is None:
                 raise InputError(f"{self.name} was closed.")
             with self._zip.open(info) as source, target.open("wb") as out:
                 shutil.copyfileobj(source, out, 1 << 20)
-        except (OSError, zipfile.BadZipFile, RuntimeError) as error:
+        except _DAMAGED_ZIP as error:
             raise InputError(
                 f"{info.filename} cannot be unpacked from {self.path.name}: {error}.",
                 hint="Check the download, and the free space of the temporary folder (TMPDIR).",
@@ -210,6 +295,9 @@ class SafeArchive:
         """Close the zip and remove what was unpacked from it."""
         if self._zip is not None:
             self._zip.close()
+        if self._alias is not None:
+            self._alias.close()
+            self._alias = None
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
             self._scratch = None
@@ -217,5 +305,6 @@ class SafeArchive:
 
 def _walk(root: Path) -> Iterator[str]:
     for path in root.rglob("*"):
-        if path.is_file():
-            yield path.relative_to(root).as_posix()
+        name = path.relative_to(root).as_posix()
+        if not is_stranger(name) and path.is_file():
+            yield name

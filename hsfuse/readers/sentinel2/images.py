@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import rasterio
@@ -20,6 +20,8 @@ from rasterio.io import DatasetReader
 
 from hsfuse.errors import InputError
 from hsfuse.processor import usable_cores
+from hsfuse.readers.gdal import JP2_DRIVERS, TIFF_DRIVERS, closed_world, open_image
+from hsfuse.readers.sentinel2.decoder import DecoderError, decoder_warnings_are_errors
 
 T = TypeVar("T")
 _MAX_WORKERS = 4
@@ -34,15 +36,17 @@ class LayerPool:
         Layer name to the path that GDAL opens.
     label
         Product name for error messages.
+    check
+        Called once with each layer, in its thread, before it is first opened; raises when the file is damaged.
     """
 
-    def __init__(self, paths: Mapping[str, str], label: str) -> None:
-        self._paths, self._label = dict(paths), label
+    def __init__(self, paths: Mapping[str, str], label: str, check: Callable[[str], None] | None = None) -> None:
+        self._paths, self._label, self._check = dict(paths), label, check
+        self._checked: set[str] = set()
         count = max(1, min(_MAX_WORKERS, usable_cores(), len(self._paths)))
         self._workers = [ThreadPoolExecutor(1, thread_name_prefix="s2-read") for _ in range(count)]
         self._worker_of = {layer: self._workers[i % count] for i, layer in enumerate(self._paths)}
         self._handles: dict[tuple[str, int | None], DatasetReader] = {}
-        self._decode_threads = str(max(1, usable_cores() // count))
 
     def submit(self, layer: str, task: Callable[[DatasetReader], T], *, level: int | None = None) -> Future[T]:
         """Run ``task`` on a layer's dataset in the layer's own thread.
@@ -54,21 +58,35 @@ class LayerPool:
 
     def _run(self, key: tuple[str, int | None], task: Callable[[DatasetReader], T]) -> T:
         layer, level = key
+        if self._check is not None and layer not in self._checked:
+            self._check(layer)
+            self._checked.add(layer)
         with self._settings():
             try:
                 if key not in self._handles:
                     options = {} if level is None else {"overview_level": level}
-                    self._handles[key] = rasterio.open(self._paths[layer], sharing=False, **options)
-                return task(self._handles[key])
-            except RasterioError as error:
+                    self._handles[key] = self._open(layer, **options)
+                with decoder_warnings_are_errors():
+                    return task(self._handles[key])
+            except (RasterioError, DecoderError) as error:
                 raise InputError(
                     f"The image of {layer} in {self._label} cannot be read: {error}.",
                     hint="The file is damaged or incomplete; download or unpack the product again.",
                 ) from error
 
+    def _open(self, layer: str, **options: Any) -> DatasetReader:
+        path = self._paths[layer]
+        # Under the name of an image may lie what leads elsewhere: the format decides which driver may look.
+        if path.startswith("/vsisubfile/"):
+            drivers: tuple[str, ...] = (*JP2_DRIVERS, *TIFF_DRIVERS)
+        else:
+            drivers = JP2_DRIVERS if path.lower().endswith(".jp2") else TIFF_DRIVERS
+        return open_image(path, drivers, sharing=False, **options)
+
     def _settings(self) -> rasterio.Env:
-        # GDAL would look for side files (.aux.xml, .ovr) by listing the folder; SAFE products have none.
-        return rasterio.Env(GDAL_NUM_THREADS=self._decode_threads, GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR")
+        # GDAL would look for side files (.aux.xml, .ovr) by listing the folder; SAFE products have none. With several
+        # threads it hides the errors of its JPEG 2000 decoder and returns zeros; layers are decoded side by side.
+        return closed_world(GDAL_NUM_THREADS="1", GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR")
 
     @contextmanager
     def own_handles(self) -> Iterator[Callable[[str], DatasetReader]]:
@@ -77,7 +95,7 @@ class LayerPool:
 
         def handle(layer: str) -> DatasetReader:
             if layer not in found:
-                found[layer] = rasterio.open(self._paths[layer], sharing=False)
+                found[layer] = self._open(layer)
             return found[layer]
 
         with self._settings():

@@ -11,24 +11,24 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from xml.etree.ElementTree import Element, ParseError
+from xml.etree.ElementTree import Element
 
 import numpy as np
-from defusedxml import ElementTree
-from defusedxml.common import DefusedXmlException
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
 from hsfuse.errors import HsfuseError, InputError
 from hsfuse.grid import Grid
-from hsfuse.readers.sentinel2.archive import IMAGE_SUFFIXES, SafeArchive
+from hsfuse.readers.sentinel2.archive import SafeArchive
+from hsfuse.readers.sentinel2.names import IMAGE_SUFFIXES, TILE_XML
+from hsfuse.readers.sentinel2.xml import REDOWNLOAD, find_all, parse_xml, text_of
 from hsfuse.sensors.sentinel2 import BAND_ORDER, RESOLUTION_M
 from hsfuse.spectral import SpectralResponse
 
+_LARGEST_DN = 65535
 _LAYER = re.compile(r"_(B0[1-9]|B1[0-2]|B8A|SCL)(?=_|$)")
 _PIXEL = re.compile(r"_(10|20|60)m$")
-_REDOWNLOAD = "The product seems to be damaged or incomplete; download or unpack it again."
 
 
 @dataclass(frozen=True)
@@ -113,19 +113,19 @@ def read_safe_metadata(archive: SafeArchive) -> SafeMetadata:
     special = _special_values(root)
     granules = tuple(_granule(archive, folder, images) for folder, images in _granules(archive, root, warnings))
     if not granules:
-        raise InputError(f"{archive.name} lists no granule and has no GRANULE folder.", hint=_REDOWNLOAD)
+        raise InputError(f"{archive.name} lists no granule and has no GRANULE folder.", hint=REDOWNLOAD)
     return SafeMetadata(
         name=archive.name,
         level=level,
         spacecraft=_spacecraft(root, archive.name, warnings),
-        baseline=_text(root, "PROCESSING_BASELINE") or "",
-        start=_time(_text(root, "PRODUCT_START_TIME")),
+        baseline=text_of(root, "PROCESSING_BASELINE") or "",
+        start=_time(text_of(root, "PRODUCT_START_TIME")),
         quantification=_quantification(archive, root, level),
         offsets=_offsets(archive, root, offset_tag),
         nodata_dn=special.get("NODATA", 0),
         saturated_dn=special.get("SATURATED", 65535),
         responses=_responses(root, warnings),
-        cloud_percent=_number(_text(root, "Cloud_Coverage_Assessment")),
+        cloud_percent=_number(text_of(root, "Cloud_Coverage_Assessment")),
         relative_orbit=_orbit(root),
         granules=granules,
         outline=_outline(root),
@@ -133,42 +133,8 @@ def read_safe_metadata(archive: SafeArchive) -> SafeMetadata:
     )
 
 
-def parse_xml(content: bytes, name: str) -> Element:
-    """Parse XML safely (no entities, no external references).
-
-    Raises
-    ------
-    InputError
-        The content is not well-formed XML.
-    """
-    try:
-        root: Element = ElementTree.fromstring(content)
-    except (ParseError, DefusedXmlException, ValueError, LookupError) as error:
-        raise InputError(f"The metadata file {name} is damaged: {error}.", hint=_REDOWNLOAD) from error
-    return root
-
-
-def local_name(element: Element) -> str:
-    """Tag without its name space."""
-    return str(element.tag).rsplit("}", 1)[-1]
-
-
-def find_all(root: Element, *names: str) -> Iterator[Element]:
-    """Elements below ``root`` with one of the local names, in document order."""
-    for element in root.iter():
-        if local_name(element) in names:
-            yield element
-
-
 def _parse(archive: SafeArchive, name: str) -> Element:
     return parse_xml(archive.read_bytes(name), f"{archive.name}/{name}")
-
-
-def _text(root: Element, *names: str) -> str | None:
-    for element in find_all(root, *names):
-        if element.text and element.text.strip():
-            return element.text.strip()
-    return None
 
 
 def _number(text: str | None) -> float | None:
@@ -188,13 +154,13 @@ def _time(text: str | None) -> datetime | None:
 
 
 def _orbit(root: Element) -> int | None:
-    number = _number(_text(root, "SENSING_ORBIT_NUMBER"))
+    number = _number(text_of(root, "SENSING_ORBIT_NUMBER"))
     return None if number is None else int(number)
 
 
 def _outline(root: Element) -> tuple[tuple[float, float], ...]:
     """Corners of the product's footprint: pairs of latitude and longitude, in newer products with a height as well."""
-    numbers = [_number(part) for part in (_text(root, "EXT_POS_LIST") or "").split()]
+    numbers = [_number(part) for part in (text_of(root, "EXT_POS_LIST") or "").split()]
     values = [value for value in numbers if value is not None]
     if len(values) != len(numbers) or len(values) < 6:
         return ()
@@ -207,10 +173,10 @@ def _outline(root: Element) -> tuple[tuple[float, float], ...]:
 
 
 def _spacecraft(root: Element, name: str, warnings: list[str]) -> str:
-    named = _text(root, "SPACECRAFT_NAME")
+    named = text_of(root, "SPACECRAFT_NAME")
     if named:
         return named
-    match = re.match(r"S2([A-Z])_", _text(root, "PRODUCT_URI") or name)
+    match = re.match(r"S2([A-Z])_", text_of(root, "PRODUCT_URI") or name)
     spacecraft = f"Sentinel-2{match[1]}" if match else "Sentinel-2"
     warnings.append(f"{name} does not name its spacecraft; taken for {spacecraft} by its name.")
     return spacecraft
@@ -219,8 +185,8 @@ def _spacecraft(root: Element, name: str, warnings: list[str]) -> str:
 def _special_values(root: Element) -> dict[str, int]:
     values = {}
     for special in find_all(root, "Special_Values"):
-        key = _text(special, "SPECIAL_VALUE_TEXT")
-        number = _number(_text(special, "SPECIAL_VALUE_INDEX"))
+        key = text_of(special, "SPECIAL_VALUE_TEXT")
+        number = _number(text_of(special, "SPECIAL_VALUE_INDEX"))
         if key and number is not None:
             values[key.upper()] = int(number)
     return values
@@ -229,11 +195,11 @@ def _special_values(root: Element) -> dict[str, int]:
 def _quantification(archive: SafeArchive, root: Element, level: str) -> float:
     # Sen2Cor before 2017 wrote the L2A tag with a prefix; its products repeat the L1C value beside it.
     tags = ("BOA_QUANTIFICATION_VALUE", "L2A_BOA_QUANTIFICATION_VALUE") if level == "L2A" else ("QUANTIFICATION_VALUE",)
-    value = _number(_text(root, *tags))
-    if value is None or value <= 0:
+    value = _number(text_of(root, *tags))
+    if value is None or not 1.0 < value <= _LARGEST_DN:
         raise InputError(
             f"{archive.product_xml} of {archive.name} has no valid {tags[0]}, so its pixels cannot be scaled.",
-            hint=_REDOWNLOAD,
+            hint=REDOWNLOAD,
         )
     return value
 
@@ -242,8 +208,9 @@ def _offsets(archive: SafeArchive, root: Element, tag: str) -> dict[str, float]:
     offsets = dict.fromkeys(BAND_ORDER, 0.0)
     for element in find_all(root, tag):
         index, value = _number(element.get("band_id") or element.get("bandId")), _number(element.text)
-        if index is None or value is None or not 0 <= index < len(BAND_ORDER):
-            raise InputError(f"{archive.product_xml} of {archive.name} has a damaged {tag}.", hint=_REDOWNLOAD)
+        plausible = value is not None and abs(value) <= _LARGEST_DN
+        if index is None or value is None or not plausible or not 0 <= index < len(BAND_ORDER):
+            raise InputError(f"{archive.product_xml} of {archive.name} has a damaged {tag}.", hint=REDOWNLOAD)
         offsets[BAND_ORDER[int(index)]] = value
     return offsets
 
@@ -252,8 +219,8 @@ def _responses(root: Element, warnings: list[str]) -> dict[str, SpectralResponse
     responses = {}
     for entry in find_all(root, "Spectral_Information"):
         index = _number(entry.get("bandId"))
-        first, step = _number(_text(entry, "MIN")), _number(_text(entry, "STEP")) or 1.0
-        listed = _text(entry, "VALUES")
+        first, step = _number(text_of(entry, "MIN")), _number(text_of(entry, "STEP")) or 1.0
+        listed = text_of(entry, "VALUES")
         if index is None or not 0 <= index < len(BAND_ORDER) or first is None or not listed:
             continue
         band = BAND_ORDER[int(index)]
@@ -274,7 +241,7 @@ def _granules(
 ) -> Iterator[tuple[str, dict[tuple[str, int], str]]]:
     """Folder of each granule with its images: from the list in the XML, else from the files that are there."""
     found: dict[str, dict[tuple[str, int], str]] = {}
-    folders = sorted({"/".join(name.split("/")[:2]) for name in archive.members if name.startswith("GRANULE/")})
+    folders = sorted({"/".join(name.split("/")[:2]) for name in archive.members if _in_granule(name)})
     missing = 0
     for granule in find_all(root, "Granule", "Granules"):
         identifier = granule.get("granuleIdentifier", "")
@@ -300,6 +267,12 @@ def _granules(
             )
             listed = listed | extra
         yield folder, listed
+
+
+def _in_granule(name: str) -> bool:
+    """Tell whether a member lies in a granule's folder, and is what granules hold."""
+    parts = name.split("/")
+    return len(parts) > 2 and parts[0] == "GRANULE" and (parts[2] == "IMG_DATA" or bool(TILE_XML.search(parts[2])))
 
 
 def _image_by_name(archive: SafeArchive, identifier: str, stem: str) -> str | None:
@@ -334,24 +307,24 @@ def image_key(stem: str) -> tuple[str, int] | None:
 def _granule(archive: SafeArchive, folder: str, images: dict[tuple[str, int], str]) -> GranuleMetadata:
     xml_name = archive.tile_xml(folder)
     if xml_name is None:
-        raise InputError(f"{archive.name} has no MTD_TL.xml in {folder}.", hint=_REDOWNLOAD)
+        raise InputError(f"{archive.name} has no MTD_TL.xml in {folder}.", hint=REDOWNLOAD)
     root = _parse(archive, xml_name)
     sun = next(find_all(root, "Mean_Sun_Angle"), None)
     views = {}
     for view in find_all(root, "Mean_Viewing_Incidence_Angle"):
-        index, zenith = _number(view.get("bandId")), _number(_text(view, "ZENITH_ANGLE"))
+        index, zenith = _number(view.get("bandId")), _number(text_of(view, "ZENITH_ANGLE"))
         if index is not None and zenith is not None and 0 <= index < len(BAND_ORDER):
             views[BAND_ORDER[int(index)]] = zenith
-    match = re.search(r"_(T\d{2}[A-Z]{3})(?=_|$)", f"{folder}_{_text(root, 'TILE_ID') or ''}")
+    match = re.search(r"_(T\d{2}[A-Z]{3})(?=_|$)", f"{folder}_{text_of(root, 'TILE_ID') or ''}")
     return GranuleMetadata(
         name=folder,
         tile_id=match[1] if match else folder.rsplit("/", 1)[-1],
-        sensing_time=_time(_text(root, "SENSING_TIME")),
+        sensing_time=_time(text_of(root, "SENSING_TIME")),
         grids=_grids(root, f"{archive.name}/{xml_name}"),
         images=images,
         masks=_masks(archive, folder),
-        sun_zenith_deg=_number(_text(sun, "ZENITH_ANGLE")) if sun is not None else None,
-        sun_azimuth_deg=_number(_text(sun, "AZIMUTH_ANGLE")) if sun is not None else None,
+        sun_zenith_deg=_number(text_of(sun, "ZENITH_ANGLE")) if sun is not None else None,
+        sun_azimuth_deg=_number(text_of(sun, "AZIMUTH_ANGLE")) if sun is not None else None,
         view_zenith_deg=views,
     )
 
@@ -368,21 +341,29 @@ def _masks(archive: SafeArchive, folder: str) -> dict[str, str]:
     return masks
 
 
-def _grids(root: Element, name: str) -> dict[int, Grid]:
-    code = _text(root, "HORIZONTAL_CS_CODE")
-    if code is None:
-        raise InputError(f"{name} has no HORIZONTAL_CS_CODE, so the tile cannot be placed.", hint=_REDOWNLOAD)
+def _crs_of(code: str, name: str) -> CRS:
+    """Return the reference system of an EPSG code; nothing else is looked up, for it might lead to a server."""
+    match = re.fullmatch(r"(?:EPSG:)?(\d{4,6})", code, re.IGNORECASE)
     try:
-        crs = CRS.from_user_input(code)
-    except CRSError as error:
-        raise InputError(f"{name} names an unknown reference system '{code}'.", hint=_REDOWNLOAD) from error
+        if match is not None:
+            return CRS.from_epsg(int(match[1]))
+    except CRSError:
+        pass
+    raise InputError(f"{name} names an unknown reference system '{code[:80]}'.", hint=REDOWNLOAD)
+
+
+def _grids(root: Element, name: str) -> dict[int, Grid]:
+    code = text_of(root, "HORIZONTAL_CS_CODE")
+    if code is None:
+        raise InputError(f"{name} has no HORIZONTAL_CS_CODE, so the tile cannot be placed.", hint=REDOWNLOAD)
+    crs = _crs_of(code, name)
     sizes = {size.get("resolution"): size for size in find_all(root, "Size")}
     grids = {}
     for position in find_all(root, "Geoposition"):
         resolution = position.get("resolution")
         size = sizes.get(resolution)
-        numbers = [_number(_text(position, tag)) for tag in ("ULX", "ULY", "XDIM", "YDIM")]
-        shape = [_number(_text(size, tag)) if size is not None else None for tag in ("NROWS", "NCOLS")]
+        numbers = [_number(text_of(position, tag)) for tag in ("ULX", "ULY", "XDIM", "YDIM")]
+        shape = [_number(text_of(size, tag)) if size is not None else None for tag in ("NROWS", "NCOLS")]
         if resolution not in ("10", "20", "60") or any(value is None for value in (*numbers, *shape)):
             continue
         left, top, x_step, _ = (float(value or 0.0) for value in numbers)
@@ -391,7 +372,7 @@ def _grids(root: Element, name: str) -> dict[int, Grid]:
             # ULX and ULY are the outer corner of the tile for every resolution.
             grids[int(resolution)] = Grid.from_origin(crs, left, top, x_step, rows, cols)
         except HsfuseError as error:
-            raise InputError(f"{name} describes an impossible grid: {error.message}", hint=_REDOWNLOAD) from error
+            raise InputError(f"{name} describes an impossible grid: {error.message}", hint=REDOWNLOAD) from error
     if 10 not in grids:
-        raise InputError(f"{name} has no Size and Geoposition of the 10 m pixels.", hint=_REDOWNLOAD)
+        raise InputError(f"{name} has no Size and Geoposition of the 10 m pixels.", hint=REDOWNLOAD)
     return grids

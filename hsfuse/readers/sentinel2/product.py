@@ -21,6 +21,7 @@ from rasterio.io import DatasetReader
 
 from hsfuse.errors import HsfuseError, InputError, UsageError
 from hsfuse.grid import Grid, Slice2D
+from hsfuse.log import get_logger
 from hsfuse.masks import SCL_CLOUD, BoolArray, in_classes
 from hsfuse.processor import usable_cores
 from hsfuse.readers.base import FloatCube, MultispectralProduct, ProductInfo
@@ -36,6 +37,8 @@ from hsfuse.readers.sentinel2.overview import OverviewReader
 from hsfuse.readers.sentinel2.scratch import ScratchLayer
 from hsfuse.sensors.sentinel2 import BANDS_10M, BANDS_ALL, RESOLUTION_M
 from hsfuse.spectral import SpectralResponse
+
+_log = get_logger(__name__)
 
 _CHOICES: dict[BandChoice, tuple[str, ...]] = {"10m": BANDS_10M, "all": BANDS_ALL, "swir": ("B02", "B11", "B12")}
 _DAMAGED = "The product seems to be damaged or incomplete; download or unpack it again."
@@ -62,6 +65,8 @@ class Sentinel2Product(MultispectralProduct):
         to 10 m by bilinear interpolation. ``swir``: B02 (whose grid they share), B11 and B12.
     granule
         Which granule, by its folder or tile name; needed only for old products with several.
+    verify
+        Compare each image with its checksum in ``manifest.safe`` (when it is listed there) before it is read.
 
     Raises
     ------
@@ -74,18 +79,24 @@ class Sentinel2Product(MultispectralProduct):
     are decoded, and each of them once: what was decoded is kept in a nameless file on the disk.
     """
 
-    def __init__(self, path: Path | str, *, bands: BandChoice = "10m", granule: str | None = None) -> None:
+    def __init__(
+        self, path: Path | str, *, bands: BandChoice = "10m", granule: str | None = None, verify: bool = True
+    ) -> None:
+        self._verify = verify
         self._archive = SafeArchive(Path(path))
         self._pool: LayerPool | None = None
         self._ahead: DecodeAhead | None = None
         self._scratch: dict[str, ScratchLayer] = {}
         self._scratch_lock = threading.Lock()
+        self._reported: set[tuple[str, tuple[int, int]]] = set()
         try:
             self._metadata = read_safe_metadata(self._archive)
             self._granule = _choose(self._metadata, granule)
             self._band_names = _CHOICES[bands]
             self._warnings = list(self._metadata.warnings)
-            self._pool = LayerPool(self._layer_paths(), self._metadata.name)
+            self._members = self._layer_members()
+            paths = {layer: self._archive.gdal_path(member) for layer, member in self._members.items()}
+            self._pool = LayerPool(paths, self._metadata.name, self._check_layer if verify else None)
             self._grid, self._placements = self._place_layers()
         except HsfuseError:
             self.close()
@@ -126,11 +137,11 @@ class Sentinel2Product(MultispectralProduct):
     def swir_reference(self) -> Sentinel2Product:
         """Open the same tile with its SWIR bands; the caller closes it."""
         # No more bands than needed: those of a compressed .zip are unpacked first.
-        return Sentinel2Product(self._archive.path, bands="swir", granule=self._granule.name)
+        return Sentinel2Product(self._archive.path, bands="swir", granule=self._granule.name, verify=self._verify)
 
     # ------------------------------------------------------------------ set-up
 
-    def _layer_paths(self) -> dict[str, str]:
+    def _layer_members(self) -> dict[str, str]:
         images, name = self._granule.images, self._metadata.name
         missing = [band for band in self.band_names if (band, RESOLUTION_M[band]) not in images]
         if len(missing) == len(self.band_names):
@@ -140,18 +151,21 @@ class Sentinel2Product(MultispectralProduct):
             raise InputError(
                 f"{name} has no {' or '.join(map(str, sizes))} m image of {', '.join(missing)}.", hint=_DAMAGED
             )
-        paths = {band: self._archive.gdal_path(images[band, RESOLUTION_M[band]]) for band in self.band_names}
+        members = {band: images[band, RESOLUTION_M[band]] for band in self.band_names}
         scl = images.get(("SCL", 20)) or images.get(("SCL", 60))
         if scl is not None:
-            paths["SCL"] = self._archive.gdal_path(scl)
+            members["SCL"] = scl
         elif "MSK_CLASSI" in self._granule.masks:
-            paths["MSK_CLASSI"] = self._archive.gdal_path(self._granule.masks["MSK_CLASSI"])
-        return paths
+            members["MSK_CLASSI"] = self._granule.masks["MSK_CLASSI"]
+        return members
+
+    def _check_layer(self, layer: str) -> None:
+        self._archive.verify(self._members[layer], layer)
 
     def _place_layers(self) -> tuple[Grid, dict[str, Placement]]:
         """Check every image's own geometry against the metadata; return the grid and where each layer lies."""
         pool, tile = self._open_pool, self._granule.grids[10]
-        layers = list(self._layer_paths())
+        layers = list(self._members)
         geometry = {layer: pool.submit(layer, image_geometry) for layer in layers}
         grids: dict[str, Grid] = {}
         for layer, future in geometry.items():
@@ -216,7 +230,27 @@ class Sentinel2Product(MultispectralProduct):
 
             futures.append(self._open_pool.submit(band, task))
         finish(futures)
+        self._report_flat_blocks()
         return cube
+
+    def _report_flat_blocks(self) -> None:
+        """Warn of decoded blocks that one number fills where no scene would: a decoder fills what it cannot read."""
+        layers = {band: layer for band, layer in dict(self._scratch).items() if band in self.band_names}
+        for band, layer in layers.items():
+            for block, number in list(layer.flat.items()):
+                if (band, block) in self._reported:
+                    continue
+                ratio = self._placements[band].ratio
+                alike = [layers[other] for other in layers if self._placements[other].ratio == ratio]
+                nodata = number == self._metadata.nodata_dn
+                if nodata and not any(block in other.full for other in alike):
+                    continue
+                self._reported.add((band, block))
+                what = "no data where other bands are complete" if nodata else f"nothing but {number}"
+                _log.warning(
+                    "A block of the image of %s in %s (row %d, column %d of its tiles) holds %s: it may be damaged.",
+                    band, self._metadata.name, *block, what,
+                )  # fmt: skip
 
     def _read_band(
         self, file: DatasetReader, band: str, block: Slice2D, plane: NDArray[np.float32], *, count: bool = True

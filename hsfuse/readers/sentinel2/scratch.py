@@ -20,11 +20,14 @@ from rasterio.windows import Window
 
 from hsfuse.grid import Slice2D
 from hsfuse.log import get_logger
+from hsfuse.readers.sentinel2.decoder import decoder_warnings_are_errors
 
 _log = get_logger(__name__)
 
 _MAX_BLOCK_BYTES = 32 << 20
 """Larger blocks (images without tiles) are left to GDAL."""
+_MIN_FLAT_PX = 64
+_FULL_SHARE = 0.99
 _DONE = threading.Event()
 _DONE.set()
 
@@ -41,6 +44,13 @@ class ScratchLayer:
     ----------
     file
         Open dataset; only its shape is looked at.
+
+    Attributes
+    ----------
+    flat
+        Number that a decoded block consists of, by row and column of the block, where it is the same throughout.
+    full
+        Decoded blocks with hardly a 0 in them.
     """
 
     def __init__(self, file: DatasetReader) -> None:
@@ -49,6 +59,8 @@ class ScratchLayer:
         self._dtype = np.dtype(file.dtypes[0])
         count = -(-self._height // self._rows), -(-self._width // self._cols)
         self._known = np.zeros(count, bool)
+        self.flat: dict[tuple[int, int], int] = {}
+        self.full: set[tuple[int, int]] = set()
         self._lock = threading.Lock()
         self._decoding: dict[tuple[int, int], threading.Event] = {}
         self._block_bytes = self._rows * self._cols * self._dtype.itemsize
@@ -137,17 +149,27 @@ class ScratchLayer:
     def _decoded(self, file: DatasetReader, i: int, j: int) -> NDArray[Any]:
         row0, col0 = i * self._rows, j * self._cols
         window = Window(col0, row0, min(self._cols, self._width - col0), min(self._rows, self._height - row0))
-        return np.ascontiguousarray(file.read(1, window=window))
+        with decoder_warnings_are_errors():
+            return np.ascontiguousarray(file.read(1, window=window))
 
     def _decode(self, file: DatasetReader, i: int, j: int) -> NDArray[Any]:
         """Decode and keep a block that the caller has claimed."""
         try:
             decoded = self._decoded(file, i, j)
+            self._look_at(decoded, i, j)
             self._known[i, j] = self._keep(decoded, self._place(i, j))
         finally:
             with self._lock:
                 self._decoding.pop((i, j)).set()
         return decoded
+
+    def _look_at(self, decoded: NDArray[Any], i: int, j: int) -> None:
+        if min(decoded.shape) < _MIN_FLAT_PX:
+            return
+        if decoded.min() == decoded.max():
+            self.flat[i, j] = int(decoded[0, 0])
+        elif np.count_nonzero(decoded) >= _FULL_SHARE * decoded.size:
+            self.full.add((i, j))
 
     def _keep(self, decoded: NDArray[Any], place: int) -> bool:
         try:

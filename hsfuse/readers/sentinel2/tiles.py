@@ -11,9 +11,10 @@ from hsfuse.grid import Grid
 from hsfuse.readers.base import MultispectralProduct
 from hsfuse.readers.entry import BandChoice
 from hsfuse.readers.footprint import no_overlap, touches
-from hsfuse.readers.sentinel2.archive import SafeArchive, is_band_image, product_roots
+from hsfuse.readers.sentinel2.archive import SafeArchive
 from hsfuse.readers.sentinel2.metadata import read_safe_metadata
 from hsfuse.readers.sentinel2.mosaic import Sentinel2Mosaic
+from hsfuse.readers.sentinel2.names import is_band_image, product_roots
 from hsfuse.readers.sentinel2.product import Sentinel2Product
 
 
@@ -26,8 +27,10 @@ class _TileSource:
     grid: Grid
 
 
-def open_tiles(paths: Sequence[Path], bands: BandChoice, target: Grid | None) -> MultispectralProduct:
-    """Open the tiles of some products that touch ``target`` (all when None).
+def open_tiles(
+    paths: Sequence[Path], bands: BandChoice, target: Grid | None, *, verify: bool = True
+) -> MultispectralProduct:
+    """Open the tiles of some products that touch ``target`` (all when None); see :class:`Sentinel2Product`.
 
     Raises
     ------
@@ -44,7 +47,7 @@ def open_tiles(paths: Sequence[Path], bands: BandChoice, target: Grid | None) ->
     opened: list[Sentinel2Product] = []
     try:
         for source in near:
-            opened.append(Sentinel2Product(source.path, bands=bands, granule=source.granule))  # noqa: PERF401 - kept for closing
+            opened.append(Sentinel2Product(source.path, bands=bands, granule=source.granule, verify=verify))  # noqa: PERF401 - kept for closing
         if len(opened) == 1:
             if target is not None and not touches(opened[0].grid, target):
                 raise no_overlap([opened[0].info.name])

@@ -45,7 +45,7 @@ def open_pair(hsi_path: Path, msi_paths: Sequence[Path], config: RunConfig, stac
     """
     hsi = open_hsi(hsi_path, cut_nm=config.vnir_swir_cut_nm)
     stack.callback(hsi.close)
-    msi = open_msi(list(msi_paths), bands=config.s2_bands, target=hsi.grid)
+    msi = open_msi(list(msi_paths), bands=config.s2_bands, target=hsi.grid, verify=config.verify)
     stack.callback(msi.close)
     ratio = pixel_ratio(hsi.grid, msi.grid, config.ratio)
     if hsi.grid.bounds_in(msi.grid.crs).intersect(msi.grid.bounds) is None:
