@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from hsfuse.allocator import large_arrays_apart, release_freed_memory
 from hsfuse.fusion.base import FusionMethod
 from hsfuse.grid import Slice2D
+from hsfuse.inference.accelerator import Accelerator, accelerator_for
+from hsfuse.inference.device_pipeline import DevicePipeline
 from hsfuse.inference.handover import Handover, RowEncoder, Sink
 from hsfuse.inference.row_jobs import RowJob, blended_rows
 from hsfuse.inference.row_masks import MasksAhead
@@ -44,6 +46,7 @@ def fuse_scene_tiles(
     sink: Sink,
     *,
     device: str = "cpu",
+    accelerator: Accelerator | None = None,
     batch: int = 1,
     workers: int = 1,
     rows_done: int = 0,
@@ -66,8 +69,10 @@ def fuse_scene_tiles(
         Where finished rows go.
     device
         Torch device.
+    accelerator
+        Stands for the device; by default a GPU's streams.
     batch
-        Tiles per call; halved on the fly when the GPU runs out of memory.
+        Tiles per call; halved on the fly when the device runs out of memory.
     workers
         Threads that fuse tiles side by side on the CPU, each with one torch thread: two threads inside every small
         operation would spend their time waiting for each other.
@@ -93,7 +98,8 @@ def fuse_scene_tiles(
         return statistics
     start = max(first - 1, 0) if plan.overlap else first
     limits = PHYSICAL_RANGE if clip else None
-    on_cpu = device == "cpu"
+    accelerator = accelerator or accelerator_for(device)
+    on_cpu = accelerator is None
     # The many arrays of a network leave gaps that grow from row to row; its rows take long enough to close them.
     # Those of classical methods are closed only where they would break the plan.
     tidy = on_cpu and method.spec.kind == "network"
@@ -103,10 +109,11 @@ def fuse_scene_tiles(
     with (
         large_arrays_apart() if tidy else nullcontext(),
         _workers(workers if on_cpu else 1) as pool,
+        _device(accelerator, method, statistics) as pipeline_of_device,
         Handover(sink, (len(scene.bands), plan.width * scene.ratio), encoder, single=plan.overlap > 0) as handover,
         (progress or SilentProgress()).stage("fuse", total=plan.shape[0] - start) as stage,
     ):
-        job = RowJob(scene, method, plan, device, pool, workers, statistics, handover, limits, tidy_above)
+        job = RowJob(scene, method, plan, pipeline_of_device, pool, statistics, handover, limits, tidy_above)
 
         def finished(clipped: int) -> None:
             statistics.clipped += clipped
@@ -153,6 +160,18 @@ def _first_tile_row(plan: TilePlan, rows_done: int, ratio: int) -> int:
         if plan.finished_rows(tile_row) * ratio > rows_done:
             return tile_row
     return plan.shape[0]
+
+
+def _device(
+    accelerator: Accelerator | None, method: FusionMethod, statistics: FusionStatistics
+) -> AbstractContextManager[DevicePipeline | None]:
+    if accelerator is None:
+        return nullcontext()
+
+    def halved(batch: int) -> None:
+        statistics.batch = batch
+
+    return DevicePipeline(accelerator, method, statistics.batch, halved)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -14,13 +14,14 @@ from hsfuse.allocator import release_freed_memory
 from hsfuse.fusion.base import FusionMethod
 from hsfuse.grid import Slice2D
 from hsfuse.inference.blending import Finished, TileBlender
+from hsfuse.inference.device_pipeline import DevicePipeline
 from hsfuse.inference.handover import Handover, LateBuffer
 from hsfuse.inference.layout import tiles_around
 from hsfuse.inference.row_masks import RowMasks
 from hsfuse.inference.row_pipeline import TileRow
 from hsfuse.inference.scene import FusionScene, SceneStrip
 from hsfuse.inference.statistics import FusionStatistics
-from hsfuse.inference.tile_batches import fuse_batch, local_block, tiles_with_data
+from hsfuse.inference.tile_batches import TileBatch, batches_of, fuse_batch, local_block, tiles_with_data
 from hsfuse.inference.tiling import Tile, TilePlan
 from hsfuse.masks import expand
 
@@ -34,9 +35,8 @@ class RowJob:
     scene: FusionScene
     method: FusionMethod
     plan: TilePlan
-    device: str
+    device: DevicePipeline | None
     pool: ThreadPoolExecutor | None
-    workers: int
     statistics: FusionStatistics
     handover: Handover
     limits: tuple[float, float] | None
@@ -46,9 +46,11 @@ class RowJob:
         """Begin to fuse a row of tiles."""
         todo = self._tiles(tile_row, strip)
         self.statistics.read_pixels += sum(t.read.shape[0] * t.read.shape[1] for t in todo) * self.scene.ratio**2
-        if self.pool is None:
-            return row.begin_here(lambda: sum(row.use(tile, data) for tile, data in self._in_batches(todo, strip)))
-        return row.begin(self._side_by_side(self.pool, todo, strip, row.use))
+        if self.device is not None:
+            return row.begin(self.device.submit(self._batches(todo, strip, self.device.batch), row.use))
+        if self.pool is not None:
+            return row.begin(self._side_by_side(self.pool, todo, strip, row.use))
+        return row.begin_here(lambda: self._one_after_another(todo, strip, row.use))
 
     def _tiles(self, tile_row: int, strip: SceneStrip) -> list[Tile]:
         """Tiles of a row that hold anything valid.
@@ -57,7 +59,7 @@ class RowJob:
         Exact tiles are cheap, and their results do not depend on where they are cut.
         """
         regular = tiles_with_data(self.plan, tile_row, strip, self.scene.ratio, self.statistics)
-        if not self.plan.overlap or self.device != "cpu" or not regular:
+        if not self.plan.overlap or self.device is not None or not regular:
             return regular
         ratio, block = self.scene.ratio, local_block(self.plan.tile_at(tile_row, 0).blend, strip)
         rows, width = block.shape[0], self.plan.width
@@ -119,11 +121,7 @@ class RowJob:
             import torch
 
             torch.set_num_threads(1)
-            results = fuse_batch(
-                self.method, [tile], strip, self.scene.ratio, "cpu", self.plan.multiple, self.statistics
-            )
-            if results is None:
-                raise RuntimeError("a single tile on the CPU cannot be split further")
+            results = fuse_batch(self.method, TileBatch((tile,), strip, self.scene.ratio, self.plan.multiple))
             done = use(tile, results[0])
             del results
             if self.tidy_above:
@@ -134,21 +132,16 @@ class RowJob:
         ordered = sorted(todo, key=lambda tile: -tile.read.shape[0] * tile.read.shape[1])
         return [pool.submit(one, tile) for tile in ordered]
 
-    def _in_batches(self, todo: Sequence[Tile], strip: SceneStrip) -> Iterator[tuple[Tile, FloatCube]]:
-        groups: dict[tuple[int, int], list[Tile]] = {}
-        for tile in todo:
-            groups.setdefault(tile.read.shape, []).append(tile)
-        for tiles in groups.values():
-            position = 0
-            while position < len(tiles):
-                part = tiles[position : position + self.statistics.batch]
-                results = fuse_batch(
-                    self.method, part, strip, self.scene.ratio, self.device, self.plan.multiple, self.statistics
-                )
-                if results is None:
-                    continue
-                yield from zip(part, results, strict=True)
-                position += len(part)
+    def _one_after_another(self, todo: Sequence[Tile], strip: SceneStrip, use: Callable[[Tile, FloatCube], int]) -> int:
+        """Fuse and use batches in the thread that calls."""
+        clipped = 0
+        for batch in self._batches(todo, strip, self.statistics.batch):
+            for tile, data in zip(batch.tiles, fuse_batch(self.method, batch), strict=True):
+                clipped += use(tile, data)
+        return clipped
+
+    def _batches(self, todo: Sequence[Tile], strip: SceneStrip, size: int) -> list[TileBatch]:
+        return batches_of(todo, strip, self.scene.ratio, self.plan.multiple, size)
 
 
 def part_of(buffer: NDArray[Any], block: Slice2D, rows: slice) -> NDArray[Any]:

@@ -1,25 +1,22 @@
-"""One call of a method: some tiles of a strip of equal shape, cut out, padded, fused and trimmed."""
+"""Tiles of a strip of equal shape as one call of a method: cut out, padded, fused and trimmed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hsfuse.errors import MemoryBudgetError
 from hsfuse.fusion.base import FusionMethod
 from hsfuse.grid import Slice2D
 from hsfuse.inference.scene import SceneStrip
 from hsfuse.inference.statistics import FusionStatistics
 from hsfuse.inference.tiling import Tile, TilePlan
-from hsfuse.log import get_logger
 
 if TYPE_CHECKING:
     import torch
-
-_log = get_logger(__name__)
 
 FloatCube = NDArray[np.float32]
 
@@ -43,59 +40,103 @@ def local_block(block: Slice2D, strip: SceneStrip) -> Slice2D:
     return Slice2D(block.row0 - top, block.row1 - top, block.col0, block.col1)
 
 
-def fuse_batch(
-    method: FusionMethod,
-    tiles: Sequence[Tile],
-    strip: SceneStrip,
-    ratio: int,
-    device: str,
-    multiple: int,
-    statistics: FusionStatistics,
-) -> list[FloatCube] | None:
-    """Fuse some tiles of equal shape; None when the batch was too large and has been halved."""
+@dataclass(frozen=True)
+class TileBatch:
+    """Some tiles of a strip that a method is given together.
+
+    Attributes
+    ----------
+    tiles
+        What is read of them has one shape.
+    strip
+        Where they lie.
+    ratio
+        Fine pixels per HSI pixel.
+    multiple
+        Sides are grown to whole multiples of this many HSI pixels (images smaller than one multiple).
+    """
+
+    tiles: tuple[Tile, ...]
+    strip: SceneStrip
+    ratio: int
+    multiple: int
+
+    @property
+    def hsi_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the HSI's tiles: (tile, band, row, col)."""
+        height, width = (side + -side % self.multiple for side in self.tiles[0].read.shape)
+        return len(self.tiles), self.strip.hsi.shape[0], height, width
+
+    @property
+    def msi_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the MSI's tiles: (tile, MSI band, fine row, fine col)."""
+        count, _, height, width = self.hsi_shape
+        return count, self.strip.msi.shape[0], height * self.ratio, width * self.ratio
+
+    @property
+    def window(self) -> Slice2D:
+        """Rows and columns that are wanted of every tile: those of its blended block, if they lie alike in all."""
+        inner = self.tiles[0].inner
+        if any(tile.inner != inner for tile in self.tiles):
+            return Slice2D(0, self.tiles[0].read.shape[0], 0, self.tiles[0].read.shape[1])
+        return inner
+
+    def fill(self, hsi: NDArray[Any], msi: NDArray[Any]) -> None:
+        """Cut the tiles out into arrays of :attr:`hsi_shape` and :attr:`msi_shape`; edges are replicated."""
+        for target, image, ratio in ((hsi, self.strip.hsi, 1), (msi, self.strip.msi, self.ratio)):
+            for place, tile in zip(target, self.tiles, strict=True):
+                part = image[(slice(None), *local_block(tile.read, self.strip).scaled(ratio).slices)]
+                height, width = part.shape[1:]
+                place[:, :height, :width] = part
+                place[:, :height, width:] = part[:, :, -1:]
+                place[:, height:] = place[:, height - 1 : height]
+
+    def arrays(self) -> tuple[FloatCube, FloatCube]:
+        """The tiles in memory of their own."""
+        hsi, msi = np.empty(self.hsi_shape, np.float32), np.empty(self.msi_shape, np.float32)
+        self.fill(hsi, msi)
+        return hsi, msi
+
+    def results(self, fused: NDArray[np.float32]) -> list[FloatCube]:
+        """The blended block of each tile, as views of what the method made of :attr:`window`."""
+        window = self.window
+        found: list[FloatCube] = []
+        for tile, one in zip(self.tiles, fused, strict=True):
+            wanted = tile.inner
+            part = Slice2D(
+                wanted.row0 - window.row0, wanted.row1 - window.row0,
+                wanted.col0 - window.col0, wanted.col1 - window.col0,
+            ).scaled(self.ratio)  # fmt: skip
+            found.append(one[(slice(None), *part.slices)])
+        return found
+
+    def halves(self) -> tuple[TileBatch, TileBatch]:
+        """Two batches of half as many tiles."""
+        middle = (len(self.tiles) + 1) // 2
+        first, second = self.tiles[:middle], self.tiles[middle:]
+        return (
+            TileBatch(first, self.strip, self.ratio, self.multiple),
+            TileBatch(second, self.strip, self.ratio, self.multiple),
+        )
+
+
+def batches_of(tiles: Sequence[Tile], strip: SceneStrip, ratio: int, multiple: int, size: int) -> list[TileBatch]:
+    """Gather tiles of equal shape in batches of at most ``size``."""
+    groups: dict[tuple[int, int], list[Tile]] = {}
+    for tile in tiles:
+        groups.setdefault(tile.read.shape, []).append(tile)
+    return [
+        TileBatch(tuple(group[first : first + size]), strip, ratio, multiple)
+        for group in groups.values()
+        for first in range(0, len(group), size)
+    ]
+
+
+def fuse_batch(method: FusionMethod, batch: TileBatch) -> list[FloatCube]:
+    """Fuse a batch on the CPU, in the thread that calls."""
     import torch
 
-    try:
-        with torch.inference_mode():
-            hsi = torch.stack(
-                [torch.from_numpy(strip.hsi[(slice(None), *local_block(t.read, strip).slices)]) for t in tiles]
-            )
-            msi = torch.stack(
-                [
-                    torch.from_numpy(strip.msi[(slice(None), *local_block(t.read, strip).scaled(ratio).slices)])
-                    for t in tiles
-                ]
-            )
-            hsi, msi = _pad(hsi, multiple, 1), _pad(msi, multiple, ratio)
-            inner = tiles[0].inner
-            if any(tile.inner != inner for tile in tiles):
-                inner = Slice2D(0, tiles[0].read.shape[0], 0, tiles[0].read.shape[1])
-            fused = method.fuse_window(hsi.to(device), msi.to(device), inner.slices)
-            results: list[FloatCube] = []
-            for tile, one in zip(tiles, fused, strict=True):
-                wanted = tile.inner
-                part = Slice2D(
-                    wanted.row0 - inner.row0, wanted.row1 - inner.row0,
-                    wanted.col0 - inner.col0, wanted.col1 - inner.col0,
-                ).scaled(ratio)  # fmt: skip
-                results.append(one[(slice(None), *part.slices)].float().cpu().numpy())
-            return results
-    except torch.cuda.OutOfMemoryError:
-        torch.cuda.empty_cache()
-        if statistics.batch == 1:
-            raise MemoryBudgetError(
-                f"The GPU ran out of memory on a single tile of {tiles[0].read.shape} HSI pixels.",
-                hint="Choose a smaller --tile, a lower --precision, or --device cpu.",
-            ) from None
-        statistics.batch = max(statistics.batch // 2, 1)
-        _log.warning("The GPU ran out of memory; going on with %d tiles at a time.", statistics.batch)
-        return None
-
-
-def _pad(x: torch.Tensor, multiple: int, ratio: int) -> torch.Tensor:
-    """Grow the right and lower edge by replication to whole multiples (images smaller than one multiple)."""
-    import torch
-
-    step = multiple * ratio
-    down, right = -x.shape[-2] % step, -x.shape[-1] % step
-    return torch.nn.functional.pad(x, (0, right, 0, down), mode="replicate") if down or right else x
+    with torch.inference_mode():
+        hsi, msi = (torch.from_numpy(array) for array in batch.arrays())
+        fused: torch.Tensor = method.fuse_window(hsi, msi, batch.window.slices)
+        return batch.results(fused.float().numpy())

@@ -15,7 +15,7 @@ from rasterio.crs import CRS
 from hsfuse.coregister.field import DisplacementField
 from hsfuse.coregister.warp import Resampler
 from hsfuse.degrade import Psf
-from hsfuse.errors import MemoryBudgetError, OverlapError, UsageError
+from hsfuse.errors import OverlapError, UsageError
 from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, ModelSpec
 from hsfuse.grid import Grid, Slice2D
 from hsfuse.inference import row_jobs
@@ -166,16 +166,6 @@ class Hungry(Repeat):
         if hsi.shape[0] > self.limit:
             raise torch.cuda.OutOfMemoryError("out of memory")
         return super().fuse(hsi, msi)
-
-
-def test_batch_is_halved_when_the_gpu_is_full() -> None:
-    hsi, msi = pair(8, 64, 2)
-    method = Hungry(3)
-    out = run(make_scene(hsi, msi, 2), TilePlan(8, 64, 8), method, batch=8)
-    np.testing.assert_array_equal(out, run(make_scene(hsi, msi, 2), TilePlan(8, 64, 8)))
-    assert max(shape[0] for shape in method.shapes) == 2
-    with pytest.raises(MemoryBudgetError, match="single tile"):
-        run(make_scene(hsi, msi, 2), TilePlan(8, 64, 8), Hungry(0), batch=8)
 
 
 def test_every_method_gives_memory_back_near_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hsfuse import degrade
 from hsfuse.coregister.field import DisplacementField
 from hsfuse.coregister.warp import Resampler
-from hsfuse.degrade import Psf
+from hsfuse.degrade import Psf, interpolation
 from hsfuse.fusion.base import FusionContext, FusionMethod
 from hsfuse.fusion.create import create_method
 from hsfuse.fusion.methods.ssrfn.cost import flop_per_pixel
@@ -169,7 +169,7 @@ def test_plain_mamba_blocks_take_three_operations_per_chunk() -> None:
 
 
 def test_plain_interpolation_is_one_product_for_each_axis(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(degrade, "_planes", lambda x: None)
+    monkeypatch.setattr(interpolation, "compiled_planes", lambda x: None)
     with Work(1 << 30) as work:
         degrade.upsample(torch.rand(1, 5, 40, 36), RATIO)
     # Along columns a single product of matrices: a batch of them would be one call for every row.

@@ -1,0 +1,116 @@
+"""A device with memory of its own, as the tile pipeline sees it: copies and work are queued, marks say when they end.
+
+The pipeline (:mod:`hsfuse.inference.device_pipeline`) is one piece of code for every device; what differs is here.
+Tests put an instrumented device in the GPU's place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+Mark = Any
+"""Something that :meth:`Accelerator.wait` can wait for."""
+
+
+class Accelerator(Protocol):
+    """Queues of copies and of work, each in order, side by side with one another."""
+
+    def host_buffer(self, shape: tuple[int, ...]) -> torch.Tensor:
+        """Memory of the host, float32, that copies can run from and to by themselves."""
+        ...
+
+    def upload(self, host: torch.Tensor) -> tuple[torch.Tensor, Mark]:
+        """Queue a copy to the device."""
+        ...
+
+    def compute(self, work: Callable[[], torch.Tensor], after: tuple[Mark, ...]) -> tuple[torch.Tensor, Mark]:
+        """Queue work that begins once the marks are reached."""
+        ...
+
+    def download(self, result: torch.Tensor, host: torch.Tensor, after: Mark) -> Mark:
+        """Queue a copy back that begins once the mark is reached."""
+        ...
+
+    def wait(self, mark: Mark) -> None:
+        """Wait, without holding the interpreter's lock, until a mark is reached."""
+        ...
+
+    def out_of_memory(self, error: BaseException) -> bool:
+        """Tell whether an error says that the device's memory is too small; free what is kept for later use if so."""
+        ...
+
+
+class CudaAccelerator:
+    """A CUDA device: three streams, pinned memory of the host.
+
+    Parameters
+    ----------
+    device
+        ``cuda`` or ``cuda:N``.
+    """
+
+    def __init__(self, device: str) -> None:
+        import torch
+
+        self._device = torch.device(device)
+        make: Any = torch.cuda.Stream
+        self._up, self._work, self._down = (make(self._device) for _ in range(3))
+
+    def host_buffer(self, shape: tuple[int, ...]) -> torch.Tensor:
+        """Pinned memory: copies from other memory would make the host wait."""
+        import torch
+
+        return torch.empty(shape, dtype=torch.float32, pin_memory=True)
+
+    def upload(self, host: torch.Tensor) -> tuple[torch.Tensor, Mark]:
+        """Queue a copy on the stream of copies to the device."""
+        import torch
+
+        with torch.cuda.stream(self._up):
+            on_device = host.to(self._device, non_blocking=True)
+            # The allocator must not give the memory away while another stream still reads it.
+            on_device.record_stream(self._work)
+            return on_device, self._up.record_event()
+
+    def compute(self, work: Callable[[], torch.Tensor], after: tuple[Mark, ...]) -> tuple[torch.Tensor, Mark]:
+        """Queue work on the stream of work."""
+        import torch
+
+        with torch.cuda.stream(self._work), torch.inference_mode():
+            for mark in after:
+                self._work.wait_event(mark)
+            result = work().float()
+            result.record_stream(self._down)
+            return result, self._work.record_event()
+
+    def download(self, result: torch.Tensor, host: torch.Tensor, after: Mark) -> Mark:
+        """Queue a copy on the stream of copies back."""
+        import torch
+
+        with torch.cuda.stream(self._down):
+            self._down.wait_event(after)
+            host.copy_(result, non_blocking=True)
+            return self._down.record_event()
+
+    def wait(self, mark: Mark) -> None:
+        """Wait for an event."""
+        mark.synchronize()
+
+    def out_of_memory(self, error: BaseException) -> bool:
+        """Tell whether CUDA ran out of memory, and give its cache back if so."""
+        import torch
+
+        if not isinstance(error, torch.cuda.OutOfMemoryError):
+            return False
+        torch.cuda.synchronize(self._device)
+        torch.cuda.empty_cache()
+        return True
+
+
+def accelerator_for(device: str) -> Accelerator | None:
+    """The device behind a name; None for the CPU, whose threads fuse tiles side by side."""
+    return CudaAccelerator(device) if device.startswith("cuda") else None

@@ -1,0 +1,229 @@
+"""Batches of tiles through a device: cutting out, copying, computing, copying back and using results overlap.
+
+::
+
+    reader -> [cut out] -> upload -> compute -> download -> [use: blend, mask, encode] -> writer
+               thread 1    stream    stream     stream       thread 2
+
+A *slot* is host memory for one batch, its tiles and its results. There are :data:`SLOTS`; whoever wants to cut out the
+next batch waits for one, so that no stage runs away from those after it. Batches are finished in the order in which
+they were given, hence results do not depend on how stages overlap.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, InvalidStateError
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hsfuse.errors import MemoryBudgetError
+from hsfuse.fusion.base import FusionMethod
+from hsfuse.inference.accelerator import Accelerator, Mark
+from hsfuse.inference.tile_batches import TileBatch
+from hsfuse.inference.tiling import Tile
+from hsfuse.log import get_logger
+
+if TYPE_CHECKING:
+    import torch
+
+_log = get_logger(__name__)
+
+FloatCube = NDArray[np.float32]
+Use = Callable[[Tile, FloatCube], int]
+
+SLOTS = 3
+"""One batch is cut out or copied there, one computed, one copied back or used."""
+
+
+@dataclass(eq=False)
+class _Slot:
+    """Host memory for one batch; it grows to the largest batch and is used again."""
+
+    accelerator: Accelerator
+    _memory: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def buffer(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """Memory of a shape; what was in it is lost."""
+        wanted = math.prod(shape)
+        known = self._memory.get(name)
+        if known is None or known.numel() < wanted:
+            known = self._memory[name] = self.accelerator.host_buffer((wanted,))
+        return known[:wanted].view(shape)
+
+
+@dataclass(eq=False)
+class _Job:
+    """A batch on its way: what becomes of each tile, and what to do with it."""
+
+    batch: TileBatch
+    use: Use
+    futures: dict[Tile, Future[int]]
+
+
+@dataclass(eq=False)
+class _Flight:
+    """A batch whose results are being copied back."""
+
+    job: _Job
+    slot: _Slot
+    host: torch.Tensor
+    mark: Mark
+
+
+class DevicePipeline:
+    """Fuses batches of tiles on a device, in order, while others are cut out, copied and used.
+
+    Parameters
+    ----------
+    accelerator
+        The device.
+    method
+        A fitted method, whose parameters lie on the device.
+    batch
+        Tiles per call; halved when the device runs out of memory.
+    halved
+        Called with the new number of tiles per call.
+    slots
+        Batches that exist at a time.
+    """
+
+    def __init__(
+        self, accelerator: Accelerator, method: FusionMethod, batch: int, halved: Callable[[int], None],
+        slots: int = SLOTS,
+    ) -> None:  # fmt: skip
+        self._accelerator, self._method, self._halved = accelerator, method, halved
+        self.batch = batch
+        self._slots: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
+        for _ in range(slots):
+            self._slots.put(_Slot(accelerator))
+        self._given: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._flying: queue.SimpleQueue[_Flight | None] = queue.SimpleQueue()
+        self._failed, self._stopped = threading.Event(), threading.Event()
+        self._threads = [
+            threading.Thread(target=self._send, name="hsfuse-send", daemon=True),
+            threading.Thread(target=self._receive, name="hsfuse-receive", daemon=True),
+        ]
+
+    def submit(self, batches: Sequence[TileBatch], use: Use) -> list[Future[int]]:
+        """Give batches to the device; ``use`` takes each tile's result in a thread of the pipeline's."""
+        futures: list[Future[int]] = []
+        for batch in batches:
+            own: dict[Tile, Future[int]] = {tile: Future() for tile in batch.tiles}
+            futures += own.values()
+            self._given.put(_Job(batch, use, own))
+        return futures
+
+    def __enter__(self) -> DevicePipeline:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._stopped.set()
+        self._given.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _send(self) -> None:
+        """Cut out, queue copies and work, batch after batch."""
+        while (job := self._given.get()) is not None:
+            self._send_job(job)
+        self._flying.put(None)
+
+    def _send_job(self, job: _Job) -> None:
+        waiting = [job]
+        while waiting:
+            one = waiting.pop(0)
+            if self._failed.is_set() or self._stopped.is_set():
+                _cancel(one)
+                continue
+            while len(one.batch.tiles) > self.batch:
+                first, second = one.batch.halves()
+                waiting.insert(0, _Job(second, one.use, one.futures))
+                one = _Job(first, one.use, one.futures)
+            try:
+                self._fly(one)
+            except BaseException as error:
+                if self._retried(error, one):
+                    waiting.insert(0, one)
+                    continue
+                self._fail(one, error)
+
+    def _fly(self, job: _Job) -> None:
+        slot = self._slots.get()
+        try:
+            batch = job.batch
+            hsi, msi = slot.buffer("hsi", batch.hsi_shape), slot.buffer("msi", batch.msi_shape)
+            batch.fill(hsi.numpy(), msi.numpy())
+            (on_hsi, hsi_there), (on_msi, msi_there) = (self._accelerator.upload(host) for host in (hsi, msi))
+            window = batch.window.slices
+
+            def work() -> torch.Tensor:
+                return self._method.fuse_window(on_hsi, on_msi, window)
+
+            result, computed = self._accelerator.compute(work, (hsi_there, msi_there))
+            host = slot.buffer("result", tuple(result.shape))
+            mark = self._accelerator.download(result, host, computed)
+        except BaseException:
+            self._slots.put(slot)
+            raise
+        self._flying.put(_Flight(job, slot, host, mark))
+
+    def _retried(self, error: BaseException, job: _Job) -> bool:
+        """Halve the number of tiles per call after the device ran out of memory; False for any other error."""
+        if not self._accelerator.out_of_memory(error):
+            return False
+        if len(job.batch.tiles) == 1:
+            shape = " x ".join(map(str, job.batch.tiles[0].read.shape))
+            self._fail(
+                job,
+                MemoryBudgetError(
+                    f"The device ran out of memory on a single tile of {shape} HSI pixels.",
+                    hint="Choose a smaller --tile, a lower --precision, or --device cpu.",
+                ),
+            )
+            return False
+        self.batch = max(len(job.batch.tiles) // 2, 1)
+        self._halved(self.batch)
+        _log.warning("The device ran out of memory; going on with %d tiles at a time.", self.batch)
+        return True
+
+    def _receive(self) -> None:
+        """Use results in the order in which batches were given."""
+        while (flight := self._flying.get()) is not None:
+            job = flight.job
+            try:
+                if self._stopped.is_set():
+                    _cancel(job)
+                    continue
+                self._accelerator.wait(flight.mark)
+                for tile, data in zip(job.batch.tiles, job.batch.results(flight.host.numpy()), strict=True):
+                    if job.futures[tile].set_running_or_notify_cancel():
+                        job.futures[tile].set_result(job.use(tile, data))
+            except BaseException as error:
+                self._fail(job, error)
+            finally:
+                self._slots.put(flight.slot)
+
+    def _fail(self, job: _Job, error: BaseException) -> None:
+        """Nothing after a batch that failed is begun: whoever waits for it ends the run."""
+        self._failed.set()
+        for tile in job.batch.tiles:
+            future = job.futures[tile]
+            if not future.done():
+                with contextlib.suppress(InvalidStateError):  # given up in this very moment
+                    future.set_exception(error)
+
+
+def _cancel(job: _Job) -> None:
+    for tile in job.batch.tiles:
+        job.futures[tile].cancel()
