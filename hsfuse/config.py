@@ -156,7 +156,9 @@ class _FusionConfig(_MachineConfig, _PairConfig):
 _PAIR_FIELDS = tuple(_PairConfig.model_fields)
 
 
-NOT_CONTENT = frozenset({"overwrite", "resume", "max_memory", "max_vram", "threads", "report", "min_quality", "verify"})
+NOT_CONTENT = frozenset(
+    {"overwrite", "resume", "max_memory", "max_vram", "threads", "report", "figures", "min_quality", "verify"}
+)
 """Settings of :class:`RunConfig` that say how or where a cube is computed, not what it holds."""
 
 
@@ -185,7 +187,15 @@ class RunConfig(_FusionConfig, _MethodConfig):
     overlap: int | None = Field(None, ge=0, description="overlap of tiles in MSI pixels; default: from the method")
     clip: bool = Field(True, description="clip reflectance to the physical range -0.05 to 1.5")
     report: bool = Field(True, description="write the HTML report, plots and quality scores")
+    figures: str = Field("png", description="formats of the report's drawings beside it, such as png,svg,pdf")
     min_quality: float | None = Field(None, ge=0.0, le=1.0, description="fail (exit code 8) below this QNR")
+
+    @field_validator("figures")
+    @classmethod
+    def _known_figures(cls, value: str) -> str:
+        if not set(value.split(",")) <= {"png", "svg", "pdf"}:
+            raise ValueError("choose from png, svg and pdf, separated by commas")
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -118,6 +118,7 @@ def select_bands(
     *,
     count: BandCount = 100,
     wavelengths_nm: Sequence[float] | None = None,
+    not_wanted: str = "not among the requested wavelengths",
     max_gap_nm: float = MAX_GAP_NM,
     limits: Limits | None = None,
     statistics: BandStatistics | None = None,
@@ -133,6 +134,8 @@ def select_bands(
         Exactly so many bands; ``"all"`` of the product; None for all that pass the criteria.
     wavelengths_nm
         Take the bands nearest to these instead (and nothing else).
+    not_wanted
+        Why other bands are dropped then, for the table.
     max_gap_nm
         Largest gap that thinning may leave, as long as ``count`` can be reached.
     limits
@@ -170,7 +173,7 @@ def select_bands(
     passed = np.array([not reason for reason in reasons])
     notes: list[str] = []
     if wanted is not None:
-        kept, reasons = _as_requested(wanted, reasons, bands, "not among the requested wavelengths", notes)
+        kept, reasons = _as_requested(wanted, reasons, bands, not_wanted, notes)
     elif count == "all":
         kept, reasons = _as_requested(np.arange(len(bands)), reasons, bands, "", notes)
     else:

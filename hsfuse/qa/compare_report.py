@@ -237,7 +237,7 @@ def _band_figure(
     gains = {name: curve - curves[first] for name, curve in curves.items() if name != first}
     chart = plots.curve_figure(
         centre, gains, ylabel=f"PSNR over {first} (dB)", title=f"{data.band_label}: gain over {first}",
-        dropped_nm=data.dropped_nm, zero_line=True,
+        dropped_nm=data.dropped_nm, zero_line=True, first_colour=1,
     )  # fmt: skip
     known = curves[first][np.isfinite(curves[first])]
     level = f" {first} itself has {known.mean():.1f} dB on average." if known.size else ""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse.band_selection.selection import BandEvidence
+from hsfuse.grid import Grid
 from hsfuse.qa import coregistration_plots, plots, style
 from hsfuse.qa.coregistration import CoregistrationDiagnostics
 from hsfuse.qa.page import FigureFile
@@ -19,6 +20,9 @@ from hsfuse.qa.report_data import ReportData
 from hsfuse.qa.seams import SeamReport
 from hsfuse.qa.spectra import SpectrumComparison
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 DETAIL_SIDE_PX = 432
 """Close-ups are enlarged by a whole number towards this side."""
 
@@ -26,11 +30,11 @@ DETAIL_SIDE_PX = 432
 def make_figures(report: ReportData) -> list[FigureFile]:
     """Draw every picture that the report has data for."""
     return [
-        *quicklook_figures(report.quicklooks),
-        *detail_figures(report.details),
+        *quicklook_figures(report.quicklooks, report.grid),
+        *detail_figures(report.details, report.grid),
         *alignment_figures(report.alignment, of_target="target" in report.inputs),
         *coregistration_figures(report.coregistration),
-        *consistency_figures(report.centre_nm, report.consistency, report.dropped_nm),
+        *consistency_figures(report.centre_nm, report.consistency, report.msi_consistency, report.dropped_nm),
         *seam_figures(report.seams),
         *spectra_figures(report.spectra, report.dropped_nm),
         *band_figures(report.bands),
@@ -65,14 +69,15 @@ class FigureQueue:
         self._worker.shutdown(wait=True, cancel_futures=True)
 
 
-def quicklook_figures(pictures: Sequence[Picture]) -> list[FigureFile]:
-    """Pictures of the whole cube."""
-    return [_quicklook(picture) for picture in pictures]
+def quicklook_figures(pictures: Sequence[Picture], grid: Grid | None = None) -> list[FigureFile]:
+    """Pictures of the whole cube, with a scale bar where its grid is known."""
+    width_m = None if grid is None else grid.width * grid.pixel_m
+    return [_quicklook(picture, width_m) for picture in pictures]
 
 
-def detail_figures(pairs: Sequence[DetailPair]) -> list[FigureFile]:
-    """Close-ups before and after fusion."""
-    return [figure for number, pair in enumerate(pairs, start=1) for figure in _detail(number, pair)]
+def detail_figures(pairs: Sequence[DetailPair], grid: Grid | None = None) -> list[FigureFile]:
+    """Close-ups before and after fusion; ``grid`` is that of the cube."""
+    return [figure for number, pair in enumerate(pairs, start=1) for figure in _detail(number, pair, grid)]
 
 
 def band_figures(bands: Iterable[BandEvidence]) -> list[FigureFile]:
@@ -81,35 +86,53 @@ def band_figures(bands: Iterable[BandEvidence]) -> list[FigureFile]:
     if not rows:
         return []
     caption = "Blue: kept. Other colours: dropped, and why."
-    return [FigureFile("bands", "bands", "Bands", caption, style.to_png(plots.band_figure(rows)))]
+    how = (
+        "Each stroke is a band of the hyperspectral product, as wide as the band. The atmosphere absorbs nearly all "
+        "light around 1400 and 1900 nm, so that bands there hold noise only. The signal-to-noise ratio says how many "
+        "times larger the signal is than its noise."
+    )
+    return [_drawn("bands", "bands", "Bands", caption, how, plots.band_figure(rows))]
+
+
+def _drawn(key: str, section: str, title: str, caption: str, how: str, figure: Figure) -> FigureFile:
+    return FigureFile(key, section, title, caption, style.to_png(figure), how=how, drawing=figure)
 
 
 def _wavelengths(bands_nm: tuple[float, ...]) -> str:
     return "RGB = " + ", ".join(f"{nm:.0f}" for nm in bands_nm) + " nm"
 
 
-def _quicklook(picture: Picture) -> FigureFile:
+def scale_bar(width_m: float | None) -> tuple[float, str] | None:
+    """Length of a scale bar as a share of a picture's width, and in words; None where the width is not known."""
+    if width_m is None or not width_m > 0:
+        return None
+    length = style.nice_length(width_m / 4.0)
+    return length / width_m, f"{length / 1000:g} km" if length >= 1000 else f"{length:g} m"
+
+
+def _quicklook(picture: Picture, width_m: float | None) -> FigureFile:
     top = ", ".join(f"{high:.2f}" for _, high in picture.limits)
     caption = f"{picture.caption} {_wavelengths(picture.bands_nm)}; full colour at reflectance {top}."
-    key = f"quicklook_{picture.key}"
     return FigureFile(
-        key, "quicklooks", picture.title, caption, encode_png(picture.rgba), picture.caption, "quicklooks"
-    )
+        f"quicklook_{picture.key}", "quicklooks", picture.title, caption, encode_png(picture.rgba), picture.caption,
+        "quicklooks", scale=scale_bar(width_m),
+    )  # fmt: skip
 
 
-def _detail(number: int, pair: DetailPair) -> list[FigureFile]:
+def _detail(number: int, pair: DetailPair, grid: Grid | None) -> list[FigureFile]:
     enlarge = max(1, round(DETAIL_SIDE_PX / max(pair.after.shape[:2])))
     where = f"HSI rows {pair.block.row0}–{pair.block.row1}, columns {pair.block.col0}–{pair.block.col1}"
     group = f"detail_{number}"
     colours = _wavelengths(pair.bands_nm)
+    scale = scale_bar(None if grid is None else pair.after.shape[1] * grid.pixel_m)
     return [
         FigureFile(
             f"detail_{number}_before", "details", f"{pair.title}: HSI", f"{where}; {colours}.",
-            encode_png(pair.before, enlarge=enlarge), f"{pair.title} before fusion", group,
+            encode_png(pair.before, enlarge=enlarge), f"{pair.title} before fusion", group, scale=scale,
         ),
         FigureFile(
             f"detail_{number}_after", "details", f"{pair.title}: fused", "Same place, same colours.",
-            encode_png(pair.after, enlarge=enlarge), f"{pair.title} after fusion", group,
+            encode_png(pair.after, enlarge=enlarge), f"{pair.title} after fusion", group, scale=scale,
         ),
     ]  # fmt: skip
 
@@ -148,33 +171,53 @@ def coregistration_figures(found: CoregistrationDiagnostics | None) -> list[Figu
     else:
         caption = "Arrows are measurements. They do not agree, or too little, so that nothing was moved."
         title = "Measured displacement"
-    vectors = style.to_png(coregistration_plots.vector_figure(found))
-    figures = [FigureFile("coregistration_vectors", "coregistration", title, caption, vectors)]
+    how = (
+        "An arrow points from where the product says a piece of ground lies to where it was found in the other image. "
+        "Arrows that are all alike mean one shift; arrows that turn or grow across the scene mean distortion."
+    )
+    if len(found.check):
+        how += " Orange arrows were held back from the fit: where they agree with the background, the field is right."
+    figure = coregistration_plots.vector_figure(found)
+    figures = [_drawn("coregistration_vectors", "coregistration", title, caption, how, figure)]
     errors = coregistration_plots.error_figure(found)
     if errors is not None:
         caption = (
             "Residuals at check points, which the field has not seen; they hold the check points' own noise on top of "
-            "the field's error, which the lines and the circle (90 %) state. "
-            "Right: mean residual with its standard error; a trend would mean that the field is too stiff."
+            "the field's error, which the lines and the circle (90 %) state. Right: mean residual with its standard "
+            "error; a trend would mean that the field is too stiff."
         )
-        figures.append(
-            FigureFile("coregistration_errors", "coregistration", "Residual error", caption, style.to_png(errors))
+        how = (
+            "Left: one dot per point, a perfect alignment would put all of them in the middle. A cloud that sits off "
+            "the middle is a bias. Centre: how often an error of each length occurs. Right: both lines should stay "
+            "around zero from one side of the scene to the other."
         )
+        figures.append(_drawn("coregistration_errors", "coregistration", "Residual error", caption, how, errors))
     return figures
 
 
 def consistency_figures(
-    centre_nm: NDArray[Any], consistency: Mapping[str, NDArray[Any]], dropped_nm: plots.Windows = ()
+    centre_nm: NDArray[Any],
+    consistency: Mapping[str, NDArray[Any]],
+    msi: Sequence[plots.MsiBandError] = (),
+    dropped_nm: plots.Windows = (),
 ) -> list[FigureFile]:
-    """Values per fused band."""
-    if not consistency:
+    """Values per fused band, and per multispectral band."""
+    if not consistency and not msi:
         return []
     figure = plots.curve_figure(
         np.asarray(centre_nm, dtype=np.float64), consistency, ylabel="RMSE (reflectance)",
-        title="Consistency of each band", dropped_nm=dropped_nm, from_zero=True,
+        title="Consistency of each band", dropped_nm=dropped_nm, from_zero=True, msi=msi,
     )  # fmt: skip
-    caption = "The fused cube, degraded to the HSI's resolution, against the HSI, band by band."
-    return [FigureFile("consistency", "scores", "Consistency", caption, style.to_png(figure))]
+    caption = (
+        "Line: the fused cube, degraded to the HSI's resolution, against the HSI, band by band. "
+        + ("Diamonds: the cube, weighted with the MSI's spectral responses, against the MSI." if msi else "")
+    ).strip()
+    how = (
+        "A fused cube that is blurred again should be the hyperspectral image that it came from; seen through the "
+        "multispectral bands it should be the multispectral image. Errors near the noise of the images are as good as "
+        "can be. Diamonds also hold what changed on the ground between the two days."
+    )
+    return [_drawn("consistency", "scores", "Consistency", caption, how, figure)]
 
 
 def seam_figures(report: SeamReport | None) -> list[FigureFile]:
@@ -183,10 +226,14 @@ def seam_figures(report: SeamReport | None) -> list[FigureFile]:
     if seams is None:
         return []
     caption = (
-        "Left: typical step between neighbouring pixels around tile borders (border in orange). Right: each "
-        "border; 1 means that it cannot be told from its surroundings."
+        "Left: typical step between neighbouring pixels around tile borders (border in orange). Right: each border; 1 "
+        "means that it cannot be told from its surroundings."
     )
-    return [FigureFile("seams", "scores", "Seams", caption, style.to_png(seams))]
+    how = (
+        "A scene is computed in tiles. If their borders could be seen, neighbouring pixels across a border would "
+        "differ more than neighbours elsewhere: the orange bar would stand out."
+    )
+    return [_drawn("seams", "scores", "Seams", caption, how, seams)]
 
 
 def spectra_figures(spectra: Sequence[SpectrumComparison], dropped_nm: plots.Windows = ()) -> list[FigureFile]:
@@ -195,9 +242,14 @@ def spectra_figures(spectra: Sequence[SpectrumComparison], dropped_nm: plots.Win
     if figure is None:
         return []
     caption = (
-        "Dots: the HSI pixel. Line and band: mean and range of the fused pixels inside it, at full resolution. "
-        "Diamonds: MSI bands with their width. Grey: wavelengths without bands; nothing is drawn across them. "
-        "Below each: fused mean minus HSI, in hundredths of reflectance. Purity says how typical of its kind and how "
-        "even a pixel and its surroundings are; where it is low, the HSI sees neighbours that the fused pixels do not."
+        "Dots: the HSI pixel (grey: bands that were left out). Line and band: mean and range of the fused pixels "
+        "inside it, at full resolution. Diamonds: MSI bands with their width. Shaded: wavelengths without bands; "
+        "nothing is drawn across them. Below each: fused mean minus HSI, in hundredths of reflectance."
     )
-    return [FigureFile("spectra", "spectra", "Spectra of pure pixels", caption, style.to_png(figure))]
+    how = (
+        "Over an even surface, the mean of the fused pixels inside a hyperspectral pixel should be its spectrum: the "
+        "line should run through the dots, the lower curve along zero. A lower curve that is level but not zero is a "
+        "change of brightness; one that bends is a change of colour. Purity says how typical of its kind and how even "
+        "a pixel and its surroundings are; where it is low, the HSI sees neighbours that the fused pixels do not."
+    )
+    return [_drawn("spectra", "spectra", "Spectra of pure pixels", caption, how, figure)]

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hsfuse.errors import OutputError
+from hsfuse.qa import style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+_OWN_PICTURE = re.compile(
+    r"(quicklook_\w+|detail_\d+_(before|after)|alignment_(reference|before|after)|coregistration_(vectors|errors)"
+    r"|consistency|seams|spectra|bands|band_psnr|error_maps|picture_\d+)\.(png|svg|pdf)"
+)
 
 
 @dataclass(frozen=True)
@@ -30,6 +41,12 @@ class FigureFile:
         What is to be seen, for readers who do not see it.
     group
         Pictures of one group stand side by side.
+    how
+        How to read it, for those who see such a figure for the first time.
+    scale
+        For maps: share of the picture's width that the scale bar takes, and its length in words.
+    drawing
+        The figure that the picture was made of, for other formats; None for photographs.
     """
 
     key: str
@@ -39,14 +56,17 @@ class FigureFile:
     png: bytes
     alt: str = ""
     group: str = ""
+    how: str = ""
+    scale: tuple[float, str] | None = None
+    drawing: Figure | None = None
 
 
-def embed(figures: Sequence[FigureFile]) -> dict[str, list[dict[str, str]]]:
+def embed(figures: Sequence[FigureFile]) -> dict[str, list[dict[str, Any]]]:
     """Sort figures by section, each with its content as a data URI."""
-    sections: dict[str, list[dict[str, str]]] = {}
+    sections: dict[str, list[dict[str, Any]]] = {}
     for figure in figures:
         uri = "data:image/png;base64," + base64.b64encode(figure.png).decode("ascii")
-        entry = {"key": figure.key, "title": figure.title, "caption": figure.caption, "group": figure.group}
+        entry = {name: getattr(figure, name) for name in ("key", "title", "caption", "group", "how", "scale")}
         sections.setdefault(figure.section, []).append(entry | {"uri": uri, "alt": figure.alt or figure.title})
     return sections
 
@@ -78,8 +98,11 @@ def picture_folder(path: Path) -> Path:
     return path.with_name(f"{name}.qa")
 
 
-def write_files(path: Path, page: str, figures: Sequence[FigureFile]) -> None:
+def write_files(path: Path, page: str, figures: Sequence[FigureFile], formats: Sequence[str] = ("png",)) -> None:
     """Write the pictures into their folder and then the page, each under a temporary name first.
+
+    PNG files are always written; ``formats`` may ask for ``svg`` and ``pdf`` of drawings as well. Pictures that an
+    earlier report left in the folder go; files of others stay.
 
     Raises
     ------
@@ -91,7 +114,14 @@ def write_files(path: Path, page: str, figures: Sequence[FigureFile]) -> None:
         (folder if figures else path.parent).mkdir(parents=True, exist_ok=True)
         for figure in figures:
             _replace(folder / f"{figure.key}.png", figure.png)
+            for name in formats:
+                if name != "png" and figure.drawing is not None:
+                    _replace(folder / f"{figure.key}.{name}", style.to_vector(figure.drawing, name))
         _replace(path, page.encode("utf-8"))
+        current = {figure.key for figure in figures}
+        for old in folder.iterdir():
+            if _OWN_PICTURE.fullmatch(old.name) and not (old.stem in current and old.suffix[1:] in {"png", *formats}):
+                old.unlink()
     except OSError as error:
         raise OutputError(
             f"The report {path} cannot be written: {error.strerror}.", hint="Check the folder's rights and the disk."

@@ -59,6 +59,27 @@ class BandRow:
         return re.sub(r"\s+(in|at|of|by|below|above|over|under|than)?\s*$", "", f"{words} ").strip() or "other"
 
 
+@dataclass(frozen=True)
+class MsiBandError:
+    """How far the cube, seen through the response of a multispectral band, is from what the MSI measured.
+
+    Attributes
+    ----------
+    name
+        Band name.
+    centre_nm, low_nm, high_nm
+        Centre and half-response limits of the band.
+    rmse
+        Root mean square difference, reflectance.
+    """
+
+    name: str
+    centre_nm: float
+    low_nm: float
+    high_nm: float
+    rmse: float
+
+
 def band_rows(table: Iterable[BandEvidence]) -> tuple[BandRow, ...]:
     """Rows for figure and table, by wavelength; the name of a band is its slot in the product."""
     rows = (
@@ -144,6 +165,8 @@ def curve_figure(
     dropped_nm: Windows = (),
     from_zero: bool = False,
     zero_line: bool = False,
+    first_colour: int = 0,
+    msi: Sequence[MsiBandError] = (),
 ) -> Figure:
     """Draw one or more per-band curves (consistency, PSNR, ...), interrupted where no bands are.
 
@@ -161,6 +184,10 @@ def curve_figure(
         Start the vertical axis at zero.
     zero_line
         Draw a line at zero.
+    first_colour
+        Number of the first curve's colour.
+    msi
+        Values of multispectral bands, drawn over their width.
     """
     centre = np.asarray(centre_nm, dtype=np.float64)
     runs = band_runs(centre, dropped_nm)
@@ -168,11 +195,17 @@ def curve_figure(
         figure = style.new_figure(10.0, 3.2)
         axes = figure.subplots()
         style.shade_gaps(axes, centre, runs)
-        for number, (label, values) in enumerate(curves.items()):
+        for number, (label, values) in enumerate(curves.items(), start=first_colour):
             line = style.LINE_STYLES[number // len(style.SERIES) % len(style.LINE_STYLES)]
             colour = style.SERIES[number % len(style.SERIES)]
             data = np.asarray(values, dtype=np.float64)
             style.broken_line(axes, centre, data, runs, label=label, color=colour, linestyle=line)
+        if msi:
+            axes.errorbar(
+                [band.centre_nm for band in msi], [band.rmse for band in msi],
+                xerr=[[b.centre_nm - b.low_nm for b in msi], [b.high_nm - b.centre_nm for b in msi]], fmt="D",
+                color=style.VERMILION, markersize=4.5, markerfacecolor="white", label="fused against MSI", zorder=4,
+            )  # fmt: skip
         if from_zero:
             axes.set_ylim(bottom=0.0)
         if zero_line:
@@ -180,7 +213,7 @@ def curve_figure(
         axes.set_xlabel("Wavelength (nm)")
         axes.set_ylabel(ylabel)
         axes.set_title(title)
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(curves)))
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
 
@@ -239,6 +272,12 @@ def _spectrum_panel(panel: SubFigure, comparison: SpectrumComparison, dropped_nm
         curve.fill_between(
             centre[run], comparison.fused_low[run], comparison.fused_high[run], color=colour, alpha=0.25, linewidth=0,
             label="fused, range" if number == 0 else None,
+        )  # fmt: skip
+    left_out = ~np.isin(comparison.product_nm, centre)
+    if left_out.any():
+        curve.plot(
+            comparison.product_nm[left_out], comparison.product[left_out], ".", color=style.MUTED, markersize=2.2,
+            alpha=0.7, zorder=1, label="HSI, bands left out",
         )  # fmt: skip
     # The measurement as dots, the fused curve as a line above them: both stay visible where they agree.
     style.broken_line(

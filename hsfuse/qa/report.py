@@ -11,20 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rasterio.crs import CRS
 
+from hsfuse.grid import Grid, reproject_xy
 from hsfuse.log import get_logger
 from hsfuse.qa.coregistration import CoregistrationDiagnostics
 from hsfuse.qa.figures import make_figures
 from hsfuse.qa.page import FigureFile, embed, render_page, write_files
 from hsfuse.qa.plots import BandRow, band_rows
-from hsfuse.qa.report_data import ReportData
+from hsfuse.qa.quicklook import COMPOSITES
+from hsfuse.qa.report_data import ReportData, acquisition_gap_days, methods_paragraph
 from hsfuse.qa.scores import score_text
 from hsfuse.readers.base import ProductInfo
 
 log = get_logger(__name__)
 
 
-def write_report(path: Path, report: ReportData, figures: Sequence[FigureFile] | None = None) -> Path:
+def write_report(
+    path: Path, report: ReportData, figures: Sequence[FigureFile] | None = None, formats: Sequence[str] = ("png",)
+) -> Path:
     """Write the report as one HTML file, and its pictures as PNG files into ``<name>.qa/`` beside it.
 
     Parameters
@@ -35,6 +40,9 @@ def write_report(path: Path, report: ReportData, figures: Sequence[FigureFile] |
         What to show.
     figures
         Its pictures, where they are drawn already (see :class:`hsfuse.qa.figures.FigureQueue`).
+
+    formats
+        Of the drawings beside it: ``png`` always, ``svg`` and ``pdf`` where asked for.
 
     Returns
     -------
@@ -49,7 +57,7 @@ def write_report(path: Path, report: ReportData, figures: Sequence[FigureFile] |
     if figures is None:
         figures = make_figures(report)
     page = render_page("report.html", _context(report) | {"figures": embed(figures)})
-    write_files(path, page, figures)
+    write_files(path, page, figures, formats)
     log.info("Report: %s", path)
     return path
 
@@ -58,6 +66,10 @@ def _context(report: ReportData) -> dict[str, Any]:
     """Turn the report into texts for the template."""
     return {
         "report": report,
+        "summary_facts": _summary_facts(report),
+        "methods": methods_paragraph(report),
+        "extent": _extent(report.grid),
+        "missing_pictures": _missing_pictures(report),
         "created": report.created.strftime("%Y-%m-%d %H:%M UTC"),
         "inputs": [_input_rows(role, info) for role, info in report.inputs.items()],
         "coregistration": _coregistration_texts(report.coregistration),
@@ -71,6 +83,43 @@ def _context(report: ReportData) -> dict[str, Any]:
         ],
         "configuration": [(str(key), _setting(value)) for key, value in report.configuration.items()],
     }
+
+
+def _summary_facts(report: ReportData) -> list[tuple[str, str]]:
+    days = acquisition_gap_days(report.inputs)
+    gap = [] if days is None else [("Days between the images", f"{days:.1f}")]
+    return [*report.facts.items(), *gap]
+
+
+def _extent(grid: Grid | None) -> str:
+    """Corners of the cube in map coordinates and in degrees."""
+    if grid is None:
+        return ""
+    box = grid.bounds
+    x, y = np.array([box.left, box.right]), np.array([box.top, box.bottom])
+    corners = [f"{east:.5g}, {north:.5g}" for east, north in zip(x, y, strict=True)]
+    if not grid.crs.is_geographic:
+        lon, lat = reproject_xy(grid.crs, CRS.from_epsg(4326), x, y)
+        degrees = [_degrees(*place) for place in zip(lat, lon, strict=True)]
+        corners = [f"{east:.0f} m E, {north:.0f} m N ({text})" for east, north, text in zip(x, y, degrees, strict=True)]
+    return f"Upper left: {corners[0]}; lower right: {corners[1]}; {grid.crs.to_string()}. North is up."
+
+
+def _degrees(lat: float, lon: float) -> str:
+    return f"{abs(lat):.4f}° {'N' if lat >= 0 else 'S'}, {abs(lon):.4f}° {'E' if lon >= 0 else 'W'}"
+
+
+def _missing_pictures(report: ReportData) -> list[str]:
+    """Why a composite is not shown."""
+    if not len(report.centre_nm) or not report.quicklooks:
+        return []
+    shown = {picture.key for picture in report.quicklooks}
+    return [
+        f"No picture “{composite.title}”: the cube has no bands near "
+        f"{', '.join(f'{nm:.0f}' for nm in composite.wanted_nm)} nm."
+        for composite in COMPOSITES
+        if composite.key not in shown
+    ]
 
 
 def _input_rows(role: str, info: ProductInfo) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse.band_selection.selection import BandEvidence
+from hsfuse.grid import Grid
 from hsfuse.qa.coregistration import CoregistrationDiagnostics
-from hsfuse.qa.plots import band_rows
+from hsfuse.qa.plots import MsiBandError, band_rows
 from hsfuse.qa.quicklook import AlignmentView, DetailPair, Picture
 from hsfuse.qa.seams import SeamReport
 from hsfuse.qa.spectra import SpectrumComparison
@@ -34,8 +35,12 @@ class ReportData:
         Name of the fused product (file name).
     verdict
         Verdict of the run.
-    method, method_reason
-        What made the cube, and why this method was used.
+    method, method_reason, method_reference
+        What made the cube, why this method was used, and where it is described.
+    grid
+        Grid of the cube.
+    psf
+        Width of the HSI's point spread function and where it comes from.
     facts
         Label -> value for the summary (size, pixel, reference system, bands, ...).
     inputs
@@ -50,6 +55,8 @@ class ReportData:
         Centre wavelengths of the fused bands, ascending, shape (band,).
     consistency
         Label -> value per fused band, such as the RMSE of the degraded cube against the HSI.
+    msi_consistency
+        The same against each multispectral band.
     spectra
         Pure pixels before and after fusion.
     quicklooks, details
@@ -78,6 +85,9 @@ class ReportData:
     verdict: Verdict
     method: str
     method_reason: str = ""
+    method_reference: str = ""
+    grid: Grid | None = None
+    psf: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
     inputs: Mapping[str, ProductInfo] = field(default_factory=dict)
     coregistration: CoregistrationDiagnostics | None = None
@@ -85,6 +95,7 @@ class ReportData:
     scores: Mapping[str, float | None] = field(default_factory=dict)
     centre_nm: FloatArray = field(default_factory=lambda: np.zeros(0))
     consistency: Mapping[str, FloatArray] = field(default_factory=dict)
+    msi_consistency: Sequence[MsiBandError] = ()
     spectra: Sequence[SpectrumComparison] = ()
     quicklooks: Sequence[Picture] = ()
     details: Sequence[DetailPair] = ()
@@ -106,13 +117,15 @@ class ReportData:
             "product": self.product,
             "created": self.created,
             "verdict": self.verdict.to_json(),
-            "method": {"name": self.method, "reason": self.method_reason},
+            "method": {"name": self.method, "reason": self.method_reason, "reference": self.method_reference},
+            "methods_paragraph": methods_paragraph(self),
             "facts": self.facts,
             "inputs": {role: _input_json(info) for role, info in self.inputs.items()},
             "coregistration": None if self.coregistration is None else self.coregistration.to_json(),
             "scores": self.scores,
             "centre_nm": self.centre_nm,
             "consistency": self.consistency,
+            "msi_consistency": [asdict(band) for band in self.msi_consistency],
             "spectra": [comparison.to_json() for comparison in self.spectra],
             "bands": [vars(row) for row in band_rows(self.bands)],
             "seams": None if self.seams is None else self.seams.to_json(),
@@ -131,3 +144,55 @@ def _input_json(info: ProductInfo) -> dict[str, Any]:
         "sun_zenith_deg": info.sun_zenith_deg, "sun_azimuth_deg": info.sun_azimuth_deg,
         "view_zenith_deg": info.view_zenith_deg, "warnings": info.warnings,
     }  # fmt: skip
+
+
+def acquisition_gap_days(inputs: Mapping[str, ProductInfo]) -> float | None:
+    """Days between the acquisitions of the first two products; None when a time is not known."""
+    times = [info.start for info in inputs.values()][:2]
+    if len(times) < 2 or times[0] is None or times[1] is None:
+        return None
+    return abs((times[0] - times[1]).total_seconds()) / 86400.0
+
+
+def methods_paragraph(report: ReportData) -> str:
+    """What was done, in the words of a paper's methods section; empty without two products."""
+    inputs = list(report.inputs.values())
+    if len(inputs) < 2:
+        return ""
+    hsi, msi = inputs[0], inputs[1]
+    sentences = [f"{_product(hsi)} was fused with {_product(msi)}{_gap(report.inputs)}."]
+    found = report.coregistration
+    if found is not None and found.applied:
+        result = found.result
+        tested = f"tested on {result.count} check points" if result.count else "as the fit's uncertainty states it"
+        sentences.append(
+            f"The images were co-registered by masked correlation of {result.tie_points.size} windows and a "
+            f"{result.field.model} field fitted to {len(found.used)} of them (RMSE {result.rmse_m:.1f} m, CE90 "
+            f"{result.ce90_m:.1f} m, {tested})."
+        )
+    elif found is not None:
+        sentences.append("The images were not co-registered.")
+    if report.bands:
+        kept = [band.centre_nm for band in report.bands if band.kept]
+        sentences.append(
+            f"{len(kept)} of {len(report.bands)} bands between {min(kept):.0f} and {max(kept):.0f} nm were kept."
+        )
+    if report.psf:
+        sentences.append(f"The point spread function of the hyperspectral image was {report.psf}.")
+    reference = f" ({report.method_reference})" if report.method_reference else ""
+    version = report.versions.get("hsfuse", "")
+    size = "" if report.grid is None else f" to a pixel size of {report.grid.pixel_m:g} m"
+    sentences.append(
+        f"Fusion{size} was done with the method {report.method}{reference} of hsfuse {version}".rstrip() + "."
+    )
+    return " ".join(sentences)
+
+
+def _product(info: ProductInfo) -> str:
+    when = f" of {info.start:%Y-%m-%d %H:%M} UTC" if info.start is not None else ""
+    return f"{info.sensor} {info.level}{when} ({info.name})".strip()
+
+
+def _gap(inputs: Mapping[str, ProductInfo]) -> str:
+    days = acquisition_gap_days(inputs)
+    return "" if days is None else f", acquired {days:.1f} days apart"

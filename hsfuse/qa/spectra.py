@@ -7,7 +7,7 @@ what the fusion did to the curve is then plain to see, band by band. Numbers onl
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -87,6 +87,9 @@ class SpectrumComparison:
         Where the two differ most, and by how much (``fused_mean - hsi``).
     label
         Short name for legends, such as ``vegetation 1``.
+    product_nm, product
+        Spectrum of the hyperspectral pixel in all bands of the product, also those that were not fused, by wavelength;
+        empty when unknown.
     """
 
     pixel: PurePixel
@@ -102,6 +105,8 @@ class SpectrumComparison:
     worst_nm: float
     worst_difference: float
     label: str
+    product_nm: FloatArray = field(default_factory=lambda: np.zeros(0))
+    product: FloatArray = field(default_factory=lambda: np.zeros(0))
 
     @property
     def difference(self) -> FloatArray:
@@ -112,7 +117,7 @@ class SpectrumComparison:
         """Return plain values (NaN where a number does not exist)."""
         spectra = {
             name: [float(value) for value in getattr(self, name)]
-            for name in ("centre_nm", "hsi", "fused_mean", "fused_low", "fused_high")
+            for name in ("centre_nm", "hsi", "fused_mean", "fused_low", "fused_high", "product_nm", "product")
         }
         return {
             "label": self.label,
@@ -273,6 +278,8 @@ def compare_pixels(
     read_fused: ReadBlock,
     read_msi: ReadBlock | None = None,
     responses: Sequence[Response] | None = None,
+    read_product: ReadBlock | None = None,
+    product_nm: NDArray[np.floating[Any]] | None = None,
 ) -> tuple[SpectrumComparison, ...]:
     """Compare the spectra of pure pixels before and after fusion, at full resolution.
 
@@ -289,6 +296,8 @@ def compare_pixels(
         (in theirs).
     responses
         Spectral responses of the multispectral bands.
+    read_product, product_nm
+        Read a block of the hyperspectral image in all bands of the product, and their centres in that order.
 
     Returns
     -------
@@ -311,6 +320,11 @@ def compare_pixels(
             responses=responses,
             label=f"{pixel.kind} {numbers[pixel.kind]}",
         )
-        if np.isfinite(result.rmse):
-            found.append(result)
+        if not np.isfinite(result.rmse):
+            continue
+        if read_product is not None and product_nm is not None:
+            order = np.argsort(product_nm, kind="stable")
+            spectrum = np.asarray(read_product(block)[:, 0, 0], dtype=np.float64)[order]
+            result = replace(result, product_nm=np.asarray(product_nm, dtype=np.float64)[order], product=spectrum)
+        found.append(result)
     return tuple(found)

@@ -99,6 +99,20 @@ def to_png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def to_vector(figure: Figure, name: str) -> bytes:
+    """Draw a figure as ``svg`` or ``pdf``; equal figures give equal files."""
+    buffer = io.BytesIO()
+    with themed(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        import matplotlib as mpl
+
+        settings: Any = mpl.rcParams
+        settings.update({"svg.hashsalt": "hsfuse"})
+        metadata = {"Date": None} if name == "svg" else {"CreationDate": None}
+        figure.savefig(buffer, format=name, metadata=metadata)
+    return buffer.getvalue()
+
+
 def broken_line(
     axes: Axes,
     centre_nm: NDArray[np.float64],

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from qa_builders import CENTRE_NM, WATER_WINDOWS, band, coregistration, patch_scene, product_info, spectrum
+from rasterio.crs import CRS
 
 from hsfuse.coregister.field import DisplacementField
 from hsfuse.coregister.result import CoregistrationResult, TiePoints
 from hsfuse.errors import OutputError, UsageError
-from hsfuse.grid import Bounds
+from hsfuse.grid import Bounds, Grid
 from hsfuse.qa import style
 from hsfuse.qa.compare_report import CompareData, MethodResult, score_rows, write_compare_report
 from hsfuse.qa.coregistration import diagnose
@@ -28,20 +29,23 @@ from hsfuse.qa.figures import (
     consistency_figures,
     coregistration_figures,
     detail_figures,
+    make_figures,
     quicklook_figures,
+    scale_bar,
     seam_figures,
     spectra_figures,
 )
 from hsfuse.qa.page import picture_folder
 from hsfuse.qa.pixels import PurePixel
 from hsfuse.qa.plain import to_plain, write_json
+from hsfuse.qa.plots import MsiBandError, spectra_figure
 from hsfuse.qa.quicklook import alignment_view, composites, detail_pairs
 from hsfuse.qa.report import write_report
 from hsfuse.qa.report_data import ReportData
 from hsfuse.qa.scores import score_text
 from hsfuse.qa.seams import measure_seams
 from hsfuse.qa.sources import ArraySource
-from hsfuse.qa.spectra import compare_spectrum
+from hsfuse.qa.spectra import compare_pixels, compare_spectrum
 from hsfuse.qa.surfaces import check_surfaces
 from hsfuse.qa.verdict import judge
 
@@ -92,7 +96,9 @@ def full_report() -> ReportData:
             "HSI": product_info(
                 start=datetime(2024, 4, 2, 10, 28, 37, tzinfo=UTC), sun_zenith_deg=49.3, warnings=("old calibration",)
             ),
-            "MSI": product_info("S2B.SAFE", sensor="Sentinel-2B", level="2A"),
+            "MSI": product_info(
+                "S2B.SAFE", sensor="Sentinel-2B", level="2A", start=datetime(2024, 4, 5, 22, 40, tzinfo=UTC)
+            ),
         },
         coregistration=result, alignment=alignment_view(detail, detail, detail, caption="red"), scores=scores,
         centre_nm=CENTRE_NM, consistency={"RMSE": np.full(CENTRE_NM.size, 0.004)}, spectra=spectra,
@@ -110,7 +116,7 @@ def test_pictures_that_were_drawn_beside_other_work_are_the_same(tmp_path):
     with FigureQueue() as queue:
         queue.draw(band_figures, report.bands)
         queue.draw(coregistration_figures, report.coregistration)
-        queue.draw(consistency_figures, report.centre_nm, report.consistency, report.dropped_nm)
+        queue.draw(consistency_figures, report.centre_nm, report.consistency, (), report.dropped_nm)
         queue.draw(spectra_figures, report.spectra, report.dropped_nm)
         queue.draw(quicklook_figures, report.quicklooks)
         queue.draw(detail_figures, report.details)
@@ -370,3 +376,81 @@ def test_extrapolated_parts_are_stated(tmp_path):
     report = replace(small_report(coregistration()), coregistration=found)
     words = words_of(write_report(tmp_path / "x.html", report))
     assert f"{100 * found.extrapolated_share:.0f} % of the scene (extrapolated)" in words
+
+
+def test_every_figure_says_how_to_read_it(tmp_path):
+    figures = make_figures(full_report())
+    assert all(figure.how and figure.drawing is not None for figure in figures if figure.section not in PHOTOGRAPHS)
+    page = words_of(write_report(tmp_path / "x.html", full_report(), figures))
+    assert page.count("How to read this") == len([f for f in figures if f.how])
+
+
+PHOTOGRAPHS = ("quicklooks", "details", "alignment")
+
+
+def test_drawings_are_written_in_other_formats_and_alike_every_time(tmp_path):
+    figures = band_figures(full_report().bands)
+    for name in ("a", "b"):
+        write_report(tmp_path / f"{name}.html", full_report(), figures, ("png", "svg", "pdf"))
+    for suffix in ("svg", "pdf"):
+        first, second = ((tmp_path / f"{name}.qa" / f"bands.{suffix}").read_bytes() for name in "ab")
+        assert first == second
+        assert first.startswith(b"<?xml" if suffix == "svg" else b"%PDF")
+
+
+def test_pictures_of_an_earlier_report_go_and_files_of_others_stay(tmp_path):
+    report = full_report()
+    write_report(tmp_path / "x.html", report, make_figures(report))
+    (tmp_path / "x.qa" / "notes.png").write_text("mine")
+    write_report(tmp_path / "x.html", report, band_figures(report.bands))
+    assert sorted(path.name for path in (tmp_path / "x.qa").iterdir()) == ["bands.png", "notes.png"]
+
+
+def test_the_methods_paragraph_holds_what_a_paper_needs(tmp_path):
+    report = replace(full_report(), method_reference="Aiazzi 2006", psf="1.20 HSI pixels wide (FWHM), estimated")
+    words = words_of(write_report(tmp_path / "x.html", report, []))
+    result = report.coregistration.result
+    for expected in (
+        "PRISMA 2D of 2024-04-02 10:28 UTC (PRS_L2D.he5) was fused with Sentinel-2B 2A", "acquired 3.5 days apart",
+        f"RMSE {result.rmse_m:.1f} m, CE90 {result.ce90_m:.1f} m, tested on {result.count} check points",
+        "bands between 430 and", "1.20 HSI pixels wide (FWHM), estimated", "glp (Aiazzi 2006) of hsfuse 0.1.",
+    ):  # fmt: skip
+        assert expected in words
+    assert "Days between the images3.5" in words
+
+
+def test_pictures_have_a_scale_and_corners_and_missing_ones_are_explained(tmp_path):
+    grid = Grid.from_origin(CRS.from_epsg(32632), 500_000.0, 5_000_000.0, 10.0, 180, 192)
+    report = full_report()
+    report = replace(report, grid=grid, quicklooks=[p for p in report.quicklooks if p.key != "swir"])
+    words = words_of(write_report(tmp_path / "x.html", report, quicklook_figures(report.quicklooks, grid)))
+    assert "200 m" in words
+    assert "Upper left: 500000 m E, 5000000 m N (45.1535° N, 9.0000° E)" in words
+    assert "No picture “Shortwave infrared”: the cube has no bands near 2200, 1610, 850 nm." in words
+    assert scale_bar(1920.0) == (pytest.approx(200 / 1920), "200 m")
+    assert scale_bar(30_000.0) == (pytest.approx(5 / 30), "5 km")
+    assert scale_bar(None) is None
+
+
+def test_multispectral_bands_stand_in_the_consistency_figure(tmp_path):
+    bands = (MsiBandError("B04", 665.0, 650.0, 680.0, 0.01), MsiBandError("B08", 835.0, 780.0, 890.0, 0.02))
+    report = replace(full_report(), msi_consistency=bands)
+    (figure,) = consistency_figures(report.centre_nm, report.consistency, bands)
+    assert "Diamonds" in figure.caption
+    data = json.loads(write_json(tmp_path / "x.json", report).read_text())
+    assert [band["rmse"] for band in data["msi_consistency"]] == [0.01, 0.02]
+
+
+def test_spectra_show_all_bands_of_the_product():
+    """Also those that were not fused: once a cube of 20 bands hid what the sensor saw."""
+    centre, wide = np.array([500.0, 600.0, 700.0]), np.array([700.0, 400.0, 500.0, 600.0])
+    (found,) = compare_pixels(
+        [PurePixel("soil", 0, 0, 0.9)], centre, ratio=1,
+        read_hsi=lambda _: np.full((3, 1, 1), 0.2), read_fused=lambda _: np.full((3, 1, 1), 0.21),
+        read_product=lambda _: np.array([0.4, 0.1, 0.2, 0.3])[:, None, None], product_nm=wide,
+    )  # fmt: skip
+    np.testing.assert_array_equal(found.product_nm, [400.0, 500.0, 600.0, 700.0])
+    np.testing.assert_array_equal(found.product, [0.1, 0.2, 0.3, 0.4])
+    (panel,) = spectra_figure([found]).subfigs
+    labels = panel.axes[0].get_legend_handles_labels()[1]
+    assert "HSI, bands left out" in labels

@@ -148,7 +148,9 @@ def select_scene_bands(
 ) -> BandSelection:
     """Select bands as the ``--bands`` option says, or those that a network was trained for."""
     if network_nm is not None:
-        return select_bands(hsi, wavelengths_nm=network_nm, progress=progress)
+        return select_bands(
+            hsi, wavelengths_nm=network_nm, not_wanted="not a band of the network", progress=progress
+        )  # fmt: skip
     wanted = parse_bands(request)
     return select_bands(hsi, count=wanted.count, wavelengths_nm=wanted.wavelengths_nm, progress=progress)
 

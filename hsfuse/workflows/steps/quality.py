@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse._version import __version__
+from hsfuse.band_selection import BandSelection
 from hsfuse.config import RunConfig
 from hsfuse.coregister.field import DisplacementField
 from hsfuse.coregister.warp import Resampler
+from hsfuse.fusion.registry import METHODS
 from hsfuse.grid import Slice2D
 from hsfuse.inference.scene import FusionScene
 from hsfuse.inference.tiling import TilePlan
@@ -50,6 +52,8 @@ from hsfuse.writers import StoredRows, WrittenProduct
 FloatCube = NDArray[np.float32]
 _STRIP_ROWS = 64
 _MAX_BORDERS = 8
+_LEAST_SCORE = 0.2
+"""Bands of a lower quality do not help to tell surfaces apart."""
 _SEAM_NM = (560.0, 860.0, 1650.0)
 _LIBRARIES = ("numpy", "scipy", "torch", "rasterio", "h5py")
 
@@ -124,16 +128,16 @@ def assess(
         queue.draw(band_figures, prepared.selection.table)
         try:
             windows = score_windows(scene, fused)
-            queue.draw(consistency_figures, centre, windows.band_rmse)
+            queue.draw(consistency_figures, centre, windows.band_rmse, windows.msi_bands)
             stage.advance()
-            spectra, shares = _spectra(scene, fused, centre)
+            spectra, shares = _spectra(scene, prepared.selection, fused, centre)
             queue.draw(spectra_figures, spectra)
             stage.advance()
             hsi = FunctionSource(scene.grid.shape, centre, lambda block, bands: _read_block(scene, block, bands))
             quicklooks = composites(fused)
-            queue.draw(quicklook_figures, quicklooks)
+            queue.draw(quicklook_figures, quicklooks, scene.fine_grid)
             details = detail_pairs(hsi, fused, scene.ratio)
-            queue.draw(detail_figures, details)
+            queue.draw(detail_figures, details, scene.fine_grid)
             stage.advance()
             alignment = _alignment(prepared, details)
             queue.draw(alignment_figures, alignment)
@@ -155,14 +159,17 @@ def assess(
         )  # fmt: skip
         report = ReportData(
             product=output.name, verdict=verdict, method=chosen.method.spec.name, method_reason=chosen.reason,
+            method_reference=METHODS.get(chosen.method.spec.name).reference, grid=scene.fine_grid,
+            psf=f"{summary['psf_fwhm_px']:.2f} HSI pixels wide (FWHM), {summary['psf_source']}",
             facts=_facts(summary, finished(), coverage), inputs={"HSI": scene.hsi.info, "MSI": scene.msi.info},
             coregistration=aligned, alignment=alignment, scores=scores,
-            centre_nm=centre, consistency=windows.band_rmse, spectra=spectra, quicklooks=quicklooks, details=details,
+            centre_nm=centre, consistency=windows.band_rmse, msi_consistency=windows.msi_bands, spectra=spectra,
+            quicklooks=quicklooks, details=details,
             bands=prepared.selection.table, seams=seams, seconds=clock.seconds,
             peak_memory_bytes=clock.memory.bytes, configuration=summary["config"], versions=_versions(),
             notes=[*prepared.warnings, *prepared.selection.notes],
         )  # fmt: skip
-        write_report(html, report, queue.finished())
+        write_report(html, report, queue.finished(), config.figures.split(","))
         write_json(numbers, report)
         stage.advance()
     return Quality(verdict.level, verdict.to_json(), scores, html)
@@ -227,23 +234,28 @@ def _read_block(scene: FusionScene, block: Slice2D, bands: Any) -> FloatCube:
 
 
 def _spectra(
-    scene: FusionScene, fused: ImageSource, centre: NDArray[np.float64]
+    scene: FusionScene, selection: BandSelection, fused: ImageSource, centre: NDArray[np.float64]
 ) -> tuple[tuple[SpectrumComparison, ...], Mapping[SurfaceKind, float | None]]:
-    """Compare pure pixels; also the share of the scene that looks like each surface class."""
-    index = sorted(set(key_bands(centre).values()))
-    if not index:
+    """Compare pure pixels; also the share of the scene that looks like each surface class.
+
+    Surfaces are told apart in the product's bands, kept or not: a cube of 20 bands may lack those that matter.
+    """
+    sound = np.array([row.index for row in selection.table if row.kept or row.score > _LEAST_SCORE], dtype=np.int64)
+    sound_nm = scene.hsi.bands.centre_nm[sound]
+    key = sound[sorted(set(key_bands(sound_nm).values()))]
+    if not key.size:
         return (), dict.fromkeys(KINDS)
 
     def strips() -> Iterator[PixelStrip]:
         for rows in scene.grid.row_blocks(_STRIP_ROWS):
-            hsi = scene.read_hsi(rows, scene.bands[index])
+            hsi = scene.read_hsi(rows, key)
             msi, cloud = scene.read_msi(rows)
             hidden = cloud | np.any(np.isnan(msi), axis=0)
             r = scene.ratio
             clear = ~np.any(hidden.reshape(rows.shape[0], r, rows.shape[1], r), axis=(1, 3))
             yield PixelStrip(rows.row0, hsi, clear & np.all(np.isfinite(hsi), axis=0), inner_spread(msi, r))
 
-    found = find_pure_pixels(strips(), centre[index])
+    found = find_pure_pixels(strips(), scene.hsi.bands.centre_nm[key])
     every = list(range(centre.size))
     compared = compare_pixels(
         found.pixels, centre, ratio=scene.ratio,
@@ -251,6 +263,8 @@ def _spectra(
         read_fused=lambda block: fused.read(every, block),
         read_msi=lambda block: _read_msi(scene, block),
         responses=scene.msi.responses,
+        read_product=lambda block: scene.read_hsi(block, np.arange(len(scene.hsi.bands))),
+        product_nm=scene.hsi.bands.centre_nm,
     )  # fmt: skip
     return compared, found.shares
 

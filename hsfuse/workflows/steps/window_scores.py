@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from hsfuse.grid import Slice2D
 from hsfuse.inference.scene import FusionScene
 from hsfuse.metrics import Evidence, Metric, Scoring, metrics_for
-from hsfuse.metrics.noreference import Difference, band_rmse, hsi_difference
+from hsfuse.metrics.noreference import Difference, band_rmse, hsi_difference, msi_difference
+from hsfuse.qa.plots import MsiBandError
 from hsfuse.qa.sources import ImageSource
 from hsfuse.spectral import srf_coverage, srf_weights
 
@@ -31,12 +32,15 @@ class WindowScores:
         Key of a metric -> value, None where no window allowed one.
     band_rmse
         Label -> RMSE of the degraded cube against the HSI for each band.
+    msi_bands
+        How far the cube is from each multispectral band; empty without responses.
     not_made
         Name of a score that is None -> why.
     """
 
     scores: dict[str, float | None]
     band_rmse: dict[str, NDArray[np.float64]]
+    msi_bands: tuple[MsiBandError, ...]
     not_made: dict[str, str]
 
 
@@ -74,6 +78,7 @@ def score_windows(scene: FusionScene, fused: ImageSource) -> WindowScores:
     metrics = metrics_for(frozenset({"hsi", "msi", "srf"}))
     scoring = Scoring(metrics)
     differences: list[Difference] = []
+    msi_differences: list[Difference] = []
     for block, hsi in zip(blocks, low, strict=True):
         cube = fused.read([int(i) for i in alive], block.scaled(scene.ratio))
         if not np.isfinite(cube).any():
@@ -83,6 +88,8 @@ def score_windows(scene: FusionScene, fused: ImageSource) -> WindowScores:
         scoring.add(window)
         found = hsi_difference(window)
         differences += [] if found is None else [found]
+        found = None if weights is None else msi_difference(window)
+        msi_differences += [] if found is None else [found]
     curves = {}
     if differences:
         curve = np.full(len(scene.bands), np.nan)
@@ -90,7 +97,17 @@ def score_windows(scene: FusionScene, fused: ImageSource) -> WindowScores:
         curves["fused against HSI"] = curve
     scores = scoring.scores()
     reasons = {metric.key: _why(metric, scene) for metric in metrics if scores[metric.key] is None}
-    return WindowScores(scores, curves, reasons)
+    return WindowScores(scores, curves, _msi_bands(scene, msi_differences), reasons)
+
+
+def _msi_bands(scene: FusionScene, differences: list[Difference]) -> tuple[MsiBandError, ...]:
+    if not differences or scene.msi.responses is None:
+        return ()
+    return tuple(
+        MsiBandError(response.name, response.centre_nm, *response.range_nm, float(rmse))
+        for response, rmse in zip(scene.msi.responses, band_rmse(differences), strict=True)
+        if np.isfinite(rmse)
+    )
 
 
 def _why(metric: Metric, scene: FusionScene) -> str:
