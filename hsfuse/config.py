@@ -94,7 +94,7 @@ class CoregisterConfig(_Config):
     window_px: int = Field(64, ge=16, le=512, description="side of the matching windows, in HSI pixels")
     step_px: int = Field(20, ge=4, le=512, description="distance between tie points, in HSI pixels")
     min_points: int = Field(12, ge=4, description="fewest tie points for a local field")
-    max_rmse_m: float = Field(15.0, gt=0.0, description="largest hold-out error that is accepted, in metres")
+    max_rmse_m: float = Field(15.0, gt=0.0, description="largest error (RMSE) that is accepted, in metres")
     min_correlation: float = Field(0.1, ge=0.0, le=1.0, description="smallest correlation after alignment")
     holdout: float = Field(0.2, gt=0.0, lt=0.6, description="share of tie points kept as check points")
     min_peak_score: float = Field(

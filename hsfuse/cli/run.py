@@ -80,7 +80,7 @@ def result_text(summary: dict[str, Any]) -> str:
         f"{summary['output']}  {grid['height']} x {grid['width']} pixels of {grid['pixel_m']:g} m,"
         f" {summary['bands']['count']} bands, {summary['bytes'] / 1e6:.0f} MB",
         f"  method      {summary['method']['name']}: {summary['method']['reason']}",
-        f"  alignment   {coregistration['verdict']}" + (f", hold-out error {error:.1f} m" if error is not None else ""),
+        f"  alignment   {coregistration['verdict']}" + (f", error {error:.1f} m" if error is not None else ""),
     ]
     if "adaptation" in summary:
         before, after = (summary["adaptation"][key]["psnr_db"] for key in ("before", "after"))

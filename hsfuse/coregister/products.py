@@ -157,13 +157,13 @@ def _verdict(
     if correlation < config.min_correlation:
         return "rejected", f"the aligned images resemble each other too little (correlation {correlation:.2f})."
     if error > config.max_rmse_m:
-        return "rejected", f"the hold-out error of {error:.1f} m exceeds the limit of {config.max_rmse_m:g} m."
+        return "rejected", f"the error of {error:.1f} m exceeds the limit of {config.max_rmse_m:g} m."
     if count < 0.3 * used.size:
         return "rejected", f"only {count} of {used.size} windows agree with each other."
-    basis = f"{checks} check points" if checks >= _MIN_CHECKS else f"{count} cross-validated tie points"
+    basis = f"tested on {checks} check points" if checks >= _MIN_CHECKS else "as the fit states it"
     if config.coregister == "global" or count < config.min_points:
-        return "global only", f"one shift for the whole scene, {error:.1f} m error on {basis}."
-    return "accepted", f"{field.model} field from {count} tie points, {error:.1f} m error on {basis}."
+        return "global only", f"one shift for the whole scene, {error:.1f} m error {basis}."
+    return "accepted", f"{field.model} field from {count} tie points, {error:.1f} m error {basis}."
 
 
 def _residuals(match: Match, grid: Grid, field: DisplacementField) -> tuple[FloatArray, ...]:

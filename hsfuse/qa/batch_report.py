@@ -35,7 +35,7 @@ class SceneRow:
     days_apart
         Days between the images.
     coregistration_rmse_m
-        Hold-out error of the co-registration in metres.
+        Error of the co-registration (RMSE) in metres.
     qnr
         QNR at full resolution.
     change_share

@@ -240,7 +240,7 @@ def test_a_pair_without_an_answer_is_refused_with_a_reason(kind: str, seed: int)
 @pytest.mark.parametrize(
     ("limit", "word"),
     [
-        ({"max_rmse_m": 1e-6}, "hold-out error"),
+        ({"max_rmse_m": 1e-6}, "the error of"),
         ({"min_correlation": 1.0}, "resemble"),
         ({"min_peak_score": 1e6}, "no common pattern"),
         ({"min_peak_ratio": 1e6}, "no common pattern"),
