@@ -28,7 +28,8 @@ from hsfuse.degrade import apply_srf
 from hsfuse.fusion.guide_noise import GuideSample, guide_noise
 from hsfuse.fusion.nets.denoiser import GuideDenoiser
 from hsfuse.progress import SilentProgress
-from hsfuse.workflows.training.training_data import TrainingInput, collect
+from hsfuse.workflows.training.training_data import collect
+from hsfuse.workflows.training.training_inputs import TrainingInput
 
 Image = NDArray[np.float32]
 WINDOW_PX, PATCH_PX, BATCH, POOL, STEPS_PER_POOL = 192, 48, 24, 8, 12

@@ -37,7 +37,8 @@ from hsfuse.training.reducer import Reducer
 from hsfuse.training.source import Sampling
 from hsfuse.training.validation import validate
 from hsfuse.workflows.train_reduced import train_reduced
-from hsfuse.workflows.training.training_data import TrainingInput, collect, nominal_bands
+from hsfuse.workflows.training.training_data import collect, nominal_bands
+from hsfuse.workflows.training.training_inputs import TrainingInput
 
 SUFFIXES = (".npz", ".tif", ".tiff", ".img", ".dat", ".bil", ".bsq", ".bip")
 SETTINGS = {

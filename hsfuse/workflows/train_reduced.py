@@ -31,7 +31,8 @@ from hsfuse.workflows.steps.clock import StageClock
 from hsfuse.workflows.steps.resources import resolved, resources_of
 from hsfuse.workflows.training.recipes import Recipe, loop_settings, loss_of, recipe_of, sampling
 from hsfuse.workflows.training.start import StartNetwork, start_network, start_weights
-from hsfuse.workflows.training.training_data import TrainingData, collect, parse_inputs
+from hsfuse.workflows.training.training_data import TrainingData, collect
+from hsfuse.workflows.training.training_inputs import parse_inputs
 
 _log = get_logger(__name__)
 
@@ -68,7 +69,7 @@ def train_reduced(
     Parameters
     ----------
     inputs
-        Pairs, cubes, or one CSV list of them; see :func:`hsfuse.workflows.training.training_data.parse_inputs`.
+        Pairs, cubes, or one CSV list of them; see :func:`hsfuse.workflows.training.training_inputs.parse_inputs`.
     output
         Weights, ``.safetensors``. Checkpoint and log are written beside it.
     config

@@ -48,7 +48,7 @@ def test_a_window_is_cut_out_of_the_whole(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With context without end, what is cut early is what would have been cut in the end."""
-    monkeypatch.setattr("hsfuse.fusion.methods.ssrfn.network._SAMPLES_AT_ONCE", samples)
+    monkeypatch.setattr("hsfuse.fusion.methods.ssrfn.bands.SAMPLES_AT_ONCE", samples)
     network = _network(**changes)
     network.context = Context(99, 99)
     hsi, msi, estimate, facts = pair

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from hsfuse.errors import UsageError
 from hsfuse.fusion.nets.layers import SequenceMixer
+from hsfuse.fusion.nets.scans import selective_scan, ssd_scan
 from hsfuse.fusion.nets.ssd import Chunks, factored_scan
-from hsfuse.fusion.nets.ssm import Mamba1, Mamba2, selective_scan, ssd_scan
+from hsfuse.fusion.nets.ssm import Mamba1, Mamba2
 
 
 @pytest.fixture(autouse=True)

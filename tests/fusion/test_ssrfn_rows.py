@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from hsfuse.degrade import upsample
-from hsfuse.fusion.methods.ssrfn import network as ssrfn
 from hsfuse.fusion.methods.ssrfn.network import Ssrfn, arsinh, make_network
 from hsfuse.fusion.nets.context import whole
 from hsfuse.fusion.nets.scene_statistics import SceneStatistics
@@ -46,7 +45,7 @@ def test_rows_at_a_time_give_the_same_bands(
     expected = network.parts(hsi, msi, estimate, facts)[1].detach()
     assert expected.std() > 1e-4
     for samples in (1, 2500, 10**9):
-        monkeypatch.setattr(ssrfn, "_SAMPLES_AT_ONCE", samples)
+        monkeypatch.setattr("hsfuse.fusion.methods.ssrfn.bands.SAMPLES_AT_ONCE", samples)
         with torch.inference_mode():
             base, change = network.parts(hsi, msi, estimate, facts)
         torch.testing.assert_close(change, expected, rtol=1e-4, atol=1e-6)

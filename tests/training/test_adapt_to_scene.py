@@ -24,7 +24,7 @@ from hsfuse.simulate.training_scene import training_scene
 from hsfuse.spectral import BandTable, srf_weights
 from hsfuse.workflows.steps.adapt import adapt
 from hsfuse.workflows.steps.array_scene import ArrayProduct
-from hsfuse.workflows.training.training_data import scene_as_training
+from hsfuse.workflows.training.training_scene import scene_as_training
 
 BANDS = BandTable.make(np.linspace(440.0, 900.0, 12))
 

@@ -235,7 +235,7 @@ class SequenceMixer(nn.Module):
         if scan == "channels" and width % CHANNEL_GROUP:
             raise UsageError(f"A scan of the channel axis needs a width that is a multiple of {CHANNEL_GROUP}.")
         inner = CHANNEL_GROUP if scan == "channels" else width
-        self.norm = nn.Identity() if wrap == "bare" else nn.LayerNorm(inner)
+        self.norm: nn.Module = nn.Identity() if wrap == "bare" else nn.LayerNorm(inner)
         self.mamba: nn.Module
         if kind == "mamba2":
             self.mamba = Mamba2(inner, d_state, d_conv, expand, min(headdim, expand * inner))

@@ -1,10 +1,8 @@
 """Adapter to the Triton kernels of ``mamba_ssm``, used on CUDA when that package is installed.
 
-The parameters are those of :class:`hsfuse.fusion.nets.ssm.Mamba2`; only the arithmetic is handed over. Three traps
-are handled here:
+The parameters are those of :class:`hsfuse.fusion.nets.ssm.Mamba2`; only the arithmetic is handed over. Two traps
+are handled here (a build of ``mamba_ssm`` without its CUDA extension cannot be imported, and is not used):
 
-- ``mamba_ssm`` up to 2.3.2.post1 imports its Mamba-1 CUDA extension unconditionally, so a build without it cannot
-  be imported although the Triton kernels need nothing of it; an empty stand-in module lets the import pass.
 - The fused path needs ``causal_conv1d`` and a head count that is a multiple of 8; otherwise the convolution is
   PyTorch's and only the scan is fused.
 - The kernels address memory with 32-bit offsets: beyond 2**31 elements a call returns wrong numbers without an
@@ -16,8 +14,6 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
-import sys
-import types
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -29,7 +25,7 @@ from torch import Tensor
 from hsfuse.log import get_logger
 
 if TYPE_CHECKING:
-    from hsfuse.fusion.nets.ssm import Mamba2
+    from hsfuse.fusion.nets.interfaces import Mamba2Block as Mamba2
 
 MAX_ELEMENTS = 2**31 - 1
 """Largest number of elements of one kernel argument."""
@@ -55,16 +51,7 @@ def load_kernels() -> Kernels | None:
     found = importlib.util.find_spec("mamba_ssm")
     if found is None:
         return None
-    stand_in = "selective_scan_cuda"
-    if stand_in not in sys.modules and importlib.util.find_spec(stand_in) is None:
-        sys.modules[stand_in] = types.ModuleType(stand_in)
     try:
-        try:
-            importlib.import_module("mamba_ssm")
-        except ImportError:  # its language models need packages that the kernels do not
-            bare = types.ModuleType("mamba_ssm")
-            bare.__path__ = list(found.submodule_search_locations or ())
-            sys.modules["mamba_ssm"] = bare
         combined = importlib.import_module("mamba_ssm.ops.triton.ssd_combined")
     except Exception as error:  # a broken installation raises anything from ImportError to RuntimeError
         _log.warning("mamba_ssm is installed but cannot be imported (%s); using the plain path.", error)
@@ -82,16 +69,6 @@ def _version() -> str:
         return importlib.metadata.version("mamba_ssm")
     except importlib.metadata.PackageNotFoundError:
         return "of unknown version"
-
-
-def kernel_status() -> str:
-    """One line for ``hsfuse doctor``: which kernels CUDA runs would use."""
-    if not torch.cuda.is_available():
-        return "not used (no CUDA device)"
-    kernels = load_kernels()
-    if kernels is None:
-        return "plain PyTorch (mamba_ssm not installed)"
-    return f"mamba_ssm {kernels.version}" + ("" if kernels.has_conv else ", without causal_conv1d")
 
 
 def widest_row(block: Mamba2) -> int:

@@ -75,7 +75,7 @@ class Chunks(NamedTuple):
 def factored_scan(
     x: Tensor, b: Tensor, c: Tensor, chunks: Chunks, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor] | None:
-    """The recurrence of :func:`hsfuse.fusion.nets.ssm.ssd_scan`, without gradients.
+    """The recurrence of :func:`hsfuse.fusion.nets.scans.ssd_scan`, without gradients.
 
     Parameters
     ----------

@@ -30,7 +30,8 @@ from hsfuse.workflows.steps.cubes import open_cube, solid_window
 from hsfuse.workflows.steps.inputs import open_pair
 from hsfuse.workflows.steps.methods import check_network
 from hsfuse.workflows.steps.prepare import PreparedScene, prepare_scene
-from hsfuse.workflows.training.training_data import resampling_matrix, scene_as_training
+from hsfuse.workflows.training.training_data import resampling_matrix
+from hsfuse.workflows.training.training_scene import scene_as_training
 
 _log = get_logger(__name__)
 

@@ -21,7 +21,7 @@ from hsfuse.training.scenes import SceneEntry, TrainingScene
 from hsfuse.training.settings import LoopSettings
 from hsfuse.training.source import Sampling
 from hsfuse.training.task import Scores
-from hsfuse.workflows.training.training_data import scene_as_training
+from hsfuse.workflows.training.training_scene import scene_as_training
 
 _log = get_logger(__name__)
 

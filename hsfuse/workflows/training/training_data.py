@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import tempfile
 import zlib
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -13,30 +11,29 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from hsfuse.band_selection import parse_bands, select_bands
 from hsfuse.band_selection.thinning import thin
 from hsfuse.band_selection.windows import windows_of
 from hsfuse.config import RunConfig, TrainConfig
-from hsfuse.degrade import Psf, masked_lowpass_decimate_array
-from hsfuse.errors import InputError, OutputError, UsageError
+from hsfuse.degrade import Psf
+from hsfuse.errors import InputError, UsageError
 from hsfuse.fusion.nets.band_matching import match_bands
 from hsfuse.fusion.nets.header import NetworkHeader
 from hsfuse.grid import Slice2D
 from hsfuse.inference.fill import fill_missing
-from hsfuse.inference.scene import FusionScene
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress
-from hsfuse.readers.choose import likely_role
 from hsfuse.sensors.sentinel2 import BANDS_10M, BANDS_ALL
-from hsfuse.spectral import BandTable, srf_weights
+from hsfuse.spectral import BandTable
 from hsfuse.training.scenes import SceneEntry, TrainingScene
 from hsfuse.workflows.steps.cubes import open_cube
 from hsfuse.workflows.steps.inputs import open_pair
 from hsfuse.workflows.steps.prepare import prepare_scene
 from hsfuse.workflows.training.remixed import remixed_entries, s2_weights
+from hsfuse.workflows.training.training_inputs import TrainingInput
+from hsfuse.workflows.training.training_scene import SceneStore, scene_as_training
 
 _log = get_logger(__name__)
 
@@ -48,14 +45,6 @@ _MAX_DISTANCE_NM = 40.0
 _CACHED_SCENES = 12
 _VALIDATION_SCENES = 8
 """Of the generated scenes, one in so many validates."""
-
-
-@dataclass(frozen=True)
-class TrainingInput:
-    """One scene given by the user: a pair (``msi`` not empty) or a cube."""
-
-    hsi: Path
-    msi: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -81,67 +70,6 @@ class TrainingData:
     msi_bands: tuple[str, ...]
     ratios: tuple[int, ...]
     fingerprint: list[list[Any]]
-
-
-def parse_inputs(paths: Sequence[Path]) -> list[TrainingInput]:
-    """Sort arguments into pairs and cubes: an HSI, and the Sentinel-2 products that follow it.
-
-    A single ``.csv`` file lists one scene a line, ``hsi,msi[;msi...]``, relative to the file; the MSI may be left
-    out.
-
-    Raises
-    ------
-    InputError
-        A file is missing or a line cannot be understood.
-    UsageError
-        The list starts with an MSI.
-    """
-    if len(paths) == 1 and paths[0].suffix.lower() == ".csv":
-        return _read_list(paths[0])
-    found: list[TrainingInput] = []
-    for path in paths:
-        if not path.exists():
-            raise InputError(f"{path} does not exist.", hint="Check the path.")
-        if not _is_msi(path):
-            found.append(TrainingInput(path, ()))
-        elif not found:
-            raise UsageError(
-                f"{path} is a multispectral image; the hyperspectral one comes first.",
-                hint="hsfuse train-reduced PRISMA.he5 SENTINEL2.SAFE -o model.safetensors",
-            )
-        else:
-            found[-1] = replace(found[-1], msi=(*found[-1].msi, path))
-    return found
-
-
-def _is_msi(path: Path) -> bool:
-    # A cube of arrays is no product: `open_cube` reads it.
-    return path.suffix.lower() != ".npz" and likely_role(path) == "msi"
-
-
-def _read_list(path: Path) -> list[TrainingInput]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            rows = [[cell.strip() for cell in row] for row in csv.reader(stream)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(
-            f"The list {path} cannot be read ({error}).", hint="Give a text file, hsi,msi a line."
-        ) from error
-    found = []
-    for number, row in enumerate(rows, start=1):
-        if not any(row) or row[0].startswith("#") or (number == 1 and row[0].lower() == "hsi"):
-            continue
-        if len(row) > 2 or not row[0]:
-            raise InputError(f"Line {number} of {path} is not 'hsi,msi'.", hint="Several MSIs are separated by ';'.")
-        msi = [part.strip() for part in row[1].split(";") if part.strip()] if len(row) == 2 else []
-        files = [path.parent / name for name in (row[0], *msi)]
-        for file in files:
-            if not file.exists():
-                raise InputError(f"{file} (line {number} of {path}) does not exist.", hint="Paths start at the list.")
-        found.append(TrainingInput(files[0], tuple(files[1:])))
-    if not found:
-        raise InputError(f"The list {path} names no scene.", hint="Give one 'hsi,msi' a line.")
-    return found
 
 
 def collect(
@@ -178,7 +106,7 @@ def collect(
     names: tuple[str, ...] = BANDS_ALL if config.s2_bands == "all" else BANDS_10M
     bands = header.bands if header else None
     entries: list[SceneEntry] = []
-    store = _Store(scratch)
+    store = SceneStore(scratch)
     ratios = header.ratios if header else config.ratios
     pairs = [i for i in inputs if i.msi]
     for scene_input in pairs:
@@ -219,82 +147,6 @@ def collect(
     entries += remixed_entries(config, entries[len(pairs) :], bands, names)
     entries += _generated(config, bands, names, max(ratios))
     return TrainingData(tuple(entries), bands, tuple(names), ratios, fingerprint)
-
-
-class _Store:
-    """Keeps scenes in memory as long as there is enough of it, then in nameless files that vanish by themselves."""
-
-    def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
-        self._left = psutil.virtual_memory().available // 4
-
-    def keep(self, scene: TrainingScene) -> TrainingScene:
-        """Return the scene, backed by memory or by a file."""
-        self._left -= scene.reference.nbytes
-        if self._left >= 0 or self._folder is None:
-            return scene
-        _log.info("%s is kept on disk while training: memory is short.", scene.name)
-        return replace(scene, reference=_on_disk(scene.reference, self._folder))
-
-
-def _blank(shape: tuple[int, ...], folder: Path | None) -> NDArray[np.float32]:
-    if folder is None:
-        return np.empty(shape, np.float32)
-    try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            return np.memmap(file, np.float32, mode="w+", shape=shape)
-    except OSError as error:
-        raise OutputError(
-            f"The scene cannot be kept in {folder} while training ({error.strerror}).",
-            hint="Free some space or memory, or cut the area with --aoi.",
-        ) from error
-
-
-def _on_disk(array: NDArray[np.float32], folder: Path) -> NDArray[np.float32]:
-    try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            np.ascontiguousarray(array).tofile(file)
-            file.flush()
-            # The map outlives the file's name and handle; the space is free again when training ends, however it ends.
-            return np.memmap(file, np.float32, mode="r", shape=array.shape)
-    except OSError as error:
-        raise OutputError(
-            f"A scene of {array.nbytes / 1e6:.0f} MB cannot be kept in {folder} ({error.strerror}).",
-            hint="Free some space or memory, or train on fewer scenes.",
-        ) from error
-
-
-def scene_as_training(scene: FusionScene, name: str, *, scratch: Path | None = None) -> TrainingScene:
-    """Read a prepared pair and bring its MSI to the HSI's grid (the first half of Wald's protocol).
-
-    ``scratch`` is a folder for the HSI, as a file without a name; None keeps it in memory.
-    """
-    grid, ratio = scene.grid, scene.ratio
-    shape = (grid.height, grid.width)
-    reference = _blank((len(scene.bands), *shape), scratch)
-    msi = np.empty((len(scene.msi.band_names), *shape), np.float32)
-    valid = np.empty(shape, bool)
-    reach = scene.psf.reach_px(ratio)
-    for row0 in range(0, grid.height, _STRIP_ROWS):
-        rows = Slice2D(row0, min(row0 + _STRIP_ROWS, grid.height), 0, grid.width)
-        padded = Slice2D(rows.row0 - reach, rows.row1 + reach, 0, grid.width).clipped(*shape)
-        fine, cloud = scene.read_msi(padded)
-        usable = ~np.any(np.isnan(fine), axis=0)
-        if scene.mask_cloud:
-            usable &= ~cloud
-        coarse, seen = masked_lowpass_decimate_array(np.nan_to_num(fine), usable, ratio, scene.psf)
-        inner = slice(rows.row0 - padded.row0, rows.row1 - padded.row0)
-        cube, missing = fill_missing(scene.read_hsi(rows))
-        into = slice(rows.row0, rows.row1)
-        reference[:, into] = cube
-        msi[:, into] = coarse[:, inner]
-        valid[into] = seen[inner] & ~np.any(missing, axis=0)
-    msi[:, ~valid & np.isnan(msi).any(axis=0)] = np.nan
-    msi, _ = fill_missing(msi)
-    bands = scene.hsi.bands.take(scene.bands)
-    responses = scene.msi.responses
-    srf = (srf_weights(bands, responses),) if responses is not None else ()
-    return TrainingScene(name, reference, valid, msi, srf, scene.psf, "measured")
 
 
 def _load_pair(

@@ -13,7 +13,7 @@ SSRFN, IEEE JSTARS 17, 2024, doi 10.1109/JSTARS.2024.3469184.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from hsfuse.degrade import Window, upsample
 from hsfuse.errors import UsageError
+from hsfuse.fusion.methods.ssrfn.bands import EstimateFeatures, bands_to, rows_at_once
 from hsfuse.fusion.methods.ssrfn.blocks import (
     CyclicErrors,
     DeepFeatures,
@@ -42,30 +43,6 @@ MIN_STD = 1e-4
 """Floor of a band's deviation, reflectance."""
 _SMALLEST_RATIO = 3
 """That networks are trained for."""
-_SAMPLES_AT_ONCE = 300_000
-
-
-class _EstimateFeatures(NamedTuple):
-    """What the network takes from a base estimate: features, its mean at low resolution, what skips the network.
-
-    Shapes (n, feature, row, col), (n, band, row / ratio, col / ratio), (n, band, row, col); the base estimate is in
-    units of the bands' deviations, its detail in units of its expected error.
-    """
-
-    features: Tensor
-    low: Tensor | None
-    skip: Tensor | None
-
-
-def _bands_to(conv: nn.Conv2d | None, x: Tensor) -> Tensor:
-    """Apply a 1x1 convolution to (n, band, row, col) that lies plane by plane: bands need not become the last axis."""
-    if conv is None:
-        raise RuntimeError("the network has no such layer")
-    weight = conv.weight.flatten(1)
-    out = torch.matmul(weight, x.flatten(2))
-    if conv.bias is not None:
-        out = out + conv.bias[:, None]
-    return out.unflatten(2, x.shape[2:])
 
 
 def _film(fresh: Tensor, noise: tuple[Tensor, Tensor] | None) -> Tensor:
@@ -73,17 +50,6 @@ def _film(fresh: Tensor, noise: tuple[Tensor, Tensor] | None) -> Tensor:
     if noise is None:
         return fresh
     return fresh * noise[0] + noise[1] if torch.is_grad_enabled() else fresh.mul_(noise[0]).add_(noise[1])
-
-
-def _rows_at_once(x: Tensor, bands: int, ratio: int = 1) -> int:
-    """Rows of an image, multiples of ``ratio``, whose bands are worked off at a time.
-
-    Without gradients on a CPU that is what fits the cache, else all.
-    """
-    count, _, rows, cols = x.shape
-    if torch.is_grad_enabled() or x.is_cuda:
-        return rows
-    return max(_SAMPLES_AT_ONCE // max(count * bands * cols * ratio, 1), 1) * ratio
 
 
 def _column(x: Tensor) -> Tensor:
@@ -238,7 +204,7 @@ class Ssrfn(nn.Module):
 
     def _read_estimate(
         self, base: Tensor, mean: Tensor, std: Tensor, level: Tensor | None, ratio: int, shown: Window
-    ) -> _EstimateFeatures:
+    ) -> EstimateFeatures:
         """Project the base estimate's bands to features; what is as large as itself lives for a few rows only.
 
         What skips the network is made for the pixels that are shown.
@@ -247,7 +213,7 @@ class Ssrfn(nn.Module):
         if done is not None:
             return done
         rows = base.shape[2]
-        step = _rows_at_once(base, base.shape[1], ratio)
+        step = rows_at_once(base, base.shape[1], ratio)
         if step >= rows:
             return self._read_rows(base, slice(0, rows), mean, std, level, ratio, shown)
         count, _, _, cols = base.shape
@@ -266,18 +232,18 @@ class Ssrfn(nn.Module):
             if skip is not None and part.skip is not None:
                 first = max(at.start - shown[0].start, 0)
                 skip[:, :, first : first + part.skip.shape[2]] = part.skip
-        return _EstimateFeatures(features, low, skip)
+        return EstimateFeatures(features, low, skip)
 
     def _read_compiled(
         self, base: Tensor, mean: Tensor, std: Tensor, level: Tensor | None, ratio: int, shown: Window
-    ) -> _EstimateFeatures | None:
+    ) -> EstimateFeatures | None:
         """Read the base estimate by the C kernel; None where it does not serve."""
         plain, detail, skip = self.estimate_in, self.detail_in, self.spectral_skip
         if level is None or plain is None or detail is None or skip is None:
             return None
         maps = plain.weight.flatten(1), detail.weight.flatten(1), skip.weight.flatten(1)
         done = read_estimate(base, (mean, std, level), maps, (plain.bias, detail.bias), ratio, shown)
-        return None if done is None else _EstimateFeatures(*done)
+        return None if done is None else EstimateFeatures(*done)
 
     def _read_rows(
         self,
@@ -288,14 +254,14 @@ class Ssrfn(nn.Module):
         level: Tensor | None,
         ratio: int,
         shown: Window,
-    ) -> _EstimateFeatures:
+    ) -> EstimateFeatures:
         dtype = self.sfe_hsi.skip.weight.dtype
         first, last = (max(rows.start - 1, 0), min(rows.stop + 1, base.shape[2])) if level is not None else (
             rows.start, rows.stop
         )  # fmt: skip
         around = (base[:, :, first:last] - mean) / std
         d = around[:, :, rows.start - first : rows.stop - first]
-        features, detail, low = [_bands_to(self.estimate_in, d.to(dtype))], d, None
+        features, detail, low = [bands_to(self.estimate_in, d.to(dtype))], d, None
         if level is not None:
             above, below = int(rows.start == first), int(rows.stop == last)
             # In float32 whatever the network's type: a difference of neighbours would be lost in half precision.
@@ -303,16 +269,16 @@ class Ssrfn(nn.Module):
             low = pool(d, ratio)
         detail = detail.to(dtype)
         if level is not None:
-            features.append(_bands_to(self.detail_in, detail))
+            features.append(bands_to(self.detail_in, detail))
         first, last = (min(max(edge - rows.start, 0), d.shape[2]) for edge in (shown[0].start, shown[0].stop))
         seen = detail[:, :, first:last, shown[1]]
-        skip = _bands_to(self.spectral_skip, seen) if self.spectral_skip is not None and first < last else None
-        return _EstimateFeatures(torch.cat(features, dim=1), low, skip)
+        skip = bands_to(self.spectral_skip, seen) if self.spectral_skip is not None and first < last else None
+        return EstimateFeatures(torch.cat(features, dim=1), low, skip)
 
     def _leave(self, features: Tensor, skip: Tensor | None, unit: Tensor) -> Tensor:
         """Turn the last features into bands, add what skips the network, and bring both to ``unit``; float32."""
         head = self.ffm.head
-        step = _rows_at_once(features, unit.shape[1])
+        step = rows_at_once(features, unit.shape[1])
         if head is None or step >= features.shape[2]:
             out = (features if head is None else head(features)).float()
             return (out if skip is None else out + skip.float()) * unit
@@ -320,7 +286,7 @@ class Ssrfn(nn.Module):
         result = torch.zeros(shape) if skip is None else skip
         for top in range(0, shape[2], step):
             at = slice(top, top + step)
-            result[:, :, at].add_(_bands_to(head, features[:, :, at])).mul_(unit)
+            result[:, :, at].add_(bands_to(head, features[:, :, at])).mul_(unit)
         return result
 
     def _network(

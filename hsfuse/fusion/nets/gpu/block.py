@@ -13,7 +13,7 @@ from torch import Tensor
 from hsfuse.log import get_logger
 
 if TYPE_CHECKING:
-    from hsfuse.fusion.nets.ssm import Mamba2
+    from hsfuse.fusion.nets.interfaces import Mamba2Block as Mamba2
 
 _log = get_logger(__name__)
 WIDEST_NORM = 8192

@@ -13,7 +13,7 @@ from hsfuse.fusion.nets.gpu import block as own
 from hsfuse.log import get_logger
 
 if TYPE_CHECKING:
-    from hsfuse.fusion.nets.ssm import Mamba2
+    from hsfuse.fusion.nets.interfaces import Mamba2Block as Mamba2
 
 Forward = Callable[["Mamba2", Tensor], Tensor]
 Shape = tuple[object, ...]

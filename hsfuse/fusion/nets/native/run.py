@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from hsfuse.fusion.nets.interfaces import Mamba2Block, Mixer
 from hsfuse.fusion.nets.native.abi import FLOAT_FIELDS, HALF_FIELDS, Block, Layout, fits, run_parallel
 from hsfuse.fusion.nets.native.build import native_library
 from hsfuse.fusion.nets.native.packing import PreparedLayers, packed
-from hsfuse.fusion.nets.ssm import Mamba2
 from hsfuse.native import NativeLibrary
 from hsfuse.native.build import best_isa
-
-if TYPE_CHECKING:
-    from hsfuse.fusion.nets.layers import SequenceMixer
 
 MIN_LENGTH = 16
 """Shorter sequences are left to PyTorch: the kernels work in blocks of 48 tokens."""
@@ -31,14 +28,15 @@ class _Prepared:
     keep: dict[str, Tensor]
 
 
-def usable(mixer: SequenceMixer, x: Tensor) -> bool:
+def usable(mixer: Mixer, x: Tensor) -> bool:
     """Whether the kernels can run ``mixer`` on ``x``: inference on a CPU, sizes that fill whole vectors."""
-    mamba = mixer.mamba
+    if mixer.kind != "mamba2":
+        return False
+    mamba = cast(Mamba2Block, mixer.mamba)
     return (
         x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.bfloat16)
         and not torch.is_grad_enabled()
-        and isinstance(mamba, Mamba2)
         and fits(mamba.d_model, mamba.headdim, mamba.d_state, mamba.d_conv)
         and not torch.is_autocast_enabled("cpu")
         and native_library() is not None
@@ -56,7 +54,7 @@ def half_is_fast() -> bool:
     return bool(native.library.hsf_has_half_product())
 
 
-def run_lines(mixer: SequenceMixer, tokens: Tensor, out: Tensor, *, columns: bool, backwards: bool) -> None:
+def run_lines(mixer: Mixer, tokens: Tensor, out: Tensor, *, columns: bool, backwards: bool) -> None:
     """Run a mixer along the lines of images.
 
     Parameters
@@ -77,7 +75,7 @@ def run_lines(mixer: SequenceMixer, tokens: Tensor, out: Tensor, *, columns: boo
             run_sequences(mixer, image, target, backwards=backwards)
 
 
-def run_sequences(mixer: SequenceMixer, tokens: Tensor, out: Tensor, *, backwards: bool = False) -> None:
+def run_sequences(mixer: Mixer, tokens: Tensor, out: Tensor, *, backwards: bool = False) -> None:
     """Run a mixer over sequences (sequence, token, channel), writing into ``out`` of the same shape.
 
     Raises
@@ -111,10 +109,8 @@ def run_sequences(mixer: SequenceMixer, tokens: Tensor, out: Tensor, *, backward
     run_parallel(part, count)
 
 
-def _pack(mixer: SequenceMixer, native: NativeLibrary) -> _Prepared:
-    mamba, norm = mixer.mamba, mixer.norm
-    if not isinstance(mamba, Mamba2):
-        raise TypeError("only Mamba-2 blocks have compiled kernels")
+def _pack(mixer: Mixer, native: NativeLibrary) -> _Prepared:
+    mamba, norm = cast(Mamba2Block, mixer.mamba), mixer.norm
     values = {
         "conv_weight": mamba.conv1d.weight.squeeze(1).t(),
         "conv_bias": torch.zeros(mamba.conv1d.out_channels) if mamba.conv1d.bias is None else mamba.conv1d.bias,
@@ -139,4 +135,4 @@ def _pack(mixer: SequenceMixer, native: NativeLibrary) -> _Prepared:
     return _Prepared(block, keep)
 
 
-_prepared: PreparedLayers[SequenceMixer, _Prepared] = PreparedLayers(_pack)
+_prepared: PreparedLayers[Any, _Prepared] = PreparedLayers(_pack)

@@ -14,7 +14,7 @@ from hsfuse.fusion.nets.native.build import native_library
 from hsfuse.native import NativeLibrary
 
 if TYPE_CHECKING:
-    from hsfuse.fusion.nets.ssm import Mamba2
+    from hsfuse.fusion.nets.interfaces import Mamba2Block as Mamba2
 
 
 def usable(block: Mamba2, u: Tensor) -> bool:
