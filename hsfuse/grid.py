@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -209,10 +210,14 @@ class Grid:
         return block
 
     def bounds_in(self, crs: CRS) -> Bounds:
-        """Return this grid's extent in another reference system (edges densified)."""
-        if crs == self.crs:
-            return self.bounds
-        return Bounds(*transform_bounds(self.crs, crs, *self.bounds, densify_pts=21))
+        """Return this grid's extent in another reference system (edges densified).
+
+        Raises
+        ------
+        OverlapError
+            It has none there: the systems belong to different parts of the world.
+        """
+        return reproject_bounds(self.crs, crs, self.bounds)
 
     def aligned_with(self, other: Grid, *, tolerance_px: float = 1e-3) -> bool:
         """Tell whether both grids share the reference system, pixel size and pixel edges."""
@@ -257,12 +262,49 @@ def utm_crs(longitude_deg: float, latitude_deg: float) -> CRS:
     return CRS.from_epsg((32600 if latitude_deg >= 0 else 32700) + zone)
 
 
+def reproject_bounds(source: CRS, target: CRS, bounds: Bounds) -> Bounds:
+    """Return an extent in another reference system (edges densified).
+
+    Raises
+    ------
+    OverlapError
+        It has none there.
+    """
+    if source == target:
+        return bounds
+    with _no_place(source, target):
+        return Bounds(*transform_bounds(source, target, *bounds, densify_pts=21))
+
+
+@contextmanager
+def _no_place(source: CRS, target: CRS) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        # GDAL's own errors have no public class in rasterio.
+        raise OverlapError(
+            f"Positions in {_short_name(source)} have no place in {_short_name(target)} ({error}).",
+            hint="Check the reference systems and coordinates of the inputs.",
+        ) from error
+
+
+def _short_name(crs: CRS) -> str:
+    return str(crs.to_string())[:80]
+
+
 def reproject_xy(
     source: CRS, target: CRS, x: NDArray[np.floating], y: NDArray[np.floating]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Transform map coordinates; arrays of any (equal) shape."""
+    """Transform map coordinates; arrays of any (equal) shape.
+
+    Raises
+    ------
+    OverlapError
+        The coordinates have no place in the target system at all.
+    """
     if source == target:
         return np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     xs, ys = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    out_x, out_y = transform_points(source, target, xs.ravel(), ys.ravel())
+    with _no_place(source, target):
+        out_x, out_y = transform_points(source, target, xs.ravel(), ys.ravel())
     return np.asarray(out_x).reshape(xs.shape), np.asarray(out_y).reshape(ys.shape)

@@ -10,7 +10,10 @@ from hsfuse.grid import Grid
 
 def touches(grid: Grid, target: Grid) -> bool:
     """Whether two grids share any area."""
-    return target.bounds_in(grid.crs).intersect(grid.bounds) is not None
+    try:
+        return target.bounds_in(grid.crs).intersect(grid.bounds) is not None
+    except OverlapError:
+        return False
 
 
 def no_overlap(names: Sequence[str]) -> OverlapError:

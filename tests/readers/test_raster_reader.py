@@ -381,3 +381,25 @@ def test_real_enmap_cube(shared_data):
         want = np.where(raw == -32768, np.nan, raw / 1e4)
         np.testing.assert_allclose(product.read(block, [red])[0], want, rtol=1e-6)
         assert product.valid(product.grid.full).mean() == pytest.approx(0.6, abs=0.03)
+
+
+def test_band_names_that_are_not_in_utf8(tmp_path):
+    path = write(tmp_path / "cube.bil", numbers(), driver="ENVI", interleave="BIL")
+    header = tmp_path / "cube.hdr"
+    entries = header.read_bytes().split(b"band names")[0] + b"band names = {blau, gr\xfcn, rot, nir, swir 1, swir 2}\n"
+    header.write_bytes(entries + b"description = {Gr\xfc\xdfe}\nreflectance scale factor = 10000\n")
+    with RasterMsi(path) as product:
+        assert product.band_names == ("blau", "grün", "rot", "nir", "swir 1", "swir 2")
+        np.testing.assert_allclose(product.read(FULL), numbers() / 1e4, rtol=1e-6)
+
+
+def test_a_reference_system_without_a_place_on_earth(tmp_path):
+    moon = CRS.from_wkt(
+        'PROJCS["m",GEOGCS["m",DATUM["Moon",SPHEROID["Moon",1737400,0]],PRIMEM["x",0],UNIT["degree",0.0174532925199433]],'
+        'PROJECTION["Transverse_Mercator"],PARAMETER["scale_factor",1],UNIT["metre",1]]'
+    )
+    try:
+        with RasterMsi(write(tmp_path / "m.tif", numbers(), crs=moon)) as product:
+            assert product.grid.shape == (ROWS, COLS)
+    except InputError as error:
+        assert "related to longitude and latitude" in error.message  # noqa: PT017 - PROJ's versions differ

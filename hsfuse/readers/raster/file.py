@@ -21,7 +21,8 @@ from hsfuse.readers.blocks import check_block
 from hsfuse.readers.gdal import RASTER_DRIVERS, FolderAlias, open_image
 from hsfuse.readers.raster.envi_header import check_size, data_file, header_of
 from hsfuse.readers.raster.map_grid import read_grid
-from hsfuse.readers.raster.metadata import BandMetadata, read_band_metadata, reflectance_scale_factor
+from hsfuse.readers.raster.metadata import BandMetadata, normalised, read_band_metadata, reflectance_scale_factor
+from hsfuse.readers.raster.tags import descriptions, tags
 from hsfuse.readers.raster.values import HUGE, LOWEST_REFLECTANCE, Declared, read_meaning, take_sample
 from hsfuse.readers.stored import StoredAs
 
@@ -202,18 +203,21 @@ class RasterFile:
 
     def names(self) -> tuple[str, ...]:
         """Band descriptions, ``B1`` and so on where there are none."""
-        return tuple(self._dataset.descriptions[index - 1] or f"B{index}" for index in self.indexes)
+        texts = descriptions(self._dataset)
+        listed = [name.strip() for name in self.header.entries.get("band names", "").strip("{}").split(",")]
+        if not any(texts) and len(listed) == len(texts):
+            texts = tuple(listed)
+        return tuple(texts[index - 1] or f"B{index}" for index in self.indexes)
 
     def info(self, attributes: Mapping[str, Any]) -> ProductInfo:
         """Facts about the file."""
-        tags = {key.lower().replace(" ", "_"): value for key, value in self._dataset.tags(ns="ENVI").items()}
-        tags = {key.replace(" ", "_"): value for key, value in self.header.entries.items()} | tags
+        facts = normalised(self.header.entries) | normalised(tags(self._dataset, ns="ENVI"))
         return ProductInfo(
             name=self.path.name,
-            sensor=tags.get("sensor_type", "unknown"),
+            sensor=facts.get("sensor_type", "unknown"),
             level="",
             path=self.path,
-            start=_time(tags.get("acquisition_time")),
+            start=_time(facts.get("acquisition_time")),
             attributes={"driver": self._dataset.driver, "epsg": self.grid.crs.to_epsg(), **attributes},
             warnings=tuple(self.warnings),
         )
@@ -238,8 +242,8 @@ class RasterFile:
             offset=self._offset[bands],
             tag_scale=tuple(float(dataset.scales[band]) for band in bands),
             tag_offset=tuple(float(dataset.offsets[band]) for band in bands),
-            tags=plain(dataset.tags()),
-            band_tags=tuple(plain(dataset.tags(index)) for index in self.indexes),
+            tags=plain(tags(dataset)),
+            band_tags=tuple(plain(tags(dataset, index)) for index in self.indexes),
         )
 
     def close(self) -> None:

@@ -21,6 +21,7 @@ from rasterio.io import DatasetReader
 
 from hsfuse.errors import InputError
 from hsfuse.readers.raster.envi_header import EnviHeader
+from hsfuse.readers.raster.tags import descriptions, domains, tags
 from hsfuse.spectral import BandTable
 
 FloatList = NDArray[np.float64]
@@ -109,7 +110,7 @@ def read_band_metadata(dataset: DatasetReader, indexes: list[int], header: EnviH
         found = [
             _imagery(dataset, indexes),
             _band_items(dataset, indexes),
-            *(_lists(dataset.tags(ns=ns), indexes, dataset.count, "dataset metadata") for ns in domains(dataset)),
+            *(_lists(tags(dataset, ns=ns), indexes, dataset.count, "dataset metadata") for ns in list_domains(dataset)),
             in_header,
         ]
     if all(source.centre is None and not source.problems for source in found):
@@ -138,18 +139,18 @@ def read_band_metadata(dataset: DatasetReader, indexes: list[int], header: EnviH
     return BandMetadata(numbers.values, fwhm, good, best.source, tuple(dict.fromkeys(problems)))
 
 
-def domains(dataset: DatasetReader) -> list[str | None]:
+def list_domains(dataset: DatasetReader) -> list[str | None]:
     """Metadata domains of a dataset that may hold lists, the ENVI domain first, the default domain last."""
     skip = {"IMAGE_STRUCTURE", "DERIVED_SUBDATASETS", "GEOLOCATION", "RPC", "COLOR_PROFILE"}
-    others = [name for name in dataset.tag_namespaces() if name not in skip and not name.startswith("xml:")]
+    others = [name for name in domains(dataset) if name not in skip and not name.startswith("xml:")]
     return [*sorted(others, key=lambda name: name != "ENVI"), None]
 
 
 def _imagery(dataset: DatasetReader, indexes: list[int]) -> _Found:
     name = "IMAGERY metadata"
-    tags = [dataset.tags(index, ns="IMAGERY") for index in indexes]
-    centre, problems = _per_band([item.get("CENTRAL_WAVELENGTH_UM") for item in tags], indexes, name)
-    fwhm, _ = _per_band([item.get("FWHM_UM") for item in tags], indexes, name)
+    imagery = [tags(dataset, index, ns="IMAGERY") for index in indexes]
+    centre, problems = _per_band([item.get("CENTRAL_WAVELENGTH_UM") for item in imagery], indexes, name)
+    fwhm, _ = _per_band([item.get("FWHM_UM") for item in imagery], indexes, name)
     if centre is None:
         return _Found(name, problems=problems)
     return _Found(name, centre.times(1000.0), None if fwhm is None else fwhm.times(1000.0), problems=problems)
@@ -160,8 +161,8 @@ def _band_items(dataset: DatasetReader, indexes: list[int]) -> _Found:
     bands = []
     for index in indexes:
         items: dict[str, str] = {}
-        for domain in [*dataset.tag_namespaces(index), None]:
-            items |= normalised(dataset.tags(index, ns=domain) if domain else dataset.tags(index))
+        for domain in [*domains(dataset, index), None]:
+            items |= normalised(tags(dataset, index, ns=domain))
         bands.append(items)
     key = next((key for key in _CENTRE_ITEMS if any(key in item for item in bands)), _CENTRE_ITEMS[0])
     centre, problems = _per_band([item.get(key) for item in bands], indexes, name)
@@ -178,8 +179,8 @@ def _band_items(dataset: DatasetReader, indexes: list[int]) -> _Found:
     return _Found(name, centre.times(factor), None if fwhm is None else fwhm.times(factor), good, problems)
 
 
-def _lists(tags: Mapping[str, str], indexes: list[int], count: int, source: str) -> _Found:
-    items = normalised(tags)
+def _lists(entries: Mapping[str, str], indexes: list[int], count: int, source: str) -> _Found:
+    items = normalised(entries)
     problems: list[str] = []
 
     def texts(name: str, what: str) -> list[str] | None:
@@ -214,8 +215,9 @@ def _lists(tags: Mapping[str, str], indexes: list[int], count: int, source: str)
 def _descriptions(dataset: DatasetReader, indexes: list[int]) -> _Found:
     centres: list[str] = []
     units = set()
+    texts = descriptions(dataset)
     for index in indexes:
-        match = _IN_DESCRIPTION.search((dataset.descriptions[index - 1] or "")[:_DESCRIPTION_LENGTH])
+        match = _IN_DESCRIPTION.search((texts[index - 1] or "")[:_DESCRIPTION_LENGTH])
         if match is None:
             return _Found("band descriptions")
         units.add(match[2][0].lower() == "n")
@@ -226,9 +228,9 @@ def _descriptions(dataset: DatasetReader, indexes: list[int]) -> _Found:
     return _Found("band descriptions", centre.times(1.0 if units.pop() else 1000.0))
 
 
-def normalised(tags: Mapping[str, str]) -> dict[str, str]:
+def normalised(items: Mapping[str, str]) -> dict[str, str]:
     """Return metadata items by lower-case name with underscores."""
-    return {name.strip().lower().replace(" ", "_"): value for name, value in tags.items()}
+    return {name.strip().lower().replace(" ", "_"): value for name, value in items.items()}
 
 
 def _per_band(
@@ -290,8 +292,8 @@ def reflectance_scale_factor(dataset: DatasetReader, header: EnviHeader) -> floa
     InputError
         It is no number, or none that can be meant.
     """
-    for tags in (*(dataset.tags(ns=domain) for domain in domains(dataset)), header.entries):
-        text = normalised(tags).get("reflectance_scale_factor")
+    for items in (*(tags(dataset, ns=domain) for domain in list_domains(dataset)), header.entries):
+        text = normalised(items).get("reflectance_scale_factor")
         if text is None:
             continue
         try:

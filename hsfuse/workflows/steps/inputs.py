@@ -45,6 +45,12 @@ def open_pair(hsi_path: Path, msi_paths: Sequence[Path], config: RunConfig, stac
     """
     hsi = open_hsi(hsi_path, cut_nm=config.vnir_swir_cut_nm)
     stack.callback(hsi.close)
+    if min(hsi.grid.shape) < _MIN_SIZE_PX:
+        raise OverlapError(
+            f"{hsi.info.name} has only {hsi.grid.height} x {hsi.grid.width} pixels "
+            f"(at least {_MIN_SIZE_PX} x {_MIN_SIZE_PX}).",
+            hint="Give a larger part of the scene.",
+        )
     msi = open_msi(list(msi_paths), bands=config.s2_bands, target=hsi.grid, verify=config.verify)
     stack.callback(msi.close)
     ratio = pixel_ratio(hsi.grid, msi.grid, config.ratio)
