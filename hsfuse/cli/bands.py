@@ -16,7 +16,13 @@ def add_to(app: typer.Typer) -> None:
     @app.command("bands")
     def bands(
         path: Annotated[Path, typer.Argument(help="hyperspectral product")],
-        count: Annotated[str, typer.Option("--bands", help="a number, 'all', or a text file with wavelengths")] = "100",
+        count: Annotated[
+            str | None,
+            typer.Option(
+                "--bands",
+                help="a number, 'all', or a text file with wavelengths (default: 100, all of a product with fewer)",
+            ),
+        ] = None,
         cut_nm: Annotated[float, typer.Option("--vnir-swir-cut-nm", help="VNIR below, SWIR above")] = 950.0,
         verbose: Verbose = False,
         quiet: Quiet = False,

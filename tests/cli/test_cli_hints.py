@@ -76,3 +76,26 @@ def test_settings_of_the_verdict_are_described() -> None:
     for name in (*thresholds, "search_m", "correct_swir"):
         assert len(CoregisterConfig.model_fields[name].description or "") > 20
         assert f"--{name.replace('_', '-')}" in shown
+
+
+def test_a_product_of_few_bands_is_taken_whole_where_nobody_asked_for_more(tmp_path):
+    import numpy as np
+    import rasterio
+
+    from hsfuse.errors import InputError
+    from hsfuse.progress import SilentProgress
+    from hsfuse.workflows.bands import inspect_bands
+
+    cube = np.random.default_rng(0).integers(500, 4000, (62, 24, 24)).astype(np.int16)
+    path = tmp_path / "chris.tif"
+    with rasterio.open(
+        path, "w", driver="GTiff", height=24, width=24, count=62, dtype="int16", crs="EPSG:32633",
+        transform=rasterio.Affine(30, 0, 0, 0, -30, 0),
+    ) as out:  # fmt: skip
+        out.write(cube)
+        for band in range(62):
+            out.update_tags(band + 1, wavelength=410 + 9 * band, wavelength_units="nm")
+    found = inspect_bands(path, None, cut_nm=950.0, progress=SilentProgress())
+    assert len(found.table) == 62
+    with pytest.raises(InputError, match="62 bands, fewer than the 100"):
+        inspect_bands(path, "100", cut_nm=950.0, progress=SilentProgress())

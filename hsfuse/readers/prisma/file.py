@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -113,17 +114,25 @@ class He5File:
         _log.info("unpacking %s (%.2f GB)", member.filename, member.file_size / 1e9)
         unpacked = Path(self._folder.name) / "product.he5"
         try:
-            with zipfile.ZipFile(self.path) as archive, archive.open(member) as source, unpacked.open("wb") as sink:
-                shutil.copyfileobj(source, sink, 16 << 20)
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, ValueError) as error:
-            # RuntimeError: encrypted member; NotImplementedError: unknown compression.
-            raise InputError(f"{self.path}: the zip cannot be unpacked ({error}).", hint=ORDER_HINT) from error
+            with unpacked.open("wb") as sink:
+                for piece in self._pieces(member):
+                    sink.write(piece)
         except OSError as error:
             raise OutputError(
                 f"{self.path}: unpacking to {tempfile.gettempdir()} failed ({error.strerror or error}).",
                 hint="Set TMPDIR to a folder with more room.",
             ) from error
         return unpacked
+
+    def _pieces(self, member: zipfile.ZipInfo) -> Iterator[bytes]:
+        """Content of a member of the zip; whatever is wrong with the archive is an error of the input."""
+        try:
+            with zipfile.ZipFile(self.path) as archive, archive.open(member) as source:
+                while piece := source.read(16 << 20):
+                    yield piece
+        except (*DAMAGED, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+            # RuntimeError: encrypted member; NotImplementedError: unknown compression.
+            raise InputError(f"{self.path}: the zip cannot be unpacked ({_short(error)}).", hint=ORDER_HINT) from error
 
     def close(self) -> None:
         """Close the file and remove what was unpacked."""

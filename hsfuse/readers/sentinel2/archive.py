@@ -157,7 +157,9 @@ class SafeArchive:
             with self._lock, self._stream(name) as stream:
                 content = stream.read(MAX_TEXT_BYTES + 1)
         except (*_DAMAGED_ZIP, KeyError) as error:
-            raise InputError(f"{name} of {self.name} cannot be read: {error}.") from error
+            raise InputError(
+                f"{name} of {self.name} cannot be read: {error}.", hint="Download or unpack the product again."
+            ) from error
         if len(content) > MAX_TEXT_BYTES:
             raise InputError(
                 f"{name} of {self.name} is larger than {MAX_TEXT_BYTES >> 20} MB, which no metadata file is.",
@@ -266,7 +268,9 @@ class SafeArchive:
                 file.seek(info.header_offset)
                 fields = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
         except (OSError, ValueError, struct.error) as error:
-            raise InputError(f"{info.filename} cannot be read from {self.path.name}: {error}.") from error
+            raise InputError(
+                f"{info.filename} cannot be read from {self.path.name}: {error}.", hint="Download the product again."
+            ) from error
         if fields[0] != b"PK\x03\x04":
             raise InputError(
                 f"{info.filename} cannot be read from {self.path.name}: the archive is damaged.",

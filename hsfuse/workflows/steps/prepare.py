@@ -63,9 +63,10 @@ def prepare_scene(
     """
     matching = Psf(config.psf_fwhm) if config.psf_fwhm != "auto" else _MATCHING_PSF
     # A request that cannot be met fails before minutes of matching; the bands themselves are examined beside it.
-    check_bands(pair.hsi, config.bands, network_nm)
+    wanted = band_request(pair.hsi, config.bands, asked="bands" in config.model_fields_set)
+    check_bands(pair.hsi, wanted, network_nm)
     with ThreadPoolExecutor(1, thread_name_prefix="hsfuse-bands") as beside:
-        examining = beside.submit(select_scene_bands, pair.hsi, config.bands, hidden(progress), network_nm)
+        examining = beside.submit(select_scene_bands, pair.hsi, wanted, hidden(progress), network_nm)
         result = align(pair, config, matching, progress)
         selection = examining.result()
     if not result.trusted:
@@ -141,6 +142,11 @@ def check_bands(hsi: HyperspectralProduct, request: str, network_nm: Sequence[fl
         return
     wanted = parse_bands(request)
     check_request(hsi, count=wanted.count, wavelengths_nm=wanted.wavelengths_nm)
+
+
+def band_request(hsi: HyperspectralProduct, bands: str, *, asked: bool) -> str:
+    """Return the ``--bands`` that is meant: all of a product that has fewer than the usual number nobody asked for."""
+    return bands if asked or not bands.isdigit() or int(bands) <= len(hsi.bands) else "all"
 
 
 def select_scene_bands(

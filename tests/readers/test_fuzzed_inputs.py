@@ -1,0 +1,131 @@
+"""Damage of every kind ends as an error of the input: a sample of many thousand mutations, always the same ones."""
+
+from __future__ import annotations
+
+import random
+import re
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import rasterio
+from rasterio.crs import CRS
+from safe_samples import make_safe, zip_product
+
+from hsfuse.errors import InputError, OverlapError
+from hsfuse.grid import Grid
+from hsfuse.readers import open_product
+from hsfuse.simulate.prisma import PrismaBlock, PrismaLayout, write_prisma_l2d
+
+WORDS = [
+    b"nan", b"inf", b"-1", b"0", b"1e30", b"", b"{", b"true", b"99999999999999999999", b"\xff\xfe", b"a" * 5000,
+    b"[[[[", b"../../../etc/passwd", b"-9999", b"1e-30", b"\0",
+]  # fmt: skip
+TRIES = 25
+
+
+def _text(raw: bytes, rng: random.Random) -> bytes:
+    changed = bytearray(raw)
+    spots = [match.span() for match in re.finditer(rb"[0-9.]+|[A-Za-z_]{3,}", raw)]
+    for first, last in sorted(rng.sample(spots, rng.choice((1, 2, 4))), reverse=True):
+        changed[first:last] = rng.choice(WORDS)
+    return bytes(changed)
+
+
+def _flip(raw: bytes, rng: random.Random) -> bytes:
+    changed = bytearray(raw)
+    for _ in range(rng.choice((1, 5, 30))):
+        changed[rng.randrange(min(6000, len(raw)) if rng.random() < 0.6 else len(raw))] ^= 1 << rng.randrange(8)
+    return bytes(changed)
+
+
+def _cut(raw: bytes, rng: random.Random) -> bytes:
+    return raw[: rng.randrange(len(raw))]
+
+
+def _hole(raw: bytes, rng: random.Random) -> bytes:
+    first = rng.randrange(len(raw))
+    length = min(rng.choice((4, 100, 5000)), len(raw) - first)
+    return raw[:first] + bytes(length) + raw[first + length :]
+
+
+def _insert(raw: bytes, rng: random.Random) -> bytes:
+    place = rng.randrange(len(raw))
+    return raw[:place] + rng.choice([raw[place : place + 200], *WORDS]) + raw[place:]
+
+
+MUTATIONS: dict[str, Callable[[bytes, random.Random], bytes]] = {
+    "flip": _flip, "cut": _cut, "hole": _hole, "insert": _insert,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("samples")
+    product = make_safe(folder)
+    zip_product(product, folder / "deflated.zip", zipfile.ZIP_DEFLATED)
+    zip_product(product, folder / "stored.zip", zipfile.ZIP_STORED)
+    grid = Grid.from_origin(CRS.from_epsg(32632), 547452.5, 5953067.5, 30.0, 6, 5)
+    write_prisma_l2d(folder / "p.he5", PrismaLayout(grid=grid), [PrismaBlock(0, np.full((234, 6, 5), 0.3, np.float32))])
+    cube = np.random.default_rng(0).integers(500, 4000, (8, 20, 20)).astype(np.int16)
+    for name, driver in (("c.tif", "GTiff"), ("e.img", "ENVI")):
+        with rasterio.open(
+            folder / name, "w", driver=driver, height=20, width=20, count=8, dtype="int16", crs="EPSG:32633",
+            transform=rasterio.Affine(30, 0, 5e5, 0, -30, 5e6), nodata=-9999,
+        ) as out:  # fmt: skip
+            out.write(cube)
+            for band in range(8):
+                out.update_tags(band + 1, wavelength=500 + 20 * band, wavelength_units="nm", fwhm=10)
+    listed = ", ".join(str(500 + 20 * band) for band in range(8))
+    with (folder / "e.hdr").open("a") as header:
+        header.write(f"wavelength units = nm\nwavelength = {{{listed}}}\nreflectance scale factor = 10000\n")
+    return folder
+
+
+def _open_and_read(path: Path) -> None:
+    try:
+        with open_product(path) as product:
+            product.read(product.grid.full)
+    except (InputError, OverlapError) as error:
+        assert error.hint  # noqa: PT017 - most inputs are refused, some survive
+
+
+@pytest.mark.parametrize("how", list(MUTATIONS))
+@pytest.mark.parametrize("name", ["c.tif", "e.img", "p.he5", "deflated.zip", "stored.zip"])
+def test_damaged_files(samples: Path, tmp_path: Path, name: str, how: str) -> None:
+    rng = random.Random(f"{name} {how}")
+    raw = (samples / name).read_bytes()
+    if name == "e.img":
+        shutil.copyfile(samples / "e.hdr", tmp_path / "e.hdr")
+    for _ in range(TRIES):
+        (tmp_path / name).write_bytes(MUTATIONS[how](raw, rng))
+        _open_and_read(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["e.hdr", "MTD_MSIL2A.xml", "MTD_TL.xml", "manifest.safe", "_B03_10m.jp2"])
+def test_damaged_parts(samples: Path, tmp_path: Path, name: str) -> None:
+    rng = random.Random(name)
+    if name == "e.hdr":
+        shutil.copyfile(samples / "e.img", tmp_path / "e.img")
+        target = given = tmp_path / name
+        raw = (samples / name).read_bytes()
+    else:
+        product = next(samples.glob("*.SAFE"))
+        given = Path(shutil.copytree(product, tmp_path / product.name))
+        target = next(path for path in given.rglob("*") if path.name.endswith(name))
+        raw = target.read_bytes()
+    for _ in range(TRIES):
+        change = rng.choice(list(MUTATIONS.values())) if name.endswith(".jp2") or rng.random() < 0.3 else _text
+        target.write_bytes(change(raw, rng))
+        _open_and_read(given)
+
+
+def test_the_samples_themselves_are_read(samples: Path) -> None:
+    for name in ("c.tif", "e.img", "p.he5", "deflated.zip", "stored.zip"):
+        with open_product(samples / name) as product:
+            assert np.isfinite(product.read(product.grid.full)).any()
+    assert h5py.is_hdf5(samples / "p.he5")
