@@ -49,7 +49,7 @@ def test_files_that_are_named_exist(page: Path) -> None:
             places = [ROOT, ROOT / "hsfuse", ROOT / "hsfuse" / "fusion"]
             assert any((place / name).exists() for place in places), name
         elif re.fullmatch(r"\w+\.py", name):
-            assert list((ROOT / "hsfuse").rglob(name)) or list((ROOT / "benchmarks").rglob(name)), name
+            assert any(list((ROOT / folder).rglob(name)) for folder in ("hsfuse", "benchmarks", "tests")), name
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "benchmark" not in page.name], ids=lambda page: page.name)
