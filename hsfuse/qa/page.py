@@ -119,7 +119,7 @@ def write_files(path: Path, page: str, figures: Sequence[FigureFile], formats: S
                     _replace(folder / f"{figure.key}.{name}", style.to_vector(figure.drawing, name))
         _replace(path, page.encode("utf-8"))
         current = {figure.key for figure in figures}
-        for old in folder.iterdir():
+        for old in folder.iterdir() if folder.is_dir() else ():
             if _OWN_PICTURE.fullmatch(old.name) and not (old.stem in current and old.suffix[1:] in {"png", *formats}):
                 old.unlink()
     except OSError as error:
