@@ -133,7 +133,7 @@ class LowResolutionStrip:
     fine, fine_above
         The MSI at its own resolution, NaN where it must not be used, with this many HSI rows above the strip's first
         one (and some below its last, as far as there are any); None where it is not at hand: methods then take blur
-        and alignment of the HSI as they are told and know nothing of the MSI's noise.
+        and alignment of the HSI as they are given and know nothing of the MSI's noise.
     """
 
     hsi: NDArray[np.float32]

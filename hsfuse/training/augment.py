@@ -27,9 +27,9 @@ class AugmentationRanges:
     hsi_snr_db, msi_snr_db
         Noise, as the ratio of a band's root mean square to the noise's deviation.
     psf_nominal
-        Factor on the PSF width that the methods are told: sensors differ.
+        Factor on the PSF width that the methods are given: sensors differ.
     psf_spread
-        Relative deviation of the true PSF width from the one that the methods are told.
+        Relative deviation of the true PSF width from the one that the methods are given.
     shift_px
         Largest residual misregistration in each direction, HSI pixels.
     stretch

@@ -1,4 +1,4 @@
-"""What the training loop is told, and what it returns."""
+"""Settings of the training loop, and what it returns."""
 
 from __future__ import annotations
 

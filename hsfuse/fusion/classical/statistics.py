@@ -114,10 +114,10 @@ def gather(strips: Iterable[LowResolutionStrip]) -> PairStatistics:
         if values is None or details is None:
             values, details = Moments.empty(len(joint)), Moments.empty(len(joint))
         values.add(joint[:, valid])
-        # A detail is trusted only where every pixel of its window is.
-        trusted = binary_erosion(valid, np.ones((DETAIL_TAPS, DETAIL_TAPS), bool))
-        if trusted.any():
-            details.add((joint - smooth_array(joint, DETAIL_TAPS))[:, trusted])
+        # A detail is valid only where every pixel of its window is.
+        solid = binary_erosion(valid, np.ones((DETAIL_TAPS, DETAIL_TAPS), bool))
+        if solid.any():
+            details.add((joint - smooth_array(joint, DETAIL_TAPS))[:, solid])
     if values is None or details is None or values.count < MIN_PIXELS:
         count = 0 if values is None else values.count
         raise OverlapError(

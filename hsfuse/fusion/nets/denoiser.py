@@ -1,4 +1,4 @@
-"""A small convolutional denoiser of the multispectral guide, told how noisy the scene is.
+"""A small convolutional denoiser of the multispectral guide, conditioned on how noisy the scene is.
 
 Fusion carries every detail of the guide into all bands of the cube, its noise too: on clean scenes with a guide of
 40 dB that noise alone costs more than everything else. The denoiser returns the guide minus so many standard

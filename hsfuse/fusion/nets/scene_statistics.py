@@ -1,4 +1,4 @@
-"""What a network is told about a whole scene, so that all tiles of it are treated alike."""
+"""What a network is given about a whole scene, so that all tiles of it are treated alike."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def adapt(
     """Adapt the network of a method to a scene, in place and before ``method.fit``.
 
     The weights with the best score on separate strips of the scene are kept; where training does not help, those
-    are the weights that it started from. The method is told to prefer quality to time from then on.
+    are the weights that it started from. The method prefers quality to time from then on.
 
     Parameters
     ----------

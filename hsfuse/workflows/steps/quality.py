@@ -16,7 +16,6 @@ from hsfuse.band_selection import BandSelection
 from hsfuse.config import RunConfig
 from hsfuse.coregister.field import DisplacementField
 from hsfuse.coregister.warp import Resampler
-from hsfuse.fusion.registry import METHODS
 from hsfuse.grid import Slice2D
 from hsfuse.inference.scene import FusionScene
 from hsfuse.inference.tiling import TilePlan
@@ -159,7 +158,7 @@ def assess(
         )  # fmt: skip
         report = ReportData(
             product=output.name, verdict=verdict, method=chosen.method.spec.name, method_reason=chosen.reason,
-            method_reference=METHODS.get(chosen.method.spec.name).reference, grid=scene.fine_grid,
+            method_reference=chosen.method.spec.reference, grid=scene.fine_grid,
             psf=f"{summary['psf_fwhm_px']:.2f} HSI pixels wide (FWHM), {summary['psf_source']}",
             facts=_facts(summary, finished(), coverage), inputs={"HSI": scene.hsi.info, "MSI": scene.msi.info},
             coregistration=aligned, alignment=alignment, scores=scores,

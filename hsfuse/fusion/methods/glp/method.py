@@ -62,7 +62,7 @@ class Glp(FusionMethod):
     max_rank
         Largest dimension of the signal subspace (adaptive form).
     calibrate
-        Find the HSI's blur and residual shift on the scene itself instead of relying on what is told (adaptive form).
+        Find the HSI's blur and residual shift on the scene itself instead of relying on what is given (adaptive form).
     noise_left
         Share of the variance of the MSI's noise that is left in what :meth:`fuse` gets: below 1 where it was denoised
         (adaptive form).
@@ -115,7 +115,7 @@ class Glp(FusionMethod):
         offset = NO_OFFSET
         if self._calibration is not None:
             _log.debug(
-                "glp: the HSI's PSF is %.2f pixels wide (told: %.2f) and lies %.3f rows, %.3f columns off.",
+                "glp: the HSI's PSF is %.2f pixels wide (given: %.2f) and lies %.3f rows, %.3f columns off.",
                 self._calibration.psf.fwhm_px, context.psf.fwhm_px, *self._calibration.offset_px,
             )  # fmt: skip
             strips = [recalibrated(strip, self._calibration, context.ratio) for strip in strips]

@@ -179,28 +179,28 @@ class SpatialCorrection(nn.Module):
 
     def forward(self, errors: Tensor, features: Tensor) -> Tensor:
         """Correct features with error features of the same size."""
-        trust = torch.sigmoid(errors)
+        weight = torch.sigmoid(errors)
         for step in range(self.steps):
             conv = self.convs[step % len(self.convs)]
-            features = conv(self._all_gated(features, trust, first=step == 0), features if self.residual else None)
+            features = conv(self._all_gated(features, weight, first=step == 0), features if self.residual else None)
         return features
 
-    def _all_gated(self, features: Tensor, trust: Tensor, *, first: bool) -> Tensor:
-        done = elementwise.gated(features, trust, "one" if first else self.rule)
+    def _all_gated(self, features: Tensor, weight: Tensor, *, first: bool) -> Tensor:
+        done = elementwise.gated(features, weight, "one" if first else self.rule)
         rows = inference_rows(features) if done is None else None
         if done is not None or rows is None:
-            return self._gated(features, trust, first=first) if done is None else done
+            return self._gated(features, weight, first=first) if done is None else done
         done = torch.empty_like(features)
         for part in rows:
-            done[:, :, part] = self._gated(features[:, :, part], trust[:, :, part], first=first)
+            done[:, :, part] = self._gated(features[:, :, part], weight[:, :, part], first=first)
         return done
 
-    def _gated(self, features: Tensor, trust: Tensor, *, first: bool) -> Tensor:
+    def _gated(self, features: Tensor, weight: Tensor, *, first: bool) -> Tensor:
         """What the next convolution corrects: sigmoid(E) . (v . F) + F."""
         if first or self.rule == "one":
-            return torch.addcmul(features, trust, features)
+            return torch.addcmul(features, weight, features)
         gate = torch.tanh(features) if self.rule == "tanh" else 2.0 * torch.sigmoid(features)
-        return torch.addcmul(features, trust, gate * features)
+        return torch.addcmul(features, weight, gate * features)
 
 
 class Refinement(nn.Module):

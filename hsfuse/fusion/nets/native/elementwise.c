@@ -43,10 +43,10 @@ int32_t hsf_silu(void *x, const void *other, int64_t count, int32_t half) {
   return 0;
 }
 
-/* out = trust . gate(x) . x + x; rule 0: gate 1, 1: tanh(x), 2: 2 sigmoid(x) */
-INLINE void gate_all(const void *x, const void *trust, void *out, int64_t count, int rule, int half) {
+/* out = weight . gate(x) . x + x; rule 0: gate 1, 1: tanh(x), 2: 2 sigmoid(x) */
+INLINE void gate_all(const void *x, const void *weight, void *out, int64_t count, int rule, int half) {
   for (int64_t i = 0; i < count; i += LANES) {
-    vf value = get(x, i, half), part = get(trust, i, half) * value;
+    vf value = get(x, i, half), part = get(weight, i, half) * value;
     if (rule == 1) /* tanh(x) = 2 sigmoid(2 x) - 1 */
       part *= 2.0f * sigmoid(2.0f * value, half) - 1.0f;
     else if (rule == 2)
@@ -55,11 +55,11 @@ INLINE void gate_all(const void *x, const void *trust, void *out, int64_t count,
   }
 }
 
-int32_t hsf_gate(const void *x, const void *trust, void *out, int64_t count, int32_t rule, int32_t half) {
+int32_t hsf_gate(const void *x, const void *weight, void *out, int64_t count, int32_t rule, int32_t half) {
   if (half)
-    gate_all(x, trust, out, count, rule, 1);
+    gate_all(x, weight, out, count, rule, 1);
   else
-    gate_all(x, trust, out, count, rule, 0);
+    gate_all(x, weight, out, count, rule, 0);
   return 0;
 }
 

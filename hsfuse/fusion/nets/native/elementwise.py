@@ -28,13 +28,13 @@ def silu_(x: Tensor, other: Tensor | None = None) -> Tensor | None:
     return None if library is None else _each(library.hsf_silu, (x, other), x, ())
 
 
-def gated(x: Tensor, trust: Tensor, rule: GateRule) -> Tensor | None:
-    """Return trust . gate(x) . x + x, with a gate of 1, tanh(x) or 2 sigmoid(x)."""
-    library = _library(x, trust)
+def gated(x: Tensor, weight: Tensor, rule: GateRule) -> Tensor | None:
+    """Return weight . gate(x) . x + x, with a gate of 1, tanh(x) or 2 sigmoid(x)."""
+    library = _library(x, weight)
     if library is None:
         return None
     out = torch.empty_like(x)
-    return _each(library.hsf_gate, (x, trust, out), out, (ctypes.c_int32(_RULES[rule]),))
+    return _each(library.hsf_gate, (x, weight, out), out, (ctypes.c_int32(_RULES[rule]),))
 
 
 def exchange_(near: Tensor, far: Tensor) -> Tensor | None:
