@@ -147,6 +147,10 @@ class FusionTask(TrainingTask):
         """Score the network on the validation windows."""
         return validate(self.predict, self.baseline, self.validation_pairs, team)
 
+    def start(self) -> None:
+        """Make the windows that validate."""
+        _ = self.validation_pairs
+
     def close(self) -> None:
         """End the source's helper thread."""
         self.source.close()

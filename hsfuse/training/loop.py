@@ -120,6 +120,7 @@ class Trainer:
             self._restore()
         if not task.save_memory(self._state.recompute):
             _log.warning("--recompute has no effect: this network cannot trade time for memory.")
+        task.start()
         self._set_mode(training=True)
         resume_step = self._state.step if files.resume else None
         leader = self._team.leads
@@ -165,7 +166,8 @@ class Trainer:
                 if used < 1.0:
                     self._save()
                     saved = time.monotonic()
-            if used >= 1.0:
+            # One step is made in any case: a slow machine may spend minutes on the first validation.
+            if used >= 1.0 and state.step > 0:
                 return "budget"
             if settings.patience and state.stale >= settings.patience:
                 return "no more improvement"

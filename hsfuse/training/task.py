@@ -158,6 +158,9 @@ class TrainingTask(ABC):
         """Trade time for memory, as far as that is possible; tell whether it is."""
         return not on
 
+    def start(self) -> None:  # noqa: B027 - most tasks have nothing to do
+        """Make ready what validations need; called once, before time is counted."""
+
     def close(self) -> None:  # noqa: B027 - most tasks hold nothing
         """Release what the task holds; called when training is over."""
 
