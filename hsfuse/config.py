@@ -122,6 +122,9 @@ class _PairConfig(CoregisterConfig):
         950.0, gt=800.0, lt=1100.0, description="VNIR bands below, SWIR bands above this wavelength"
     )
     s2_bands: Literal["10m", "all"] = Field("10m", description="MSI bands: 10 m only, or the 20 m bands too")
+    allow_radiometry_mismatch: bool = Field(
+        False, description="fuse a top-of-atmosphere HSI with a surface reflectance MSI all the same"
+    )
     psf_fwhm: float | Literal["auto"] = Field(
         "auto", description="HSI PSF width in HSI pixels; auto: estimated, known of a simulated HSI"
     )

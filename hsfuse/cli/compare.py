@@ -14,7 +14,7 @@ from hsfuse.errors import EXIT_CODES
 
 _PANEL_FIELDS = {
     "Comparison": "methods adapt reduced condition bands vnir_swir_cut_nm s2_bands ratio psf_fwhm aoi aoi_crs window"
-    " cloud_mask cloud_dilate_px overwrite seed",
+    " allow_radiometry_mismatch cloud_mask cloud_dilate_px overwrite seed",
     "Co-registration": " ".join(CoregisterConfig.model_fields),
     "Computing": "tile device precision max_memory max_vram threads verify",
 }

@@ -83,6 +83,9 @@ class WeightedBands:
         if codes is not None:
             cube[(codes & (ERROR_INVALID_L1 | ERROR_SATURATED)) != 0] = np.nan
         cube[:, ~self.product.valid(block)] = np.nan
+        hidden = self.product.cloud(block)
+        if hidden is not None:
+            cube[:, hidden] = np.nan
         finite = np.isfinite(cube)
         weights = self.weights.astype(np.float32)
         flat = np.where(finite, cube, np.float32(0.0)).reshape(len(self.bands), -1)

@@ -101,6 +101,10 @@ class HyperspectralProduct(Protocol):
         """Producer's error bits per sample (see ``ERROR_*``), shape (band, row, col); None when not delivered."""
         ...
 
+    def cloud(self, block: Slice2D) -> BoolArray | None:  # noqa: ARG002 - for those who do
+        """Pixels hidden by cloud, cloud shadow or cirrus; None (the default) when the product has no such mask."""
+        return None
+
     def read_ahead(self, block: Slice2D, bands: Sequence[int] | None = None) -> None:  # noqa: ARG002 - for those who do
         """Begin to fetch what will be read soon, where that pays; returns at once. Nothing by default."""
         return

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hsfuse.errors import UsageError
 from hsfuse.spectral import BandTable
@@ -83,3 +84,19 @@ def cut_overlap(bands: BandTable, cut_nm: float = DEFAULT_CUT_NM) -> tuple[BandT
         swir_dropped_nm=tuple(centre[dropped_swir].tolist()),
     )
     return bands.take(~(dropped_vnir | dropped_swir)), report
+
+
+def detectors_of(centre_nm: NDArray[np.float64]) -> list[str]:
+    """Name two detectors where the wavelengths of the file run through an overlap twice, else nothing."""
+    steps = np.diff(centre_nm)
+    upwards = np.count_nonzero(steps > 0) >= np.count_nonzero(steps < 0)
+    breaks = np.flatnonzero(steps < 0 if upwards else steps > 0)
+    if breaks.size != 1:
+        return [""] * centre_nm.size
+    first, second = centre_nm[: breaks[0] + 1], centre_nm[breaks[0] + 1 :]
+    low, high = (first, second) if first.min() < second.min() else (second, first)
+    # A real pair of detectors meets in the near infrared; anything else is just an unsorted file.
+    if not (700 < high.min() < 1200 and 700 < low.max() < 1200):
+        return [""] * centre_nm.size
+    names = ("VNIR", "SWIR") if low is first else ("SWIR", "VNIR")
+    return [names[0]] * first.size + [names[1]] * second.size

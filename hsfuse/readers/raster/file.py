@@ -19,8 +19,8 @@ from hsfuse.grid import Slice2D
 from hsfuse.readers.base import BoolArray, FloatCube, ProductInfo
 from hsfuse.readers.blocks import check_block
 from hsfuse.readers.gdal import RASTER_DRIVERS, FolderAlias, open_image
+from hsfuse.readers.map_grid import read_grid
 from hsfuse.readers.raster.envi_header import check_size, data_file, header_of
-from hsfuse.readers.raster.map_grid import read_grid
 from hsfuse.readers.raster.metadata import BandMetadata, normalised, read_band_metadata, reflectance_scale_factor
 from hsfuse.readers.raster.tags import descriptions, tags
 from hsfuse.readers.raster.values import HUGE, LOWEST_REFLECTANCE, Declared, read_meaning, take_sample

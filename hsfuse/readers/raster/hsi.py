@@ -11,7 +11,7 @@ from hsfuse.errors import InputError
 from hsfuse.grid import Grid, Slice2D
 from hsfuse.readers.base import BoolArray, FloatCube, HyperspectralProduct, ProductInfo
 from hsfuse.readers.blocks import BandIndex, band_index
-from hsfuse.readers.overlap import DEFAULT_CUT_NM, OverlapReport, cut_overlap
+from hsfuse.readers.overlap import DEFAULT_CUT_NM, OverlapReport, cut_overlap, detectors_of
 from hsfuse.readers.raster.file import RasterFile
 from hsfuse.readers.raster.metadata import BandMetadata, band_table
 from hsfuse.spectral import BandTable
@@ -77,7 +77,7 @@ class RasterHsi(HyperspectralProduct):
             self._raster.path,
             centre[named],
             fwhm[named],
-            detector=_detectors(centre[named]),
+            detector=detectors_of(centre[named]),
             slot=named,
             good=good[named],
         )
@@ -118,19 +118,3 @@ class RasterHsi(HyperspectralProduct):
     def error_codes(self, block: Slice2D, bands: BandIndex = None) -> NDArray[np.uint8] | None:  # noqa: ARG002
         """None: rasters carry no error codes."""
         return None
-
-
-def _detectors(centre_nm: NDArray[np.float64]) -> list[str]:
-    """Name two detectors where the wavelengths of the file run through an overlap twice, else nothing."""
-    steps = np.diff(centre_nm)
-    upwards = np.count_nonzero(steps > 0) >= np.count_nonzero(steps < 0)
-    breaks = np.flatnonzero(steps < 0 if upwards else steps > 0)
-    if breaks.size != 1:
-        return [""] * centre_nm.size
-    first, second = centre_nm[: breaks[0] + 1], centre_nm[breaks[0] + 1 :]
-    low, high = (first, second) if first.min() < second.min() else (second, first)
-    # A real pair of detectors meets in the near infrared; anything else is just an unsorted file.
-    if not (700 < high.min() < 1200 and 700 < low.max() < 1200):
-        return [""] * centre_nm.size
-    names = ("VNIR", "SWIR") if low is first else ("SWIR", "VNIR")
-    return [names[0]] * first.size + [names[1]] * second.size

@@ -8,11 +8,9 @@ ones would be slow to jump in, so each is unpacked once, when it is first needed
 from __future__ import annotations
 
 import shutil
-import struct
 import tempfile
 import threading
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -29,14 +27,12 @@ from hsfuse.readers.sentinel2.names import (
     product_roots,
     zip_members,
 )
+from hsfuse.readers.zip_files import DAMAGED_ZIP, stored_part
 
 MAX_TEXT_BYTES = 64 << 20
 """Metadata files are at most some megabytes."""
 MAX_IMAGE_BYTES = 1 << 30
 """Five times a band of a full tile without any compression."""
-
-_LOCAL_HEADER = struct.Struct("<4s2H3H3L2H")
-_DAMAGED_ZIP = (OSError, EOFError, RuntimeError, NotImplementedError, ValueError, zlib.error, zipfile.BadZipFile)
 
 
 class SafeArchive:
@@ -89,7 +85,7 @@ class SafeArchive:
             self._zip = zipfile.ZipFile(self.path)
             self._infos = zip_members(self._zip)
             root = self._only_root(self.path)
-        except _DAMAGED_ZIP as error:
+        except DAMAGED_ZIP as error:
             raise InputError(
                 f"{self.path.name} is not a readable zip file: {error}.",
                 hint="The download may be incomplete; fetch it again.",
@@ -156,7 +152,7 @@ class SafeArchive:
         try:
             with self._lock, self._stream(name) as stream:
                 content = stream.read(MAX_TEXT_BYTES + 1)
-        except (*_DAMAGED_ZIP, KeyError) as error:
+        except (*DAMAGED_ZIP, KeyError) as error:
             raise InputError(
                 f"{name} of {self.name} cannot be read: {error}.", hint="Download or unpack the product again."
             ) from error
@@ -203,7 +199,7 @@ class SafeArchive:
             # A second handle: other threads read the first.
             with self._own_stream(name) as stream:
                 fits = checksum.fits(stream)
-        except (*_DAMAGED_ZIP, KeyError) as error:
+        except (*DAMAGED_ZIP, KeyError) as error:
             raise InputError(
                 f"The image of {what} in {self.name} cannot be read: {error}.", hint="Download the product again."
             ) from error
@@ -218,7 +214,7 @@ class SafeArchive:
         try:
             with self._stream("manifest.safe") as stream:
                 content = stream.read(MAX_TEXT_BYTES + 1)
-        except _DAMAGED_ZIP:
+        except DAMAGED_ZIP:
             return None
         return content if len(content) <= MAX_TEXT_BYTES else None
 
@@ -254,29 +250,11 @@ class SafeArchive:
                 hint="The archive was altered; download the product again.",
             )
         if info.compress_type == zipfile.ZIP_STORED:
-            start, size = self._place_of(info), info.file_size
-            return f"/vsisubfile/{start}_{size},{self._alias.name(self.path.name)}"
+            return stored_part(self.path, info, self._alias.name(self.path.name))
         with self._lock:
             if name not in self._unpacked:
                 self._unpacked[name] = self._unpack(info)
             return str(self._unpacked[name])
-
-    def _place_of(self, info: zipfile.ZipInfo) -> int:
-        """First byte of a stored member in the zip file."""
-        try:
-            with self.path.open("rb") as file:
-                file.seek(info.header_offset)
-                fields = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
-        except (OSError, ValueError, struct.error) as error:
-            raise InputError(
-                f"{info.filename} cannot be read from {self.path.name}: {error}.", hint="Download the product again."
-            ) from error
-        if fields[0] != b"PK\x03\x04":
-            raise InputError(
-                f"{info.filename} cannot be read from {self.path.name}: the archive is damaged.",
-                hint="The download may be incomplete; fetch it again.",
-            )
-        return int(info.header_offset + _LOCAL_HEADER.size + fields[-2] + fields[-1])
 
     def _unpack(self, info: zipfile.ZipInfo) -> Path:
         try:
@@ -288,7 +266,7 @@ class SafeArchive:
                 raise InputError(f"{self.name} was closed.")
             with self._zip.open(info) as source, target.open("wb") as out:
                 shutil.copyfileobj(source, out, 1 << 20)
-        except _DAMAGED_ZIP as error:
+        except DAMAGED_ZIP as error:
             raise InputError(
                 f"{info.filename} cannot be unpacked from {self.path.name}: {error}.",
                 hint="Check the download, and the free space of the temporary folder (TMPDIR).",

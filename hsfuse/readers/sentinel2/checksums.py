@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from hsfuse.errors import InputError
 from hsfuse.log import get_logger
-from hsfuse.readers.sentinel2.xml import find_all, parse_xml
+from hsfuse.readers.xml import find_all, parse_xml
 
 _log = get_logger(__name__)
 

@@ -64,6 +64,7 @@ def describe(
             "view_zenith_deg": {band: round(angle, 3) for band, angle in tile.view_zenith_deg.items()},
             "response_source": {r.name: r.source for r in responses},
             "cloud_mask": cloud_mask,
+            "radiometry": "surface" if metadata.level == "L2A" else "top of atmosphere",
         },
         warnings=tuple(dict.fromkeys(warnings)),
     )

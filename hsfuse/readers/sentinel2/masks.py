@@ -11,7 +11,7 @@ from rasterio import features
 from hsfuse.errors import InputError
 from hsfuse.grid import Grid, Slice2D
 from hsfuse.masks import BoolArray
-from hsfuse.readers.sentinel2.xml import find_all, local_name, parse_xml
+from hsfuse.readers.xml import find_all, local_name, parse_xml
 
 
 class CloudPolygons:

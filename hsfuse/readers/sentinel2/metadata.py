@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from xml.etree.ElementTree import Element
 
 import numpy as np
@@ -22,7 +22,7 @@ from hsfuse.errors import HsfuseError, InputError
 from hsfuse.grid import Grid
 from hsfuse.readers.sentinel2.archive import SafeArchive
 from hsfuse.readers.sentinel2.names import IMAGE_SUFFIXES, TILE_XML
-from hsfuse.readers.sentinel2.xml import REDOWNLOAD, find_all, parse_xml, text_of
+from hsfuse.readers.xml import REDOWNLOAD, find_all, number_of, parse_xml, text_of, time_of
 from hsfuse.sensors.sentinel2 import BAND_ORDER, RESOLUTION_M
 from hsfuse.spectral import SpectralResponse
 
@@ -119,13 +119,13 @@ def read_safe_metadata(archive: SafeArchive) -> SafeMetadata:
         level=level,
         spacecraft=_spacecraft(root, archive.name, warnings),
         baseline=text_of(root, "PROCESSING_BASELINE") or "",
-        start=_time(text_of(root, "PRODUCT_START_TIME")),
+        start=time_of(text_of(root, "PRODUCT_START_TIME")),
         quantification=_quantification(archive, root, level),
         offsets=_offsets(archive, root, offset_tag),
         nodata_dn=special.get("NODATA", 0),
         saturated_dn=special.get("SATURATED", 65535),
         responses=_responses(root, warnings),
-        cloud_percent=_number(text_of(root, "Cloud_Coverage_Assessment")),
+        cloud_percent=number_of(text_of(root, "Cloud_Coverage_Assessment")),
         relative_orbit=_orbit(root),
         granules=granules,
         outline=_outline(root),
@@ -137,30 +137,14 @@ def _parse(archive: SafeArchive, name: str) -> Element:
     return parse_xml(archive.read_bytes(name), f"{archive.name}/{name}")
 
 
-def _number(text: str | None) -> float | None:
-    try:
-        value = float(text) if text else None
-    except ValueError:
-        return None
-    return value if value is not None and np.isfinite(value) else None
-
-
-def _time(text: str | None) -> datetime | None:
-    try:
-        moment = datetime.fromisoformat(text) if text else None
-    except ValueError:
-        return None
-    return moment.replace(tzinfo=moment.tzinfo or UTC) if moment else None
-
-
 def _orbit(root: Element) -> int | None:
-    number = _number(text_of(root, "SENSING_ORBIT_NUMBER"))
+    number = number_of(text_of(root, "SENSING_ORBIT_NUMBER"))
     return None if number is None else int(number)
 
 
 def _outline(root: Element) -> tuple[tuple[float, float], ...]:
     """Corners of the product's footprint: pairs of latitude and longitude, in newer products with a height as well."""
-    numbers = [_number(part) for part in (text_of(root, "EXT_POS_LIST") or "").split()]
+    numbers = [number_of(part) for part in (text_of(root, "EXT_POS_LIST") or "").split()]
     values = [value for value in numbers if value is not None]
     if len(values) != len(numbers) or len(values) < 6:
         return ()
@@ -186,7 +170,7 @@ def _special_values(root: Element) -> dict[str, int]:
     values = {}
     for special in find_all(root, "Special_Values"):
         key = text_of(special, "SPECIAL_VALUE_TEXT")
-        number = _number(text_of(special, "SPECIAL_VALUE_INDEX"))
+        number = number_of(text_of(special, "SPECIAL_VALUE_INDEX"))
         if key and number is not None:
             values[key.upper()] = int(number)
     return values
@@ -195,7 +179,7 @@ def _special_values(root: Element) -> dict[str, int]:
 def _quantification(archive: SafeArchive, root: Element, level: str) -> float:
     # Sen2Cor before 2017 wrote the L2A tag with a prefix; its products repeat the L1C value beside it.
     tags = ("BOA_QUANTIFICATION_VALUE", "L2A_BOA_QUANTIFICATION_VALUE") if level == "L2A" else ("QUANTIFICATION_VALUE",)
-    value = _number(text_of(root, *tags))
+    value = number_of(text_of(root, *tags))
     if value is None or not 1.0 < value <= _LARGEST_DN:
         raise InputError(
             f"{archive.product_xml} of {archive.name} has no valid {tags[0]}, so its pixels cannot be scaled.",
@@ -207,7 +191,7 @@ def _quantification(archive: SafeArchive, root: Element, level: str) -> float:
 def _offsets(archive: SafeArchive, root: Element, tag: str) -> dict[str, float]:
     offsets = dict.fromkeys(BAND_ORDER, 0.0)
     for element in find_all(root, tag):
-        index, value = _number(element.get("band_id") or element.get("bandId")), _number(element.text)
+        index, value = number_of(element.get("band_id") or element.get("bandId")), number_of(element.text)
         plausible = value is not None and abs(value) <= _LARGEST_DN
         if index is None or value is None or not plausible or not 0 <= index < len(BAND_ORDER):
             raise InputError(f"{archive.product_xml} of {archive.name} has a damaged {tag}.", hint=REDOWNLOAD)
@@ -218,8 +202,8 @@ def _offsets(archive: SafeArchive, root: Element, tag: str) -> dict[str, float]:
 def _responses(root: Element, warnings: list[str]) -> dict[str, SpectralResponse]:
     responses = {}
     for entry in find_all(root, "Spectral_Information"):
-        index = _number(entry.get("bandId"))
-        first, step = _number(text_of(entry, "MIN")), _number(text_of(entry, "STEP")) or 1.0
+        index = number_of(entry.get("bandId"))
+        first, step = number_of(text_of(entry, "MIN")), number_of(text_of(entry, "STEP")) or 1.0
         listed = text_of(entry, "VALUES")
         if index is None or not 0 <= index < len(BAND_ORDER) or first is None or not listed:
             continue
@@ -312,19 +296,19 @@ def _granule(archive: SafeArchive, folder: str, images: dict[tuple[str, int], st
     sun = next(find_all(root, "Mean_Sun_Angle"), None)
     views = {}
     for view in find_all(root, "Mean_Viewing_Incidence_Angle"):
-        index, zenith = _number(view.get("bandId")), _number(text_of(view, "ZENITH_ANGLE"))
+        index, zenith = number_of(view.get("bandId")), number_of(text_of(view, "ZENITH_ANGLE"))
         if index is not None and zenith is not None and 0 <= index < len(BAND_ORDER):
             views[BAND_ORDER[int(index)]] = zenith
     match = re.search(r"_(T\d{2}[A-Z]{3})(?=_|$)", f"{folder}_{text_of(root, 'TILE_ID') or ''}")
     return GranuleMetadata(
         name=folder,
         tile_id=match[1] if match else folder.rsplit("/", 1)[-1],
-        sensing_time=_time(text_of(root, "SENSING_TIME")),
+        sensing_time=time_of(text_of(root, "SENSING_TIME")),
         grids=_grids(root, f"{archive.name}/{xml_name}"),
         images=images,
         masks=_masks(archive, folder),
-        sun_zenith_deg=_number(text_of(sun, "ZENITH_ANGLE")) if sun is not None else None,
-        sun_azimuth_deg=_number(text_of(sun, "AZIMUTH_ANGLE")) if sun is not None else None,
+        sun_zenith_deg=number_of(text_of(sun, "ZENITH_ANGLE")) if sun is not None else None,
+        sun_azimuth_deg=number_of(text_of(sun, "AZIMUTH_ANGLE")) if sun is not None else None,
         view_zenith_deg=views,
     )
 
@@ -362,8 +346,8 @@ def _grids(root: Element, name: str) -> dict[int, Grid]:
     for position in find_all(root, "Geoposition"):
         resolution = position.get("resolution")
         size = sizes.get(resolution)
-        numbers = [_number(text_of(position, tag)) for tag in ("ULX", "ULY", "XDIM", "YDIM")]
-        shape = [_number(text_of(size, tag)) if size is not None else None for tag in ("NROWS", "NCOLS")]
+        numbers = [number_of(text_of(position, tag)) for tag in ("ULX", "ULY", "XDIM", "YDIM")]
+        shape = [number_of(text_of(size, tag)) if size is not None else None for tag in ("NROWS", "NCOLS")]
         if resolution not in ("10", "20", "60") or any(value is None for value in (*numbers, *shape)):
             continue
         left, top, x_step, _ = (float(value or 0.0) for value in numbers)

@@ -10,11 +10,11 @@ from pathlib import Path
 from hsfuse.config import RunConfig
 from hsfuse.coregister.channels import MATCHING_BANDS
 from hsfuse.coregister.field import DisplacementField
-from hsfuse.errors import OverlapError, UsageError
+from hsfuse.errors import InputError, OverlapError, UsageError
 from hsfuse.grid import Bounds, Grid, reproject_xy
 from hsfuse.log import get_logger
 from hsfuse.readers import open_hsi, open_msi
-from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct
+from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct, ProductInfo
 from hsfuse.workflows.steps.aoi import AreaOfInterest
 
 _log = get_logger(__name__)
@@ -60,6 +60,7 @@ def open_pair(hsi_path: Path, msi_paths: Sequence[Path], config: RunConfig, stac
             hint="Check the tile of the Sentinel-2 product; `hsfuse info FILE` prints both footprints.",
         )
     warnings = [*hsi.info.warnings, *msi.info.warnings]
+    warnings += _radiometry(hsi.info, msi.info, allow=config.allow_radiometry_mismatch)
     if config.s2_bands == "all" and not msi.offers_band_choice:
         warnings.append(
             f"--s2-bands all has no effect: {msi.info.name} offers no choice of bands, and all its"
@@ -74,6 +75,20 @@ def open_pair(hsi_path: Path, msi_paths: Sequence[Path], config: RunConfig, stac
     for warning in warnings:
         _log.warning("%s", warning)
     return Pair(hsi, msi, ratio, tuple(warnings))
+
+
+def _radiometry(hsi: ProductInfo, msi: ProductInfo, *, allow: bool) -> list[str]:
+    """Compare what both images measure; what the atmosphere adds to one of them would end in the spectra."""
+    kinds = hsi.attributes.get("radiometry"), msi.attributes.get("radiometry")
+    if kinds != ("top of atmosphere", "surface"):
+        return []
+    if not allow:
+        raise InputError(
+            f"{hsi.name} holds reflectance of the top of the atmosphere, {msi.name} that of the surface.",
+            hint="Give the Sentinel-2 L1C product, or a hyperspectral product of surface reflectance; or add "
+            "--allow-radiometry-mismatch.",
+        )
+    return [f"{hsi.name} holds reflectance of the top of the atmosphere, {msi.name} that of the surface."]
 
 
 def read_ahead(pair: Pair, config: RunConfig) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from math import isfinite
 from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml import ElementTree
@@ -46,3 +48,26 @@ def text_of(root: Element, *names: str) -> str | None:
         if element.text and element.text.strip():
             return element.text.strip()
     return None
+
+
+def number_of(text: str | None) -> float | None:
+    """Return a finite number, None for anything else."""
+    try:
+        value = float(text) if text else None
+    except ValueError:
+        return None
+    return value if value is not None and isfinite(value) else None
+
+
+def time_of(text: str | None) -> datetime | None:
+    """Return a moment (UTC where the text names no zone), None for anything else."""
+    try:
+        moment = datetime.fromisoformat(text) if text else None
+    except ValueError:
+        return None
+    return moment.replace(tzinfo=moment.tzinfo or UTC) if moment else None
+
+
+def number_at(root: Element, path: str) -> float | None:
+    """Return the number of the element at a path, None when there is none."""
+    return number_of((root.findtext(path) or "").strip())

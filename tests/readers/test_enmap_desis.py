@@ -1,0 +1,239 @@
+"""EnMAP and DESIS as they are delivered: exact bands, reflectance, masks and positions, read again independently."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import package_samples as samples
+import pytest
+import rasterio
+from rasterio.crs import CRS
+
+from hsfuse.errors import InputError
+from hsfuse.grid import Grid, Slice2D
+from hsfuse.readers import open_hsi
+from hsfuse.readers.base import ERROR_INVALID_L1, HyperspectralProduct
+from hsfuse.readers.choose import choose_reader, likely_role
+from hsfuse.readers.solar import band_irradiance, sun_distance_au
+from hsfuse.spectral import BandTable
+
+GRID = Grid.from_origin(CRS.from_epsg(32633), 364_095.0, 5_809_965.0, 30.0, 21, 26)
+RNG = np.random.default_rng(8)
+BLOCK = Slice2D(3, 17, 2, 25)
+
+
+def numbers(bands: int) -> np.ndarray:
+    dn = RNG.integers(-50, 5000, (bands, *GRID.shape)).astype(np.int16)
+    dn[:, :2, :3] = -32768
+    dn[5, 10, 10] = -32768
+    return dn
+
+
+@pytest.fixture(scope="module")
+def enmap(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray, dict]:
+    folder = tmp_path_factory.mktemp("e") / samples.ENMAP_SCENE
+    dn = numbers(224)
+    gain, offset = np.linspace(0.9e-4, 1.1e-4, 224), np.linspace(-0.002, 0.002, 224)
+    masks = {name: np.zeros((1, *GRID.shape), np.uint8) for name in ("CLOUD", "CLOUDSHADOW", "CIRRUS", "HAZE", "SNOW")}
+    masks["CLOUD"][0, 5:8, 5:9] = 1
+    masks["CLOUDSHADOW"][0, 12, 4:9] = 1
+    masks["CIRRUS"][0, 15, 10:14] = [1, 2, 3, 0]
+    masks["HAZE"][0, 9] = 1
+    layers = {f"QL_QUALITY_{name}": layer for name, layer in masks.items()}
+    layers["QL_PIXELMASK"] = np.zeros((224, *GRID.shape), np.uint8)
+    layers["QL_PIXELMASK"][17, 6, 6] = 1
+    facts = samples.make_enmap(folder, dn, GRID, gain=gain, offset=offset, layers=layers)
+    return folder, dn, facts
+
+
+def metadata(folder: Path) -> ElementTree.Element:
+    return ElementTree.parse(next(folder.glob("*-METADATA.*"))).getroot()
+
+
+class TestEnmap:
+    @pytest.mark.parametrize("how", ["folder", "above", "xml", "tif", "stored", "deflated", "deep"])
+    def test_every_way_to_name_a_product(self, enmap: tuple, tmp_path: Path, how: str) -> None:
+        folder, dn, facts = enmap
+        given = {
+            "folder": lambda: folder,
+            "above": lambda: folder.parent,
+            "xml": lambda: next(folder.glob("*METADATA.XML")),
+            "tif": lambda: next(folder.glob("*SPECTRAL_IMAGE.TIF")),
+            "stored": lambda: samples.pack(folder, tmp_path / "e.zip", zipfile.ZIP_STORED),
+            "deflated": lambda: samples.pack(folder, tmp_path / "e.zip", zipfile.ZIP_DEFLATED),
+            "deep": lambda: samples.pack(folder, tmp_path / "e.zip", zipfile.ZIP_STORED, f"a/{folder.name}/"),
+        }[how]()
+        assert choose_reader(given, "hsi").name == "enmap"
+        assert likely_role(given) == "hsi"
+        with open_hsi(given) as product:
+            assert isinstance(product, HyperspectralProduct)
+            assert product.info.sensor == "EnMAP"
+            slots = product.bands.slot
+            want = dn[slots] * facts["gain"][slots, None, None] + facts["offset"][slots, None, None]
+            want[dn[slots] == -32768] = np.nan
+            np.testing.assert_allclose(product.read(product.grid.full), want, atol=1e-7)
+
+    def test_bands_positions_and_facts_by_independent_code(self, enmap: tuple) -> None:
+        folder, _, _ = enmap
+        root = metadata(folder)
+        listed = [
+            (int(b.get("number")), *(float(b.findtext(t)) for t in ("wavelengthCenterOfBand", "FWHMOfBand")))
+            for b in root.iter("bandID")
+        ]
+        with open_hsi(folder, cut_nm=950) as product, rasterio.open(next(folder.glob("*SPECTRAL_IMAGE.TIF"))) as image:
+            assert product.grid.crs == image.crs
+            assert product.grid.transform == image.transform
+            assert product.grid.shape == image.shape
+            for centre, fwhm, slot, detector in zip(
+                product.bands.centre_nm, product.bands.fwhm_nm, product.bands.slot, product.bands.detector, strict=True
+            ):
+                assert listed[slot] == (slot + 1, centre, fwhm)
+                assert detector == ("VNIR" if centre <= 950 else "SWIR")
+            assert np.all(np.diff(product.bands.centre_nm) > 0)
+            assert product.overlap_report.overlap_nm == pytest.approx((902.25, 999.1))
+            info = product.info
+            assert (info.level, info.start.isoformat()) == ("L2A", "2022-07-24T10:45:26.123456+00:00")
+            assert info.sun_zenith_deg == pytest.approx(90 - float(root.findtext("specific/sunElevationAngle/center")))
+            assert (info.sun_azimuth_deg, info.view_zenith_deg) == (154.5, 13.75)
+            assert info.attributes["processor_version"] == "V01.03.02"
+            assert info.attributes["cloud_percent"] == 7
+            assert info.attributes["radiometry"] == "surface"
+            assert info.warnings == ()
+
+    def test_masks(self, enmap: tuple) -> None:
+        folder, dn, _ = enmap
+
+        def layer(name: str) -> np.ndarray:
+            with rasterio.open(next(folder.glob(f"*-{name}.TIF"))) as file:
+                return file.read(1, window=BLOCK.window)
+
+        with open_hsi(folder) as product:
+            hidden = (layer("QL_QUALITY_CLOUD") > 0) | (layer("QL_QUALITY_CLOUDSHADOW") > 0)
+            assert np.array_equal(product.cloud(BLOCK), hidden | (layer("QL_QUALITY_CIRRUS") > 1))
+            assert np.array_equal(product.valid(product.grid.full), (dn != -32768).any(axis=0))
+            codes = product.error_codes(product.grid.full)
+            band = int(np.flatnonzero(product.bands.slot == 17)[0])
+            assert codes[band, 6, 6] == ERROR_INVALID_L1
+            assert np.count_nonzero(codes) == 1
+            part = product.read(BLOCK, [7, 2])
+            assert np.array_equal(part, product.read(product.grid.full)[[7, 2]][:, *BLOCK.slices], equal_nan=True)
+
+    def test_l1c_becomes_reflectance_of_the_top_of_the_atmosphere(self, tmp_path: Path) -> None:
+        dn = RNG.integers(1, 4000, (224, *GRID.shape)).astype(np.uint16)
+        dn[:, 0] = 0
+        gain = np.full(224, 5e-5)
+        samples.make_enmap(tmp_path, dn, GRID, level="L1C", gain=gain)
+        with open_hsi(tmp_path) as product:
+            bands = product.bands
+            cosine = np.cos(np.deg2rad(90 - 57.25))
+            distance = sun_distance_au(product.info.start)
+            assert distance == pytest.approx(1.0158, abs=3e-4), "end of July"
+            want = np.pi * distance**2 * dn[bands.slot] * 5e-5 / (band_irradiance(bands) * cosine)[:, None, None]
+            got = product.read(product.grid.full)
+            np.testing.assert_allclose(got[:, 1:], want[:, 1:], rtol=1e-5)
+            assert np.isnan(got[:, 0]).all()
+            assert product.info.attributes["radiometry"] == "top of atmosphere"
+            assert any("quality layers are missing" in text for text in product.info.warnings)
+
+    def test_cog_names(self, tmp_path: Path) -> None:
+        samples.make_enmap(tmp_path, numbers(224), GRID, cog=True)
+        with open_hsi(tmp_path) as product:
+            assert len(product.bands) > 200
+
+
+class TestDesis:
+    @pytest.mark.parametrize("bands", [235, 60])
+    def test_l2a(self, tmp_path: Path, bands: int) -> None:
+        dn = numbers(bands)
+        quality = np.zeros((10, *GRID.shape), np.uint8)
+        quality[0, 4] = quality[5, 6, 6] = quality[6, 8, 8] = quality[2, 9] = 1
+        facts = samples.make_desis(tmp_path / "d", dn, GRID, layers={"QL_QUALITY-2": quality})
+        packed = samples.pack(tmp_path / "d", tmp_path / "d.zip", zipfile.ZIP_DEFLATED)
+        root = metadata(tmp_path / "d")
+        for given in (tmp_path / "d", packed):
+            with open_hsi(given) as product:
+                assert product.info.sensor == "DESIS"
+                centres = [float(e.text) for e in root.iter("wavelengthCenterOfBand")]
+                assert product.bands.centre_nm.tolist() == centres
+                assert np.array_equal(product.bands.fwhm_nm, facts["fwhm"])
+                want = np.where(dn == -32768, np.nan, dn * 1e-4)
+                np.testing.assert_allclose(product.read(product.grid.full), want, atol=1e-7)
+                hidden = quality[[0, 5, 6]].any(axis=0)
+                assert np.array_equal(product.cloud(product.grid.full), hidden)
+                assert (product.info.sun_zenith_deg, product.info.view_zenith_deg) == (36.5, 4.5)
+                assert not product.bands.in_swir(1001).any()
+                assert any("no SWIR bands" in text for text in product.info.warnings)
+
+    def test_l1c(self, tmp_path: Path) -> None:
+        dn = RNG.integers(100, 4000, (235, *GRID.shape)).astype(np.int16)
+        gain, offset = np.linspace(2e-3, 4e-3, 235), np.linspace(0, 0.3, 235)
+        samples.make_desis(tmp_path, dn, GRID, level="L1C", gain=gain, offset=offset)
+        with open_hsi(tmp_path) as product:
+            # mW cm⁻² sr⁻¹ µm⁻¹ are a hundredth of W m⁻² sr⁻¹ nm⁻¹.
+            radiance = (dn * gain[:, None, None] + offset[:, None, None]) / 100
+            sun = band_irradiance(product.bands) * np.cos(np.deg2rad(36.5)) / sun_distance_au(product.info.start) ** 2
+            np.testing.assert_allclose(
+                product.read(product.grid.full), np.pi * radiance / sun[:, None, None], rtol=1e-5
+            )
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("changes", "words"),
+        [
+            ({"<level>L2A</level>": "<level>L1B</level>"}, "level 'L1B'; fusion needs an orthorectified"),
+            ({"<level>L2A</level>": ""}, "level 'unknown'"),
+            ({'<bandID number="7">': '<bandID number="8">'}, "do not describe the bands one by one"),
+            ({"<FWHMOfBand>6.9</FWHMOfBand>": "<FWHMOfBand>wide</FWHMOfBand>"}, "metadata of band 1 are incomplete"),
+            ({"418.24</wave": "4182.4</wave"}, "are not EnMAP's"),
+            ({"<GainOfBand>0.0001<": "<GainOfBand>1e30<"}, "gains and offsets of the bands cannot be meant"),
+            ({"<OffsetOfBand>0.0<": "<OffsetOfBand>1e30<"}, "gains and offsets of the bands cannot be meant"),
+            ({"</level_X>": ""}, "is damaged"),
+        ],
+    )
+    def test_metadata_that_cannot_be_meant(self, tmp_path: Path, changes: dict[str, str], words: str) -> None:
+        samples.make_enmap(tmp_path, numbers(224), GRID, changes=changes)
+        with pytest.raises(InputError, match=words) as caught:
+            open_hsi(tmp_path)
+        assert caught.value.exit_code == 3
+        assert caught.value.hint
+
+    def test_files_that_do_not_belong_together(self, tmp_path: Path) -> None:
+        small = np.zeros((1, 5, 5), np.uint8)
+        samples.make_enmap(tmp_path / "a", numbers(224), GRID, layers={"QL_QUALITY_CLOUD": small})
+        with pytest.raises(InputError, match="QL_QUALITY_CLOUD has 5 x 5 pixels, the image 21 x 26"):
+            open_hsi(tmp_path / "a")
+        samples.make_enmap(tmp_path / "b", numbers(224), GRID)
+        samples.write_tif(next((tmp_path / "b").glob("*SPECTRAL_IMAGE.TIF")), numbers(100), GRID, -32768)
+        with pytest.raises(InputError, match="the image has 100 bands, its metadata describe 224"):
+            open_hsi(tmp_path / "b")
+
+    def test_files_that_are_missing_or_cut_off(self, tmp_path: Path) -> None:
+        samples.make_enmap(tmp_path, numbers(224), GRID)
+        image = next(tmp_path.glob("*SPECTRAL_IMAGE.TIF"))
+        raw = image.read_bytes()
+        image.write_bytes(raw[: len(raw) // 2])
+        with pytest.raises(InputError, match="SPECTRAL_IMAGE of .* cannot be read"), open_hsi(tmp_path) as product:
+            product.read(product.grid.full)
+        image.unlink()
+        with pytest.raises(InputError, match=r"has no file '\*-SPECTRAL_IMAGE'"):
+            open_hsi(tmp_path)
+
+    def test_two_scenes_in_one_folder(self, tmp_path: Path) -> None:
+        samples.make_enmap(tmp_path, numbers(224), GRID)
+        for file in list(tmp_path.iterdir()):
+            (tmp_path / file.name.replace("_008_", "_009_")).write_bytes(file.read_bytes())
+        with pytest.raises(InputError, match="holds 2 scenes of EnMAP instead of one"):
+            open_hsi(tmp_path)
+        with open_hsi(next(tmp_path.glob("*_009_*METADATA.XML"))) as product:
+            assert "_009_" in product.info.name
+
+
+def test_irradiance_of_wide_bands_is_that_of_the_standard() -> None:
+    # Sentinel-2A's own figures (W m⁻² µm⁻¹) for B03, B04 and B11: 1822.61, 1512.06, 245.59.
+    bands = BandTable.make([559.8, 664.6, 1613.7], [34.8, 30.6, 89.7])
+    np.testing.assert_allclose(band_irradiance(bands) * 1000, [1822.61, 1512.06, 245.59], rtol=0.02)
+    assert sun_distance_au(__import__("datetime").datetime(2024, 1, 3)) == pytest.approx(0.9833, abs=2e-4)
