@@ -216,7 +216,7 @@ class TestBadInput:
         image = next(tmp_path.glob("*SPECTRAL_IMAGE.TIF"))
         raw = image.read_bytes()
         image.write_bytes(raw[: len(raw) // 2])
-        with pytest.raises(InputError, match="SPECTRAL_IMAGE of .* cannot be read"), open_hsi(tmp_path) as product:
+        with pytest.raises(InputError, match=r"SPECTRAL_IMAGE of .* cannot be read"), open_hsi(tmp_path) as product:
             product.read(product.grid.full)
         image.unlink()
         with pytest.raises(InputError, match=r"has no file '\*-SPECTRAL_IMAGE'"):
