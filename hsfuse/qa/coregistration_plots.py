@@ -64,9 +64,11 @@ def _vectors(axes: Axes, found: CoregistrationDiagnostics, shift_x: float, shift
     background = axes.contourf(found.x / 1000, found.y / 1000, size, levels=levels, cmap=pale)
     if found.extrapolated_share:
         # Hatched instead of grey: the field goes on there, only nothing has measured it.
-        axes.contourf(
+        hatched = axes.contourf(
             found.x / 1000, found.y / 1000, 1.0 - found.supported, levels=[0.5, 1.5], colors="none", hatches=["////"]
         )  # fmt: skip
+        hatched.set_edgecolor(style.MUTED)
+        hatched.set_linewidth(0.0)
     bar = axes.figure.colorbar(background, ax=axes, shrink=0.8, pad=0.02)
     bar.set_label("Length of the field (m)")
     bar.outline.set_visible(False)

@@ -296,7 +296,7 @@ def _spectrum_panel(panel: SubFigure, comparison: SpectrumComparison, dropped_nm
         )  # fmt: skip
     top = np.nanmax([comparison.hsi, comparison.fused_high])
     bottom = min(0.0, float(np.nanmin([comparison.hsi, comparison.fused_low])))
-    curve.set_ylim(bottom * 1.1, top + 0.28 * (top - bottom))
+    curve.set_ylim(bottom * 1.1, top + 0.42 * (top - bottom))
     curve.set_ylabel("Reflectance")
     pixel = comparison.pixel
     purity = f"{'low ' if pixel.purity < LOW_PURITY else ''}purity {pixel.purity:.2f}"
