@@ -227,7 +227,7 @@ def seam_figures(report: SeamReport | None) -> list[FigureFile]:
         return []
     caption = (
         "Left: typical step between neighbouring pixels around tile borders (border in orange). Right: each border; 1 "
-        "means that it cannot be told from its surroundings."
+        "means that it cannot be distinguished from its surroundings."
     )
     how = (
         "A scene is computed in tiles. If their borders could be seen, neighbouring pixels across a border would "

@@ -155,11 +155,13 @@ class AdaptiveInjection:
         )
         sharp = msi[..., rows.start * ratio : rows.stop * ratio, cols.start * ratio : cols.stop * ratio]
         blurred = inject(seen + self.msi_mean[:, None, None], (), None, ratio, (rows, cols), offset_px=self.offset_px)
-        news = _mix(self.whiten, (sharp - blurred) * self.reliability[:, None, None])
+        details = _mix(self.whiten, (sharp - blurred) * self.reliability[:, None, None])
         # A component that is 1 everywhere carries the mean: no pass over the result to add it.
-        fine = torch.empty((hsi.shape[0], self.rank + 1, *news.shape[2:]), dtype=news.dtype, device=news.device)
+        fine = torch.empty(
+            (hsi.shape[0], self.rank + 1, *details.shape[2:]), dtype=details.dtype, device=details.device
+        )
         fine[:, self.rank :] = 1.0
-        inject(trusted, coefficients, news, ratio, (rows, cols), out=fine[:, : self.rank], offset_px=self.offset_px)
+        inject(trusted, coefficients, details, ratio, (rows, cols), out=fine[:, : self.rank], offset_px=self.offset_px)
         out = _mix(torch.cat([self.back, self.mean[:, None]], dim=1), fine)
         rare = self._outstanding(centred, components)
         return out if rare is None else out.add_(inject(rare, (), None, ratio, (rows, cols), offset_px=self.offset_px))

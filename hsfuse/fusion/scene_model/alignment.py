@@ -2,7 +2,7 @@
 
 A shift that nobody knows costs a maximum a posteriori estimate decibels, so scenes of a few hundred HSI pixels take
 what the relation between guide and HSI tells: the misfit of the blurred, shifted guide, as low as it gets, with a
-weak pull towards the width that was told.
+weak pull towards the width that was given.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hsfuse.fusion.diagnostics import Calibration
 _LEAST_PIXELS = 40
 _WIDEST_PX = 1.8
 _PULL = 20.0
-"""Weight of the squared difference between the width and the one that was told."""
+"""Weight of the squared difference between the width and the one that was given."""
 _EDGE_PX = 0.02
 
 

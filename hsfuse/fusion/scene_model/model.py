@@ -61,7 +61,7 @@ class SceneModel:
     psf, offset_px
         Blur of the HSI relative to the guide and its displacement (row, col), HSI pixels.
     alignment_source
-        ``pair``, ``small pair`` or ``told``: where blur and displacement come from.
+        ``pair``, ``small pair`` or ``given``: where blur and displacement come from.
     ratio
         HSI pixel size over MSI pixel size.
     srf_known
@@ -113,10 +113,10 @@ def estimate_scene_model(
     OverlapError
         Too few pixels are valid in both images.
     """
-    source = "told" if calibration is None else "pair"
+    source = "given" if calibration is None else "pair"
     if calibration is None and context.calibrate:
         calibration = calibrate(strips, context)
-        source = "told" if calibration is None else "pair"
+        source = "given" if calibration is None else "pair"
     if calibration is not None:
         strips = [recalibrated(strip, calibration, context.ratio) for strip in strips]
     statistics = gather(strips)
