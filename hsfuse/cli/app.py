@@ -10,6 +10,7 @@ from hsfuse._version import __version__
 from hsfuse.cli import (
     bands,
     batch,
+    batch_status,
     compare,
     config,
     coregister,
@@ -17,6 +18,7 @@ from hsfuse.cli import (
     doctor,
     info,
     models,
+    mosaic,
     run,
     simulate,
     train_reduced,
@@ -51,5 +53,9 @@ def _root(
     """Fuse PRISMA hyperspectral and Sentinel-2 products into one georeferenced 10 m hyperspectral cube."""
 
 
-for module in (run, batch, info, bands, coregister, compare, train_reduced, models, simulate, demo, doctor, config):
+_COMMANDS = (
+    run, batch, batch_status, mosaic, info, bands, coregister, compare, train_reduced, models, simulate, demo, doctor,
+    config,
+)  # fmt: skip
+for module in _COMMANDS:
     module.add_to(app)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -73,3 +74,8 @@ def damage_image(path: Path) -> None:
     with path.open("r+b") as stream:
         stream.seek(chunk.byte_offset + chunk.size // 4)
         stream.write(b"\xff" * 1000)
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Hash of every cube of a folder, by its name."""
+    return {path.stem: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*.tif"))}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import os
 import random
@@ -15,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from batch_archive import QUICK, SETTINGS, SceneArchive
-
-import hsfuse
+from batch_archive import QUICK, SceneArchive, hashes
 
 WHOLE = tuple(f"scene_{number:02d}" for number in range(9))
 
@@ -33,20 +30,6 @@ def batch(archive: SceneArchive, folder: Path, *flags: str) -> tuple[int, dict[s
     done = subprocess.run(command(archive, folder, *flags), capture_output=True, text=True, check=False, timeout=300)
     assert done.stdout, done.stderr
     return done.returncode, json.loads(done.stdout.splitlines()[-1])
-
-
-def hashes(folder: Path) -> dict[str, str]:
-    return {path.stem: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*.tif"))}
-
-
-@pytest.fixture(scope="module")
-def single_runs(archive: SceneArchive, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Cubes of single runs with the same settings, as hashes; scenes of one date hold the same pixels."""
-    folder = tmp_path_factory.mktemp("single")
-    for number in range(9):
-        output = folder / f"scene_{number:02d}.tif"
-        hsfuse.fuse_scene(archive.scene(number), archive.partner(number), output, **SETTINGS)
-    return hashes(folder)
 
 
 @pytest.fixture(scope="module")

@@ -186,6 +186,11 @@ def _run(
 
 def _executor(todo: Sequence[PlanEntry], folder: Path, config: BatchConfig) -> tuple[Executor, str]:
     jobs = [entry.job for entry in todo if entry.job is not None]
+    if config.scheduler is not None:
+        from hsfuse.workflows.batch.dask_executor import DaskExecutor
+
+        cluster = DaskExecutor(folder, config.scheduler, jobs, threads=config.threads, device=config.device)
+        return cluster, cluster.text()
     shares = share_machine(
         jobs, max_memory=config.max_memory, workers=config.workers, threads=config.threads,
         gpus=find_gpus(config.device),

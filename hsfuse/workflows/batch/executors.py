@@ -79,6 +79,11 @@ class Shares:
         return f"{len(self.each)} scene{plural} at a time, {first.threads} thread(s){memory} each{gpu}"
 
 
+def scene_bytes(job: SceneJob) -> int:
+    """Memory with which a scene works without being pressed; it can do with less."""
+    return int(_SMALLEST_BYTES + (_SCENE_BYTES - _SMALLEST_BYTES) * min(1.0, job.pixels / _SCENE_PIXELS))
+
+
 def share_machine(
     jobs: Sequence[SceneJob],
     *,
@@ -102,8 +107,7 @@ def share_machine(
             f"A batch needs at least {(_BATCH_BYTES + _SMALLEST_BYTES) / 1e9:.1f} GB and may use {total / 1e9:.1f} GB.",
             hint="Raise --max-memory, or end other programs.",
         )
-    largest = max((job.pixels for job in jobs), default=_SCENE_PIXELS)
-    wanted = int(_SMALLEST_BYTES + (_SCENE_BYTES - _SMALLEST_BYTES) * min(1.0, largest / _SCENE_PIXELS))
+    wanted = max((scene_bytes(job) for job in jobs), default=_SCENE_BYTES)
     if workers is not None:
         count = workers
         if usable // count < _SMALLEST_BYTES:

@@ -32,10 +32,15 @@ class SceneHost:
         The batch's folder.
     fork
         Copy one process for all scenes; without it, each scene starts and imports anew. Default: where that works.
+    cwd, version
+        Folder that relative paths of settings start from, and version of hsfuse that the batch has; default: those of
+        this process.
     """
 
-    def __init__(self, folder: Path, *, fork: bool | None = None) -> None:
-        self._folder = folder
+    def __init__(
+        self, folder: Path, *, fork: bool | None = None, cwd: str | None = None, version: str = __version__
+    ) -> None:
+        self._folder, self._cwd, self._version = folder, cwd or str(Path.cwd()), version
         self._fork = can_fork() if fork is None else fork
         self._lock = threading.Lock()
         self._used: list[subprocess.Popen[bytes]] = []
@@ -64,7 +69,7 @@ class SceneHost:
         """
         request = {
             "job": job.to_json(), "attempt": asdict(attempt), "share": asdict(share), "folder": str(self._folder),
-            "cwd": str(Path.cwd()), "version": __version__,
+            "cwd": self._cwd, "version": self._version,
         }  # fmt: skip
         here, there = socket.socketpair()
         with there, self._lock:
@@ -93,6 +98,10 @@ class SceneHost:
     def pid(self) -> int:
         """Process that scenes are born from."""
         return self._process.pid
+
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        return self._process.poll() is None
 
     def close(self) -> None:
         """End the process; scenes that run end too when their handles are closed."""
