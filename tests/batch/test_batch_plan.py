@@ -79,7 +79,7 @@ def test_manifest_csv_and_json_lines(archive: SceneArchive, tmp_path: Path) -> N
     settings = [entry.job.settings for entry in entries if entry.job is not None]
     assert settings[0] == {"bands": "8", "aoi": "1,2,3,4", "cloud_mask": False}
     assert settings[1] == {"bands": "12"}
-    assert settings[2] == {"bands": "8", "seed": 3}
+    assert settings[2] == {"bands": "8", "dtype": "float32"}
     assert entries[0].job is not None
     assert entries[0].job.output == str(tmp_path / "out" / "a" / "one.tif")
 
