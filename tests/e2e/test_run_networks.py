@@ -16,6 +16,7 @@ import hsfuse
 from hsfuse.cli.app import app
 from hsfuse.errors import HsfuseError, InputError, UsageError
 from hsfuse.fusion.nets import zoo
+from hsfuse.fusion.nets.header import file_sha256, read_header
 from hsfuse.simulate.products import SimulatedPair
 from hsfuse.workflows.demo import read_cube
 from hsfuse.workflows.steps import methods
@@ -148,14 +149,14 @@ def test_adapted_runs_keep_their_weights_and_can_be_resumed(
     assert record["steps"] >= 1
     assert record["after"]["psnr_db"] >= record["before"]["psnr_db"]
     kept = adapted_path(output)
-    header = zoo.read_header(kept)
-    assert header.training["adaptation"]["from_sha256"] == zoo.file_sha256(weights)
-    assert result.summary["method"]["weights_sha256"] == zoo.file_sha256(kept)
+    header = read_header(kept)
+    assert header.training["adaptation"]["from_sha256"] == file_sha256(weights)
+    assert result.summary["method"]["weights_sha256"] == file_sha256(kept)
     assert "Adaptation to the scene" in result.report.read_text(encoding="utf-8")
     # The weights serve as weights.
     again = _run(pair, tmp_path / "b.tif", method="ssrfn", model=kept, aoi=area, **QUICK)
     np.testing.assert_array_equal(read_cube(output), read_cube(tmp_path / "b.tif"))
-    assert again.summary["method"]["weights_sha256"] == zoo.file_sha256(kept)
+    assert again.summary["method"]["weights_sha256"] == file_sha256(kept)
     # A finished run is recognised, with the same weights and without another training.
     before = kept.read_bytes(), output.read_bytes()
     resumed = _run(pair, output, model=weights, resume=True, aoi=area, **{**ADAPT, "report": True})
