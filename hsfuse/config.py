@@ -186,7 +186,7 @@ class RunConfig(_FusionConfig, _MethodConfig):
     dtype: OutputDtype = Field("int16", description="int16 and uint16: reflectance x 10000; float32: reflectance")
     compress: Compression = Field("zstd", description="compression of formats that have it")
     overwrite: bool = Field(False, description="replace an existing output")
-    resume: bool = Field(False, description="go on with an interrupted run")
+    resume: bool = Field(False, description="go on with an interrupted run, with --overwrite too")
     overlap: int | None = Field(None, ge=0, description="overlap of tiles in MSI pixels; default: from the method")
     clip: bool = Field(True, description="clip reflectance to the physical range -0.05 to 1.5")
     report: bool = Field(True, description="write the HTML report, plots and quality scores")
@@ -202,8 +202,6 @@ class RunConfig(_FusionConfig, _MethodConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.overwrite and self.resume:
-            raise ValueError("--overwrite and --resume exclude each other")
         if self.min_quality is not None and not self.report:
             raise ValueError("--min-quality needs the scores of the report, so it excludes --no-report")
         if self.compress == "lerc" and self.dtype != "float32":

@@ -27,7 +27,6 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> N
         ("tile = 'big'", "tile"),
         ("device = 'gpu'", "device"),
         ("max_memory = 'lots'", "max-memory"),
-        ("resume = true\noverwrite = true", "exclude each other"),
         ("compress = 'lerc'", "float32"),
         ("= 3", "not valid TOML"),
     ],

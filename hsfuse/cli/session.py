@@ -17,6 +17,7 @@ import typer
 from hsfuse import process
 from hsfuse.errors import DiskFullError, HsfuseError, MemoryBudgetError, OutputError
 from hsfuse.log import configure, get_logger
+from hsfuse.outputs import check_log_file
 from hsfuse.progress import Progress, default_progress
 
 _log = get_logger(__name__)
@@ -52,7 +53,11 @@ class Session:
     def __post_init__(self) -> None:
         verbosity = -1 if self.quiet else (1 if self.verbose else 0)
         try:
+            if self.log_file is not None:
+                check_log_file(self.log_file)
             configure(verbosity=verbosity, log_format=self.log_format or "text", log_file=self.log_file)
+        except OutputError as error:
+            _fail(error, as_json=self.as_json)
         except OSError as error:
             _fail(
                 OutputError(f"The log file {self.log_file} cannot be written: {error.strerror}."), as_json=self.as_json

@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hsfuse.errors import OutputError
+from hsfuse.outputs import made_by_hsfuse, marked_png, replace_file
 from hsfuse.qa import style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-_OWN_PICTURE = re.compile(
+OWN_PICTURE = (
     r"(quicklook_\w+|detail_\d+_(before|after)|alignment_(reference|before|after)|coregistration_(vectors|errors)"
     r"|consistency|seams|spectra|bands|band_psnr|error_maps|picture_\d+)\.(png|svg|pdf)"
 )
+"""Names of pictures that hsfuse writes, as a regular expression."""
 
 
 @dataclass(frozen=True)
@@ -113,22 +115,16 @@ def write_files(path: Path, page: str, figures: Sequence[FigureFile], formats: S
     try:
         (folder if figures else path.parent).mkdir(parents=True, exist_ok=True)
         for figure in figures:
-            _replace(folder / f"{figure.key}.png", figure.png)
+            replace_file(folder / f"{figure.key}.png", marked_png(figure.png))
             for name in formats:
                 if name != "png" and figure.drawing is not None:
-                    _replace(folder / f"{figure.key}.{name}", style.to_vector(figure.drawing, name))
-        _replace(path, page.encode("utf-8"))
-        current = {figure.key for figure in figures}
+                    replace_file(folder / f"{figure.key}.{name}", style.to_vector(figure.drawing, name))
+        replace_file(path, page.encode("utf-8"))
+        current = {f"{figure.key}.{name}" for figure in figures for name in {"png", *formats}}
         for old in folder.iterdir() if folder.is_dir() else ():
-            if _OWN_PICTURE.fullmatch(old.name) and not (old.stem in current and old.suffix[1:] in {"png", *formats}):
+            if re.fullmatch(OWN_PICTURE, old.name) and old.name not in current and made_by_hsfuse(old):
                 old.unlink()
     except OSError as error:
         raise OutputError(
             f"The report {path} cannot be written: {error.strerror}.", hint="Check the folder's rights and the disk."
         ) from error
-
-
-def _replace(path: Path, content: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    part.replace(path)

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from hsfuse.errors import OutputError
+from hsfuse.outputs import replace_file
 
 
 class HasJson(Protocol):
@@ -33,10 +34,8 @@ def write_json(path: Path, data: HasJson | Mapping[str, Any]) -> Path:
     """
     content = data if isinstance(data, Mapping) else data.to_json()
     text = json.dumps(to_plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    part = path.with_name(path.name + ".part")
     try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
+        replace_file(path, text.encode("utf-8"))
     except OSError as error:
         raise OutputError(
             f"{path} cannot be written: {error.strerror}.", hint="Check the folder and the disk."

@@ -108,7 +108,7 @@ def to_vector(figure: Figure, name: str) -> bytes:
 
         settings: Any = mpl.rcParams
         settings.update({"svg.hashsalt": "hsfuse"})
-        metadata = {"Date": None} if name == "svg" else {"CreationDate": None}
+        metadata = {"Date" if name == "svg" else "CreationDate": None, "Creator": "hsfuse"}
         figure.savefig(buffer, format=name, metadata=metadata)
     return buffer.getvalue()
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse.errors import OutputError, UsageError
+from hsfuse.outputs import part_name
 from hsfuse.readers.base import ERROR_INVALID_L1, ERROR_NEGATIVE, ERROR_SATURATED
 from hsfuse.simulate.prisma_bands import SWIR_SLOTS, VNIR_SLOTS, default_prisma_bands
 from hsfuse.simulate.prisma_header import (
@@ -93,7 +94,7 @@ def write_prisma_l2d(
     target = Path(path)
     if target.is_dir():
         target = target / layout.file_name
-    partial = target.with_name(target.name + ".part")
+    partial = part_name(target)
     try:
         with h5py.File(partial, "w") as file:
             _write_header(file, layout, has_pan=pan_blocks is not None)

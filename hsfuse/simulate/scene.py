@@ -22,6 +22,7 @@ from rasterio.transform import Affine
 
 from hsfuse.errors import InputError, OutputError, UsageError
 from hsfuse.grid import Grid, Slice2D
+from hsfuse.outputs import part_name
 from hsfuse.progress import Progress, SilentProgress
 from hsfuse.simulate.endmembers import Endmembers
 from hsfuse.simulate.landscape import SHADE_STEPS, SLOTS, Landscape
@@ -196,7 +197,7 @@ class Truth:
             "label": self.label,
         }
         path = Path(path)
-        partial = path.with_name(path.name + ".part")
+        partial = part_name(path)
         try:
             # numpy's own function compresses at level 6: five times slower for a tenth less.
             with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:

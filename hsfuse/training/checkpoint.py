@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hsfuse.errors import InputError, OutputError
+from hsfuse.outputs import part_name
 
 FORMAT = "hsfuse-checkpoint"
 VERSION = 2
@@ -51,7 +52,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     OutputError
         The file cannot be written.
     """
-    partial = path.with_name(path.name + ".part")
+    partial = part_name(path)
     metadata = {"format": FORMAT, "format_version": str(VERSION), "record": json.dumps(checkpoint.record)}
     try:
         tensors = {name: t.detach().to("cpu").contiguous().clone() for name, t in checkpoint.tensors.items()}
@@ -64,6 +65,17 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
             f"The checkpoint {path} cannot be written ({error}).",
             hint="Free some space; training goes on from the last checkpoint with --resume.",
         ) from error
+
+
+def check_is_checkpoint(path: Path) -> None:
+    """Raise InputError where a file is no checkpoint of hsfuse, without reading its tensors."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} is no safetensors file ({error}).") from error
+    if metadata.get("format") != FORMAT:
+        raise InputError(f"{path} is not a training checkpoint of hsfuse.")
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -21,9 +22,11 @@ from hsfuse.fusion.nets.header import NetworkHeader
 from hsfuse.fusion.registry import available_methods
 from hsfuse.inference import pipeline
 from hsfuse.log import get_logger
+from hsfuse.outputs import check_new_files, refuse_inputs
 from hsfuse.process import bounded_block_cache
 from hsfuse.progress import Progress
 from hsfuse.qa.compare_report import CompareData, MethodResult, write_compare_report
+from hsfuse.qa.page import OWN_PICTURE, picture_folder
 from hsfuse.qa.plain import to_plain, write_json
 from hsfuse.resources import Resources
 from hsfuse.threads import torch_threads
@@ -40,6 +43,7 @@ from hsfuse.workflows.steps.method_specification import (
 )
 from hsfuse.workflows.steps.methods import may_calibrate, network_precision
 from hsfuse.workflows.steps.resources import resolved, resources_of
+from hsfuse.writers import ReportFiles
 
 _log = get_logger(__name__)
 
@@ -97,7 +101,7 @@ def compare(
     if not paths:
         raise UsageError("Nothing was given to compare on.", hint="hsfuse compare PRISMA SENTINEL2, or a cube.")
     report = output or Path(f"{paths[0].stem}.compare.html")
-    numbers = check_report(report, overwrite=config.overwrite)
+    numbers = check_report(report, _input_files(paths, config), overwrite=config.overwrite)
     wanted, named = wanted_methods(config)
     given = resolved(resources) if resources else resources_of(config)
     with StageClock(progress) as clock, ExitStack() as stack:
@@ -123,7 +127,14 @@ def compare(
     return CompareResult(report, summary, tuple(results))
 
 
-def check_report(path: Path, *, overwrite: bool) -> Path:
+def _input_files(paths: Sequence[Path], config: CompareConfig) -> list[Path]:
+    """Everything that a comparison reads and must not touch."""
+    named = [Path(text) for text in (config.aoi, config.bands) if text is not None]
+    weights = [Path(part) for part in re.split(r"[@,+]", config.methods)]
+    return [*paths, *(path for path in (*named, *weights) if path.is_file())]
+
+
+def check_report(path: Path, inputs: Sequence[Path] = (), *, overwrite: bool) -> Path:
     """Check the place of the report before any work; return the name of the JSON file beside it.
 
     Raises
@@ -131,16 +142,16 @@ def check_report(path: Path, *, overwrite: bool) -> Path:
     UsageError
         The name is no HTML file's.
     OutputError
-        The folder does not exist, or the report does.
+        The folder does not exist, the report does, or something belongs to an input or to somebody else.
     """
     if path.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"The report is an HTML file, not {path.name}.", hint="-o comparison.html")
-    if not path.parent.is_dir():
-        raise OutputError(f"The folder of the report, {path.parent}, does not exist.", hint="Make it first.")
     numbers = path.with_suffix(".json")
-    for item in (path, numbers):
-        if item.exists() and not overwrite:
-            raise OutputError(f"{item} exists already.", hint="Use --overwrite to replace it, or another -o.")
+    files = ReportFiles(path, numbers, picture_folder(path), OWN_PICTURE)
+    check_new_files([path, numbers], inputs, overwrite=overwrite)
+    refuse_inputs([files.pictures], inputs)
+    # The page was named by the user, who may replace it; what goes with it was not.
+    files.check_beside()
     return numbers
 
 

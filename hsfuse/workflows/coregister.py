@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from importlib import import_module
@@ -16,14 +17,18 @@ from hsfuse.config import CoregisterConfig
 from hsfuse.coregister.products import coregister_products
 from hsfuse.coregister.result import CoregistrationResult
 from hsfuse.degrade import Psf
-from hsfuse.errors import CoregistrationError, OutputError
+from hsfuse.errors import CoregistrationError
 from hsfuse.grid import Grid
 from hsfuse.log import get_logger
+from hsfuse.outputs import check_new_files
 from hsfuse.progress import Progress
+from hsfuse.qa.page import picture_folder
 from hsfuse.readers import open_msi, open_product
 from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct
 from hsfuse.threads import one_blas_thread
 from hsfuse.workflows.steps.clock import StageClock
+from hsfuse.workflows.steps.report_files import report_files
+from hsfuse.writers import ReportFiles, WriteOptions, check_destination
 
 _log = get_logger(__name__)
 
@@ -88,8 +93,7 @@ def coregister_files(
         from hsfuse.workflows.coregistration.tie_points import check_suffix
 
         check_suffix(tie_points)
-    wanted = [path for path in (output, field, tie_points, report) if path is not None]
-    _check_outputs(wanted, overwrite=overwrite)
+    options = _checked(output, [field, tie_points, report], report, (target, reference), overwrite=overwrite)
     with StageClock(progress) as clock, ExitStack() as stack:
         stack.enter_context(one_blas_thread())
         stack.enter_context(rasterio.Env(GDAL_CACHEMAX=_cache_mb([target, reference])))
@@ -122,9 +126,7 @@ def coregister_files(
         if result.trusted:
             from hsfuse.workflows.coregistration.aligned_image import write_aligned
 
-            write_aligned(
-                output, moving, result, clock, overwrite=overwrite, finally_known=lambda: compared.result()[0]
-            )
+            write_aligned(output, moving, result, clock, options=options, finally_known=lambda: compared.result()[0])
         result, notes = compared.result()
         written.result()
         warnings += notes
@@ -159,12 +161,17 @@ def _import_what_follows() -> None:
             import_module(name)
 
 
-def _check_outputs(paths: list[Path], *, overwrite: bool) -> None:
-    for path in paths:
-        if path.exists() and not overwrite:
-            raise OutputError(f"{path} exists already.", hint="Use --overwrite to replace it.")
-        if not path.parent.is_dir():
-            raise OutputError(f"The folder {path.parent} does not exist.", hint="Create it first.")
+def _checked(
+    output: Path, others: Sequence[Path | None], report: Path | None, inputs: tuple[Path, ...], *, overwrite: bool
+) -> WriteOptions:
+    """Check the places of all outputs before any work; return how the aligned image is written."""
+    about = report_files(output, wanted=False)
+    if report is not None:
+        about = ReportFiles(report, about.numbers, picture_folder(report), about.picture_names)
+    options = WriteOptions(format="gtiff", overwrite=overwrite, inputs=inputs, report=about)
+    check_new_files([output, *(path for path in others if path is not None)], inputs, overwrite=overwrite)
+    check_destination(output, options)
+    return options
 
 
 def _cache_mb(paths: list[Path]) -> int:

@@ -17,7 +17,7 @@ from hsfuse.process import bounded_block_cache
 from hsfuse.progress import Progress
 from hsfuse.resources import Resources
 from hsfuse.threads import torch_threads
-from hsfuse.workflows.steps.adapted import adapt_to_scene
+from hsfuse.workflows.steps.adapted import adapt_to_scene, check_adapted_path
 from hsfuse.workflows.steps.clock import StageClock
 from hsfuse.workflows.steps.inputs import Pair, open_pair, read_ahead
 from hsfuse.workflows.steps.methods import (
@@ -30,9 +30,10 @@ from hsfuse.workflows.steps.methods import (
 )
 from hsfuse.workflows.steps.prepare import PreparedScene, prepare_scene
 from hsfuse.workflows.steps.product import make_product
+from hsfuse.workflows.steps.report_files import report_files
 from hsfuse.workflows.steps.resources import resolved, resources_of
 from hsfuse.workflows.steps.run_summary import SAMPLE_BYTES, method_summary, plan_summary
-from hsfuse.writers import WriteOptions, check_output, input_identity
+from hsfuse.writers import WriteOptions, check_destination, check_output, input_identity
 from hsfuse.writers.provenance import InputIdentity
 
 
@@ -118,14 +119,16 @@ def run_scene(
     """Run all steps in order; see :func:`fuse_scene` for the parameters."""
     options = WriteOptions(
         format=config.format, dtype=config.dtype, compress=config.compress,
-        overwrite=config.overwrite, resume=config.resume,
+        overwrite=config.overwrite, resume=config.resume, inputs=_input_files(hsi_path, msi_paths, config),
+        report=report_files(output, wanted=config.report),
     )  # fmt: skip
+    # Before anything else: what is wrong with the output's place is known at once.
+    check_destination(output, options)
+    if config.adapt is not None:
+        check_adapted_path(output, options)
     with StageClock(progress) as clock, ExitStack() as stack:
         stack.enter_context(bounded_block_cache())
         pair = _open(hsi_path, msi_paths, config, clock, stack)
-        if not dry_run:
-            # Before minutes of work, not after: a rough check of the output's place.
-            check_output(output, pair.msi.grid, 1, options)
         read_ahead(pair, config)
         # Their libraries take seconds to import, in which other cores decode images.
         given = resolved(resources) if resources else resources_of(config)
@@ -140,9 +143,9 @@ def run_scene(
         )  # fmt: skip
         planned = plan_summary(prepared, guarded, estimate, config, given)
         planned_at = clock.total
+        check_output(output, scene.fine_grid, len(scene.bands), options)
         if dry_run:
             return RunResult(None, chosen.method.spec.name, chosen.reason, planned | {"seconds": clock.seconds})
-        check_output(output, scene.fine_grid, len(scene.bands), options)
         inputs = [input_identity(path) for path in (hsi_path, *msi_paths)]
         learned, adaptation = _learn(prepared, chosen, output, inputs, config, given, clock)
         release_freed_memory()
@@ -155,6 +158,12 @@ def run_scene(
         product.written.path, learned.method.spec.name, learned.reason, summary,
         None if quality is None else quality.report, None if quality is None else quality.level,
     )  # fmt: skip
+
+
+def _input_files(hsi_path: Path, msi_paths: Sequence[Path], config: RunConfig) -> tuple[Path, ...]:
+    """Everything that a run reads and must not touch."""
+    named = [Path(text) for text in (config.aoi, config.bands) if text is not None]
+    return hsi_path, *msi_paths, *filter(None, [config.model]), *(path for path in named if path.is_file())
 
 
 def _open(

@@ -29,6 +29,7 @@ from hsfuse.training.settings import LoopSettings, TrainingFiles, TrainingResult
 from hsfuse.training.task import TrainingTask
 from hsfuse.workflows.steps.clock import StageClock
 from hsfuse.workflows.steps.resources import resolved, resources_of
+from hsfuse.workflows.training.outputs import check_training_outputs
 from hsfuse.workflows.training.recipes import Recipe, loop_settings, loss_of, recipe_of, sampling
 from hsfuse.workflows.training.start import StartNetwork, start_network, start_weights
 from hsfuse.workflows.training.training_data import TrainingData, collect
@@ -94,14 +95,15 @@ def train_reduced(
 
 
 def _train(inputs: Sequence[Path], output: Path, config: TrainConfig, device: str, clock: StageClock) -> TrainResult:
-    files = check_files(output, config)
+    files, scenes = check_files(output, config), parse_inputs(inputs)
+    check_training_outputs(output, files, inputs, scenes, config)
     with clock.stage("start weights") as stage:
         loaded = start_weights(config)
         stage.advance()
     folder = output.resolve().parent
     check_space(folder, 10_000_000)
     header = None if loaded is None else loaded.header
-    data = collect(parse_inputs(inputs), config, header, clock, scratch=folder)
+    data = collect(scenes, config, header, clock, scratch=folder)
     start = start_network(config, data, loaded)
     check_space(folder, 4 * _STATE_COPIES * start.n_parameters + 10_000_000)
     recipe = recipe_of(start.entry, config.recipe)

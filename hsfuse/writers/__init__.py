@@ -4,6 +4,7 @@ from hsfuse.writers.base import (
     OutputPlan,
     WriteOptions,
     WrittenProduct,
+    check_destination,
     check_output,
     journal_folder,
     sidecar_paths,
@@ -21,6 +22,7 @@ from hsfuse.writers.format import (
     resolve_format,
 )
 from hsfuse.writers.journal import StoredRows
+from hsfuse.writers.place import ReportFiles
 from hsfuse.writers.provenance import (
     InputIdentity,
     file_hash,
@@ -39,10 +41,12 @@ __all__ = [
     "FormatEntry",
     "InputIdentity",
     "OutputPlan",
+    "ReportFiles",
     "SampleEncoding",
     "StoredRows",
     "WriteOptions",
     "WrittenProduct",
+    "check_destination",
     "check_output",
     "file_hash",
     "input_identity",

@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse.config import Compression, OutputDtype
-from hsfuse.errors import DiskFullError, OutputError, UsageError
+from hsfuse.errors import DiskFullError, UsageError
 from hsfuse.grid import Grid
 from hsfuse.writers.encoding import SampleEncoding
 from hsfuse.writers.format import FORMATS, FormatEntry, resolve_format, rows_of
-from hsfuse.writers.storage import probe, size_text
+from hsfuse.writers.journal import ROWS_NAME
+from hsfuse.writers.place import ReportFiles, check_place, stac_path
+from hsfuse.writers.storage import size_text
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,11 @@ class WriteOptions:
     compress
         Compression; formats that are never compressed pass it over.
     overwrite, resume
-        Replace an existing output; go on with an interrupted one.
+        Replace an existing output; go on with an interrupted run. Both: go on with an interrupted replacement.
+    inputs
+        Files and folders that the output must not touch.
+    report
+        What is reported beside the cube; what tells of an older cube goes when this one is published.
 
     Raises
     ------
@@ -44,12 +50,12 @@ class WriteOptions:
     compress: Compression = "zstd"
     overwrite: bool = False
     resume: bool = False
+    inputs: tuple[Path, ...] = ()
+    report: ReportFiles | None = None
 
     def __post_init__(self) -> None:
         if self.format != "auto":
             FORMATS.get(self.format)
-        if self.overwrite and self.resume:
-            raise UsageError("The options --overwrite and --resume exclude each other.")
         if self.compress == "lerc" and self.dtype != "float32":
             raise UsageError(
                 f"LERC compression does not fit {self.dtype} output.",
@@ -121,11 +127,6 @@ def journal_folder(path: Path) -> Path:
     return path.with_name(path.name + ".part")
 
 
-def stac_path(path: Path) -> Path:
-    """STAC item of an output."""
-    return path.with_name(path.name + ".stac.json")
-
-
 def sidecar_paths(path: Path, entry: FormatEntry) -> tuple[Path, ...]:
     """Files that are written beside an output: companions of its format and its STAC item."""
     return (*entry.companions(path).values(), stac_path(path))
@@ -144,33 +145,14 @@ def check_output(path: Path, grid: Grid, n_bands: int, options: WriteOptions) ->
 
     Raises
     ------
-    UsageError
-        The name and the format contradict each other.
-    OutputError
-        The output exists, its folder is missing or not writable, or the disk is too small.
+    UsageError, OutputError
+        See :func:`check_destination`; the disk is too small.
     """
-    path = Path(path)
-    entry = resolve_format(path, options.format)
-    if entry.compressions and options.compress not in entry.compressions:
-        raise UsageError(
-            f"The format {entry.name} has no {options.compress} compression.",
-            hint=f"Use --compress {' or '.join(entry.compressions)}.",
-        )
-    sidecars = sidecar_paths(path, entry)
+    entry, sidecars = check_destination(path, options)
     folder = path.parent
-    if not folder.is_dir():
-        raise OutputError(f"The folder of the output, {folder}, does not exist.", hint=f"Make it: mkdir -p {folder}")
-    _check_kind(path, entry)
-    existing = [item for item in (path, *sidecars) if item.exists()]
-    if existing and not (options.overwrite or options.resume):
-        raise OutputError(
-            f"The output {existing[0]} exists already.",
-            hint="Choose another name, or add --overwrite to replace it.",
-        )
-    probe(folder)
     raw = grid.height * grid.width * n_bands * SampleEncoding.of(options.dtype).dtype.itemsize
     need = entry.disk_need(raw, grid, options.compress)
-    partial = journal_folder(path) / "rows.bil"
+    partial = journal_folder(path) / ROWS_NAME
     done = partial.stat().st_size if partial.is_file() else 0
     free = shutil.disk_usage(folder).free
     # Rows that are the product's file already are not written twice.
@@ -183,9 +165,25 @@ def check_output(path: Path, grid: Grid, n_bands: int, options: WriteOptions) ->
     return OutputPlan(path, entry, sidecars, need.product, needed, free)
 
 
-def _check_kind(path: Path, entry: FormatEntry) -> None:
-    """Refuse to put a file where a folder is, or the other way round."""
-    if path.is_dir() and not entry.is_folder:
-        raise DiskFullError(f"The output {path} is a folder.", hint="Give a file name, such as fused.tif, in it.")
-    if path.exists() and entry.is_folder and not path.is_dir():
-        raise DiskFullError(f"The output {path} is a file, but {entry.name} makes a folder.", hint="Give another name.")
+def check_destination(path: Path, options: WriteOptions) -> tuple[FormatEntry, tuple[Path, ...]]:
+    """Check all about an output that does not depend on its size; return its format and the files beside it.
+
+    Raises
+    ------
+    UsageError
+        The name and the format contradict each other.
+    OutputError
+        See :func:`hsfuse.writers.place.check_place`.
+    """
+    entry = resolve_format(path, options.format)
+    if entry.compressions and options.compress not in entry.compressions:
+        raise UsageError(
+            f"The format {entry.name} has no {options.compress} compression.",
+            hint=f"Use --compress {' or '.join(entry.compressions)}.",
+        )
+    sidecars = sidecar_paths(path, entry)
+    check_place(
+        path, entry, sidecars, journal=journal_folder(path), replace=options.overwrite or options.resume,
+        inputs=options.inputs, report=options.report,
+    )  # fmt: skip
+    return entry, sidecars

@@ -27,19 +27,16 @@ from hsfuse.writers.base import (
     WrittenProduct,
     check_output,
     journal_folder,
-    stac_path,
 )
 from hsfuse.writers.encoding import SampleEncoding
 from hsfuse.writers.format import BuildOptions, CubeContent, read_identity
-from hsfuse.writers.journal import Journal, StoredRows, remove_journal
+from hsfuse.writers.journal import Journal, StoredRows, has_rows, remove_journal
+from hsfuse.writers.place import stac_path, stale_files
 from hsfuse.writers.provenance import plain_record
 from hsfuse.writers.publish import STAGE_NAME, complete_interrupted, publish
 from hsfuse.writers.storage import reached, remove, size_of, storage_errors
 
 _log = get_logger(__name__)
-
-_STALE_SUFFIXES = (".aux.xml", ".ovr", ".msk")
-"""What GDAL and QGIS leave beside a raster; it describes the old pixels after an overwrite."""
 
 
 class CubeWriter:
@@ -242,10 +239,14 @@ class CubeWriter:
         complete_interrupted(journal)
         if not (self.options.resume and self.path.exists()):
             return None
-        if not self.metadata.identity or read_identity(self.path, self.plan.format) != self.metadata.identity:
+        same = bool(self.metadata.identity) and read_identity(self.path, self.plan.format) == self.metadata.identity
+        if self.options.overwrite and not (same and not has_rows(journal)):
+            # Its replacement was interrupted, or is about to begin.
+            return None
+        if not same:
             raise OutputError(
                 f"The output {self.path} exists already and comes from another run.",
-                hint="Choose another name, or use --overwrite instead of --resume.",
+                hint="Choose another name, or add --overwrite (with --resume: go on with an interrupted replacement).",
             )
         _log.info("%s is complete already", self.path)
         # A kill between the final rename and the clean-up leaves the journal behind.
@@ -273,7 +274,8 @@ class CubeWriter:
 
     def _publish(self, journal: Journal) -> None:
         """Give the files their final names, the cube last: when it is there, everything is."""
-        stale = [self.path.name + suffix for suffix in _STALE_SUFFIXES] if self.options.overwrite else []
-        publish(journal.folder, [*(item.name for item in self.plan.sidecars), self.path.name], stale)
+        stale = stale_files(self.path, self.options.report) if self.options.overwrite else []
+        names = [item.relative_to(self.path.parent).as_posix() for item in stale]
+        publish(journal.folder, [*(item.name for item in self.plan.sidecars), self.path.name], names)
         journal.remove()
         reached("journal removed")

@@ -118,6 +118,10 @@ def _no_companions(_path: Path) -> Mapping[str, Path]:
     return {}
 
 
+def _no_users(_path: Path) -> Sequence[Path]:
+    return ()
+
+
 def _raw_size(raw: int, _grid: Grid, _compress: str) -> DiskNeed:
     return DiskNeed(raw, raw)
 
@@ -158,6 +162,8 @@ class FormatEntry:
     companions
         ``companions(path)`` returns the files beside ``path`` that are part of the product by what they are, such as
         ``{"header": out.hdr}``.
+    companion_users
+        ``companion_users(path)`` returns other files that rely on a companion which is there already.
     disk_need
         ``disk_need(raw, grid, compress)`` returns the need for ``raw`` bytes of samples.
     """
@@ -175,6 +181,7 @@ class FormatEntry:
     is_folder: bool = False
     keeps_rows: bool = False
     companions: Callable[[Path], Mapping[str, Path]] = field(default=_no_companions, repr=False)
+    companion_users: Callable[[Path], Sequence[Path]] = field(default=_no_users, repr=False)
     disk_need: NeedDisk = field(default=_raw_size, repr=False)
 
 

@@ -99,6 +99,32 @@ def unlock(handle: int) -> None:
         os.close(handle)
 
 
+def refuse_foreign(folder: Path) -> None:
+    """Make sure that what lies where a journal is to be is one, or nothing.
+
+    Files that somebody put beside those of a journal are left where they are.
+
+    Raises
+    ------
+    OutputError
+        It is something else.
+    """
+    if not folder.exists() and not folder.is_symlink():
+        return
+    if folder.is_dir() and not folder.is_symlink():
+        names = sorted(item.name for item in folder.iterdir())
+        if MANIFEST_NAME in names or all(name in OWN_NAMES for name in names):
+            return
+    raise OutputError(
+        f"{folder} is in the way and was not made by hsfuse.", hint="Move it, or choose another name for the output."
+    )
+
+
+def has_rows(folder: Path) -> bool:
+    """Whether a journal of an interrupted run lies there."""
+    return (folder / MANIFEST_NAME).is_file()
+
+
 def remove_journal(folder: Path) -> None:
     """Delete a journal's own files and, unless somebody put more into it, its folder."""
     for name in OWN_NAMES:
@@ -158,7 +184,7 @@ class Journal:
         self.record = dict(record)
         self.plan: dict[str, Any] = dict(plan or {})
         self.rows_done = 0
-        self._refuse_foreign()
+        refuse_foreign(folder)
         folder.mkdir(exist_ok=True)
         self._lock = lock_folder(folder)
         try:
@@ -298,18 +324,6 @@ class Journal:
             _log.warning("discarding the interrupted run in %s (--resume would have gone on with it)", self.folder)
         for name in leftovers:
             remove(self.folder / name)
-
-    def _refuse_foreign(self) -> None:
-        """Make sure that a folder of this name holds nothing but a journal's files."""
-        if not self.folder.exists() and not self.folder.is_symlink():
-            return
-        foreign = (
-            [item.name for item in self.folder.iterdir() if item.name not in OWN_NAMES]
-            if self.folder.is_dir()
-            else [""]
-        )
-        if foreign:
-            raise OutputError(f"{self.folder} is in the way and was not made by hsfuse.", hint="Move or delete it.")
 
     def _save(self) -> None:
         content = json.dumps(

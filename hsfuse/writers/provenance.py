@@ -65,6 +65,13 @@ def input_identity(path: Path) -> InputIdentity:
     return InputIdentity(path.resolve().name, size, digest.hexdigest()[:16])
 
 
+def sampled_hash(path: Path) -> str:
+    """Hash of a file's size and of content at its start, its end and evenly between (16 hexadecimal digits)."""
+    digest = hashlib.sha256()
+    _hash_samples(path, path.stat().st_size, digest)
+    return digest.hexdigest()[:16]
+
+
 def _hash_samples(path: Path, size: int, digest: hashlib._Hash) -> None:
     digest.update(f"{size}\n".encode())
     with path.open("rb") as stream:

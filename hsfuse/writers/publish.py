@@ -11,12 +11,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from hsfuse.errors import OutputError
 from hsfuse.log import get_logger
 from hsfuse.writers.journal import lock_folder, remove_journal, unlock
-from hsfuse.writers.storage import reached, remove, storage_errors, sync_folder, sync_tree, write_durably
+from hsfuse.writers.storage import discard, reached, remove, storage_errors, sync_folder, sync_tree, write_durably
 
 _log = get_logger(__name__)
 
@@ -37,7 +37,8 @@ class Publication:
     names
         Names of the product's files or folders, the cube last; equal in the stage and beside the journal.
     stale
-        Names of files and folders that tell of the cube that is replaced.
+        Files that tell of the cube that is replaced, and folders that go when they are empty then; relative to the
+        output's folder, in the order in which they go.
     """
 
     journal: Path
@@ -60,7 +61,7 @@ class Publication:
             remove(folder / cube)
             reached("old cube removed")
         for name in self.stale:
-            remove(folder / name)
+            discard(folder / name)
         reached("stale files removed")
         for name in self.names:
             staged = self.stage / name
@@ -90,7 +91,7 @@ class Publication:
             content = json.loads(marker.read_text(encoding="utf-8"))
             if content["schema"] != SCHEMA:
                 raise ValueError(content["schema"])
-            return cls(journal, _plain_names(content["names"]), _plain_names(content["stale"]))
+            return cls(journal, _names(content["names"], 1), _names(content["stale"], 2))
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError, IndexError) as error:
@@ -100,16 +101,20 @@ class Publication:
             ) from error
 
 
-def _plain_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Names of siblings only: a marker that somebody else wrote must not reach further."""
-    if any(not isinstance(name, str) or Path(name).name != name for name in names):
-        raise ValueError("not a name")
+def _names(names: Sequence[str], parts: int) -> tuple[str, ...]:
+    """Names beside the journal only: a marker that somebody else wrote must not reach further."""
+    for name in names:
+        pieces = PurePosixPath(name).parts
+        if not 1 <= len(pieces) <= parts or name.startswith("/") or ".." in pieces:
+            raise ValueError(name)
     return tuple(names)
 
 
 def publish(journal: Path, names: Iterable[str], stale: Iterable[str] = ()) -> None:
     """Publish what was built in the stage of a journal; see :class:`Publication`."""
-    publication = Publication(journal, tuple(names), tuple(stale))
+    moved = tuple(names)
+    # What is replaced anyway must not be deleted: by a repetition it would be the new file.
+    publication = Publication(journal, moved, tuple(name for name in stale if name not in moved))
     publication.begin()
     publication.complete()
 

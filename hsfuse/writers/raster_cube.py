@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hsfuse.errors import OutputError
 from hsfuse.grid import Slice2D
+from hsfuse.readers.gdal import gdal_name
 from hsfuse.writers.provenance import IDENTITY_TAG
 
 
@@ -35,7 +36,7 @@ class RasterCube:
 
         self._path = path
         try:
-            self._dataset = rasterio.open(path)
+            self._dataset = rasterio.open(gdal_name(path))
         except (RasterioError, OSError) as error:
             raise OutputError(f"The product {path} cannot be read: {error}.") from error
         self._scale, self._offset = self._scaling()

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hsfuse._version import __version__
-from hsfuse.grid import Grid, reproject_xy
+from hsfuse.grid import Grid
 from hsfuse.writers.band_metadata import CubeMetadata
 from hsfuse.writers.encoding import SampleEncoding
+from hsfuse.writers.footprint import footprint
 from hsfuse.writers.format import FormatEntry, stored_number
 
+_EARLIEST, _LATEST = "1960-01-01T00:00:00Z", "2100-01-01T00:00:00Z"
 _EXTENSIONS = (
     "https://stac-extensions.github.io/eo/v1.1.0/schema.json",
     "https://stac-extensions.github.io/projection/v1.1.0/schema.json",
@@ -29,13 +29,13 @@ def stac_item(
     """Return the item of a cube that will lie at ``path``.
 
     The band list stands in the item's properties (where EnMAP-Box looks) and in the asset (where STAC clients
-    look). Without an acquisition time ``datetime`` is null.
+    look). Without an acquisition time ``datetime`` is null, and the interval that STAC asks for then is that of all
+    satellite images.
     """
-    ring = _footprint(grid)
-    longitudes, latitudes = [p[0] for p in ring], [p[1] for p in ring]
+    outline = footprint(grid)
     eo_bands = _eo_bands(metadata)
     properties: dict[str, Any] = {
-        "datetime": metadata.acquired_utc or None,
+        **_time(metadata),
         "title": metadata.description or path.stem,
         "gsd": grid.pixel_m,
         "processing:level": "L4",
@@ -60,19 +60,21 @@ def stac_item(
     assets = {"cube": asset}
     for role, companion in entry.companions(path).items():
         assets[role] = {"href": f"./{companion.name}", "title": f"{entry.name} {role}", "roles": ["metadata"]}
-    return {
+    item = {
         "type": "Feature",
         "stac_version": "1.0.0",
         "stac_extensions": list(_EXTENSIONS),
         "id": path.stem,
-        "bbox": [min(longitudes), min(latitudes), max(longitudes), max(latitudes)],
-        "geometry": {"type": "Polygon", "coordinates": [[*ring, ring[0]]]},
+        "bbox": outline.bbox,
+        "geometry": outline.geometry,
         "properties": properties,
         "links": [
             {"rel": "derived_from", "href": f"./{name}", "title": name} for name in _input_names(metadata.provenance)
         ],
         "assets": assets,
     }
+    # An item without a place has no box at all.
+    return {key: value for key, value in item.items() if key != "bbox" or value is not None}
 
 
 def stac_text(item: dict[str, Any]) -> str:
@@ -87,14 +89,10 @@ def _input_names(provenance: Mapping[str, Any]) -> list[str]:
     return [str(item["name"]) for item in records if isinstance(item, Mapping) and "name" in item]
 
 
-def _footprint(grid: Grid) -> list[list[float]]:
-    """Corners in longitude and latitude, counter-clockwise from the lower left."""
-    from rasterio.crs import CRS
-
-    left, bottom, right, top = grid.bounds
-    x, y = np.array([left, right, right, left]), np.array([bottom, bottom, top, top])
-    longitude, latitude = reproject_xy(grid.crs, CRS.from_epsg(4326), x, y)
-    return [[round(float(a), 7), round(float(b), 7)] for a, b in zip(longitude, latitude, strict=True)]
+def _time(metadata: CubeMetadata) -> dict[str, Any]:
+    if metadata.acquired is not None:
+        return {"datetime": metadata.acquired_utc}
+    return {"datetime": None, "start_datetime": _EARLIEST, "end_datetime": _LATEST}
 
 
 def _projection(grid: Grid) -> dict[str, Any]:

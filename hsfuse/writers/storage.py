@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hsfuse.errors import DiskFullError, OutputError
@@ -59,6 +59,15 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def discard(path: Path) -> None:
+    """Delete a file, or a folder that is empty; what is not there, and a folder with files in it, is no error."""
+    if path.is_dir() and not path.is_symlink():
+        with suppress(OSError):
+            path.rmdir()
+    else:
+        path.unlink(missing_ok=True)
+
+
 def size_of(path: Path) -> int:
     """Bytes of a file, or of all files in a folder."""
     if path.is_dir():
@@ -99,18 +108,22 @@ def _causes(error: BaseException) -> list[BaseException]:
     return chain
 
 
+def is_gdal_error(error: BaseException) -> bool:
+    """Whether rasterio raised an error; those that it passes on from GDAL have no public base class."""
+    return any(kind.__module__.split(".")[0] == "rasterio" for kind in type(error).__mro__)
+
+
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
     """Turn failures of storage into an OutputError that names the output.
 
     Covers Python's own writes and GDAL's, whose errors carry no error number.
     """
-    from rasterio._err import CPLE_BaseError
-    from rasterio.errors import RasterioError
-
     try:
         yield
-    except (OSError, RasterioError, CPLE_BaseError) as error:
+    except Exception as error:
+        if not (isinstance(error, OSError) or is_gdal_error(error)):
+            raise
         causes = _causes(error)
         full = any(getattr(cause, "errno", None) in _FULL for cause in causes)
         # GDAL reports a refused write as text only, and sometimes without its reason.

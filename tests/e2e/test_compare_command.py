@@ -190,6 +190,10 @@ def test_bad_inputs(cube: Path, tmp_path: Path) -> None:
     assert result.exit_code == 3
     assert "cannot be simulated" in result.output
     (tmp_path / "r.json").write_text("{}")
+    foreign = _compare(cube, "-o", tmp_path / "r.html", "--methods", "bicubic", "--overwrite")
+    assert foreign.exit_code == 7
+    assert "not made by hsfuse" in " ".join(foreign.output.split())
+    (tmp_path / "r.json").write_text('{"schema": "hsfuse-compare/1"}')
     assert _compare(cube, "-o", tmp_path / "r.html", "--methods", "bicubic").exit_code == 7
     assert _compare(cube, "-o", tmp_path / "r.html", "--methods", "bicubic", "--overwrite").exit_code == 0
 

@@ -65,7 +65,7 @@ def test_unwritable_folder(grid: Grid) -> None:
     assert "not writable" in _fails(OutputError, Path("/proc/o.tif"), grid).message
 
 
-@pytest.mark.parametrize("existing", ["o.tif", "o.tif.stac.json"])
+@pytest.mark.parametrize("existing", ["o.tif"])
 def test_existing_files_need_overwrite(tmp_path: Path, grid: Grid, existing: str) -> None:
     (tmp_path / existing).write_text("precious")
     error = _fails(OutputError, tmp_path / "o.tif", grid)
@@ -94,7 +94,7 @@ def test_plan_counts_journal_and_product(tmp_path: Path, grid: Grid) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("options", [{"overwrite": True, "resume": True}, {"compress": "lerc", "dtype": "int16"}])
+@pytest.mark.parametrize("options", [{"compress": "lerc", "dtype": "int16"}, {"format": "netcdf"}])
 def test_contradicting_options(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         WriteOptions(**options)

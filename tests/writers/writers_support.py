@@ -20,3 +20,8 @@ PROVENANCE = {
     "config": {"bands": "8", "seed": 0},
     "inputs": [{"name": "PRS_L2D_x.he5", "bytes": 12, "fingerprint": "ab"}],
 }
+PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b550000000a49444154789c63600000000200"
+    "0148afa4710000000049454e44ae426082"
+)
+"""A picture of one pixel."""

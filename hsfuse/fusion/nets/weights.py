@@ -18,6 +18,7 @@ from hsfuse.errors import InputError, OutputError, UsageError
 from hsfuse.fusion.nets.header import NetworkHeader, file_sha256, read_header
 from hsfuse.fusion.nets.zoo import find_model, untrained
 from hsfuse.fusion.registry import architecture
+from hsfuse.outputs import part_name
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def save_weights(
     header.check(path)
     kind = torch.bfloat16 if dtype == "bf16" else torch.float32
     tensors = {name: _stored(t, kind) for name, t in state.items()}
-    part = path.with_name(path.name + ".part")
+    part = part_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, part, metadata=header.to_metadata())

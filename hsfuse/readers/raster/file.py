@@ -108,7 +108,9 @@ class RasterFile:
         has_scale = bool(np.any(scale != 1) or np.any(offset != 0))
         factor = reflectance_scale_factor(dataset, self.header)
         if has_scale and factor not in (None, 1.0):
-            self.warnings.append("Scale and 'reflectance scale factor' are both given; only the scale was applied.")
+            # Products that say the same in the words of two readers contradict nothing.
+            if not np.allclose(scale * factor, 1.0, rtol=1e-6):
+                self.warnings.append("Scale and 'reflectance scale factor' are both given; only the scale was applied.")
         elif factor is not None:
             scale, has_scale = scale / factor, True
         # With nodata values or a mask the producer says what is fill; otherwise all-zero pixels are taken for it.

@@ -18,11 +18,15 @@ from hsfuse.coregister.threads import prefetch
 from hsfuse.coregister.warp import Resampler
 from hsfuse.errors import OutputError
 from hsfuse.grid import Grid, Slice2D
+from hsfuse.outputs import part_name
 from hsfuse.progress import Progress
 from hsfuse.readers.base import FloatCube, HyperspectralProduct, MultispectralProduct
+from hsfuse.readers.gdal import gdal_name
 from hsfuse.readers.stored import StoredAs
-from hsfuse.writers import CubeWriter, WriteOptions
+from hsfuse.writers import CubeWriter, ReportFiles, WriteOptions
+from hsfuse.writers.place import stale_files
 from hsfuse.writers.provenance import plain_record
+from hsfuse.writers.storage import discard
 
 _ROWS = 128
 _PIXELS_AT_ONCE = 1 << 21
@@ -54,14 +58,15 @@ def write_aligned(
     result: CoregistrationResult,
     progress: Progress,
     *,
-    overwrite: bool,
+    options: WriteOptions,
     finally_known: Callable[[], CoregistrationResult] | None = None,
 ) -> None:
     """Write the target at its true position on its own grid, resampled once.
 
     A cube with wavelengths becomes int16 reflectance with all its metadata; any other raster keeps its data type,
     its numbers, its nodata value and its tags. ``finally_known`` returns the result that a cube records about itself,
-    when that is still being completed (by what does not move a pixel) while its rows are resampled.
+    when that is still being completed (by what does not move a pixel) while its rows are resampled. ``options`` say
+    what lies beside and may go.
 
     Raises
     ------
@@ -69,12 +74,15 @@ def write_aligned(
         The file cannot be written.
     """
     if isinstance(target, HyperspectralProduct):
-        _write_cube(path, target, result, progress, overwrite=overwrite, finally_known=finally_known)
+        _write_cube(path, target, result, progress, options=options, finally_known=finally_known)
     else:
-        _write_plain(path, target, result, progress)
+        _write_plain(path, target, result, progress, options.report)
 
 
-def _write_plain(path: Path, target: MultispectralProduct, result: CoregistrationResult, progress: Progress) -> None:
+def _write_plain(
+    path: Path, target: MultispectralProduct, result: CoregistrationResult, progress: Progress,
+    report: ReportFiles | None,
+) -> None:  # fmt: skip
     stored = target.stored or StoredAs.reflectance(len(target.band_names))
     moved = Resampler(target.grid, target.grid, result.field)
     count = len(target.band_names)
@@ -92,7 +100,7 @@ def _write_plain(path: Path, target: MultispectralProduct, result: Coregistratio
         profile["predictor"] = 3 if stored.dtype.kind == "f" else 2
         _write_raster(
             path, target.grid, read, profile, names=target.band_names, tags=stored.tags, band_tags=stored.band_tags,
-            scaling=(stored.tag_scale, stored.tag_offset),
+            scaling=(stored.tag_scale, stored.tag_offset), report=report,
         )  # fmt: skip
 
 
@@ -102,7 +110,7 @@ def _write_cube(
     result: CoregistrationResult,
     progress: Progress,
     *,
-    overwrite: bool,
+    options: WriteOptions,
     finally_known: Callable[[], CoregistrationResult] | None,
 ) -> None:
     swir = target.bands.in_swir()
@@ -121,7 +129,6 @@ def _write_cube(
                 out[bands] = resampler.apply(target.read(source, bands), source, block)
         return out
 
-    options = WriteOptions(format="gtiff", dtype="int16", overwrite=overwrite)
     provenance = {"version": __version__, "coregistration": result.to_json()}
     name = f"{target.info.name} aligned by hsfuse {__version__}"
     with CubeWriter(
@@ -148,15 +155,16 @@ def _write_raster(
     tags: Mapping[str, str],
     band_tags: Sequence[Mapping[str, str]],
     scaling: tuple[Sequence[float], Sequence[float]] | None = None,
+    report: ReportFiles | None = None,
 ) -> None:
-    part = path.with_name(path.name + ".part")
+    part = part_name(path)
     common = {
         "driver": "GTiff", "height": grid.height, "width": grid.width, "crs": grid.crs, "transform": grid.transform,
         "compress": "deflate", "interleave": "band", "bigtiff": "if_safer",
     }  # fmt: skip
     rows = max(1, min(_ROWS, _PIXELS_AT_ONCE // (grid.width * int(profile["count"]))))
     try:
-        with rasterio.open(part, "w", **common, **profile) as sink:
+        with rasterio.open(gdal_name(part), "w", **common, **profile) as sink:
             sink.descriptions = tuple(names)
             sink.update_tags(**tags)
             for band, items in enumerate(band_tags, start=1):
@@ -165,6 +173,9 @@ def _write_raster(
                 sink.scales, sink.offsets = (tuple(values) for values in scaling)
             for block, values in prefetch(read, grid.row_blocks(rows)):
                 sink.write(values, window=block.window)
+        # First what tells of older pixels: it never lies beside the new ones.
+        for item in stale_files(path, report):
+            discard(item)
         part.replace(path)
     except (OSError, RasterioError) as error:
         part.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from rasterio.crs import CRS
 
 from hsfuse.coregister.result import CoregistrationResult, TiePoints
 from hsfuse.errors import OutputError, UsageError
+from hsfuse.outputs import part_name, replace_file
 
 SUFFIXES = (".gpkg", ".geojson", ".json")
 _LAYER = "tie_points"
@@ -70,7 +71,7 @@ def _write_geopackage(path: Path, columns: dict[str, Any], crs: CRS) -> None:
     import pyogrio
     import shapely
 
-    part = path.with_name(path.stem + ".part.gpkg")
+    part = part_name(path)
     part.unlink(missing_ok=True)
     geometry = shapely.to_wkb(shapely.points(columns["x"], columns["y"]))
     fields = [name for name in columns if name not in ("x", "y")]
@@ -100,9 +101,7 @@ def _write_geojson(path: Path, columns: dict[str, Any], crs: CRS) -> None:
     if authority is not None:
         name = f"urn:ogc:def:crs:{authority[0]}::{authority[1]}"
         collection["crs"] = {"type": "name", "properties": {"name": name}}
-    part = path.with_name(path.name + ".part")
     try:
-        part.write_text(json.dumps(collection), encoding="utf-8")
-        part.replace(path)
+        replace_file(path, json.dumps(collection).encode())
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror}.", hint=_HINT) from error

@@ -21,10 +21,11 @@ from hsfuse.fusion.nets.header import read_header
 from hsfuse.inference.budget import make_budget
 from hsfuse.inference.scene import FusionScene
 from hsfuse.log import get_logger
+from hsfuse.outputs import check_paths, part_name, refuse_inputs
 from hsfuse.progress import Progress
 from hsfuse.resources import Resources
 from hsfuse.workflows.steps.methods import ChosenMethod, network_precision
-from hsfuse.writers import journal_folder, run_identity
+from hsfuse.writers import WriteOptions, journal_folder, run_identity
 from hsfuse.writers.provenance import InputIdentity
 
 _log = get_logger(__name__)
@@ -45,6 +46,29 @@ class AdaptedMethod:
 def adapted_path(output: Path) -> Path:
     """Name of the adapted weights of an output."""
     return output.with_name(output.name + ".adapted.safetensors")
+
+
+def check_adapted_path(output: Path, options: WriteOptions) -> None:
+    """Check the place of the adapted weights before any work.
+
+    Raises
+    ------
+    OutputError
+        They exist already, or an input or another file is in their place.
+    """
+    path = adapted_path(output)
+    check_paths([path, part_name(path)])
+    refuse_inputs([path], options.inputs)
+    if not path.exists():
+        return
+    if not (options.overwrite or options.resume):
+        raise OutputError(f"The adapted weights {path} exist already.", hint="Use --overwrite to replace them.")
+    try:
+        read_header(path)
+    except InputError as error:
+        raise OutputError(
+            f"{path} is in the way of the adapted weights and holds none.", hint="Move it, or choose another output."
+        ) from error
 
 
 def adapt_to_scene(

@@ -45,6 +45,7 @@ from hsfuse.workflows.steps.adapted import adaptation_text
 from hsfuse.workflows.steps.clock import StageClock
 from hsfuse.workflows.steps.methods import ChosenMethod, guard_text
 from hsfuse.workflows.steps.prepare import PreparedScene
+from hsfuse.workflows.steps.report_files import report_files
 from hsfuse.workflows.steps.window_scores import score_windows
 from hsfuse.writers import StoredRows, WrittenProduct
 
@@ -79,12 +80,6 @@ class Quality:
     report: Path
 
 
-def report_paths(output: Path) -> tuple[Path, Path]:
-    """Return the names of the HTML report and of the JSON beside an output."""
-    stem = output.with_suffix("")
-    return stem.with_name(stem.name + ".report.html"), stem.with_name(stem.name + ".qa.json")
-
-
 def assess(
     prepared: PreparedScene,
     chosen: ChosenMethod,
@@ -113,7 +108,8 @@ def assess(
     """
     scene = prepared.scene
     centre = scene.hsi.bands.centre_nm[scene.bands]
-    html, numbers = report_paths(output)
+    files = report_files(output)
+    html, numbers = files.page, files.numbers
     fused: FunctionSource | ProductSource
     if rows is None:
         written = finished()

@@ -14,6 +14,7 @@ import rasterio
 import rasterio.shutil
 from rasterio.enums import Resampling
 
+from hsfuse.readers.gdal import gdal_name
 from hsfuse.writers.format import BuildOptions, CubeContent
 from hsfuse.writers.geotiff.tiff import (
     check_complete,
@@ -51,11 +52,11 @@ def write_cog(content: CubeContent, path: Path, options: BuildOptions, *, tile_p
         ):  # fmt: skip
             factors = overview_factors(height, width, tile_px)
             if factors:
-                with rasterio.open(plain, "r+") as dataset:
+                with rasterio.open(gdal_name(plain), "r+") as dataset:
                     dataset.build_overviews(factors, Resampling.average)
             options.advance(height / 4)
             creation = layout | compression_options(options.compress, content.encoding)
-            rasterio.shutil.copy(plain, path, copy_src_overviews="YES", **creation)
+            rasterio.shutil.copy(gdal_name(plain), gdal_name(path), copy_src_overviews="YES", **creation)
             check_complete(path)
             options.advance(height / 2)
     finally:

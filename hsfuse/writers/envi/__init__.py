@@ -11,6 +11,12 @@ def _companions(path: Path) -> dict[str, Path]:
     return {"header": path.with_suffix(".hdr")}
 
 
+def _header_users(path: Path) -> list[Path]:
+    from hsfuse.writers.envi.header import other_users
+
+    return other_users(path.with_suffix(".hdr"), path)
+
+
 def _build(content: CubeContent, path: Path, options: BuildOptions) -> None:
     from hsfuse.writers.envi.raw import write_envi
 
@@ -34,5 +40,6 @@ FORMAT = FormatEntry(
     refused_suffixes=(".bsq", ".bip"),
     keeps_rows=True,
     companions=_companions,
+    companion_users=_header_users,
 )
 """The entry of the registry."""

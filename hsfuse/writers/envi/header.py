@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,14 +13,21 @@ from hsfuse.grid import Grid
 from hsfuse.writers.band_metadata import CubeMetadata, braces, envi_fields, number, plain
 from hsfuse.writers.encoding import SampleEncoding
 
+FINGERPRINT_FIELD = "hsfuse data fingerprint"
 _ENVI_TYPE = {"i2": 2, "u2": 12, "f4": 4}
+_TYPE_BYTES = {1: 1, 2: 2, 3: 4, 4: 4, 5: 8, 6: 8, 9: 16, 12: 2, 13: 4, 14: 8, 15: 8}
+_NUMBER = re.compile(r"^[ \t]*(samples|lines|bands|header offset|data type)[ \t]*=[ \t]*(\d+)[ \t]*$", re.M | re.I)
+_NO_DATA_FILES = frozenset(
+    {".hdr", ".json", ".html", ".xml", ".ovr", ".msk", ".prj", ".txt", ".csv", ".toml", ".png", ".jpg", ".log", ".zip"}
+)
+_HEADER_BYTES = 2**24
 
 
-def header_text(metadata: CubeMetadata, grid: Grid, encoding: SampleEncoding) -> str:
+def header_text(metadata: CubeMetadata, grid: Grid, encoding: SampleEncoding, fingerprint: str = "") -> str:
     """Text of the ``.hdr`` file of a raw file, band interleaved by line.
 
     Integers say their scale twice: ``reflectance scale factor`` for ENVI and Spectral Python, ``data gain values``
-    for GDAL and what is built on it. No reader of either applies both.
+    for GDAL and what is built on it. No reader of either applies both. ``fingerprint`` ties the header to its data.
     """
     bands = metadata.bands
     fields: dict[str, str] = {
@@ -43,6 +52,8 @@ def header_text(metadata: CubeMetadata, grid: Grid, encoding: SampleEncoding) ->
     fields |= _plain_provenance(metadata.provenance)
     if metadata.identity:
         fields["hsfuse identity"] = metadata.identity
+    if fingerprint:
+        fields[FINGERPRINT_FIELD] = fingerprint
     return "ENVI\n" + "".join(f"{key} = {value}\n" for key, value in fields.items())
 
 
@@ -90,3 +101,32 @@ def _plain_provenance(provenance: Mapping[str, Any]) -> dict[str, str]:
         for key, value in provenance.items()
         if isinstance(value, str | int | float | bool)
     }
+
+
+def other_users(header: Path, path: Path) -> list[Path]:
+    """Files beside a header, other than ``path``, that may be what it describes.
+
+    A header whose sizes fit ``path`` is that file's own. A TIFF counts too: ENVI writes such headers beside one.
+    """
+    if not header.is_file() or _fits(header, path):
+        return []
+    return sorted(
+        item
+        for item in header.parent.iterdir()
+        if item != path
+        and item.is_file()
+        and (item.stem == header.stem or item.name == header.stem)
+        and item.suffix.lower() not in _NO_DATA_FILES
+    )
+
+
+def _fits(header: Path, path: Path) -> bool:
+    """Whether a raw file has the size that a header names."""
+    try:
+        with header.open(encoding="latin-1") as stream:
+            values = {key.lower(): int(value) for key, value in _NUMBER.findall(stream.read(_HEADER_BYTES))}
+        size = path.stat().st_size
+        samples = values["samples"] * values["lines"] * values["bands"]
+        return size == samples * _TYPE_BYTES[values["data type"]] + values.get("header offset", 0)
+    except (OSError, KeyError, ValueError):
+        return False

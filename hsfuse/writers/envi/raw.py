@@ -6,8 +6,9 @@ import os
 import shutil
 from pathlib import Path
 
-from hsfuse.writers.envi.header import header_text
+from hsfuse.writers.envi.header import FINGERPRINT_FIELD, header_text
 from hsfuse.writers.format import BuildOptions, CubeContent
+from hsfuse.writers.provenance import sampled_hash
 from hsfuse.writers.raster_cube import RasterCube
 
 
@@ -22,7 +23,8 @@ def write_envi(content: CubeContent, path: Path, options: BuildOptions) -> None:
         except OSError:
             # Not every file system has hard links.
             shutil.copyfile(rows.raw_file, path)
-    path.with_suffix(".hdr").write_text(header_text(content.metadata, content.grid, content.encoding), "utf-8")
+    text = header_text(content.metadata, content.grid, content.encoding, sampled_hash(path))
+    path.with_suffix(".hdr").write_text(text, encoding="utf-8")
     options.advance(float(rows.shape[1]))
 
 
@@ -33,9 +35,11 @@ def _copy_rows(content: CubeContent, path: Path) -> None:
 
 
 class EnviCube(RasterCube):
-    """An ENVI product, whose identity stands in its header."""
+    """An ENVI product, whose identity stands in its header and holds for the data that the header was made for."""
 
     @property
     def identity(self) -> str:
-        """Identity of the run that made the product, empty where there is none."""
-        return str(self._dataset.tags(ns="ENVI").get("hsfuse_identity") or "")
+        """Identity of the run that made the product; empty where there is none, or the data are others."""
+        fields = self._dataset.tags(ns="ENVI")
+        known = fields.get(FINGERPRINT_FIELD.replace(" ", "_"))
+        return str(fields.get("hsfuse_identity") or "") if known and known == sampled_hash(self._path) else ""

@@ -14,6 +14,7 @@ from rasterio.windows import Window
 from hsfuse._version import __version__
 from hsfuse.errors import DiskFullError
 from hsfuse.processor import usable_cores
+from hsfuse.readers.gdal import gdal_name
 from hsfuse.writers.band_metadata import (
     CubeMetadata,
     band_items,
@@ -92,7 +93,7 @@ def write_geotiff(
     group = max(1, _GROUP_BYTES // (tile_px * width * encoding.dtype.itemsize))
     with rasterio.Env(**gdal_options()):
         with rasterio.open(
-            path, "w", width=width, height=height, count=bands, dtype=encoding.dtype.name,
+            gdal_name(path), "w", width=width, height=height, count=bands, dtype=encoding.dtype.name,
             crs=grid.crs, transform=grid.transform, nodata=encoding.nodata, photometric="MINISBLACK", **creation,
         ) as dataset:  # fmt: skip
             set_metadata(dataset, content.metadata, encoding, own_domains=own_domains)
@@ -165,7 +166,7 @@ def check_complete(path: Path) -> None:
 
 def _all_tiles_inside(path: Path) -> bool:
     size = path.stat().st_size
-    with rasterio.open(path) as dataset:
+    with rasterio.open(gdal_name(path)) as dataset:
         rows, cols = dataset.block_shapes[0]
         across, down = -(-dataset.width // cols), -(-dataset.height // rows)
         for band, y, x in product(dataset.indexes, range(down), range(across)):
