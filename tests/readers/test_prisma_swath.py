@@ -1,4 +1,4 @@
-"""PRISMA L2C: a rotated, mirrored swath must come out on the map where it belongs, or not at all."""
+"""PRISMA L2C, L2B, L1: a rotated, mirrored swath must come out on the map where it belongs, or not at all."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from rasterio.warp import Resampling, reproject
 
 from hsfuse.errors import InputError
 from hsfuse.grid import Slice2D
+from hsfuse.readers.base import ERROR_INVALID_L1, ERROR_SATURATED
 from hsfuse.readers.geolocate import SwathGeocoder
 from hsfuse.readers.prisma.product import PrismaProduct
+from hsfuse.readers.solar import band_irradiance
 from hsfuse.simulate.prisma import default_prisma_bands
 
 SIDE = 150
@@ -90,6 +92,115 @@ def test_geocoded_image_lies_on_the_truth(path):
         slip, *_ = np.linalg.lstsq(design, error[0][inside], rcond=None)
         assert np.hypot(*slip) < 0.5
         assert any("L2D" in warning for warning in product.info.warnings)
+
+
+def irradiance_per_reflectance(bands, zenith_deg=40.0):
+    """Radiance (W m⁻² sr⁻¹ µm⁻¹) of a white surface on 2 April, by the textbook formula."""
+    distance = 1 - 0.01672 * np.cos(np.deg2rad(0.9856 * (93 - 4)))
+    return band_irradiance(bands) * 1000 * np.cos(np.deg2rad(zenith_deg)) / (np.pi * distance**2)
+
+
+def as_radiance(source, target, level):
+    """Rewrite an L2C swath as a level that holds radiance, with the names and codes of that level."""
+    with h5py.File(source) as old, h5py.File(target, "w") as new:
+        for key, value in old.attrs.items():
+            if not key.startswith("L2Scale"):
+                new.attrs[key] = value
+        new.attrs["Processing_Level"] = np.bytes_(level)
+        new.attrs["Sun_zenith_angle"] = 40.0
+        there, here = (f"HDFEOS/SWATHS/PRS_L{name}_HCO" for name in ("2C", level))
+        white = irradiance_per_reflectance(BANDS)
+        for detector in ("VNIR", "SWIR"):
+            short = detector.capitalize()
+            mine = np.flatnonzero(np.array(BANDS.detector) == detector)
+            cube = old[f"{there}/Data Fields/{detector}_Cube"][...].astype(np.float64) / 65535
+            cube[:, BANDS.slot[mine], :] *= white[mine][:, None]
+            if level == "1":
+                new.attrs[f"ScaleFactor_{short}"], new.attrs[f"Offset_{short}"] = 100.0, 0.5
+                new[f"{here}/Data Fields/{detector}_Cube"] = (
+                    np.rint((cube + 0.5) * 100).clip(0, 65535).astype(np.uint16)
+                )
+                codes = np.zeros(cube.shape, np.uint8)
+                codes[70:80, 30, 90:100], codes[50:60, 30, 50:60] = 2, 1
+                codes[30:40, 30, 30:40] = 3
+                new[f"{here}/Data Fields/{detector}_PIXEL_SAT_ERR_MATRIX"] = codes
+                for name in ("Latitude", "Longitude"):
+                    new[f"{here}/Geolocation Fields/{name}_{detector}"] = old[f"{there}/Geolocation Fields/{name}"][...]
+            else:
+                low, high = 0.25, 900.0
+                new.attrs[f"L2Scale{short}Min"], new.attrs[f"L2Scale{short}Max"] = low, high
+                stored = np.rint((cube - low) * 65535 / (high - low)).clip(1, 65535).astype(np.uint16)
+                stored[cube == 0] = 0
+                new[f"{here}/Data Fields/{detector}_Cube"] = stored
+        if level == "1":
+            mask = np.zeros((SIDE, SIDE), np.uint8)
+            mask[100:120, 20:50] = 1
+            mask[0, 0] = 10
+            new[f"{here}/Data Fields/Cloud_Mask"] = mask
+        else:
+            old.copy(f"{there}/Geolocation Fields", new[here])
+            old.copy(f"{there}/Geometric Fields", new[here])
+    return target
+
+
+@pytest.mark.parametrize("level", ["1", "2B"])
+def test_radiance_becomes_reflectance_where_it_belongs(path, tmp_path, level):
+    source = as_radiance(path, tmp_path / "p.he5", level)
+    with PrismaProduct(path) as reflectance, PrismaProduct(source) as product:
+        grid = product.grid
+        assert grid == reflectance.grid
+        assert product.info.level == f"L{level}"
+        assert product.info.attributes["radiometry"] == ("top of atmosphere" if level == "1" else "surface")
+        bands = [0, 60, 150]
+        got, want = product.read(grid.full, bands), reflectance.read(grid.full, bands)
+        both = np.isfinite(got) & np.isfinite(want)
+        assert both.sum() > 0.99 * np.isfinite(want).sum()
+        # To the rounding of the stored radiance, where the sun gives least.
+        np.testing.assert_allclose(got[both], want[both], atol=0.012)
+        said = " ".join(product.info.warnings)
+        assert f"L{level} has no map grid" in said
+        assert ("too low by what the atmosphere absorbs" in said) is (level == "2B")
+        assert "angle fields" not in said
+
+
+def test_l1_codes_and_clouds(path, tmp_path):
+    source = as_radiance(path, tmp_path / "p.he5", "1")
+    x, y = positions()
+    with PrismaProduct(source) as product, h5py.File(source, locking=False) as file:
+        band = int(np.flatnonzero((product.bands.slot == 30) & (np.array(product.bands.detector) == "VNIR"))[0])
+        codes, cloud = product.error_codes(product.grid.full, [band])[0], product.cloud(product.grid.full)
+        stored = file["HDFEOS/SWATHS/PRS_L1_HCO/Data Fields/VNIR_PIXEL_SAT_ERR_MATRIX"][:, 30, :]
+        clouds = file["HDFEOS/SWATHS/PRS_L1_HCO/Data Fields/Cloud_Mask"][...]
+        meaning = {0: 0, 1: ERROR_INVALID_L1, 2: ERROR_SATURATED, 3: 0}
+        for i, j in ((75, 95), (55, 55), (35, 35), (110, 30), (10, 90)):
+            row, col = (round(float(v)) for v in product.grid.rowcol(x[i, j], y[i, j]))
+            assert codes[row, col] == meaning[stored[i, j]]
+            assert cloud[row, col] == (clouds[i, j] == 1)
+        got = product.read(product.grid.full, [band])[0]
+        row, col = (round(float(v)) for v in product.grid.rowcol(x[55, 55], y[55, 55]))
+        assert np.isnan(got[row, col]), "a defective element measured nothing"
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "words"),
+    [
+        ("Sun_zenith_angle", 95.0, "sun's zenith angle"),
+        ("Sun_zenith_angle", None, "sun's zenith angle"),
+        ("Product_StartTime", None, "sun's zenith angle and the date"),
+        ("ScaleFactor_Vnir", 0.0, "scale of the Vnir radiance cannot be meant"),
+        ("ScaleFactor_Swir", 1e-30, "scale of the Swir radiance cannot be meant"),
+        ("Offset_Swir", 1e30, "scale of the Swir radiance cannot be meant"),
+        ("Offset_Vnir", None, "'Offset_Vnir' is missing"),
+    ],
+)
+def test_l1_without_what_makes_reflectance(path, tmp_path, attribute, value, words):
+    source = as_radiance(path, tmp_path / "p.he5", "1")
+    with h5py.File(source, "r+") as file:
+        del file.attrs[attribute]
+        if value is not None:
+            file.attrs[attribute] = value
+    with pytest.raises(InputError, match=words):
+        PrismaProduct(source)
 
 
 def test_blocks_and_whole_agree(path):

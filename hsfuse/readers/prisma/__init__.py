@@ -1,4 +1,4 @@
-"""PRISMA products of ASI: L2D as stored, L2C geocoded."""
+"""PRISMA products of ASI: L2D as stored, L2C, L2B and L1 geocoded."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _open(path: Path, options: OpenOptions) -> HyperspectralProduct:
 
 READER = ReaderEntry(
     name="prisma",
-    summary="PRISMA product (L2D or L2C .he5, also in a .zip)",
+    summary="PRISMA product (.he5 of L2D, L2C, L2B or L1, also in a .zip)",
     roles=frozenset({"hsi", "pan"}),
     probe=_probe,
     open=_open,

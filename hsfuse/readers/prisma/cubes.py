@@ -6,7 +6,8 @@ processor's cache: one pass turns a chunk from uint16 into float32 reflectance, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import h5py
 import numpy as np
@@ -17,7 +18,7 @@ from hsfuse.grid import Slice2D
 from hsfuse.readers.base import ERROR_INVALID_L1, BoolArray, FloatCube
 from hsfuse.readers.blocks import BandIndex, band_index, check_block
 from hsfuse.readers.prisma.file import ORDER_HINT, He5File
-from hsfuse.readers.prisma.header import ANGLES, DETECTORS, read_scale
+from hsfuse.readers.prisma.header import ANGLES, DETECTORS
 from hsfuse.spectral import BandTable
 
 CHUNK_BYTES = 4 << 20
@@ -27,8 +28,33 @@ PROBES_NM = (490.0, 560.0, 665.0, 780.0, 865.0, 1050.0, 1250.0, 1650.0, 2200.0)
 """Wavelengths without strong absorption; a pixel that is empty at all of them is looked at closely."""
 
 
+@dataclass(frozen=True)
+class Encoding:
+    """How a level stores what it measured.
+
+    Attributes
+    ----------
+    errors
+        End of the name of the error matrices.
+    zero_is_empty
+        Whether DN 0 means no data (in L1 it is a small radiance).
+    scale
+        Value of DN 0 and of one DN step, by detector.
+    factor
+        From that value to reflectance, for each band offered; None where it is reflectance already.
+    bits
+        Error bits (see ``ERROR_*``) of each code of the error matrices; None where codes are bits already.
+    """
+
+    errors: str
+    zero_is_empty: bool
+    scale: Mapping[str, tuple[float, float]]
+    factor: NDArray[np.float32] | None = None
+    bits: NDArray[np.uint8] | None = None
+
+
 class PrismaCubes:
-    """Reads windows of the two L2 cubes of one product.
+    """Reads windows of the two cubes of one product.
 
     Parameters
     ----------
@@ -38,6 +64,8 @@ class PrismaCubes:
         Swath group, such as ``HDFEOS/SWATHS/PRS_L2D_HCO``.
     bands
         Bands offered, with detector and slot.
+    encoding
+        How the level stores its numbers.
 
     Raises
     ------
@@ -45,8 +73,8 @@ class PrismaCubes:
         A cube is missing or does not fit the band lists or the other datasets.
     """
 
-    def __init__(self, file: He5File, group: str, bands: BandTable) -> None:
-        self._file = file
+    def __init__(self, file: He5File, group: str, bands: BandTable, encoding: Encoding) -> None:
+        self._file, self._encoding = file, encoding
         self.bands = bands
         self._cubes: dict[str, h5py.Dataset] = {}
         self._errors: dict[str, h5py.Dataset] = {}
@@ -62,10 +90,10 @@ class PrismaCubes:
                     f"col) with {listed} bands.",
                     hint=ORDER_HINT,
                 )
-            low, step = read_scale(file, detector.capitalize())
+            low, step = encoding.scale[detector]
             self._scale[detector] = np.float32(low), np.float32(step)
             shapes.add((cube.shape[0], cube.shape[2]))
-            errors = f"{group}/Data Fields/{detector}_PIXEL_L2_ERR_MATRIX"
+            errors = f"{group}/Data Fields/{detector}_{encoding.errors}"
             if file.has(errors):
                 self._errors[detector] = file.dataset(errors, ndim=3)
                 if self._errors[detector].shape != cube.shape:
@@ -108,7 +136,7 @@ class PrismaCubes:
             low, step = self._scale[detector]
             errors = self._errors.get(detector)
             for rows, numbers in self._chunks(self._cubes[detector], block, first, last):
-                codes = None if errors is None else self._load(errors, block, rows, first, last)
+                codes = None if errors is None else self._bits(self._load(errors, block, rows, first, last))
                 if codes is not None and not (codes & ERROR_INVALID_L1).any():
                     codes = None
                 for index in run:
@@ -117,7 +145,9 @@ class PrismaCubes:
                     np.multiply(stored, step, out=target, dtype=np.float32)
                     if low != 0:
                         target += low
-                    empty = stored == 0
+                    if self._encoding.factor is not None:
+                        target *= self._encoding.factor[wanted[index]]
+                    empty = (stored == 0) & self._encoding.zero_is_empty
                     if codes is not None:
                         empty |= (codes[:, slot] & ERROR_INVALID_L1).astype(np.bool_)
                     np.copyto(target, nan, where=empty)
@@ -130,10 +160,15 @@ class PrismaCubes:
         wanted = self._wanted(block, bands)
         out = np.empty((wanted.size, *block.shape), dtype=np.uint8)
         for detector, run, first, last in self._runs(wanted):
-            for rows, codes in self._chunks(self._errors[detector], block, first, last):
+            for rows, stored in self._chunks(self._errors[detector], block, first, last):
+                codes = self._bits(stored)
                 for index in run:
                     out[index, rows] = codes[:, self.bands.slot[wanted[index]] - first]
         return out
+
+    def _bits(self, codes: NDArray[np.integer]) -> NDArray[np.integer]:
+        """Error bits of stored codes."""
+        return codes if self._encoding.bits is None else self._encoding.bits[np.minimum(codes, 255)]
 
     def footprint(self, block: Slice2D) -> BoolArray:
         """Pixels that were imaged, shape (row, col): some angle is not 0 and some band is not 0."""

@@ -25,21 +25,20 @@ SWATHS = "HDFEOS/SWATHS"
 ANGLES = ("Observing_Angle", "Rel_Azimuth_Angle", "Solar_Zenith_Angle")
 
 _LARGEST_REFLECTANCE = 100.0
+_LARGEST_RADIANCE = 1e4
 
-_REFUSED = {
-    "1": "top-of-atmosphere radiance on an unprojected swath",
-    "2B": "surface radiance on an unprojected swath",
-    "1G": "top-of-atmosphere radiance",
-}
+LEVELS = ("2D", "2C", "2B", "1")
+"""Levels that are read, the best first."""
+_REFUSED = {"1G": "top-of-atmosphere radiance on a map grid"}
 
 
 def read_level(file: He5File) -> str:
-    """Return ``"2D"`` or ``"2C"``, from the attribute ``Processing_Level`` (never from the file name).
+    """Return one of :data:`LEVELS`, from the attribute ``Processing_Level`` (never from the file name).
 
     Raises
     ------
     InputError
-        The file is no PRISMA product, or a level that holds no surface reflectance.
+        The file is no PRISMA product, or of another level.
     """
     swaths = [name for name in file.groups(SWATHS) if name.startswith("PRS_")]
     if not swaths and not file.has_attribute("Processing_Level"):
@@ -48,11 +47,11 @@ def read_level(file: He5File) -> str:
             hint="Pass a PRISMA L2D .he5 file, or a GeoTIFF or ENVI cube with wavelengths.",
         )
     level = str(file.attribute("Processing_Level")).strip().upper().removeprefix("L")
-    if level not in ("2D", "2C"):
+    if level not in LEVELS:
         content = _REFUSED.get(level, "a level that hsfuse does not know")
         raise InputError(
-            f"{file.path}: this is a PRISMA L{level} product ({content}); fusion needs surface reflectance.",
-            hint="Order the L2D product of the same acquisition (L2C is accepted too).",
+            f"{file.path}: this is a PRISMA L{level} product ({content}), which is not read.",
+            hint="Order the L2D product of the same acquisition (L2C, L2B and L1 are read too).",
         )
     if not file.has(f"{SWATHS}/PRS_L{level}_HCO"):
         raise InputError(f"{file.path}: the group '{SWATHS}/PRS_L{level}_HCO' is missing.", hint=ORDER_HINT)
@@ -137,6 +136,28 @@ def read_scale(file: He5File, name: str) -> tuple[float, float]:
             hint=ORDER_HINT,
         )
     return low, (high - low) / 65535.0
+
+
+def read_radiance_scale(file: He5File, name: str, level: str) -> tuple[float, float]:
+    """Return the radiance (W m⁻² sr⁻¹ µm⁻¹) of DN 0 and of one DN step, of a level that holds radiance.
+
+    L2B is scaled as reflectance is, between two numbers; L1 is DN / factor - offset.
+
+    Raises
+    ------
+    InputError
+        The attributes are missing or cannot be meant.
+    """
+    if level == "2B":
+        low, high = file.number(f"L2Scale{name}Min"), file.number(f"L2Scale{name}Max")
+        step = (high - low) / 65535.0
+    else:
+        factor = file.number(f"ScaleFactor_{name}")
+        low = -file.number(f"Offset_{name}")
+        step = 1.0 / factor if factor > 0 else 0.0
+    if not 0 < step * 65535 <= _LARGEST_RADIANCE or abs(low) > _LARGEST_RADIANCE:
+        raise InputError(f"{file.path}: the scale of the {name} radiance cannot be meant.", hint=ORDER_HINT)
+    return low, step
 
 
 def read_map_grid(file: He5File, shape: tuple[int, int]) -> Grid:

@@ -1,4 +1,4 @@
-"""PRISMA L2D products (and L2C, geocoded): lazy windows of reflectance on a north-up grid.
+"""PRISMA L2D products (and L2C, L2B and L1, geocoded): lazy windows of reflectance on a north-up grid.
 
 The level comes from the product's attribute, bands and scales from its lists, and the grid from the corner
 attributes, which name the centres of the corner pixels. Nothing is taken from the file name or from a fixed band
@@ -22,6 +22,7 @@ from hsfuse.readers.overlap import DEFAULT_CUT_NM, OverlapReport
 from hsfuse.readers.prisma import header
 from hsfuse.readers.prisma.cubes import PrismaCubes
 from hsfuse.readers.prisma.file import ORDER_HINT, He5File
+from hsfuse.readers.prisma.levels import encoding_of, level_warnings, radiometry_of
 from hsfuse.spectral import BandTable
 
 __all__ = ["OverlapReport", "PrismaProduct"]
@@ -33,7 +34,7 @@ _NO_CORNERS = "The map position could not be checked: the product has no latitud
 
 
 class PrismaProduct(HyperspectralProduct):
-    """A PRISMA L2D or L2C product.
+    """A PRISMA product of a level from L1 to L2D.
 
     Parameters
     ----------
@@ -45,7 +46,7 @@ class PrismaProduct(HyperspectralProduct):
     Raises
     ------
     InputError
-        Not a PRISMA product, damaged, of a level without surface reflectance, or something is missing.
+        Not a PRISMA product, damaged, of a level that is not read, or something is missing.
     OverlapError
         The product holds nothing but fill.
     OutputError
@@ -53,8 +54,8 @@ class PrismaProduct(HyperspectralProduct):
 
     Notes
     -----
-    L2D is read as stored. L2C images are resampled once (cubic convolution) to a 30 m UTM grid through the
-    product's latitude and longitude arrays, without terrain correction; ``info.warnings`` says so.
+    L2D is read as stored. Images of the other levels are resampled once (cubic convolution) to a 30 m UTM grid through
+    the product's latitude and longitude arrays, without terrain correction; ``info.warnings`` says so.
     """
 
     def __init__(self, path: Path | str, *, cut_nm: float = DEFAULT_CUT_NM) -> None:
@@ -71,7 +72,8 @@ class PrismaProduct(HyperspectralProduct):
         group = f"{header.SWATHS}/PRS_L{self.level}_HCO"
         self._pan_group = f"{header.SWATHS}/PRS_L{self.level}_PCO"
         self._bands = header.read_bands(file, cut_nm)
-        self._cubes = PrismaCubes(file, group, self._bands.bands)
+        self._cubes = PrismaCubes(file, group, self._bands.bands, encoding_of(file, self.level, self._bands.bands))
+        self._clouds = self._read_clouds(f"{group}/Data Fields/Cloud_Mask")
         self._geocoder: SwathGeocoder | None = None
         warnings = list(self._bands.warnings)
         disagreement: float | None = None
@@ -82,11 +84,8 @@ class PrismaProduct(HyperspectralProduct):
         else:
             self._geocoder = self._make_geocoder(group)
             self._grid = self._geocoder.grid
-            warnings.append(
-                "L2C has no map grid: the cube was geocoded through its latitude and longitude arrays, without "
-                "terrain correction. Prefer L2D."
-            )
-        if not self._cubes.has_angles:
+            warnings += level_warnings(self.level)
+        if not self._cubes.has_angles and self.level != "1":
             warnings.append("The angle fields are missing; the footprint is where any band is not 0.")
         if not self._cubes.has_errors:
             warnings.append("The error matrices are missing; negative and saturated samples are not known.")
@@ -110,7 +109,9 @@ class PrismaProduct(HyperspectralProduct):
 
     def _make_geocoder(self, group: str) -> SwathGeocoder:
         planes = []
-        for name in ("Longitude", "Latitude"):
+        # L1 has positions of each detector; the cubes lie on the VNIR's.
+        end = "_VNIR" if self.level == "1" else ""
+        for name in (f"Longitude{end}", f"Latitude{end}"):
             dataset = self._file.dataset(f"{group}/Geolocation Fields/{name}", ndim=2)
             if dataset.shape != self._cubes.shape:
                 raise InputError(
@@ -163,6 +164,7 @@ class PrismaProduct(HyperspectralProduct):
             "corner_disagreement_m": disagreement,
             "geocoded_from_swath": self._geocoder is not None,
             "panchromatic": self.pan_grid is not None,
+            "radiometry": radiometry_of(self.level),
         }
         view = self._cubes.mean_angle("Observing_Angle")
         return ProductInfo(
@@ -236,6 +238,30 @@ class PrismaProduct(HyperspectralProduct):
             return np.zeros(block.shape, dtype=np.bool_)
         mask = self._cubes.footprint(source).astype(np.uint8)[None]
         return np.asarray(self._geocoder.resample_codes(mask, source, block)[0], dtype=np.bool_)
+
+    def _read_clouds(self, name: str) -> NDArray[np.uint8] | None:
+        """Cloud mask of L1, in stored rows and columns; None where it says nothing."""
+        if self.level != "1" or not self._file.has(name):
+            return None
+        dataset = self._file.dataset(name, ndim=2)
+        if dataset.shape != self._cubes.shape:
+            raise InputError(
+                f"{self._file.path}: the cloud mask has {dataset.shape} pixels, the cubes {self._cubes.shape}.",
+                hint=ORDER_HINT,
+            )
+        mask = self._file.read(dataset, slice(None))
+        # 0 clear, 1 cloud, 10 not classified, 255 error.
+        return (mask == 1).astype(np.uint8) if np.any((mask == 0) | (mask == 1)) else None
+
+    def cloud(self, block: Slice2D) -> BoolArray | None:
+        """Pixels under cloud by the mask of an L1 product, shape (row, col); None without one (L2 has none)."""
+        if self._clouds is None or self._geocoder is None:
+            return None
+        source = self._geocoder.source_block(block)
+        if source is None:
+            return np.zeros(block.shape, dtype=np.bool_)
+        codes = self._geocoder.resample_codes(self._clouds[None, *source.slices], source, block)
+        return np.asarray(codes[0], dtype=np.bool_)
 
     def error_codes(self, block: Slice2D, bands: BandIndex = None) -> NDArray[np.uint8] | None:
         """Read the producer's error bits, uint8 (band, row, col): 1 invalid in L1, 2 negative, 4 saturated.
