@@ -20,6 +20,7 @@ from hsfuse.threads import torch_threads
 from hsfuse.workflows.steps.adapted import adapt_to_scene, check_adapted_path
 from hsfuse.workflows.steps.clock import StageClock
 from hsfuse.workflows.steps.inputs import Pair, open_pair, read_ahead
+from hsfuse.workflows.steps.memory import peak_vram_bytes
 from hsfuse.workflows.steps.methods import (
     ChosenMethod,
     choose_method,
@@ -151,7 +152,7 @@ def run_scene(
         release_freed_memory()
         about = planned | adaptation | {"method": method_summary(learned)}
         product = make_product(prepared, learned, estimate, output, inputs, options, config, given, about, clock)
-        summary = about | product.facts | _spent(planned, planned_at, clock)
+        summary = about | product.facts | _spent(planned, planned_at, clock, given)
     _check_quality(summary.get("scores", {}), config, output)
     quality = product.quality
     return RunResult(
@@ -203,7 +204,7 @@ def _learn(
     return fitted, record
 
 
-def _spent(planned: dict[str, Any], planned_at: float, clock: StageClock) -> dict[str, Any]:
+def _spent(planned: dict[str, Any], planned_at: float, clock: StageClock, resources: Resources) -> dict[str, Any]:
     """Times and memory that the run took."""
     return {
         "seconds": {name: round(value, 2) for name, value in clock.seconds.items()},
@@ -211,6 +212,7 @@ def _spent(planned: dict[str, Any], planned_at: float, clock: StageClock) -> dic
         "total_seconds": round(clock.total, 2),
         "plan": planned["plan"] | {"took_seconds": round(clock.total - planned_at, 1)},
         "peak_memory_bytes": clock.memory.bytes,
+        "peak_vram_bytes": peak_vram_bytes(resources.device),
     }
 
 

@@ -62,6 +62,15 @@ class PeakMemory:
             self._top = max(self._top, held_bytes())
 
 
+def peak_vram_bytes(device: str) -> int | None:
+    """Most memory of a GPU that tensors took since the process began; None on a CPU."""
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    return int(torch.cuda.max_memory_allocated(device))
+
+
 def _highest_so_far() -> int | None:
     """Highest resident memory since the process began; None where the system does not say."""
     try:
