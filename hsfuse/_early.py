@@ -9,12 +9,13 @@ import importlib.util
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
 _LIBRARIES = ("libtorch_cpu.so", "libtorch_python.so")
 _SWITCH_S = 0.0005
+_started: list[threading.Thread] = []
 _turns_lock = threading.Lock()
 _turns: list[float] = []
 """The interpreter's own interval, once for each body of :func:`short_turns` that runs."""
@@ -50,7 +51,7 @@ def torch_beside() -> Iterator[None]:
                 gc.freeze()
                 gc.enable()
 
-    threading.Thread(target=work, name="import torch", daemon=True).start()
+    _start(work, "import torch")
     try:
         yield
         wanted.set()
@@ -79,9 +80,20 @@ def short_turns() -> Iterator[None]:
 @cache
 def load_torch_libraries() -> threading.Thread:
     """Start to load torch's shared libraries, which needs no turn of the interpreter; the same thread each time."""
-    thread = threading.Thread(target=_load_libraries, name="load torch", daemon=True)
+    return _start(_load_libraries, "load torch")
+
+
+def _start(work: Callable[[], None], name: str) -> threading.Thread:
+    thread = threading.Thread(target=work, name=name, daemon=True)
     thread.start()
+    _started.append(thread)
     return thread
+
+
+def wait_for_loading() -> None:
+    """Wait for threads that load libraries: a process must not end in the middle of that."""
+    for thread in _started:
+        thread.join()
 
 
 def _load_libraries() -> None:

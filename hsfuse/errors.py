@@ -7,6 +7,8 @@ Every error that hsfuse raises on purpose derives from :class:`HsfuseError`. The
 
 from __future__ import annotations
 
+import errno
+
 
 class HsfuseError(Exception):
     """Base of every deliberate error.
@@ -85,6 +87,46 @@ class TrainingDivergedError(HsfuseError):
     exit_code = 10
 
 
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
+_SHORT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE})
+_NO_MEMORY = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "std::bad_alloc")
+
+
+def explained(error: Exception) -> HsfuseError:
+    """Return what a user can be told about any exception; what nobody expected is called a bug."""
+    if isinstance(error, HsfuseError):
+        return error
+    text = str(error)
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(t in text for t in _NO_MEMORY)):
+        return MemoryBudgetError("The computer ran out of memory.", hint="Use --max-memory or a smaller --tile.")
+    if isinstance(error, RuntimeError) and "can't start new thread" in text:
+        return MemoryBudgetError(
+            "The system allows no further threads.", hint="Use a smaller --threads, or raise the limit (ulimit -u)."
+        )
+    if isinstance(error, OSError):
+        return _explained_os_error(error)
+    return HsfuseError(
+        f"Unexpected error: {type(error).__name__}: {text}",
+        hint="This is a bug in hsfuse; run again with --verbose and report the traceback.",
+    )
+
+
+def _explained_os_error(error: OSError) -> HsfuseError:
+    names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    sentence = (error.strerror or str(error)).rstrip(".") + (f": {names[0]}" if names else "")
+    if error.errno in _FULL:
+        if error.errno == errno.ENOSPC:
+            return DiskFullError("The disk is full.", hint="Free some space and use --resume.")
+        return OutputError(f"{sentence}.", hint="Free some space, or write elsewhere; then use --resume.")
+    if error.errno in _SHORT_OF_FILES:
+        return MemoryBudgetError(
+            "The system allows too few open files.", hint="Raise the limit, for instance with ulimit -n 1024."
+        )
+    if error.errno == errno.ENOMEM:
+        return MemoryBudgetError("The computer ran out of memory.", hint="Use --max-memory or a smaller --tile.")
+    return InputError(f"{sentence}.", hint="Check the path and the rights; --verbose shows where it happened.")
+
+
 EXIT_CODES: dict[int, str] = {
     0: "done",
     1: "unexpected error",
@@ -92,10 +134,12 @@ EXIT_CODES: dict[int, str] = {
     3: "input unreadable or wrong product",
     4: "no usable overlap",
     5: "co-registration rejected",
-    6: "out of memory after back-off",
+    6: "out of memory after back-off, or of what the system allows",
     7: "output exists or is not writable",
     8: "quality thresholds failed (product written)",
     9: "batch: some scenes failed",
     10: "training diverged",
+    129: "stopped by SIGHUP",
     130: "interrupted",
+    143: "stopped by SIGTERM",
 }

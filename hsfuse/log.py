@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
@@ -18,19 +19,49 @@ def get_logger(name: str) -> logging.Logger:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time (UTC, ISO 8601), level, logger, message."""
+    """One JSON object a line: time (UTC, ISO 8601), level, logger, message; hint and exit code of an error."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Format one record."""
-        entry = {
+        entry: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, tz=UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
         }
+        entry |= {name: value for name in _FACTS if (value := getattr(record, name, None)) not in (None, "")}
         if record.exc_info:
             entry["traceback"] = self.formatException(record.exc_info)
         return json.dumps(entry)
+
+
+class TextFormatter(logging.Formatter):
+    """A line for people; an error with its hint.
+
+    Parameters
+    ----------
+    dated
+        Whether errors that end a command carry the time as all else does: in files, but not on a terminal.
+    """
+
+    def __init__(self, *, dated: bool) -> None:
+        super().__init__("%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S")
+        self._dated = dated
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format one record."""
+        if not hasattr(record, "exit_code"):
+            return super().format(record)
+        hint = getattr(record, "hint", "")
+        if self._dated:
+            text = super().format(record).partition("\n")
+            return "".join([f"{text[0]} (exit code {record.exit_code})", f"\nhint: {hint}" if hint else "", *text[1:]])
+        lines = [self.formatException(record.exc_info)] if record.exc_info else []
+        lines.append(f"error: {record.getMessage()}" if hasattr(record, "hint") else record.getMessage())
+        return "\n".join([*lines, *([f"hint: {hint}"] if hint else [])])
+
+
+_FACTS = ("hint", "exit_code")
 
 
 class _StderrHandler(logging.StreamHandler[TextIO]):
@@ -43,6 +74,33 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
     def stream(self) -> TextIO:  # type: ignore[override]
         """The present standard error."""
         return sys.stderr
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record, unless there is no standard error."""
+        if sys.stderr is not None:
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the library's name
+        """Go on where standard error is closed or on a full disk: there is nobody to be told."""
+        if not isinstance(sys.exc_info()[1], OSError | ValueError):
+            super().handleError(record)
+
+
+class _LogFileHandler(logging.FileHandler):
+    """Writes to a file; when that takes no more, says so once and goes on without."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the library's name
+        """Give the file up."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError | ValueError):
+            super().handleError(record)
+            return
+        root = logging.getLogger(LOGGER_NAME)
+        root.removeHandler(self)
+        with contextlib.suppress(OSError, ValueError):
+            self.close()
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        root.warning("The log file %s takes no more (%s); going on without it.", self.baseFilename, why)
 
 
 def configure(
@@ -64,19 +122,16 @@ def configure(
         root.removeHandler(handler)
         handler.close()
     level = {-1: logging.WARNING, 0: logging.INFO}.get(max(-1, min(verbosity, 1)), logging.DEBUG)
-    formatter: logging.Formatter = (
-        JsonFormatter()
-        if log_format == "json"
-        else logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S")
-    )
+    as_json = log_format == "json"
     stream = _StderrHandler()
     stream.setLevel(level)
-    stream.setFormatter(formatter)
+    stream.setFormatter(JsonFormatter() if as_json else TextFormatter(dated=False))
     root.addHandler(stream)
     if log_file is not None:
-        to_file = logging.FileHandler(log_file, encoding="utf-8")
+        # Names of files may hold bytes that are no text.
+        to_file = _LogFileHandler(log_file, encoding="utf-8", errors="backslashreplace")
         to_file.setLevel(logging.DEBUG)
-        to_file.setFormatter(formatter)
+        to_file.setFormatter(JsonFormatter() if as_json else TextFormatter(dated=True))
         root.addHandler(to_file)
     root.setLevel(logging.DEBUG)
     root.propagate = False

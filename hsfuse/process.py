@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hsfuse import allocator
@@ -16,6 +16,7 @@ from hsfuse import allocator
 _FOREIGN = ("PROJ_DATA", "PROJ_LIB", "GDAL_DATA", "GDAL_DRIVER_PATH")
 _GDAL_CACHE_MB = "128"
 _PRIMITIVES = "128"
+_OPEN_FILES = 1024
 _PRIMITIVE_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
@@ -60,6 +61,7 @@ def own_process(*, keep_freed_memory: bool = False, one_blas_thread: bool = Fals
         os.environ.setdefault(cache, _PRIMITIVES)
     # Threads that wait for each other by spinning become many times slower as soon as another process wants a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _allow_open_files()
     if one_blas_thread:
         os.environ.update(dict.fromkeys(BLAS_THREADS, "1"))
     if keep_freed_memory:
@@ -81,6 +83,19 @@ def bounded_block_cache() -> Iterator[None]:
 def has_one_blas_thread() -> bool:
     """Tell whether matrix libraries that are loaded from now on work with one thread."""
     return all(os.environ.get(name) == "1" for name in BLAS_THREADS)
+
+
+def _allow_open_files() -> None:
+    """Raise the limit of open files where it is low and may be raised."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < enough:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
 
 
 def _bundles_proj() -> bool:

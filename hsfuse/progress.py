@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Protocol, TextIO
 
 
@@ -53,6 +53,13 @@ def format_seconds(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def _write(stream: TextIO, text: str) -> None:
+    """Write progress; work goes on where nobody can see it, because the stream is closed or its disk full."""
+    with suppress(OSError, ValueError):
+        stream.write(text)
+        stream.flush()
+
+
 class _LineStage:
     def __init__(self, stream: TextIO, label: str, total: float) -> None:
         self._stream, self._label, self._total = stream, label, max(total, 1e-9)
@@ -66,8 +73,7 @@ class _LineStage:
             self._shown = percent
             spent = time.monotonic() - self._start
             left = spent * (self._total - self._done) / self._done
-            self._stream.write(f"{self._label}: {percent} %, about {format_seconds(left)} left\n")
-            self._stream.flush()
+            _write(self._stream, f"{self._label}: {percent} %, about {format_seconds(left)} left\n")
 
 
 class LineProgress:
@@ -81,8 +87,7 @@ class LineProgress:
         """Open a stage that reports in lines."""
         start = time.monotonic()
         yield _LineStage(self._stream, name, total)
-        self._stream.write(f"{name}: done in {format_seconds(time.monotonic() - start)}\n")
-        self._stream.flush()
+        _write(self._stream, f"{name}: done in {format_seconds(time.monotonic() - start)}\n")
 
 
 class RichProgress:
@@ -121,5 +126,7 @@ class RichProgress:
 def default_progress(*, quiet: bool = False, enabled: bool = True) -> Progress:
     """Pick the right kind: silent when quiet, a bar on a terminal, lines elsewhere."""
     if quiet or not enabled:
+        return SilentProgress()
+    if sys.stderr is None:
         return SilentProgress()
     return RichProgress() if sys.stderr.isatty() else LineProgress()

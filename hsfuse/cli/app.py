@@ -23,15 +23,17 @@ from hsfuse.cli import (
     simulate,
     train_reduced,
 )
+from hsfuse.cli.group import HsfuseGroup
+from hsfuse.cli.streams import deliver
 from hsfuse.errors import EXIT_CODES
 
 _EPILOG = "Exit codes: " + " · ".join(f"{code} {text}" for code, text in EXIT_CODES.items())
 
 app = typer.Typer(
     name="hsfuse",
+    cls=HsfuseGroup,
     help="Fuse PRISMA hyperspectral and Sentinel-2 products into one georeferenced 10 m hyperspectral cube.",
     epilog=_EPILOG,
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -40,7 +42,7 @@ app = typer.Typer(
 
 def _version(value: bool) -> None:
     if value:
-        typer.echo(f"hsfuse {__version__}")
+        deliver(f"hsfuse {__version__}")
         raise typer.Exit
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from hsfuse.cli.session import Session, Verbose
+from hsfuse.cli.streams import deliver
 
 
 def add_to(app: typer.Typer) -> None:
@@ -24,6 +25,6 @@ def add_to(app: typer.Typer) -> None:
             from hsfuse.workflows.config import config_toml, write_config
 
             if output is None:
-                typer.echo(config_toml(), nl=False)
+                deliver(config_toml(), end="")
             else:
                 write_config(output)

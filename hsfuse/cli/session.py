@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
-import sys
-import traceback
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
 from hsfuse import process
-from hsfuse.errors import DiskFullError, HsfuseError, MemoryBudgetError, OutputError
+from hsfuse.cli.signals import Stopped
+from hsfuse.cli.streams import deliver
+from hsfuse.errors import HsfuseError, OutputError, explained
 from hsfuse.log import configure, get_logger
 from hsfuse.outputs import check_log_file
 from hsfuse.progress import Progress, default_progress
@@ -56,12 +56,11 @@ class Session:
             if self.log_file is not None:
                 check_log_file(self.log_file)
             configure(verbosity=verbosity, log_format=self.log_format or "text", log_file=self.log_file)
-        except OutputError as error:
-            _fail(error, as_json=self.as_json)
-        except OSError as error:
-            _fail(
-                OutputError(f"The log file {self.log_file} cannot be written: {error.strerror}."), as_json=self.as_json
-            )
+        except (OutputError, OSError, ValueError) as error:
+            configure(verbosity=verbosity, log_format=self.log_format or "text")
+            why = error.strerror if isinstance(error, OSError) else str(error)
+            written = OutputError(f"The log file {self.log_file} cannot be written: {why}.")
+            self._fail(error if isinstance(error, OutputError) else written)
         for name, value in process.dropped_variables.items():
             _log.warning("Ignoring %s=%s, which belongs to another GDAL or PROJ.", name, value)
 
@@ -73,47 +72,54 @@ class Session:
         return self._progress
 
     def show(self, result: dict[str, Any], text: Callable[[], str]) -> None:
-        """Print a result on stdout: JSON when asked for, else text (unless quiet)."""
+        """Print a result on stdout: JSON when asked for, else text (unless quiet).
+
+        Raises
+        ------
+        OutputError
+            Standard output takes no more, for instance because a disk is full.
+        """
         if self.as_json:
-            typer.echo(json.dumps(result, default=_plain, allow_nan=False))
+            deliver(json.dumps(result, default=_plain, allow_nan=False))
         elif not self.quiet:
-            typer.echo(text())
+            deliver(text())
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
         """Turn every exception into a sentence, a hint and an exit code."""
         try:
             yield
-        except HsfuseError as error:
-            self._trace()
-            _fail(error, as_json=self.as_json)
-        except MemoryError:
-            self._trace()
-            _fail(
-                MemoryBudgetError("The computer ran out of memory.", hint="Use --max-memory or a smaller --tile."),
-                as_json=self.as_json,
-            )
-        except OSError as error:
-            self._trace()
-            if error.errno == errno.ENOSPC:
-                _fail(
-                    DiskFullError("The disk is full.", hint="Free some space and use --resume."), as_json=self.as_json
-                )
-            _fail(HsfuseError(f"{error}", hint="Use --verbose for details."), as_json=self.as_json)
         except KeyboardInterrupt:
-            typer.echo(f"interrupted{self.interrupted}", err=True)
-            raise typer.Exit(130) from None
+            self._stopped("interrupted", 130)
+        except Stopped as stopped:
+            self._stopped(f"stopped by {stopped}", stopped.exit_code)
         except (typer.Exit, typer.Abort):
             raise
         except Exception as error:
-            self._trace()
-            summary = f"{type(error).__name__}: {error}"
-            hint = "This is a bug in hsfuse; run again with --verbose and report the traceback."
-            _fail(HsfuseError(f"Unexpected error: {summary}", hint=hint), as_json=self.as_json)
+            self._fail(explained(error), error)
 
-    def _trace(self) -> None:
-        if self.verbose:
-            traceback.print_exc(file=sys.stderr)
+    def _stopped(self, how: str, code: int) -> NoReturn:
+        _log.log(_level_of(code), "%s%s", how, self.interrupted, extra={"exit_code": code})
+        raise typer.Exit(code) from None
+
+    def _fail(self, error: HsfuseError, cause: BaseException | None = None) -> NoReturn:
+        report(error, as_json=self.as_json, trace=cause if self.verbose else None)
+        raise typer.Exit(error.exit_code)
+
+
+def report(error: HsfuseError, *, as_json: bool, trace: BaseException | None = None) -> None:
+    """Say what went wrong on standard error and in the log file; as JSON on standard output where that is wanted."""
+    _log.error(
+        "%s", error.message, extra={"hint": error.hint, "exit_code": error.exit_code},
+        exc_info=None if trace is None else (type(trace), trace, trace.__traceback__),
+    )  # fmt: skip
+    if as_json:
+        with contextlib.suppress(OutputError):
+            deliver(json.dumps({"error": error.message, "hint": error.hint, "exit_code": error.exit_code}))
+
+
+def _level_of(code: int) -> int:
+    return logging.WARNING if code == 130 else logging.ERROR
 
 
 def _plain(value: Any) -> Any:
@@ -122,12 +128,3 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return value.tolist()
     return str(value)
-
-
-def _fail(error: HsfuseError, *, as_json: bool) -> None:
-    typer.echo(f"error: {error.message}", err=True)
-    if error.hint:
-        typer.echo(f"hint: {error.hint}", err=True)
-    if as_json:
-        typer.echo(json.dumps({"error": error.message, "hint": error.hint, "exit_code": error.exit_code}))
-    raise typer.Exit(error.exit_code)

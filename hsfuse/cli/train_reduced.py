@@ -23,6 +23,7 @@ _PANEL_FIELDS = {
     "Files": "overwrite resume checkpoint_minutes tensorboard",
     "Computing": "device precision recompute threads verify",
 }
+_INTERRUPTED = "; the same command with --resume goes on where it stopped"
 _PANELS = {name: panel for panel, names in _PANEL_FIELDS.items() for name in names.split()}
 
 
@@ -54,16 +55,13 @@ def add_to(app: typer.Typer) -> None:
         """Train a network on your scenes at reduced resolution (Wald's protocol)."""
         # Of several processes that train together, only the first one talks.
         follower = os.environ.get("RANK", "0") != "0"
-        session = Session(verbose, quiet or follower, as_json and not follower, no_progress, log_format, log_file)
+        session = Session(verbose, quiet or follower, as_json and not follower, no_progress, log_format, log_file,
+                          interrupted=_INTERRUPTED)  # fmt: skip
         with session.errors():
             resolved = TrainConfig.resolve(config, **settings)
             from hsfuse.workflows.train_reduced import train_reduced as train
 
-            try:
-                result = train(scenes or [], output, resolved, progress=session.progress)
-            except KeyboardInterrupt:
-                typer.echo("interrupted; the same command with --resume goes on where it stopped", err=True)
-                raise typer.Exit(130) from None
+            result = train(scenes or [], output, resolved, progress=session.progress)
             if not follower:
                 session.show(result.summary, lambda: result_text(result.summary))
 

@@ -1,0 +1,91 @@
+"""The command group: mistakes on the command line are reported as all other errors are."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from hsfuse.cli.session import report
+from hsfuse.errors import HsfuseError, OutputError, UsageError, explained
+from hsfuse.log import configure
+
+
+class HsfuseGroup(TyperGroup):
+    """Commands whose usage errors are a sentence, a hint and exit code 2, in JSON and in the log file too."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Parse the arguments and run the command; leaves with its exit code in ``standalone_mode``."""
+        given = list(sys.argv[1:] if args is None else args)
+
+        def run(arguments: list[str]) -> Any:
+            return super(HsfuseGroup, self).main(
+                arguments, prog_name, complete_var, standalone_mode=False, windows_expand_args=windows_expand_args,
+                **extra,
+            )  # fmt: skip
+
+        return sys.exit(_exit_code(run, given)) if standalone_mode else run(given)
+
+
+def _exit_code(run: Callable[[list[str]], Any], given: list[str]) -> int:
+    try:
+        if not given:
+            run(["--help"])
+            return 2
+        code = run(given)
+    except SystemExit as leaving:
+        # A reader of standard output that has gone away wants no more.
+        if isinstance(leaving.__context__, BrokenPipeError):
+            return 0
+        raise
+    except typer.Abort:
+        return 130
+    except OSError as error:
+        # Commands explain their own errors; what is left is a help text that nobody could be shown.
+        return _reported(OutputError(f"Standard output takes no more: {error.strerror or error}."), given)
+    except Exception as error:
+        return _reported(_usage_error(error) or explained(error), given)
+    return code if isinstance(code, int) else 0
+
+
+def _usage_error(error: Exception) -> HsfuseError | None:
+    """What the parser of the command line complains about; None where it is no complaint of the parser."""
+    message = getattr(error, "format_message", None)
+    if message is None:
+        return None
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "hsfuse"
+    return UsageError(f"{str(message()).rstrip('.')}.", hint=f"See `{path} --help`.")
+
+
+def _reported(error: HsfuseError, given: list[str]) -> int:
+    """Report an error that was met before a command could say how it talks to its user."""
+    file = _value(given, "--log-file")
+    as_json = _value(given, "--log-format") == "json"
+    try:
+        configure(log_format="json" if as_json else "text", log_file=Path(file) if file else None)
+    except (OSError, ValueError):
+        configure(log_format="json" if as_json else "text")
+    report(error, as_json="--json" in given)
+    return error.exit_code
+
+
+def _value(given: list[str], option: str) -> str:
+    for index, text in enumerate(given):
+        if text == option and index + 1 < len(given):
+            return given[index + 1]
+        if text.startswith(f"{option}="):
+            return text.partition("=")[2]
+    return ""

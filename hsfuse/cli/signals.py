@@ -1,0 +1,65 @@
+"""Signals that end a command: acknowledged at once, obeyed where nothing is lost, and obeyed at once when repeated."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from types import FrameType
+
+_ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+class Stopped(BaseException):
+    """A signal other than Ctrl-C asked the command to end; as :class:`KeyboardInterrupt`, no error.
+
+    Parameters
+    ----------
+    number
+        The signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+    @property
+    def exit_code(self) -> int:
+        """As shells have it."""
+        return 128 + self.number
+
+
+def end_on_signals() -> None:
+    """Let this process, which is the command line's own, unwind on signals that end it.
+
+    Temporary files are removed on the way and finished rows stay for ``--resume``. Signals that the caller ignores,
+    such as SIGHUP under ``nohup``, stay ignored.
+    """
+    watched = [number for number in _ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+    for number in watched:
+        signal.signal(number, _stop)
+    # Python's own handlers wait for the main thread, which may compute for seconds; this thread says something now.
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=_acknowledge, args=(reader, frozenset(watched)), name="hsfuse-signals", daemon=True).start()
+
+
+def _acknowledge(reader: int, watched: frozenset[int]) -> None:
+    while received := os.read(reader, 1):
+        if received[0] in watched:
+            name = signal.Signals(received[0]).name
+            text = f"stopping ({name}): work in progress is made safe first; a second signal ends at once\n"
+            with contextlib.suppress(OSError):
+                os.write(2, text.encode("ascii"))
+            return
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    for each in _ENDING:
+        if signal.getsignal(each) is _stop:
+            signal.signal(each, signal.SIG_DFL)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise Stopped(number)

@@ -1,0 +1,186 @@
+"""Ends that are not clean: streams that are full or closed, log files, signals, limits, odd names and encodings."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from hsfuse.cli.app import app
+from hsfuse.log import configure, get_logger
+
+runner = CliRunner()
+COMMAND = f"{sys.executable} -m hsfuse"
+MISSING = "info nothing.he5"
+
+
+def _shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {line}"], capture_output=True, text=True, check=False, timeout=120,
+        env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+
+
+@full
+@pytest.mark.parametrize(
+    ("redirection", "code"),
+    [
+        ("config > /dev/full", 7),
+        ("--help > /dev/full", 7),
+        ("config 2> /dev/full", 0),
+        ("config >&-", 0),
+        ("config >&- 2>&-", 0),
+        ("config | head -c 5", 0),
+        ("--help | head -1", 0),
+        (f"{MISSING} 2> /dev/full", 3),
+        (f"{MISSING} 2>&-", 3),
+        (f"{MISSING} --json > /dev/full", 3),
+    ],
+)
+def test_streams_that_take_nothing_are_no_bug(redirection: str, code: int) -> None:
+    done = _shell(f"{COMMAND} {redirection}")
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+def test_a_file_that_is_opened_never_takes_the_place_of_a_closed_stream(tmp_path: Path) -> None:
+    target = tmp_path / "settings.toml"
+    done = _shell(f"{COMMAND} config -o {target} >&- 2>&- <&-")
+    assert done.returncode == 0
+    assert target.read_text().startswith("#")
+
+
+@full
+def test_a_log_file_on_a_full_disk_is_given_up_and_said(capsys: pytest.CaptureFixture[str]) -> None:
+    configure(log_file=Path("/dev/full"))
+    get_logger("x").info("first")
+    get_logger("x").info("second")
+    said = capsys.readouterr().err
+    assert said.count("takes no more") == 1
+    assert "second" in said
+    assert "Traceback" not in said
+
+
+MISTAKES = [
+    ["coregister", "a.tif", "b.tif", "-o", "c.tif"],
+    ["coregister", "a.tif"],
+    ["coregister", "a.tif", "b.tif", "-o", "c.tif", "--search-m", "none"],
+    ["coregister", "a.tif", "b.tif", "-o", "c.tif", "--window-px", "3"],
+]
+
+
+@pytest.mark.parametrize("arguments", MISTAKES)
+def test_errors_reach_the_log_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = runner.invoke(app, [*arguments, "--log-file", "log"])
+    assert done.exit_code in (2, 3)
+    text = (tmp_path / "log").read_text()
+    assert done.stderr.splitlines()[0].removeprefix("error: ") in text
+    assert f"exit code {done.exit_code}" in text
+
+
+@pytest.mark.parametrize("arguments", MISTAKES)
+def test_errors_are_json_where_json_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = runner.invoke(app, [*arguments, "--json", "--log-format", "json", "--log-file", "log"])
+    answer = json.loads(done.stdout)
+    assert answer["exit_code"] == done.exit_code != 0
+    for text in (done.stderr, (tmp_path / "log").read_text()):
+        entries = [json.loads(line) for line in text.splitlines()]
+        assert entries[-1]["message"] == answer["error"]
+        assert (entries[-1]["exit_code"], entries[-1]["level"]) == (done.exit_code, "error")
+
+
+SLOW = """
+import sys, tempfile, time, types
+import hsfuse.__main__ as process
+def slow(*a, **k):
+    with tempfile.TemporaryDirectory() as folder:
+        print("ready", flush=True)
+        {work}
+# What a run itself needs is not loaded here.
+sys.modules["hsfuse.workflows.run"] = types.SimpleNamespace(run_scene=slow)
+process._COMMANDS_WITH_TORCH = frozenset()
+sys.argv = ["hsfuse", "run", "a", "b", "-o", "c.tif"]
+process.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "SIGTERM"), (signal.SIGHUP, 129, "SIGHUP")],
+)
+def test_signals_clean_up_and_say_how_to_go_on(tmp_path: Path, number: int, code: int, word: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW.format(work="time.sleep(60)")], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, env={**os.environ, "TMPDIR": str(tmp_path)},
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    assert list(tmp_path.iterdir())
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert word in said
+    assert "the same command with --resume" in said
+    assert "Traceback" not in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_signal_is_acknowledged_while_the_main_thread_computes() -> None:
+    """Python's handlers wait for the main thread; the first word does not."""
+    # A library's call of several seconds that lets go of the interpreter's lock.
+    work = "import ctypes; ctypes.CDLL(None).sleep(6)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW.format(work=work)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    assert "stopping (SIGINT)" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+
+
+def test_ctrl_c_during_imports_ends_quietly() -> None:
+    code = """
+import builtins, os, signal, sys
+real = builtins.__import__
+def slow(name, *rest):
+    if name.startswith("hsfuse.cli.app"):
+        os.kill(os.getpid(), signal.SIGINT)
+    return real(name, *rest)
+builtins.__import__ = slow
+sys.argv = ["hsfuse", "run"]
+from hsfuse.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 130
+    assert "Traceback" not in done.stderr
+    assert "interrupted" in done.stderr
+
+
+def test_ignored_signals_stay_ignored() -> None:
+    code = SLOW.format(work="import os, signal; os.kill(os.getpid(), signal.SIGHUP); raise KeyboardInterrupt")
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    )  # fmt: skip
+    assert done.returncode == 130
