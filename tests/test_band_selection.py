@@ -41,8 +41,10 @@ def prisma_like_bands() -> BandTable:
     return BandTable.make(centre, np.full(centre.size, 11.0), detector=("VNIR",) * 63 + ("SWIR",) * 167)
 
 
-class CubeProduct:
-    """A hyperspectral product in memory."""
+class CubeProduct(HyperspectralProduct):
+    """A hyperspectral product in memory; what the protocol adds by default comes with it."""
+
+    info = grid = bands = None  # set below, in place of the protocol's properties
 
     def __init__(
         self,
@@ -72,14 +74,7 @@ class CubeProduct:
         rows, cols = block.slices
         return None if self.codes is None else self.codes[:, rows, cols]
 
-    def read_ahead(self, block: Slice2D, bands: Sequence[int] | None = None) -> None: ...
-
     def close(self) -> None: ...
-
-    def __enter__(self) -> CubeProduct:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
 
 
 def ground(bands: BandTable, size: tuple[int, int] = SIZE, seed: int = 0) -> NDArray[np.float32]:

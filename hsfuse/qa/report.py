@@ -199,19 +199,21 @@ def _error_basis(found: CoregistrationDiagnostics) -> str:
 
 
 def _score_rows(report: ReportData) -> list[dict[str, str]]:
-    levels = {finding.key: finding.level for finding in report.verdict.findings if finding.key}
-    limits = {finding.key: finding.limit for finding in report.verdict.findings if finding.key}
+    findings = {finding.key: finding for finding in report.verdict.findings if finding.key}
     rows = []
     for key, value in report.scores.items():
-        text = score_text(key)
+        text, finding = score_text(key), findings.get(key)
+        shown = text.show(value)
+        if finding is not None and finding.level != "not made":
+            # As the checks print it: near a limit they need more decimals.
+            shown = finding.value
         rows.append(
             {
                 "label": text.label,
-                "value": text.show(value),
+                "value": shown,
                 "better": text.better,
                 "meaning": text.meaning,
-                "level": levels.get(key, ""),
-                "limit": limits.get(key, ""),
+                "level": "" if finding is None else finding.level,
             }
         )
     return rows

@@ -312,6 +312,10 @@ def _judge_number(threshold: Threshold, value: float | None, why: str) -> Findin
         text = f"{threshold.label}: not checked{because or ', because it could not be computed'}."
         return Finding("not made", threshold.label, text, "not computed", threshold.limit(), threshold.key)
     level, shown, limit = threshold.grade(value), threshold.show(value), threshold.limit()
+    if level != "good" and shown in limit:
+        # 0.8496 is not 0.850: rounded alike, value and limit would contradict the grade.
+        finer = replace(threshold, decimals=threshold.decimals + 2)
+        shown, limit = finer.show(value), finer.limit()
     if level == "good":
         text = f"{threshold.label}: {shown}" + (f" (good is {limit})." if limit else ".")
     else:

@@ -199,3 +199,9 @@ def test_a_better_value_never_grades_worse(a, b):
     higher = Threshold("x", "x", "higher", 1.0, -1.0, "")
     assert order.index(lower.grade(low)) <= order.index(lower.grade(high))
     assert order.index(higher.grade(high)) <= order.index(higher.grade(low))
+
+
+def test_a_value_just_beyond_its_limit_is_not_printed_as_the_limit():
+    (finding,) = [f for f in judge(GOOD | {"qnr": 0.84996}).findings if f.key == "qnr"]
+    assert finding.level == "usable with care"
+    assert (finding.value, finding.limit) == ("0.84996", "at least 0.85000")
