@@ -25,14 +25,14 @@ def is_zip(path: Path) -> bool:
         return file.read(len(ZIP_SIGNATURE)) == ZIP_SIGNATURE
 
 
-def he5_members(path: Path) -> list[zipfile.ZipInfo]:
-    """Return the .he5 members of a zip file (none when it is not a readable zip)."""
+def zip_members_ending(path: Path, suffix: str) -> list[zipfile.ZipInfo]:
+    """Return the members of a zip file whose names end so (none when it is not a readable zip)."""
     try:
         with zipfile.ZipFile(path) as archive:
             return [
                 member
                 for member in archive.infolist()
-                if member.filename.lower().endswith(".he5") and "__MACOSX" not in member.filename
+                if member.filename.lower().endswith(suffix) and "__MACOSX" not in member.filename
             ]
     except (OSError, zipfile.BadZipFile):
         return []

@@ -30,6 +30,8 @@ ENOUGH_WEIGHT = 0.75
 
 FloatPlane = NDArray[np.float64]
 
+_HINT = "Order the L2D product of the same acquisition; it comes on a map grid."
+
 
 class SwathGeocoder:
     """Puts a swath image on a north-up UTM grid.
@@ -42,6 +44,8 @@ class SwathGeocoder:
         Pixel size of the grid.
     name
         What error messages call the product.
+    hint
+        What to do when it cannot be geocoded.
 
     Attributes
     ----------
@@ -55,10 +59,19 @@ class SwathGeocoder:
     """
 
     def __init__(
-        self, longitude: NDArray[np.floating], latitude: NDArray[np.floating], *, pixel_m: float, name: str
+        self,
+        longitude: NDArray[np.floating],
+        latitude: NDArray[np.floating],
+        *,
+        pixel_m: float,
+        name: str,
+        hint: str = _HINT,
     ) -> None:
-        self._name = name
+        self._name, self._hint = name, hint
         lon, lat = np.asarray(longitude, dtype=np.float64), np.asarray(latitude, dtype=np.float64)
+        if lon.size and np.ptp(lon) > 180:
+            # Across the 180th meridian, longitudes run on beyond it.
+            lon = np.where(lon < 0, lon + 360, lon)
         self._check_range(lon, lat)
         self.shape: tuple[int, int] = (lon.shape[0], lon.shape[1])
         crs = utm_crs(float(np.median(lon)), float(np.median(lat)))
@@ -77,7 +90,7 @@ class SwathGeocoder:
     def _fail(self, problem: str) -> InputError:
         return InputError(
             f"{self._name}: the image cannot be geocoded because {problem}.",
-            hint="Order the L2D product of the same acquisition; it comes on a map grid.",
+            hint=self._hint,
         )
 
     def _check_range(self, lon: FloatPlane, lat: FloatPlane) -> None:
@@ -85,7 +98,7 @@ class SwathGeocoder:
             raise self._fail("its latitude and longitude arrays have no usable shape")
         if not (np.isfinite(lon).all() and np.isfinite(lat).all()):
             raise self._fail("its latitude and longitude arrays have gaps")
-        if np.abs(lat).max() > 84 or np.abs(lon).max() > 180 or np.ptp(lon) > 90:
+        if np.abs(lat).max() > 84 or np.abs(lon).max() > 360 or np.ptp(lon) > 90:
             raise self._fail("its latitudes or longitudes are out of range")
 
     def _check_regular(self, x: FloatPlane, y: FloatPlane, pixel_m: float) -> FloatPlane:

@@ -21,8 +21,7 @@ from safe_samples import GRID, copy_writable, edit_xml, make_safe, reflectance, 
 
 from hsfuse.errors import InputError
 from hsfuse.grid import Grid
-from hsfuse.readers import open_hsi, open_msi, open_product
-from hsfuse.readers.prisma import file as prisma_file
+from hsfuse.readers import hdf5_file, open_hsi, open_msi, open_product
 from hsfuse.readers.sentinel2 import archive as safe_archive
 from hsfuse.readers.sentinel2.decoder import DecoderError, decoder_warnings_are_errors
 from hsfuse.readers.sentinel2.product import Sentinel2Product
@@ -292,8 +291,8 @@ class TestTooMuch:
             archive.write(prisma, "p.he5")
         with open_hsi(packed) as opened:
             assert len(opened.bands) > 200
-        monkeypatch.setattr(prisma_file, "SURE_BYTES", 1000)
-        monkeypatch.setattr(prisma_file, "MAX_COMPRESSION", 1.01)
+        monkeypatch.setattr(hdf5_file, "SURE_BYTES", 1000)
+        monkeypatch.setattr(hdf5_file, "MAX_COMPRESSION", 1.01)
         with pytest.raises(InputError, match="which no PRISMA product is"):
             open_hsi(packed)
 

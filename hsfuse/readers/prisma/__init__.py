@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hsfuse.readers.base import HyperspectralProduct
 from hsfuse.readers.entry import CERTAIN, LIKELY, POSSIBLE, OpenOptions, ReaderEntry
-from hsfuse.readers.file_kind import he5_members, is_hdf5, is_zip
+from hsfuse.readers.file_kind import is_hdf5, is_zip, zip_members_ending
 
 __all__ = ["READER"]
 
@@ -21,7 +21,7 @@ def _probe(path: Path) -> float:
     if path.suffix.lower() == ".he5":
         return LIKELY
     if is_zip(path) or path.suffix.lower() == ".zip":
-        return CERTAIN if he5_members(path) else POSSIBLE
+        return CERTAIN if zip_members_ending(path, ".he5") else POSSIBLE
     return 0.0
 
 

@@ -232,7 +232,8 @@ def centre_disagreement(file: He5File, longitude: NDArray[np.floating], latitude
         return None
     row, col = longitude.shape[0] // 2, longitude.shape[1] // 2
     metres_per_degree = 111_195.0
-    dx = (float(longitude[row, col]) - lon) * np.cos(np.deg2rad(lat))
+    east = (float(longitude[row, col]) - lon + 180.0) % 360.0 - 180.0
+    dx = east * np.cos(np.deg2rad(lat))
     return float(np.hypot(dx, float(latitude[row, col]) - lat) * metres_per_degree)
 
 
