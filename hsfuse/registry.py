@@ -82,6 +82,11 @@ class Registry(Generic[Entry]):
         self._loaded[name] = entry
         return entry
 
+    def look_again(self) -> None:
+        """Forget what was found and loaded: packages were installed or removed meanwhile."""
+        self._points = None
+        self._loaded.clear()
+
     def entries(self) -> Iterator[tuple[str, Entry]]:
         """Iterate over all entries; one of another package that cannot be loaded is passed over with a warning."""
         for name, point in self._found().items():

@@ -15,7 +15,7 @@ PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")
 MADE_BY_RUNS = {"out.qa/", "demo/"}
 FILE = re.compile(r"\.(py|md|toml|npz|json|cff)$")
 FOLDERS = ("hsfuse/", "docs/", "benchmarks/", "examples/", "tests/")
-EXAMPLES = re.compile(r"(prisma|s2|out|MODEL|RUN|networks|OUT|scene|folds|stage1)\b")
+EXAMPLES = re.compile(r"(mylab|prisma|s2|out|MODEL|RUN|networks|OUT|scene|folds|stage1)\b")
 
 
 @lru_cache(maxsize=1)

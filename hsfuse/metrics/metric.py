@@ -134,10 +134,13 @@ class Scoring:
     ----------
     metrics
         What to compute.
+    strict
+        Raise what a metric raises, instead of leaving its score out.
     """
 
-    def __init__(self, metrics: Sequence[Metric]) -> None:
+    def __init__(self, metrics: Sequence[Metric], *, strict: bool = False) -> None:
         self._metrics = tuple(metrics)
+        self._strict = strict
         self._parts: dict[str, list[Any]] = {metric.key: [] for metric in self._metrics}
 
     def add(self, evidence: Evidence) -> None:
@@ -145,7 +148,7 @@ class Scoring:
         for metric in self._metrics:
             if not metric.needs <= evidence.known:
                 continue
-            part = _computed(metric, evidence)
+            part = metric.compute(evidence) if self._strict else _computed(metric, evidence)
             if part is not None:
                 self._parts[metric.key].append(part)
 
