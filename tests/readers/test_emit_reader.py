@@ -23,9 +23,9 @@ WIDTHS = np.linspace(8.4, 8.8, BANDS).astype(np.float32)
 GOOD = ~((CENTRES > 1320) & (CENTRES < 1440))
 
 
-def positions() -> tuple[np.ndarray, np.ndarray]:
+def positions(rows: int = ROWS, cols: int = COLS) -> tuple[np.ndarray, np.ndarray]:
     """Map coordinates (EPSG:32633) of the stored pixels: an inclined orbit, terrain that bends the lines."""
-    i, j = np.meshgrid(np.arange(ROWS), np.arange(COLS), indexing="ij")
+    i, j = np.meshgrid(np.arange(rows), np.arange(cols), indexing="ij")
     turn = np.deg2rad(38)
     x = 450_000 + 58 * (np.cos(turn) * j + np.sin(turn) * i) + 12 * np.sin(j / 11) * np.cos(i / 13)
     y = 5_200_000 + 58 * (np.sin(turn) * j - np.cos(turn) * i) + 9 * np.cos(i / 17)
@@ -36,8 +36,8 @@ def ground(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return 0.3 + 0.1 * np.sin(x / 600) + 0.08 * np.cos(y / 500)
 
 
-def write(path: Path, *, west: float = 0.0, mask: bool = True) -> Path:
-    x, y = positions()
+def write(path: Path, *, west: float = 0.0, mask: bool = True, size: tuple[int, int] = (ROWS, COLS)) -> Path:
+    x, y = positions(*size)
     lon, lat = Transformer.from_crs(32633, 4326, always_xy=True).transform(x, y)
     lon = (lon + west + 180) % 360 - 180
     cube = ground(x, y)[..., None] * (0.5 + CENTRES / 2500)
@@ -54,7 +54,7 @@ def write(path: Path, *, west: float = 0.0, mask: bool = True) -> Path:
         file["sensor_band_parameters/fwhm"] = WIDTHS
         file["sensor_band_parameters/good_wavelengths"] = GOOD.astype(np.uint8)
     if mask:
-        layers = np.zeros((ROWS, COLS, 8), np.float32)
+        layers = np.zeros((*size, 8), np.float32)
         layers[40:50, 40:60, 0] = layers[38:52, 38:62, 4] = layers[80:85, 10:20, 1] = 1
         layers[..., 2] = 1  # water is no cloud
         with h5py.File(path.with_name(path.name.replace("_RFL_", "_MASK_")), "w") as file:

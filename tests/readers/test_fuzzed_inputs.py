@@ -11,8 +11,10 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import package_samples
 import pytest
 import rasterio
+import test_emit_reader
 from rasterio.crs import CRS
 from safe_samples import make_safe, zip_product
 
@@ -80,6 +82,13 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
             out.write(cube)
             for band in range(8):
                 out.update_tags(band + 1, wavelength=500 + 20 * band, wavelength_units="nm", fwhm=10)
+    coarse = Grid.from_origin(CRS.from_epsg(32633), 5e5, 5e6, 30.0, 12, 14)
+    dn = np.random.default_rng(1).integers(100, 4000, (24, 12, 14)).astype(np.int16)
+    layers = {"QL_QUALITY_CLOUD": np.zeros((1, 12, 14), np.uint8), "QL_QUALITY-2": np.zeros((10, 12, 14), np.uint8)}
+    package_samples.make_enmap(folder / "enmap", dn, coarse, layers=layers)
+    package_samples.make_desis(folder / "desis", dn, coarse, layers=layers)
+    package_samples.pack(folder / "enmap", folder / "enmap.zip", zipfile.ZIP_DEFLATED)
+    test_emit_reader.write(folder / "EMIT_L2A_RFL_x.nc", size=(24, 20))
     listed = ", ".join(str(500 + 20 * band) for band in range(8))
     with (folder / "e.hdr").open("a") as header:
         header.write(f"wavelength units = nm\nwavelength = {{{listed}}}\nreflectance scale factor = 10000\n")
@@ -95,7 +104,9 @@ def _open_and_read(path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", list(MUTATIONS))
-@pytest.mark.parametrize("name", ["c.tif", "e.img", "p.he5", "deflated.zip", "stored.zip"])
+@pytest.mark.parametrize(
+    "name", ["c.tif", "e.img", "p.he5", "deflated.zip", "stored.zip", "enmap.zip", "EMIT_L2A_RFL_x.nc"]
+)
 def test_damaged_files(samples: Path, tmp_path: Path, name: str, how: str) -> None:
     rng = random.Random(f"{name} {how}")
     raw = (samples / name).read_bytes()
@@ -106,7 +117,13 @@ def test_damaged_files(samples: Path, tmp_path: Path, name: str, how: str) -> No
         _open_and_read(tmp_path / name)
 
 
-@pytest.mark.parametrize("name", ["e.hdr", "MTD_MSIL2A.xml", "MTD_TL.xml", "manifest.safe", "_B03_10m.jp2"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "e.hdr", "MTD_MSIL2A.xml", "MTD_TL.xml", "manifest.safe", "_B03_10m.jp2", "enmap/-METADATA.XML",
+        "enmap/-SPECTRAL_IMAGE.TIF", "enmap/-QL_QUALITY_CLOUD.TIF", "desis/-METADATA.xml", "desis/-SPECTRAL_IMAGE.tif",
+    ],
+)  # fmt: skip
 def test_damaged_parts(samples: Path, tmp_path: Path, name: str) -> None:
     rng = random.Random(name)
     if name == "e.hdr":
@@ -114,18 +131,23 @@ def test_damaged_parts(samples: Path, tmp_path: Path, name: str) -> None:
         target = given = tmp_path / name
         raw = (samples / name).read_bytes()
     else:
-        product = next(samples.glob("*.SAFE"))
+        folder, _, name = name.rpartition("/")
+        product = samples / folder if folder else next(samples.glob("*.SAFE"))
         given = Path(shutil.copytree(product, tmp_path / product.name))
         target = next(path for path in given.rglob("*") if path.name.endswith(name))
         raw = target.read_bytes()
     for _ in range(TRIES):
-        change = rng.choice(list(MUTATIONS.values())) if name.endswith(".jp2") or rng.random() < 0.3 else _text
+        change = (
+            rng.choice(list(MUTATIONS.values()))
+            if name.lower().endswith((".jp2", ".tif")) or rng.random() < 0.3
+            else _text
+        )
         target.write_bytes(change(raw, rng))
         _open_and_read(given)
 
 
 def test_the_samples_themselves_are_read(samples: Path) -> None:
-    for name in ("c.tif", "e.img", "p.he5", "deflated.zip", "stored.zip"):
+    for name in ("c.tif", "e.img", "p.he5", "deflated.zip", "stored.zip", "enmap", "enmap.zip", "desis"):
         with open_product(samples / name) as product:
             assert np.isfinite(product.read(product.grid.full)).any()
     assert h5py.is_hdf5(samples / "p.he5")
