@@ -47,10 +47,10 @@ def changed_guide(msi: FloatCube, kind: str, seed: int, *, red: int = 2, nir: in
         guide, where = np.where(mask, SHADOW_LEVEL * guide, guide), where | mask
     if kind in ("cloud", "mix"):
         mask = _blobs(where.shape, CLOUD_SHARE, 5.0, rng)
-        opacity = np.clip(gaussian_filter(mask.astype(np.float64), 1.0) * 1.2, 0.0, 1.0)
+        opacity = np.clip(gaussian_filter(mask.astype(np.float64), 0.7) * 1.1, 0.0, 1.0)
         bright = 0.9 * np.quantile(msi, 0.99, axis=(1, 2))[:, None, None]
         guide = guide + opacity * (bright * (0.9 + 0.1 * _noise(where.shape, 3.0, rng)) - guide)
-        where |= opacity > 0.3
+        where |= opacity > 0.1
     if kind in ("haze", "mix"):
         guide = _haze(guide, rng)
     return guide.astype(np.float32), where

@@ -149,6 +149,11 @@ class _FusionConfig(_MachineConfig, _PairConfig):
     )
     aoi_crs: str | None = Field(None, description="reference system of a bounding box, such as EPSG:4326")
     tile: int | None = Field(None, ge=8, description="tile side in MSI pixels; default: from the memory")
+    quality: Literal["plain", "fast", "standard", "best"] = Field(
+        "plain",
+        description="plain: the method's result; the others find what changed between both images, repair the guide "
+        "and refine the result: fast in closed form, standard on a denoised guide, best with non-local Bayes too",
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="arithmetic of networks; auto: bf16 where the processor has it, else fp32"
     )
@@ -192,6 +197,9 @@ class RunConfig(_FusionConfig, _MethodConfig):
     report: bool = Field(True, description="write the HTML report, plots and quality scores")
     figures: str = Field("png", description="formats of the report's drawings beside it, such as png,svg,pdf")
     min_quality: float | None = Field(None, ge=0.0, le=1.0, description="fail (exit code 8) below this QNR")
+    min_confidence: float | None = Field(
+        None, ge=0.0, le=1.0, description="nodata where the probability that both images show the same ground is lower"
+    )
 
     @field_validator("figures")
     @classmethod
@@ -204,6 +212,8 @@ class RunConfig(_FusionConfig, _MethodConfig):
     def _consistent(self) -> Self:
         if self.min_quality is not None and not self.report:
             raise ValueError("--min-quality needs the scores of the report, so it excludes --no-report")
+        if self.min_confidence is not None and self.quality == "plain":
+            raise ValueError("--min-confidence needs --quality fast, standard or best")
         if self.compress == "lerc" and self.dtype != "float32":
             raise ValueError("lerc compression is for float32 output")
         if self.back_projection_weight != 1.0 and not self.back_projection:

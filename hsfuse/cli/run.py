@@ -13,10 +13,12 @@ from hsfuse.config import CoregisterConfig, RunConfig
 from hsfuse.errors import EXIT_CODES
 
 _PANEL_FIELDS = {
-    "Fusion": "method model adapt bands vnir_swir_cut_nm s2_bands allow_radiometry_mismatch ratio psf_fwhm clip seed",
+    "Fusion": "method quality model adapt bands vnir_swir_cut_nm s2_bands allow_radiometry_mismatch ratio psf_fwhm clip"
+    " seed",
     "Fidelity guards": "back_projection back_projection_weight srf_weight",
     "Co-registration": " ".join(CoregisterConfig.model_fields),
-    "Product": "format dtype compress overwrite resume aoi aoi_crs cloud_mask cloud_dilate_px report min_quality",
+    "Product": "format dtype compress overwrite resume aoi aoi_crs cloud_mask cloud_dilate_px report min_quality"
+    " min_confidence",
     "Computing": "tile overlap device precision max_memory max_vram threads verify",
 }
 _INTERRUPTED = "; the same command with --resume goes on where it stopped"
@@ -85,6 +87,10 @@ def result_text(summary: dict[str, Any]) -> str:
     if "adaptation" in summary:
         before, after = (summary["adaptation"][key]["psnr_db"] for key in ("before", "after"))
         lines.insert(2, f"  adapted     {before:.2f} to {after:.2f} dB on strips of the scene, at reduced resolution")
+    if summary.get("changes"):
+        lines.append(
+            f"  changes     {100 * summary['changes']['changed_share']:.1f} % of the ground; {summary['confidence']}"
+        )
     if scores.get("qnr") is not None:
         lines.append(
             f"  quality     QNR {scores['qnr']:.3f} (D_lambda {scores['d_lambda']:.3f}, D_s {scores['d_s']:.3f})"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hsfuse.degrade import Psf, Window
+from hsfuse.degrade import NO_OFFSET, Offset, Psf, Window
 from hsfuse.fusion.diagnostics import MethodDiagnostics
 
 if TYPE_CHECKING:
@@ -106,6 +106,12 @@ class FusionContext:
     calibrate
         Whether methods may find the HSI's blur and what is left of its shift on the pair, and use that instead of
         ``psf``; False where the user knows better.
+    offset_px
+        How far (row, col) the HSI's pixels really lie towards larger index, HSI pixels, where that is known already;
+        of use without ``calibrate``.
+    guide_noise_left
+        Share of the variance of the MSI's noise that is left in what :meth:`FusionMethod.fuse` gets: below 1 where it
+        was denoised.
     """
 
     ratio: int
@@ -116,6 +122,8 @@ class FusionContext:
     device: str = "cpu"
     seed: int = 0
     calibrate: bool = True
+    offset_px: Offset = NO_OFFSET
+    guide_noise_left: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,6 +90,37 @@ class GuideDenoising:
 
 
 @dataclass(frozen=True)
+class RefinementRecord:
+    """What was decided on the scene.
+
+    Attributes
+    ----------
+    used
+        ``none``, or which refinement.
+    gain_db
+        Gain at reduced resolution of what was tried, dB, by name.
+    windows
+        Degraded windows that decided.
+    error
+        Root mean square error of the method at reduced resolution by band, shape (band,); None when it was not tested.
+    """
+
+    used: str
+    gain_db: Mapping[str, float]
+    windows: int
+    error: NDArray[np.float64] | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for the report."""
+        return {
+            "used": self.used,
+            "gain_db": {name: round(value, 3) for name, value in self.gain_db.items()},
+            "windows": self.windows,
+            "expected_rmse": None if self.error is None else round(float(np.sqrt((self.error**2).mean())), 6),
+        }
+
+
+@dataclass(frozen=True)
 class MethodDiagnostics:
     """Everything that a method tells about itself on a scene; None for what it does not do.
 
@@ -100,11 +132,14 @@ class MethodDiagnostics:
         Test of a network's correction at reduced resolution.
     denoising
         Denoising of the MSI.
+    refinement
+        The maximum a posteriori step behind the method.
     """
 
     calibration: Calibration | None = None
     validation: CorrectionValidation | None = None
     denoising: GuideDenoising | None = None
+    refinement: RefinementRecord | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for the report."""
@@ -112,4 +147,5 @@ class MethodDiagnostics:
             "calibration": self.calibration.to_json() if self.calibration else None,
             "validation": self.validation.to_json() if self.validation else None,
             "denoising": self.denoising.to_json() if self.denoising else None,
+            "refinement": self.refinement.to_json() if self.refinement else None,
         }

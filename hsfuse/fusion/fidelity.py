@@ -144,7 +144,10 @@ class GuardedMethod(FusionMethod):
 
     def around(self, method: FusionMethod) -> GuardedMethod:
         """Return the same guards behind another method, not yet fitted."""
-        return GuardedMethod(method, self._options, ratio=self._ratio, psf=self._psf)
+        # What lies between the guards and the method stays there.
+        between = getattr(self._method, "around", None)
+        inner = method if between is None else between(method)
+        return GuardedMethod(inner, self._options, ratio=self._ratio, psf=self._psf)
 
     @property
     def spec(self) -> ModelSpec:

@@ -6,6 +6,7 @@ What a command adds lies around these steps: what it fuses, where rows go, what 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -32,7 +33,8 @@ def scene_context(scene: FusionScene, device: str, seed: int, *, calibrate: bool
     bands = scene.hsi.bands.take(scene.bands)
     responses = scene.msi.responses
     weights = srf_weights(bands, responses) if responses is not None else scene.srf
-    return FusionContext(scene.ratio, bands.centre_nm, bands.fwhm_nm, weights, scene.psf, device, seed, calibrate)
+    context = FusionContext(scene.ratio, bands.centre_nm, bands.fwhm_nm, weights, scene.psf, device, seed, calibrate)
+    return context if scene.offset_px is None else replace(context, calibrate=False, offset_px=scene.offset_px)
 
 
 def fit(

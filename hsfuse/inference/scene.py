@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse.coregister.warp import Resampler
-from hsfuse.degrade import Psf, masked_lowpass_decimate_array
+from hsfuse.degrade import Offset, Psf, masked_lowpass_decimate_array
 from hsfuse.errors import OverlapError
 from hsfuse.fusion.base import LowResolutionStrip
 from hsfuse.grid import Grid, Slice2D
@@ -110,6 +110,11 @@ class FusionScene:
     srf
         Weights that turn the fused HSI bands into the MSI bands, shape (msi band, band), where the MSI has no
         responses to compute them from; None: not known.
+    changed
+        Fine pixels whose ground differs between both images, shape of the fine grid: nothing is learned from them.
+    offset_px
+        How far (row, col) the HSI's pixels really lie on ``grid`` towards larger index, HSI pixels, where that was
+        found together with ``psf``; None: methods may look for both themselves.
     """
 
     hsi: HyperspectralProduct
@@ -125,6 +130,8 @@ class FusionScene:
     swir_bands: BoolArray | None = None
     swir_resampler: Resampler | None = None
     srf: NDArray[np.float64] | None = None
+    changed: BoolArray | None = None
+    offset_px: Offset | None = None
 
     @property
     def fine_grid(self) -> Grid:
@@ -297,10 +304,14 @@ class FusionScene:
         if self.area is not None:
             usable &= self.area[padded.scaled(self.ratio).slices]
         coarse, valid = masked_lowpass_decimate_array(np.nan_to_num(msi), usable, self.ratio, self.psf)
+        if self.changed is not None:
+            # The values there are the repaired guide's: they serve as context, but nothing is learned from them.
+            usable &= ~self.changed[padded.scaled(self.ratio).slices]
+            _, valid = masked_lowpass_decimate_array(np.nan_to_num(msi), usable, self.ratio, self.psf)
         inner = slice(rows.row0 - padded.row0, rows.row1 - padded.row0)
         hsi, missing = fill_missing(self.read_hsi(rows))
         complete = valid[inner] & ~np.any(missing[alive_bands(missing)], axis=0)
-        low, _ = fill_missing(np.where(valid[None, inner], coarse[:, inner], np.nan).astype(np.float32))
+        low, _ = fill_missing(coarse[:, inner].astype(np.float32))
         fine = np.where(usable, msi, np.float32(np.nan))
         return LowResolutionStrip(hsi, low, complete, fine, inner.start)
 

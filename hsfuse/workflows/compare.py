@@ -17,6 +17,7 @@ from hsfuse._version import __version__
 from hsfuse.config import CompareConfig
 from hsfuse.errors import HsfuseError, InputError, OutputError, UsageError
 from hsfuse.fusion.fidelity import guarded
+from hsfuse.fusion.map.method import refined
 from hsfuse.fusion.nets.band_matching import match_bands
 from hsfuse.fusion.nets.header import NetworkHeader
 from hsfuse.fusion.registry import available_methods
@@ -33,6 +34,7 @@ from hsfuse.threads import torch_threads
 from hsfuse.workflows.comparison.judge import Judge
 from hsfuse.workflows.comparison.scratch_cube import ScratchCube
 from hsfuse.workflows.comparison.setting import ComparisonSetting, SettingSource, open_source
+from hsfuse.workflows.steps.changes import repaired_scene
 from hsfuse.workflows.steps.clock import StageClock
 from hsfuse.workflows.steps.memory import PeakMemory
 from hsfuse.workflows.steps.method_specification import (
@@ -41,7 +43,7 @@ from hsfuse.workflows.steps.method_specification import (
     parse_specification,
     split_specifications,
 )
-from hsfuse.workflows.steps.methods import may_calibrate, network_precision
+from hsfuse.workflows.steps.methods import may_calibrate, network_precision, refinement_quality
 from hsfuse.workflows.steps.resources import resolved, resources_of
 from hsfuse.writers import ReportFiles
 
@@ -112,6 +114,10 @@ def compare(
             stage.advance()
         specs, headers, unsuited = _that_suit(wanted, named, source)
         setting = source.prepare(next(iter(headers.values()), None), clock)
+        if config.quality != "plain":
+            with clock.stage("find changes") as stage:
+                setting = replace(setting, repaired=repaired_scene(setting.scene, config, given).scene)
+                stage.advance()
         judge = Judge(setting)
         results, failed = _run_all(specs, named, setting, judge, headers, config, given, report, clock)
         notes = [*unsuited, *failed]
@@ -246,7 +252,7 @@ def _run(
     spec: MethodSpecification, setting: ComparisonSetting, judge: Judge, header: NetworkHeader | None,
     config: CompareConfig, resources: Resources, report: Path, clock: StageClock,
 ) -> MethodResult:  # fmt: skip
-    scene, device = setting.scene, resources.device
+    scene, device = setting.fused_scene, resources.device
     options = {"precision": network_precision(spec.name, config.precision, device)} if spec.network else {}
     inner = spec.create(**options)
     summary = available_methods()[spec.name]
@@ -258,7 +264,9 @@ def _run(
             progress=clock,
         )  # fmt: skip
         summary += f"; adapted to the scene in {adaptation.steps} steps, {adaptation.seconds:.0f} s beside its time"
-    method = guarded(inner, spec.guards, ratio=scene.ratio, psf=scene.psf)
+    method = guarded(
+        refined(inner, refinement_quality(config), ratio=scene.ratio), spec.guards, ratio=scene.ratio, psf=scene.psf
+    )
     with ScratchCube(report.parent, scene.fine_grid.shape, scene.hsi.bands.centre_nm[scene.bands]) as cube:
         with clock.stage(spec.label) as stage, _measured(device) as measured:
             pipeline.fuse_scene_with(

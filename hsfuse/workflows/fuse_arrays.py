@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 from hsfuse.degrade import Psf
 from hsfuse.errors import UsageError
 from hsfuse.fusion.create import create_method
+from hsfuse.fusion.map.method import Quality, refined
 from hsfuse.inference import pipeline
+from hsfuse.inference.guide_repair import SceneRepair, repair_scene
 from hsfuse.progress import Progress
 from hsfuse.resources import Resources
 from hsfuse.spectral import BandTable, SpectralResponse, srf_weights
@@ -20,6 +23,31 @@ from hsfuse.workflows.steps.array_scene import array_scene
 from hsfuse.workflows.steps.resources import resolved
 
 FloatCube = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class FusedArrays:
+    """A cube and what is known about it.
+
+    Attributes
+    ----------
+    cube
+        Shape (band, row, col), reflectance, NaN for nodata.
+    change_probability
+        That the MSI shows other ground than the HSI, shape (row, col).
+    expected_error
+        Expected root mean square error over the bands, reflectance, shape (row, col).
+    error_bound
+        90 % of the errors should stay below so many times the expected one.
+    record
+        What was found and done, as plain values.
+    """
+
+    cube: FloatCube
+    change_probability: FloatCube
+    expected_error: FloatCube
+    error_bound: float
+    record: dict[str, Any]
 
 
 def fuse(
@@ -39,8 +67,10 @@ def fuse(
     clip: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
+    quality: Quality | None = None,
+    full_output: bool = False,
     **method_options: Any,
-) -> FloatCube:
+) -> FloatCube | FusedArrays:
     """Fuse two aligned arrays.
 
     Parameters
@@ -73,13 +103,19 @@ def fuse(
         For methods that draw random numbers.
     progress
         Where to show progress.
+    quality
+        None: the method's result. ``fast``, ``standard`` and ``best`` find what changed between both images, repair the
+        MSI there, and refine the result: in closed form, on a denoised MSI, and with non-local Bayes too.
+    full_output
+        Return what is known about the result too; needs ``quality``.
     **method_options
         Passed to the method.
 
     Returns
     -------
-    numpy.ndarray
-        Shape (band, row * ratio, col * ratio), float32, NaN where either input has no data.
+    numpy.ndarray or FusedArrays
+        Shape (band, row * ratio, col * ratio), float32, NaN where either input has no data; with ``full_output`` a
+        :class:`FusedArrays` that holds it.
 
     Raises
     ------
@@ -89,17 +125,30 @@ def fuse(
     low = np.asarray(hsi, dtype=np.float32)
     high = np.asarray(msi, dtype=np.float32)
     _check_shapes(low, high, ratio)
+    if full_output and quality is None:
+        raise UsageError("full_output needs a quality: 'fast', 'standard' or 'best'.")
+    if quality not in (None, "fast", "standard", "best"):
+        raise UsageError(f"There is no quality '{quality}'.", hint="Choose 'fast', 'standard' or 'best', or None.")
     bands = BandTable.make(wavelengths_nm, fwhm_nm)
     if len(bands) != low.shape[0]:
         raise UsageError(f"{len(bands)} wavelengths were given for {low.shape[0]} bands.")
     weights, responses = _srf(srf, bands, high.shape[0])
     scene = array_scene(low, high, bands, responses, int(ratio), Psf(psf_fwhm or 1.0), weights)
     options = dict(method_options) | ({"model": model} if model is not None else {})
-    fusion = create_method(method, **options)
-    return pipeline.fuse_to_array(
-        fusion, scene, resolved(resources), seed=seed, calibrate=psf_fwhm is None, tile=tile, overlap=overlap,
-        clip=clip, progress=progress,
+    fusion = refined(create_method(method, **options), quality, ratio=int(ratio))
+    given = resolved(resources)
+    repair: SceneRepair | None = None
+    if quality is not None:
+        repair = repair_scene(scene, pipeline.scene_context(scene, given.device, seed, calibrate=psf_fwhm is None))
+        scene = repair.scene
+    cube = pipeline.fuse_to_array(
+        fusion, scene, given, seed=seed, calibrate=psf_fwhm is None, tile=tile, overlap=overlap, clip=clip,
+        progress=progress,
     )  # fmt: skip
+    if repair is None or not full_output:
+        return cube
+    record = repair.to_json() | {"method": fusion.diagnostics.to_json()}
+    return FusedArrays(cube, repair.change, repair.expected_error, repair.error_bound, record)
 
 
 def _check_shapes(low: FloatCube, high: FloatCube, ratio: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from hsfuse.progress import Progress
 from hsfuse.resources import Resources
 from hsfuse.threads import torch_threads
 from hsfuse.workflows.steps.adapted import adapt_to_scene, check_adapted_path
+from hsfuse.workflows.steps.changes import find_changes
 from hsfuse.workflows.steps.clock import StageClock
 from hsfuse.workflows.steps.inputs import Pair, open_pair, read_ahead
 from hsfuse.workflows.steps.memory import peak_vram_bytes
@@ -148,10 +149,14 @@ def run_scene(
         if dry_run:
             return RunResult(None, chosen.method.spec.name, chosen.reason, planned | {"seconds": clock.seconds})
         inputs = [input_identity(path) for path in (hsi_path, *msi_paths)]
-        learned, adaptation = _learn(prepared, chosen, output, inputs, config, given, clock)
+        repair, prepared, changes = find_changes(prepared, config, given, clock)
+        repaired = prepared if repair is None else replace(prepared, scene=repair.scene)
+        learned, adaptation = _learn(repaired, chosen, output, inputs, config, given, clock)
         release_freed_memory()
-        about = planned | adaptation | {"method": method_summary(learned)}
-        product = make_product(prepared, learned, estimate, output, inputs, options, config, given, about, clock)
+        about = planned | adaptation | changes | {"method": method_summary(learned)}
+        product = make_product(
+            prepared, learned, estimate, output, inputs, options, config, given, about, clock, repair
+        )  # fmt: skip
         summary = about | product.facts | _spent(planned, planned_at, clock, given)
     _check_quality(summary.get("scores", {}), config, output)
     quality = product.quality

@@ -58,7 +58,7 @@ def test_unchanged_ground_is_left_alone() -> None:
     pair = make_pair(COARSE)
     found = _repaired(pair)
     assert found.share < 0.005
-    assert found.evidence.disagreement < 0.05
+    assert found.evidence.unexplained < 0.05
     assert _rms(found.msi - pair.msi) < 0.001
     assert found.trusted
 

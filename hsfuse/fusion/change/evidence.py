@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 
 from hsfuse.fusion.change.local import best_correction
 from hsfuse.fusion.change.response import Response
@@ -15,7 +14,8 @@ from hsfuse.fusion.scene_model.relation import CoarsePair, Contradiction, GuideR
 FloatArray = NDArray[np.float64]
 
 _CORRECTIONS = 2
-_TEXTURE_PX, _LEAST_CORRELATION = 2.0, 0.5
+_FIELD_GAIN = 0.85
+"""A field of gain and offset must bring the misfit to this share of what it is without, or the guide stays as it is."""
 _WEAK_DISTANCE, _NO_DISTANCE, _NO_WEIGHT = 20.0, 100.0, 1e-5
 
 
@@ -33,15 +33,15 @@ class Evidence:
         Where they contradict each other all the same.
     corrections
         How often a local affine correction was applied.
-    disagreement
-        Share of the valid ground where the texture of the guide as it came is not that of the HSI.
+    unexplained
+        Share of the variance of the guide as it came that the HSI does not explain on trusted ground.
     """
 
     relation: GuideRelation
     blurred: FloatArray
     contradiction: Contradiction
     corrections: int
-    disagreement: float
+    unexplained: float
 
 
 def gather_evidence(
@@ -68,11 +68,15 @@ def gather_evidence(
         The guide without the field of gain and offset and without what a local affine correction takes out, the shape
         of ``msi``.
     """
-    relation = relate(pair, response.down(msi), field=True)
-    disagreement = texture_disagreement(relation.seen, response.down(msi), pair.valid)
+    low = response.down(msi)
+    plain = relate(pair, low)
+    relation = relate(pair, low, field=True) if correct else plain
+    unexplained = unexplained_share(plain, low, pair.valid)
     corrected = msi
     count = 0
-    if correct:
+    if not correct or _loss(relation, low, pair.valid) > _FIELD_GAIN * _loss(plain, low, pair.valid):
+        relation = plain
+    else:
         corrected = ((msi - response.up(relation.offset)) / response.up(relation.gain)).astype(np.float32)
         for _ in range(_CORRECTIONS):
             more = _locally_corrected(pair, corrected, relation, response)
@@ -80,29 +84,19 @@ def gather_evidence(
                 break
             corrected, count = more, count + 1
             relation = _keep_field(relate(pair, response.down(corrected)), relation)
-    else:
-        relation = relate(pair, response.down(msi))
     blurred = response.down(corrected)
-    return Evidence(
-        relation, blurred, Contradiction.find(relation, blurred, pair.valid), count, disagreement
-    ), corrected
+    found = Contradiction.find(relation, blurred, pair.valid)
+    return Evidence(relation, blurred, found, count, unexplained), corrected
 
 
-def texture_disagreement(seen: FloatArray, msi: FloatArray, valid: NDArray[np.bool_]) -> float:
-    """Share of valid pixels around which the details of both images correlate by less than a half.
-
-    Light, haze and seasons leave texture where it is; other ground has another one. When most of the ground changed,
-    distances mean nothing, because the relation itself is that of the majority; this still tells.
-    """
-    a, b = (x - gaussian_filter(x, (0, _TEXTURE_PX, _TEXTURE_PX)) for x in (seen, msi))
-
-    def window(x: FloatArray) -> FloatArray:
-        return np.asarray(gaussian_filter(x * valid, (0, _TEXTURE_PX, _TEXTURE_PX)).sum(axis=0))
-
-    scale = 1.0 / np.maximum((b[:, valid] ** 2).mean(axis=1), 1e-20)[:, None, None]
-    product, left, right = window(scale * a * b), window(scale * a * a), window(scale * b * b)
-    correlation = product / np.sqrt(np.maximum(left * right, 1e-20))
-    return float((correlation[valid] < _LEAST_CORRELATION).mean()) if valid.any() else 0.0
+def unexplained_share(relation: GuideRelation, msi: FloatArray, valid: NDArray[np.bool_]) -> float:
+    """Share of the guide's variance that the HSI does not explain on trusted ground, mean over the bands, 0 to 1."""
+    weight = relation.weight[valid]
+    measured = ((msi - relation.offset) / relation.gain)[:, valid]
+    mean = (measured * weight).sum(axis=1, keepdims=True) / weight.sum()
+    spread = ((measured - mean) ** 2 * weight).sum(axis=1)
+    left = ((measured - relation.seen[:, valid]) ** 2 * weight).sum(axis=1)
+    return float(np.clip(left / np.maximum(spread, 1e-20), 0.0, 1.0).mean())
 
 
 def _locally_corrected(
@@ -122,6 +116,14 @@ def _locally_corrected(
         terms = response.up(change[band])
         corrected[band] += (np.einsum("phw,phw->hw", terms[:bands], guide) + terms[bands]).astype(np.float32)
     return corrected
+
+
+def _loss(relation: GuideRelation, msi: FloatArray, valid: NDArray[np.bool_]) -> float:
+    """Mean squared residual in units of each band's noise, weighted as the relation does."""
+    left = ((msi - relation.offset) / relation.gain - relation.seen)[:, valid] ** 2
+    noise = (relation.synthesis**2).sum(axis=1) + 1e-4 * relation.seen[:, valid].var(axis=1)
+    weight = 1.0 / (1.0 + relation.distance[valid] / _WEAK_DISTANCE) ** 2
+    return float(((left / noise[:, None]).mean(axis=0) * weight).sum() / weight.sum())
 
 
 def _keep_field(relation: GuideRelation, first: GuideRelation) -> GuideRelation:

@@ -30,6 +30,9 @@ FloatCube = NDArray[np.float32]
 
 TOO_MUCH = 0.4
 """Share of changed ground above which the guide is not trusted at all."""
+UNRELATED = 0.25
+"""Share of the guide's variance that the HSI does not explain above which both images show different places: pairs with
+a third of other ground stay below 0.1, because that ground carries no weight."""
 FOREIGN = 0.5
 """Change from which a pixel counts as changed ground."""
 _SHARP_FROM, _SHARP_OVER = 0.38, 0.34
@@ -52,6 +55,8 @@ class RepairedGuide:
         Of the change: how far the guide's detail was kept (a local gain) rather than replaced, shape (row, col).
     evidence
         At low resolution.
+    foreign
+        What the matting found: share of foreign ground before it was sharpened, shape (row, col).
     share
         Share of the valid ground that changed.
     """
@@ -60,19 +65,20 @@ class RepairedGuide:
     change: FloatCube
     own_detail: FloatCube
     evidence: Evidence
+    foreign: FloatCube
     share: float
 
     @property
     def trusted(self) -> bool:
         """Whether enough of the ground is unchanged for the guide to be used."""
-        return max(self.share, self.evidence.disagreement) <= TOO_MUCH
+        return self.share <= TOO_MUCH and self.evidence.unexplained <= UNRELATED
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for the report."""
         relation = self.evidence.relation
         return {
             "changed_share": round(self.share, 4),
-            "texture_disagreement": round(self.evidence.disagreement, 4),
+            "guide_unexplained": round(self.evidence.unexplained, 4),
             "trusted": self.trusted,
             "local_corrections": self.evidence.corrections,
             "gain_range": [round(float(v), 3) for v in np.quantile(relation.gain, [0.02, 0.98])],
@@ -98,27 +104,29 @@ def repair_guide(pair: CoarsePair, msi: FloatCube, response: Response, *, correc
     evidence, corrected = gather_evidence(pair, msi, response, correct=correct)
     rows, cols = msi.shape[1:]
     repaired = corrected if corrected is not msi else msi.copy()
-    change, own = np.zeros((rows, cols), np.float32), np.zeros((rows, cols), np.float32)
+    foreign, change, own = np.zeros((3, rows, cols), np.float32)
     candidates = evidence.contradiction.candidates
     if candidates.any():
         contrast = float(np.median(neighbour_contrast(corrected[:, ::7], evidence.contradiction.power)))
         source = corrected.copy()
-        for read, core in _blocks(pair.valid.shape):
+        for read, core in blocks(pair.valid.shape):
             if not candidates[read].any():
                 continue
-            fine_read, fine_core = _scaled(read, response.ratio), _scaled(core, response.ratio)
+            fine_read, fine_core = fine_block(read, response.ratio), fine_block(core, response.ratio)
             inner = tuple(slice(c.start - r.start, c.stop - r.start) for c, r in zip(fine_core, fine_read, strict=True))
             block = _repair_block(evidence, source[:, *fine_read].astype(np.float64), read, response, contrast)
             repaired[:, *fine_core] = block.guide[:, *inner]
+            foreign[fine_core] = block.foreign[inner]
             change[fine_core], own[fine_core] = block.change[inner], block.own[inner]
     valid = np.repeat(np.repeat(pair.valid, response.ratio, 0), response.ratio, 1)
     changed = float((change[valid] > FOREIGN).mean()) if valid.any() else 0.0
-    return RepairedGuide(repaired, change, own, evidence, changed)
+    return RepairedGuide(repaired, change, own, evidence, foreign, changed)
 
 
 @dataclass(frozen=True)
 class _Block:
     guide: FloatArray
+    foreign: FloatArray
     change: FloatArray
     own: FloatArray
 
@@ -145,7 +153,7 @@ def _repair_block(
     repaired = guide * (1.0 - change) + inside * change
     near = gaussian_filter(binary_dilation(candidates, np.ones((3, 3), bool)).astype(np.float64), 0.7, mode="constant")
     repaired -= _BACK_PROJECTION * response.up((response.down(repaired) - seen) * near)
-    return _Block(repaired, change, own)
+    return _Block(repaired, share, change, own)
 
 
 def _detail_gain(
@@ -177,8 +185,8 @@ def _detail_gain(
     return response.up(upper / np.maximum(lower, 1e-12)), belongs
 
 
-def _blocks(shape: tuple[int, int]) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice]]]:
-    """Blocks of the coarse grid with context, and without."""
+def blocks(shape: tuple[int, int]) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice]]]:
+    """Blocks of the coarse grid with context, and without: fixed, whatever a fusion's tiles are."""
     for top in range(0, shape[0], _BLOCK_PX):
         for left in range(0, shape[1], _BLOCK_PX):
             core = tuple(
@@ -191,6 +199,7 @@ def _blocks(shape: tuple[int, int]) -> Iterator[tuple[tuple[slice, slice], tuple
             yield (read[0], read[1]), (core[0], core[1])
 
 
-def _scaled(block: tuple[slice, slice], ratio: int) -> tuple[slice, slice]:
+def fine_block(block: tuple[slice, slice], ratio: int) -> tuple[slice, slice]:
+    """Return the fine pixels of a block of coarse ones."""
     rows, cols = block
     return slice(rows.start * ratio, rows.stop * ratio), slice(cols.start * ratio, cols.stop * ratio)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from hsfuse.degrade import Window
 from hsfuse.errors import HsfuseError
 from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, ModelSpec
 from hsfuse.fusion.classical.statistics import FloatMatrix
-from hsfuse.fusion.diagnostics import MethodDiagnostics
+from hsfuse.fusion.diagnostics import Calibration, MethodDiagnostics, RefinementRecord
 from hsfuse.fusion.map.posterior import HALO_PX
 from hsfuse.fusion.map.prior import (
     DegradedWindow,
@@ -38,37 +38,6 @@ KINDS: dict[Quality, tuple[RefinementKind, ...]] = {
 MIN_GAIN_DB = 0.05
 """What the step must gain at reduced resolution to be used."""
 _log = get_logger(__name__)
-
-
-@dataclass(frozen=True)
-class RefinementRecord:
-    """What was decided on the scene.
-
-    Attributes
-    ----------
-    used
-        ``none``, or which refinement.
-    gain_db
-        Gain at reduced resolution of what was tried, dB, by name.
-    windows
-        Degraded windows that decided.
-    error
-        Root mean square error of the method at reduced resolution by band, shape (band,); None when it was not tested.
-    """
-
-    used: str
-    gain_db: Mapping[str, float]
-    windows: int
-    error: FloatMatrix | None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values for the report."""
-        return {
-            "used": self.used,
-            "gain_db": {name: round(value, 3) for name, value in self.gain_db.items()},
-            "windows": self.windows,
-            "expected_rmse": None if self.error is None else round(float(np.sqrt((self.error**2).mean())), 6),
-        }
 
 
 class RefinedMethod(FusionMethod):
@@ -108,7 +77,11 @@ class RefinedMethod(FusionMethod):
     @property
     def diagnostics(self) -> MethodDiagnostics:
         """Those of the method."""
-        return self._method.diagnostics
+        found, model = self._method.diagnostics, self._model
+        calibration = found.calibration
+        if calibration is None and model is not None and model.alignment_source != "given":
+            calibration = Calibration(model.psf, model.offset_px)
+        return replace(found, calibration=calibration, refinement=self._record)
 
     def prefer_quality(self) -> None:
         """As the method does."""
@@ -149,11 +122,16 @@ class RefinedMethod(FusionMethod):
         found = self._method.diagnostics.calibration
         self._model, aligned = estimate_scene_model(strips, context, calibration=found)
         self._refinement, self._record = self._decide(fresh, aligned, context, self._model)
+        if self._record.used in ("clean", "nonlocal") and self._method.spec.kind == "classical":
+            self._method.fit(replace(context, guide_noise_left=NOISE_LEFT), strips)
         _log.info("Refinement: %s (%s).", self._record.used, self._record.gain_db)
 
     def _decide(
         self, fresh: FusionMethod, strips: list[LowResolutionStrip], context: FusionContext, model: SceneModel
     ) -> tuple[Refinement | None, RefinementRecord]:
+        if not model.noise_known:
+            _log.info("The scene is too small to measure the noise of both images: the result is not refined.")
+            return None, RefinementRecord("none", {}, 0, None)
         windows = degraded_windows(strips, model, seed=context.seed, guide_noise=1.0)
         fused = fuse_windows(fresh, windows, context, model) if windows else None
         if not fused:

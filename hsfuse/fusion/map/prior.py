@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hsfuse.degrade import Psf, lowpass_decimate_array, psf_kernel
+from hsfuse.degrade import NO_OFFSET, Psf, lowpass_decimate_array, psf_kernel
 from hsfuse.errors import HsfuseError
 from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip
 from hsfuse.fusion.classical.statistics import MIN_PIXELS, FloatMatrix
@@ -26,7 +26,7 @@ from hsfuse.log import get_logger
 WINDOW_PX = 96
 MAX_WINDOWS = 12
 _MIN_WINDOW_PX = 9
-_MIN_VALID = 0.9
+_MIN_VALID = 0.6
 _RIM = 2
 """Degraded pixels at a window's rim that do not count: the filters replicate edges there."""
 _FLOOR = 0.05
@@ -122,7 +122,7 @@ def fuse_windows(
         Shape (1, band, row, col), on the context's device.
     """
     ratio, psf = model.ratio, model.psf
-    context = replace(context, psf=psf, calibrate=False)
+    context = replace(context, psf=psf, calibrate=False, offset_px=NO_OFFSET)
     repeats = _repeats(sum(window.low[0].size for window in windows))
     strips = [_degraded_strip(_mirrored(window, repeats), ratio, psf) for window in windows]
     fused = []

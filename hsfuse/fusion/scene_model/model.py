@@ -19,6 +19,7 @@ from hsfuse.fusion.scene_model.alignment import align_small
 from hsfuse.fusion.scene_model.relation import CoarsePair, Contradiction, relate, ridge_synthesis
 
 MAX_RANK = 32
+PIXELS_PER_BAND = 1.2
 _MOST_SAMPLES = 40_000
 """Low-resolution pixels that the regression is fitted on."""
 
@@ -66,6 +67,8 @@ class SceneModel:
         HSI pixel size over MSI pixel size.
     srf_known
         Whether the responses of the guide were known.
+    pixels
+        Valid HSI pixels that everything was estimated from.
     """
 
     space: Subspace
@@ -76,6 +79,12 @@ class SceneModel:
     alignment_source: str
     ratio: int
     srf_known: bool
+    pixels: int
+
+    @property
+    def noise_known(self) -> bool:
+        """Whether the noise of both images could be measured: from fewer pixels than bands none can."""
+        return self.pixels >= PIXELS_PER_BAND * len(self.space.noise) and bool((self.guide_noise > 0).any())
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for the report."""
@@ -117,6 +126,8 @@ def estimate_scene_model(
     if calibration is None and context.calibrate:
         calibration = calibrate(strips, context)
         source = "given" if calibration is None else "pair"
+    elif calibration is None and context.offset_px != NO_OFFSET:
+        calibration = Calibration(context.psf, context.offset_px)
     if calibration is not None:
         strips = [recalibrated(strip, calibration, context.ratio) for strip in strips]
     statistics = gather(strips)
@@ -137,7 +148,7 @@ def estimate_scene_model(
     psf, offset = (context.psf, NO_OFFSET) if calibration is None else (calibration.psf, calibration.offset_px)
     model = SceneModel(
         space, synthesis, np.zeros(len(synthesis.mean)) if noise is None else noise, psf, offset, source,
-        context.ratio, context.srf is not None,
+        context.ratio, context.srf is not None, statistics.count,
     )  # fmt: skip
     return model, list(strips)
 

@@ -12,7 +12,9 @@ to what the responses predict, with a model error of some per cent: half of the 
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +29,14 @@ OUTLIER_DISTANCE = 60.0
 """Squared distance from which a pixel is a candidate for foreign ground."""
 _STUDENT_SCALE, _TUKEY = 8.0, 20.0
 _START_MODEL_ERROR = 0.03
-_FIELD_ROUNDS, _PLAIN_ROUNDS = (8, 6, 4, 4), (8, 6, 6)
+_FIELD_ROUNDS: tuple[int, ...] = (8, 6, 4, 4)
+_PLAIN_ROUNDS: tuple[int, ...] = (8, 6, 6)
 _WINDOW_PX, _WINDOW_PRIOR = 8.0, 0.1
 _MOST_SAMPLES = 40_000
+_LARGE_PX, _BLOCK_PX, _BLOCK_PIXELS = 120_000, 64, 50_000
+"""Scenes of more pixels start from the relation of blocks of this side, so many pixels in all."""
+_WARM_ROUNDS: tuple[int, ...] = (1, 2)
+_WARM_FIELD_ROUNDS: tuple[int, ...] = (2, 1, 1, 2)
 _LEAST_CONTRAST = 4e-4
 
 
@@ -142,8 +149,16 @@ def relate(
     nuisance
         Further regressors of each band, shape (msi band, regressor, row, col); they do not count as ``seen``.
     """
-    solver = _Reweighted(pair, np.asarray(msi, np.float64), nuisance)
-    rounds = _FIELD_ROUNDS if field else _PLAIN_ROUNDS
+    measured: FloatArray = np.asarray(msi, np.float64)
+    start = None
+    if nuisance is None and pair.valid.size > _LARGE_PX:
+        # The coefficients of a few blocks say which pixels of a large scene to trust; two steps do the rest.
+        start = _weights_from_blocks(pair, measured)
+    solver = _Reweighted(pair, measured, nuisance, start)
+    if start is None:
+        rounds = _FIELD_ROUNDS if field else _PLAIN_ROUNDS
+    else:
+        rounds = _WARM_FIELD_ROUNDS if field else _WARM_ROUNDS
     for number, steps in enumerate(rounds):
         last = number == len(rounds) - 1
         for _ in range(steps):
@@ -156,15 +171,44 @@ def relate(
     return solver.result()
 
 
+def _weights_from_blocks(pair: CoarsePair, msi: FloatArray) -> FloatArray | None:
+    """Weights of all pixels by the relation of a few blocks, one above the other; None where these hold too little."""
+    height, width = pair.valid.shape
+    rows, cols = (sorted({*range(0, max(size - _BLOCK_PX, 0) + 1, _BLOCK_PX)}) for size in (height, width))
+    places = [(row, col) for row in rows for col in cols]
+    wanted = max(_BLOCK_PIXELS // _BLOCK_PX**2, 1)
+    places = [places[k] for k in np.unique(np.linspace(0, len(places) - 1, wanted).round().astype(int))]
+
+    def stacked(image: NDArray[Any]) -> NDArray[Any]:
+        return np.concatenate([image[..., r : r + _BLOCK_PX, c : c + _BLOCK_PX] for r, c in places], axis=-2)
+
+    part = CoarsePair(
+        stacked(pair.components), None if pair.predicted is None else stacked(pair.predicted), pair.level,
+        np.asarray(stacked(pair.valid), dtype=np.bool_),
+    )  # fmt: skip
+    if part.valid.sum() < _MOST_SAMPLES // 8:
+        return None
+    found = relate(part, stacked(msi))
+    left = msi - np.tensordot(found.synthesis, pair.components, axes=1)
+    ok = pair.valid
+    left = left - np.median(left[:, ok], axis=1)[:, None, None]
+    spread = 1.48 * np.median(np.abs(left[:, ok]), axis=1)[:, None, None]
+    distance = (left**2 / np.maximum(spread, 1e-9) ** 2).sum(axis=0)
+    distance /= max(float(np.quantile(distance[ok], 0.25)) / float(chi2.ppf(0.25, len(msi))), 1e-12)
+    return np.asarray(1.0 / (1.0 + distance / _STUDENT_SCALE) ** 2)
+
+
 class _Reweighted:
     """State of the iteration. Coefficients are fitted on a subsample, residuals and weights are those of all pixels."""
 
-    def __init__(self, pair: CoarsePair, msi: FloatArray, nuisance: FloatArray | None) -> None:
+    def __init__(
+        self, pair: CoarsePair, msi: FloatArray, nuisance: FloatArray | None, start: FloatArray | None = None
+    ) -> None:
         self.shape = msi.shape[1:]
         self.bands, self.count = len(msi), msi[0].size
         self.valid = pair.valid.ravel()
         rank = len(pair.components)
-        u = np.asarray(pair.components, np.float64).reshape(rank, -1)
+        u = pair.components.reshape(rank, -1)
         known = pair.predicted is not None
         self.prediction = np.asarray(pair.predicted, np.float64).reshape(self.bands, -1) if known else None
         self.centred = None
@@ -181,7 +225,7 @@ class _Reweighted:
         self.gain, self.offset = np.ones_like(msi), np.zeros_like(msi)
         self.seen: FloatArray | None = None
         self.quartile = float(chi2.ppf(0.25, self.bands))
-        self.weight = self._start() * self.valid
+        self.weight = (self._start() if start is None else start.ravel()) * self.valid
         self.first = True
         self.scale = 1.0
 
@@ -199,52 +243,54 @@ class _Reweighted:
         """Solve every band's weighted ridge regression."""
         target = ((self.msi - self.offset) / self.gain).reshape(self.bands, -1)
         pick = self.sample
-        weight, u = self.weight[pick], self.u[:, pick]
+        weight, u = self.weight[pick], self.u[:, pick].astype(np.float64)
         total = weight.sum()
         # What the responses' prediction is in component space, for the synthesis.
         shared = None if self.centred is None else np.linalg.solve(
             u @ u.T + 1e-9 * np.eye(self.rank), u @ self.centred[:, pick].T
         )  # fmt: skip
-        seen, residual = np.empty((self.bands, self.count)), np.empty((self.bands, self.count))
-        self.synthesis = np.empty((self.bands, self.rank))
-        self.polynomial: list[FloatArray] = []
-        self.nuisance_found = np.zeros((self.bands, 0 if self.nuisance is None else self.nuisance.shape[1]))
+        inside_of, constant, response = np.zeros((self.bands, self.rank)), np.zeros(self.bands), np.zeros(self.bands)
+        others: list[FloatArray] = []
         for band in range(self.bands):
-            z, plain = self._regressors(band, polynomial)
-            lead = plain - 1 - self.rank
-            small = z[:, pick]
-            gram = (small * weight) @ small.T / total
+            extra = self._extra(band, polynomial, pick)
+            lead = [] if self.centred is None else [self.centred[band, pick][None]]
+            z = np.concatenate([*lead, u, np.ones((1, u.shape[1])), *extra])
+            inside, plain = slice(len(lead), len(lead) + self.rank), len(lead) + self.rank + 1
+            gram = (z * weight) @ z.T / total
             ridge = np.full(len(z), 1e-9)
-            inside = slice(lead, plain - 1)
             ridge[inside] = 1.0 + 1e-6 * np.trace(gram[inside, inside])
             ridge[plain:] = 1e-5 * np.diag(gram)[plain:] + 1e-12
             loading = np.diag(ridge)
             loading[inside, inside] += self.level
-            found = np.linalg.solve(gram + loading, (small * weight) @ target[band, pick] / total)
-            self.synthesis[band] = found[inside]
-            if shared is not None:
-                self.synthesis[band] += found[0] * shared[:, band]
-            seen[band] = found[:plain] @ z[:plain]
-            residual[band] = target[band] - found @ z
-            extra = self.nuisance_found.shape[1]
-            self.polynomial.append(found[plain : len(found) - extra])
-            if extra:
-                self.nuisance_found[band] = found[-extra:]
+            found = np.linalg.solve(gram + loading, (z * weight) @ target[band, pick] / total)
+            inside_of[band], constant[band] = found[inside], found[plain - 1]
+            response[band] = found[0] if lead else 0.0
+            others.append(found[plain:])
+        seen = (inside_of.astype(self.u.dtype) @ self.u).astype(np.float64) + constant[:, None]
+        if self.centred is not None:
+            seen += response[:, None] * self.centred
+        residual = target - seen
+        everything = slice(None)
+        for band, found in enumerate(others):
+            for value, image in zip(found, itertools.chain(*self._extra(band, polynomial, everything)), strict=True):
+                residual[band] -= value * image
+        self.synthesis = inside_of if shared is None else inside_of + response[:, None] * shared.T
+        count = 0 if self.nuisance is None else self.nuisance.shape[1]
+        self.polynomial = [found[: len(found) - count] for found in others]
+        self.nuisance_found = np.array([found[len(found) - count :] for found in others]).reshape(self.bands, count)
         self.seen, self.residual = seen.reshape(self.bands, *self.shape), residual
 
-    def _regressors(self, band: int, polynomial: bool) -> tuple[FloatArray, int]:
-        """Regressors of a band, and how many of them describe what the HSI shows."""
-        parts = [] if self.centred is None else [self.centred[band][None]]
-        parts += [self.u, np.ones((1, self.count))]
-        plain = sum(len(part) for part in parts)
+    def _extra(self, band: int, polynomial: bool, pick: NDArray[np.int64] | slice) -> list[FloatArray]:
+        """Regressors of some pixels that do not describe what the HSI shows, each of shape (regressor, pixel)."""
+        parts: list[FloatArray] = []
         if polynomial:
-            parts.append(self.position)
+            parts.append(self.position[:, pick])
             if self.seen is not None:
                 flat = self.seen[band].ravel()
-                parts.append(self.position * (flat - flat[self.valid].mean()))
+                parts.append(self.position[:, pick] * (flat[pick] - flat[self.valid].mean()))
         if self.nuisance is not None:
-            parts.append(self.nuisance[band])
-        return np.concatenate(parts), plain
+            parts.append(self.nuisance[band][:, pick])
+        return parts
 
     def reweight(self, *, hard: bool) -> None:
         """Standardise the residuals and weigh the pixels by them."""

@@ -61,6 +61,8 @@ class ComparisonSetting:
         Label -> value for the report.
     notes
         Sentences for the report.
+    repaired
+        The scene with a repaired guide, where changes were looked for: methods fuse it, and are judged on the other.
     """
 
     title: str
@@ -68,6 +70,12 @@ class ComparisonSetting:
     reference: FloatCube | None
     facts: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    repaired: FusionScene | None = None
+
+    @property
+    def fused_scene(self) -> FusionScene:
+        """What methods are given."""
+        return self.scene if self.repaired is None else self.repaired
 
 
 class SettingSource(Protocol):

@@ -12,6 +12,7 @@ from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip
 from hsfuse.fusion.create import create_method
 from hsfuse.fusion.diagnostics import MethodDiagnostics
 from hsfuse.fusion.fidelity import FidelityOptions, GuardedMethod, guarded
+from hsfuse.fusion.map.method import Quality, RefinedMethod, refined
 from hsfuse.fusion.nets.band_matching import match_bands
 from hsfuse.fusion.nets.header import NetworkHeader
 from hsfuse.fusion.nets.zoo import find_model
@@ -260,9 +261,19 @@ def guard_text(config: Mapping[str, Any]) -> str:
     return "; ".join(parts)
 
 
+def refinement_quality(config: RunConfig | CompareConfig) -> Quality | None:
+    """How much is spent behind the method; None: nothing."""
+    return None if config.quality == "plain" else config.quality
+
+
 def with_guards(chosen: ChosenMethod, config: RunConfig, scene: FusionScene) -> ChosenMethod:
-    """Put the wanted fidelity guards behind the method; the scene's PSF decides their halo."""
-    method = guarded(chosen.method, guard_options(config), ratio=scene.ratio, psf=scene.psf)
+    """Put the wanted refinement and fidelity guards behind the method; the scene's PSF decides their halo."""
+    method = guarded(
+        refined(chosen.method, refinement_quality(config), ratio=scene.ratio),
+        guard_options(config),
+        ratio=scene.ratio,
+        psf=scene.psf,
+    )
     return replace(chosen, method=method)
 
 
@@ -300,7 +311,7 @@ def fit_method(
             return replace(chosen, reason=reason)
         doubt = f"gains only {gain:.2f} dB over it on this scene at reduced resolution"
     spare = _fall_back(f"{_spare_name()}, because the network '{name}' {doubt}.", config)
-    if isinstance(chosen.method, GuardedMethod):
+    if isinstance(chosen.method, GuardedMethod | RefinedMethod):
         spare = replace(spare, method=chosen.method.around(spare.method))
     spare.method.fit(context, strips)
     return spare

@@ -13,11 +13,13 @@ from hsfuse.allocator import release_freed_memory
 from hsfuse.config import NOT_CONTENT, RunConfig
 from hsfuse.inference import pipeline
 from hsfuse.inference.budget import Estimate
+from hsfuse.inference.guide_repair import SceneRepair
 from hsfuse.inference.tiling import TilePlan
 from hsfuse.log import get_logger
 from hsfuse.resources import Resources
 from hsfuse.threads import one_blas_thread
 from hsfuse.workflows.steps.clock import StageClock
+from hsfuse.workflows.steps.confidence import confidence_path, write_confidence
 from hsfuse.workflows.steps.methods import ChosenMethod
 from hsfuse.workflows.steps.prepare import PreparedScene
 from hsfuse.writers import CubeWriter, WriteOptions, WrittenProduct, provenance_record, run_identity
@@ -49,6 +51,7 @@ def make_product(
     resources: Resources,
     about: dict[str, Any],
     clock: StageClock,
+    repair: SceneRepair | None = None,
 ) -> Product:
     """Fuse, then write and judge side by side: all rows are safe by then, and nobody waits for the compression.
 
@@ -64,8 +67,10 @@ def make_product(
         Summary of the run so far, for the report.
     clock
         Times.
+    repair
+        What was found about changes between both images; None where nobody looked.
     """
-    scene = prepared.scene
+    scene = prepared.scene if repair is None else repair.scene
     with _writer(prepared, chosen, estimate, output, inputs, options, config, resources, about) as writer:
         if writer.rows_done:
             _log.info("Going on at row %d of %d.", writer.rows_done, scene.fine_grid.height)
@@ -86,10 +91,13 @@ def make_product(
 
                 with one_blas_thread():
                     quality = assess(
-                        prepared, chosen, tiles, output, rows, writing.result, about | facts, config, clock
+                        prepared, chosen, tiles, output, rows, writing.result, about | facts, config, clock,
+                        repair,
                     )  # fmt: skip
             written = writing.result()
     facts |= {"output": str(written.path), "sidecars": [str(p) for p in written.sidecars], "bytes": written.bytes}
+    if repair is not None:
+        facts["confidence"] = str(write_confidence(confidence_path(output), prepared, repair, config.threads or 1))
     if quality is not None:
         facts |= {"scores": quality.scores, "verdict": quality.verdict, "report": str(quality.report)}
     return Product(written, quality, facts)

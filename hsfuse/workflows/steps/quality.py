@@ -17,8 +17,10 @@ from hsfuse.config import RunConfig
 from hsfuse.coregister.field import DisplacementField
 from hsfuse.coregister.warp import Resampler
 from hsfuse.grid import Slice2D
+from hsfuse.inference.guide_repair import SceneRepair
 from hsfuse.inference.scene import FusionScene
 from hsfuse.inference.tiling import TilePlan
+from hsfuse.qa.change import change_figures
 from hsfuse.qa.coregistration import diagnose
 from hsfuse.qa.figures import (
     FigureQueue,
@@ -42,6 +44,7 @@ from hsfuse.qa.spectra import SpectrumComparison, compare_pixels
 from hsfuse.qa.surfaces import check_surfaces, pure_pixel_sam_deg
 from hsfuse.qa.verdict import judge, thresholds_for
 from hsfuse.workflows.steps.adapted import adaptation_text
+from hsfuse.workflows.steps.changes import change_text, change_view, days_apart, refinement_text
 from hsfuse.workflows.steps.clock import StageClock
 from hsfuse.workflows.steps.methods import ChosenMethod, guard_text
 from hsfuse.workflows.steps.prepare import PreparedScene
@@ -90,6 +93,7 @@ def assess(
     summary: dict[str, Any],
     config: RunConfig,
     clock: StageClock,
+    repair: SceneRepair | None = None,
 ) -> Quality:
     """Score the cube, draw what a person wants to see, write the report and the JSON.
 
@@ -105,6 +109,8 @@ def assess(
         Waits for the finished product.
     summary, config, clock
         Facts, settings and times of the run.
+    repair
+        What was found about changes between both images; None where nobody looked.
     """
     scene = prepared.scene
     centre = scene.hsi.bands.centre_nm[scene.bands]
@@ -121,6 +127,7 @@ def assess(
         aligned = diagnose(prepared.coregistration, scene.hsi.grid.bounds)
         queue.draw(coregistration_figures, aligned)
         queue.draw(band_figures, prepared.selection.table)
+        queue.draw(change_figures, None if repair is None else change_view(repair, days_apart(scene)))
         try:
             windows = score_windows(scene, fused)
             queue.draw(consistency_figures, centre, windows.band_rmse, windows.msi_bands)
@@ -216,6 +223,11 @@ def _method_facts(summary: dict[str, Any]) -> dict[str, str]:
         )
     if "adaptation" in summary:
         facts["Adaptation to the scene"] = adaptation_text(summary["adaptation"])
+    refinement = summary["method"].get("refinement")
+    if refinement:
+        facts["Refinement"] = refinement_text(refinement)
+    if "changes" in summary:
+        facts["Changes between both images"] = change_text(summary["changes"])
     guards = guard_text(summary["config"])
     return facts | ({"Fidelity guards": guards} if guards else {})
 

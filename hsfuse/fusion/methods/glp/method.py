@@ -111,7 +111,7 @@ class Glp(FusionMethod):
             Too few pixels are valid in both images.
         """
         strips = list(strips)
-        self._calibration = calibrate(strips, context) if self._calibrate and context.calibrate else None
+        self._calibration = self._calibrated(strips, context) if self._calibrate else None
         offset = NO_OFFSET
         if self._calibration is not None:
             _log.debug(
@@ -126,10 +126,20 @@ class Glp(FusionMethod):
             self._injection = _TextbookInjection(statistics, context)
             return
         injection = AdaptiveInjection.learn(
-            statistics, context, max_rank=self._max_rank, offset_px=offset, noise_left=self._noise_left
+            statistics,
+            context,
+            max_rank=self._max_rank,
+            offset_px=offset,
+            noise_left=self._noise_left * context.guide_noise_left,
         )
         _log.debug("glp: signal subspace of %d dimensions, misfit by band %s", injection.rank, injection.misfit)
         self._injection = injection
+
+    @staticmethod
+    def _calibrated(strips: list[LowResolutionStrip], context: FusionContext) -> Calibration | None:
+        if context.calibrate:
+            return calibrate(strips, context)
+        return None if context.offset_px == NO_OFFSET else Calibration(context.psf, context.offset_px)
 
     def fuse(self, hsi: torch.Tensor, msi: torch.Tensor) -> torch.Tensor:
         """Fuse (tile, band, row, col) with (tile, msi band, row * ratio, col * ratio)."""

@@ -1,0 +1,336 @@
+"""A scene with a repaired guide: what changed between both images is found once, before anything is fused.
+
+The scene is read once in strips. What is kept is small: a few images on the HSI's grid and the guide itself. The result
+is a scene again, whose guide is the repaired one, so every method profits, and what is known about each fine pixel: its
+probability of change, the error to expect, and whether the guide had any part in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import binary_erosion
+
+from hsfuse.fusion.base import FusionContext
+from hsfuse.fusion.change.alignment import robust_alignment
+from hsfuse.fusion.change.confidence import (
+    CoarseTraits,
+    ErrorModel,
+    apply_change,
+    apply_error,
+    change_features,
+    error_features,
+)
+from hsfuse.fusion.change.repair import RepairedGuide, blocks, fine_block, repair_guide
+from hsfuse.fusion.change.response import Response
+from hsfuse.fusion.classical.statistics import Subspace, gather, signal_subspace
+from hsfuse.fusion.diagnostics import Calibration
+from hsfuse.fusion.scene_model.relation import CoarsePair
+from hsfuse.grid import Slice2D
+from hsfuse.inference.scene import FusionScene
+from hsfuse.log import get_logger
+from hsfuse.readers.base import MultispectralProduct, ProductInfo
+from hsfuse.spectral import SpectralResponse
+
+FloatCube = NDArray[np.float32]
+BoolArray = NDArray[np.bool_]
+
+_log = get_logger(__name__)
+_STRIP_PX = 64
+_ALIGN_PX = 160
+"""Side of the window that blur and shift are searched in, HSI pixels."""
+_EXCLUDED = 0.1
+"""Change from which a pixel takes no part in what methods learn."""
+_HSI_ONLY = 0.5
+_SOME_CHANGE = 0.002
+"""Share of changed ground below which methods learn from everything and find blur and shift themselves."""
+MAX_RANK = 32
+
+
+class RepairedMsi(MultispectralProduct):
+    """A multispectral product whose pixels under the scene are those of the repaired guide."""
+
+    def __init__(self, product: MultispectralProduct, place: Slice2D, pixels: FloatCube) -> None:
+        self._product, self._place, self._pixels = product, place, pixels
+
+    @property
+    def info(self) -> ProductInfo:
+        """Facts about the product."""
+        return self._product.info
+
+    @property
+    def grid(self) -> Any:
+        """Grid of the product."""
+        return self._product.grid
+
+    @property
+    def band_names(self) -> tuple[str, ...]:
+        """Names in reading order."""
+        return self._product.band_names
+
+    @property
+    def responses(self) -> tuple[SpectralResponse, ...] | None:
+        """Spectral responses in reading order."""
+        return self._product.responses
+
+    def read(self, block: Slice2D, bands: Sequence[int] | None = None) -> FloatCube:
+        """Cut out a window; what lies outside the scene is read from the product."""
+        place = self._place
+        inside = Slice2D(
+            max(block.row0, place.row0), min(block.row1, place.row1), max(block.col0, place.col0),
+            min(block.col1, place.col1),
+        )  # fmt: skip
+        index = list(range(len(self._pixels))) if bands is None else list(bands)
+        if inside == block:
+            rows, cols = self._local(inside)
+            return np.array(self._pixels[index, rows, cols])
+        found = self._product.read(block, bands)
+        if min(inside.shape) > 0:
+            rows, cols = self._local(inside)
+            part = (
+                slice(inside.row0 - block.row0, inside.row1 - block.row0),
+                slice(inside.col0 - block.col0, inside.col1 - block.col0),
+            )
+            found[:, *part] = self._pixels[index, rows, cols]
+        return found
+
+    def _local(self, block: Slice2D) -> tuple[slice, slice]:
+        top, left = self._place.row0, self._place.col0
+        return slice(block.row0 - top, block.row1 - top), slice(block.col0 - left, block.col1 - left)
+
+    def cloud(self, block: Slice2D) -> BoolArray | None:
+        """Pixels hidden by cloud, by the product's mask."""
+        return self._product.cloud(block)
+
+    def classes(self, block: Slice2D) -> NDArray[np.uint8] | None:
+        """Scene classification."""
+        return self._product.classes(block)
+
+    def close(self) -> None:
+        """Close the product."""
+        self._product.close()
+
+
+@dataclass(frozen=True)
+class SceneRepair:
+    """What was found about a pair, and the scene to fuse.
+
+    Attributes
+    ----------
+    scene
+        The scene with the repaired guide.
+    guide
+        What was found and repaired.
+    change
+        Probability that the guide shows other ground, shape (row, col) on the fine grid.
+    expected_error
+        Expected root mean square error over the bands, reflectance, the same shape.
+    hsi_only
+        Pixels where the guide has no part in the result, the same shape.
+    valid
+        Pixels measured in both images with all that the HSI's blur looks at, the same shape.
+    seen
+        Pixels measured in both images, the same shape.
+    brightness
+        Root mean square of the HSI over the bands, reflectance, the same shape.
+    error_bound
+        90 % of the errors should stay below so many times the expected one.
+    alignment
+        Blur and shift that were found without the changed ground; None where these are as told.
+    """
+
+    scene: FusionScene
+    guide: RepairedGuide
+    change: FloatCube
+    expected_error: FloatCube
+    hsi_only: BoolArray
+    valid: BoolArray
+    seen: BoolArray
+    brightness: FloatCube
+    error_bound: float
+    alignment: Calibration | None
+
+    @property
+    def trusted(self) -> bool:
+        """Whether enough of the ground is unchanged for the guide to be used."""
+        return self.guide.trusted
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for the report."""
+        seen = self.valid
+        return self.guide.to_json() | {
+            "hsi_only_share": round(float(self.hsi_only[seen].mean()), 4) if seen.any() else None,
+            "expected_rmse_median": round(float(np.median(self.expected_error[seen])), 5) if seen.any() else None,
+            "error_bound_90": round(self.error_bound, 3),
+            "alignment": None if self.alignment is None else self.alignment.to_json(),
+        }
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The whole scene as it was read once.
+
+    Attributes
+    ----------
+    pair, traits
+        At low resolution.
+    msi
+        The guide without gaps, shape (msi band, row, col) on the fine grid.
+    gaps
+        Where it has gaps, shape (row, col).
+    valid
+        HSI pixels that are measured in both images with all that their blur looks at, shape (row, col).
+    space
+        Signal subspace of the HSI.
+    seen
+        Fine pixels that may carry a result, shape (row, col).
+    """
+
+    pair: CoarsePair
+    traits: CoarseTraits
+    msi: FloatCube
+    gaps: BoolArray
+    valid: BoolArray
+    space: Subspace
+    seen: BoolArray
+
+
+def repair_scene(scene: FusionScene, context: FusionContext) -> SceneRepair:
+    """Find what differs between both images of a scene and repair its guide.
+
+    Parameters
+    ----------
+    scene
+        As the engine would fuse it.
+    context
+        Facts about it.
+
+    Raises
+    ------
+    OverlapError
+        No pixel is valid in both images.
+    """
+    survey = survey_scene(scene, context)
+    alignment = _align(survey, context) if context.calibrate else None
+    psf, offset = (context.psf, context.offset_px) if alignment is None else (alignment.psf, alignment.offset_px)
+    response = Response(scene.ratio, psf, offset)
+    guide = repair_guide(survey.pair, survey.msi, response)
+    pixels = guide.msi if guide.trusted else response.up(guide.evidence.relation.seen).astype(np.float32)
+    if not guide.trusted:
+        _log.warning("The images differ on most of the ground: the result follows the hyperspectral image alone.")
+    model = ErrorModel.load()
+    change, error = _confidence(survey, guide, pixels, response, model)
+    fine = np.repeat(np.repeat(survey.valid, scene.ratio, 0), scene.ratio, 1)
+    hsi_only = guide.change * (1.0 - guide.own_detail) > _HSI_ONLY
+    repaired = replace(
+        scene, msi=RepairedMsi(scene.msi, scene.msi_block, np.where(survey.gaps, np.float32(np.nan), pixels))
+    )
+    if guide.trusted and guide.share > _SOME_CHANGE:
+        repaired = replace(repaired, changed=guide.change > _EXCLUDED)
+        if alignment is not None:
+            repaired = replace(repaired, psf=alignment.psf, offset_px=alignment.offset_px)
+    if not guide.trusted:
+        change, hsi_only = np.ones_like(change), np.ones_like(hsi_only)
+    bright = np.sqrt(np.maximum(response.up(survey.traits.brightness[None])[0], 0.0)).astype(np.float32)
+    return SceneRepair(
+        repaired, guide, change, error, hsi_only, fine, ~survey.gaps & survey.seen, bright, model.bound, alignment
+    )
+
+
+def survey_scene(scene: FusionScene, context: FusionContext) -> Survey:
+    """Read a scene once, strip by strip."""
+    statistics = gather(scene.low_resolution_strips())
+    space = signal_subspace(statistics, max_rank=MAX_RANK)
+    forward, mean = space.forward.astype(np.float32), space.mean.astype(np.float32)[:, None, None]
+    height, width, ratio = *scene.grid.shape, scene.ratio
+    components = np.zeros((space.rank, height, width), np.float32)
+    srf = None if context.srf is None else context.srf.astype(np.float32)
+    bands = len(scene.msi.band_names)
+    predicted = None if srf is None else np.zeros((bands, height, width), np.float32)
+    rough, bright = np.zeros((2, height, width), np.float32)
+    msi = np.empty((bands, height * ratio, width * ratio), np.float32)
+    gaps, seen = np.ones(msi.shape[1:], bool), np.zeros(msi.shape[1:], bool)
+    valid = np.zeros((height, width), bool)
+    square, count = 0.0, 0
+    for top in range(0, height, _STRIP_PX):
+        rows = Slice2D(top, min(top + _STRIP_PX, height), 0, width)
+        raw = scene.read_raw(rows)
+        fine = rows.scaled(ratio).slices
+        gaps[fine] = np.isnan(raw.msi).any(axis=0)
+        strip = scene.complete(raw)
+        part = strip.valid.reshape(rows.shape[0], ratio, width, ratio).all(axis=(1, 3))
+        centred = strip.hsi - mean
+        components[:, rows.slices[0]] = np.tensordot(forward, centred, axes=1)
+        if predicted is not None and srf is not None:
+            predicted[:, rows.slices[0]] = np.tensordot(srf, strip.hsi, axes=1)
+        traits = CoarseTraits.of(strip.hsi)
+        rough[rows.slices], bright[rows.slices] = traits.roughness, traits.brightness
+        msi[:, *fine], seen[fine] = strip.msi, strip.valid
+        valid[rows.slices] = part
+        square, count = square + float((centred[:, part] ** 2).sum()), count + int(part.sum()) * len(forward[0])
+    level = square / max(count, 1) * (space.forward @ space.forward.T)
+    # The blur of a pixel beside a gap looks at what was filled in there.
+    valid = np.asarray(binary_erosion(valid, np.ones((3, 3), bool), border_value=1), dtype=np.bool_)
+    return Survey(
+        CoarsePair(components, predicted, level, valid), CoarseTraits(rough, bright), msi, gaps, valid, space, seen
+    )
+
+
+def _align(survey: Survey, context: FusionContext) -> Calibration | None:
+    """Search blur and shift in the window with the most valid pixels."""
+    valid = survey.pair.valid
+    height, width = valid.shape
+    corners = [(row, col) for row in _starts(height) for col in _starts(width)]
+
+    def window(corner: tuple[int, int]) -> tuple[slice, slice]:
+        return slice(corner[0], corner[0] + _ALIGN_PX), slice(corner[1], corner[1] + _ALIGN_PX)
+
+    where = window(max(corners, key=lambda corner: int(valid[window(corner)].sum())))
+    predicted = survey.pair.predicted
+    part = CoarsePair(
+        survey.pair.components[:, *where], None if predicted is None else predicted[:, *where], survey.pair.level,
+        valid[where],
+    )  # fmt: skip
+    if part.valid.sum() < 4 * len(part.components):
+        return None
+    return robust_alignment(part, survey.msi[:, *fine_block(where, context.ratio)], context.ratio, context.psf)
+
+
+def _starts(size: int) -> list[int]:
+    return sorted({max(size - _ALIGN_PX, 0), *range(0, max(size - _ALIGN_PX, 1), _ALIGN_PX)})
+
+
+def confidence_features(
+    survey: Survey, guide: RepairedGuide, pixels: FloatCube, response: Response
+) -> Iterator[tuple[tuple[slice, slice], NDArray[np.float64], NDArray[np.float64]]]:
+    """Features of the change and of the error, block by block.
+
+    Yields
+    ------
+    tuple
+        Fine pixels of the block, and the features of both regressions there, shape (feature, row, col).
+    """
+    noise = float((survey.space.noise**2).mean())
+    for read, core in blocks(survey.valid.shape):
+        fine_read, fine_core = fine_block(read, response.ratio), fine_block(core, response.ratio)
+        rows, cols = (slice(c.start - r.start, c.stop - r.start) for c, r in zip(fine_core, fine_read, strict=True))
+        change = change_features(guide.evidence, read, guide.foreign[fine_read], response)
+        error = error_features(
+            guide.evidence, survey.traits, read, pixels[:, *fine_read], guide.change[fine_read],
+            guide.own_detail[fine_read], response, noise,
+        )  # fmt: skip
+        yield fine_core, change[:, rows, cols], error[:, rows, cols]
+
+
+def _confidence(
+    survey: Survey, guide: RepairedGuide, pixels: FloatCube, response: Response, model: ErrorModel
+) -> tuple[FloatCube, FloatCube]:
+    """Probability of change and expected error."""
+    change, error = np.zeros((2, *pixels.shape[1:]), np.float32)
+    for where, change_traits, error_traits in confidence_features(survey, guide, pixels, response):
+        change[where], error[where] = apply_change(model, change_traits), apply_error(model, error_traits)
+    return change, error

@@ -1,0 +1,71 @@
+"""Where both images show different ground, and where the cube is less certain, as pictures for a report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hsfuse.qa import style
+from hsfuse.qa.page import FigureFile
+
+
+@dataclass(frozen=True)
+class ChangeView:
+    """What is drawn; all images of one shape (row, col).
+
+    Attributes
+    ----------
+    change
+        Probability that the multispectral image shows other ground, 0 to 1.
+    expected_error
+        Expected root mean square error, reflectance.
+    hsi_only
+        Where the cube follows the hyperspectral image alone.
+    valid
+        Where both images were measured.
+    share
+        Share of the ground that changed.
+    days
+        Days between the images; None: not known.
+    """
+
+    change: NDArray[np.floating[Any]]
+    expected_error: NDArray[np.floating[Any]]
+    hsi_only: NDArray[np.bool_]
+    valid: NDArray[np.bool_]
+    share: float
+    days: int | None = None
+
+
+def change_figures(view: ChangeView | None) -> list[FigureFile]:
+    """A map of the change beside one of the expected error."""
+    if view is None or not view.valid.any():
+        return []
+    height, width = view.change.shape
+    figure = style.new_figure(9.0, min(max(4.5 * height / width + 0.7, 2.5), 9.0))
+    left, right = figure.subplots(1, 2)
+    change = np.ma.masked_where(~view.valid, view.change)
+    error = np.ma.masked_where(~view.valid, view.expected_error)
+    shown = left.imshow(change, cmap="magma_r", vmin=0.0, vmax=1.0, interpolation="nearest")
+    figure.colorbar(shown, ax=left, shrink=0.8)
+    left.set_title("Probability of other ground")
+    if view.hsi_only.any() and not view.hsi_only.all():
+        left.contour(view.hsi_only.astype(float), levels=[0.5], colors=[style.SKY], linewidths=0.8)
+    top = float(np.quantile(view.expected_error[view.valid], 0.99))
+    shown = right.imshow(error, cmap="viridis", vmin=0.0, vmax=max(top, 1e-6), interpolation="nearest")
+    figure.colorbar(shown, ax=right, shrink=0.8)
+    right.set_title("Expected error (reflectance)")
+    for axes in (left, right):
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.grid(visible=False)
+    apart = "" if view.days is None else f" The images were taken {view.days} days apart."
+    caption = (
+        f"{100 * view.share:.1f} % of the ground differs between the images.{apart} Dark on the left: the "
+        "multispectral image shows other ground there (harvest, cloud, shadow); inside the blue lines the cube follows "
+        "the hyperspectral image alone. White: no data."
+    )
+    return [FigureFile("changes", "changes", "Changes between both images", caption, style.to_png(figure))]

@@ -1,0 +1,120 @@
+"""What changed between both images of a run: found before the fusion; said in summary, report and verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hsfuse.config import CompareConfig, RunConfig
+from hsfuse.inference import pipeline
+from hsfuse.inference.guide_repair import SceneRepair, repair_scene
+from hsfuse.inference.scene import FusionScene
+from hsfuse.progress import Progress
+from hsfuse.qa.change import ChangeView
+from hsfuse.resources import Resources
+from hsfuse.threads import single_threaded
+from hsfuse.workflows.steps.methods import may_calibrate
+from hsfuse.workflows.steps.prepare import PreparedScene
+
+CARE_SHARE = 0.1
+"""Share of changed ground from which the cube asks for care."""
+_VIEW_PX = 900
+
+
+def find_changes(
+    prepared: PreparedScene, config: RunConfig, resources: Resources, progress: Progress
+) -> tuple[SceneRepair | None, PreparedScene, dict[str, Any]]:
+    """Find what changed and repair the guide; nothing with ``--quality plain``.
+
+    Returns
+    -------
+    repair : SceneRepair or None
+        What was found, with the scene to fuse.
+    prepared : PreparedScene
+        The scene as it was, with warnings about the change.
+    summary : dict
+        Entries of the run's summary.
+    """
+    if config.quality == "plain":
+        return None, prepared, {}
+    with progress.stage("find changes") as stage:
+        repair = repaired_scene(prepared.scene, config, resources, min_confidence=config.min_confidence)
+        stage.advance()
+    days = days_apart(prepared.scene)
+    facts = repair.to_json() | {"days_apart": days}
+    apart = "" if days is None else f" (taken {days} day{'' if days == 1 else 's'} apart)"
+    warnings = list(prepared.warnings)
+    if not repair.trusted:
+        warnings.append(
+            f"The images differ on most of the ground{apart}: the cube follows the hyperspectral image alone and is "
+            "no sharper than it."
+        )
+    elif repair.guide.share > CARE_SHARE:
+        warnings.append(
+            f"{100 * repair.guide.share:.0f} % of the ground differs between the images{apart}: there the cube follows "
+            "the hyperspectral image; the confidence layer says where."
+        )
+    return repair, replace(prepared, warnings=tuple(warnings)), {"changes": facts}
+
+
+def repaired_scene(
+    scene: FusionScene,
+    config: RunConfig | CompareConfig,
+    resources: Resources,
+    *,
+    min_confidence: float | None = None,
+) -> SceneRepair:
+    """Repair the guide of a scene; below ``min_confidence`` it becomes nodata."""
+    context = pipeline.scene_context(scene, resources.device, config.seed, calibrate=may_calibrate(config))
+    with single_threaded():
+        repair = repair_scene(scene, context)
+    if min_confidence is None:
+        return repair
+    believed: NDArray[np.bool_] = 1.0 - repair.change >= min_confidence
+    area = believed if repair.scene.area is None else believed & repair.scene.area
+    return replace(repair, scene=replace(repair.scene, area=area))
+
+
+def days_apart(scene: FusionScene) -> int | None:
+    """Days between both images; None where a product does not say when it was taken."""
+    first, second = scene.hsi.info.start, scene.msi.info.start
+    return None if first is None or second is None else abs((first - second).days)
+
+
+def change_view(repair: SceneRepair, days: int | None = None) -> ChangeView:
+    """Thin out what is known about every pixel to the size of a picture."""
+    step = max(-(-max(repair.change.shape) // _VIEW_PX), 1)
+    part = (slice(None, None, step), slice(None, None, step))
+    return ChangeView(
+        repair.change[part], repair.expected_error[part], repair.hsi_only[part], repair.valid[part],
+        repair.guide.share, days,
+    )  # fmt: skip
+
+
+def change_text(changes: Mapping[str, Any]) -> str:
+    """One line about the changes of a run."""
+    if not changes["trusted"]:
+        return "the images differ on most of the ground; the guide was not used"
+    text = f"{100 * changes['changed_share']:.1f} % of the multispectral image shows other ground or light"
+    if changes["local_corrections"]:
+        text += "; its colours were corrected locally (season, sun)"
+    if changes["gain_range"] != [1.0, 1.0] or changes["offset_range"] != [0.0, 0.0]:
+        low, high = changes["gain_range"]
+        text += f"; a smooth gain of {low:.2f} to {high:.2f} was taken out (haze, calibration)"
+    return text
+
+
+def refinement_text(refinement: Mapping[str, Any]) -> str:
+    """One line about the step behind the method."""
+    names = {
+        "none": "not used: it does not gain on this scene at reduced resolution",
+        "map": "maximum a posteriori estimate in closed form",
+        "clean": "multispectral image denoised by non-local Bayes, maximum a posteriori estimate",
+        "nonlocal": "maximum a posteriori estimate and non-local Bayes",
+    }
+    gain = refinement["gain_db"].get(refinement["used"])
+    return names[refinement["used"]] + ("" if gain is None else f"; {gain:+.2f} dB at reduced resolution")

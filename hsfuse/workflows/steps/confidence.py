@@ -1,0 +1,92 @@
+"""The confidence layer beside a cube: change, expected error and source of every fine pixel, for a GIS.
+
+Three bands of unsigned 16-bit numbers with scales that a GIS applies by itself: the probability that the multispectral
+image shows other ground than the hyperspectral one, the expected error relative to the pixel's brightness, and where a
+pixel comes from (``SOURCES``).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.shutil import copy as copy_raster
+
+from hsfuse.errors import OutputError
+from hsfuse.inference.guide_repair import SceneRepair
+from hsfuse.qa.coregistration import diagnose
+from hsfuse.workflows.steps.prepare import PreparedScene
+
+SOURCES = {0: "no data", 1: "fused", 2: "hyperspectral image only", 3: "fused, alignment extrapolated"}
+"""Values of the third band."""
+NODATA = 65535
+CHANGE_STEP, ERROR_STEP = 1e-4, 1e-4
+_TILE_PX = 256
+
+
+def confidence_path(output: Path) -> Path:
+    """Name of the confidence layer of an output."""
+    stem = output.with_suffix("")
+    return stem.with_name(stem.name + ".confidence.tif")
+
+
+def write_confidence(path: Path, prepared: PreparedScene, repair: SceneRepair, threads: int = 1) -> Path:
+    """Write the layer as a COG; it replaces an older one only when it is complete.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
+    """
+    grid = prepared.scene.fine_grid
+    layers = confidence_layers(prepared, repair)
+    creation: dict[str, Any] = {
+        "driver": "GTiff", "height": grid.height, "width": grid.width, "count": 3, "dtype": "uint16",
+        "crs": grid.crs, "transform": grid.transform, "nodata": NODATA, "tiled": True, "blockxsize": _TILE_PX,
+        "blockysize": _TILE_PX, "compress": "deflate", "interleave": "band", "num_threads": threads,
+    }  # fmt: skip
+    plain, ready = path.with_name(path.name + ".plain.tmp"), path.with_name(path.name + ".tmp")
+    try:
+        with rasterio.open(plain, "w", **creation) as dataset:
+            dataset.write(layers)
+            dataset.scales = (CHANGE_STEP, ERROR_STEP, 1.0)
+            for band, name in enumerate(("change probability", "expected relative error", "source"), start=1):
+                dataset.set_band_description(band, name)
+            words = "; ".join(f"{value}: {meaning}" for value, meaning in SOURCES.items())
+            dataset.update_tags(3, values=words)
+            dataset.update_tags(error_bound_90=f"{repair.error_bound:.3f}")
+        copy_raster(plain, ready, driver="COG", compress="DEFLATE", resampling="NEAREST", blocksize=str(_TILE_PX))
+        ready.replace(path)
+    except (OSError, rasterio.errors.RasterioError) as error:
+        raise OutputError(f"The confidence layer {path} cannot be written: {error}.") from error
+    finally:
+        for leftover in (plain, ready):
+            leftover.unlink(missing_ok=True)
+    return path
+
+
+def confidence_layers(prepared: PreparedScene, repair: SceneRepair) -> NDArray[np.uint16]:
+    """Change, expected relative error and source of every fine pixel, shape (3, row, col)."""
+    seen = repair.seen
+    layers = np.full((3, *seen.shape), NODATA, np.uint16)
+    layers[0, seen] = np.rint(repair.change[seen] / CHANGE_STEP).astype(np.uint16)
+    relative = repair.expected_error[seen] / np.maximum(repair.brightness[seen], 1e-3)
+    layers[1, seen] = np.minimum(np.rint(relative / ERROR_STEP), NODATA - 1).astype(np.uint16)
+    source = np.where(repair.hsi_only, 2, np.where(_extrapolated(prepared), 3, 1))
+    layers[2] = np.where(seen, source, 0)
+    return layers
+
+
+def _extrapolated(prepared: PreparedScene) -> NDArray[np.bool_]:
+    """Fine pixels where the displacement field is extrapolated."""
+    grid = prepared.scene.fine_grid
+    found = diagnose(prepared.coregistration, grid.bounds)
+    if found.extrapolated_share is None:
+        return np.zeros((grid.height, grid.width), bool)
+    rows, cols = found.supported.shape
+    row = np.minimum(np.arange(grid.height) * rows // grid.height, rows - 1)
+    col = np.minimum(np.arange(grid.width) * cols // grid.width, cols - 1)
+    return np.asarray(~found.supported[np.ix_(row, col)], dtype=np.bool_)

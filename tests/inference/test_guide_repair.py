@@ -1,0 +1,145 @@
+"""A repaired scene: changed ground is left out of what methods learn, gaps stay, confidence is told."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import hsfuse
+from hsfuse.degrade import Psf
+from hsfuse.errors import UsageError
+from hsfuse.fusion.create import create_method
+from hsfuse.fusion.map.method import refined
+from hsfuse.grid import Slice2D
+from hsfuse.inference import pipeline
+from hsfuse.inference.guide_repair import SceneRepair, repair_scene
+from hsfuse.inference.scene import FusionScene
+from hsfuse.resources import Resources
+from hsfuse.spectral import BandTable
+from hsfuse.workflows.steps.array_scene import array_scene
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "fusion"))
+from real_pairs import RATIO, Pair, make_pair, psnr
+
+PARCEL = (slice(30, 57), slice(42, 69))
+ONE_THREAD = Resources(threads=1)
+
+
+def _cloud(clean: NDArray[np.float32]) -> NDArray[np.float32]:
+    out = clean.copy()
+    out[:, *PARCEL] = 0.8
+    return out
+
+
+def _scene(pair: Pair, msi: NDArray[np.float32] | None = None) -> FusionScene:
+    bands = BandTable.make(pair.centre_nm)
+    return array_scene(pair.hsi, pair.msi if msi is None else msi, bands, None, RATIO, Psf(1.0), pair.srf)
+
+
+def _repair(scene: FusionScene) -> SceneRepair:
+    return repair_scene(scene, pipeline.scene_context(scene, "cpu", 0))
+
+
+@pytest.fixture(scope="module")
+def cloudy() -> Pair:
+    return make_pair((36, 40), change=_cloud)
+
+
+@pytest.fixture(scope="module")
+def repaired(cloudy: Pair) -> SceneRepair:
+    return _repair(_scene(cloudy))
+
+
+def test_change_is_told_and_left_out(cloudy: Pair, repaired: SceneRepair) -> None:
+    inside = np.zeros(cloudy.msi.shape[1:], bool)
+    inside[PARCEL] = True
+    assert repaired.trusted
+    assert float(np.median(repaired.change[inside])) > 0.9
+    assert float(np.median(repaired.change[~inside])) < 0.05
+    assert repaired.hsi_only[inside].mean() > 0.8
+    assert repaired.expected_error[inside].mean() > 2.0 * repaired.expected_error[~inside].mean()
+    valid = np.concatenate([strip.valid for strip in repaired.scene.low_resolution_strips()])
+    assert not valid[11:18, 15:22].any()
+    assert valid.mean() > 0.8
+    facts = repaired.to_json()
+    assert abs(facts["changed_share"] - inside.mean()) < 0.02
+
+
+def test_what_follows_is_better_than_what_it_was(cloudy: Pair, repaired: SceneRepair) -> None:
+    plain = pipeline.fuse_to_array(create_method("glp"), _scene(cloudy), ONE_THREAD)
+    better = pipeline.fuse_to_array(refined(create_method("glp"), "fast", ratio=RATIO), repaired.scene, ONE_THREAD)
+    assert psnr(cloudy.truth, better) > psnr(cloudy.truth, plain) + 3.0
+
+
+def test_tiles_do_not_matter(repaired: SceneRepair) -> None:
+    results = [
+        pipeline.fuse_to_array(refined(create_method("glp"), "fast"), repaired.scene, ONE_THREAD, tile=tile)
+        for tile in (None, 30)
+    ]
+    assert float(np.nanmax(np.abs(results[0] - results[1]))) < 1e-4
+
+
+def test_unchanged_pairs_keep_their_guide() -> None:
+    pair = make_pair((36, 40), seed=4)
+    found = _repair(_scene(pair))
+    block = Slice2D(0, 108, 0, 120)
+    assert np.array_equal(found.scene.msi.read(block), pair.msi)
+    assert found.scene.changed is None
+    assert found.scene.offset_px is None
+    assert float(found.hsi_only.mean()) == 0.0
+
+
+def test_gaps_stay_gaps(cloudy: Pair) -> None:
+    msi = cloudy.msi.copy()
+    msi[:, :12, :15] = np.nan
+    found = _repair(_scene(cloudy, msi))
+    read = found.scene.msi.read(Slice2D(0, 108, 0, 120))
+    assert np.isnan(read[:, :12, :15]).all()
+    assert np.isfinite(read[:, 12:]).all()
+    assert not found.seen[:12, :15].any()
+    cube = pipeline.fuse_to_array(refined(create_method("glp"), "fast"), found.scene, ONE_THREAD)
+    assert np.isnan(cube[:, :12, :15]).all()
+
+
+def test_another_place_is_not_believed(cloudy: Pair) -> None:
+    other = make_pair((36, 40), seed=11)
+    found = _repair(_scene(cloudy, other.msi))
+    assert not found.trusted
+    cube = pipeline.fuse_to_array(refined(create_method("glp"), "fast"), found.scene, ONE_THREAD)
+    bicubic = pipeline.fuse_to_array(create_method("bicubic"), _scene(cloudy), ONE_THREAD)
+    assert psnr(cloudy.truth, cube) > psnr(cloudy.truth, bicubic) - 0.5
+    assert found.hsi_only.all()
+
+
+def test_reads_beyond_the_scene_come_from_the_product(cloudy: Pair, repaired: SceneRepair) -> None:
+    part = replace(_scene(cloudy), grid=_scene(cloudy).grid.crop(Slice2D(2, 34, 3, 38)))
+    found = _repair(part)
+    read = found.scene.msi.read(Slice2D(0, 108, 0, 120), bands=[1])
+    assert read.shape == (1, 108, 120)
+    assert np.array_equal(read[0, :6], cloudy.msi[1, :6])
+
+
+def test_arrays_get_the_same(cloudy: Pair) -> None:
+    told = {"ratio": RATIO, "wavelengths_nm": cloudy.centre_nm, "srf": cloudy.srf, "resources": ONE_THREAD}
+    full = hsfuse.fuse(cloudy.hsi, cloudy.msi, **told, quality="fast", full_output=True)
+    assert full.cube.shape == cloudy.truth.shape
+    assert full.change_probability.shape == full.expected_error.shape == cloudy.truth.shape[1:]
+    assert full.record["method"]["refinement"]["used"] in ("none", "map")
+    alone = hsfuse.fuse(cloudy.hsi, cloudy.msi, **told, quality="fast")
+    assert np.array_equal(alone, full.cube)
+    with pytest.raises(UsageError, match="quality"):
+        hsfuse.fuse(cloudy.hsi, cloudy.msi, **told, full_output=True)
+    with pytest.raises(UsageError, match="finest"):
+        hsfuse.fuse(cloudy.hsi, cloudy.msi, **told, quality="finest")
+
+
+def test_pairs_without_responses_and_small_ones() -> None:
+    pair = make_pair((9, 10))
+    blind = array_scene(pair.hsi, pair.msi, BandTable.make(pair.centre_nm), None, RATIO, Psf(1.0))
+    cube = pipeline.fuse_to_array(refined(create_method("glp"), "standard"), _repair(blind).scene, ONE_THREAD)
+    assert np.isfinite(cube).all()
