@@ -159,6 +159,18 @@ class TestDamage:
             with open_msi(given, verify=False) as opened:
                 opened.read(opened.grid.full)
 
+    def test_describing_a_product_reads_no_image(self, product: Path, tmp_path: Path) -> None:
+        path = copy_writable(product, tmp_path / product.name)
+        image = next(path.rglob("*_B04_10m.jp2"))
+        raw = bytearray(image.read_bytes())
+        raw[-3] ^= 1
+        image.write_bytes(raw)
+        with open_msi(path) as opened:
+            assert opened.band_names[2] == "B04"
+            opened.read(opened.grid.full, [0])
+            with pytest.raises(InputError, match=r"B04 in .* checksum"):
+                opened.read(opened.grid.full, [2])
+
     def test_decoder_warnings_are_errors(self) -> None:
         gdal = logging.getLogger("rasterio._env")
         with pytest.raises(DecoderError, match="Tile 3 is cut off"), decoder_warnings_are_errors():

@@ -37,7 +37,7 @@ class LayerPool:
     label
         Product name for error messages.
     check
-        Called once with each layer, in its thread, before it is first opened; raises when the file is damaged.
+        Called once with each layer, in its thread, before its pixels are first read; raises when the file is damaged.
     """
 
     def __init__(self, paths: Mapping[str, str], label: str, check: Callable[[str], None] | None = None) -> None:
@@ -48,17 +48,20 @@ class LayerPool:
         self._worker_of = {layer: self._workers[i % count] for i, layer in enumerate(self._paths)}
         self._handles: dict[tuple[str, int | None], DatasetReader] = {}
 
-    def submit(self, layer: str, task: Callable[[DatasetReader], T], *, level: int | None = None) -> Future[T]:
+    def submit(
+        self, layer: str, task: Callable[[DatasetReader], T], *, level: int | None = None, pixels: bool = True
+    ) -> Future[T]:
         """Run ``task`` on a layer's dataset in the layer's own thread.
 
-        ``level`` picks one of the file's lower resolutions (0 is half of full). The future raises
+        ``level`` picks one of the file's lower resolutions (0 is half of full); ``pixels`` False says that the task
+        only looks at the header, for which the file need not be checked. The future raises
         :class:`~hsfuse.errors.InputError` when the image cannot be opened or decoded.
         """
-        return self._worker_of[layer].submit(self._run, (layer, level), task)
+        return self._worker_of[layer].submit(self._run, (layer, level), task, pixels)
 
-    def _run(self, key: tuple[str, int | None], task: Callable[[DatasetReader], T]) -> T:
+    def _run(self, key: tuple[str, int | None], task: Callable[[DatasetReader], T], pixels: bool) -> T:
         layer, level = key
-        if self._check is not None and layer not in self._checked:
+        if pixels and self._check is not None and layer not in self._checked:
             self._check(layer)
             self._checked.add(layer)
         with self._settings():

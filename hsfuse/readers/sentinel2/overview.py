@@ -58,7 +58,7 @@ class OverviewReader:
         futures: list[Future[None]] = []
         for band, plane in zip(names, cube, strict=True):
             ratio = self._placements[band].ratio
-            stored = self._pool.submit(band, stored_levels).result()
+            stored = self._pool.submit(band, stored_levels, pixels=False).result()
             level = max((i for i, step in enumerate(stored) if step * ratio <= factor), default=None)
             # From the lowest stored resolution that is fine enough, or from full resolution.
             inner = 1 if level is None else stored[level] * ratio

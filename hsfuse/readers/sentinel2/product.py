@@ -166,7 +166,7 @@ class Sentinel2Product(MultispectralProduct):
         """Check every image's own geometry against the metadata; return the grid and where each layer lies."""
         pool, tile = self._open_pool, self._granule.grids[10]
         layers = list(self._members)
-        geometry = {layer: pool.submit(layer, image_geometry) for layer in layers}
+        geometry = {layer: pool.submit(layer, image_geometry, pixels=False) for layer in layers}
         grids: dict[str, Grid] = {}
         for layer, future in geometry.items():
             # A mask that cannot be opened must not be mistaken for a clear sky, so it is an error as well.
@@ -301,7 +301,7 @@ class Sentinel2Product(MultispectralProduct):
             for band in names
         }
         stored = {
-            band: pool.submit(band, partial(self._stored_blocks, band=band, block=source))
+            band: pool.submit(band, partial(self._stored_blocks, band=band, block=source), pixels=False)
             for band, source in sources.items()
         }
         lines: dict[tuple[int, int], list[Block]] = {}
