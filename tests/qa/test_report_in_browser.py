@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from test_report import comparison, full_report
 
+from hsfuse.qa.batch_report import SceneRow, write_batch_report
 from hsfuse.qa.compare_report import write_compare_report
 from hsfuse.qa.report import write_report
 
@@ -43,9 +44,21 @@ def browse(page: Path, folder: Path, *options: str) -> subprocess.CompletedProce
     )  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=["run", "compare"])
+def _batch(path: Path) -> Path:
+    long = "PRS_L2D_STD_20240621103012_20240621103016_0001"
+    rows = [
+        SceneRow(long, "done", verdict="usable with care", msi=f"S2A_{long}", days_apart=2.0, qnr=0.91, seconds=61.0,
+                 coregistration_rmse_m=0.4, change_share=0.02, output="a.tif", report="a.html", log="a.log"),
+        SceneRow("b", "failed", reason="No trustworthy alignment was found, for the images have no pattern in common."),
+    ]  # fmt: skip
+    return write_batch_report(path, "A folder", rows, facts={"Folder": f"/data/{long}/{long}", "Scenes": 2})
+
+
+@pytest.fixture(scope="module", params=["run", "compare", "batch"])
 def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "r.html"
+    if request.param == "batch":
+        return _batch(path)
     return write_report(path, full_report()) if request.param == "run" else write_compare_report(path, comparison())
 
 
