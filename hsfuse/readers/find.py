@@ -38,11 +38,18 @@ def read_header(path: Path, role: Role) -> ProductHeader:
 def find_products(folder: Path, role: Role) -> Iterator[Path]:
     """List the products of a role in a folder and below: those that a reader is sure of, in the order of their names.
 
-    Folders that are products are not searched any further; hidden ones are left out.
+    Folders that are products are not searched any further; hidden ones are left out. Links are followed, each folder
+    once.
     """
     readers = [entry for _, entry in READERS.entries() if role in entry.roles]
-    for root, folders, names in os.walk(folder):
+    seen: set[str] = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
         here = Path(root)
+        place = os.path.realpath(root)
+        if place in seen:
+            folders[:] = []
+            continue
+        seen.add(place)
         if any(_is_folder_product(entry, here) for entry in readers):
             yield here
             folders[:] = []

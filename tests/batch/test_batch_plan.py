@@ -180,3 +180,13 @@ def test_a_packed_product_beside_the_unpacked_one_is_not_taken_twice(archive: Sc
     entry = plan([archive.scene(0)], [both], tmp_path / "out")[0]
     assert entry.job is not None
     assert entry.job.msi == (str(both / archive.partner(0).name),)
+
+
+def test_links_are_followed_and_circles_end(archive: SceneArchive, tmp_path: Path) -> None:
+    links = tmp_path / "links"
+    (links / "2024").mkdir(parents=True)
+    (links / "2024" / archive.partner(0).name).symlink_to(archive.partner(0))
+    (links / "2024" / "back").symlink_to(links)
+    entry = plan([archive.scene(0)], [links], tmp_path / "out")[0]
+    assert entry.job is not None
+    assert entry.job.msi == (str(links / "2024" / archive.partner(0).name),)

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -14,7 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from batch_archive import QUICK, SceneArchive, hashes
+from batch_archive import QUICK, SETTINGS, SceneArchive, hashes
+
+from hsfuse.workflows.batch.jobs import Attempt, SceneJob, Share
+from hsfuse.workflows.batch.scene_client import SceneHost
 
 WHOLE = tuple(f"scene_{number:02d}" for number in range(9))
 
@@ -117,11 +121,9 @@ def test_other_settings_are_told_and_made_only_when_asked(
 def test_a_killed_batch_goes_on_to_the_same_bytes(
     seed: int, archive: SceneArchive, single_runs: dict[str, str], tmp_path: Path
 ) -> None:
-    folder, manifest = tmp_path / "out", tmp_path / "scenes.csv"
+    folder = tmp_path / "out"
     names = ("scene_00", "scene_03", "scene_04", "scene_08")
-    manifest.write_text("hsi\n" + "".join(f"{archive.hsi / name}.he5\n" for name in names))
-    call = command(archive, folder)
-    call[call.index(str(archive.hsi))] = str(manifest)
+    call = manifest_call(archive, tmp_path / "m.csv", folder, names)
     process = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     # From the moment when scenes run; a kill before that would find nothing to spoil.
     while process.poll() is None and b"scene-started" not in _content(folder / "batch.jsonl"):
@@ -133,6 +135,86 @@ def test_a_killed_batch_goes_on_to_the_same_bytes(
     assert done.returncode == 0, done.stderr
     assert hashes(folder) == {name: single_runs[name] for name in names}
     assert not list(folder.glob("*.part"))
+
+
+def manifest_call(archive: SceneArchive, path: Path, folder: Path, names: tuple[str, ...]) -> list[str]:
+    path.write_text("hsi\n" + "".join(f"{archive.hsi / name}.he5\n" for name in names))
+    call = command(archive, folder)
+    call[call.index(str(archive.hsi))] = str(path)
+    return call
+
+
+def test_two_batches_share_a_folder(archive: SceneArchive, single_runs: dict[str, str], tmp_path: Path) -> None:
+    names = ("scene_01", "scene_02", "scene_05", "scene_07")
+    call = manifest_call(archive, tmp_path / "m.csv", tmp_path / "out", names)
+    both = [subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
+    for process in both:
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err.decode()
+    assert hashes(tmp_path / "out") == {name: single_runs[name] for name in names}
+    lines = [json.loads(line) for line in _content(tmp_path / "out" / "batch.jsonl").splitlines()]
+    assert sorted(e["scene"] for e in lines if e["event"] == "scene-finished") == sorted(names)
+
+
+def test_a_full_disk_in_the_middle(archive: SceneArchive, single_runs: dict[str, str], tmp_path: Path) -> None:
+    """The limit on a file's size stands for the disk: a small cube fits, the next does not, the rest is not tried."""
+    folder, manifest = tmp_path / "out", tmp_path / "m.csv"
+    manifest.write_text(
+        "hsi,bands,output\n"
+        + "".join(f"{archive.hsi / name}.he5,{count},{name}.tif\n" for name, count in
+                  (("scene_00", 2), ("scene_03", 8), ("scene_04", 8), ("scene_06", 8)))
+    )  # fmt: skip
+    call = command(archive, folder, "--workers", "1")
+    call[call.index(str(archive.hsi))] = str(manifest)
+    limit = 120_000
+    done = subprocess.run(
+        call, capture_output=True, text=True, check=False, timeout=300,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )  # fmt: skip
+    assert done.returncode == 9, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert "The disk is full" in result["stopped"]
+    statuses = {name: facts["status"] for name, facts in result["not_done"].items()}
+    assert statuses == {"scene_03": "failed", "scene_04": "not started", "scene_06": "not started"}, result["not_done"]
+    assert [path.stem for path in folder.glob("*.tif")] == ["scene_00"]
+    done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    whole = {name: single_runs[name] for name in ("scene_03", "scene_04", "scene_06")}
+    assert {name: value for name, value in hashes(folder).items() if name != "scene_00"} == whole
+
+
+def test_a_scene_whose_process_is_killed_is_tried_once_more(
+    archive: SceneArchive, single_runs: dict[str, str], tmp_path: Path
+) -> None:
+    call = manifest_call(archive, tmp_path / "m.csv", tmp_path / "out", ("scene_08",))
+    batch_process = subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    path = tmp_path / "out" / "batch.jsonl"
+    while batch_process.poll() is None and b"scene-started" not in _content(path):
+        time.sleep(0.01)
+    started = next(e for e in map(json.loads, _content(path).splitlines()) if e["event"] == "scene-started")
+    os.kill(started["pid"], signal.SIGKILL)
+    _, err = batch_process.communicate(timeout=300)
+    assert batch_process.returncode == 0, err.decode()
+    assert b"scene-retried" in _content(path)
+    assert hashes(tmp_path / "out") == {"scene_08": single_runs["scene_08"]}
+
+
+def test_without_copies_of_a_process_each_scene_starts_anew(
+    archive: SceneArchive, single_runs: dict[str, str], tmp_path: Path
+) -> None:
+    """As on systems where a process with these libraries cannot be copied."""
+    with SceneHost(tmp_path, fork=False) as host:
+        for number in (0, 3):
+            job = SceneJob(
+                f"scene_{number:02d}", str(archive.scene(number)), (str(archive.partner(number)),),
+                str(tmp_path / f"scene_{number:02d}.tif"), SETTINGS,
+            )  # fmt: skip
+            process, ended, last = host.run(job, Attempt(), Share(1)), False, {}
+            while not ended:
+                events, ended = process.read()
+                last = events[-1] if events else last
+            assert last["kind"] == "finished", last
+    assert hashes(tmp_path) == {name: single_runs[name] for name in ("scene_00", "scene_03")}
 
 
 def _content(path: Path) -> bytes:

@@ -32,7 +32,8 @@ _LIBRARIES = (
     "torch", "h5py", "rasterio.features", "rasterio.warp", "matplotlib.figure", "matplotlib.image",
     "matplotlib.backends.backend_agg", "jinja2", "defusedxml.ElementTree", "scipy.ndimage", "scipy.sparse",
 )  # fmt: skip
-_OWN = ("readers", "writers", "coregister", "band_selection", "fusion", "inference", "metrics", "qa", "workflows.steps")
+_OWN = ("readers", "writers", "coregister", "band_selection", "inference", "metrics", "qa", "workflows.steps")
+"""Not the methods: a scene needs one of them, and some bring libraries for GPUs."""
 
 
 def can_fork() -> bool:
