@@ -41,7 +41,7 @@ class ModelSpec:
     overlap_px
         Overlap between neighbouring tiles that is blended, in HSI pixels; 0 where the halo makes tiles exact.
     multiple_px
-        Tile sides must be multiples of this, in HSI pixels.
+        Tiles are read from and to multiples of this, counted from the scene's origin, in HSI pixels.
     preferred_tile_px
         Best tile side in HSI pixels when memory allows.
     bytes_per_pixel

@@ -60,7 +60,7 @@ class TilePlan:
     halo
         Context around the blended block.
     multiple
-        Sides of ``read`` are made multiples of this where the image allows it.
+        ``read`` starts and ends at multiples of this, counted from the image's origin; it ends with the image.
     tile_width
         Largest width of a core; None: as ``tile``. Wide tiles need less memory than high ones, because memory
         holds whole rows of tiles.
@@ -151,12 +151,9 @@ class TilePlan:
 
     def _padded(self, start: int, stop: int, size: int) -> tuple[int, int]:
         start, stop = max(start - self.halo, 0), min(stop + self.halo, size)
-        missing = -(stop - start) % self.multiple
-        # Grow where there is room; an image smaller than one multiple stays as it is (the engine pads it).
-        grow = min(missing, size - stop)
-        stop += grow
-        start = max(start - (missing - grow), 0)
-        return start, stop
+        # Both on multiples counted from the image's origin: what a network does in windows of that size is then the
+        # same in every tiling. At the image's end the engine pads.
+        return start - start % self.multiple, min(stop + -stop % self.multiple, size)
 
 
 def _edges(size: int, tile: int, overlap: int) -> NDArray[np.int64]:

@@ -9,10 +9,13 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hsfuse.degrade import upsample
+from hsfuse.degrade import lowpass_decimate, upsample
+from hsfuse.fusion.base import LowResolutionStrip
+from hsfuse.fusion.classical.statistics import gather
 from hsfuse.fusion.nets.scene_statistics import SceneStatistics
 from hsfuse.training.distributed import Team
 from hsfuse.training.losses import BaseError, FusionLoss
@@ -64,6 +67,15 @@ class TaskSetup:
         return PatchSource(self.entries, self.sampling, reducer, prepare)
 
 
+def low_resolution_strip(pair: ReducedPair) -> LowResolutionStrip:
+    """Return a pair as methods get a scene to learn from."""
+    low = lowpass_decimate(pair.msi[None], pair.ratio, pair.facts.psf)[0]
+    rows, cols = pair.hsi.shape[1:]
+    valid = pair.valid.bool().cpu().numpy().reshape(rows, pair.ratio, cols, pair.ratio).all(axis=(1, 3))
+    seen = torch.where(pair.valid > 0, pair.msi, torch.nan).cpu().numpy()
+    return LowResolutionStrip(pair.hsi.cpu().numpy(), low.cpu().numpy(), np.asarray(valid), fine=seen)
+
+
 class FusionTask(TrainingTask):
     """A network that fuses pairs. Subclasses say how, in :meth:`fuse`.
 
@@ -100,16 +112,16 @@ class FusionTask(TrainingTask):
     def prepare(self, pair: ReducedPair) -> ReducedPair:
         """Add to a pair what the network needs beside HSI and MSI; done once for each window.
 
-        Here: statistics of the window (see :meth:`statistics`) and the errors of cubic interpolation, with which the
-        relative loss compares.
+        Here: the statistics that a whole scene would have (see :meth:`statistics`), and the errors of the baseline,
+        with which the relative loss compares.
 
         Raises
         ------
         OverlapError
-            The window is of no use.
+            The window is of no use: too few of its pixels are valid.
         """
-        statistics = SceneStatistics.of(pair.hsi[None], pair.msi[None])
-        error = BaseError.of(upsample(pair.hsi[None], pair.ratio), pair.target[None], pair.valid[None])
+        statistics = SceneStatistics.of_pair(gather([low_resolution_strip(pair)]), self.setup.device)
+        error = BaseError.of(self.baseline(pair)[None], pair.target[None], pair.valid[None])
         return replace(pair, values={**pair.values, **statistics._asdict(), **error.as_values()})
 
     @staticmethod
@@ -165,20 +177,28 @@ class SupervisedTask(FusionTask):
         ``network(hsi, msi)`` returns (n, band, row, col).
     setup
         Data and settings.
+    statistics
+        Call it as ``network(hsi, msi, statistics)`` with :class:`SceneStatistics`.
     loss
         Loss of the network's own: called with the fused patches and the batch, returns one value per patch. None: the
         one that the user chose.
     """
 
     def __init__(
-        self, network: nn.Module, setup: TaskSetup, *, loss: Callable[[Tensor, Batch], Tensor] | None = None
+        self,
+        network: nn.Module,
+        setup: TaskSetup,
+        *,
+        statistics: bool = False,
+        loss: Callable[[Tensor, Batch], Tensor] | None = None,
     ) -> None:
         super().__init__(network, setup)
-        self._loss = loss
+        self._takes_statistics, self._loss = statistics, loss
 
     def fuse(self, batch: Batch) -> Tensor:
         """Call the network."""
-        fused: Tensor = self.network(batch.hsi, batch.msi)
+        more = (self.statistics(batch),) if self._takes_statistics else ()
+        fused: Tensor = self.network(batch.hsi, batch.msi, *more)
         return fused
 
     def fusion_loss(self, fused: Tensor, batch: Batch) -> Tensor:

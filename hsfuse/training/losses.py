@@ -120,3 +120,38 @@ def spectral_angle(a: Tensor, b: Tensor) -> Tensor:
     u = a / a.square().sum(dim=1, keepdim=True).clamp(min=_EPS).sqrt()
     v = b / b.square().sum(dim=1, keepdim=True).clamp(min=_EPS).sqrt()
     return ((u - v).square().sum(dim=1) + _EPS).sqrt()
+
+
+def edge_loss(error: Tensor) -> Tensor:
+    """Squared differences of an error along rows and columns (half each) and bands, one value per patch, shape (n,)."""
+    rows, cols, bands = error.diff(dim=2), error.diff(dim=3), error.diff(dim=1)
+    spatial = 0.5 * (rows.square().mean(dim=(1, 2, 3)) + cols.square().mean(dim=(1, 2, 3)))
+    return spatial + bands.square().mean(dim=(1, 2, 3))
+
+
+def smooth_l1_angle_loss(estimate: Tensor, target: Tensor, std: Tensor, valid: Tensor, *, share: float = 0.1) -> Tensor:
+    """Smooth absolute error, spectral angle and squared error by band, in units of the bands' deviations.
+
+    Parameters
+    ----------
+    estimate, target
+        Shape (n, band, row, col).
+    std
+        Deviation of each band in its scene, shape (n, band).
+    valid
+        Weights of the pixels, shape (n, row, col).
+    share
+        Weight of the last two.
+
+    Returns
+    -------
+    torch.Tensor
+        Shape (n,); 0 for a patch without valid pixels.
+    """
+    weight = valid / valid.sum(dim=(1, 2), keepdim=True).clamp(min=1.0)
+    error = (estimate - target) / std.clamp(min=1e-4)[:, :, None, None]
+    size = error.abs()
+    smooth = torch.where(size < 1.0, 0.5 * size.square(), size - 0.5)
+    cosine = torch.nn.functional.cosine_similarity(estimate, target, dim=1, eps=_EPS)
+    total = smooth.mean(dim=1) + share * (1.0 - cosine) + share * error.square().mean(dim=1)
+    return (total * weight).sum(dim=(1, 2))

@@ -115,13 +115,7 @@ class PlainNetworkMethod(NetworkMethod):
             Bands or ratio are not those that the network was trained for.
         """
         check_scene(self._header, context)
-        found = gather(strips)
-        bands = found.bands
-        spread = found.covariance.diagonal().clip(min=0.0) ** 0.5
-        values = (found.hsi_mean, spread[:bands], found.msi_mean, spread[bands:], 0.0 * found.hsi_mean)
-        self._scene = SceneStatistics(
-            *(torch.as_tensor(v, dtype=torch.float32, device=context.device)[None] for v in values)
-        )
+        self._scene = SceneStatistics.of_pair(gather(strips), context.device)
         self._network.to(device=context.device, dtype=TYPES[self._precision])
 
     @torch.inference_mode()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from hsfuse.fusion.classical.statistics import PairStatistics, noise_std
 
 
 class SceneStatistics(NamedTuple):
@@ -33,3 +36,12 @@ class SceneStatistics(NamedTuple):
         std, mean = torch.std_mean(hsi.float(), dim=(2, 3))
         msi_std, msi_mean = torch.std_mean(msi.float(), dim=(2, 3))
         return cls(mean, std, msi_mean, msi_std, torch.zeros_like(mean))
+
+    @classmethod
+    def of_pair(cls, statistics: PairStatistics, device: str = "cpu") -> SceneStatistics:
+        """Statistics of a whole scene at low resolution; until it is known better, the error is the HSI's noise."""
+        bands = statistics.bands
+        noise = noise_std(statistics.covariance[:bands, :bands], statistics.count)
+        spread = np.sqrt(np.maximum(np.diag(statistics.covariance), 0.0))
+        values = (statistics.hsi_mean, spread[:bands], statistics.msi_mean, spread[bands:], noise)
+        return cls(*(torch.as_tensor(v, dtype=torch.float32, device=device)[None] for v in values))

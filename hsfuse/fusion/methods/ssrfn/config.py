@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from dataclasses import dataclass
+from typing import Literal
 
 from hsfuse.errors import UsageError
 from hsfuse.fusion.nets.choices import Activation, MambaKind, Scan, Volume, Wrap
+from hsfuse.fusion.nets.settings import NetworkSettings
 
 REFERENCE = "SSRFN, IEEE JSTARS 17 (2024), doi 10.1109/JSTARS.2024.3469184"
 DEFAULT_BASE = "glp"
@@ -14,7 +15,7 @@ DEFAULT_BASE = "glp"
 
 
 @dataclass(frozen=True)
-class SsrfnConfig:
+class SsrfnConfig(NetworkSettings):
     """Everything that decides the network's shape. Defaults are the literal reading of the paper.
 
     Attributes
@@ -97,45 +98,11 @@ class SsrfnConfig:
     ffm_projection: Literal["each", "last"] = "each"
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
-        for field in fields(self):
-            value, hint = getattr(self, field.name), hints[field.name]
-            if get_origin(hint) is Literal:
-                allowed = get_args(hint)
-                if value not in allowed:
-                    shown = ", ".join(map(str, allowed))
-                    raise UsageError(f"{field.name} = {value!r} is not possible; choose one of: {shown}.")
-            elif hint is bool:
-                if not isinstance(value, bool):
-                    raise UsageError(f"{field.name} must be true or false, not {value!r}.")
-            elif value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise UsageError(f"{field.name} must be a positive whole number, not {value!r}.")
+        super().__post_init__()
         if self.shuffle_ratio is not None and self.shuffle_ratio < 2:
             raise UsageError("shuffle_ratio must be at least 2.")
         if (self.spectral_skip or self.error_scaled) and self.base != "estimate":
             raise UsageError("spectral_skip and error_scaled need base = 'estimate'.")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, for TOML and the weights' metadata."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> SsrfnConfig:
-        """Build from plain values; unknown names are errors.
-
-        Raises
-        ------
-        UsageError
-            A name is unknown or a value impossible.
-        """
-        known = {field.name for field in fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise UsageError(
-                f"The network configuration has unknown settings: {', '.join(unknown)}.",
-                hint="The file may come from a newer version of hsfuse.",
-            )
-        return cls(**values)
 
 
 PRESETS: dict[str, SsrfnConfig] = {

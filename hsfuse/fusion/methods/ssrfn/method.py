@@ -210,10 +210,7 @@ class SsrfnMethod(NetworkMethod):
         statistics = gather(strips)
         bands = statistics.bands
         noise = noise_std(statistics.covariance[:bands, :bands], statistics.count)
-        spread = np.sqrt(np.maximum(np.diag(statistics.covariance), 0.0))
-        values = (statistics.hsi_mean, spread[:bands], statistics.msi_mean, spread[bands:], noise)
-        tensors = (torch.as_tensor(v, dtype=torch.float32, device=context.device)[None] for v in values)
-        self._scene = SceneStatistics(*tensors)
+        self._scene = SceneStatistics.of_pair(statistics, context.device)
         self._network.to(device=context.device, dtype=_TYPES[self._precision])
         self._share = None
         noise_of_guide = self._learn_denoising(strips, self._scene, context)

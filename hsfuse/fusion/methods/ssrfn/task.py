@@ -9,9 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hsfuse.degrade import lowpass_decimate
 from hsfuse.fusion.base import FusionContext, LowResolutionStrip
-from hsfuse.fusion.classical.statistics import gather, noise_std
+from hsfuse.fusion.classical.statistics import gather
 from hsfuse.fusion.create import create_method
 from hsfuse.fusion.guide_noise import GuideSample, guide_noise
 from hsfuse.fusion.methods.ssrfn.config import DEFAULT_BASE
@@ -19,7 +18,7 @@ from hsfuse.fusion.methods.ssrfn.network import Ssrfn
 from hsfuse.fusion.nets.layers import SequenceMixer
 from hsfuse.fusion.nets.reduced_validation import error_without_noise
 from hsfuse.fusion.nets.scene_statistics import SceneStatistics
-from hsfuse.training.fusion_task import FusionTask, TaskSetup
+from hsfuse.training.fusion_task import FusionTask, TaskSetup, low_resolution_strip
 from hsfuse.training.losses import BaseError
 from hsfuse.training.pairs import Batch, ReducedPair
 
@@ -48,13 +47,8 @@ class SsrfnTask(FusionTask):
 
     def prepare(self, pair: ReducedPair) -> ReducedPair:
         """Add the base estimate, the statistics that a whole scene would have, and the base estimate's errors."""
-        facts, ratio = pair.facts, pair.ratio
-        low = lowpass_decimate(pair.msi[None], ratio, facts.psf)[0]
-        rows, cols = pair.hsi.shape[1:]
-        usable = np.asarray(pair.valid.bool().cpu().numpy().reshape(rows, ratio, cols, ratio).all(axis=(1, 3)))
-        seen = torch.where(pair.valid > 0, pair.msi, torch.nan).cpu().numpy()
-        strip = LowResolutionStrip(pair.hsi.cpu().numpy(), low.cpu().numpy(), usable, fine=seen)
-        statistics = self._statistics(strip)
+        facts, strip = pair.facts, low_resolution_strip(pair)
+        statistics = SceneStatistics.of_pair(gather([strip]), self.setup.device)
         pair = replace(pair, msi=self._denoised(pair, statistics))
         images = dict(pair.images)
         if self.base:
@@ -81,14 +75,6 @@ class SsrfnTask(FusionTask):
         """Compute Mamba blocks twice instead of storing what they need for the gradient."""
         self.network.set_recompute(on)
         return not on or any(isinstance(module, SequenceMixer) for module in self.network.modules())
-
-    def _statistics(self, strip: LowResolutionStrip) -> SceneStatistics:
-        statistics = gather([strip])
-        bands = statistics.bands
-        spread = np.sqrt(np.maximum(np.diag(statistics.covariance), 0.0))
-        noise = noise_std(statistics.covariance[:bands, :bands], statistics.count)
-        values = (statistics.hsi_mean, spread[:bands], statistics.msi_mean, spread[bands:], noise)
-        return SceneStatistics(*(self._tensor(v)[None] for v in values))
 
     def _denoised(self, pair: ReducedPair, statistics: SceneStatistics) -> Tensor:
         if self.network.denoiser is None:

@@ -1,0 +1,33 @@
+"""HyFusion is trained with absolute error, spectral angle, and absolute error of wavelet details."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hsfuse.fusion.nets.pair_network import MIN_STD
+from hsfuse.training.fusion_task import SupervisedTask, TaskSetup
+from hsfuse.training.losses import spectral_angle
+from hsfuse.training.pairs import Batch
+
+SHARE = 0.1
+"""Weight of the angle and of the wavelet details; the authors give none."""
+
+
+def haar_details(x: Tensor) -> Tensor:
+    """Three detail bands of a one-level stationary Haar transform, shape (n, 3 band, row - 1, col - 1)."""
+    a, b, c, d = x[..., :-1, :-1], x[..., :-1, 1:], x[..., 1:, :-1], x[..., 1:, 1:]
+    return 0.5 * torch.cat([a + b - c - d, a - b + c - d, a - b - c + d], dim=1)
+
+
+def loss(fused: Tensor, batch: Batch) -> Tensor:
+    """Return the loss of every patch."""
+    std = batch.values["std"].clamp(min=MIN_STD)[:, :, None, None]
+    error = (fused - batch.target) / std * batch.valid[:, None]
+    angle = (spectral_angle(fused, batch.target) * batch.valid).mean(dim=(1, 2))
+    return error.abs().mean(dim=(1, 2, 3)) + SHARE * (angle + haar_details(error).abs().mean(dim=(1, 2, 3)))
+
+
+def make_task(network: nn.Module, setup: TaskSetup) -> SupervisedTask:
+    """Return the training task."""
+    return SupervisedTask(network, setup, statistics=True, loss=loss)
