@@ -14,6 +14,9 @@ from hsfuse.cli.session import report
 from hsfuse.errors import HsfuseError, OutputError, UsageError, explained
 from hsfuse.log import configure
 
+_SPELLINGS = {"--dry-run=full": "--dry-run-full", "--dry-run=quick": "--dry-run"}
+"""Flags with an optional value, which the parser does not know."""
+
 
 class HsfuseGroup(TyperGroup):
     """Commands whose usage errors are a sentence, a hint and exit code 2, in JSON and in the log file too."""
@@ -28,7 +31,7 @@ class HsfuseGroup(TyperGroup):
         **extra: Any,
     ) -> Any:
         """Parse the arguments and run the command; leaves with its exit code in ``standalone_mode``."""
-        given = list(sys.argv[1:] if args is None else args)
+        given = [_SPELLINGS.get(text, text) for text in (sys.argv[1:] if args is None else args)]
 
         def run(arguments: list[str]) -> Any:
             return super(HsfuseGroup, self).main(

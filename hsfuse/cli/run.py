@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -38,7 +38,13 @@ def add_to(app: typer.Typer) -> None:
         config: Annotated[
             Path | None, typer.Option("--config", help="TOML file with the same names as the flags")
         ] = None,
-        dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and its memory, then stop")] = False,
+        dry_run: Annotated[
+            bool,
+            typer.Option("--dry-run", help="check everything within seconds, print the plan and its memory, then stop"),
+        ] = False,
+        full_dry_run: Annotated[
+            bool, typer.Option("--dry-run-full", help="the same after co-registration; also written --dry-run=full")
+        ] = False,
         verbose: Verbose = False,
         quiet: Quiet = False,
         as_json: AsJson = False,
@@ -52,8 +58,9 @@ def add_to(app: typer.Typer) -> None:
             resolved = RunConfig.resolve(config, **settings)
             from hsfuse.workflows.run import run_scene
 
-            result = run_scene(hsi, msi, output, resolved, dry_run=dry_run, progress=session.progress)
-            session.show(result.summary, lambda: plan_text(result.summary) if dry_run else result_text(result.summary))
+            planning: bool | Literal["full"] = "full" if full_dry_run else dry_run
+            result = run_scene(hsi, msi, output, resolved, dry_run=planning, progress=session.progress)
+            session.show(result.summary, lambda: plan_text(result.summary) if planning else result_text(result.summary))
 
 
 def plan_text(summary: dict[str, Any]) -> str:

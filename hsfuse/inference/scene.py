@@ -289,10 +289,7 @@ class FusionScene:
                     yield strip
             if found:
                 return
-        raise OverlapError(
-            "No pixel is valid in both images: the overlap is all nodata or all cloud.",
-            hint="Choose a less cloudy Sentinel-2 product, or use --no-cloud-mask if the mask is wrong.",
-        )
+        raise nothing_valid()
 
     def _low_resolution(self, rows: Slice2D, *, with_cloud: bool) -> LowResolutionStrip:
         reach = self.psf.reach_px(self.ratio)
@@ -314,6 +311,14 @@ class FusionScene:
         low, _ = fill_missing(coarse[:, inner].astype(np.float32))
         fine = np.where(usable, msi, np.float32(np.nan))
         return LowResolutionStrip(hsi, low, complete, fine, inner.start)
+
+
+def nothing_valid() -> OverlapError:
+    """Return what to say where no pixel is valid in both images."""
+    return OverlapError(
+        "No pixel is valid in both images: the overlap is all nodata or all cloud.",
+        hint="Choose a less cloudy Sentinel-2 product, or use --no-cloud-mask if the mask is wrong.",
+    )
 
 
 def alive_bands(missing: BoolArray) -> BoolArray:

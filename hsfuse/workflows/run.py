@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hsfuse.allocator import release_freed_memory
 from hsfuse.config import RunConfig
@@ -30,7 +30,7 @@ from hsfuse.workflows.steps.methods import (
     suit_pair,
     with_guards,
 )
-from hsfuse.workflows.steps.prepare import PreparedScene, prepare_scene
+from hsfuse.workflows.steps.prepare import PreparedScene, claim_scene, prepare_scene
 from hsfuse.workflows.steps.product import make_product
 from hsfuse.workflows.steps.report_files import report_files
 from hsfuse.workflows.steps.resources import resolved, resources_of
@@ -71,7 +71,7 @@ def fuse_scene(
     output: str | Path,
     *,
     config: RunConfig | None = None,
-    dry_run: bool = False,
+    dry_run: bool | Literal["full"] = False,
     resources: Resources | None = None,
     progress: Progress | None = None,
     **settings: Any,
@@ -89,7 +89,8 @@ def fuse_scene(
     config
         Settings; keyword ``settings`` of the same names override it.
     dry_run
-        Stop after planning.
+        Stop after planning: True checks all that names, headers and masks can tell, for positions as claimed, within
+        seconds; ``full`` co-registers, examines the bands and compares checksums as a run does.
     resources
         Device, threads and memory to use; None: as the settings say.
     progress
@@ -114,7 +115,7 @@ def run_scene(
     output: Path,
     config: RunConfig,
     *,
-    dry_run: bool = False,
+    dry_run: bool | Literal["full"] = False,
     resources: Resources | None = None,
     progress: Progress | None = None,
 ) -> RunResult:
@@ -130,13 +131,21 @@ def run_scene(
         check_adapted_path(output, options)
     with StageClock(progress) as clock, ExitStack() as stack:
         stack.enter_context(bounded_block_cache())
-        pair = _open(hsi_path, msi_paths, config, clock, stack)
-        read_ahead(pair, config)
+        quick = dry_run is True
+        pair = _open(
+            hsi_path, msi_paths, config.model_copy(update={"verify": False}) if quick else config, clock, stack
+        )
+        if not quick:
+            read_ahead(pair, config)
         # Their libraries take seconds to import, in which other cores decode images.
         given = resolved(resources) if resources else resources_of(config)
         stack.enter_context(torch_threads(given.threads))
         chosen = suit_pair(choose_method(config, given.device), pair, config)
-        prepared = prepare_scene(pair, config, clock, network_nm=chosen.method.spec.centre_nm)
+        network_nm = chosen.method.spec.centre_nm
+        if quick:
+            prepared = claim_scene(pair, config, network_nm=network_nm)
+        else:
+            prepared = prepare_scene(pair, config, clock, network_nm=network_nm)
         release_freed_memory()
         scene, guarded = prepared.scene, with_guards(chosen, config, prepared.scene)
         estimate = pipeline.plan(

@@ -169,7 +169,7 @@ class Mamba2(_StateSpaceBlock):
         self.segment_tokens = max(1, SEGMENT_ELEMENTS // self.in_proj.out_features)
         self.conv1d = self._make_conv(conv_channels)
         self.dt_bias = nn.Parameter(_inverse_softplus(_initial_steps(self.nheads)))
-        self.A_log = nn.Parameter(torch.empty(self.nheads).uniform_(1.0, 16.0).log())
+        self.A_log = nn.Parameter(_log_rates(self.nheads))
         self.D = nn.Parameter(torch.ones(self.nheads))
         self.norm = RMSNormGated(self.d_inner)
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=False)
@@ -278,11 +278,20 @@ def _full_precision(u: Tensor) -> AbstractContextManager[object]:
     return nullcontext() if u.is_meta else torch.autocast(u.device.type, enabled=False)
 
 
+def _log_rates(count: int) -> Tensor:
+    """Logarithms of decay rates between 1 and 16."""
+    drawn = torch.empty(count).uniform_(1.0, 16.0)
+    return drawn if drawn.is_meta else drawn.log()
+
+
 def _initial_steps(count: int) -> Tensor:
     """Log-uniform step sizes between DT_MIN and DT_MAX."""
-    steps = torch.exp(torch.rand(count) * (math.log(DT_MAX) - math.log(DT_MIN)) + math.log(DT_MIN))
+    drawn = torch.empty(count).uniform_()
+    if drawn.is_meta:  # a network that is loaded: values come later, and arithmetic without any imports a compiler
+        return drawn
+    steps = torch.exp(drawn * (math.log(DT_MAX) - math.log(DT_MIN)) + math.log(DT_MIN))
     return steps.clamp(min=DT_FLOOR)
 
 
 def _inverse_softplus(x: Tensor) -> Tensor:
-    return x + torch.log(-torch.expm1(-x))
+    return x if x.is_meta else x + torch.log(-torch.expm1(-x))

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hsfuse.band_selection import BandSelection, check_request, parse_bands, select_bands
 from hsfuse.config import RunConfig
@@ -17,7 +18,7 @@ from hsfuse.degrade import Psf
 from hsfuse.degrade.psf_estimation import estimate_psf
 from hsfuse.errors import CoregistrationError
 from hsfuse.grid import Slice2D
-from hsfuse.inference.scene import FusionScene, alive_bands
+from hsfuse.inference.scene import FusionScene, alive_bands, nothing_valid
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress
 from hsfuse.readers.base import HyperspectralProduct
@@ -96,23 +97,7 @@ def _prepare(
     progress: Progress,
 ) -> PreparedScene:
     """Find the common grid and estimate the PSF."""
-    area = parse_aoi(config.aoi, pair.msi.grid.crs, config.aoi_crs) if config.aoi else None
-    grid = common_grid(pair, result.field, area)
-    scene = FusionScene(
-        pair.hsi,
-        pair.msi,
-        np.asarray(selection.indices),
-        Resampler(pair.hsi.grid, grid, result.field),
-        grid,
-        pair.ratio,
-        matching,
-        config.cloud_mask,
-        config.cloud_dilate_px,
-        area.mask(grid.nested(pair.ratio)) if area else None,
-    )
-    if result.swir is not None and result.swir.corrected:
-        own = pair.hsi.bands.in_swir(config.vnir_swir_cut_nm)
-        scene = replace(scene, swir_bands=own, swir_resampler=Resampler(pair.hsi.grid, grid, result.swir_field))
+    scene = _scene_of(pair, result, np.asarray(selection.indices), matching, config)
     # Fails when no pixel is valid in both images, before any method has to cope with emptiness.
     next(scene.low_resolution_strips())
     found, source = None, "given"
@@ -126,6 +111,69 @@ def _prepare(
     return PreparedScene(scene, result, selection, pair.warnings, found is not None, source)
 
 
+def _scene_of(
+    pair: Pair, result: CoregistrationResult, bands: NDArray[np.int64], psf: Psf, config: RunConfig
+) -> FusionScene:
+    """Put both products on the grid that they share."""
+    area = parse_aoi(config.aoi, pair.msi.grid.crs, config.aoi_crs) if config.aoi else None
+    grid = common_grid(pair, result.field, area)
+    scene = FusionScene(
+        pair.hsi,
+        pair.msi,
+        bands,
+        Resampler(pair.hsi.grid, grid, result.field),
+        grid,
+        pair.ratio,
+        psf,
+        config.cloud_mask,
+        config.cloud_dilate_px,
+        area.mask(grid.nested(pair.ratio)) if area else None,
+    )
+    if result.swir is None or not result.swir.corrected:
+        return scene
+    own = pair.hsi.bands.in_swir(config.vnir_swir_cut_nm)
+    return replace(scene, swir_bands=own, swir_resampler=Resampler(pair.hsi.grid, grid, result.swir_field))
+
+
+def claim_scene(pair: Pair, config: RunConfig, *, network_nm: Sequence[float] | None = None) -> PreparedScene:
+    """Lay the scene out where its products claim to lie: for a plan within seconds.
+
+    No image is read. Which bands are kept is not known; as many as a run would keep stand in for them.
+
+    Raises
+    ------
+    OverlapError, UsageError, InputError
+        What a run would find out from names, grids and masks.
+    """
+    psf = Psf(config.psf_fwhm) if config.psf_fwhm != "auto" else _MATCHING_PSF
+    wanted = band_request(pair.hsi, config.bands, asked="bands" in config.model_fields_set)
+    bands, notes = _claimed_bands(pair.hsi, wanted, network_nm)
+    claimed = CoregistrationResult.off()
+    if config.coregister != "off":
+        claimed = replace(claimed, reason="positions as claimed; a run, and --dry-run=full, measure them.")
+    scene = _scene_of(pair, claimed, bands, psf, config)
+    if not scene.expected_pixels().any():
+        raise nothing_valid()
+    selection = BandSelection(bands, pair.hsi.bands.take(bands), (), notes)
+    source = "given" if config.psf_fwhm != "auto" else "not estimated yet"
+    return PreparedScene(scene, claimed, selection, pair.warnings, False, source)
+
+
+def _claimed_bands(
+    hsi: HyperspectralProduct, request: str, network_nm: Sequence[float] | None
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    found = check_bands(hsi, request, network_nm)
+    if found is not None:
+        return found, ()
+    usable = np.flatnonzero(hsi.bands.good)
+    count = parse_bands(request).count
+    if not isinstance(count, int):
+        return np.arange(len(hsi.bands)), ()
+    several = usable if usable.size >= count else np.arange(len(hsi.bands))
+    spread = np.linspace(0, several.size - 1, count).round().astype(np.int64)
+    return several[spread], ("Which bands are kept is decided when the images are read.",)
+
+
 def align(pair: Pair, config: RunConfig, psf: Psf, progress: Progress) -> CoregistrationResult:
     """Co-register, unless it was switched off."""
     if config.coregister == "off":
@@ -135,13 +183,20 @@ def align(pair: Pair, config: RunConfig, psf: Psf, progress: Progress) -> Coregi
     return coregister_products(pair.hsi, pair.msi, config.coregistration(), psf=psf, progress=progress)
 
 
-def check_bands(hsi: HyperspectralProduct, request: str, network_nm: Sequence[float] | None = None) -> None:
-    """Raise an error for a request of bands that a product cannot meet, without reading it."""
+def check_bands(
+    hsi: HyperspectralProduct, request: str, network_nm: Sequence[float] | None = None
+) -> NDArray[np.int64] | None:
+    """Raise an error for a request of bands that a product cannot meet, without reading it.
+
+    Returns
+    -------
+    numpy.ndarray or None
+        Indices of the bands where wavelengths were asked for.
+    """
     if network_nm is not None:
-        check_request(hsi, wavelengths_nm=network_nm)
-        return
+        return check_request(hsi, wavelengths_nm=network_nm)
     wanted = parse_bands(request)
-    check_request(hsi, count=wanted.count, wavelengths_nm=wanted.wavelengths_nm)
+    return check_request(hsi, count=wanted.count, wavelengths_nm=wanted.wavelengths_nm)
 
 
 def band_request(hsi: HyperspectralProduct, bands: str, *, asked: bool) -> str:
