@@ -65,7 +65,6 @@ def long_modules(folder: Path) -> list[str]:
     ]
 
 
-@pytest.mark.xfail(strict=False, reason="some modules of fusion, training and inference are left")
 def test_long_modules_say_why():
     assert long_modules(PACKAGE) == []
 

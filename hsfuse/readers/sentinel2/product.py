@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.io import DatasetReader
 
-from hsfuse.errors import HsfuseError, InputError, UsageError
+from hsfuse.errors import HsfuseError, UsageError
 from hsfuse.grid import Grid, Slice2D
 from hsfuse.log import get_logger
 from hsfuse.masks import SCL_CLOUD, BoolArray, in_classes
@@ -29,19 +29,18 @@ from hsfuse.readers.entry import BandChoice
 from hsfuse.readers.sentinel2.archive import SafeArchive
 from hsfuse.readers.sentinel2.decode_ahead import Block, DecodeAhead
 from hsfuse.readers.sentinel2.description import choose_responses, describe
-from hsfuse.readers.sentinel2.geometry import Placement, check_geometry, image_geometry
 from hsfuse.readers.sentinel2.images import LayerPool, finish
+from hsfuse.readers.sentinel2.layers import choose_granule, layer_members, place_layers
 from hsfuse.readers.sentinel2.masks import CloudPolygons
-from hsfuse.readers.sentinel2.metadata import GranuleMetadata, SafeMetadata, read_safe_metadata
+from hsfuse.readers.sentinel2.metadata import read_safe_metadata
 from hsfuse.readers.sentinel2.overview import OverviewReader
 from hsfuse.readers.sentinel2.scratch import ScratchLayer
-from hsfuse.sensors.sentinel2 import BANDS_10M, BANDS_ALL, RESOLUTION_M
+from hsfuse.sensors.sentinel2 import BANDS_10M, BANDS_ALL
 from hsfuse.spectral import SpectralResponse
 
 _log = get_logger(__name__)
 
 _CHOICES: dict[BandChoice, tuple[str, ...]] = {"10m": BANDS_10M, "all": BANDS_ALL, "swir": ("B02", "B11", "B12")}
-_DAMAGED = "The product seems to be damaged or incomplete; download or unpack it again."
 
 
 @dataclass(frozen=True)
@@ -91,13 +90,15 @@ class Sentinel2Product(MultispectralProduct):
         self._reported: set[tuple[str, tuple[int, int]]] = set()
         try:
             self._metadata = read_safe_metadata(self._archive)
-            self._granule = _choose(self._metadata, granule)
+            self._granule = choose_granule(self._metadata, granule)
             self._band_names = _CHOICES[bands]
             self._warnings = list(self._metadata.warnings)
-            self._members = self._layer_members()
+            self._members = layer_members(self._granule, self._band_names, self._metadata.name)
             paths = {layer: self._archive.gdal_path(member) for layer, member in self._members.items()}
             self._pool = LayerPool(paths, self._metadata.name, self._check_layer if verify else None)
-            self._grid, self._placements = self._place_layers()
+            self._grid, self._placements = place_layers(
+                self._pool, list(self._members), self._granule.grids[10], self._metadata.name, self._warnings
+            )
         except HsfuseError:
             self.close()
             raise
@@ -141,53 +142,8 @@ class Sentinel2Product(MultispectralProduct):
 
     # ------------------------------------------------------------------ set-up
 
-    def _layer_members(self) -> dict[str, str]:
-        images, name = self._granule.images, self._metadata.name
-        missing = [band for band in self.band_names if (band, RESOLUTION_M[band]) not in images]
-        if len(missing) == len(self.band_names):
-            raise InputError(f"{name} holds metadata but no image files (.jp2).", hint=_DAMAGED)
-        if missing:
-            sizes = sorted({RESOLUTION_M[band] for band in missing})
-            raise InputError(
-                f"{name} has no {' or '.join(map(str, sizes))} m image of {', '.join(missing)}.", hint=_DAMAGED
-            )
-        members = {band: images[band, RESOLUTION_M[band]] for band in self.band_names}
-        scl = images.get(("SCL", 20)) or images.get(("SCL", 60))
-        if scl is not None:
-            members["SCL"] = scl
-        elif "MSK_CLASSI" in self._granule.masks:
-            members["MSK_CLASSI"] = self._granule.masks["MSK_CLASSI"]
-        return members
-
     def _check_layer(self, layer: str) -> None:
         self._archive.verify(self._members[layer], layer)
-
-    def _place_layers(self) -> tuple[Grid, dict[str, Placement]]:
-        """Check every image's own geometry against the metadata; return the grid and where each layer lies."""
-        pool, tile = self._open_pool, self._granule.grids[10]
-        layers = list(self._members)
-        geometry = {layer: pool.submit(layer, image_geometry, pixels=False) for layer in layers}
-        grids: dict[str, Grid] = {}
-        for layer, future in geometry.items():
-            # A mask that cannot be opened must not be mistaken for a clear sky, so it is an error as well.
-            grids[layer] = check_geometry(*future.result(), tile, layer, self._metadata.name)
-        fine = grids["B02"]
-        placements: dict[str, Placement] = {}
-        for layer, grid in grids.items():
-            placement = Placement.of(grid, fine)
-            exact = placement is not None and (placement.row0, placement.col0, *grid.shape) == (0, 0, *fine.shape)
-            if placement is None or (RESOLUTION_M.get(layer) == 10 and not exact):
-                raise InputError(
-                    f"The images of B02 and {layer} in {self._metadata.name} do not lie on the same grid.",
-                    hint=_DAMAGED,
-                )
-            placements[layer] = placement
-        if fine != tile:
-            self._warnings.append(
-                f"The images of {self._metadata.name} cover only {fine.height} x {fine.width} of the tile's "
-                f"{tile.height} x {tile.width} pixels; they were taken as they are."
-            )
-        return fine, placements
 
     def _read_polygons(self) -> CloudPolygons | None:
         name = self._granule.masks.get("MSK_CLOUDS")
@@ -413,17 +369,3 @@ class Sentinel2Product(MultispectralProduct):
             layer.close()
         self._scratch.clear()
         self._archive.close()
-
-
-def _choose(metadata: SafeMetadata, wanted: str | None) -> GranuleMetadata:
-    tiles = metadata.granules
-    if wanted is not None:
-        tiles = tuple(tile for tile in tiles if wanted in (tile.name, tile.tile_id))
-        if not tiles:
-            raise InputError(f"{metadata.name} has no granule {wanted}.")
-    if len(tiles) > 1:
-        raise InputError(
-            f"{metadata.name} holds {len(tiles)} tiles.",
-            hint="Open it with hsfuse.readers.open_msi, which makes a mosaic of them, or choose one granule.",
-        )
-    return tiles[0]
