@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter
 
 from hsfuse.fusion.change.evidence import Evidence
 from hsfuse.fusion.change.response import Response
-from hsfuse.fusion.scene_model.relation import neighbour_mean
+from hsfuse.fusion.scene_model.contradiction import neighbour_mean
 
 FloatArray = NDArray[np.float64]
 

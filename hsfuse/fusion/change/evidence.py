@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from hsfuse.fusion.change.local import best_correction
 from hsfuse.fusion.change.response import Response
-from hsfuse.fusion.scene_model.relation import CoarsePair, Contradiction, GuideRelation, relate
+from hsfuse.fusion.scene_model.contradiction import Contradiction
+from hsfuse.fusion.scene_model.relation import CoarsePair, GuideRelation, relate
 
 FloatArray = NDArray[np.float64]
 

@@ -23,7 +23,8 @@ from scipy.ndimage import binary_dilation, gaussian_filter
 from hsfuse.fusion.change.evidence import Evidence, gather_evidence
 from hsfuse.fusion.change.matting import MattingData, foreign_share, neighbour_contrast
 from hsfuse.fusion.change.response import Response
-from hsfuse.fusion.scene_model.relation import CoarsePair, neighbour_mean
+from hsfuse.fusion.scene_model.contradiction import neighbour_mean
+from hsfuse.fusion.scene_model.relation import CoarsePair
 
 FloatArray = NDArray[np.float64]
 FloatCube = NDArray[np.float32]

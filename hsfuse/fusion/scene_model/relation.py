@@ -37,7 +37,6 @@ _LARGE_PX, _BLOCK_PX, _BLOCK_PIXELS = 120_000, 64, 50_000
 """Scenes of more pixels start from the relation of blocks of this side, so many pixels in all."""
 _WARM_ROUNDS: tuple[int, ...] = (1, 2)
 _WARM_FIELD_ROUNDS: tuple[int, ...] = (2, 1, 1, 2)
-_LEAST_CONTRAST = 4e-4
 
 
 @dataclass(frozen=True)
@@ -366,49 +365,6 @@ class _Reweighted:
             (self.variance * self.scale).reshape(self.bands, *self.shape), self.synthesis,
             self.weight.reshape(self.shape), self.nuisance_found,
         )  # fmt: skip
-
-
-def neighbour_mean(x: NDArray[np.floating]) -> FloatArray:
-    """Mean of the four neighbours of every pixel of (band, row, col), edges reflected."""
-    padded = np.pad(x, ((0, 0), (1, 1), (1, 1)), mode="reflect")
-    around = padded[:, :-2, 1:-1] + padded[:, 2:, 1:-1] + padded[:, 1:-1, :-2] + padded[:, 1:-1, 2:]
-    return np.asarray(around / 4.0, np.float64)
-
-
-@dataclass(frozen=True)
-class Contradiction:
-    """Where the guide contradicts the HSI.
-
-    Attributes
-    ----------
-    candidates
-        Pixels that may hold foreign ground: far from the relation, and worse predicted by the guide than by their
-        neighbours (rare materials are not), shape (row, col).
-    rivalry
-        Error of the guide over that of the four neighbours when they predict the HSI, shape (row, col).
-    misfit
-        Squared error of the guide, mean over the bands in units of their variance, shape (row, col).
-    power
-        Variance of every MSI band as the HSI shows it, shape (msi band,).
-    """
-
-    candidates: NDArray[np.bool_]
-    rivalry: FloatArray
-    misfit: FloatArray
-    power: FloatArray
-
-    @classmethod
-    def find(cls, relation: GuideRelation, msi: FloatArray, valid: NDArray[np.bool_]) -> Contradiction:
-        """Compare a relation with the MSI at low resolution, shape (msi band, row, col)."""
-        seen = relation.seen
-        power = np.maximum(seen[:, valid].var(axis=1), 1e-12)
-        scale = power[:, None, None]
-        misfit = ((msi - seen) ** 2 / scale).mean(axis=0)
-        contrast = ((seen - neighbour_mean(seen)) ** 2 / scale).mean(axis=0)
-        soft_misfit, soft_contrast = (gaussian_filter(x, 0.7, mode="constant") for x in (misfit, contrast))
-        rivalry = soft_misfit / (soft_contrast + _LEAST_CONTRAST)
-        candidates = (relation.distance > OUTLIER_DISTANCE) & (rivalry > 1.0) & valid
-        return cls(np.asarray(candidates, dtype=np.bool_), rivalry, misfit, power)
 
 
 def _smooth(x: FloatArray, sigma: float) -> FloatArray:
