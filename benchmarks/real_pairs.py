@@ -25,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 from pair_changes import CHANGES, changed_guide
 from quality_scenes import ReferenceScene, prisma_like_bands, read_cube, sentinel2_responses
+from real_sensors import real_pair
 from scipy.stats import rankdata, spearmanr
 
 from hsfuse.degrade import Psf, upsample_array
@@ -96,8 +97,6 @@ def make_pair(scene: ReferenceScene, setting: str, change: str, seed: int) -> tu
     else:
         guide, mask = changed_guide(scene.msi, change, seed)
     if setting == "real":
-        from real_sensors import real_pair
-
         pair = real_pair(scene, guide, RATIO, seed)
     else:
         pair = reduce_scene(scene.cube, guide, RATIO, CONDITIONS[setting], name=scene.name, seed=seed)

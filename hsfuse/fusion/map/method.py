@@ -35,6 +35,8 @@ KINDS: dict[Quality, tuple[RefinementKind, ...]] = {
     "fast": ("map",), "standard": ("map", "clean"), "best": ("map", "clean", "nonlocal"),
 }  # fmt: skip
 """What each quality tries; the one that gains most at reduced resolution is used."""
+HSI_VARIANCES = (1.0, 3.0, 10.0, 30.0, 100.0)
+"""Error variances of the HSI that are tried, in units of its noise."""
 MIN_GAIN_DB = 0.05
 """What the step must gain at reduced resolution to be used."""
 _log = get_logger(__name__)
@@ -138,13 +140,21 @@ class RefinedMethod(FusionMethod):
             return None, RefinementRecord("none", {}, 0, None)
         prior, power = error_prior(windows, fused, model), _component_power(strips, model)
         gains: dict[str, float] = {}
+
+        def gain(kind: RefinementKind, variance: float) -> float:
+            trial = Refinement.make(
+                model, prior, power, kind=kind, hsi_variance=variance, device=context.device, aligned=True
+            )
+            return _trial_gain(trial, fresh, windows, fused, model)
+
+        tried = {variance: gain("map", variance) for variance in HSI_VARIANCES}
+        variance = max(tried, key=lambda value: tried[value])
         for kind in KINDS[self._quality]:
-            trial = Refinement.make(model, prior, power, kind=kind, device=context.device, aligned=True)
-            gains[kind] = _trial_gain(trial, fresh, windows, fused, model)
+            gains[kind] = tried[variance] if kind == "map" else gain(kind, variance)
         best = max(KINDS[self._quality], key=lambda kind: gains[kind])
         if gains[best] < MIN_GAIN_DB:
             return None, RefinementRecord("none", gains, len(windows), prior.error)
-        chosen = Refinement.make(model, prior, power, kind=best, device=context.device)
+        chosen = Refinement.make(model, prior, power, kind=best, hsi_variance=variance, device=context.device)
         return chosen, RefinementRecord(best, gains, len(windows), prior.error)
 
     def fuse(self, hsi: torch.Tensor, msi: torch.Tensor) -> torch.Tensor:

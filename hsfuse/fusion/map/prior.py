@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter, map_coordinates
 
 from hsfuse.degrade import NO_OFFSET, Psf, lowpass_decimate_array, psf_kernel
 from hsfuse.errors import HsfuseError
@@ -32,6 +33,7 @@ _RIM = 2
 _FLOOR = 0.05
 """Smallest eigenvalue of the prior, in units of the HSI's noise variance."""
 _LEAST_PART = 0.1
+_LEAST_JITTER_PX, _MOST_JITTER_PX, _SMOOTH_PX = 0.02, 0.4, 3
 
 FloatCube = NDArray[np.float32]
 _log = get_logger(__name__)
@@ -101,6 +103,7 @@ def degraded_windows(
     for strip, rows, cols in _places(strips, ratio):
         truth, guide, valid = strip.hsi[:, rows, cols], strip.msi[:, rows, cols], strip.valid[rows, cols]
         low = lowpass_decimate_array(truth, ratio, model.psf)
+        low = _jittered(low, model.synthesis.jitter_px, rng)
         low = low + lost * rng.standard_normal(low.shape).astype(np.float32)
         guide = guide + guide_lost * rng.standard_normal(guide.shape).astype(np.float32)
         counted = np.zeros_like(valid)
@@ -109,6 +112,18 @@ def degraded_windows(
         counted[inner] = valid[inner]
         windows.append(DegradedWindow(low, guide, np.ascontiguousarray(truth), valid, counted))
     return windows
+
+
+def _jittered(low: FloatCube, jitter_px: float, rng: np.random.Generator) -> FloatCube:
+    """Displace an image by a smooth random field of so many pixels: as the measured HSI lies to the guide."""
+    jitter_px = min(jitter_px, _MOST_JITTER_PX)
+    if jitter_px < _LEAST_JITTER_PX or min(low.shape[1:]) < _SMOOTH_PX:
+        return low
+    shape = low.shape[1:]
+    field = gaussian_filter(rng.standard_normal((2, *shape)), (0, _SMOOTH_PX, _SMOOTH_PX), mode="reflect")
+    field *= jitter_px / np.maximum(field.std(axis=(1, 2), keepdims=True), 1e-9)
+    at = np.stack(np.meshgrid(*(np.arange(size) for size in shape), indexing="ij")) + field
+    return np.stack([map_coordinates(band, at, order=3, mode="nearest") for band in low]).astype(np.float32)
 
 
 def fuse_windows(

@@ -112,6 +112,7 @@ class Refinement:
         power: FloatMatrix,
         *,
         kind: RefinementKind,
+        hsi_variance: float = 1.0,
         device: str = "cpu",
         aligned: bool = False,
     ) -> Refinement:
@@ -125,6 +126,8 @@ class Refinement:
             Covariance of the HSI's components, shape (component, component).
         kind
             What the refinement does.
+        hsi_variance
+            Error variance of the HSI in units of its noise: above 1 where its response is not quite what is assumed.
         device
             Torch device.
         aligned
@@ -137,22 +140,24 @@ class Refinement:
             torch.as_tensor(np.ascontiguousarray(array), dtype=torch.float32, device=device)
             for array in (space.mean, space.forward, space.back, model.guide_noise)
         )
-        misfit = model.synthesis.residual_variance
+        # Only ratios count, so what the HSI is trusted less the others are trusted more.
+        covariance = prior.covariance / hsi_variance
+        misfit = model.synthesis.residual_variance / hsi_variance
         floor = 1e-9 * max(float(np.mean(misfit)), 1e-12)
-        noise = model.guide_noise**2
+        noise = model.guide_noise**2 / hsi_variance
         if kind == "map":
             first = MapEstimator.make(
-                model, prior.covariance, RAW_GUIDE * noise + misfit + floor, device=device, aligned=aligned
+                model, covariance, RAW_GUIDE * noise + misfit + floor, device=device, aligned=aligned
             )
             return cls(mean, forward, back, first=first)
         variance = CLEANED_GUIDE * noise + misfit + floor
-        plain = MapEstimator.make(model, prior.covariance, variance, device=device, aligned=aligned)
+        plain = MapEstimator.make(model, covariance, variance, device=device, aligned=aligned)
         if kind == "clean":
             return cls(mean, forward, back, first=plain, guide_noise=level)
         first = MapEstimator.make(
-            model, _FIRST_PRIOR * prior.covariance, _FIRST_GUIDE * variance, device=device, aligned=aligned
+            model, _FIRST_PRIOR * covariance, _FIRST_GUIDE * variance, device=device, aligned=aligned
         )
-        last = MapEstimator.make(model, _AGAIN * prior.covariance, variance, device=device, aligned=aligned)
+        last = MapEstimator.make(model, _AGAIN * covariance, variance, device=device, aligned=aligned)
         step = NonlocalStep.make(model, plain, power)
         return cls(mean, forward, back, first=first, nonlocal_step=step, last=last, guide_noise=level)
 

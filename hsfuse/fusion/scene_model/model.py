@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import binary_erosion
 
 from hsfuse.degrade import NO_OFFSET, Offset, Psf
 from hsfuse.fusion.base import FusionContext, LowResolutionStrip
@@ -37,6 +38,9 @@ class GuideSynthesis:
         Standard errors of ``matrix``, its shape.
     residual_variance
         What it leaves of each MSI band at low resolution, shape (msi band,).
+    jitter_px
+        Standard deviation of a local displacement that would explain how the residual grows with the gradient, HSI
+        pixels: what co-registration and a single PSF leave.
     foreign_share
         Share of the pixels that were left out because guide and HSI contradict each other.
     """
@@ -45,6 +49,7 @@ class GuideSynthesis:
     mean: FloatMatrix
     uncertainty: FloatMatrix
     residual_variance: FloatMatrix
+    jitter_px: float
     foreign_share: float
 
 
@@ -100,6 +105,7 @@ class SceneModel:
             "guide_noise": [round(float(v), 6) for v in self.guide_noise],
             "guide_misfit": [round(float(v), 6) for v in np.sqrt(guide.residual_variance)],
             "synthesis_error": round(float(np.sqrt((guide.uncertainty**2).sum(axis=1)).max()), 6),
+            "jitter_px": round(guide.jitter_px, 4),
             "foreign_share": round(guide.foreign_share, 4),
         }
 
@@ -171,7 +177,28 @@ def _relate(strips: Sequence[LowResolutionStrip], space: Subspace, context: Fusi
     responses = None if context.srf is None else context.srf @ space.back
     synthesis, mean, uncertainty = ridge_synthesis(u, y, pair.level, responses)
     left = (y - synthesis @ u - mean[:, None]).var(axis=1)
-    return GuideSynthesis(synthesis, mean, uncertainty, left, foreign)
+    jitter = _jitter_px(np.tensordot(synthesis, pair.components, axes=1) + mean[:, None, None], msi, trusted)
+    return GuideSynthesis(synthesis, mean, uncertainty, left, jitter, foreign)
+
+
+def _jitter_px(seen: FloatMatrix, msi: FloatMatrix, trusted: NDArray[np.bool_]) -> float:
+    """Regress the squared residual on the squared gradient of what the HSI shows, all bands in units of their floor."""
+    inside = np.asarray(binary_erosion(trusted, np.ones((3, 3), bool)), dtype=np.bool_)
+    if inside.sum() < MIN_PIXELS:
+        return 0.0
+    slope_sum, weight_sum = 0.0, 0.0
+    for image, shown in zip(msi, seen, strict=True):
+        down, across = np.gradient(shown)
+        steep = (down**2 + across**2)[inside]
+        square = ((image - shown) ** 2)[inside]
+        # Halves of the pixels, steep and even ones: robust against the few that a regression would follow.
+        even = steep < np.median(steep)
+        rise = float(square[~even].mean() - square[even].mean())
+        run = float(steep[~even].mean() - steep[even].mean())
+        weight = run / max(float(square[even].mean()), 1e-20)
+        if run > 0:
+            slope_sum, weight_sum = slope_sum + weight * rise / run, weight_sum + weight
+    return float(np.sqrt(max(slope_sum / weight_sum, 0.0))) if weight_sum else 0.0
 
 
 def coarse_pair(
