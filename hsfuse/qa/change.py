@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse.qa import style
 from hsfuse.qa.page import FigureFile
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -37,35 +40,57 @@ class ChangeView:
     hsi_only: NDArray[np.bool_]
     valid: NDArray[np.bool_]
     share: float
-    days: int | None = None
+    days: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the numbers as plain values."""
+        return {"share": self.share, "days": self.days, "hsi_only_share": self.hsi_only_share}
+
+    @property
+    def hsi_only_share(self) -> float:
+        """Share of the valid pixels that follow the hyperspectral image alone."""
+        return float(self.hsi_only[self.valid].mean()) if self.valid.any() else 0.0
 
 
 def change_figures(view: ChangeView | None) -> list[FigureFile]:
     """A map of the change beside one of the expected error."""
     if view is None or not view.valid.any():
         return []
-    height, width = view.change.shape
-    figure = style.new_figure(9.0, min(max(4.5 * height / width + 0.7, 2.5), 9.0))
-    left, right = figure.subplots(1, 2)
-    change = np.ma.masked_where(~view.valid, view.change)
-    error = np.ma.masked_where(~view.valid, view.expected_error)
-    shown = left.imshow(change, cmap="magma_r", vmin=0.0, vmax=1.0, interpolation="nearest")
-    figure.colorbar(shown, ax=left, shrink=0.8)
-    left.set_title("Probability of other ground")
-    if view.hsi_only.any() and not view.hsi_only.all():
-        left.contour(view.hsi_only.astype(float), levels=[0.5], colors=[style.SKY], linewidths=0.8)
-    top = float(np.quantile(view.expected_error[view.valid], 0.99))
-    shown = right.imshow(error, cmap="viridis", vmin=0.0, vmax=max(top, 1e-6), interpolation="nearest")
-    figure.colorbar(shown, ax=right, shrink=0.8)
-    right.set_title("Expected error (reflectance)")
-    for axes in (left, right):
-        axes.set_xticks([])
-        axes.set_yticks([])
-        axes.grid(visible=False)
-    apart = "" if view.days is None else f" The images were taken {view.days} days apart."
+    apart = "" if view.days is None else f" The images were taken {view.days:.1f} days apart."
     caption = (
         f"{100 * view.share:.1f} % of the ground differs between the images.{apart} Dark on the left: the "
         "multispectral image shows other ground there (harvest, cloud, shadow); inside the blue lines the cube follows "
         "the hyperspectral image alone. White: no data."
     )
-    return [FigureFile("changes", "changes", "Changes between both images", caption, style.to_png(figure))]
+    how = (
+        "Where both images show the same ground, the cube takes its detail from the multispectral image. Where they do "
+        "not, that detail would be wrong: it is replaced by what the surroundings suggest, or left out, and the cube "
+        "is as blurred as the hyperspectral image there. The map on the right is an estimate of the error that is "
+        "left; the file beside the cube (OUT.confidence.tif) holds both for a GIS."
+    )
+    figure = _change_figure(view)
+    title = "Changes between both images"
+    return [FigureFile("changes", "changes", title, caption, style.to_png(figure), how=how, drawing=figure)]
+
+
+def _change_figure(view: ChangeView) -> Figure:
+    height, width = view.change.shape
+    with style.themed():
+        figure = style.new_figure(10.0, min(max(4.8 * height / width + 0.7, 2.5), 9.0))
+        left, right = figure.subplots(1, 2)
+        change = np.ma.masked_where(~view.valid, view.change)
+        error = np.ma.masked_where(~view.valid, view.expected_error)
+        shown = left.imshow(change, cmap="magma_r", vmin=0.0, vmax=1.0, interpolation="nearest")
+        figure.colorbar(shown, ax=left, shrink=0.8)
+        left.set_title("Probability of other ground")
+        if view.hsi_only.any() and not view.hsi_only.all():
+            left.contour(view.hsi_only.astype(float), levels=[0.5], colors=[style.SKY], linewidths=0.8)
+        top = float(np.quantile(view.expected_error[view.valid], 0.99))
+        shown = right.imshow(error, cmap="viridis", vmin=0.0, vmax=max(top, 1e-6), interpolation="nearest")
+        figure.colorbar(shown, ax=right, shrink=0.8)
+        right.set_title("Expected error (reflectance)")
+        for axes in (left, right):
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.grid(visible=False)
+    return figure

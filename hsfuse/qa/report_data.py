@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hsfuse.band_selection.selection import BandEvidence
 from hsfuse.grid import Grid
+from hsfuse.qa.change import ChangeView
 from hsfuse.qa.coregistration import CoregistrationDiagnostics
 from hsfuse.qa.plots import MsiBandError, band_rows
 from hsfuse.qa.quicklook import AlignmentView, DetailPair, Picture
@@ -57,6 +58,8 @@ class ReportData:
         Label -> value per fused band, such as the RMSE of the degraded cube against the HSI.
     msi_consistency
         The same against each multispectral band.
+    changes
+        Where both images show different ground; None where nobody looked.
     spectra
         Pure pixels before and after fusion.
     quicklooks, details
@@ -96,6 +99,7 @@ class ReportData:
     centre_nm: FloatArray = field(default_factory=lambda: np.zeros(0))
     consistency: Mapping[str, FloatArray] = field(default_factory=dict)
     msi_consistency: Sequence[MsiBandError] = ()
+    changes: ChangeView | None = None
     spectra: Sequence[SpectrumComparison] = ()
     quicklooks: Sequence[Picture] = ()
     details: Sequence[DetailPair] = ()
@@ -126,6 +130,7 @@ class ReportData:
             "centre_nm": self.centre_nm,
             "consistency": self.consistency,
             "msi_consistency": [asdict(band) for band in self.msi_consistency],
+            "changes": None if self.changes is None else self.changes.to_json(),
             "spectra": [comparison.to_json() for comparison in self.spectra],
             "bands": [vars(row) for row in band_rows(self.bands)],
             "seams": None if self.seams is None else self.seams.to_json(),

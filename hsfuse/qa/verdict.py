@@ -93,6 +93,10 @@ THRESHOLDS: tuple[Threshold, ...] = (
         "the displacement there is extrapolated, not measured", "", 3,
     ),
     Threshold(
+        "change_share", "Share of the ground that differs between the images", "lower", 0.10, None,
+        "there the cube follows the HSI alone; the confidence layer says where", "", 3,
+    ),
+    Threshold(
         "seam_ratio", "Seams between tiles", "lower", 1.25, 2.00,
         "tile borders can be seen in the cube", "", 3,
     ),
@@ -232,6 +236,7 @@ def judge(
     *,
     coregistration: CoregistrationDiagnostics | None = None,
     coverage: float | None = None,
+    change_share: float | None = None,
     surfaces: Sequence[SurfaceCheck] | None = None,
     not_made: Mapping[str, str] | None = None,
     warnings: Iterable[str] = (),
@@ -249,6 +254,8 @@ def judge(
         How the images were aligned; None when the inputs were aligned already.
     coverage
         Valid share of the output, 0 to 1.
+    change_share
+        Share of the ground that differs between the images, 0 to 1; None where nobody looked.
     surfaces
         Verdict for each surface class; None where classes are not to be judged.
     not_made
@@ -267,6 +274,8 @@ def judge(
     numbers: dict[str, float | None] = dict(scores)
     if coverage is not None:
         numbers["coverage"] = coverage
+    if change_share is not None:
+        numbers["change_share"] = change_share
     findings = list(_judge_coregistration(coregistration, numbers))
     findings.extend(
         _judge_number(threshold, numbers[threshold.key], (not_made or {}).get(threshold.key, ""))
@@ -277,7 +286,9 @@ def judge(
         findings.append(_judge_user_limit(numbers.get("qnr"), min_qnr))
     findings.extend(Finding("usable with care", "Note", _sentence(text)) for text in warnings)
     by_surface = list(_judge_surfaces(surfaces)) if surfaces is not None else []
-    made = [f for f in (*findings, *by_surface) if f.key not in ("", "coverage") and f.level != "not made"]
+    made = [
+        f for f in (*findings, *by_surface) if f.key not in ("", "coverage", "change_share") and f.level != "not made"
+    ]
     if not made:
         text = "No quality score was computed, so nothing speaks for or against the cube."
         findings.append(Finding("not made", "Scores", text))

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 from qa_builders import CENTRE_NM, WATER_WINDOWS, band, coregistration, patch_scene, product_info, spectrum
@@ -20,6 +21,7 @@ from hsfuse.errors import OutputError, UsageError
 from hsfuse.grid import Bounds, Grid
 from hsfuse.outputs import marked_png
 from hsfuse.qa import style
+from hsfuse.qa.change import ChangeView, change_figures
 from hsfuse.qa.compare_report import CompareData, MethodResult, score_rows, write_compare_report
 from hsfuse.qa.coregistration import diagnose
 from hsfuse.qa.coregistration_plots import vector_figure
@@ -456,3 +458,22 @@ def test_spectra_show_all_bands_of_the_product():
     (panel,) = spectra_figure([found]).subfigs
     labels = panel.axes[0].get_legend_handles_labels()[1]
     assert "HSI, bands left out" in labels
+
+
+def test_changes_between_the_images_are_mapped_and_judged(tmp_path):
+    change = np.zeros((20, 30))
+    change[5:15, 5:25] = 1.0
+    view = ChangeView(change, np.full((20, 30), 0.01), change > 0.5, np.ones((20, 30), bool), 1 / 3, 12.4)
+    verdict = judge({"qnr": 0.9}, change_share=view.share)
+    assert verdict.level == "usable with care"
+    assert "differs between the images: 0.333, good is at most 0.100" in verdict.reasons[0]
+    report = replace(full_report(), changes=view, verdict=verdict)
+    before = dict(mpl.rcParams)
+    (figure,) = change_figures(view)
+    assert dict(mpl.rcParams) == before
+    words = words_of(write_report(tmp_path / "x.html", report, [figure]))
+    assert "33.3 % of the ground differs between the images. The images were taken 12.4 days apart." in words
+    data = json.loads(write_json(tmp_path / "x.json", report).read_text())
+    assert data["changes"] == {"share": pytest.approx(1 / 3), "days": 12.4, "hsi_only_share": pytest.approx(1 / 3)}
+    assert "changes" in {f.key for f in make_figures(report)}
+    assert change_figures(None) == []

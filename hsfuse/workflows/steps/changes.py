@@ -20,8 +20,6 @@ from hsfuse.threads import single_threaded
 from hsfuse.workflows.steps.methods import may_calibrate
 from hsfuse.workflows.steps.prepare import PreparedScene
 
-CARE_SHARE = 0.1
-"""Share of changed ground from which the cube asks for care."""
 _VIEW_PX = 900
 
 
@@ -45,18 +43,13 @@ def find_changes(
         repair = repaired_scene(prepared.scene, config, resources, min_confidence=config.min_confidence)
         stage.advance()
     days = days_apart(prepared.scene)
-    facts = repair.to_json() | {"days_apart": days}
-    apart = "" if days is None else f" (taken {days} day{'' if days == 1 else 's'} apart)"
+    facts = repair.to_json() | {"days_apart": None if days is None else round(days, 2)}
+    apart = "" if days is None else f" (taken {days:.1f} days apart)"
     warnings = list(prepared.warnings)
     if not repair.trusted:
         warnings.append(
             f"The images differ on most of the ground{apart}: the cube follows the hyperspectral image alone and is "
             "no sharper than it."
-        )
-    elif repair.guide.share > CARE_SHARE:
-        warnings.append(
-            f"{100 * repair.guide.share:.0f} % of the ground differs between the images{apart}: there the cube follows "
-            "the hyperspectral image; the confidence layer says where."
         )
     return repair, replace(prepared, warnings=tuple(warnings)), {"changes": facts}
 
@@ -79,13 +72,13 @@ def repaired_scene(
     return replace(repair, scene=replace(repair.scene, area=area))
 
 
-def days_apart(scene: FusionScene) -> int | None:
+def days_apart(scene: FusionScene) -> float | None:
     """Days between both images; None where a product does not say when it was taken."""
     first, second = scene.hsi.info.start, scene.msi.info.start
-    return None if first is None or second is None else abs((first - second).days)
+    return None if first is None or second is None else abs((first - second).total_seconds()) / 86400.0
 
 
-def change_view(repair: SceneRepair, days: int | None = None) -> ChangeView:
+def change_view(repair: SceneRepair, days: float | None = None) -> ChangeView:
     """Thin out what is known about every pixel to the size of a picture."""
     step = max(-(-max(repair.change.shape) // _VIEW_PX), 1)
     part = (slice(None, None, step), slice(None, None, step))

@@ -127,7 +127,8 @@ def assess(
         aligned = diagnose(prepared.coregistration, scene.hsi.grid.bounds)
         queue.draw(coregistration_figures, aligned)
         queue.draw(band_figures, prepared.selection.table)
-        queue.draw(change_figures, None if repair is None else change_view(repair, days_apart(scene)))
+        changes = None if repair is None else change_view(repair, days_apart(scene))
+        queue.draw(change_figures, changes)
         try:
             windows = score_windows(scene, fused)
             queue.draw(consistency_figures, centre, windows.band_rmse, windows.msi_bands)
@@ -155,7 +156,8 @@ def assess(
         if seams is not None:
             scores["seam_ratio"] = float(seams.ratio) if np.isfinite(seams.ratio) else None
         verdict = judge(
-            scores, coregistration=aligned, coverage=coverage, surfaces=check_surfaces(spectra, shares),
+            scores, coregistration=aligned, coverage=coverage, change_share=None if changes is None else changes.share,
+            surfaces=check_surfaces(spectra, shares),
             not_made=windows.not_made, warnings=prepared.warnings,
             thresholds=thresholds_for(scene.hsi.grid.pixel_m), min_qnr=config.min_quality,
         )  # fmt: skip
@@ -165,7 +167,8 @@ def assess(
             psf=f"{summary['psf_fwhm_px']:.2f} HSI pixels wide (FWHM), {summary['psf_source']}",
             facts=_facts(summary, finished(), coverage), inputs={"HSI": scene.hsi.info, "MSI": scene.msi.info},
             coregistration=aligned, alignment=alignment, scores=scores,
-            centre_nm=centre, consistency=windows.band_rmse, msi_consistency=windows.msi_bands, spectra=spectra,
+            centre_nm=centre, consistency=windows.band_rmse, msi_consistency=windows.msi_bands, changes=changes,
+            spectra=spectra,
             quicklooks=quicklooks, details=details,
             bands=prepared.selection.table, seams=seams, seconds=clock.seconds,
             peak_memory_bytes=clock.memory.bytes, configuration=summary["config"], versions=_versions(),
