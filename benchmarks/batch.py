@@ -1,8 +1,9 @@
 """Batches of twelve small scenes: time against one run after the other, memory of all processes, random kills.
 
-Usage: python benchmarks/batch.py WORK_FOLDER [--rounds 3] [--kills 20] [--max-memory 3GB] [--no-report] [--flags ...]
+Usage: python benchmarks/batch.py WORK_FOLDER [--scenes 12] [--rounds 3] [--kills 20] [--max-memory 3GB] [--no-report]
+    [--flags '...']
 
-Every round runs the twelve scenes one after the other with `hsfuse run` and then with `hsfuse batch`, so that a slow
+Every round runs the scenes one after the other with `hsfuse run` and then with `hsfuse batch`, so that a slow
 phase of the machine meets both. Memory is the sum over all processes of a batch, sampled: resident (shared pages
 counted once for each process) and proportional (each page counted once). Each kill ends a batch with SIGKILL at a
 random moment; the cubes after a second call are compared with those of the single runs.
@@ -32,11 +33,10 @@ import psutil
 from hsfuse.simulate.products import simulate_pair
 
 SETTINGS = ("--method", "glp", "--bands", "24", "--no-progress", "--quiet")
-SCENES = 12
 _SAMPLE_S = 0.05
 
 
-def simulate(folder: Path) -> list[tuple[Path, Path]]:
+def simulate(folder: Path, count: int) -> list[tuple[Path, Path]]:
     """Three pairs of different dates, each hyperspectral product under four names; (HSI, Sentinel-2) of each scene."""
     hsi, s2 = folder / "prisma", folder / "sentinel2"
     if not hsi.is_dir():
@@ -49,10 +49,10 @@ def simulate(folder: Path) -> list[tuple[Path, Path]]:
                 pan=False, start=day, s2_start=day + timedelta(days=2),
             )  # fmt: skip
             shutil.move(pair.sentinel2, s2)
-            for copy in range(SCENES // 3):
-                shutil.copy(pair.prisma, hsi / f"scene_{number * SCENES // 3 + copy:02d}.he5")
+            for copy in range(count // 3):
+                shutil.copy(pair.prisma, hsi / f"scene_{number * (count // 3) + copy:02d}.he5")
     products = sorted(s2.iterdir())
-    return [(path, products[i * 3 // SCENES]) for i, path in enumerate(sorted(hsi.iterdir()))]
+    return [(path, products[i * 3 // count]) for i, path in enumerate(sorted(hsi.iterdir()))]
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -142,6 +142,7 @@ def killed_batch(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--scenes", type=int, default=12, help="a multiple of three")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--max-memory", default="3GB")
@@ -150,7 +151,7 @@ def main() -> None:
     parser.add_argument("--flags", default="", help="further settings of every run, such as '--coregister off'")
     given = parser.parse_args()
     folder: Path = given.folder.absolute()
-    scenes = simulate(folder)
+    scenes = simulate(folder, given.scenes)
     flags = [*(["--no-report"] if given.no_report else []), *shlex.split(given.flags)]
     limited = [*flags, "--max-memory", given.max_memory]
     work = folder / "out"

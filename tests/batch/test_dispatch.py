@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +16,7 @@ from hsfuse._version import __version__
 from hsfuse.cli.app import app
 from hsfuse.errors import DiskFullError, InputError, MemoryBudgetError
 from hsfuse.workflows.batch.dispatch import Dispatcher, first_attempt
-from hsfuse.workflows.batch.display import LineDisplay, SilentDisplay
+from hsfuse.workflows.batch.display import LineDisplay, SilentDisplay, TableDisplay
 from hsfuse.workflows.batch.executors import share_machine
 from hsfuse.workflows.batch.jobs import Attempt, PlanEntry, SceneJob, Share
 from hsfuse.workflows.batch.lock import SceneLock
@@ -270,3 +271,29 @@ def test_shares_of_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert shares(64, "256GB")[0] == 16
     assert shares(8, "64GB", gpus=["0", "1"])[1] == Share(4, shares(8, "64GB", gpus=["0", "1"])[1].memory, "1")
     assert shares(8, "64GB", workers=3, threads=2)[1].threads == 2
+    monkeypatch.setattr(f"{where}.available_memory", lambda: 24 * 10**9)
+    assert shares(2, None) == (2, Share(1)), "with memory to spare, tiles are those of a single run"
+    monkeypatch.setattr(f"{where}.available_memory", lambda: 5_200_000_000)
+    count, share = shares(2, None)
+    assert share.memory is not None
+    assert count * share.memory < 0.7 * 5.2e9
+
+
+def test_the_table_on_a_terminal(tmp_path: Path) -> None:
+    from rich.console import Console
+
+    jobs = [entry.job for entry in entries(tmp_path, 3) if entry.job is not None]
+    display = TableDisplay(jobs)
+    try:
+        display.started(jobs[1], Attempt(), "node7")
+        display.progress("s1", "fuse", 0.5)
+        display.refresh()
+        display.ended(jobs[2], "done", good=True)
+        console = Console(width=120, record=True, file=io.StringIO())
+        console.print(display._table())
+    finally:
+        display.close()
+    text = console.export_text()
+    assert "1 of 3 scenes" in text
+    assert "node7" in text
+    assert "fuse" in text

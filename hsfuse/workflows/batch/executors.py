@@ -27,6 +27,9 @@ _SMALLEST_BYTES = 640 * 2**20
 _SCENE_BYTES = 1_500_000_000
 """What a scene of :data:`_SCENE_PIXELS` takes when it is not told to take less."""
 _SCENE_PIXELS = 1_200_000
+_EASY_BYTES = 1_700_000_000
+"""With so much for each, scenes are not told a limit: a run keeps below it by its own rule, and then has the same tiles
+as a single run."""
 _MANY_CORES = ((32, 4), (8, 2))
 """From so many cores on, each scene gets so many: its parts that run on one core then cost less of the machine."""
 
@@ -119,7 +122,7 @@ def share_machine(
         per_scene = threads or next((each for many, each in _MANY_CORES if cores >= many), 1)
         count = len(gpus) or max(1, cores // per_scene)
         count = max(1, min(count, usable // wanted, max(len(jobs), 1)))
-    memory = usable // count
+    memory = usable // count if max_memory or usable // count < _EASY_BYTES else None
     each = threads or max(1, cores // count)
     shares = tuple(Share(each, memory, gpus[i % len(gpus)] if gpus else None) for i in range(count))
     return Shares(shares, Share(threads or cores, usable, gpus[0] if gpus else None))
