@@ -15,15 +15,27 @@ def add_to(app: typer.Typer) -> None:
 
     @app.command("info")
     def info(
-        path: Annotated[Path, typer.Argument(help="any product that hsfuse reads or writes")],
+        paths: Annotated[
+            list[Path], typer.Argument(help="any product that hsfuse reads or writes; several, or folders of them")
+        ],
         verbose: Verbose = False,
         quiet: Quiet = False,
         as_json: AsJson = False,
     ) -> None:
-        """Print what a product is: sensor, level, time, extent, bands, warnings."""
+        """Print what a product is: sensor, level, time, extent, bands, warnings; of several also which go together."""
         session = Session(verbose, quiet, as_json)
         with session.errors():
-            from hsfuse.workflows.info import describe_product, description_text
+            from hsfuse.workflows.info import (
+                describe_product,
+                describe_products,
+                description_text,
+                expanded,
+                products_text,
+            )  # fmt: skip
 
-            facts = describe_product(path)
-            session.show(facts, lambda: description_text(facts))
+            if len(paths) == 1 and len(expanded(paths[0])) == 1:
+                facts = describe_product(paths[0])
+                session.show(facts, lambda: description_text(facts))
+            else:
+                several = describe_products(paths)
+                session.show(several, lambda: products_text(several))

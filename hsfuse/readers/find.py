@@ -70,3 +70,7 @@ def _is_sure(probe: Callable[[Path], float], path: Path) -> bool:
     except (OSError, InputError) as error:
         _log.warning("left out: %s (%s)", path, error)
         return False
+    except Exception as error:
+        # One bad reader of another package must not keep the others from their files.
+        _log.debug("a reader failed to look at %s (%s)", path, error)
+        return False

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from hsfuse.errors import InputError
+from hsfuse.readers.entry import CERTAIN, LIKELY
 from hsfuse.readers.gdal import FolderAlias
 from hsfuse.readers.zip_files import DAMAGED_ZIP, stored_part
 
@@ -163,8 +164,8 @@ def _names_below(folder: Path) -> list[str]:
     return [path.relative_to(folder).as_posix() for path in found if path.is_file()]
 
 
-def package_tells(path: Path, mark: bytes, names: re.Pattern[str]) -> bool:
-    """Tell whether a path is a package of a mission: by the beginning of its metadata, in a zip by its names.
+def package_confidence(path: Path, mark: bytes, names: re.Pattern[str]) -> float:
+    """How sure a path is a package of a mission: by the beginning of its metadata, in a zip by its names.
 
     Parameters
     ----------
@@ -174,26 +175,38 @@ def package_tells(path: Path, mark: bytes, names: re.Pattern[str]) -> bool:
         What stands in the first kilobytes of the metadata file.
     names
         What the name of the metadata file in a zip looks like.
+
+    Returns
+    -------
+    float
+        As :attr:`~hsfuse.readers.entry.ReaderEntry.probe` does: less for parts that stand for the whole, so that a
+        search finds each product once.
     """
-    if path.is_file():
-        if zipfile.is_zipfile(path):
-            try:
-                with zipfile.ZipFile(path) as archive:
-                    listed = archive.namelist()
-            except DAMAGED_ZIP:
-                return False
-            return any(names.search(PurePosixPath(name.replace("\\", "/")).name) for name in listed)
-        match = _PART.match(path.name)
-        if match is None:
-            return False
-        beside = [file for file in path.parent.iterdir() if file.name.lower().startswith(match["scene"].lower())]
-    else:
-        beside = [path / name for name in _names_below(path)]
-    return any(_peek(file, mark) for file in beside if file.name.lower().endswith("-metadata.xml"))
+    if path.is_dir():
+        return CERTAIN if any(_peek(path / name, mark) for name in _names_below(path)) else 0.0
+    if zipfile.is_zipfile(path):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                listed = archive.namelist()
+        except DAMAGED_ZIP:
+            return 0.0
+        return CERTAIN if any(names.search(PurePosixPath(n.replace("\\", "/")).name) for n in listed) else 0.0
+    match = _PART.match(path.name)
+    if match is None:
+        return 0.0
+    if match["part"].upper() == "METADATA":
+        return CERTAIN if _peek(path, mark) else 0.0
+    beside = [file for file in path.parent.iterdir() if file.name.lower().startswith(match["scene"].lower())]
+    return LIKELY - 0.05 if any(_peek(file, mark) for file in beside) else 0.0
+
+
+def is_package_folder(folder: Path, mark: bytes) -> bool:
+    """Tell whether a folder itself holds one scene of a mission."""
+    return sum(_peek(file, mark) for file in folder.glob("*") if file.name.lower().endswith("-metadata.xml")) == 1
 
 
 def _peek(file: Path, mark: bytes) -> bool:
-    if not file.is_file():
+    if not file.name.lower().endswith("-metadata.xml") or not file.is_file():
         return False
     with file.open("rb") as stream:
         return mark in stream.read(_PEEK_BYTES)

@@ -1,12 +1,23 @@
-"""``hsfuse info``: what a product is."""
+"""``hsfuse info``: what a product is, and which of several go together."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from rasterio.crs import CRS
+
+from hsfuse.errors import HsfuseError, InputError
+from hsfuse.grid import Bounds, Grid
 from hsfuse.readers import open_product
 from hsfuse.readers.base import HyperspectralProduct
+from hsfuse.readers.find import find_products
+from hsfuse.readers.footprint import touches
+
+_LEAST_RATIO = 1.5
+"""Images of nearly equal pixels are no pair to fuse."""
 
 
 def describe_product(path: Path) -> dict[str, Any]:
@@ -57,6 +68,93 @@ def describe_product(path: Path) -> dict[str, Any]:
         product.close()
 
 
+def describe_products(paths: Sequence[Path]) -> dict[str, Any]:
+    """Describe several products, or all in some folders, and say which hyperspectral ones lie on which others.
+
+    Returns
+    -------
+    dict
+        ``products``: as :func:`describe_product`, or ``path`` and ``error`` of what cannot be read. ``pairs``: names,
+        shared area in km², days between the acquisitions and cloud cover of the multispectral image, the nearest
+        in time first.
+
+    Raises
+    ------
+    InputError
+        There is no product at all.
+    """
+    found = [product for path in paths for product in expanded(path)]
+    products = []
+    for path in dict.fromkeys(found):
+        try:
+            products.append(describe_product(path))
+        except HsfuseError as error:
+            products.append({"path": str(path), "error": error.message})
+    if all("error" in facts for facts in products):
+        first = products[0]["error"] if products else f"{paths[0]} holds no product."
+        raise InputError(str(first), hint="`hsfuse info FILE` says more about a single file.")
+    known = [facts for facts in products if "error" not in facts]
+    pairs = [
+        pair
+        for hsi in known
+        if hsi["kind"] == "hyperspectral"
+        for msi in known
+        if msi["kind"] == "multispectral" and (pair := _pair(hsi, msi)) is not None
+    ]
+    pairs.sort(key=lambda pair: (pair["hsi"], pair["days_apart"] is None, pair["days_apart"], -pair["overlap_km2"]))
+    return {"products": products, "pairs": pairs}
+
+
+def expanded(path: Path) -> list[Path]:
+    """Products that a path stands for: those in a folder that is none itself."""
+    if not path.is_dir():
+        return [path]
+    inside = dict.fromkeys([*find_products(path, "hsi"), *find_products(path, "msi")])
+    return list(inside) or [path]
+
+
+def _pair(hsi: dict[str, Any], msi: dict[str, Any]) -> dict[str, Any] | None:
+    grids = [
+        Grid.from_origin(CRS.from_string(facts["crs"]), facts["bounds"][0], facts["bounds"][3], facts["pixel_m"],
+                         facts["height"], facts["width"])
+        for facts in (hsi, msi)
+    ]  # fmt: skip
+    if grids[0].pixel_m < _LEAST_RATIO * grids[1].pixel_m or not touches(grids[1], grids[0]):
+        return None
+    shared: Bounds | None = grids[0].bounds_in(grids[1].crs).intersect(grids[1].bounds)
+    if shared is None:
+        return None
+    area = (shared.right - shared.left) * (shared.top - shared.bottom) / 1e6
+    times = [datetime.fromisoformat(facts["start"]) if facts["start"] else None for facts in (hsi, msi)]
+    apart = None if None in times else abs((times[0] - times[1]).total_seconds()) / 86400  # type: ignore[operator]
+    return {
+        "hsi": hsi["name"],
+        "msi": msi["name"],
+        "overlap_km2": round(area, 2),
+        "days_apart": None if apart is None else round(apart, 2),
+        "cloud_percent": msi["attributes"].get("cloud_percent"),
+        "ratio": round(hsi["pixel_m"] / msi["pixel_m"], 3),
+    }
+
+
+def products_text(facts: dict[str, Any]) -> str:
+    """Lay out several products and their pairs for reading."""
+    parts = [
+        f"{entry['path']}\n  error     {entry['error']}" if "error" in entry else description_text(entry)
+        for entry in facts["products"]
+    ]
+    for pair in facts["pairs"]:
+        days = "days apart unknown" if pair["days_apart"] is None else f"{pair['days_apart']:.1f} days apart"
+        cloud = "" if pair["cloud_percent"] is None else f", {pair['cloud_percent']:.0f} % cloud"
+        parts.append(
+            f"{pair['hsi']} + {pair['msi']}\n  pair      {pair['overlap_km2']:.1f} km², {days}{cloud}, "
+            f"ratio {pair['ratio']:g}"
+        )
+    if not facts["pairs"]:
+        parts.append("No hyperspectral product lies on a multispectral one.")
+    return "\n".join(parts)
+
+
 def description_text(facts: dict[str, Any]) -> str:
     """Lay out the facts for reading."""
     left, bottom, right, top = facts["bounds"]
@@ -73,5 +171,8 @@ def description_text(facts: dict[str, Any]) -> str:
     lines.append(f"  bands     {facts['bands']}{names}{span}")
     if facts["sun_zenith_deg"] is not None:
         lines.append(f"  sun       zenith {facts['sun_zenith_deg']:.1f} degrees")
+    made_by = facts["attributes"].get("hsfuse_version")
+    if made_by:
+        lines.append(f"  made by   hsfuse {made_by}, {facts['attributes'].get('hsfuse_method', 'unknown method')}")
     lines += [f"  warning   {text}" for text in facts["warnings"]]
     return "\n".join(lines)

@@ -6,16 +6,17 @@ import re
 from pathlib import Path
 
 from hsfuse.readers.base import HyperspectralProduct
-from hsfuse.readers.entry import CERTAIN, OpenOptions, ReaderEntry
-from hsfuse.readers.package import package_tells
+from hsfuse.readers.entry import OpenOptions, ReaderEntry
+from hsfuse.readers.package import is_package_folder, package_confidence
 
 __all__ = ["READER"]
 
+_MARK = b"<level_X"
 _IN_ZIP = re.compile(r"^ENMAP.*-METADATA\.XML$", re.IGNORECASE)
 
 
 def _probe(path: Path) -> float:
-    return CERTAIN if package_tells(path, b"<level_X", _IN_ZIP) else 0.0
+    return package_confidence(path, _MARK, _IN_ZIP)
 
 
 def _open(path: Path, options: OpenOptions) -> HyperspectralProduct:
@@ -38,4 +39,5 @@ READER = ReaderEntry(
     roles=frozenset({"hsi"}),
     probe=_probe,
     open=_open,
+    is_folder_product=lambda folder: is_package_folder(folder, _MARK),
 )

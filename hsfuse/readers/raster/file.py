@@ -220,9 +220,19 @@ class RasterFile:
             level="",
             path=self.path,
             start=_time(facts.get("acquisition_time")),
-            attributes={"driver": self._dataset.driver, "epsg": self.grid.crs.to_epsg(), **attributes},
+            attributes={
+                "driver": self._dataset.driver,
+                "epsg": self.grid.crs.to_epsg(),
+                **self._made_by(),
+                **attributes,
+            },
             warnings=tuple(self.warnings),
         )
+
+    def _made_by(self) -> dict[str, str]:
+        """What a cube of this program says of its making: version and method; nothing for other files."""
+        items = normalised(self.header.entries) | normalised(tags(self._dataset))
+        return {f"hsfuse_{key}": items[f"hsfuse_{key}"] for key in ("version", "method") if f"hsfuse_{key}" in items}
 
     def stored(self) -> StoredAs:
         """How the numbers of the bands in ``indexes`` are stored."""

@@ -14,7 +14,7 @@ __all__ = ["READER"]
 
 
 def _probe(path: Path) -> float:
-    from hsfuse.readers.sentinel2.names import holds_products, is_band_image, product_roots
+    from hsfuse.readers.sentinel2.names import holds_products, is_band_image, is_metadata, product_roots
 
     if path.is_dir():
         # Any folder may be meant as one of products: the refusal says what was looked for.
@@ -22,7 +22,10 @@ def _probe(path: Path) -> float:
     suffix = path.suffix.lower()
     if is_zip(path) or suffix == ".zip":
         return CERTAIN if product_roots(path) else POSSIBLE
-    return LIKELY if suffix in (".xml", ".safe") or is_band_image(path) else 0.0
+    if suffix == ".safe" or is_band_image(path) or is_metadata(path):
+        return LIKELY
+    # Other XML files may be anybody's.
+    return POSSIBLE if suffix == ".xml" else 0.0
 
 
 def _open(path: Path, options: OpenOptions) -> MultispectralProduct:

@@ -78,6 +78,11 @@ def holds_products(folder: Path) -> bool:
     return bool(product_roots(folder)) or any(product_roots(archive) for archive in folder.glob("*.zip"))
 
 
+def is_metadata(path: Path) -> bool:
+    """Tell by its name whether a file is the metadata of a product or of a tile."""
+    return bool(PRODUCT_XML.match(path.name) or TILE_XML.search(path.name))
+
+
 def is_band_image(path: Path) -> bool:
     """Tell whether a file is an image inside a product's GRANULE folder."""
     return path.suffix.lower() == ".jp2" and "GRANULE" in path.parts
