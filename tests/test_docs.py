@@ -12,12 +12,12 @@ from typer.main import get_command
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")] + sorted((ROOT / "docs").glob("*.md"))
-FOREIGN_OPTIONS = {"--nthreads"}
+FOREIGN_OPTIONS = {"--nthreads", "--memory-limit"}
 """Of other programs that pages speak of."""
 MADE_BY_RUNS = {"out.qa/", "demo/"}
 FILE = re.compile(r"\.(py|md|toml|npz|json|cff)$")
 FOLDERS = ("hsfuse/", "docs/", "benchmarks/", "examples/", "tests/")
-EXAMPLES = re.compile(r"(mylab|prisma|s2|out|MODEL|RUN|networks|OUT|scene|folds|stage1)\b")
+EXAMPLES = re.compile(r"(mylab|fused|prisma|s2|out|MODEL|RUN|networks|OUT|scene|folds|stage1)\b")
 
 
 @lru_cache(maxsize=1)
