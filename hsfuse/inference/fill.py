@@ -15,7 +15,7 @@ BoolArray = NDArray[np.bool_]
 
 
 def fill_missing(cube: FloatCube) -> tuple[FloatCube, BoolArray]:
-    """Replace NaN in place: along the spectrum where a pixel has other bands, from the nearest pixel elsewhere.
+    """Replace what is no number in place: along the spectrum where a pixel has other bands, else from a neighbour.
 
     Parameters
     ----------
@@ -25,9 +25,9 @@ def fill_missing(cube: FloatCube) -> tuple[FloatCube, BoolArray]:
     Returns
     -------
     (cube, missing)
-        The same array without NaN, and where it had NaN, shape (band, row, col).
+        The same array without NaN and infinite values, and where it had them, shape (band, row, col).
     """
-    missing = np.isnan(cube)
+    missing = ~np.isfinite(cube)
     if not missing.any():
         return cube, missing
     empty = np.all(missing, axis=0)
@@ -46,7 +46,7 @@ def fill_missing(cube: FloatCube) -> tuple[FloatCube, BoolArray]:
 def _along_spectrum(spectra: FloatCube) -> FloatCube:
     """Interpolate NaN linearly over the band axis, shape (band, pixel); ends take the nearest band."""
     count = spectra.shape[0]
-    known = ~np.isnan(spectra)
+    known = np.isfinite(spectra)
     index = np.arange(count)[:, None]
     below = np.maximum.accumulate(np.where(known, index, -1), axis=0)
     above = np.minimum.accumulate(np.where(known, index, count)[::-1], axis=0)[::-1]

@@ -177,13 +177,20 @@ def fuse_to_array(
     numpy.ndarray
         Shape (band, row, col) on the scene's fine grid, float32, NaN for nodata.
     """
+    fit(method.fit, scene, scene_context(scene, resources.device, seed, calibrate=calibrate))
+    return fitted_to_array(method, scene, resources, tile=tile, overlap=overlap, clip=clip, progress=progress)
+
+
+def fitted_to_array(
+    method: FusionMethod, scene: FusionScene, resources: Resources, *, tile: int | None = None,
+    overlap: int | None = None, clip: bool = False, progress: Progress | None = None,
+) -> FloatCube:  # fmt: skip
+    """Plan and fuse a scene with a method that has learned from it; as :func:`fuse_to_array`."""
     result = np.empty((len(scene.bands), *scene.fine_grid.shape), np.float32)
 
     def keep(row0: int, rows: FloatCube) -> None:
         result[:, row0 : row0 + rows.shape[1]] = rows
 
-    fuse_scene_with(
-        method, scene, keep, resources, seed=seed, calibrate=calibrate, tile=tile, overlap=overlap, clip=clip,
-        progress=progress,
-    )  # fmt: skip
+    estimate = plan(scene, method.spec, resources, tile=tile, overlap=overlap)
+    fuse(scene, method, estimate, keep, resources, clip=clip, progress=progress)
     return result

@@ -205,7 +205,7 @@ class FusionScene:
         rows, msi = raw.rows, raw.msi
         hsi, missing = fill_missing(raw.hsi)
         outside = np.all(missing, axis=0)
-        valid = ~(np.any(np.isnan(msi), axis=0) | expand(outside, self.ratio))
+        valid = np.all(np.isfinite(msi), axis=0) & ~expand(outside, self.ratio)
         if self.area is not None:
             valid &= self.area[rows.scaled(self.ratio).slices]
         if self.mask_cloud:
@@ -295,22 +295,27 @@ class FusionScene:
         reach = self.psf.reach_px(self.ratio)
         padded = Slice2D(rows.row0 - reach, rows.row1 + reach, 0, self.grid.width).clipped(*self.grid.shape)
         msi, cloud = self.read_msi(padded)
-        usable = ~np.any(np.isnan(msi), axis=0)
+        usable = np.all(np.isfinite(msi), axis=0)
         if not with_cloud:
             usable &= ~cloud
         if self.area is not None:
             usable &= self.area[padded.scaled(self.ratio).slices]
-        coarse, valid = masked_lowpass_decimate_array(np.nan_to_num(msi), usable, self.ratio, self.psf)
+        coarse, valid = masked_lowpass_decimate_array(_numbers(msi), usable, self.ratio, self.psf)
         if self.changed is not None:
             # The values there are the repaired guide's: they serve as context, but nothing is learned from them.
             usable &= ~self.changed[padded.scaled(self.ratio).slices]
-            _, valid = masked_lowpass_decimate_array(np.nan_to_num(msi), usable, self.ratio, self.psf)
+            _, valid = masked_lowpass_decimate_array(_numbers(msi), usable, self.ratio, self.psf)
         inner = slice(rows.row0 - padded.row0, rows.row1 - padded.row0)
         hsi, missing = fill_missing(self.read_hsi(rows))
         complete = valid[inner] & ~np.any(missing[alive_bands(missing)], axis=0)
         low, _ = fill_missing(coarse[:, inner].astype(np.float32))
         fine = np.where(usable, msi, np.float32(np.nan))
         return LowResolutionStrip(hsi, low, complete, fine, inner.start)
+
+
+def _numbers(cube: FloatCube) -> FloatCube:
+    """Copy of a cube with zeros for NaN and infinite samples."""
+    return np.nan_to_num(cube, posinf=0.0, neginf=0.0)
 
 
 def nothing_valid() -> OverlapError:

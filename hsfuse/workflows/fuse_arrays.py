@@ -15,14 +15,25 @@ from hsfuse.errors import UsageError
 from hsfuse.fusion.create import create_method
 from hsfuse.fusion.map.method import Quality, refined
 from hsfuse.inference import pipeline
+from hsfuse.inference.fallback import dependable
 from hsfuse.inference.guide_repair import SceneRepair, repair_scene
 from hsfuse.progress import Progress
 from hsfuse.resources import Resources
-from hsfuse.spectral import BandTable, SpectralResponse, srf_weights
+from hsfuse.spectral import SpectralResponse
+from hsfuse.workflows.steps.array_checks import (
+    band_table,
+    check_shapes,
+    psf_width,
+    reflectance,
+    spectral_weights,
+    whole,
+)
 from hsfuse.workflows.steps.array_scene import array_scene
 from hsfuse.workflows.steps.resources import resolved
 
 FloatCube = NDArray[np.float32]
+INTERPOLATION = "bicubic"
+"""Method that stands in where a scene is too small, or has too few bands, for the one that was asked for."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +87,7 @@ def fuse(
     Parameters
     ----------
     hsi
-        Reflectance, shape (band, row, col); NaN marks nodata.
+        Reflectance, shape (band, row, col). NaN marks nodata, as do infinite values and the mask of a masked array.
     msi
         Reflectance, shape (msi band, row * ratio, col * ratio); pixel (0, 0) of the HSI covers rows and columns
         ``0 .. ratio - 1``.
@@ -119,62 +130,46 @@ def fuse(
 
     Raises
     ------
-    UsageError
-        Shapes, ratio or wavelengths do not fit together.
+    HsfuseError
+        Shapes, ratio, wavelengths or another argument cannot be meant; no pixel is valid in both images.
+    TypeError, ValueError
+        An argument is no array of numbers, or no option of the method.
+
+    Notes
+    -----
+    Where the scene is too small for the method to learn from, or has so few bands that the method is no better than
+    interpolation at reduced resolution, the HSI is interpolated, and the log says so.
     """
-    low = np.asarray(hsi, dtype=np.float32)
-    high = np.asarray(msi, dtype=np.float32)
-    _check_shapes(low, high, ratio)
+    low, high = reflectance("HSI", hsi), reflectance("MSI", msi)
+    nested = whole("ratio", ratio, least=2)
+    check_shapes(low, high, nested)
+    tile_px = None if tile is None else whole("tile", tile, least=1)
+    overlap_px = None if overlap is None else whole("overlap", overlap, least=0)
+    random_seed = whole("seed", seed, least=0)
     if full_output and quality is None:
         raise UsageError("full_output needs a quality: 'fast', 'standard' or 'best'.")
     if quality not in (None, "fast", "standard", "best"):
         raise UsageError(f"There is no quality '{quality}'.", hint="Choose 'fast', 'standard' or 'best', or None.")
-    bands = BandTable.make(wavelengths_nm, fwhm_nm)
-    if len(bands) != low.shape[0]:
-        raise UsageError(f"{len(bands)} wavelengths were given for {low.shape[0]} bands.")
-    weights, responses = _srf(srf, bands, high.shape[0])
-    scene = array_scene(low, high, bands, responses, int(ratio), Psf(psf_fwhm or 1.0), weights)
+    bands = band_table(wavelengths_nm, fwhm_nm, len(low))
+    weights, responses = spectral_weights(srf, bands, len(high))
+    scene = array_scene(low, high, bands, responses, nested, Psf(psf_width(psf_fwhm) or 1.0), weights)
     options = dict(method_options) | ({"model": model} if model is not None else {})
-    fusion = refined(create_method(method, **options), quality, ratio=int(ratio))
+    create_method(method, **options)  # a mistake in its options is said before anything else
     given = resolved(resources)
     repair: SceneRepair | None = None
+    free = psf_fwhm is None
     if quality is not None:
-        repair = repair_scene(scene, pipeline.scene_context(scene, given.device, seed, calibrate=psf_fwhm is None))
+        repair = repair_scene(scene, pipeline.scene_context(scene, given.device, random_seed, calibrate=free))
         scene = repair.scene
-    cube = pipeline.fuse_to_array(
-        fusion, scene, given, seed=seed, calibrate=psf_fwhm is None, tile=tile, overlap=overlap, clip=clip,
-        progress=progress,
+    fusion = dependable(
+        lambda: refined(create_method(method, **options), quality, ratio=nested),
+        lambda: create_method(INTERPOLATION),
+        scene, pipeline.scene_context(scene, given.device, random_seed, calibrate=free),
+    )  # fmt: skip
+    cube = pipeline.fitted_to_array(
+        fusion, scene, given, tile=tile_px, overlap=overlap_px, clip=clip, progress=progress
     )  # fmt: skip
     if repair is None or not full_output:
         return cube
     record = repair.to_json() | {"method": fusion.diagnostics.to_json()}
     return FusedArrays(cube, repair.change, repair.expected_error, repair.error_bound, record)
-
-
-def _check_shapes(low: FloatCube, high: FloatCube, ratio: int) -> None:
-    if low.ndim != 3 or high.ndim != 3:
-        raise UsageError("Both arrays must have the shape (band, row, col).")
-    if ratio < 2 or ratio != int(ratio):
-        raise UsageError(f"The ratio must be an integer of at least 2, not {ratio}.")
-    expected = (low.shape[1] * ratio, low.shape[2] * ratio)
-    if high.shape[1:] != expected:
-        raise UsageError(
-            f"The MSI has {high.shape[1]} x {high.shape[2]} pixels; the HSI and ratio {ratio} need"
-            f" {expected[0]} x {expected[1]}."
-        )
-
-
-def _srf(
-    srf: ArrayLike | Sequence[SpectralResponse] | None, bands: BandTable, n_msi: int
-) -> tuple[NDArray[np.float64] | None, tuple[SpectralResponse, ...] | None]:
-    if srf is None:
-        return None, None
-    if isinstance(srf, Sequence) and srf and isinstance(srf[0], SpectralResponse):
-        responses = tuple(r for r in srf if isinstance(r, SpectralResponse))
-        if len(responses) != n_msi:
-            raise UsageError(f"{len(responses)} spectral responses were given for {n_msi} MSI bands.")
-        return srf_weights(bands, responses), responses
-    weights = np.asarray(srf, dtype=np.float64)
-    if weights.shape != (n_msi, len(bands)):
-        raise UsageError(f"The SRF must have the shape ({n_msi}, {len(bands)}), not {weights.shape}.")
-    return weights, None

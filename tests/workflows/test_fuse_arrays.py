@@ -1,0 +1,132 @@
+"""``hsfuse.fuse``: arrays as they come out of somebody's program."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+import hsfuse
+from hsfuse.degrade import Psf, lowpass_decimate_array
+from hsfuse.errors import HsfuseError, OverlapError
+
+METHODS = ("bicubic", "gsa", "glp", "cnmf")
+
+
+def _pair(bands: int = 12, side: int = 16, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """HSI, MSI and truth of three materials."""
+    rng = np.random.default_rng(seed)
+    base = np.array([gaussian_filter(plane, 1.5) for plane in rng.random((3, 3 * side, 3 * side))])
+    base = (base - base.mean(axis=(1, 2), keepdims=True)) / base.std() * 0.05 + 0.2
+    both = np.tensordot(rng.random((bands + 4, 3)), base, axes=1).astype(np.float32)
+    truth, msi = both[:bands], np.ascontiguousarray(both[bands:])
+    return lowpass_decimate_array(truth, 3, Psf(1.0)), msi, truth
+
+
+def _fuse(hsi: Any, msi: Any, method: str = "glp", **options: Any) -> np.ndarray:
+    nm = np.linspace(450.0, 900.0, len(hsi)) if len(hsi) > 1 else [600.0]
+    return hsfuse.fuse(hsi, msi, **({"ratio": 3, "method": method, "wavelengths_nm": nm} | options))
+
+
+def _error(cube: np.ndarray, truth: np.ndarray) -> float:
+    known = np.isfinite(cube)
+    return float(np.sqrt(np.mean((cube - truth)[known] ** 2)))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_one_value_that_is_no_number_costs_its_pixel_only(method: str, value: float) -> None:
+    hsi, msi, truth = _pair()
+    clean = _error(_fuse(hsi, msi, method), truth)
+    broken = msi.copy()
+    broken[1, 20, 21] = value
+    cube = _fuse(hsi, broken, method)
+    assert np.isnan(cube[:, 20, 21]).all()
+    assert np.isnan(cube).sum() == len(cube)
+    assert _error(cube, truth) < max(1.15 * clean, 1e-3)
+    broken = hsi.copy()
+    broken[2, 5, 6] = value
+    cube = _fuse(broken, msi, method)
+    assert np.isnan(cube).sum() == 9
+    assert _error(cube, truth) < max(1.15 * clean, 1e-3)
+
+
+def test_masks_of_masked_arrays_count() -> None:
+    hsi, msi, _ = _pair()
+    masked = np.ma.masked_array(msi, mask=np.zeros(msi.shape, bool))
+    masked[:, :9, :9] = np.ma.masked
+    assert np.isnan(_fuse(hsi, masked)[:, :9, :9]).all()
+    assert np.isfinite(_fuse(hsi, masked)[:, 9:, 9:]).all()
+    assert msi[0, 0, 0] == masked.data[0, 0, 0], "the caller's array was changed"
+    low = np.ma.masked_array(hsi, mask=hsi > hsi.max() - 1e-6)
+    assert np.isnan(_fuse(low, msi)).sum() == 9 * low.mask.sum()
+
+
+@pytest.mark.parametrize("method", ["gsa", "glp", "cnmf"])
+@pytest.mark.parametrize("bands", [1, 2, 3, 5])
+def test_with_few_bands_no_method_is_worse_than_interpolation(
+    method: str, bands: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    ratios = []
+    for seed in range(2):
+        hsi, msi, truth = _pair(bands, 24, seed)
+        caplog.clear()
+        error, plain = (_error(_fuse(hsi, msi, name), truth) for name in (method, "bicubic"))
+        ratios.append(error / plain)
+        assert ("interpolated" in caplog.text) is (error == plain)
+    assert max(ratios) <= 1.001
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 20), (2, 3), (5, 5)])
+@pytest.mark.parametrize("method", METHODS)
+def test_tiny_scenes_are_interpolated_and_it_is_said(
+    method: str, shape: tuple[int, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    hsi, msi, _ = _pair(12, 24)
+    hsi, msi = hsi[:, : shape[0], : shape[1]], msi[:, : 3 * shape[0], : 3 * shape[1]]
+    np.testing.assert_array_equal(_fuse(hsi, msi, method), _fuse(hsi, msi, "bicubic"))
+    assert ("interpolated" in caplog.text) is (method != "bicubic")
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"srf": np.full((4, 12), np.nan)}, "SRF"),
+        ({"srf": -np.ones((4, 12))}, "SRF"),
+        ({"srf": np.zeros((4, 12))}, "SRF"),
+        ({"srf": np.ones((3, 12))}, "SRF"),
+        ({"overlap": -2}, "overlap"),
+        ({"tile": 0}, "tile"),
+        ({"tile": 30.5}, "tile"),
+        ({"seed": -1}, "seed"),
+        ({"psf_fwhm": 0.0}, "PSF"),
+        ({"psf_fwhm": float("nan")}, "PSF"),
+        ({"ratio": "3"}, "ratio"),
+        ({"ratio": float("nan")}, "ratio"),
+        ({"ratio": 4}, "ratio 4"),
+        ({"wavelengths_nm": np.full(12, np.nan)}, "wavelengths"),
+        ({"wavelengths_nm": np.linspace(450, 900, 11)}, "11 wavelengths"),
+        ({"fwhm_nm": np.full(12, -1.0)}, "widths"),
+        ({"hsi": np.full((12, 16, 16), 1e30)}, "1e\\+30"),
+        ({"hsi": np.full((12, 16, 16), np.nan)}, "valid"),
+        ({"hsi": np.zeros((12, 16))}, "HSI"),
+        ({"msi": np.zeros((0, 48, 48))}, "MSI"),
+        ({"hsi": np.ones((12, 16, 16), complex)}, "real numbers"),
+        ({"msi": np.full((4, 48, 48), "a")}, "real numbers"),
+        ({"method": "none"}, "none"),
+        ({"unknown": 1}, "unknown"),
+    ],
+)
+def test_what_cannot_be_meant_gets_a_sentence(change: dict[str, Any], text: str) -> None:
+    hsi, msi, _ = _pair()
+    options = {"hsi": hsi, "msi": msi} | change
+    with pytest.raises((HsfuseError, TypeError, ValueError), match=text):
+        _fuse(options.pop("hsi"), options.pop("msi"), **options)
+
+
+def test_nothing_valid_is_no_fall_back() -> None:
+    hsi, msi, _ = _pair()
+    with pytest.raises(OverlapError):
+        _fuse(hsi, np.full_like(msi, np.nan), "bicubic")
