@@ -12,6 +12,7 @@ from typer.main import get_command
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")] + sorted((ROOT / "docs").glob("*.md"))
+OTHER_PROGRAMS = {"pip", "python", "pytest", "make", "dask", "sbatch", "srun", "docker", "conda"}
 FOREIGN_OPTIONS = {"--nthreads", "--memory-limit"}
 """Of other programs that pages speak of."""
 MADE_BY_RUNS = {"out.qa/", "demo/"}
@@ -64,7 +65,7 @@ def test_commands_and_options_exist(page: Path) -> None:
     for span in re.findall(r"`([^`\n]+)`|(?:^|\n)(hsfuse [^\n]*)", text):
         span = "".join(span)
         words = span.split()
-        if not words or words[0] in ("pip", "python", "pytest", "make"):
+        if not words or words[0] in OTHER_PROGRAMS:
             continue
         for option in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", span):
             named = re.match(r"hsfuse ([a-z][a-z-]*)", span)
