@@ -6,6 +6,7 @@ Unknown keys are errors. What runs is the resolved, frozen object; its hash name
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import tomllib
@@ -19,6 +20,10 @@ from hsfuse.errors import UsageError
 CoregisterMode = Literal["auto", "global", "local", "off"]
 OutputDtype = Literal["int16", "uint16", "float32"]
 Compression = Literal["zstd", "deflate", "lerc", "none"]
+
+
+_LARGEST_FILE = 2**20
+"""Bytes; a configuration has a few kilobytes."""
 
 
 class _Config(BaseModel):
@@ -58,10 +63,12 @@ class _Config(BaseModel):
         values: dict[str, Any] = {}
         if file is not None:
             try:
-                values = tomllib.loads(Path(file).read_text(encoding="utf-8"))
+                values = tomllib.loads(_text_of(Path(file)))
             except OSError as error:
                 raise UsageError(f"The configuration file {file} cannot be read: {error.strerror}.") from error
-            except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            except RecursionError as error:
+                raise UsageError(f"The configuration file {file} is nested too deeply.") from error
+            except ValueError as error:  # also of numbers with thousands of digits
                 raise UsageError(f"The configuration file {file} is not valid TOML: {error}.") from error
         values |= {key: value for key, value in flags.items() if value is not None}
         try:
@@ -136,8 +143,8 @@ class _MachineConfig(_Config):
     """Where it is computed."""
 
     device: str = Field("auto", description="auto, cpu or cuda:N")
-    threads: int | None = Field(None, ge=1, description="CPU threads; default: all")
-    seed: int = Field(0, ge=0, description="seed of everything random")
+    threads: int | None = Field(None, ge=1, le=4096, description="CPU threads; default: all")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of everything random")
 
 
 class _FusionConfig(_MachineConfig, _PairConfig):
@@ -148,7 +155,7 @@ class _FusionConfig(_MachineConfig, _PairConfig):
         None, description="area: a vector file, or left,bottom,right,top in the MSI's reference system"
     )
     aoi_crs: str | None = Field(None, description="reference system of a bounding box, such as EPSG:4326")
-    tile: int | None = Field(None, ge=8, description="tile side in MSI pixels; default: from the memory")
+    tile: int | None = Field(None, ge=8, le=1_000_000, description="tile side in MSI pixels; default: from the memory")
     quality: Literal["plain", "fast", "standard", "best"] = Field(
         "plain",
         description="plain: the method's result; the others find what changed between both images, repair the guide "
@@ -192,7 +199,9 @@ class RunConfig(_FusionConfig, _MethodConfig):
     compress: Compression = Field("zstd", description="compression of formats that have it")
     overwrite: bool = Field(False, description="replace an existing output")
     resume: bool = Field(False, description="go on with an interrupted run, with --overwrite too")
-    overlap: int | None = Field(None, ge=0, description="overlap of tiles in MSI pixels; default: from the method")
+    overlap: int | None = Field(
+        None, ge=0, le=1_000_000, description="overlap of tiles in MSI pixels; default: from the method"
+    )
     clip: bool = Field(True, description="clip reflectance to the physical range -0.05 to 1.5")
     report: bool = Field(True, description="write the HTML report, plots and quality scores")
     figures: str = Field("png", description="formats of the report's drawings beside it, such as png,svg,pdf")
@@ -355,6 +364,15 @@ def _number_as_text(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def _text_of(file: Path) -> str:
+    """Read a configuration file, which is no pipe and not endless."""
+    if not file.is_file() and file.exists() and not file.is_dir():
+        raise OSError(errno.EINVAL, "it is no regular file")
+    if file.is_file() and file.stat().st_size > _LARGEST_FILE:
+        raise OSError(errno.EFBIG, "it is larger than any configuration")
+    return file.read_text(encoding="utf-8")
+
+
 def parse_size(text: str) -> int:
     """Turn ``4GB``, ``800 MB`` or ``2GiB`` into bytes (decimal and binary units).
 
@@ -371,6 +389,8 @@ def parse_size(text: str) -> int:
         size = float(digits) * units[cleaned[len(digits) :]]
     except (ValueError, KeyError):
         raise ValueError(f"'{text}' is not a size such as 4GB or 800MB") from None
+    if not size < 2**63:
+        raise ValueError(f"'{text}' is more than any computer has")
     if size < 2**20:
         raise ValueError(f"'{text}' is less than 1 MB")
     return int(size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 
@@ -69,3 +70,32 @@ def test_the_written_file_names_every_setting_and_is_accepted(tmp_path: Path) ->
         and line[2:].split(" = ")[0] in RunConfig.model_fields
     )  # fmt: skip
     assert RunConfig(**tomllib.loads(active)) == RunConfig()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "threads = 1" + "0" * 5000,
+        "threads = 1" + "0" * 30,
+        "seed = 9" + "0" * 40,
+        "tile = 9" + "0" * 20,
+        "bands = " + "[" * 5000 + "]" * 5000,
+        "max_memory = '1e400GB'",
+        "max_memory = 'infGB'",
+        "max_memory = 'nanGB'",
+        "search_m = nan",
+        "search_m = 1e999",
+        "# " + "x" * 2**21,
+    ],
+)
+def test_files_that_cannot_be_meant_get_a_sentence(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text(text)
+    with pytest.raises(UsageError):
+        RunConfig.resolve(file)
+
+
+def test_a_pipe_is_no_configuration_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "c.toml")
+    with pytest.raises(UsageError, match="no regular file"):
+        RunConfig.resolve(tmp_path / "c.toml")

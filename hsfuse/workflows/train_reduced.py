@@ -150,7 +150,7 @@ def check_files(output: Path, config: TrainConfig) -> TrainingFiles:
     Raises
     ------
     UsageError
-        The output has another suffix, or there is nothing to resume.
+        The output has another suffix, or the training to resume is complete.
     OutputError
         The output or a checkpoint exists already.
     """
@@ -158,17 +158,19 @@ def check_files(output: Path, config: TrainConfig) -> TrainingFiles:
         raise UsageError(f"The weights are written as .safetensors, not {output.name}.", hint="-o model.safetensors")
     checkpoint = output.with_suffix(".checkpoint.safetensors")
     board = output.with_suffix(".tensorboard") if config.tensorboard else None
-    files = TrainingFiles(checkpoint, output.with_suffix(".log.csv"), board, config.resume)
+    # Every process of a team sees the same: none writes before all have come together.
+    resume = config.resume and checkpoint.exists()
+    files = TrainingFiles(checkpoint, output.with_suffix(".log.csv"), board, resume)
     # Only the first process looks: it may be done with writing before another one gets here.
-    if not is_leader():
+    if not is_leader() or resume:
         return files
     if config.resume:
-        if not checkpoint.exists():
-            done = output.exists()
+        if output.exists():
             raise UsageError(
-                f"There is no checkpoint {checkpoint} to resume from." + (f" {output} is complete." if done else ""),
-                hint="Train further with --init and another -o." if done else "Start without --resume.",
+                f"There is no checkpoint {checkpoint} to resume from. {output} is complete.",
+                hint="Train further with --init and another -o.",
             )
+        _log.info("There is no checkpoint %s yet: the training starts anew.", checkpoint)
         return files
     for path in (output, checkpoint):
         if path.exists() and not config.overwrite:

@@ -187,7 +187,6 @@ def test_a_pair_is_aligned_and_learnt(tmp_path: Path) -> None:
         (["{small}"], 3, "too small to train on"),
         (["{broken}"], 3, "no usable cube"),
         (["{cube}", "--overwrite", "--resume"], 2, "exclude each other"),
-        (["{cube}", "--resume"], 2, "no checkpoint"),
         (["{cube}", "--lr", "0"], 2, "lr"),
         (["{cube}", "--patch", "60", "--window", "30"], 2, "must not be smaller"),
         (["{cube}", "-o", "model.pt"], 2, ".safetensors"),
@@ -218,6 +217,15 @@ def test_bad_input(
     assert "Traceback" not in result.output
     if code:
         assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_a_training_that_was_stopped_before_its_first_checkpoint_is_resumed(cube: Path, tmp_path: Path) -> None:
+    """As the message of the one that was stopped says: it starts anew."""
+    output = tmp_path / "model.safetensors"
+    result = runner.invoke(app, ["train-reduced", str(cube), "-o", str(output), *QUICK, "--resume"])
+    assert result.exit_code == 0, result.output
+    assert "starts anew" in result.output
+    assert output.is_file()
 
 
 def test_nothing_is_overwritten(trained: Path, cube: Path) -> None:
