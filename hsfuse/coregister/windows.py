@@ -129,10 +129,6 @@ class Strip:
         half = torch.matmul(self.windows.weight_r[self.first : self.last, self.top : self.bottom], images)
         return torch.matmul(half, self.windows.weight_c.T)
 
-    def add_sums(self, total: Tensor, images: Tensor) -> None:
-        """Add :meth:`sums` of images to the sums over all windows, shape (n, n_r, n_c)."""
-        total[:, self.first : self.last] += self.sums(images)
-
     def spread(self, along_columns: Tensor) -> Tensor:
         """Second half of the interpolation to pixels: (..., n_r, col) to (..., strip row, col)."""
         near = slice(self.near_first, self.near_last)

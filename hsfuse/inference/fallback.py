@@ -17,7 +17,6 @@ from hsfuse.log import get_logger
 _log = get_logger(__name__)
 
 FloatCube = NDArray[np.float32]
-Maker = Callable[[], FusionMethod]
 FEW_BANDS = 5
 """With so few bands a method's gain is not taken for granted."""
 _CLEARLY = 0.5

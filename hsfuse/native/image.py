@@ -18,8 +18,6 @@ from hsfuse.native.build import Kernels, plane_kernels
 FloatArray = NDArray[np.float32]
 
 KERNELS = Kernels(plane_kernels("image"), "plain NumPy and PyTorch")
-UP_TAPS = 5
-"""Coarse pixels that one phase of the interpolation looks at."""
 _INT, _FLOAT, _DOUBLE, _FLAG = ctypes.c_int64, ctypes.c_float, ctypes.c_double, ctypes.c_int32
 
 
