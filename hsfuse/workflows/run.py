@@ -20,6 +20,7 @@ from hsfuse.threads import torch_threads
 from hsfuse.workflows.steps.adapted import adapt_to_scene, check_adapted_path
 from hsfuse.workflows.steps.changes import find_changes
 from hsfuse.workflows.steps.clock import StageClock
+from hsfuse.workflows.steps.confidence import check_confidence_path
 from hsfuse.workflows.steps.inputs import Pair, open_pair, read_ahead
 from hsfuse.workflows.steps.memory import peak_vram_bytes
 from hsfuse.workflows.steps.methods import (
@@ -129,6 +130,8 @@ def run_scene(
     check_destination(output, options)
     if config.adapt is not None:
         check_adapted_path(output, options)
+    if config.quality != "plain":
+        check_confidence_path(output, options)
     with StageClock(progress) as clock, ExitStack() as stack:
         stack.enter_context(bounded_block_cache())
         quick = dry_run is True

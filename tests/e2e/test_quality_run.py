@@ -80,6 +80,28 @@ def test_minimum_confidence_leaves_it_out(pair: SimulatedPair, guide: Path, made
     assert 0.0005 < missing.mean() < 0.1
 
 
+def test_the_layer_never_replaces_other_files(pair: SimulatedPair, guide: Path, tmp_path: Path) -> None:
+    layer = tmp_path / "x.confidence.tif"
+    layer.write_bytes(b"mine")
+    for more in ([], ["--overwrite"]):
+        found = runner.invoke(
+            app, ["run", str(pair.prisma), str(guide), "-o", str(tmp_path / "x.tif"), "--quality", "fast", *more]
+        )
+        assert found.exit_code == 7, found.output
+        assert layer.read_bytes() == b"mine"
+
+
+def test_a_plain_cube_takes_the_layer_of_the_old_one_away(made: RunResult, tmp_path: Path) -> None:
+    from hsfuse.workflows.steps.confidence import remove_old_confidence
+
+    layer, foreign = tmp_path / "a.confidence.tif", tmp_path / "b.confidence.tif"
+    layer.write_bytes(Path(made.summary["confidence"]).read_bytes())
+    foreign.write_bytes(b"mine")
+    for name in ("a.tif", "b.tif"):
+        remove_old_confidence(tmp_path / name)
+    assert (layer.exists(), foreign.exists()) == (False, True)
+
+
 def test_without_quality_there_is_no_layer(pair: SimulatedPair, tmp_path: Path) -> None:
     result = runner.invoke(
         app, ["run", str(pair.prisma), str(pair.sentinel2), "-o", str(tmp_path / "x.tif"), "--min-confidence", "0.5"]
@@ -92,7 +114,7 @@ def test_methods_can_be_compared_with_it(pair: SimulatedPair, guide: Path, tmp_p
     report = tmp_path / "compare.html"
     found = runner.invoke(
         app,
-        ["compare", str(pair.prisma), str(guide), "-o", str(report), "--methods", "glp,gsa", "--bands", "24",
+        ["compare", str(pair.prisma), str(guide), "-o", str(report), "--methods", "glp", "--bands", "24",
          "--quality", "fast", "--window", "60", "--reduced", "--no-progress"],
     )  # fmt: skip
     assert found.exit_code == 0, found.output

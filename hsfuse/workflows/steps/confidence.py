@@ -15,22 +15,62 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.shutil import copy as copy_raster
 
+from hsfuse._version import __version__
 from hsfuse.errors import OutputError
 from hsfuse.inference.guide_repair import SceneRepair
+from hsfuse.outputs import check_paths, part_name, refuse_inputs
 from hsfuse.qa.coregistration import diagnose
 from hsfuse.workflows.steps.prepare import PreparedScene
+from hsfuse.writers import WriteOptions
 
 SOURCES = {0: "no data", 1: "fused", 2: "hyperspectral image only", 3: "fused, alignment extrapolated"}
 """Values of the third band."""
 NODATA = 65535
 CHANGE_STEP, ERROR_STEP = 1e-4, 1e-4
 _TILE_PX = 256
+_SOFTWARE = "hsfuse confidence layer"
 
 
 def confidence_path(output: Path) -> Path:
     """Name of the confidence layer of an output."""
     stem = output.with_suffix("")
     return stem.with_name(stem.name + ".confidence.tif")
+
+
+def check_confidence_path(output: Path, options: WriteOptions) -> None:
+    """Check the layer's place before any work.
+
+    Raises
+    ------
+    OutputError
+        It exists already, or an input or another file is in its place.
+    """
+    path = confidence_path(output)
+    check_paths([path, part_name(path)])
+    refuse_inputs([path], options.inputs)
+    if not path.exists():
+        return
+    if not (options.overwrite or options.resume):
+        raise OutputError(f"The confidence layer {path} exists already.", hint="Use --overwrite to replace it.")
+    if not _is_layer(path):
+        raise OutputError(
+            f"{path} is in the way of the confidence layer and is none.", hint="Move it, or choose another output."
+        )
+
+
+def remove_old_confidence(output: Path) -> None:
+    """Remove the layer of a cube that was replaced by one without; what is no layer of ours stays."""
+    path = confidence_path(output)
+    if path.exists() and _is_layer(path):
+        path.unlink()
+
+
+def _is_layer(path: Path) -> bool:
+    try:
+        with rasterio.open(path) as dataset:
+            return bool(dataset.tags().get("TIFFTAG_SOFTWARE", "").startswith(_SOFTWARE)) and dataset.count == 3
+    except (OSError, rasterio.errors.RasterioError):
+        return False
 
 
 def write_confidence(path: Path, prepared: PreparedScene, repair: SceneRepair, threads: int = 1) -> Path:
@@ -48,7 +88,8 @@ def write_confidence(path: Path, prepared: PreparedScene, repair: SceneRepair, t
         "crs": grid.crs, "transform": grid.transform, "nodata": NODATA, "tiled": True, "blockxsize": _TILE_PX,
         "blockysize": _TILE_PX, "compress": "deflate", "interleave": "band", "num_threads": threads,
     }  # fmt: skip
-    plain, ready = path.with_name(path.name + ".plain.tmp"), path.with_name(path.name + ".tmp")
+    ready = part_name(path)
+    plain = ready.with_name(ready.name + ".plain.tif")
     try:
         with rasterio.open(plain, "w", **creation) as dataset:
             dataset.write(layers)
@@ -57,7 +98,9 @@ def write_confidence(path: Path, prepared: PreparedScene, repair: SceneRepair, t
                 dataset.set_band_description(band, name)
             words = "; ".join(f"{value}: {meaning}" for value, meaning in SOURCES.items())
             dataset.update_tags(3, values=words)
-            dataset.update_tags(error_bound_90=f"{repair.error_bound:.3f}")
+            dataset.update_tags(
+                error_bound_90=f"{repair.error_bound:.3f}", TIFFTAG_SOFTWARE=f"{_SOFTWARE} {__version__}"
+            )
         copy_raster(plain, ready, driver="COG", compress="DEFLATE", resampling="NEAREST", blocksize=str(_TILE_PX))
         ready.replace(path)
     except (OSError, rasterio.errors.RasterioError) as error:
