@@ -25,7 +25,9 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -176,11 +178,11 @@ def run_limited(command: list[str]) -> tuple[int, str, float, float]:
         return code, printed.read_text(), seconds, memory
 
 
-def run_ours(spec: SceneSpec, folder: Path) -> Json:
-    """``hsfuse coregister`` on the files of a scene."""
+def run_ours(folder: Path, score: Callable[[NDArray[np.float64]], Json], options: Sequence[str] = ()) -> Json:
+    """``hsfuse coregister`` on the files of a scene; ``score`` judges rows of (found x, y, claimed x, y)."""
     field = folder / "field.tif"
     command = [sys.executable, "-m", "hsfuse", "coregister", str(folder / "target.tif")]
-    command += [str(folder / "reference.tif"), "-o", str(folder / "aligned.tif"), "--field", str(field)]
+    command += [str(folder / "reference.tif"), "-o", str(folder / "aligned.tif"), "--field", str(field), *options]
     code, output, seconds, memory = run_limited([*command, "--overwrite", "--json", "--no-progress"])
     result: Json = {"seconds": seconds, "peak_mb": memory, "exit_code": code}
     if code != 0:
@@ -195,7 +197,7 @@ def run_ours(spec: SceneSpec, folder: Path) -> Json:
     x, y = transform.c + cols * transform.a, transform.f + rows * transform.e
     found = np.stack([v.ravel() for v in (x + dx, y + dy, x, y)], axis=-1)
     (folder / "aligned.tif").unlink()
-    return result | errors(spec, folder, found)
+    return result | score(found)
 
 
 def run_arosics(spec: SceneSpec, folder: Path, python: Path, wanted: Json, *, again: bool) -> Json:
@@ -268,7 +270,7 @@ def main() -> None:
             continue
         kept = folder / "ours.json"
         if arguments.again or not kept.is_file():
-            kept.write_text(json.dumps(run_ours(spec, folder), indent=1))
+            kept.write_text(json.dumps(run_ours(folder, partial(errors, spec, folder)), indent=1))
         row: Json = {"scene": spec.name, "answer": spec.answer, "distorted": spec.distorted, "size": spec.size}
         row |= {"ours": json.loads(kept.read_text()), "arosics": []}
         if arguments.arosics_python:

@@ -132,7 +132,7 @@ def true_field(spec: SceneSpec) -> Field:
     return at
 
 
-def _parcels(rng: np.random.Generator, size: int) -> NDArray[np.int32]:
+def parcels(rng: np.random.Generator, size: int) -> NDArray[np.int32]:
     """Label of the parcel that each pixel belongs to: cells of jittered seeds in a rotated, stretched frame."""
     spacing = 28
     count = size // spacing + 2
@@ -148,34 +148,34 @@ def _parcels(rng: np.random.Generator, size: int) -> NDArray[np.int32]:
     return label[index[0], index[1]]
 
 
-_SOIL = np.array([0.07, 0.11, 0.16, 0.24, 0.32], dtype=np.float32)
-_GREEN = np.array([0.02, 0.05, 0.03, 0.42, 0.18], dtype=np.float32)
-_DRY = np.array([0.06, 0.10, 0.14, 0.28, 0.30], dtype=np.float32)
-_FOREST = np.array([0.015, 0.03, 0.02, 0.28, 0.10], dtype=np.float32)
-_ROOF = np.array([0.14, 0.16, 0.19, 0.24, 0.26], dtype=np.float32)
-_ROAD = np.array([0.10, 0.11, 0.12, 0.15, 0.17], dtype=np.float32)
-_WATER = np.array([0.04, 0.035, 0.02, 0.01, 0.005], dtype=np.float32)
-_SNOW = np.array([0.80, 0.80, 0.78, 0.70, 0.10], dtype=np.float32)
-_CLOUD = np.array([0.55, 0.55, 0.56, 0.58, 0.50], dtype=np.float32)
+SOIL = np.array([0.07, 0.11, 0.16, 0.24, 0.32], dtype=np.float32)
+GREEN = np.array([0.02, 0.05, 0.03, 0.42, 0.18], dtype=np.float32)
+DRY = np.array([0.06, 0.10, 0.14, 0.28, 0.30], dtype=np.float32)
+FOREST = np.array([0.015, 0.03, 0.02, 0.28, 0.10], dtype=np.float32)
+ROOF = np.array([0.14, 0.16, 0.19, 0.24, 0.26], dtype=np.float32)
+ROAD = np.array([0.10, 0.11, 0.12, 0.15, 0.17], dtype=np.float32)
+WATER = np.array([0.04, 0.035, 0.02, 0.01, 0.005], dtype=np.float32)
+SNOW = np.array([0.80, 0.80, 0.78, 0.70, 0.10], dtype=np.float32)
+CLOUD = np.array([0.55, 0.55, 0.56, 0.58, 0.50], dtype=np.float32)
 
 
-def _parcel_spectra(rng: np.random.Generator, count: int, spec: SceneSpec) -> tuple[Array, Array]:
+def parcel_spectra(rng: np.random.Generator, count: int, spec: SceneSpec) -> tuple[Array, Array]:
     """Spectra of the parcels at both dates, each (parcel, band): some were re-cropped, all drifted a little."""
 
     def draw() -> Array:
         cover = rng.beta(0.7, 0.7, count).astype(np.float32)[:, None]
         dry = (rng.random(count) < 0.3)[:, None]
         forest = (rng.random(count) < 0.2)[:, None]
-        plant = np.where(forest, _FOREST, np.where(dry, _DRY, _GREEN))
+        plant = np.where(forest, FOREST, np.where(dry, DRY, GREEN))
         cover = np.where(forest, 0.9, cover)
-        return ((cover * plant + (1 - cover) * _SOIL) * rng.normal(1.0, 0.12, (count, 1))).astype(np.float32)
+        return ((cover * plant + (1 - cover) * SOIL) * rng.normal(1.0, 0.12, (count, 1))).astype(np.float32)
 
     first = draw()
     second = np.where((rng.random(count) < spec.changed_parcels)[:, None], draw(), first)
     return first, (second * rng.normal(1.0, spec.drift, second.shape)).astype(np.float32)
 
 
-def _roads_and_river(rng: np.random.Generator, size: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def roads_and_river(rng: np.random.Generator, size: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     line = np.ones((size, size), dtype=bool)
     for _ in range(max(6, size // 120)):
         t = np.linspace(0, 1, size * 2)
@@ -221,24 +221,24 @@ def _landscapes(spec: SceneSpec, size: int, real: Array | None) -> tuple[Array, 
         ground = _quilt(rng, real, size)
         pair = [ground, ground.copy()]
     elif spec.landscape == "desert":
-        base = (_SOIL * 1.5)[:, None, None] * (1 + spec.contrast * (0.10 * texture + 0.03 * fine))
+        base = (SOIL * 1.5)[:, None, None] * (1 + spec.contrast * (0.10 * texture + 0.03 * fine))
         pair = [base.astype(np.float32), base.astype(np.float32)]
     elif spec.landscape == "water":
         swell = [fractal(np.random.default_rng(spec.seed + k), size, size, 0.8, 3.0) for k in (11, 12)]
-        pair = [(_WATER[:, None, None] * (1 + 0.1 * s)).astype(np.float32) for s in swell]
+        pair = [(WATER[:, None, None] * (1 + 0.1 * s)).astype(np.float32) for s in swell]
     else:
-        label = _parcels(rng, size)
-        spectra = _parcel_spectra(rng, int(label.max()) + 1, spec)
-        roads, river = _roads_and_river(rng, size)
+        label = parcels(rng, size)
+        spectra = parcel_spectra(rng, int(label.max()) + 1, spec)
+        roads, river = roads_and_river(rng, size)
         town = ndimage.gaussian_filter(texture, 12) > 0.9
         blocks = fractal(rng, size, size, 0.2, 2.5)
         pair = []
         for colours in spectra:
             image = colours.T[:, label]
             image *= 1 + 0.10 * texture + 0.05 * fine
-            image[:, town] = _ROOF[:, None] * (1 + 0.25 * blocks[town])
-            image[:, roads] = _ROAD[:, None]
-            image[:, river] = _WATER[:, None]
+            image[:, town] = ROOF[:, None] * (1 + 0.25 * blocks[town])
+            image[:, roads] = ROAD[:, None]
+            image[:, river] = WATER[:, None]
             pair.append(image)
     if spec.relief > 0:
         height = fractal(rng, size, size, 1.9, 3.0)
@@ -251,17 +251,17 @@ def _landscapes(spec: SceneSpec, size: int, real: Array | None) -> tuple[Array, 
         cap = ndimage.gaussian_filter(texture, 3)
         for image, share in zip(pair, (spec.snow, spec.snow * 0.7), strict=True):
             white = cap > np.quantile(cap, 1 - share)
-            image[:, white] = _SNOW[:, None] * (1 + 0.05 * fine[white])
+            image[:, white] = SNOW[:, None] * (1 + 0.05 * fine[white])
     if spec.water > 0:
         coast = ndimage.gaussian_filter(fractal(rng, size, size, 1.8), 4) + np.linspace(-2, 2, size)[None, :]
         sea = coast > np.quantile(coast, 1 - spec.water)
         for number, image in enumerate(pair):
             waves = fractal(np.random.default_rng(spec.seed + 5 + number), size, size, 0.6, 2.0)
-            image[:, sea] = _WATER[:, None] * (1.2 + 0.3 * waves[sea])
+            image[:, sea] = WATER[:, None] * (1.2 + 0.3 * waves[sea])
     return pair[0], pair[1]
 
 
-def _cloud(rng: np.random.Generator, rows: int, cols: int, share: float, smooth_px: float) -> Array:
+def cloud_opacity(rng: np.random.Generator, rows: int, cols: int, share: float, smooth_px: float) -> Array:
     """Opacity 0 to 1 of clouds that cover ``share`` of the image."""
     if share <= 0:
         return np.zeros((rows, cols), dtype=np.float32)
@@ -272,7 +272,7 @@ def _cloud(rng: np.random.Generator, rows: int, cols: int, share: float, smooth_
     return np.clip((shape - edge) / (0.15 * shape.std()) + 0.5, 0, 1).astype(np.float32)
 
 
-def _see(ground: Array, fwhm_px: float, rows: Array, cols: Array, ratio: int) -> Array:
+def see(ground: Array, fwhm_px: float, rows: Array, cols: Array, ratio: int) -> Array:
     """Sample the ground through a Gaussian point spread function at fractional 10 m positions."""
     sigma = fwhm_px * ratio / 2.3548
     out = np.empty((ground.shape[0], *rows.shape), dtype=np.float32)
@@ -303,15 +303,15 @@ def _target(spec: SceneSpec, rng: np.random.Generator, ground: Array) -> Array:
     ratio, middle = int(TARGET_PIXEL_M / REFERENCE_PIXEL_M), (ground.shape[-1] - 1) / 2
     x, y = target_positions(spec)
     dx, dy = true_field(spec)(x, y)
-    clean = _see(
+    clean = see(
         ground, spec.psf_px, middle - (y + dy) / REFERENCE_PIXEL_M, middle + (x + dx) / REFERENCE_PIXEL_M, ratio
     )
     if spec.mixed_bands > 0:
         clean = (1 - spec.mixed_bands) * clean + spec.mixed_bands * np.roll(clean, 1, axis=0)
     image = spec.gain * np.clip(clean, 1e-4, None) ** spec.gamma
-    opacity = _cloud(rng, spec.size, spec.size, spec.target_cloud, 2.0)
+    opacity = cloud_opacity(rng, spec.size, spec.size, spec.target_cloud, 2.0)
     shadow = ndimage.shift(opacity, (9, -6), order=1, mode="nearest") * 0.5
-    bright = (1 + 0.1 * fractal(rng, spec.size, spec.size, 1.0))[None] * _CLOUD[:, None, None]
+    bright = (1 + 0.1 * fractal(rng, spec.size, spec.size, 1.0))[None] * CLOUD[:, None, None]
     image = image * (1 - shadow) * (1 - opacity) + opacity * bright
     image += rng.normal(0, 1, (1, 1, spec.size)) * spec.stripes + rng.normal(0, spec.stripes / 2, (5, 1, spec.size))
     return image + rng.normal(0, spec.noise, image.shape)
@@ -325,8 +325,8 @@ def _reference(spec: SceneSpec, rng: np.random.Generator, ground: Array) -> tupl
     origin = (CENTRE_XY[0] - half, CENTRE_XY[1] + half)
     if spec.other_zone:
         image, origin = _in_other_zone(image)
-    opacity = _cloud(rng, *image.shape[1:], spec.reference_cloud, 6.0)
-    image = image * (1 - opacity) + opacity * _CLOUD[:, None, None]
+    opacity = cloud_opacity(rng, *image.shape[1:], spec.reference_cloud, 6.0)
+    image = image * (1 - opacity) + opacity * CLOUD[:, None, None]
     image += rng.normal(0, 0.002, image.shape).astype(np.float32)
     if spec.covered < 1:
         kept = spec.margin_px + round((size - 2 * spec.margin_px) * spec.covered)
