@@ -94,7 +94,8 @@ def is_calibrated(result: Json) -> bool:
 def _row(spec: HardSpec, result: Json) -> str:
     cells = [spec.name]
     if "rmse_m" not in result:
-        cells += ["-", "-", "-", result["verdict"], "", result["reason"].splitlines()[0][:110]]
+        reason = " ".join(result["reason"].split()).rpartition("rejected: ")[2]
+        cells += ["-", "-", "-", result["verdict"], "", reason[:110]]
     else:
         true, stated = result["rmse_m"], result["holdout_m"]
         note = "WRONG" if is_wrong(result) else "" if is_calibrated(result) else "off"

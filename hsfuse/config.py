@@ -110,6 +110,7 @@ class CoregisterConfig(_Config):
     min_peak_ratio: float = Field(
         1.3, ge=1.0, description="smallest height of the global correlation peak over the next best one"
     )
+    dem: Path | None = Field(None, description="heights of the ground (any raster): parallax is fitted to them")
     correct_swir: bool = Field(False, description="move SWIR bands by their measured misalignment with the VNIR bands")
     verify: bool = Field(True, description="compare Sentinel-2 images with the checksums of their manifest")
 

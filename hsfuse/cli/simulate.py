@@ -27,6 +27,13 @@ def add_to(app: typer.Typer) -> None:
         swir_shift: Annotated[
             tuple[float, float], typer.Option(help="where PRISMA's SWIR looks beside its VNIR, metres east and north")
         ] = (0.0, 0.0),
+        days_apart: Annotated[
+            int | None, typer.Option(help="Sentinel-2 so many days later: harvest, season, sun, haze, missed clouds")
+        ] = None,
+        relief: Annotated[
+            float, typer.Option(help="relief in metres: slopes, cast shadows and parallax", min=0.0, max=4000.0)
+        ] = 0.0,
+        smile: Annotated[bool, typer.Option("--smile", help="strong smile: 2.5 nm at both ends of the swath")] = False,
         verbose: Verbose = False,
         quiet: Quiet = False,
         as_json: AsJson = False,
@@ -39,6 +46,7 @@ def add_to(app: typer.Typer) -> None:
 
             facts = simulate_products(
                 folder, rows=rows, cols=cols, seed=seed, clouds=clouds, full_tile=full_tile, s2_bands=s2_bands,
-                vnir_swir_shift_m=swir_shift, progress=session.progress,
+                vnir_swir_shift_m=swir_shift, days_apart=days_apart, relief_m=relief, strong_smile=smile,
+                progress=session.progress,
             )  # fmt: skip
             session.show(facts, lambda: "\n".join(f"{name:<11} {value}" for name, value in facts.items()))

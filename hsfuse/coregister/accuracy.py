@@ -56,7 +56,12 @@ class Accuracy:
 
 
 def field_accuracy(
-    residual: FloatArray, own_variance: FloatArray, field_variance: FloatArray, over_image: FloatArray
+    residual: FloatArray,
+    own_variance: FloatArray,
+    field_variance: FloatArray,
+    over_image: FloatArray,
+    *,
+    least_misfit: float = 0.0,
 ) -> Accuracy:
     """Estimate the field's error over the image.
 
@@ -70,6 +75,8 @@ def field_accuracy(
         Variance of one coordinate of the field at the check points, shape (point,).
     over_image
         The same at positions spread evenly over the image.
+    least_misfit
+        Variance of one coordinate that something else than the check points proves.
     """
     distance = np.hypot(residual[:, 0], residual[:, 1])
     expected = own_variance + field_variance
@@ -90,6 +97,7 @@ def field_accuracy(
         scale, raw = float(np.sqrt(square / (own + field))), float(np.sqrt(np.mean(distance[kept] ** 2)))
         mean = weight @ residual[kept]
         bias = float(np.sqrt(max(0.0, float(mean @ mean) - 2.0 * square / effective)))
+    misfit = max(misfit, least_misfit)
     variance = over_image + misfit
     rmse = float(np.sqrt(2.0 * variance.mean()))
     p95, ce90 = _percentiles(variance, (0.95, 0.90))

@@ -15,17 +15,22 @@ from hsfuse.config import CoregisterConfig
 from hsfuse.coregister.accuracy import Accuracy, field_accuracy
 from hsfuse.coregister.field import DisplacementField
 from hsfuse.coregister.pairs import build_images
+from hsfuse.coregister.relief import Relief
 from hsfuse.coregister.result import CoregistrationResult, TiePoints, Verdict
+from hsfuse.coregister.support import Support
 from hsfuse.degrade import Psf
 from hsfuse.errors import CoregistrationError
 from hsfuse.grid import Grid
 from hsfuse.process import has_one_blas_thread
 from hsfuse.progress import Progress, SilentProgress
 from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct
+from hsfuse.readers.dem import read_heights
 from hsfuse.threads import single_threaded
 
 if TYPE_CHECKING:
-    from hsfuse.coregister.register import Match, Registrar, Registration
+    from hsfuse.coregister.layers import SecondLayer
+    from hsfuse.coregister.register import Registrar
+    from hsfuse.coregister.registration import Match, Registration
 
 FloatArray = NDArray[np.float64]
 
@@ -67,11 +72,16 @@ def coregister_products(
     Raises
     ------
     OverlapError
-        The products do not overlap or share no band.
+        The products do not overlap or share no band, or the DEM does not cover them.
+    InputError
+        The DEM cannot be read.
     """
     config = config or CoregisterConfig()
     if config.coregister == "off":
         return CoregistrationResult.off()
+    relief = None
+    if config.dem is not None:
+        relief = Relief.of(read_heights(config.dem, hsi.grid), hsi.grid.pixel_m)
     with (progress or SilentProgress()).stage("co-register", total=2.4) as stage:
         try:
             images = build_images(hsi, msi, psf=psf or Psf(1.25), search_m=config.search_m, stage=stage)
@@ -83,7 +93,7 @@ def coregister_products(
         from hsfuse.coregister.register import Registrar
 
         with _one_thread():
-            registrar = Registrar(images, config, torch.device(device))
+            registrar = Registrar(images, config, torch.device(device), relief)
             del images
             found = registrar.run()
             stage.advance()
@@ -133,13 +143,50 @@ def assess_registration(
     }  # fmt: skip
     count = accuracy.count if independent else 0
     correlation = float(np.median(found.match.correlation)) if found.match.points.size else float("nan")
+    details |= _examination(found, pixel_m)
     verdict, reason = _verdict(field, used, figures, correlation, count, config)
+    if found.second_layer is not None:
+        verdict, reason = "rejected", _second_layer_reason(found.second_layer, pixel_m)
     details |= {"cv_ratio": round(float(found.choice.cv_ratio), 3), "independent_checks": independent}
     kept = field if verdict != "rejected" else DisplacementField.zero()
+    support = Support(ties.x[used], ties.y[used], registrar.reach_px * pixel_m)
+    beyond = support.extrapolated(*grid.xy(*registrar.seen_area(found.choice.fitted).T))
     return CoregistrationResult(
         verdict, reason, kept, ties, checks, count=count, correlation=correlation, details=details,
-        **(common | figures),
+        support=support, extrapolated_share=float(beyond.mean()), **(common | figures),
     )  # fmt: skip
+
+
+def _examination(found: Registration, pixel_m: float) -> dict[str, Any]:
+    """What was found beyond the smooth field, for the report."""
+    out: dict[str, Any] = {}
+    fine, layer = found.fine, found.second_layer
+    if fine is not None:
+        out["fine_displacement_m"] = round(math.sqrt(2.0 * fine.before) * pixel_m, 3)
+        out["fine_error_m"] = round(math.sqrt(2.0 * fine.variance) * pixel_m, 3)
+        if fine.slope is not None:
+            down, right = fine.slope
+            out["parallax"] = {
+                "view_angle_deg": round(math.degrees(math.atan(math.hypot(down, right))), 2),
+                "azimuth_deg": round(math.degrees(math.atan2(right, -down)) % 360.0, 1),
+            }
+    if found.shadow is not None:
+        out["shadow_m"] = round(found.shadow.difference * pixel_m, 2)
+        out["shadow_corrected"] = found.shadow.corrected
+    if layer is not None:
+        out["second_layer"] = {
+            "dx_m": round(layer.col * pixel_m, 1), "dy_m": round(-layer.row * pixel_m, 1),
+            "correlation": round(layer.correlation, 3), "score": round(layer.score, 1),
+        }  # fmt: skip
+    return out
+
+
+def _second_layer_reason(layer: SecondLayer, pixel_m: float) -> str:
+    distance = math.hypot(layer.row, layer.col) * pixel_m
+    return (
+        f"a part of the scene fits {distance:.0f} m away from the rest: clouds, ice or shadows that moved between the"
+        " images, and nothing says which part is the ground."
+    )
 
 
 def _verdict(
@@ -189,12 +236,19 @@ def _check_points(found: Registration, grid: Grid, field: DisplacementField) -> 
         raise ValueError("nothing was fitted")
     pixel_m, check = grid.pixel_m, found.check
     over_image = found.over_image * pixel_m**2
+    finer = found.fine.variance * pixel_m**2 if found.fine is not None else 0.0
+    # What the boxes prove holds the error that the points state.
+    beyond = max(0.0, finer - float(over_image.mean()))
+    if found.fine is not None and found.fine.fitted is not None:
+        # The boxes saw the pixels that were kept for checking: what they say of each other counts instead.
+        shadow = found.shadow.variance * pixel_m**2 if found.shadow is not None else 0.0
+        over_image, check, beyond = np.full_like(over_image, finer + shadow), None, 0.0
     if check is None or check.points.size < _MIN_CHECKS:
         nothing = np.zeros(0)
-        return TiePoints.empty(), field_accuracy(np.zeros((0, 2)), nothing, nothing, over_image)
+        return TiePoints.empty(), field_accuracy(np.zeros((0, 2)), nothing, nothing, over_image, least_misfit=beyond)
     x, y, dx, dy, ex, ey = _residuals(check, grid, field)
     own = (check.points.sigma * pixel_m) ** 2
     at_checks = found.uncertainty.variance_at(check.points.position) * pixel_m**2
-    accuracy = field_accuracy(np.column_stack([ex, ey]), own, at_checks, over_image)
+    accuracy = field_accuracy(np.column_stack([ex, ey]), own, at_checks, over_image, least_misfit=beyond)
     trust = np.clip(check.correlation, 0.0, 1.0)
     return TiePoints(x, y, dx, dy, np.sqrt(own), check.correlation, trust, accuracy.kept, np.hypot(ex, ey)), accuracy

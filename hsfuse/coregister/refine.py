@@ -130,12 +130,28 @@ class Refiner:
             missing |= other
         count = (~missing).sum().clamp(min=1)
 
-        def centre(channel: Tensor) -> None:
+        def centre(channel: Tensor) -> Tensor:
             channel.masked_fill_(missing, 0.0)
-            channel.sub_(channel.sum() / count).masked_fill_(missing, torch.nan)
+            mean = channel.sum() / count
+            channel.sub_(mean).masked_fill_(missing, torch.nan)
+            return mean
 
-        list(parallel_map(centre, reference))
+        self._reference_mean = torch.stack(list(parallel_map(centre, reference)))
         self._reference = reference
+
+    @property
+    def target(self) -> Tensor:
+        """The target, shape (channel, row, col), zero where unusable; not to be changed."""
+        return self._target
+
+    def target_brightness(self) -> Tensor:
+        """Mean of the target's channels, shape (row, col), zero where unusable."""
+        return self._target.mean(dim=0)
+
+    def reference_brightness(self, warped: Warped) -> Tensor:
+        """Mean of the reference's corresponding channels at displaced positions, shape (row, col)."""
+        channels = self._target.shape[0]
+        return warped.image[:channels].mean(dim=0) + self._reference_mean[:channels].mean()
 
     @property
     def background_px(self) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -14,12 +14,17 @@ from hsfuse.allocator import give_back
 from hsfuse.config import CoregisterConfig
 from hsfuse.coregister.correlate import GlobalPeak
 from hsfuse.coregister.extent import convex_outline
-from hsfuse.coregister.fit import Choice, choose_field, fit_fixed_smoothing, fit_shift
+from hsfuse.coregister.fine import fit_finer
+from hsfuse.coregister.fit import choose_field, fit_fixed_smoothing, fit_shift
 from hsfuse.coregister.global_search import GlobalSearch
 from hsfuse.coregister.images import OVERSAMPLING, MatchImages
+from hsfuse.coregister.layers import find_second_layer
 from hsfuse.coregister.models import Fitted, FloatArray, Points, on_pixels
 from hsfuse.coregister.polynomials import Polynomial
 from hsfuse.coregister.refine import Measurement, Refiner, Warped
+from hsfuse.coregister.registration import Match, Registration
+from hsfuse.coregister.relief import Relief
+from hsfuse.coregister.shadows import ShadowBias, is_biased, lit_pixels
 from hsfuse.coregister.spline_lattice import Spline
 from hsfuse.coregister.threads import run_both
 from hsfuse.coregister.uncertainty import FieldUncertainty
@@ -39,71 +44,11 @@ _MOST_SIGMA_PX, _MOST_STEP_PX, _LEAST_CORRELATION, _LEAST_SHARE = 0.25, 2.0, 0.1
 _MISALIGNED_PX, _NULL_QUANTILE = (17, -13), 0.99
 """Where the images certainly do not match, and how many of the windows there stay below the limit."""
 _LOOSE_SIGMA_PX = 1.0
+_LEAST_CHECKED_SHARE = 0.4
+_SHADOW_PASSES, _LEAST_LIT = 2, 0.4
 _PASSES = 4
-_CONVERGED_PX = 0.12
-"""Least squares converge quadratically: after a step of this size, the next one is far below the noise."""
 _HALVED_FROM_PX = 700
 _AREA_SIDE = 24
-
-
-@dataclass(frozen=True)
-class Match:
-    """A lattice of measurements as points.
-
-    Attributes
-    ----------
-    points
-        Position, total displacement and standard error of the usable windows.
-    correlation, share
-        Multiple correlation and share of usable pixels of those windows.
-    step
-        Distance from the predicted to the measured displacement, in pixels.
-    """
-
-    points: Points
-    correlation: FloatArray
-    share: FloatArray
-    step: FloatArray
-
-    @property
-    def converged(self) -> bool:
-        """Whether the prediction was so near that measuring again would change nothing."""
-        if not self.step.size:
-            return False
-        near = self.step < np.maximum(_CONVERGED_PX, 3.0 * self.points.sigma)
-        return bool(near.mean() > 0.9)
-
-
-@dataclass(frozen=True)
-class Registration:
-    """What was found, in target pixels (row, col).
-
-    Attributes
-    ----------
-    peak
-        Global correlation peak.
-    shift
-        Displacement at the peak.
-    choice
-        The field and the points' weights; None when there were too few points.
-    match
-        The points it was fitted to.
-    check
-        Points on pixels that the fit did not see (measured against the field); None when there are none.
-    uncertainty
-        How wrong the field is where.
-    over_image
-        Its variance (square pixels, of one coordinate) at positions spread evenly over what both images cover, clouds
-        included, shape (position,).
-    """
-
-    peak: GlobalPeak
-    shift: tuple[float, float]
-    choice: Choice | None = None
-    match: Match | None = None
-    check: Match | None = None
-    uncertainty: FieldUncertainty | None = None
-    over_image: FloatArray = field(default_factory=lambda: np.zeros(0))
 
 
 class Registrar:
@@ -117,9 +62,14 @@ class Registrar:
         Settings.
     device
         Where the arrays are worked on.
+    relief
+        Heights of the ground, when known.
     """
 
-    def __init__(self, images: MatchImages, config: CoregisterConfig, device: torch.device) -> None:
+    def __init__(
+        self, images: MatchImages, config: CoregisterConfig, device: torch.device, relief: Relief | None = None
+    ) -> None:
+        self._relief = relief
         self._grid, self._margin, self._config, self._device = images.grid, images.margin_px, config, device
         self._target = torch.from_numpy(images.target).to(device)
         self._reference = torch.from_numpy(images.reference).to(device)
@@ -131,6 +81,8 @@ class Registrar:
         self._constant = Polynomial(0, self.height, self.width)
         self._null_limit: float | None = None
         self._warped: Warped | None = None
+        self._warped_field: PixelField = np.zeros((2, self.height, self.width), np.float32)
+        self._lit = everywhere
         # The refiner changes the reference, so its outline is taken now.
         self._target_hull, self._reference_hull = convex_outline(images.target[0]), convex_outline(images.reference[0])
 
@@ -152,6 +104,11 @@ class Registrar:
 
     def _knot_px(self, wished: float) -> float:
         return max(wished, max(self.height, self.width) / 36.0)
+
+    @property
+    def reach_px(self) -> float:
+        """Distance from the points beyond which a field is extrapolated: two knots of the spline."""
+        return 2.0 * max(self._spline.spacing)
 
     @property
     def cell_px(self) -> int:
@@ -222,7 +179,7 @@ class Registrar:
             match = self._match(measured, field, strict=False)
             if match.points.size < 4:
                 return replace(found, match=match)
-            field = on_pixels(self._quick_fit(match.points), self.height, self.width)
+            field = self._warped_field = on_pixels(self._quick_fit(match.points), self.height, self.width)
             self._warped = refiner.warp(self._on_device(field))
             measured, self._null_limit = run_both(
                 partial(refiner.measure, self._windows, self._warped, fit_pixels),
@@ -239,11 +196,64 @@ class Registrar:
             found, check = run_both(
                 partial(self._with_field, found), partial(self._check, refiner, field, self._warped)
             )
-            return replace(found, check=check)
-        found = self._with_field(found)
-        if found.choice is None:
+            found = replace(found, check=check)
+        else:
+            found = self._with_field(found)
+            if found.choice is not None:
+                field = self._warped_field = on_pixels(found.choice.fitted, self.height, self.width)
+                self._warped = refiner.warp(self._on_device(field))
+                found = replace(found, check=self._check(refiner, field, self._warped))
+        return self._examined(found, refiner)
+
+    def _examined(self, found: Registration, refiner: Refiner) -> Registration:
+        """Look for what the field does not follow: finer displacement, and something that moved by itself."""
+        if found.choice is None or found.match is None or self._warped is None:
             return found
-        return replace(found, check=self._check(refiner, on_pixels(found.choice.fitted, self.height, self.width)))
+        found = self._without_shadow(found, refiner)
+        choice, warped = found.choice, self._warped
+        if choice is not None and not self._single_shift(choice.weight.size):
+            fine = fit_finer(refiner, choice.fitted, self._grid, self._lit, warped=warped, relief=self._relief)
+            found = replace(found, fine=fine)
+            if fine.fitted is not None:
+                found = replace(found, choice=replace(choice, fitted=fine.fitted))
+                warped = refiner.warp(self._on_device(on_pixels(fine.fitted, self.height, self.width)))
+        return replace(found, second_layer=find_second_layer(refiner, warped, self._lit))
+
+    def _without_shadow(self, found: Registration, refiner: Refiner) -> Registration:
+        """Match again without dark ground, where that says something else, and decide between both."""
+        if found.choice is None or found.match is None or self._warped is None:
+            return found
+        lit = lit_pixels(refiner, self._warped)
+        if lit is None:
+            return found
+        before = on_pixels(found.choice.fitted, self.height, self.width)
+        allowed = ~self._check_pixels & lit
+        match = self._match(refiner.measure(self._windows, self._warped, allowed), self._warped_field)
+        points, fitted = found.match.points, found.choice.fitted
+        if not is_biased(match.points, fitted.at(match.points.position), points, fitted.at(points.position)):
+            return found
+        for _ in range(_SHADOW_PASSES):
+            if match.points.size < max(_FEWEST_COARSE, _LEAST_LIT * found.match.points.size):
+                return found
+            field = on_pixels(self._quick_fit(match.points), self.height, self.width)
+            warped = refiner.warp(self._on_device(field))
+            match = self._match(refiner.measure(self._windows, warped, allowed), field)
+        if match.points.size < 4:
+            return found
+        again = self._with_field(replace(found, match=match))
+        if again.choice is None:
+            return found
+        after = on_pixels(again.choice.fitted, self.height, self.width)
+        difference = float(np.sqrt(((after - before) ** 2).sum(axis=0).mean()))
+        errors = (float(np.sqrt(2.0 * one.over_image.mean())) for one in (found, again))
+        bias = ShadowBias.of(difference, *errors)
+        if bias is None:
+            return found
+        if not bias.corrected:
+            return replace(found, shadow=bias, over_image=found.over_image + bias.variance)
+        self._lit, self._warped = lit, refiner.warp(self._on_device(after))
+        check = self._check(refiner, after, self._warped)
+        return replace(again, shadow=bias, check=check, over_image=again.over_image + bias.variance)
 
     def _half_resolution(self, field: PixelField, allowed: Tensor) -> Measurement | None:
         """Measure with the same windows on images of half the resolution: what is near enough needs no more at first.
@@ -282,27 +292,30 @@ class Registrar:
         seen = correlation[share > self._least_share]
         return float(np.quantile(seen, _NULL_QUANTILE)) if seen.size else 0.0
 
-    def _single_shift(self, points: Points) -> bool:
-        return self._config.coregister == "global" or points.size < self._config.min_points
+    def _single_shift(self, points: int) -> bool:
+        return self._config.coregister == "global" or points < self._config.min_points
 
     def _with_field(self, found: Registration) -> Registration:
         """Choose the field and determine how wrong it is where."""
         if found.match is None:
             return found
         points = found.match.points
-        single = self._single_shift(points)
+        single = self._single_shift(points.size)
         choice = fit_shift(points, self._constant) if single else choose_field(points, self._spline)
         uncertainty = FieldUncertainty.of(choice.fitted, points, choice.weight)
         return replace(
-            found, choice=choice, uncertainty=uncertainty, over_image=uncertainty.variance_at(self._area(choice.fitted))
+            found,
+            choice=choice,
+            uncertainty=uncertainty,
+            over_image=uncertainty.variance_at(self.seen_area(choice.fitted)),
         )
 
     def _quick_fit(self, points: Points) -> Fitted:
-        if self._single_shift(points):
+        if self._single_shift(points.size):
             return fit_shift(points, self._constant).fitted
         return fit_fixed_smoothing(points, self._spline).fitted
 
-    def _area(self, fitted: Fitted) -> FloatArray:
+    def seen_area(self, fitted: Fitted) -> FloatArray:
         """Positions in the area that both images cover: inside the hulls of their usable pixels."""
         rows, cols = (np.linspace(0, n - 1, _AREA_SIDE).round().astype(int) for n in (self.height, self.width))
         row, col = (v.ravel() for v in np.meshgrid(rows, cols, indexing="ij"))
@@ -316,8 +329,9 @@ class Registrar:
         if not bool(self._check_pixels.any()):
             return None
         boxes = Windows.boxes(self.height, self.width, self.cell_px, self._device)
-        measured = refiner.measure(boxes, warped or self._on_device(field), self._check_pixels)
-        match = self._match(measured, field, least_share=0.4)
+        measured = refiner.measure(boxes, warped or self._on_device(field), self._check_pixels & self._lit)
+        # Neither scatter nor resemblance may decide: both are worse where the field is wrong.
+        match = self._match(measured, field, least_share=_LEAST_CHECKED_SHARE, strict=False)
         return match if match.points.size else None
 
     def _match(

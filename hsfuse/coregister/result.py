@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse.coregister.field import DisplacementField, FloatArray
+from hsfuse.coregister.support import Support
 
 Verdict = Literal["accepted", "global only", "rejected", "off"]
 
@@ -152,6 +153,10 @@ class CoregistrationResult:
         Median correlation of the windows after alignment.
     swir
         Misalignment of the SWIR bands with the others; None when it was not measured.
+    support
+        Where the field rests on measurements (``support.extrapolated_on(grid)`` marks ground beyond); None without.
+    extrapolated_share
+        Share of the ground that both images cover where the field is carried on beyond its measurements.
     details
         Other figures for the report, JSON-serialisable.
     """
@@ -170,6 +175,8 @@ class CoregistrationResult:
     peak_ratio: float = float("nan")
     correlation: float = float("nan")
     swir: SwirShift | None = None
+    support: Support | None = None
+    extrapolated_share: float = float("nan")
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
@@ -214,6 +221,7 @@ class CoregistrationResult:
             "correlation": number(self.correlation),
             "swir_shift_m": None if self.swir_shift_m is None else [number(v) for v in self.swir_shift_m],
             "swir": None if self.swir is None else self.swir.to_json(),
+            "extrapolated_share": number(self.extrapolated_share),
             "details": _finite(self.details),
             "field": self.field.to_json(),
         }

@@ -120,15 +120,30 @@ class Landscape:
         keep = slice(row0 - first, row1 - first)
         return Strip(drawn.index[:, keep], drawn.weight[:, keep], drawn.shade[keep], drawn.label[keep])
 
-    def _draw(self, row0: int, row1: int) -> Strip:
-        rows = slice(row0, row1)
+    @property
+    def terrain(self) -> FloatArray:
+        """Shape of the ground, shape (row, col), standard deviation about 1."""
+        return self._fields.terrain
+
+    def parcels(self, row0: int, row1: int) -> HashArray:
+        """Hash of the parcel that each pixel of some rows belongs to, shape (row, col)."""
+        _, _, x_bent, y_bent = self._positions(row0, row1)
+        cell, _ = self._districts.at(x_bent, y_bent)
+        return self._parcels(x_bent, y_bent, cell)[0]
+
+    def _positions(self, row0: int, row1: int) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """Positions of pixels in metres, x and y, and the same bent as parcels are."""
         y, x = np.meshgrid(
             (np.arange(row0, row1, dtype=np.float32) + 0.5) * np.float32(self.pixel_m),
             (np.arange(self.shape[1], dtype=np.float32) + 0.5) * np.float32(self.pixel_m),
             indexing="ij",
         )
-        x_bent = x + 55.0 * self._fields.warp_x[rows]
-        y_bent = y + 55.0 * self._fields.warp_y[rows]
+        rows = slice(row0, row1)
+        return x, y, x + 55.0 * self._fields.warp_x[rows], y + 55.0 * self._fields.warp_y[rows]
+
+    def _draw(self, row0: int, row1: int) -> Strip:
+        rows = slice(row0, row1)
+        x, y, x_bent, y_bent = self._positions(row0, row1)
         cell, border = self._districts.at(x_bent, y_bent)
         parcel, edge, across = self._parcels(x_bent, y_bent, cell)
         mixture = self._land_use(rows, cell, parcel)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
@@ -19,9 +20,10 @@ from hsfuse.grid import Bounds, Grid, reproject_xy
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress, SilentProgress, Stage
 from hsfuse.sensors.sentinel2 import BANDS_10M, BANDS_ALL
+from hsfuse.simulate.other_day import make_other_day, relief_height
 from hsfuse.simulate.prisma import PanBlock, PrismaBlock, PrismaLayout, default_prisma_bands, write_prisma_l2d
 from hsfuse.simulate.prisma_sensor import Footprint, PrismaOptics, PrismaSensor
-from hsfuse.simulate.s2_sensor import Sentinel2Sensor
+from hsfuse.simulate.s2_sensor import Cover, Sentinel2Sensor
 from hsfuse.simulate.scene import Truth
 from hsfuse.simulate.sensors import Clouds
 from hsfuse.simulate.true_field import TrueField
@@ -85,6 +87,17 @@ class SimulationConfig(_Config):
         datetime(2024, 6, 23, 10, 20, 21, 24000, tzinfo=UTC), description="Sentinel-2's acquisition time (UTC)"
     )
 
+    days_apart: int | None = Field(
+        None, ge=-400, le=400, description="Sentinel-2 so many days later: harvest, season, sun, haze, missed clouds"
+    )
+    relief_m: float = Field(
+        0.0, ge=0.0, le=4_000.0, description="relief (5 to 95 % of heights): slopes, cast shadows, parallax"
+    )
+    view_angle_deg: float = Field(8.0, ge=-30.0, le=30.0, description="view angle whose parallax relief leaves")
+    jitter_m: float | None = Field(
+        None, ge=0.0, le=50.0, description="amplitude of attitude jitter; default: 3 with days apart or relief, else 0"
+    )
+
     @field_validator("start", "s2_start")
     @classmethod
     def _utc(cls, value: datetime) -> datetime:
@@ -99,6 +112,18 @@ class SimulationConfig(_Config):
         if self.full_tile and self.shift_m is not None and max(map(abs, self.shift_m)) > 20_000.0:
             raise ValueError("so large a shift leaves the tile")
         return self
+
+    @property
+    def guide_start(self) -> datetime:
+        """Sentinel-2's acquisition time: so many days apart when that is asked for."""
+        if self.days_apart is None:
+            return self.s2_start
+        return datetime.combine(self.start.date() + timedelta(days=self.days_apart), self.s2_start.timetz())
+
+    @property
+    def is_realistic(self) -> bool:
+        """Whether the two images show different days or relief."""
+        return self.days_apart is not None or self.relief_m > 0.0
 
 
 @dataclass(frozen=True)
@@ -170,6 +195,11 @@ def simulate_pair(
     hsi_grid, truth_grid, field = plan_grids(config)
     facts = {"config": config.model_dump(mode="json"), "hsi_crs": hsi_grid.crs.to_string()}
     truth = Truth.generate(truth_grid, seed=config.seed, field=field, facts=facts, progress=progress)
+    guide = truth
+    unmasked: tuple[Cover, ...] = ()
+    if config.is_realistic:
+        truth, guide, unmasked = _other_day(config, truth)
+        field = truth.field or field
 
     sensor, layout = _prisma(config, truth, hsi_grid, field)
     with progress.stage("write PRISMA product", config.rows * (1.3 if config.pan else 1.0)) as stage:
@@ -179,7 +209,7 @@ def simulate_pair(
 
     tile = _tile(truth_grid) if config.full_tile else None
     beyond = config.full_tile and config.tile_fill == "mirror"
-    view = _sentinel2(config, truth, tile if beyond and tile is not None else truth_grid)
+    view = _sentinel2(config, guide, tile if beyond and tile is not None else truth_grid, unmasked)
     sentinel2 = write_safe(
         target,
         grid=view.grid,
@@ -187,7 +217,7 @@ def simulate_pair(
         reflectance={name: view.band(name) for name in (BANDS_10M if config.s2_bands == "10m" else BANDS_ALL)},
         scl=view.classes,
         spacecraft=config.spacecraft,
-        sensing_time=config.s2_start,
+        sensing_time=config.guide_start,
         overwrite=overwrite,
         progress=progress,
     )
@@ -231,10 +261,24 @@ def plan_grids(config: SimulationConfig) -> tuple[Grid, Grid, TrueField]:
         wavelength_m=config.wavelength_m,
         rng=rng,
     )
+    field = _with_distortion(config, field, rng)
     reach = field.largest_m(hsi) + max(map(abs, config.vnir_swir_shift_m)) + config.margin_m
-    reach += 3.0 * config.psf_fwhm * HSI_PIXEL_M
+    reach += 3.0 * config.psf_fwhm * HSI_PIXEL_M + 1.5 * config.relief_m * max(map(abs, field.parallax))
     box = hsi.bounds_in(msi_crs).buffer(reach)
     return hsi, _snapped(msi_crs, box), field
+
+
+def _with_distortion(config: SimulationConfig, field: TrueField, rng: np.random.Generator) -> TrueField:
+    """Add the jitter along the track, and the parallax across it."""
+    jitter_m = config.jitter_m if config.jitter_m is not None else 3.0 * config.is_realistic
+    if not jitter_m and not config.relief_m:
+        return field
+    track, slope = math.radians(config.footprint_deg), math.tan(math.radians(config.view_angle_deg))
+    phases = rng.uniform(0.0, 2.0 * np.pi, 2)
+    return dataclasses.replace(
+        field, jitter_m=jitter_m, jitter_phase_rad=(float(phases[0]), float(phases[1])),
+        track_deg=config.footprint_deg, parallax=(slope * math.cos(track), -slope * math.sin(track)),
+    )  # fmt: skip
 
 
 def _snapped(crs: CRS, box: Bounds) -> Grid:
@@ -281,7 +325,19 @@ def _prisma(config: SimulationConfig, truth: Truth, grid: Grid, field: TrueField
     return PrismaSensor(truth, grid, field, bands, footprint, optics, clouds, seed=config.seed), layout
 
 
-def _sentinel2(config: SimulationConfig, truth: Truth, grid: Grid) -> Sentinel2Sensor:
+def _other_day(config: SimulationConfig, truth: Truth) -> tuple[Truth, Truth, tuple[Cover, ...]]:
+    """The scene on both days, and what hides the guide's ground unknown to its classes."""
+    height = None
+    if config.relief_m > 0.0:
+        height = relief_height(truth.grid, seed=config.seed, relief_m=config.relief_m)
+    both = make_other_day(
+        truth, days=config.days_apart or 0, seed=config.seed, when=(config.start, config.guide_start), height_m=height
+    )
+    field = None if truth.field is None else truth.field.over(truth.grid, height)
+    return dataclasses.replace(both.hsi, field=field), both.guide, both.unmasked
+
+
+def _sentinel2(config: SimulationConfig, truth: Truth, grid: Grid, unmasked: tuple[Cover, ...] = ()) -> Sentinel2Sensor:
     """Set up the Sentinel-2 product."""
     rng = np.random.default_rng([config.seed, 0xC52])
     clouds = Clouds.random(truth.grid.shape, rng, fraction=config.cloud_fraction, pixel_m=MSI_PIXEL_M, shadow_m=1100.0)
@@ -293,6 +349,7 @@ def _sentinel2(config: SimulationConfig, truth: Truth, grid: Grid) -> Sentinel2S
         snr_scale=config.snr_scale,
         clouds=clouds,
         seed=config.seed,
+        unmasked=unmasked,
     )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from hsfuse.grid import Grid, Slice2D
 from hsfuse.sensors.sentinel2 import BAND_ORDER, RESOLUTION_M, table_responses
@@ -19,6 +20,14 @@ _BY_RANK = np.array([SCL_VEGETATION, SCL_BARE, SCL_WATER, SCL_SHADOW, SCL_CIRRUS
 _RANK = np.zeros(12, dtype=np.uint8)
 _RANK[_BY_RANK] = np.arange(_BY_RANK.size)
 _MARGIN = 6
+
+
+class Cover(Protocol):
+    """Something between the ground and the sensor."""
+
+    def cover(self, reflectance: FloatArray, wavelength_nm: ArrayLike, rows: slice, cols: slice) -> FloatArray:
+        """Reflectance (band, row, col) of a block as seen through it."""
+        ...
 
 
 class Sentinel2Sensor:
@@ -40,6 +49,8 @@ class Sentinel2Sensor:
         Clouds over the scene's grid; None for a clear sky.
     seed
         Of the noise.
+    unmasked
+        Clouds and haze that the scene classes do not know.
     """
 
     def __init__(
@@ -52,9 +63,11 @@ class Sentinel2Sensor:
         snr_scale: float,
         clouds: Clouds | None,
         seed: int,
+        unmasked: Sequence[Cover] = (),
     ) -> None:
         self.truth, self.grid, self.spacecraft = truth, grid, spacecraft
         self.psf_fwhm, self.snr_scale, self.clouds, self.seed = psf_fwhm, snr_scale, clouds, seed
+        self._unmasked = tuple(unmasked)
         self._inside = truth.grid.block_in(grid)
 
     def band(self, name: str) -> Callable[[Slice2D], FloatArray]:
@@ -102,6 +115,8 @@ class Sentinel2Sensor:
         view = view[:, top : top + part.shape[0], left : left + part.shape[1]]
         if self.clouds is not None:
             view = self.clouds.cover(view, [centre_nm], *part.slices)
+        for cover in self._unmasked:
+            view = cover.cover(view, [centre_nm], *part.slices)
         return np.asarray(view[0], dtype=np.float32)
 
     def _mirrored(self, read: Callable[[Slice2D], FloatArray], block: Slice2D) -> FloatArray:

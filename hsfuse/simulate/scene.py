@@ -31,6 +31,7 @@ from hsfuse.simulate.true_field import TrueField
 from hsfuse.spectral import BandTable, SpectralResponse
 
 FORMAT = 1
+_OPTIONAL = ("change", "height_m")
 _STRIP_ROWS = 192
 _CHUNK_PX = 1 << 15
 _FEW_BANDS = 12
@@ -56,6 +57,11 @@ class Truth:
         Position error of the simulated hyperspectral product; None when there is none.
     facts
         How the scene and its products were made (JSON values).
+    change
+        Where and why the guide of another day does not belong (bits of :mod:`hsfuse.simulate.other_day`), shape
+        (row, col); None when both images are of one day.
+    height_m
+        Height of the ground over its mean in metres, shape (row, col); None: flat.
     """
 
     grid: Grid
@@ -66,6 +72,8 @@ class Truth:
     label: NDArray[np.uint8]
     field: TrueField | None = None
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    change: NDArray[np.uint8] | None = None
+    height_m: NDArray[np.float32] | None = None
 
     @classmethod
     def generate(
@@ -196,6 +204,7 @@ class Truth:
             "shade": self.shade,
             "label": self.label,
         }
+        arrays |= {name: array for name in _OPTIONAL if (array := getattr(self, name)) is not None}
         path = Path(path)
         partial = part_name(path)
         try:
@@ -227,12 +236,15 @@ class Truth:
                     raise InputError(f"{path}: ground truth of format {header['format']}, not {FORMAT}.", hint=hint)
                 arrays = {name: stored[name] for name in ("wavelength_nm", "spectra", "index", "weight")}
                 arrays |= {name: stored[name] for name in ("shade", "label")}
+                arrays |= {name: stored[name] for name in _OPTIONAL if name in stored}
                 spectra = Endmembers(
                     arrays["wavelength_nm"], arrays["spectra"], tuple(header["group"]), tuple(header["name"])
                 )
                 height, width = arrays["shade"].shape
                 grid = Grid(CRS.from_wkt(header["crs"]), Affine(*header["transform"]), height, width)
-                error_field = None if header["field"] is None else TrueField.from_json(header["field"])
+                error_field = None
+                if header["field"] is not None:
+                    error_field = TrueField.from_json(header["field"]).over(grid, arrays.get("height_m"))
         except (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise InputError(f"{path} is not a ground truth of a simulated scene ({error}).", hint=hint) from error
         return cls(
@@ -244,6 +256,8 @@ class Truth:
             arrays["label"],
             error_field,
             header["facts"],
+            arrays.get("change"),
+            arrays.get("height_m"),
         )
 
 

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from hsfuse.grid import Grid
+
+
+@dataclass(frozen=True)
+class HeightMap:
+    """Heights in metres on a grid, shape (row, col)."""
+
+    grid: Grid
+    height_m: NDArray[np.float32]
+
+    def at(self, x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Heights at map positions of any (equal) shape, linear between pixels."""
+        position = np.stack(self.grid.rowcol(x, y))
+        return np.asarray(ndimage.map_coordinates(self.height_m.astype(np.float64), position, order=1, mode="nearest"))
 
 
 @dataclass(frozen=True)
@@ -30,6 +44,14 @@ class TrueField:
         Its length in x and in y displacement.
     heading_rad, phase_rad
         Direction along which the wave runs, and its phase, for x and for y displacement.
+    jitter_m, jitter_length_m, jitter_phase_rad
+        Amplitude, length along the track, and phases (x, y) of the attitude's jitter.
+    track_deg
+        Direction of the track, clockwise from south.
+    parallax
+        Displacement east and north per metre of height.
+    relief
+        Heights; None: flat.
     """
 
     centre_x_m: float = 0.0
@@ -41,6 +63,12 @@ class TrueField:
     wavelength_m: tuple[float, float] = (10_000.0, 10_000.0)
     heading_rad: tuple[float, float] = (0.0, 0.0)
     phase_rad: tuple[float, float] = (0.0, 0.0)
+    jitter_m: float = 0.0
+    jitter_length_m: float = 4_500.0
+    jitter_phase_rad: tuple[float, float] = (0.0, 0.0)
+    track_deg: float = 0.0
+    parallax: tuple[float, float] = (0.0, 0.0)
+    relief: HeightMap | None = None
 
     @classmethod
     def for_grid(
@@ -89,17 +117,30 @@ class TrueField:
         for length, heading, phase in zip(self.wavelength_m, self.heading_rad, self.phase_rad, strict=True):
             along = np.cos(heading) * east + np.sin(heading) * north
             waves.append(self.wave_m * np.sin(2.0 * np.pi * along / length + phase))
-        return dx + waves[0], dy + waves[1]
+        dx, dy = dx + waves[0], dy + waves[1]
+        if self.jitter_m:
+            track = np.deg2rad(self.track_deg)
+            along = 2.0 * np.pi * (np.sin(track) * east + np.cos(track) * north) / self.jitter_length_m
+            dx = dx + self.jitter_m * np.sin(along + self.jitter_phase_rad[0])
+            dy = dy + self.jitter_m * np.sin(along + self.jitter_phase_rad[1])
+        if self.relief is not None:
+            height = self.relief.at(np.asarray(x) + self.shift_x_m, np.asarray(y) + self.shift_y_m)
+            dx, dy = dx + self.parallax[0] * height, dy + self.parallax[1] * height
+        return dx, dy
+
+    def over(self, grid: Grid, height_m: NDArray[np.float32] | None) -> Self:
+        """The same over ground of these heights, shape (row, col), in the field's reference system."""
+        return self if height_m is None else replace(self, relief=HeightMap(grid, height_m))
 
     def largest_m(self, grid: Grid) -> float:
         """Largest displacement of either axis over a grid."""
         rows, cols = np.linspace(0, grid.height - 1, 9), np.linspace(0, grid.width - 1, 9)
         x, y = grid.xy(*np.meshgrid(rows, cols, indexing="ij"))
-        return float(max(np.abs(part).max() for part in self.at(x, y))) + self.wave_m
+        return float(max(np.abs(part).max() for part in self.at(x, y))) + self.wave_m + self.jitter_m
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values for a JSON file."""
-        return asdict(self)
+        """Return plain values for a JSON file; heights are kept elsewhere (see :meth:`over`)."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "relief"}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:

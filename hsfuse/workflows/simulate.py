@@ -9,6 +9,8 @@ from hsfuse.errors import OutputError, UsageError
 from hsfuse.progress import Progress, SilentProgress
 from hsfuse.simulate.products import SimulatedPair, simulate_pair
 
+_STRONG_SMILE_NM = 2.5
+
 
 def simulate_products(
     folder: Path,
@@ -20,6 +22,9 @@ def simulate_products(
     full_tile: bool = False,
     s2_bands: str = "10m",
     vnir_swir_shift_m: tuple[float, float] = (0.0, 0.0),
+    days_apart: int | None = None,
+    relief_m: float = 0.0,
+    strong_smile: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Simulate a pair of products and return their paths; see :func:`hsfuse.simulate.products.simulate_pair`.
@@ -38,8 +43,10 @@ def simulate_products(
         raise OutputError(f"The folder {folder} cannot be used: {error.strerror}.") from error
     if occupied:
         raise OutputError(f"The folder {folder} is not empty.", hint="Choose a new folder.")
+    smile: dict[str, Any] = {"smile_nm": _STRONG_SMILE_NM} if strong_smile else {}
     pair: SimulatedPair = simulate_pair(
         folder, size_px=(rows, cols), seed=seed, cloud_fraction=clouds, full_tile=full_tile, s2_bands=s2_bands,
-        vnir_swir_shift_m=vnir_swir_shift_m, progress=progress or SilentProgress(),
+        vnir_swir_shift_m=vnir_swir_shift_m, days_apart=days_apart, relief_m=relief_m, **smile,
+        progress=progress or SilentProgress(),
     )  # fmt: skip
     return {"prisma": str(pair.prisma), "sentinel2": str(pair.sentinel2), "truth": str(pair.truth)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,8 +67,20 @@ class Cube:
     def error_codes(self, block: Slice2D, bands: Sequence[int] | None = None) -> None:
         return None
 
+    def cloud(self, block: Slice2D) -> None:
+        return None
+
+    def read_ahead(self, block: Slice2D, bands: Sequence[int] | None = None) -> None:
+        pass
+
     def close(self) -> None:
         pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.close()
 
 
 class Landscape:

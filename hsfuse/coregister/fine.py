@@ -1,0 +1,275 @@
+"""A field that follows displacement finer than the matching windows, where the images prove that it does.
+
+Relief parallax and attitude jitter vary over one to a few kilometres. Small boxes (see boxes.py) are measured from
+coarse to fine, and a dense spline under a penalty is fitted to what they hold beyond the smooth field. A spline
+through every other row of boxes is judged by the rows between, which share no pixel with them. That decides how stiff
+it is, whether it is better than the smooth field at all, and how wrong it is: neighbours in a row that it did not see
+have only its error in common.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hsfuse.coregister.boxes import BOX_PX, Boxes, Covariance, measure_boxes
+from hsfuse.coregister.field import DisplacementField
+from hsfuse.coregister.fit import robust_weights
+from hsfuse.coregister.models import Fitted, FloatArray, Points, on_pixels
+from hsfuse.coregister.refine import Refiner, Warped
+from hsfuse.coregister.relief import Relief
+from hsfuse.coregister.spline_lattice import Spline, to_map
+from hsfuse.coregister.splines import FittedSpline, PolynomialSpline
+from hsfuse.coregister.trend import interpolating
+from hsfuse.grid import Grid
+
+PixelField = NDArray[np.float32]
+
+_STAGES = ((32, 8.0), (24, 8.0), (16, 5.0), (16, 5.0), (12, 3.0), (12, 3.0), (BOX_PX, 1.5), (BOX_PX, 1.5))
+"""Side of the boxes and scale of the background in pixels: large ones capture from farther, small ones see more."""
+_SMOOTHINGS = (30.0, 3.0, 0.3, 0.03, 0.003)
+_LEAST_VARIANCE_PX2, _SIGNIFICANT = 8e-4, 6.0
+"""Covariance of neighbouring boxes from which a finer field is tried, also in units of its standard error."""
+_GAIN, _SEEN_SHARE = 0.9, 0.5
+"""A finer field is taken when it leaves at most the first share of the covariance that the smooth field leaves. The
+second is the share of the variance that boxes see of displacement which changes within a few of them."""
+_FINEST_KNOT_PX, _MOST_KNOTS, _MOST_BOXES = 10.0, 64, 100
+_FEWEST_BOXES, _USED_WEIGHT = 60, 0.2
+_LOSS_CAP, _BEYOND_KNOTS = 9.0, 3
+
+
+@dataclass(frozen=True)
+class FineField:
+    """A smooth field and a dense spline that is added to it."""
+
+    base: Fitted
+    detail: FittedSpline
+    name: str = "fine spline"
+
+    def at(self, position: FloatArray) -> FloatArray:
+        """Displacement at positions."""
+        return self.base.at(position) + self.detail.at(position)
+
+    def influence(self, points: Points, weight: FloatArray, position: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Contribution of each point to the smooth field; what boxes add is judged by other boxes."""
+        return self.base.influence(points, weight, position)
+
+    def to_field(self, grid: Grid) -> DisplacementField:
+        """The field in map units, on the knots of the dense spline."""
+        spline, detail = self.detail.spline, self.detail
+        rows, cols = (np.linspace(0.0, n - 1.0, 24) for n in (spline.height, spline.width))
+        inside = np.stack(np.meshgrid(rows, cols, indexing="ij"), axis=-1).reshape(-1, 2)
+        plane = np.linalg.lstsq(_plane(spline, inside), self.base.at(inside), rcond=None)[0]
+        trend = detail.affine.coefficients.copy()
+        affine = plane + trend[:3]
+        trend[:3] = 0.0
+        position = spline.knot_positions(extra=_BEYOND_KNOTS)
+        within = np.clip(position, 0.0, [spline.height - 1.0, spline.width - 1.0])
+        rest = self.base.at(within) - _plane(spline, within) @ plane + detail.affine.model.design(within) @ trend
+        shape = tuple(n + 2 * _BEYOND_KNOTS for n in spline.shape)
+        tall = interpolating(rest.reshape(*shape, 2))
+        both = interpolating(tall.transpose(1, 0, 2)).transpose(1, 0, 2)
+        inner = both[_BEYOND_KNOTS:-_BEYOND_KNOTS, _BEYOND_KNOTS:-_BEYOND_KNOTS].reshape(-1, 2)
+        return to_map(grid, affine, spline, detail.coefficients + inner, self.name)
+
+
+@dataclass(frozen=True)
+class FineFit:
+    """What small boxes say about a field.
+
+    Attributes
+    ----------
+    fitted
+        The finer field; None when the smooth field is as good.
+    variance
+        Variance (square pixels, one coordinate) of the error that boxes prove: of ``fitted``, or of the smooth field.
+    before
+        The same of the smooth field.
+    boxes
+        Boxes that were used in the end.
+    slope
+        Displacement (row, col) in pixels per metre of height, when heights were given.
+    """
+
+    fitted: FineField | None
+    variance: float
+    before: float
+    boxes: int
+    slope: tuple[float, float] | None = None
+
+
+def fit_finer(
+    refiner: Refiner,
+    base: Fitted,
+    grid: Grid,
+    allowed: Tensor,
+    *,
+    warped: Warped | None = None,
+    relief: Relief | None = None,
+) -> FineFit:
+    """Find displacement finer than a smooth field, follow it if possible, and say what is left.
+
+    Parameters
+    ----------
+    refiner
+        Measures displacements; its background's scale is changed.
+    base
+        The smooth field.
+    grid
+        Grid of the target.
+    allowed
+        Pixels that may be used, shape (row, col).
+    warped
+        The reference at the positions that ``base`` says; made when None.
+    relief
+        Heights, when known: the parallax is then fitted as a multiple of them.
+    """
+    height, width = refiner.height, refiner.width
+    start = on_pixels(base, height, width)
+    predicted = torch.from_numpy(start).to(refiner.device) if warped is None else warped
+    seen = measure_boxes(refiner, predicted, allowed, _side(BOX_PX, height, width))
+    chance = seen.covariance()
+    used = int(seen.usable.sum())
+    significant = chance.value > max(_LEAST_VARIANCE_PX2, _SIGNIFICANT * chance.error)
+    if used < _FEWEST_BOXES or not (significant or relief is not None):
+        return FineFit(None, chance.above_chance, chance.above_chance, used)
+    spacing = max(_FINEST_KNOT_PX, max(height, width) / _MOST_KNOTS)
+    model = PolynomialSpline(Spline.over(height, width, spacing, grid), relief)
+    field = start
+    last: _Halves | None = None
+    for side, background in _STAGES:
+        refiner.background_px = background
+        boxes = measure_boxes(refiner, torch.from_numpy(field).to(refiner.device), allowed, _side(side, height, width))
+        fitted = _Halves.of(boxes, _at(field, boxes) - _at(start, boxes), model)
+        if fitted is not None:
+            last = fitted
+            field = on_pixels(FineField(base, fitted.whole), height, width)
+    if last is None:
+        return FineFit(None, chance.above_chance, chance.above_chance, used)
+    before, after = last.before, last.after
+    if after.value > _GAIN * before.value:
+        # Boxes see less than what is there of displacement that cannot be followed.
+        worse = before.above_chance / _SEEN_SHARE
+        return FineFit(None, worse, worse, used)
+    slope = None
+    if relief is not None:
+        slope = relief.slope(last.whole.affine.coefficients)
+    variance = after.above_chance + last.unseen(height, width) + last.unresolved(height, width)
+    variance += last.unknown * last.detail_variance(height, width)
+    return FineFit(FineField(base, last.whole), variance, before.above_chance, int(last.weight.sum()), slope)
+
+
+@dataclass(frozen=True)
+class _Halves:
+    """A spline through all boxes, and what splines through half of them say.
+
+    Attributes
+    ----------
+    boxes, weight
+        The boxes and their robust weights, shape (box,).
+    whole
+        Spline through all.
+    halves
+        Splines through the even and odd rows, and through the even and odd columns of boxes.
+    before, after
+        Covariance of neighbouring boxes without the splines and beyond those that did not see these boxes.
+    """
+
+    boxes: Boxes
+    weight: FloatArray
+    whole: FittedSpline
+    halves: tuple[tuple[FittedSpline, FittedSpline], tuple[FittedSpline, FittedSpline]]
+    before: Covariance
+    after: Covariance
+
+    @classmethod
+    def of(cls, boxes: Boxes, already: FloatArray, model: PolynomialSpline) -> _Halves | None:
+        """Fit to residuals plus what was found ``already``, both of shape (n_r, n_c, 2)."""
+        points, odd = boxes.points(already), boxes.parity(0)
+        weight = boxes.robust_weights(boxes.residual + already).ravel()
+        if min(float(weight[odd == half].sum()) for half in (0, 1)) < _FEWEST_BOXES / 2:
+            return None
+        unit = model.spline.unit_smoothing(points)
+        strengths = [s * unit for s in _SMOOTHINGS]
+        fits = [list(model.fits(points, np.where(odd == half, weight, 0.0), strengths)) for half in (0, 1)]
+        losses = [
+            sum(_loss(points, weight * (odd != half), fits[half][k]) for half in (0, 1)) for k in range(len(strengths))
+        ]
+        strength = strengths[int(np.argmin(losses))]
+        whole = model.fit(points, weight, strength)
+        weight = weight * robust_weights(points.value - whole.at(points.position), points.sigma, weight)
+        whole = model.fit(points, weight, strength)
+        halves, left = [], []
+        value = points.value.reshape(boxes.residual.shape)
+        for axis, along in ((0, (0, 1)), (1, (1, 0))):
+            odd = boxes.parity(axis)
+            even_fit, odd_fit = (model.fit(points, np.where(odd == half, weight, 0.0), strength) for half in (0, 1))
+            other = np.where((odd == 0)[:, None], odd_fit.at(points.position), even_fit.at(points.position))
+            halves.append((even_fit, odd_fit))
+            # Neighbours along a row are in the same half: neither was seen by the other half's spline.
+            left.append(boxes.covariance(value - other.reshape(value.shape), (along,)))
+        after = max(left, key=lambda one: one.value)
+        return cls(boxes, weight, whole, (halves[0], halves[1]), boxes.covariance(value, ((0, 1), (1, 0))), after)
+
+    @property
+    def unknown(self) -> float:
+        """Share of the boxes that measured nothing, or nothing that agrees with those around them."""
+        return float((self.weight < _USED_WEIGHT).mean())
+
+    def detail_variance(self, height: int, width: int) -> float:
+        """Variance (one coordinate) of what the spline adds, over the image."""
+        return float((self.whole.at(_lattice(height, width)) ** 2).mean())
+
+    def unresolved(self, height: int, width: int) -> float:
+        """Variance of what bends within less than a knot: an eighth of the field's second differences over knots."""
+        middle, total = _lattice(height, width), 0.0
+        at_middle = self.whole.at(middle)
+        for axis, spacing in enumerate(self.whole.spline.spacing):
+            step = np.zeros(2)
+            step[axis] = spacing
+            bend = self.whole.at(middle + step) - 2.0 * at_middle + self.whole.at(middle - step)
+            total += float((bend**2).mean())
+        return total / 64.0
+
+    def unseen(self, height: int, width: int) -> float:
+        """Variance that the splines have over the whole image beyond that where boxes are."""
+
+        def spread(position: FloatArray) -> float:
+            # Half the difference of two halves is as uncertain as their mean.
+            return float(np.mean([(a.at(position) - b.at(position)) ** 2 for a, b in self.halves])) / 4.0
+
+        return max(0.0, spread(_lattice(height, width)) - spread(self.boxes.position[self.boxes.usable]))
+
+
+def _lattice(height: int, width: int) -> FloatArray:
+    rows, cols = (np.linspace(0.0, n - 1.0, 80) for n in (height, width))
+    return np.stack(np.meshgrid(rows, cols, indexing="ij"), axis=-1).reshape(-1, 2)
+
+
+def _loss(points: Points, weight: FloatArray, fitted: FittedSpline) -> float:
+    square = ((points.value - fitted.at(points.position)) ** 2).sum(axis=1) / points.sigma**2
+    return float((weight * np.minimum(square, _LOSS_CAP)).sum())
+
+
+def _side(side_px: int, height: int, width: int) -> int:
+    """Boxes of a large image are larger, so that there are not too many."""
+    return max(side_px, math.ceil(max(height, width) / _MOST_BOXES))
+
+
+def _at(field: PixelField, boxes: Boxes) -> FloatArray:
+    """A field of pixels at the boxes' centres, shape (n_r, n_c, 2)."""
+    index = np.rint(boxes.position).astype(int)
+    rows = np.clip(index[..., 0], 0, field.shape[1] - 1)
+    cols = np.clip(index[..., 1], 0, field.shape[2] - 1)
+    return np.moveaxis(field[:, rows, cols], 0, -1).astype(np.float64)
+
+
+def _plane(spline: Spline, position: FloatArray) -> FloatArray:
+    """1, u and v at positions, as :func:`to_map` expects them."""
+    u, v = 2.0 * position[:, 0] / spline.height - 1.0, 2.0 * position[:, 1] / spline.width - 1.0
+    return np.stack([np.ones(len(position)), u, v], axis=1)

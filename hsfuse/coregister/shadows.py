@@ -1,0 +1,91 @@
+"""Shadows: dark ground lies elsewhere when the sun stands elsewhere, and takes the match with it.
+
+Two images at low sun hold the same shadows in different places, and all windows are drawn the same way: tie points
+and check points share that bias. What is dark beside its surroundings is left out, and if the rest of the image says
+otherwise, the rest is believed where it is sure of itself; where it is not, the difference is part of the error.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hsfuse.coregister.models import FloatArray, Points
+from hsfuse.coregister.refine import Refiner, Warped
+from hsfuse.coregister.sampling import Smoother
+
+_DARK, _AROUND_PX = 0.6, 12.0
+"""Shadow: darker than this share of the mean of its surroundings of this scale."""
+_GROWTH_PX = 1
+"""How far the blurred edge of a shadow reaches."""
+_LEAST_SHARE = 0.02
+_LEAST_SCATTER, _MORE_SCATTER, _MOST_SQUARE, _FEWEST_POINTS = 0.7, 1.25, 25.0, 12
+_SIGNIFICANT = 2.5
+"""Fields differ when they do by so many of their joint standard errors."""
+_CERTAIN, _KEPT_SHARE = 0.25, 0.1
+"""The image without shadow decides when its error is less than this share of the difference; what of it remains."""
+
+
+@dataclass(frozen=True)
+class ShadowBias:
+    """How far shadows pulled the field.
+
+    Attributes
+    ----------
+    difference
+        Root mean square distance in pixels between the fields with and without dark ground.
+    corrected
+        Whether the field without dark ground was taken.
+    variance
+        Variance (square pixels, one coordinate) that it adds to the error.
+    """
+
+    difference: float
+    corrected: bool
+    variance: float
+
+    @classmethod
+    def of(cls, difference: float, error_with: float, error_without: float) -> ShadowBias | None:
+        """Decide between the fields by their difference and their errors (pixels); None when they are alike."""
+        if difference < _SIGNIFICANT * math.hypot(error_with, error_without):
+            return None
+        corrected = error_without < _CERTAIN * difference
+        left = _KEPT_SHARE * difference if corrected else difference
+        return cls(difference, corrected, left**2 / 2.0)
+
+
+def lit_pixels(refiner: Refiner, warped: Warped) -> Tensor | None:
+    """Pixels that are dark in neither image, shape (row, col); None when hardly any is dark."""
+    mask = (refiner.target_valid & warped.usable).float()
+    smoother = Smoother(refiner.height, refiner.width, _AROUND_PX, refiner.device)
+    total = smoother.total(mask)
+    dark = torch.zeros_like(mask, dtype=torch.bool)
+    for brightness in (refiner.target_brightness(), refiner.reference_brightness(warped)):
+        dark |= brightness < _DARK * smoother.mean(brightness, mask, total)
+    dark &= mask > 0
+    if float(dark.sum()) < _LEAST_SHARE * float(mask.sum()):
+        return None
+    side = 2 * _GROWTH_PX + 1
+    grown = torch.nn.functional.max_pool2d(dark.float()[None], side, stride=1, padding=_GROWTH_PX)[0]
+    return grown == 0
+
+
+def is_biased(lit: Points, field: FloatArray, every: Points, every_field: FloatArray) -> bool:
+    """Whether points on lit ground scatter more around a field than the points that made it.
+
+    ``field`` and ``every_field`` hold the field at either set of points, shape (point, 2).
+    """
+    if min(lit.size, every.size) < _FEWEST_POINTS:
+        return False
+    scatter = _scatter(lit, field)
+    return scatter > max(_LEAST_SCATTER, _MORE_SCATTER * _scatter(every, every_field))
+
+
+def _scatter(points: Points, field: FloatArray) -> float:
+    """Mean square residual in units of the points' variance."""
+    square = ((points.value - field) ** 2).sum(axis=1) / (2.0 * points.sigma**2)
+    return float(np.minimum(square, _MOST_SQUARE).mean())
