@@ -135,7 +135,7 @@ def fit_finer(
     seen = measure_boxes(refiner, predicted, allowed, _side(BOX_PX, height, width))
     chance = seen.covariance()
     used = int(seen.usable.sum())
-    significant = chance.value > max(_LEAST_VARIANCE_PX2, _SIGNIFICANT * chance.error)
+    significant = _is_significant(chance)
     if used < _FEWEST_BOXES or not (significant or relief is not None):
         return FineFit(None, chance.above_chance, chance.above_chance, used)
     spacing = max(_FINEST_KNOT_PX, max(height, width) / _MOST_KNOTS)
@@ -152,6 +152,8 @@ def fit_finer(
     if last is None:
         return FineFit(None, chance.above_chance, chance.above_chance, used)
     before, after = last.before, last.after
+    if not _is_significant(before):
+        return FineFit(None, chance.above_chance, chance.above_chance, used)
     if after.value > _GAIN * before.value:
         # Boxes see less than what is there of displacement that cannot be followed.
         worse = before.above_chance / _SEEN_SHARE
@@ -162,6 +164,10 @@ def fit_finer(
     variance = after.above_chance + last.unseen(height, width) + last.unresolved(height, width)
     variance += last.unknown * last.detail_variance(height, width)
     return FineFit(FineField(base, last.whole), variance, before.above_chance, int(last.weight.sum()), slope)
+
+
+def _is_significant(found: Covariance) -> bool:
+    return found.value > max(_LEAST_VARIANCE_PX2, _SIGNIFICANT * found.error)
 
 
 @dataclass(frozen=True)

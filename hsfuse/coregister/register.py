@@ -330,7 +330,7 @@ class Registrar:
             return None
         boxes = Windows.boxes(self.height, self.width, self.cell_px, self._device)
         measured = refiner.measure(boxes, warped or self._on_device(field), self._check_pixels & self._lit)
-        # Neither scatter nor resemblance may decide: both are worse where the field is wrong.
+        # Scatter must not decide: it is larger where the field is wrong. Cells that resemble nothing measure nothing.
         match = self._match(measured, field, least_share=_LEAST_CHECKED_SHARE, strict=False)
         return match if match.points.size else None
 
@@ -346,7 +346,7 @@ class Registrar:
             & np.isfinite(step)
         )
         good &= sigma < (_MOST_SIGMA_PX if strict else _LOOSE_SIGMA_PX)
-        if strict:
+        if strict or least_share is not None:
             good &= measured.correlation > max(_LEAST_CORRELATION, self._null_limit or 0.0)
         row, col = measured.row[good], measured.col[good]
         i = np.clip(np.rint(row).astype(int), 0, self.height - 1)
