@@ -35,7 +35,7 @@ from hsfuse.allocator import keep_freed_memory
 from hsfuse.degrade import Psf, inject, lowpass_decimate, smooth, upsample
 from hsfuse.fusion.methods.ssrfn.cost import flop_per_pixel
 from hsfuse.fusion.methods.ssrfn.network import make_network
-from hsfuse.fusion.nets.layers import SequenceMixer, activation, conv3x3
+from hsfuse.fusion.nets.layers import SequenceMixer
 from hsfuse.fusion.nets.native import native_status
 from hsfuse.fusion.nets.zoo import find_model
 from hsfuse.fusion.registry import is_network
@@ -126,7 +126,6 @@ def kernels() -> None:
             with path(native):
                 rates.append(samples / best(function) / 1e6)
         print(f"| {name} | {rates[0]:.0f} | {rates[1]:.0f} | {rates[0] / rates[1]:.1f} |")
-    convolutions(peak)
     print("\n| Mamba-2 block, lines of a 192 x 192 image | compiled, M tokens/s | GFLOP/s (of peak) | plain | ratio |")
     print("|---|---|---|---|---|")
     for width, state in ((32, 16), (64, 32), (128, 32)):
@@ -144,31 +143,6 @@ def kernels() -> None:
                 f"({100 * work / peak[dtype]:.0f} %) | {rates[1] / 1e6:.2f} | {rates[0] / rates[1]:.1f} |"
             )
     print()
-
-
-def convolutions(peak: dict[torch.dtype, float]) -> None:
-    """3x3 convolutions with a sum and SiLU, compiled and plain, on one core."""
-    print("\n| 3x3 convolution, sum, SiLU | type | compiled, ms | GFLOP/s as if direct (of peak) | plain | ratio |")
-    print("|---|---|---|---|---|---|")
-    act = activation("silu")
-    for inputs, outputs, rows, cols in ((64, 64, 216, 336), (64, 64, 72, 112), (128, 192, 72, 112), (32, 32, 216, 480)):
-        for dtype in (torch.float32, torch.bfloat16):
-            conv = conv3x3(inputs, outputs).to(dtype)
-            x, other = (
-                torch.randn(1, n, rows, cols).to(dtype).contiguous(memory_format=torch.channels_last)
-                for n in (inputs, outputs)
-            )
-            seconds = []
-            with torch.inference_mode():
-                for native in (True, False):
-                    with path(native):
-                        seconds.append(best(lambda c=conv, x=x, other=other: c(x, other, act), repeat=5))
-            rate = 2 * 9 * inputs * outputs * rows * cols / seconds[0]
-            print(
-                f"| {inputs} to {outputs} channels, {rows} x {cols} | {str(dtype)[6:]} | {1e3 * seconds[0]:.2f} | "
-                f"{rate / 1e9:.0f} ({100 * rate / peak[dtype]:.0f} %) | {1e3 * seconds[1]:.2f} | "
-                f"{seconds[1] / seconds[0]:.1f} |"
-            )
 
 
 def mamba_flop(width: int, state: int) -> float:

@@ -171,11 +171,6 @@ def best_isa() -> str:
     return next((isa for isa, needed in _NEEDED.items() if needed <= flags), "baseline")
 
 
-def multiplies_tiles() -> bool:
-    """Whether this processor multiplies tiles of bfloat16 (AMX), which oneDNN uses, instead of vectors."""
-    return "amx_bf16" in _processor_flags()
-
-
 @lru_cache(maxsize=1)
 def _processor_flags() -> frozenset[str]:
     try:

@@ -18,7 +18,6 @@ from hsfuse.errors import UsageError
 from hsfuse.fusion.nets.choices import Activation, MambaKind, Scan, Volume, Wrap
 from hsfuse.fusion.nets.native import elementwise
 from hsfuse.fusion.nets.native import run as native
-from hsfuse.fusion.nets.native.convolution import convolve3x3
 from hsfuse.fusion.nets.ssm import Mamba1, Mamba2
 
 _LARGEST_SQUARE = 1e38
@@ -58,11 +57,7 @@ class SpatialConv(nn.Conv2d):
         super().__init__(in_channels, out_channels, 3, padding=1, bias=bias)
 
     def forward(self, x: Tensor, other: Tensor | None = None, act: nn.Module | None = None) -> Tensor:
-        """Return act(conv(x) + other) for (n, channel, row, col); without gradients in one pass if act is SiLU."""
-        if act is None or isinstance(act, _Silu):
-            done = convolve3x3(self, x, other, silu=act is not None)
-            if done is not None:
-                return done
+        """Return act(conv(x) + other) for (n, channel, row, col); the sum and SiLU in one pass."""
         out = super().forward(x)
         if other is None:
             return out if act is None else act(out)

@@ -44,24 +44,6 @@ class Layout(ctypes.Structure):
     )
 
 
-class Conv(ctypes.Structure):
-    """Mirror of ``hsf_conv``."""
-
-    _fields_ = (
-        *((name, ctypes.c_int32) for name in ("inputs", "outputs", "half", "silu")),
-        *((name, ctypes.c_void_p) for name in ("weight", "bias")),
-    )
-
-
-class Images(ctypes.Structure):
-    """Mirror of ``hsf_images``."""
-
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in ("rows", "cols")),
-        *((name, ctypes.c_void_p) for name in ("in", "other", "out")),
-    )
-
-
 class Gradients(ctypes.Structure):
     """Mirror of ``hsf_gradients``."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from hsfuse.native.build import Kernels, KernelSource, NativeLibrary
 
 _FILES = (
-    "mamba2_train.c", "mamba2.c", "vectors.h", "product.h", "scan_half.h", "elementwise.c", "winograd.c", "estimate.c",
+    "mamba2_train.c", "mamba2.c", "vectors.h", "product.h", "scan_half.h", "elementwise.c", "estimate.c",
 )  # fmt: skip
 KERNELS = Kernels(KernelSource("mamba2", tuple(Path(__file__).with_name(name) for name in _FILES)), "plain PyTorch")
 
