@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from hsfuse.fusion.base import FusionContext, LowResolutionStrip
 from hsfuse.fusion.nets.header import NetworkHeader
 from hsfuse.fusion.nets.pair_network import PairNetwork, in_windows, n_parameters
 from hsfuse.fusion.nets.plain_network import PlainNetworkMethod
-from hsfuse.fusion.nets.weights import LoadedNetwork
+from hsfuse.fusion.nets.weights import LoadedNetwork, load_weights, save_weights
 from hsfuse.fusion.registry import METHODS, NetworkEntry
 from hsfuse.inference.tiling import TilePlan
 from hsfuse.simulate.training_scene import training_scene
@@ -142,6 +143,23 @@ def test_tiles_give_what_the_whole_image_gives(name: str) -> None:
         difference = max(difference, float((part[(..., *inner)] - wanted).abs().max()))
     assert difference < 5e-4
     assert spec.flop_per_pixel > 1e3
+
+
+@pytest.mark.parametrize("name", LITE)
+def test_weights_come_back_from_a_file(name: str, tmp_path: Path) -> None:
+    network, entry = made(name, spoilt=True), entry_of(name)
+    settings = entry.completed({**entry.settings, "n_bands": 12, "n_msi": 4})
+    header = NetworkHeader(
+        name, entry.architecture, settings, tuple(BANDS.centre_nm), tuple(BANDS.fwhm_nm), (3,), n_msi=4
+    )  # fmt: skip
+    before = torch.get_rng_state()
+    loaded = load_weights(save_weights(tmp_path / "w.safetensors", network, header)).network
+    assert torch.equal(before, torch.get_rng_state())
+    assert not any(t.is_meta for t in (*loaded.parameters(), *loaded.buffers()))
+    images = torch.rand(1, 12, 6, 6), torch.rand(1, 4, 18, 18)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(*images), network(*images))
+    assert all(torch.equal(t, network.state_dict()[key]) for key, t in loaded.state_dict().items())
 
 
 @pytest.fixture(scope="module")

@@ -105,8 +105,13 @@ def load_weights(path: Path) -> LoadedNetwork:
         raise InputError(
             f"The weights in {path} are not finite (such as {broken[0]}).", hint="Copy or train the weights again."
         )
-    network.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in tensors.items()},
-                            assign=True)  # fmt: skip
+    state = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
+    network.load_state_dict(state, assign=True)
+    if any(buffer.is_meta for buffer in network.buffers()):
+        # Tables that are computed and not stored: only a network that is really built has them.
+        with torch.random.fork_rng(devices=[]):
+            network = _built(header)
+        network.load_state_dict(state)
     network.eval()
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return LoadedNetwork(network, header, file_sha256(path))
@@ -136,10 +141,13 @@ def _skeleton(header: NetworkHeader) -> nn.Module:
     UsageError
         The architecture is not installed, or its settings are impossible.
     """
-    entry = architecture(header.architecture)
-    settings = entry.completed(header.config)
     with torch.device("meta"):
-        return entry.build(settings)
+        return _built(header)
+
+
+def _built(header: NetworkHeader) -> nn.Module:
+    entry = architecture(header.architecture)
+    return entry.build(entry.completed(header.config))
 
 
 def _named_as_today(tensors: dict[str, Tensor], header: NetworkHeader) -> dict[str, Tensor]:
