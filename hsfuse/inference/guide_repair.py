@@ -226,9 +226,8 @@ def repair_scene(scene: FusionScene, context: FusionContext) -> SceneRepair:
     change, error = _confidence(survey, guide, pixels, response, model)
     fine = np.repeat(np.repeat(survey.valid, scene.ratio, 0), scene.ratio, 1)
     hsi_only = guide.change * (1.0 - guide.own_detail) > _HSI_ONLY
-    repaired = replace(
-        scene, msi=RepairedMsi(scene.msi, scene.msi_block, np.where(survey.gaps, np.float32(np.nan), pixels))
-    )
+    pixels[:, survey.gaps] = np.nan
+    repaired = replace(scene, msi=RepairedMsi(scene.msi, scene.msi_block, pixels))
     if guide.trusted and guide.share > _SOME_CHANGE:
         repaired = replace(repaired, changed=guide.change > _EXCLUDED)
         if alignment is not None:

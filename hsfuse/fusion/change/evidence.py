@@ -78,7 +78,11 @@ def gather_evidence(
     if not correct or _loss(relation, low, pair.valid) > _FIELD_GAIN * _loss(plain, low, pair.valid):
         relation = plain
     else:
-        corrected = ((msi - response.up(relation.offset)) / response.up(relation.gain)).astype(np.float32)
+        # Band by band: the fine images of a whole scene are large.
+        corrected = np.empty(msi.shape, np.float32)
+        for band in range(len(msi)):
+            offset, gain = (response.up(image[band][None])[0] for image in (relation.offset, relation.gain))
+            corrected[band] = (msi[band] - offset) / gain
         for _ in range(_CORRECTIONS):
             more = _locally_corrected(pair, corrected, relation, response)
             if more is None:
@@ -114,8 +118,9 @@ def _locally_corrected(
     bands = len(guide)
     corrected = guide.copy()
     for band in range(bands):
-        terms = response.up(change[band])
-        corrected[band] += (np.einsum("phw,phw->hw", terms[:bands], guide) + terms[bands]).astype(np.float32)
+        corrected[band] += response.up(change[band, bands][None])[0].astype(np.float32)
+        for other in range(bands):
+            corrected[band] += response.up(change[band, other][None])[0].astype(np.float32) * guide[other]
     return corrected
 
 

@@ -109,16 +109,19 @@ def repair_guide(pair: CoarsePair, msi: FloatCube, response: Response, *, correc
     candidates = evidence.contradiction.candidates
     if candidates.any():
         contrast = float(np.median(neighbour_contrast(corrected[:, ::7], evidence.contradiction.power)))
-        source = corrected.copy()
+        parts: list[tuple[tuple[slice, slice], FloatCube]] = []
         for read, core in blocks(pair.valid.shape):
             if not candidates[read].any():
                 continue
             fine_read, fine_core = fine_block(read, response.ratio), fine_block(core, response.ratio)
             inner = tuple(slice(c.start - r.start, c.stop - r.start) for c, r in zip(fine_core, fine_read, strict=True))
-            block = _repair_block(evidence, source[:, *fine_read].astype(np.float64), read, response, contrast)
-            repaired[:, *fine_core] = block.guide[:, *inner]
+            block = _repair_block(evidence, corrected[:, *fine_read].astype(np.float64), read, response, contrast)
+            parts.append((fine_core, block.guide[:, *inner].astype(np.float32)))
             foreign[fine_core] = block.foreign[inner]
             change[fine_core], own[fine_core] = block.change[inner], block.own[inner]
+        # Only now: every block looks at its neighbours as they were.
+        for place, pixels in parts:
+            repaired[:, *place] = pixels
     valid = np.repeat(np.repeat(pair.valid, response.ratio, 0), response.ratio, 1)
     changed = float((change[valid] > FOREIGN).mean()) if valid.any() else 0.0
     return RepairedGuide(repaired, change, own, evidence, foreign, changed)
