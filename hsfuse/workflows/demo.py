@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from hsfuse.fusion.create import create_method
 from hsfuse.inference import pipeline
 from hsfuse.log import get_logger
 from hsfuse.metrics.reference import ReferenceScores, score_all
+from hsfuse.outputs import replace_file, schema_of
 from hsfuse.progress import Progress, SilentProgress
 from hsfuse.readers import open_hsi
 from hsfuse.resources import Resources
@@ -27,10 +27,13 @@ from hsfuse.workflows.simulate import simulate_products
 from hsfuse.workflows.steps.inputs import open_pair
 from hsfuse.workflows.steps.prepare import PreparedScene, prepare_scene
 from hsfuse.workflows.steps.resources import resolved, resources_of
+from hsfuse.writers import read_identity, resolve_format
+from hsfuse.writers.storage import remove
 
 _log = get_logger(__name__)
 
 FloatCube = NDArray[np.float32]
+_SCHEMA = "hsfuse-demo/1"
 BASELINES = ("bicubic", "gsa", "glp", "cnmf")
 
 
@@ -72,6 +75,7 @@ def run_demo(
         Paths, scores of the cube and of the baselines on the same pixels, co-registration error in metres.
     """
     progress = progress or SilentProgress()
+    _check_folder(folder)
     products = _products(folder, size, seed, progress)
     truth = Truth.load(Path(products["truth"]))
     config = RunConfig(method=method, overwrite=True, seed=seed)
@@ -99,6 +103,7 @@ def run_demo(
                 stage.advance()
         error = _field_error(truth, prepared)
     facts: dict[str, Any] = {
+        "schema": _SCHEMA,
         "products": products,
         "output": str(output),
         "report": str(result.report) if result.report else None,
@@ -110,8 +115,35 @@ def run_demo(
         "seconds": result.summary["total_seconds"],
         "peak_memory_bytes": result.summary["peak_memory_bytes"],
     }
-    (folder / "scores.json").write_text(json.dumps(facts, indent=2, default=str), encoding="utf-8")
+    replace_file(folder / "scores.json", json.dumps(facts, indent=2, default=str).encode("utf-8"))
     return facts
+
+
+def _check_folder(folder: Path) -> None:
+    """Make sure that only an earlier demonstration is replaced.
+
+    Raises
+    ------
+    OutputError
+        Somebody else's files are in the way.
+    """
+    output, scores = folder / "fused.tif", folder / "scores.json"
+    foreign = [scores] if scores.exists() and not schema_of(scores) else []
+    foreign += [output] if output.exists() and not read_identity(output, resolve_format(output)) else []
+    if foreign:
+        raise OutputError(f"{foreign[0]} was not made by `hsfuse demo`.", hint="Choose another folder.")
+
+
+def _remove_products(home: Path, known: dict[str, Any]) -> None:
+    """Delete the products of another demonstration, and nothing else."""
+    for path in (Path(str(value)) for value in dict(known.get("paths", {})).values()):
+        if path.parent == home:
+            remove(path)
+    if home.is_dir():
+        others = sorted(home.iterdir())
+        if others:
+            raise OutputError(f"{others[0]} was not made by `hsfuse demo`.", hint="Choose another folder.")
+        home.rmdir()
 
 
 def _products(folder: Path, size: int, seed: int, progress: Progress) -> dict[str, str]:
@@ -125,7 +157,7 @@ def _products(folder: Path, size: int, seed: int, progress: Progress) -> dict[st
             known = {}
         if known.get("wanted") == wanted and all(Path(p).exists() for p in known["paths"].values()):
             return {str(k): str(v) for k, v in known["paths"].items()}
-        shutil.rmtree(home, ignore_errors=True)
+        _remove_products(home, known)
         marker.unlink()
     elif home.exists():
         raise OutputError(f"{home} exists and was not made by `hsfuse demo`.", hint="Choose another folder.")

@@ -110,7 +110,7 @@ def adapt_to_scene(
         raise HsfuseError("Only a network with trained weights can be adapted.")
     path, spec = adapted_path(output), chosen.method.spec
     identity = run_identity(config.identity(), inputs, f"{spec.name} {spec.weights_sha256}")
-    record = _left_by(path, output, identity) if config.resume else None
+    record = _left_by(path, output, identity, replacing=config.overwrite) if config.resume else None
     if record is None:
         record = _train(chosen.method, chosen, scene, path, identity, config, resources, progress)
     else:
@@ -124,10 +124,13 @@ def adapt_to_scene(
     return AdaptedMethod(replace(chosen, method=method, header=read_header(path), adapted_gain_db=gain_db), public)
 
 
-def _left_by(path: Path, output: Path, identity: str) -> dict[str, Any] | None:
-    """Record of the weights that an interrupted run of the same identity left; None where nothing was left."""
+def _left_by(path: Path, output: Path, identity: str, *, replacing: bool) -> dict[str, Any] | None:
+    """Record of the weights that an interrupted run of the same identity left; None where nothing was left.
+
+    ``replacing``: a finished output, and the weights of another run, are there to be replaced.
+    """
     if not path.exists():
-        if output.exists() or (journal_folder(output) / "manifest.json").exists():
+        if (output.exists() and not replacing) or (journal_folder(output) / "manifest.json").exists():
             raise OutputError(
                 f"The adapted weights of the run to resume, {path}, are missing.",
                 hint="Start anew: leave out --resume, or use --overwrite.",
@@ -135,6 +138,8 @@ def _left_by(path: Path, output: Path, identity: str) -> dict[str, Any] | None:
         return None
     record = read_header(path).training.get(_RECORD)
     if not isinstance(record, dict) or record.get("identity") != identity:
+        if replacing:
+            return None
         raise OutputError(
             f"The adapted weights {path} come from a run with other inputs or settings.",
             hint="Repeat that run's command with --resume, or start anew without.",
