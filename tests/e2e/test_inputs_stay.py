@@ -60,6 +60,7 @@ TRAIN = ("train-reduced", "@scene.img", "--method", "ssrfn-lite", "--steps", "1"
         (*RUN, "-o", "@hard.tif"),
         (*RUN, "--dry-run", "-o", "@m.tif"),
         (*RUN, "-o", "@new.tif", "--log-file", "@m.tif"),
+        (*RUN, "-o", "@layer.tif", "--quality", "fast"),
         (*COREGISTER, "-o", "@m.tif"),
         (*COREGISTER, "-o", "@new.tif", "--field", "@soft.tif"),
         (*COREGISTER, "-o", "@new.tif", "--tie-points", "@link.geojson"),
@@ -74,6 +75,7 @@ def test_inputs_stay_as_they_are(folder: Path, arguments: tuple[str, ...], overw
     (folder / "link.geojson").symlink_to("scene.hdr")
     (folder / "link.html").symlink_to("m.tif")
     (folder / "link.safetensors").symlink_to("scene.img")
+    (folder / "layer.confidence.tif").symlink_to("m.tif")
     (folder / "log.log.csv").symlink_to("scene.hdr")
     before = _contents(folder)
     call = [text.replace("@", f"{folder}/") for text in arguments] + (["--overwrite"] if overwrite else [])
