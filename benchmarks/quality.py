@@ -95,9 +95,9 @@ def run(
     method.fit(context, [LowResolutionStrip(pair.hsi, low, valid, pair.msi)])
     fused = method.fuse(hsi, msi)[0].cpu().numpy()
     seconds = time.perf_counter() - start
-    trust = getattr(inner, "trust", None)
-    if trust is not None:
-        record["trust"] = {k: v for k, v in trust.to_json().items() if k != "share"}
+    validation = inner.diagnostics.validation
+    if validation is not None:
+        record["validation"] = {k: v for k, v in validation.to_json().items() if k != "share"}
     return score_all(pair.truth, fused, ratio).to_json() | {"seconds": seconds} | record
 
 

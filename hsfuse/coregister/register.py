@@ -102,8 +102,8 @@ class Registrar:
         self._use_windows(window, round(wider * self._step_px))
         return True
 
-    def _knot_px(self, wished: float) -> float:
-        return max(wished, max(self.height, self.width) / 36.0)
+    def _knot_px(self, wanted: float) -> float:
+        return max(wanted, max(self.height, self.width) / 36.0)
 
     @property
     def reach_px(self) -> float:
@@ -113,8 +113,8 @@ class Registrar:
     @property
     def cell_px(self) -> int:
         """Side of the cells whose pixels are kept for checking: large enough to match, small enough to be many."""
-        wished = np.sqrt(self.height * self.width * self._config.holdout / 80.0)
-        return int(np.clip(wished, 24, 48))
+        wanted = np.sqrt(self.height * self.width * self._config.holdout / 80.0)
+        return int(np.clip(wanted, 24, 48))
 
     def _check_mask(self) -> Tensor:
         every = max(2, round(1.0 / self._config.holdout))

@@ -118,7 +118,7 @@ def test_networks_are_scored_on_scenes_they_were_not_trained_on(quality, tmp_pat
     records = json.loads((tmp_path / "1.json").read_text())["records"]
     own = [r for r in records if r["method"] == "ssrfn-lite"]
     assert {r["scene"] for r in own} == {"urban-2", "enmap_x"}
-    assert all(r["trust"]["windows"] for r in own)
+    assert all(r["validation"]["windows"] for r in own)
     assert "Gain over the best textbook classic" in printed
     assert "Gain over the adaptive GLP" in printed
     quality.main(

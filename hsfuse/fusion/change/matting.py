@@ -92,21 +92,21 @@ def foreign_share(data: MattingData, response: Response) -> FloatArray:
         covered = np.clip(blur @ found, 0.0, 1.0)
         variance = floor + texture * 4.0 * covered * (1.0 - covered)
         fit = np.stack([wanted[k] - blur @ (amplitude[k] * found) for k in range(bands)])
-        trust = 1.0 / (1.0 + (fit**2 / variance).mean(axis=0) / 4.0) / variance
+        precision = 1.0 / (1.0 + (fit**2 / variance).mean(axis=0) / 4.0) / variance
         smooth = _SMOOTHNESS * edge / np.sqrt((gradient @ found) ** 2 + _EPSILON**2)
         sparse = _SPARSITY / np.sqrt(found**2 + _EPSILON**2)
 
         def normal(
-            x: FloatArray, trust: FloatArray = trust, smooth: FloatArray = smooth, sparse: FloatArray = sparse
+            x: FloatArray, precision: FloatArray = precision, smooth: FloatArray = smooth, sparse: FloatArray = sparse
         ) -> FloatArray:
             out = gradient_t @ (smooth * (gradient @ x)) + sparse * x
             for k in range(bands):
-                out += amplitude[k] * (blur_t @ (trust[k] * (blur @ (amplitude[k] * x))))
+                out += amplitude[k] * (blur_t @ (precision[k] * (blur @ (amplitude[k] * x))))
             return np.asarray(out)
 
-        right = sum(amplitude[k] * (blur_t @ (trust[k] * wanted[k])) for k in range(bands))
+        right = sum(amplitude[k] * (blur_t @ (precision[k] * wanted[k])) for k in range(bands))
         diagonal = gradient_t.power(2) @ smooth + sparse
-        diagonal = diagonal + sum(amplitude[k] ** 2 * (square_t @ trust[k]) for k in range(bands))
+        diagonal = diagonal + sum(amplitude[k] ** 2 * (square_t @ precision[k]) for k in range(bands))
         found = np.clip(_conjugate_gradients(normal, np.asarray(right), found, 1.0 / diagonal), 0.0, 1.0)
     share[ids] = found
     return share.reshape(rows, cols)

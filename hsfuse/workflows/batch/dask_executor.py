@@ -56,7 +56,7 @@ class DaskExecutor:
     ) -> None:
         self._folder, self._address, self._threads, self._device = folder, address, threads, device
         self._topic = f"hsfuse-batch-{uuid.uuid4().hex[:12]}"
-        self._news: queue.SimpleQueue[tuple[str, dict[str, Any]]] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[tuple[str, dict[str, Any]]] = queue.SimpleQueue()
         self._tasks: dict[str, tuple[SceneJob, Attempt]] = {}
         self._futures: dict[str, Any] = {}
         self._started: set[str] = set()
@@ -88,20 +88,20 @@ class DaskExecutor:
         self._submit(job.name)
 
     def wait(self, seconds: float) -> list[tuple[str, dict[str, Any]]]:
-        """Wait for news at most so long; a lost scheduler is waited for longer.
+        """Wait for events at most so long; a lost scheduler is waited for longer.
 
         Raises
         ------
         HsfuseError
             The scheduler did not come back.
         """
-        news: list[tuple[str, dict[str, Any]]] = []
+        events: list[tuple[str, dict[str, Any]]] = []
         with contextlib.suppress(queue.Empty):
-            news.append(self._news.get(timeout=seconds))
+            events.append(self._events.get(timeout=seconds))
             while True:
-                news.append(self._news.get_nowait())
+                events.append(self._events.get_nowait())
         kept = []
-        for name, event in news:
+        for name, event in events:
             if event["kind"] == "lost":
                 if name in self._tasks:
                     self._lost.add(name)
@@ -178,19 +178,19 @@ class DaskExecutor:
     def _on_event(self, event: tuple[float, Mapping[str, Any]]) -> None:
         _, message = event
         name = str(message["scene"])
-        self._news.put((name, dict(message)))
+        self._events.put((name, dict(message)))
 
     def _on_done(self, name: str, future: Any) -> None:
-        """Turn the end of a task into news; called in the client's thread."""
+        """Turn the end of a task into events; called in the client's thread."""
         known = self._futures.get(name)
         if known is None or known is not future:
             return
         if future.status == "finished":
-            self._news.put((name, dict(future.result())))
+            self._events.put((name, dict(future.result())))
         elif future.status == "error":
-            self._news.put((name, _task_failure(future.exception())))
+            self._events.put((name, _task_failure(future.exception())))
         else:
-            self._news.put((name, {"kind": "lost"}))
+            self._events.put((name, {"kind": "lost"}))
 
     def _forget(self, name: str) -> None:
         self._tasks.pop(name, None)

@@ -46,7 +46,7 @@ class Executor(Protocol):
         ...
 
     def wait(self, seconds: float) -> list[tuple[str, dict[str, Any]]]:
-        """Wait for news at most so long; return (scene, event) pairs. ``started`` is a scene's first event."""
+        """Wait for events at most so long; return (scene, event) pairs. ``started`` is a scene's first event."""
         ...
 
     def withdraw(self) -> list[str]:
@@ -178,19 +178,19 @@ class LocalExecutor:
         self._selector.register(process, selectors.EVENT_READ, job.name)
 
     def wait(self, seconds: float) -> list[tuple[str, dict[str, Any]]]:
-        """Wait for news at most so long."""
-        news: list[tuple[str, dict[str, Any]]] = []
+        """Wait for events at most so long."""
+        found: list[tuple[str, dict[str, Any]]] = []
         for key, _ in self._selector.select(seconds):
             name = str(key.data)
             process, share, alone = self._running[name]
             events, ended = process.read()
-            news += [(name, event) for event in events]
+            found += [(name, event) for event in events]
             if ended:
                 self._selector.unregister(key.fd)
                 del self._running[name]
                 if not alone:
                     self._free.append(share)
-        return news
+        return found
 
     def withdraw(self) -> list[str]:
         """Nothing waits here."""

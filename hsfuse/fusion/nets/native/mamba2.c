@@ -1,7 +1,7 @@
 /* Mamba-2 block, inference: layer norm, projection, causal convolution, scan, gated norm, projection, residual.
  *
  * Plain C with the vector extensions of GCC and Clang; the width of a vector follows the instruction set that the
- * compiler is told to use. Sequences are given by strides, so rows, columns and reversed lines of an image need no
+ * compiler may use. Sequences are given by strides, so rows, columns and reversed lines of an image need no
  * copy. A sequence is worked off in blocks of TOKENS tokens that stay in the second-level cache.
  *
  * The scan steps through the recurrence itself: in float32, for the head widths and state sizes of these networks,
