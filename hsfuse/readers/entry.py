@@ -48,6 +48,8 @@ class OpenOptions:
         Grid of the hyperspectral image that a multispectral product is wanted for; None when there is none.
     verify
         Compare files with the checksums that the product brings.
+    threads
+        Threads that may decode images; None: one for each core that the process may use.
     """
 
     role: Role = "hsi"
@@ -55,6 +57,7 @@ class OpenOptions:
     bands: BandChoice = "10m"
     target: Grid | None = None
     verify: bool = True
+    threads: int | None = None
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ def open_msi(
     bands: BandChoice = "10m",
     target: Grid | None = None,
     verify: bool = True,
+    threads: int | None = None,
 ) -> MultispectralProduct:
     """Open one or several files or folders as one multispectral product.
 
@@ -35,6 +36,8 @@ def open_msi(
         Grid of the hyperspectral image: only tiles that touch it are opened, and a mosaic covers it.
     verify
         Compare images with the checksums that the product brings, when they are first read.
+    threads
+        Threads that may decode images; None: one for each core that the process may use.
 
     Returns
     -------
@@ -51,7 +54,7 @@ def open_msi(
     listed = [Path(paths)] if isinstance(paths, Path | str) else [Path(path) for path in paths]
     if not listed:
         raise UsageError("No multispectral image was given.", hint="Give a Sentinel-2 .SAFE folder or .zip.")
-    options = OpenOptions(role="msi", bands=bands, target=target, verify=verify)
+    options = OpenOptions(role="msi", bands=bands, target=target, verify=verify, threads=threads)
     readers = [choose_reader(path, "msi") for path in listed]
     joining = readers[0].open_several
     if len({reader.name for reader in readers}) == 1 and joining is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import threading
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,7 @@ from scipy import ndimage
 
 from hsfuse.errors import InputError, UsageError
 from hsfuse.grid import Grid, Slice2D
+from hsfuse.readers import open_msi
 from hsfuse.readers.base import MultispectralProduct
 from hsfuse.readers.sentinel2.product import Sentinel2Product
 from hsfuse.sensors.sentinel2 import BANDS_10M, BANDS_ALL, RESOLUTION_M
@@ -50,6 +52,18 @@ def test_reflectance_is_that_which_was_written(product: Path) -> None:
     for band, plane in zip(BANDS_10M, cube, strict=True):
         np.testing.assert_allclose(plane, TRUTH[band], atol=2e-7)
     assert (cube < 0).any(), "negative reflectance is legitimate and must survive"
+
+
+def test_no_more_threads_decode_than_were_given(product: Path) -> None:
+    def decoding() -> set[str]:
+        return {thread.name for thread in threading.enumerate() if thread.name.startswith(("s2-read", "s2-ahead"))}
+
+    with open_msi(product, threads=1) as opened:
+        opened.read_ahead(GRID.full)
+        cube = opened.read(GRID.full)
+        assert len(decoding()) == 1
+    with open_msi(product, threads=3) as opened:
+        np.testing.assert_array_equal(opened.read(GRID.full), cube)
 
 
 @settings(max_examples=25, deadline=None)

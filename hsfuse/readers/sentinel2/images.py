@@ -38,12 +38,17 @@ class LayerPool:
         Product name for error messages.
     check
         Called once with each layer, in its thread, before its pixels are first read; raises when the file is damaged.
+    threads
+        Threads that may decode; None: one for each core that the process may use.
     """
 
-    def __init__(self, paths: Mapping[str, str], label: str, check: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self, paths: Mapping[str, str], label: str, check: Callable[[str], None] | None = None, *,
+        threads: int | None = None,
+    ) -> None:  # fmt: skip
         self._paths, self._label, self._check = dict(paths), label, check
         self._checked: set[str] = set()
-        count = max(1, min(_MAX_WORKERS, usable_cores(), len(self._paths)))
+        count = max(1, min(_MAX_WORKERS, threads or usable_cores(), len(self._paths)))
         self._workers = [ThreadPoolExecutor(1, thread_name_prefix="s2-read") for _ in range(count)]
         self._worker_of = {layer: self._workers[i % count] for i, layer in enumerate(self._paths)}
         self._handles: dict[tuple[str, int | None], DatasetReader] = {}

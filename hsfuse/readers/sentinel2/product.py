@@ -66,6 +66,8 @@ class Sentinel2Product(MultispectralProduct):
         Which granule, by its folder or tile name; needed only for old products with several.
     verify
         Compare each image with its checksum in ``manifest.safe`` (when it is listed there) before it is read.
+    threads
+        Threads that may decode images; None: one for each core that the process may use.
 
     Raises
     ------
@@ -79,9 +81,10 @@ class Sentinel2Product(MultispectralProduct):
     """
 
     def __init__(
-        self, path: Path | str, *, bands: BandChoice = "10m", granule: str | None = None, verify: bool = True
-    ) -> None:
-        self._verify = verify
+        self, path: Path | str, *, bands: BandChoice = "10m", granule: str | None = None, verify: bool = True,
+        threads: int | None = None,
+    ) -> None:  # fmt: skip
+        self._verify, self._threads = verify, threads or usable_cores()
         self._archive = SafeArchive(Path(path))
         self._pool: LayerPool | None = None
         self._ahead: DecodeAhead | None = None
@@ -95,7 +98,9 @@ class Sentinel2Product(MultispectralProduct):
             self._warnings = list(self._metadata.warnings)
             self._members = layer_members(self._granule, self._band_names, self._metadata.name)
             paths = {layer: self._archive.gdal_path(member) for layer, member in self._members.items()}
-            self._pool = LayerPool(paths, self._metadata.name, self._check_layer if verify else None)
+            self._pool = LayerPool(
+                paths, self._metadata.name, self._check_layer if verify else None, threads=self._threads
+            )
             self._grid, self._placements = place_layers(
                 self._pool, list(self._members), self._granule.grids[10], self._metadata.name, self._warnings
             )
@@ -138,7 +143,9 @@ class Sentinel2Product(MultispectralProduct):
     def swir_reference(self) -> Sentinel2Product:
         """Open the same tile with its SWIR bands; the caller closes it."""
         # No more bands than needed: those of a compressed .zip are unpacked first.
-        return Sentinel2Product(self._archive.path, bands="swir", granule=self._granule.name, verify=self._verify)
+        return Sentinel2Product(
+            self._archive.path, bands="swir", granule=self._granule.name, verify=self._verify, threads=self._threads
+        )
 
     # ------------------------------------------------------------------ set-up
 
@@ -247,7 +254,7 @@ class Sentinel2Product(MultispectralProduct):
         """
         inside = block.clipped(*self.grid.shape)
         names = self.band_names if bands is None else tuple(self.band_names[i] for i in bands)
-        if not names or min(inside.shape) < 1 or usable_cores() < 2:
+        if not names or min(inside.shape) < 1 or self._threads < 2:
             return
         if "SCL" in self._placements:
             names = (*names, "SCL")
@@ -265,7 +272,7 @@ class Sentinel2Product(MultispectralProduct):
             for i, j in stored[band].result():
                 lines.setdefault((i * self._placements[band].ratio, number), []).append((band, i, j))
         if self._ahead is None:
-            self._ahead = DecodeAhead(self._decoder, usable_cores())
+            self._ahead = DecodeAhead(self._decoder, self._threads)
         # From top to bottom, as images are read.
         self._ahead.expect(entry for key in sorted(lines) for entry in lines[key])
 

@@ -28,7 +28,7 @@ class _TileSource:
 
 
 def open_tiles(
-    paths: Sequence[Path], bands: BandChoice, target: Grid | None, *, verify: bool = True
+    paths: Sequence[Path], bands: BandChoice, target: Grid | None, *, verify: bool = True, threads: int | None = None
 ) -> MultispectralProduct:
     """Open the tiles of some products that touch ``target`` (all when None); see :class:`Sentinel2Product`.
 
@@ -47,7 +47,8 @@ def open_tiles(
     opened: list[Sentinel2Product] = []
     try:
         for source in near:
-            opened.append(Sentinel2Product(source.path, bands=bands, granule=source.granule, verify=verify))  # noqa: PERF401 - kept for closing
+            product = Sentinel2Product(source.path, bands=bands, granule=source.granule, verify=verify, threads=threads)
+            opened.append(product)
         if len(opened) == 1:
             if target is not None and not touches(opened[0].grid, target):
                 raise no_overlap([opened[0].info.name])

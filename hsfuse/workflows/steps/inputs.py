@@ -51,7 +51,9 @@ def open_pair(hsi_path: Path, msi_paths: Sequence[Path], config: RunConfig, stac
             f"(at least {_MIN_SIZE_PX} x {_MIN_SIZE_PX}).",
             hint="Give a larger part of the scene.",
         )
-    msi = open_msi(list(msi_paths), bands=config.s2_bands, target=hsi.grid, verify=config.verify)
+    msi = open_msi(
+        list(msi_paths), bands=config.s2_bands, target=hsi.grid, verify=config.verify, threads=config.threads
+    )
     stack.callback(msi.close)
     ratio = pixel_ratio(hsi.grid, msi.grid, config.ratio)
     if hsi.grid.bounds_in(msi.grid.crs).intersect(msi.grid.bounds) is None:
