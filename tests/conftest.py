@@ -17,7 +17,7 @@ if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # A busy machine is no failure: examples take as long as they take.
-settings.register_profile("hsfuse", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("hsfuse", deadline=None, derandomize=False, suppress_health_check=[HealthCheck.too_slow])
 # Continuous integration tries the same examples every time: a change is judged by what it changed. New examples are
 # for those who run the tests themselves.
 settings.register_profile("hsfuse-ci", parent=settings.get_profile("hsfuse"), derandomize=True, database=None)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hsfuse.errors import OverlapError
 from hsfuse.grid import Grid, reproject_xy
-from hsfuse.writers.storage import is_gdal_error
 
 _DECIMALS = 7
 """Of a degree: a centimetre."""
@@ -57,9 +57,7 @@ def _corners(grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     x, y = np.array([left, right, right, left]), np.array([bottom, bottom, top, top])
     try:
         longitude, latitude = reproject_xy(grid.crs, CRS.from_epsg(4326), x, y)
-    except Exception as error:
-        if not is_gdal_error(error):
-            raise
+    except OverlapError:
         return np.full(4, np.nan), np.full(4, np.nan)
     return np.asarray(longitude, dtype=np.float64), np.asarray(latitude, dtype=np.float64)
 

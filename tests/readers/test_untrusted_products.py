@@ -190,7 +190,9 @@ class TestDamage:
         with caplog.at_level(logging.WARNING, "hsfuse"), Sentinel2Product(path) as opened:
             opened.read(GRID.full)
             opened.read(GRID.full)
-        said = [record.getMessage() for record in caplog.records if "may be damaged" in record.getMessage()]
+        # One record may come by two loggers that hold the same handler.
+        records = {id(record): record for record in caplog.records}.values()
+        said = [record.getMessage() for record in records if "may be damaged" in record.getMessage()]
         assert len(said) == 1
         assert "B04" in said[0]
         assert words in said[0]
