@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,12 @@ from hsfuse.native import OVERRIDE, build, image
 # Without a GPU its kernels run under Triton's interpreter, which asks for this when Triton is imported.
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# Programs that a shell begins in the background, or with nohup, inherit that signals are ignored, and hand it on.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # A busy machine is no failure: examples take as long as they take.
 settings.register_profile("hsfuse", deadline=None, derandomize=False, suppress_health_check=[HealthCheck.too_slow])

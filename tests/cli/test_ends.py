@@ -127,8 +127,6 @@ def test_signals_clean_up_and_say_how_to_go_on(tmp_path: Path, number: int, code
     process = subprocess.Popen(
         [sys.executable, "-c", SLOW.format(work="time.sleep(60)")], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, env={**os.environ, "TMPDIR": str(tmp_path)},
-        # Tests that were begun with nohup hand on that the signal is ignored.
-        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )  # fmt: skip
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
