@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from hsfuse.cli.session import AsJson, NoProgress, Quiet, Session, Verbose
+from hsfuse.simulate.settings import HsiSensor
 
 
 def add_to(app: typer.Typer) -> None:
@@ -18,6 +19,7 @@ def add_to(app: typer.Typer) -> None:
         folder: Annotated[Path, typer.Argument(help="where to write the products")],
         rows: Annotated[int, typer.Option(help="height in HSI pixels (30 m)", min=40)] = 200,
         cols: Annotated[int, typer.Option(help="width in HSI pixels (30 m)", min=40)] = 200,
+        sensor: Annotated[HsiSensor, typer.Option(help="hyperspectral product: its sensor and level")] = "prisma-l2d",
         seed: Annotated[int, typer.Option(help="another seed, another landscape", min=0)] = 0,
         clouds: Annotated[
             float, typer.Option(help="share of the Sentinel-2 image under cloud", min=0.0, max=1.0)
@@ -39,14 +41,14 @@ def add_to(app: typer.Typer) -> None:
         as_json: AsJson = False,
         no_progress: NoProgress = False,
     ) -> None:
-        """Simulate a PRISMA L2D and a Sentinel-2 L2A product of one landscape, with the truth beside them."""
+        """Simulate a hyperspectral and a Sentinel-2 product of one landscape, with the truth beside them."""
         session = Session(verbose, quiet, as_json, no_progress)
         with session.errors():
             from hsfuse.workflows.simulate import simulate_products
 
             facts = simulate_products(
-                folder, rows=rows, cols=cols, seed=seed, clouds=clouds, full_tile=full_tile, s2_bands=s2_bands,
-                vnir_swir_shift_m=swir_shift, days_apart=days_apart, relief_m=relief, strong_smile=smile,
-                progress=session.progress,
+                folder, sensor=sensor, rows=rows, cols=cols, seed=seed, clouds=clouds, full_tile=full_tile,
+                s2_bands=s2_bands, vnir_swir_shift_m=swir_shift, days_apart=days_apart, relief_m=relief,
+                strong_smile=smile, progress=session.progress,
             )  # fmt: skip
             session.show(facts, lambda: "\n".join(f"{name:<11} {value}" for name, value in facts.items()))

@@ -1,4 +1,4 @@
-"""Writer of PRISMA L2D products: the groups, shapes, types and attributes of the real format, any size.
+"""Writer of PRISMA products: the groups, shapes, types and attributes of the real format, any size and level.
 
 The file has the layout of ASI's products (HDF-EOS5 swath, cubes stored row x band slot x column, both detectors
 from long to short wavelength, empty slots, contiguous datasets), so that a reader which copes with a real product
@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -20,52 +19,26 @@ from numpy.typing import NDArray
 from hsfuse.errors import OutputError, UsageError
 from hsfuse.outputs import part_name
 from hsfuse.readers.base import ERROR_INVALID_L1, ERROR_NEGATIVE, ERROR_SATURATED
+from hsfuse.simulate.blocks import CubeBlock, PanBlock, check_block, check_complete
 from hsfuse.simulate.prisma_bands import SWIR_SLOTS, VNIR_SLOTS, default_prisma_bands
-from hsfuse.simulate.prisma_header import (
-    global_attributes,
-    lonlat_block,
-    smile_matrices,
-    structure_metadata,
-)
-from hsfuse.simulate.prisma_layout import PrismaLayout
+from hsfuse.simulate.prisma_header import global_attributes, lonlat_block, smile_matrices, structure_metadata
+from hsfuse.simulate.prisma_layout import DN_MAX, PrismaLayout
 
-__all__ = ["PanBlock", "PrismaBlock", "PrismaLayout", "default_prisma_bands", "write_prisma_l2d"]
+__all__ = ["CubeBlock", "PanBlock", "PrismaLayout", "default_prisma_bands", "write_prisma"]
 
-HYPER, PAN = "HDFEOS/SWATHS/PRS_L2D_HCO", "HDFEOS/SWATHS/PRS_L2D_PCO"
-DN_MAX = 65535
 SLOTS = {"VNIR": VNIR_SLOTS, "SWIR": SWIR_SLOTS}
+_CLEAR, _CLOUD, _BARE = 0, 1, 2
+"""Codes of the masks of L1: clear, cloud; bare land."""
 
 
-class PrismaBlock(NamedTuple):
-    """Rows of the cube, from ``row0`` on, over the whole width.
-
-    ``reflectance`` is float32 (band, row, col) in the order of the layout's bands, NaN where a sample failed.
-    ``error_codes`` are uint8 of the same shape; without them, NaN inside the footprint is coded 1 (invalid),
-    values below zero 2 (negative) and values above the scale's maximum 4 (saturated). ``valid`` (row, col) is the
-    imaged footprint; without it, every pixel with at least one finite band.
-    """
-
-    row0: int
-    reflectance: NDArray[np.float32]
-    error_codes: NDArray[np.uint8] | None = None
-    valid: NDArray[np.bool_] | None = None
-
-
-class PanBlock(NamedTuple):
-    """Rows of the panchromatic image from ``row0`` on: float32 (row, col), NaN where there is no data."""
-
-    row0: int
-    reflectance: NDArray[np.float32]
-
-
-def write_prisma_l2d(
+def write_prisma(
     path: Path | str,
     layout: PrismaLayout,
-    blocks: Iterable[PrismaBlock],
+    blocks: Iterable[CubeBlock],
     *,
     pan_blocks: Iterable[PanBlock] | None = None,
 ) -> Path:
-    """Write a PRISMA L2D product, block by block.
+    """Write a PRISMA product, block by block.
 
     Parameters
     ----------
@@ -73,11 +46,11 @@ def write_prisma_l2d(
         Output file, or an existing folder that gets a file with ASI's name. An existing file is replaced once the
         new one is complete.
     layout
-        Grid, bands, scales, times and geometry.
+        Level, grid, bands, scales, times and geometry.
     blocks
         Blocks of whole rows that cover every row exactly once, in any order. Plain tuples do as well.
     pan_blocks
-        The same for the panchromatic image; without it the product has no ``PRS_L2D_PCO`` group.
+        The same for the panchromatic image (of L2D); without it the product has no ``PRS_L2D_PCO`` group.
 
     Returns
     -------
@@ -98,9 +71,9 @@ def write_prisma_l2d(
     try:
         with h5py.File(partial, "w") as file:
             _write_header(file, layout, has_pan=pan_blocks is not None)
-            _write_cubes(file[HYPER], layout, blocks)
+            _write_cubes(file[layout.swath("HCO")], layout, blocks)
             if pan_blocks is not None:
-                _write_pan(file[PAN], layout, pan_blocks)
+                _write_pan(file[layout.swath("PCO")], layout, pan_blocks)
         partial.replace(target)
     except OSError as error:
         raise OutputError(f"{target}: the simulated product could not be written ({error}).") from error
@@ -118,12 +91,13 @@ def _write_header(file: h5py.File, layout: PrismaLayout, *, has_pan: bool) -> No
     information.attrs["HDFEOSVersion"] = np.bytes_("HDFEOS_5.1.15")
     information["StructMetadata.0"] = np.array(structure_metadata(layout, has_pan=has_pan), dtype="S32000")
     file.create_group("HDFEOS/ADDITIONAL/FILE_ATTRIBUTES")
-    for group in (HYPER, PAN) if has_pan else (HYPER,):
+    for kind in ("HCO", "PCO") if has_pan else ("HCO",):
         for fields in ("Data Fields", "Geolocation Fields"):
-            file.create_group(f"{group}/{fields}")
-    ancillary = file.create_group("HDFEOS/SWATHS/Geocoding_attributes/Ancillary")
-    ancillary.attrs["DEM_resolution"] = 8.33e-4
-    ancillary.attrs["DEM_vertical_accuracy"] = 16.0
+            file.create_group(f"{layout.swath(kind)}/{fields}")
+    if layout.level == "2D":
+        ancillary = file.create_group("HDFEOS/SWATHS/Geocoding_attributes/Ancillary")
+        ancillary.attrs["DEM_resolution"] = 8.33e-4
+        ancillary.attrs["DEM_vertical_accuracy"] = 16.0
     for name, matrix in smile_matrices(layout).items():
         file[f"KDP_AUX/{name}"] = matrix
     columns = 1000
@@ -138,65 +112,79 @@ def _mjd2000(moment: datetime) -> float:
     return (moment - datetime(2000, 1, 1, tzinfo=UTC)).total_seconds() / 86400.0
 
 
-def _write_cubes(swath: h5py.Group, layout: PrismaLayout, blocks: Iterable[PrismaBlock]) -> None:
-    rows, cols = layout.grid.shape
+def _positions(layout: PrismaLayout) -> list[tuple[str, int]]:
+    """Names of the position arrays, each with its place in a pair of longitude and latitude."""
+    ends = ("_VNIR", "_SWIR") if layout.level == "1" else ("",)
+    return [(f"{name}{end}", place) for end in ends for place, name in enumerate(("Longitude", "Latitude"))]
+
+
+def _write_cubes(swath: h5py.Group, layout: PrismaLayout, blocks: Iterable[CubeBlock]) -> None:
+    rows, cols = shape = layout.grid.shape
     data, geolocation = swath["Data Fields"], swath["Geolocation Fields"]
     for detector, slots in SLOTS.items():
         data.create_dataset(f"{detector}_Cube", (rows, slots, cols), np.uint16)
-        data.create_dataset(f"{detector}_PIXEL_L2_ERR_MATRIX", (rows, slots, cols), np.uint8)
-    for name in ("Latitude", "Longitude"):
-        geolocation.create_dataset(name, (rows, cols), np.float32)
-    for name in ("Observing_Angle", "Rel_Azimuth_Angle", "Solar_Zenith_Angle"):
-        swath.create_dataset(f"Geometric Fields/{name}", (rows, cols), np.float32)
+        data.create_dataset(f"{detector}_{layout.error_matrix}", (rows, slots, cols), np.uint8)
+    for name, _ in _positions(layout):
+        geolocation.create_dataset(name, shape, np.float32)
+    if layout.level == "1":
+        for name in ("Cloud_Mask", "SunGlint_Mask"):
+            data.create_dataset(name, shape, np.uint8)
+        data.create_dataset("LandCover_Mask", shape, np.uint8, fillvalue=_BARE)
+    else:
+        for name in ("Observing_Angle", "Rel_Azimuth_Angle", "Solar_Zenith_Angle"):
+            swath.create_dataset(f"Geometric Fields/{name}", shape, np.float32)
     step = layout.duration_s / 86400.0 / max(rows - 1, 1)
     geolocation["Time"] = _mjd2000(layout.start) + step * np.arange(rows)
 
     written = np.zeros(rows, np.int64)
     for block in blocks:
-        block = PrismaBlock(*block)
-        count = block.reflectance.shape[1]
-        if block.reflectance.shape != (len(layout.bands), count, cols) or not 0 <= block.row0 <= rows - count:
-            raise UsageError(
-                f"A block of shape {block.reflectance.shape} at row {block.row0} does not fit a product of "
-                f"{len(layout.bands)} bands, {rows} rows and {cols} columns."
-            )
-        valid = block.valid if block.valid is not None else np.asarray(np.isfinite(block.reflectance).any(axis=0))
-        span = slice(block.row0, block.row0 + count)
+        block = CubeBlock(*block)
+        span, valid = check_block(block, len(layout.bands), shape), block.footprint
         for detector in SLOTS:
             dn, codes = _encode(layout, detector, block, valid)
             data[f"{detector}_Cube"][span] = dn
-            data[f"{detector}_PIXEL_L2_ERR_MATRIX"][span] = codes
-        longitude, latitude = lonlat_block(layout.grid, span.start, span.stop)
-        geolocation["Latitude"][span], geolocation["Longitude"][span] = latitude, longitude
-        for name, angle in _angles(layout, span).items():
-            swath[f"Geometric Fields/{name}"][span] = np.where(valid, angle, 0.0)
+            data[f"{detector}_{layout.error_matrix}"][span] = codes
+        lonlat = lonlat_block(layout.grid, span.start, span.stop)
+        for name, place in _positions(layout):
+            geolocation[name][span] = lonlat[place]
+        if layout.level == "1":
+            hidden = np.zeros(valid.shape, np.bool_) if block.cloud is None else block.cloud
+            data["Cloud_Mask"][span] = np.where(hidden, _CLOUD, _CLEAR)
+        else:
+            for name, angle in _angles(layout, span).items():
+                swath[f"Geometric Fields/{name}"][span] = np.where(valid, angle, 0.0)
         written[span] += 1
-    _check_complete(written, "cube")
+    check_complete(written, "cube")
 
 
 def _encode(
-    layout: PrismaLayout, detector: str, block: PrismaBlock, valid: NDArray[np.bool_]
+    layout: PrismaLayout, detector: str, block: CubeBlock, valid: NDArray[np.bool_]
 ) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
     """Digital numbers and error codes of one detector, shape (row, slot, col)."""
     _, rows, cols = block.reflectance.shape
-    low, high = layout.scale(detector)
+    low, per_unit = layout.encoding(detector)
+    high = low + DN_MAX / per_unit
+    radiance = layout.radiance_of_white
+    # 0 means "no data" (not in L1), so the smallest value that a good sample can have is 1.
+    least = 0 if layout.level == "1" else 1
     dn = np.zeros((rows, SLOTS[detector], cols), np.uint16)
     codes = np.zeros(dn.shape, np.uint8)
     for index, slot in enumerate(layout.bands.slot):
         if layout.bands.detector[index] != detector:
             continue
         values = block.reflectance[index]
+        if radiance is not None:
+            values = values * np.float32(radiance[index])
         good = valid & np.isfinite(values)
-        # 0 means "no data", so the smallest value that a good sample can have is 1.
-        numbers = np.rint((np.where(good, values, low) - low) * (DN_MAX / (high - low)))
-        dn[:, slot, :] = np.where(good, np.clip(numbers, 1, DN_MAX), 0)
+        numbers = np.rint((np.where(good, values, low) - low) * per_unit)
+        dn[:, slot, :] = np.where(good, np.clip(numbers, least, DN_MAX), 0)
         if block.error_codes is not None:
             codes[:, slot, :] = np.where(valid, block.error_codes[index], 0)
         else:
             codes[:, slot, :] = np.select(
                 [~valid, ~good, values < 0, values > high], [0, ERROR_INVALID_L1, ERROR_NEGATIVE, ERROR_SATURATED], 0
             )
-    return dn, codes
+    return dn, layout.error_codes(codes)
 
 
 def _angles(layout: PrismaLayout, rows: slice) -> dict[str, NDArray[np.float64]]:
@@ -235,11 +223,4 @@ def _write_pan(swath: h5py.Group, layout: PrismaLayout, blocks: Iterable[PanBloc
         codes[span] = np.where(good & (values > high), ERROR_SATURATED, 0)
         longitudes[span], latitudes[span] = lonlat_block(grid, span.start, span.stop)
         written[span] += 1
-    _check_complete(written, "panchromatic image")
-
-
-def _check_complete(written: NDArray[np.int64], what: str) -> None:
-    if (written == 1).all():
-        return
-    row = int(np.flatnonzero(written != 1)[0])
-    raise UsageError(f"The blocks of the {what} leave row {row} " + ("out." if written[row] == 0 else "written twice."))
+    check_complete(written, "panchromatic image")

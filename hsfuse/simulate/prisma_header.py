@@ -12,7 +12,8 @@ from rasterio.crs import CRS
 from hsfuse.errors import UsageError
 from hsfuse.grid import Grid, reproject_xy
 from hsfuse.simulate.prisma_bands import SWIR_SLOTS, VNIR_SLOTS
-from hsfuse.simulate.prisma_layout import PrismaLayout
+from hsfuse.simulate.prisma_layout import L1_SCALE, PrismaLayout
+from hsfuse.simulate.swath import SwathGrid
 
 DETECTOR_COLUMNS = 1000
 """Pixels of a detector row; the smile matrices have one row for each, whatever the size of the map."""
@@ -22,15 +23,15 @@ LATTICE_PX = 16
 def global_attributes(layout: PrismaLayout, *, has_pan: bool) -> dict[str, Any]:
     """Global attributes, spelt as in ASI's products (lists as arrays)."""
     values: dict[str, Any] = {
-        "Processing_Level": "2D",
+        "Processing_Level": layout.level,
         "Product_Name": layout.file_name.removesuffix(".he5"),
-        "Processor_Name": "L2D",
+        "Processor_Name": f"L{layout.level}",
         "Processor_Version": "04.00-01-hsfuse-simulated",
         "L1_Processor_Version": "04.00-01",
         "Product_StartTime": layout.start.strftime("%Y-%m-%dT%H:%M:%S.%f"),
         "Product_StopTime": layout.stop.strftime("%Y-%m-%dT%H:%M:%S.%f"),
         "Acquisition_Station": "SIM",
-        "Product_ID": "PRS_L2D_STD",
+        "Product_ID": f"PRS_L{layout.level}_STD",
         "Sun_zenith_angle": np.float32(layout.sun_zenith_deg),
         "Sun_azimuth_angle": np.float32(layout.sun_azimuth_deg),
         "Atm_LutGeomInfo_ViewZenith": np.float32(layout.view_zenith_deg),
@@ -41,12 +42,14 @@ def global_attributes(layout: PrismaLayout, *, has_pan: bool) -> dict[str, Any]:
         "Start_index_EO_SWIR": np.uint16(1),
         "Stop_index_EO_SWIR": np.uint16(SWIR_SLOTS),
     }
-    values |= _map_attributes(layout.grid)
-    scales = {"Vnir": layout.vnir_scale, "Swir": layout.swir_scale} | ({"Pan": layout.pan_scale} if has_pan else {})
+    values |= _position_attributes(layout.grid)
+    scales = {"Vnir": layout.scale("VNIR"), "Swir": layout.scale("SWIR")}
+    if has_pan:
+        scales["Pan"] = layout.pan_scale
     for name, (low, high) in scales.items():
-        values[f"L2Scale{name}Min"], values[f"L2Scale{name}Max"] = np.float32(low), np.float32(high)
-    for name in scales:
-        values[f"ScaleFactor_{name}"], values[f"Offset_{name}"] = np.float32(100.0), np.float32(0.0)
+        if layout.level != "1":
+            values[f"L2Scale{name}Min"], values[f"L2Scale{name}Max"] = np.float32(low), np.float32(high)
+        values[f"ScaleFactor_{name}"], values[f"Offset_{name}"] = np.float32(L1_SCALE), np.float32(0.0)
     for name, (centre, fwhm) in slot_lists(layout).items():
         acquired = (centre > 0).astype(np.uint8)
         values[f"List_Cw_{name}"] = centre.astype(np.float32)
@@ -70,9 +73,11 @@ def slot_lists(layout: PrismaLayout) -> dict[str, tuple[NDArray[np.float64], NDA
     return lists
 
 
-def _map_attributes(grid: Grid) -> dict[str, Any]:
+def _position_attributes(grid: Grid | SwathGrid) -> dict[str, Any]:
+    """Corners and centre; of a map grid with the reference system and map coordinates too."""
+    on_map = isinstance(grid, Grid)
     epsg = grid.crs.to_epsg()
-    if epsg is None or not (32601 <= epsg <= 32660 or 32701 <= epsg <= 32760):
+    if on_map and (epsg is None or not (32601 <= epsg <= 32660 or 32701 <= epsg <= 32760)):
         raise UsageError("A PRISMA L2D product lies in a WGS 84 / UTM zone (EPSG 326xx or 327xx).")
     last_row, last_col = grid.height - 1, grid.width - 1
     # ASI gives the centres of the corner pixels, not the outer corners.
@@ -80,22 +85,25 @@ def _map_attributes(grid: Grid) -> dict[str, Any]:
         "ULcorner": (0, 0), "URcorner": (0, last_col), "LLcorner": (last_row, 0), "LRcorner": (last_row, last_col),
         "center": (last_row / 2, last_col / 2),
     }  # fmt: skip
-    values: dict[str, Any] = {
-        "Epsg_Code": np.int32(epsg),
-        "Projection_Name": "UTM",
-        "Projection_Id": np.int32(epsg % 100),
-        "Reference_Ellipsoid": "WGS84",
-    }
+    values: dict[str, Any] = {}
+    if on_map and epsg is not None:
+        values = {
+            "Epsg_Code": np.int32(epsg),
+            "Projection_Name": "UTM",
+            "Projection_Id": np.int32(epsg % 100),
+            "Reference_Ellipsoid": "WGS84",
+        }
     for name, (row, col) in places.items():
         x, y = grid.xy(row, col)
         longitude, latitude = reproject_xy(grid.crs, CRS.from_epsg(4326), x, y)
-        values[f"Product_{name}_easting"], values[f"Product_{name}_northing"] = float(x), float(y)
+        if on_map:
+            values[f"Product_{name}_easting"], values[f"Product_{name}_northing"] = float(x), float(y)
         values[f"Product_{name}_lat"] = np.float32(latitude)
         values[f"Product_{name}_long"] = np.float32(longitude)
     return values
 
 
-def lonlat_block(grid: Grid, row0: int, row1: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def lonlat_block(grid: Grid | SwathGrid, row0: int, row1: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Longitude and latitude (degrees) of the pixel centres of some rows, shape (row, col).
 
     Exact on a lattice of 16 pixels, linear between: at 30 m the error stays below a centimetre.
@@ -119,13 +127,16 @@ def _lattice(start: int, stop: int) -> tuple[NDArray[np.float64], NDArray[np.int
 
 
 def smile_matrices(layout: PrismaLayout) -> dict[str, NDArray[np.float32]]:
-    """``KDP_AUX`` centre and FWHM for every detector column and slot, shape (column, slot), and lines of sight."""
+    """``KDP_AUX`` centre and FWHM for every detector column and slot, shape (column, slot), and lines of sight.
+
+    Centres are the nominal ones in the middle of the detector row and ``smile_nm`` longer at both ends, as the
+    simulated sensor sees them.
+    """
     across = np.linspace(-1.0, 1.0, DETECTOR_COLUMNS)[:, None]
     matrices: dict[str, NDArray[np.float32]] = {}
     for name, (centre, fwhm) in slot_lists(layout).items():
         acquired = centre > 0
-        sign = 1.0 if name == "Vnir" else -0.5
-        shifted = np.where(acquired, centre + sign * layout.smile_nm * (across**2 - 1 / 3), 0.0)
+        shifted = np.where(acquired, centre + layout.smile_nm * across**2, 0.0)
         matrices[f"Cw_{name}_Matrix"] = shifted.astype(np.float32)
         matrices[f"Fwhm_{name}_Matrix"] = np.where(acquired, fwhm + 0.2 * across, 0.0).astype(np.float32)
     angle = np.deg2rad(layout.view_zenith_deg + 1.2 * across[:, 0])
@@ -138,15 +149,17 @@ def smile_matrices(layout: PrismaLayout) -> dict[str, NDArray[np.float32]]:
 def structure_metadata(layout: PrismaLayout, *, has_pan: bool) -> bytes:
     """HDF-EOS5 structure metadata (ODL): swaths, dimensions and fields."""
     rows, cols = layout.grid.shape
+    ends = ("_VNIR", "_SWIR") if layout.level == "1" else ("",)
     swaths = [
         _swath(
-            1, "PRS_L2D_HCO", {"nEastingPixel": rows, "nNorthingPixel": cols, "nVnirBands": VNIR_SLOTS,
-                               "nSwirBands": SWIR_SLOTS},
-            ["Latitude", "Longitude"],
+            1,
+            f"PRS_L{layout.level}_HCO",
+            {"nEastingPixel": rows, "nNorthingPixel": cols, "nVnirBands": VNIR_SLOTS, "nSwirBands": SWIR_SLOTS},
+            [f"{name}{end}" for end in ends for name in ("Latitude", "Longitude")],
             {
                 "VNIR_Cube": ("H5T_NATIVE_UINT16", "nVnirBands"), "SWIR_Cube": ("H5T_NATIVE_UINT16", "nSwirBands"),
-                "VNIR_PIXEL_L2_ERR_MATRIX": ("H5T_NATIVE_UINT8", "nVnirBands"),
-                "SWIR_PIXEL_L2_ERR_MATRIX": ("H5T_NATIVE_UINT8", "nSwirBands"),
+                f"VNIR_{layout.error_matrix}": ("H5T_NATIVE_UINT8", "nVnirBands"),
+                f"SWIR_{layout.error_matrix}": ("H5T_NATIVE_UINT8", "nSwirBands"),
             },
         )
     ]  # fmt: skip

@@ -1,129 +1,40 @@
-"""A simulated pair: one scene, a PRISMA and a Sentinel-2 product of it, and the truth."""
+"""A simulated pair: one scene, a hyperspectral and a Sentinel-2 product of it, and the truth."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, TypeVar
+from typing import Any
 
 import numpy as np
-from pydantic import Field, field_validator, model_validator
 from rasterio.crs import CRS
 
-from hsfuse.config import _Config
 from hsfuse.errors import OutputError
 from hsfuse.grid import Bounds, Grid, reproject_xy
 from hsfuse.log import get_logger
-from hsfuse.progress import Progress, SilentProgress, Stage
+from hsfuse.progress import Progress, SilentProgress
 from hsfuse.sensors.sentinel2 import BANDS_10M, BANDS_ALL
+from hsfuse.simulate.hsi_product import write_hsi_product
 from hsfuse.simulate.other_day import make_other_day, relief_height
-from hsfuse.simulate.prisma import PanBlock, PrismaBlock, PrismaLayout, default_prisma_bands, write_prisma_l2d
-from hsfuse.simulate.prisma_sensor import Footprint, PrismaOptics, PrismaSensor
 from hsfuse.simulate.s2_sensor import Cover, Sentinel2Sensor
 from hsfuse.simulate.scene import Truth
 from hsfuse.simulate.sensors import Clouds
+from hsfuse.simulate.settings import HsiSensor, SimulationConfig
 from hsfuse.simulate.true_field import TrueField
-from hsfuse.spectral import BandTable
+
+__all__ = ["HsiSensor", "SimulatedPair", "SimulationConfig", "plan_grids", "simulate_pair"]
 
 logger = get_logger(__name__)
-_Block = TypeVar("_Block", PrismaBlock, PanBlock)
 
-HSI_PIXEL_M, MSI_PIXEL_M, PAN_RATIO = 30.0, 10.0, 6
+HSI_PIXEL_M, MSI_PIXEL_M = 30.0, 10.0
 TILE_PX = 10_980
 TILE_ORIGIN_M = (699_960.0, 5_000_040.0)
 """Upper-left corner of tile T32TQQ, whose pixel edges the scenes share."""
 TRUTH_NAME = "truth.npz"
+_PRODUCTS = ("PRS_*.he5", "ENMAP01-*", "DESIS-*", "EMIT_*.nc", "S2?_MSI*.SAFE", TRUTH_NAME)
 _SNAP_M = 60.0  # tile and 20 m pixel edges
-
-
-class SimulationConfig(_Config):
-    """Settings of `hsfuse simulate`."""
-
-    command: ClassVar[str] = "simulate"
-
-    rows: int = Field(160, ge=24, le=1400, description="rows of the PRISMA product, in pixels of 30 m")
-    cols: int = Field(170, ge=24, le=1400, description="columns of the PRISMA product, in pixels of 30 m")
-    seed: int = Field(0, ge=0, description="seed of the scene and of everything random about its products")
-    shift_m: tuple[float, float] | None = Field(
-        None, description="PRISMA's position error, east and north in metres; default: 80 to 300 m, by the seed"
-    )
-    rotation_deg: float = Field(0.05, ge=-1.0, le=1.0, description="rotation of PRISMA's positions, in degrees")
-    wave_m: float = Field(12.0, ge=0.0, le=100.0, description="amplitude of the smooth position wave, in metres")
-    wavelength_m: float = Field(10_000.0, ge=1_000.0, description="length of that wave; shortened for small scenes")
-    psf_fwhm: float = Field(1.25, ge=0.3, le=3.0, description="PRISMA's PSF width (FWHM) in 30 m pixels")
-    s2_psf_fwhm: float = Field(0.8, ge=0.0, le=3.0, description="Sentinel-2's PSF width (FWHM) in 10 m pixels")
-    snr_scale: float = Field(1.0, gt=0.0, description="factor on both signal-to-noise ratios; inf: no noise")
-    stripe_scale: float = Field(1.0, ge=0.0, description="factor on PRISMA's column stripes")
-    smile_nm: float = Field(0.5, ge=0.0, le=5.0, description="PRISMA's smile at both ends of the swath, in nm")
-    gain_spread: float = Field(0.02, ge=0.0, le=0.2, description="largest radiometric difference of the sensors")
-    vnir_swir_shift_m: tuple[float, float] = Field(
-        (0.0, 0.0), description="misregistration of PRISMA's SWIR against its VNIR, east and north in metres"
-    )
-    failed_bands: bool = Field(True, description="zeros and junk in the absorption windows, dead detector elements")
-    cloud_fraction: float = Field(0.0, ge=0.0, le=1.0, description="share of the Sentinel-2 image under cloud")
-    hsi_cloud_fraction: float = Field(0.0, ge=0.0, le=1.0, description="share of the PRISMA image under cloud")
-    footprint_deg: float = Field(13.5, ge=-30.0, le=30.0, description="rotation of PRISMA's footprint, in degrees")
-    vnir_bands: int = Field(63, ge=1, le=66, description="acquired VNIR bands")
-    swir_bands: int = Field(171, ge=1, le=173, description="acquired SWIR bands")
-    pan: bool = Field(True, description="write PRISMA's 5 m panchromatic image too")
-    s2_bands: Literal["10m", "all"] = Field("all", description="Sentinel-2 bands: 10 m only, or the 20 m bands too")
-    spacecraft: Literal["Sentinel-2A", "Sentinel-2B", "Sentinel-2C"] = Field(
-        "Sentinel-2A", description="spacecraft, which decides the spectral responses"
-    )
-    full_tile: bool = Field(False, description="write the whole 10980 x 10980 Sentinel-2 tile around the footprint")
-    tile_fill: Literal["mirror", "nodata"] = Field(
-        "mirror", description="what a full tile holds beyond the scene: the scene mirrored, or nodata"
-    )
-    margin_m: float = Field(300.0, ge=60.0, le=5_000.0, description="Sentinel-2 image beyond the true footprint")
-    hsi_epsg: int | None = Field(None, description="UTM zone of the PRISMA product; default: Sentinel-2's (32632)")
-    start: datetime = Field(
-        datetime(2024, 6, 21, 10, 30, 12, 345678, tzinfo=UTC), description="PRISMA's acquisition time (UTC)"
-    )
-    s2_start: datetime = Field(
-        datetime(2024, 6, 23, 10, 20, 21, 24000, tzinfo=UTC), description="Sentinel-2's acquisition time (UTC)"
-    )
-
-    days_apart: int | None = Field(
-        None, ge=-400, le=400, description="Sentinel-2 so many days later: harvest, season, sun, haze, missed clouds"
-    )
-    relief_m: float = Field(
-        0.0, ge=0.0, le=4_000.0, description="relief (5 to 95 % of heights): slopes, cast shadows, parallax"
-    )
-    view_angle_deg: float = Field(8.0, ge=-30.0, le=30.0, description="view angle whose parallax relief leaves")
-    jitter_m: float | None = Field(
-        None, ge=0.0, le=50.0, description="amplitude of attitude jitter; default: 3 with days apart or relief, else 0"
-    )
-
-    @field_validator("start", "s2_start")
-    @classmethod
-    def _utc(cls, value: datetime) -> datetime:
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        turn = math.radians(abs(self.footprint_deg))
-        low, high = sorted((self.rows, self.cols))
-        if low * math.cos(turn) - high * math.sin(turn) < 8.0:
-            raise ValueError("a footprint so rotated does not fit the rows and columns")
-        if self.full_tile and self.shift_m is not None and max(map(abs, self.shift_m)) > 20_000.0:
-            raise ValueError("so large a shift leaves the tile")
-        return self
-
-    @property
-    def guide_start(self) -> datetime:
-        """Sentinel-2's acquisition time: so many days apart when that is asked for."""
-        if self.days_apart is None:
-            return self.s2_start
-        return datetime.combine(self.start.date() + timedelta(days=self.days_apart), self.s2_start.timetz())
-
-    @property
-    def is_realistic(self) -> bool:
-        """Whether the two images show different days or relief."""
-        return self.days_apart is not None or self.relief_m > 0.0
 
 
 @dataclass(frozen=True)
@@ -132,23 +43,28 @@ class SimulatedPair:
 
     Attributes
     ----------
-    prisma
-        PRISMA L2D product (``.he5``).
+    hsi
+        The hyperspectral product: a ``.he5`` of PRISMA, the folder of EnMAP or DESIS, a ``.nc`` of EMIT.
     sentinel2
-        Sentinel-2 L2A product (``.SAFE`` folder).
+        Sentinel-2 product (``.SAFE`` folder), L1C beside reflectance of the top of the atmosphere.
     truth
         Ground truth; read it with :meth:`hsfuse.simulate.scene.Truth.load`.
     field
-        True minus claimed positions of the PRISMA product.
+        True minus claimed positions of the hyperspectral product.
     config
         Settings that made them.
     """
 
-    prisma: Path
+    hsi: Path
     sentinel2: Path
     truth: Path
     field: TrueField
     config: SimulationConfig
+
+    @property
+    def prisma(self) -> Path:
+        """The hyperspectral product, by the name of the sensor that it comes from by default."""
+        return self.hsi
 
 
 def simulate_pair(
@@ -160,7 +76,7 @@ def simulate_pair(
     progress: Progress | None = None,
     **settings: Any,
 ) -> SimulatedPair:
-    """Write a PRISMA product, a Sentinel-2 product and the ground truth of one simulated scene.
+    """Write a hyperspectral product, a Sentinel-2 product and the ground truth of one simulated scene.
 
     Parameters
     ----------
@@ -169,7 +85,7 @@ def simulate_pair(
     config
         Settings; alternatively, or over them, give single ones as keywords (``seed=3, psf_fwhm=1.5``).
     size_px
-        (rows, cols) of the PRISMA product, over the settings.
+        (rows, cols) of the hyperspectral product in pixels of 30 m, over the settings.
     overwrite
         Replace products of an earlier run.
     progress
@@ -201,11 +117,8 @@ def simulate_pair(
         truth, guide, unmasked = _other_day(config, truth)
         field = truth.field or field
 
-    sensor, layout = _prisma(config, truth, hsi_grid, field)
-    with progress.stage("write PRISMA product", config.rows * (1.3 if config.pan else 1.0)) as stage:
-        blocks = _watched(sensor.blocks(), stage, share=1.0)
-        pan = _watched(sensor.pan_blocks(PAN_RATIO), stage, share=0.3) if config.pan else None
-        prisma = write_prisma_l2d(target, layout, blocks, pan_blocks=pan)
+    claimed = hsi_grid.coarsened(config.coarsening)
+    hsi = write_hsi_product(target, config, truth, claimed, field, progress)
 
     tile = _tile(truth_grid) if config.full_tile else None
     beyond = config.full_tile and config.tile_fill == "mirror"
@@ -218,26 +131,19 @@ def simulate_pair(
         scl=view.classes,
         spacecraft=config.spacecraft,
         sensing_time=config.guide_start,
+        level="L1C" if config.sees_through_air else "L2A",
         overwrite=overwrite,
         progress=progress,
     )
     truth.save(target / TRUTH_NAME)
-    logger.info("simulated %s and %s", prisma.name, sentinel2.name)
-    return SimulatedPair(prisma, sentinel2, target / TRUTH_NAME, field, config)
-
-
-def _watched(blocks: Iterator[_Block], stage: Stage, *, share: float) -> Iterator[_Block]:
-    """Pass blocks on and advance a stage by ``share`` for each row of the cube that they cover."""
-    for block in blocks:
-        yield block
-        rows = block.reflectance.shape[-2]
-        stage.advance(share * (rows / PAN_RATIO if isinstance(block, PanBlock) else rows))
+    logger.info("simulated %s and %s", hsi.name, sentinel2.name)
+    return SimulatedPair(hsi, sentinel2, target / TRUTH_NAME, field, config)
 
 
 def plan_grids(config: SimulationConfig) -> tuple[Grid, Grid, TrueField]:
-    """Work out the claimed PRISMA grid, the 10 m grid of the scene, and the position error.
+    """Work out the claimed 30 m grid of the hyperspectral product, the 10 m grid of the scene, the position error.
 
-    PRISMA's pixel edges are not aligned with Sentinel-2's: the origin has a fraction, as in real products.
+    The hyperspectral pixel edges are not aligned with Sentinel-2's: the origin has a fraction, as in real products.
     """
     rng = np.random.default_rng([config.seed, 0xF1E1D])
     msi_crs = CRS.from_epsg(32632)
@@ -297,34 +203,6 @@ def _tile(scene: Grid) -> Grid:
     return Grid.from_origin(scene.crs, *TILE_ORIGIN_M, MSI_PIXEL_M, TILE_PX, TILE_PX)
 
 
-def _prisma(config: SimulationConfig, truth: Truth, grid: Grid, field: TrueField) -> tuple[PrismaSensor, PrismaLayout]:
-    """Set up the PRISMA product."""
-    bands: BandTable = default_prisma_bands(config.vnir_bands, config.swir_bands)
-    optics = PrismaOptics(
-        psf_fwhm=config.psf_fwhm,
-        snr_scale=config.snr_scale,
-        stripe_scale=config.stripe_scale,
-        smile_nm=config.smile_nm,
-        gain_spread=config.gain_spread,
-        vnir_swir_shift_m=config.vnir_swir_shift_m,
-        failed_bands=config.failed_bands,
-    )
-    rng = np.random.default_rng([config.seed, 0xC10])
-    clouds = Clouds.random(grid.shape, rng, fraction=config.hsi_cloud_fraction, pixel_m=HSI_PIXEL_M, shadow_m=900.0)
-    layout = PrismaLayout(
-        grid,
-        bands,
-        start=config.start,
-        vnir_scale=(0.0, optics.maximum[0]),
-        swir_scale=(0.0, optics.maximum[1]),
-        smile_nm=config.smile_nm,
-        cloudy_percent=100.0 * config.hsi_cloud_fraction,
-        pan_ratio=PAN_RATIO,
-    )
-    footprint = Footprint(grid.shape, config.footprint_deg)
-    return PrismaSensor(truth, grid, field, bands, footprint, optics, clouds, seed=config.seed), layout
-
-
 def _other_day(config: SimulationConfig, truth: Truth) -> tuple[Truth, Truth, tuple[Cover, ...]]:
     """The scene on both days, and what hides the guide's ground unknown to its classes."""
     height = None
@@ -350,6 +228,7 @@ def _sentinel2(config: SimulationConfig, truth: Truth, grid: Grid, unmasked: tup
         clouds=clouds,
         seed=config.seed,
         unmasked=unmasked,
+        above_air=config.sees_through_air,
     )
 
 
@@ -357,7 +236,7 @@ def _prepare(folder: Path, *, overwrite: bool) -> Path:
     """Make the folder and see that nothing is replaced unasked."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        present = sorted([*folder.glob("PRS_*.he5"), *folder.glob("S2?_MSI*.SAFE"), *folder.glob(TRUTH_NAME)])
+        present = sorted(file for pattern in _PRODUCTS for file in folder.glob(pattern))
     except OSError as error:
         raise OutputError(f"The folder {folder} cannot be used: {error.strerror or error}.") from error
     if present and not overwrite:

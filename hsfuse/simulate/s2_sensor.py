@@ -12,7 +12,7 @@ from hsfuse.grid import Grid, Slice2D
 from hsfuse.sensors.sentinel2 import BAND_ORDER, RESOLUTION_M, table_responses
 from hsfuse.simulate.mixtures import WATER
 from hsfuse.simulate.scene import Truth
-from hsfuse.simulate.sensors import Clouds, gaussian_blur
+from hsfuse.simulate.sensors import Clouds, gaussian_blur, top_of_atmosphere
 from hsfuse.simulate.texture import FloatArray
 
 SCL_SHADOW, SCL_VEGETATION, SCL_BARE, SCL_WATER, SCL_MEDIUM, SCL_HIGH, SCL_CIRRUS = 3, 4, 5, 6, 8, 9, 10
@@ -51,6 +51,8 @@ class Sentinel2Sensor:
         Of the noise.
     unmasked
         Clouds and haze that the scene classes do not know.
+    above_air
+        Whether it sees reflectance of the top of the atmosphere instead of the surface's.
     """
 
     def __init__(
@@ -64,10 +66,11 @@ class Sentinel2Sensor:
         clouds: Clouds | None,
         seed: int,
         unmasked: Sequence[Cover] = (),
+        above_air: bool = False,
     ) -> None:
         self.truth, self.grid, self.spacecraft = truth, grid, spacecraft
         self.psf_fwhm, self.snr_scale, self.clouds, self.seed = psf_fwhm, snr_scale, clouds, seed
-        self._unmasked = tuple(unmasked)
+        self._unmasked, self._above_air = tuple(unmasked), above_air
         self._inside = truth.grid.block_in(grid)
 
     def band(self, name: str) -> Callable[[Slice2D], FloatArray]:
@@ -117,6 +120,8 @@ class Sentinel2Sensor:
             view = self.clouds.cover(view, [centre_nm], *part.slices)
         for cover in self._unmasked:
             view = cover.cover(view, [centre_nm], *part.slices)
+        if self._above_air:
+            view = top_of_atmosphere(view, [centre_nm])
         return np.asarray(view[0], dtype=np.float32)
 
     def _mirrored(self, read: Callable[[Slice2D], FloatArray], block: Slice2D) -> FloatArray:

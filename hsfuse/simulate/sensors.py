@@ -32,6 +32,20 @@ def transmittance(wavelength_nm: ArrayLike) -> NDArray[np.float64]:
     return np.asarray(np.exp(-2.0 * depth))
 
 
+def top_of_atmosphere(reflectance: FloatArray, wavelength_nm: ArrayLike) -> FloatArray:
+    """Reflectance (band, ...) of the surface as it is seen from above the air.
+
+    Molecules and a thin aerosol scatter light back before it reaches the ground (a tenth in the blue), gases absorb on
+    both ways.
+    """
+    nm = np.asarray(wavelength_nm, dtype=np.float64)
+    path = 0.055 * (nm / 450.0) ** -4.08 + 0.008 * (nm / 450.0) ** -1.3
+    through = transmittance(nm) * (1.0 - path)
+    shape = (-1, *(1,) * (reflectance.ndim - 1))
+    added, share = (part.astype(np.float32).reshape(shape) for part in (path, through))
+    return np.asarray(added + share * reflectance, dtype=np.float32)
+
+
 def prisma_snr(wavelength_nm: ArrayLike) -> NDArray[np.float64]:
     """Signal-to-noise ratio of PRISMA over bright vegetation or soil.
 

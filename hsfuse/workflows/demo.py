@@ -79,7 +79,7 @@ def run_demo(
     products = _products(folder, size, seed, progress)
     truth = Truth.load(Path(products["truth"]))
     config = RunConfig(method=method, overwrite=True, seed=seed)
-    hsi, msi, output = Path(products["prisma"]), Path(products["sentinel2"]), folder / "fused.tif"
+    hsi, msi, output = Path(products["hsi"]), Path(products["sentinel2"]), folder / "fused.tif"
     given = resolved(resources) if resources else resources_of(config)
     result = run_scene(hsi, [msi], output, config, resources=given, progress=progress)
     rows: list[_Scored] = []

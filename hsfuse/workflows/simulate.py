@@ -7,7 +7,7 @@ from typing import Any
 
 from hsfuse.errors import OutputError, UsageError
 from hsfuse.progress import Progress, SilentProgress
-from hsfuse.simulate.products import SimulatedPair, simulate_pair
+from hsfuse.simulate.products import HsiSensor, SimulatedPair, simulate_pair
 
 _STRONG_SMILE_NM = 2.5
 
@@ -15,6 +15,7 @@ _STRONG_SMILE_NM = 2.5
 def simulate_products(
     folder: Path,
     *,
+    sensor: HsiSensor = "prisma-l2d",
     rows: int = 200,
     cols: int = 200,
     seed: int = 0,
@@ -45,8 +46,8 @@ def simulate_products(
         raise OutputError(f"The folder {folder} is not empty.", hint="Choose a new folder.")
     smile: dict[str, Any] = {"smile_nm": _STRONG_SMILE_NM} if strong_smile else {}
     pair: SimulatedPair = simulate_pair(
-        folder, size_px=(rows, cols), seed=seed, cloud_fraction=clouds, full_tile=full_tile, s2_bands=s2_bands,
-        vnir_swir_shift_m=vnir_swir_shift_m, days_apart=days_apart, relief_m=relief_m, **smile,
+        folder, sensor=sensor, size_px=(rows, cols), seed=seed, cloud_fraction=clouds, full_tile=full_tile,
+        s2_bands=s2_bands, vnir_swir_shift_m=vnir_swir_shift_m, days_apart=days_apart, relief_m=relief_m, **smile,
         progress=progress or SilentProgress(),
     )  # fmt: skip
-    return {"prisma": str(pair.prisma), "sentinel2": str(pair.sentinel2), "truth": str(pair.truth)}
+    return {"hsi": str(pair.hsi), "sentinel2": str(pair.sentinel2), "truth": str(pair.truth)}

@@ -18,6 +18,7 @@ from hsfuse.readers import open_hsi
 from hsfuse.readers.base import ERROR_INVALID_L1, HyperspectralProduct
 from hsfuse.readers.choose import choose_reader, likely_role
 from hsfuse.readers.solar import band_irradiance, sun_distance_au
+from hsfuse.simulate.dlr_package import PackageLayout
 from hsfuse.spectral import BandTable
 
 GRID = Grid.from_origin(CRS.from_epsg(32633), 364_095.0, 5_809_965.0, 30.0, 21, 26)
@@ -33,8 +34,8 @@ def numbers(bands: int) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def enmap(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray, dict]:
-    folder = tmp_path_factory.mktemp("e") / samples.ENMAP_SCENE
+def enmap(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray, PackageLayout]:
+    folder = tmp_path_factory.mktemp("e") / "ENMAP01"
     dn = numbers(224)
     gain, offset = np.linspace(0.9e-4, 1.1e-4, 224), np.linspace(-0.002, 0.002, 224)
     masks = {name: np.zeros((1, *GRID.shape), np.uint8) for name in ("CLOUD", "CLOUDSHADOW", "CIRRUS", "HAZE", "SNOW")}
@@ -72,7 +73,7 @@ class TestEnmap:
             assert isinstance(product, HyperspectralProduct)
             assert product.info.sensor == "EnMAP"
             slots = product.bands.slot
-            want = dn[slots] * facts["gain"][slots, None, None] + facts["offset"][slots, None, None]
+            want = dn[slots] * facts.gains[slots, None, None] + facts.offsets[slots, None, None]
             want[dn[slots] == -32768] = np.nan
             np.testing.assert_allclose(product.read(product.grid.full), want, atol=1e-7)
 
@@ -158,7 +159,7 @@ class TestDesis:
                 assert product.info.sensor == "DESIS"
                 centres = [float(e.text) for e in root.iter("wavelengthCenterOfBand")]
                 assert product.bands.centre_nm.tolist() == centres
-                assert np.array_equal(product.bands.fwhm_nm, facts["fwhm"])
+                assert np.array_equal(product.bands.fwhm_nm, facts.bands.fwhm_nm)
                 want = np.where(dn == -32768, np.nan, dn * 1e-4)
                 np.testing.assert_allclose(product.read(product.grid.full), want, atol=1e-7)
                 hidden = quality[[0, 5, 6]].any(axis=0)
@@ -203,7 +204,9 @@ class TestBadInput:
 
     def test_files_that_do_not_belong_together(self, tmp_path: Path) -> None:
         small = np.zeros((1, 5, 5), np.uint8)
-        samples.make_enmap(tmp_path / "a", numbers(224), GRID, layers={"QL_QUALITY_CLOUD": small})
+        samples.make_enmap(tmp_path / "a", numbers(224), GRID)
+        scene = next((tmp_path / "a").glob("*METADATA.XML")).name.removesuffix("-METADATA.XML")
+        samples.write_tif(tmp_path / "a" / f"{scene}-QL_QUALITY_CLOUD.TIF", small, GRID)
         with pytest.raises(InputError, match="QL_QUALITY_CLOUD has 5 x 5 pixels, the image 21 x 26"):
             open_hsi(tmp_path / "a")
         samples.make_enmap(tmp_path / "b", numbers(224), GRID)

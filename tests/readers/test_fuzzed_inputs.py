@@ -21,7 +21,7 @@ from safe_samples import make_safe, zip_product
 from hsfuse.errors import InputError, OverlapError
 from hsfuse.grid import Grid
 from hsfuse.readers import open_product
-from hsfuse.simulate.prisma import PrismaBlock, PrismaLayout, write_prisma_l2d
+from hsfuse.simulate.prisma import CubeBlock, PrismaLayout, write_prisma
 
 WORDS = [
     b"nan", b"inf", b"-1", b"0", b"1e30", b"", b"{", b"true", b"99999999999999999999", b"\xff\xfe", b"a" * 5000,
@@ -76,7 +76,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     zip_product(product, folder / "deflated.zip", zipfile.ZIP_DEFLATED)
     zip_product(product, folder / "stored.zip", zipfile.ZIP_STORED)
     grid = Grid.from_origin(CRS.from_epsg(32632), 547452.5, 5953067.5, 30.0, 6, 5)
-    write_prisma_l2d(folder / "p.he5", PrismaLayout(grid=grid), [PrismaBlock(0, np.full((234, 6, 5), 0.3, np.float32))])
+    write_prisma(folder / "p.he5", PrismaLayout(grid=grid), [CubeBlock(0, np.full((234, 6, 5), 0.3, np.float32))])
     cube = np.random.default_rng(0).integers(500, 4000, (8, 20, 20)).astype(np.int16)
     for name, driver in (("c.tif", "GTiff"), ("e.img", "ENVI")):
         with rasterio.open(

@@ -17,7 +17,7 @@ from hsfuse.grid import Grid
 from hsfuse.readers.open_hsi import open_hsi
 from hsfuse.readers.prisma.product import PrismaProduct
 from hsfuse.readers.raster.hsi import RasterHsi
-from hsfuse.simulate.prisma import PrismaBlock, PrismaLayout, write_prisma_l2d
+from hsfuse.simulate.prisma import CubeBlock, PrismaLayout, write_prisma
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def prisma(tmp_path_factory):
     grid = Grid.from_origin(CRS.from_epsg(32632), 547452.5, 5953067.5, 30.0, 6, 5)
     cube = np.full((234, 6, 5), 0.3, np.float32)
     folder = tmp_path_factory.mktemp("open")
-    return write_prisma_l2d(folder / "p.he5", PrismaLayout(grid=grid), [PrismaBlock(0, cube)])
+    return write_prisma(folder / "p.he5", PrismaLayout(grid=grid), [CubeBlock(0, cube)])
 
 
 def test_prisma_under_any_name(prisma, tmp_path):

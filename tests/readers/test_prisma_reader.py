@@ -19,7 +19,7 @@ from hsfuse.grid import Grid, Slice2D
 from hsfuse.readers.base import HyperspectralProduct
 from hsfuse.readers.overlap import cut_overlap
 from hsfuse.readers.prisma.product import PrismaProduct
-from hsfuse.simulate.prisma import PanBlock, PrismaBlock, PrismaLayout, default_prisma_bands, write_prisma_l2d
+from hsfuse.simulate.prisma import CubeBlock, PanBlock, PrismaLayout, default_prisma_bands, write_prisma
 
 HCO = "HDFEOS/SWATHS/PRS_L2D_HCO"
 DATA = f"{HCO}/Data Fields"
@@ -44,9 +44,9 @@ def write(folder, name="product.he5", *, bands=None, **options):
     valid = footprint()
     cube[:, ~valid] = np.nan
     codes = rng.choice(np.array([0, 1, 2, 4, 6], np.uint8), cube.shape, p=[0.92, 0.02, 0.02, 0.02, 0.02])
-    blocks = [PrismaBlock(r, cube[:, r : r + 8], codes[:, r : r + 8], valid[r : r + 8]) for r in range(0, ROWS, 8)]
+    blocks = [CubeBlock(r, cube[:, r : r + 8], codes[:, r : r + 8], valid[r : r + 8]) for r in range(0, ROWS, 8)]
     pan = rng.uniform(0.2, 0.9, (6 * ROWS, 6 * COLS)).astype(np.float32)
-    return write_prisma_l2d(folder / name, layout, blocks, pan_blocks=[PanBlock(0, pan)])
+    return write_prisma(folder / name, layout, blocks, pan_blocks=[PanBlock(0, pan)])
 
 
 @pytest.fixture(scope="module")
@@ -343,7 +343,7 @@ def test_memory_stays_near_the_window(tmp_path):
     grid = Grid.from_origin(CRS.from_epsg(32632), LEFT, TOP, 30.0, 1500, 40)
     layout = PrismaLayout(grid=grid)
     rows = np.full((234, 50, 40), 0.3, np.float32)
-    path = write_prisma_l2d(tmp_path / "long.he5", layout, (PrismaBlock(r, rows) for r in range(0, 1500, 50)))
+    path = write_prisma(tmp_path / "long.he5", layout, (CubeBlock(r, rows) for r in range(0, 1500, 50)))
     with PrismaProduct(path) as product:
         product.read(Slice2D(0, 1, 0, 40))
         for block, bands in ((Slice2D(100, 1400, 0, 40), None), (Slice2D(0, 1500, 0, 40), [3, 4, 90, 200])):

@@ -25,7 +25,7 @@ from hsfuse.readers import hdf5_file, open_hsi, open_msi, open_product
 from hsfuse.readers.sentinel2 import archive as safe_archive
 from hsfuse.readers.sentinel2.decoder import DecoderError, decoder_warnings_are_errors
 from hsfuse.readers.sentinel2.product import Sentinel2Product
-from hsfuse.simulate.prisma import PrismaBlock, PrismaLayout, write_prisma_l2d
+from hsfuse.simulate.prisma import CubeBlock, PrismaLayout, write_prisma
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def prisma(tmp_path_factory: pytest.TempPathFactory) -> Path:
     grid = Grid.from_origin(CRS.from_epsg(32632), 547452.5, 5953067.5, 30.0, 6, 5)
     cube = np.full((234, 6, 5), 0.3, np.float32)
     folder = tmp_path_factory.mktemp("prisma")
-    return write_prisma_l2d(folder / "p.he5", PrismaLayout(grid=grid), [PrismaBlock(0, cube)])
+    return write_prisma(folder / "p.he5", PrismaLayout(grid=grid), [CubeBlock(0, cube)])
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from rasterio.transform import Affine
 
 from hsfuse.errors import UsageError
 from hsfuse.grid import Grid
-from hsfuse.simulate.prisma import PanBlock, PrismaBlock, PrismaLayout, default_prisma_bands, write_prisma_l2d
+from hsfuse.simulate.prisma import CubeBlock, PanBlock, PrismaLayout, default_prisma_bands, write_prisma
 
 HCO = "HDFEOS/SWATHS/PRS_L2D_HCO"
 PCO = "HDFEOS/SWATHS/PRS_L2D_PCO"
@@ -36,7 +36,7 @@ def cube(layout, seed=0):
 
 
 def in_blocks(values, rows=10):
-    return [PrismaBlock(r, values[:, r : r + rows]) for r in range(0, values.shape[1], rows)]
+    return [CubeBlock(r, values[:, r : r + rows]) for r in range(0, values.shape[1], rows)]
 
 
 def pan_blocks(layout, rows=64):
@@ -46,7 +46,7 @@ def pan_blocks(layout, rows=64):
 
 
 def test_structure_is_that_of_a_real_product(tmp_path, layout):
-    path = write_prisma_l2d(tmp_path / "p.he5", layout, in_blocks(cube(layout)), pan_blocks=pan_blocks(layout))
+    path = write_prisma(tmp_path / "p.he5", layout, in_blocks(cube(layout)), pan_blocks=pan_blocks(layout))
     expected = {
         f"{HCO}/Data Fields/VNIR_Cube": ((ROWS, 66, COLS), "uint16"),
         f"{HCO}/Data Fields/SWIR_Cube": ((ROWS, 173, COLS), "uint16"),
@@ -80,7 +80,7 @@ def test_structure_is_that_of_a_real_product(tmp_path, layout):
 def test_gdal_sees_a_hdf_eos_swath_with_pixel_centre_geolocation(tmp_path, layout):
     if not _hdf5_driver():
         pytest.skip("this GDAL has no HDF5 driver")
-    path = write_prisma_l2d(tmp_path / "p.he5", layout, in_blocks(cube(layout)))
+    path = write_prisma(tmp_path / "p.he5", layout, in_blocks(cube(layout)))
     with rasterio.open(f'HDF5:"{path}"://{HCO.replace(" ", "_")}/Data_Fields/SWIR_Cube') as dataset:
         assert (dataset.count, dataset.height, dataset.width) == (173, ROWS, COLS)
         assert dataset.tags(ns="GEOLOCATION")["X_DATASET"].endswith("Longitude")
@@ -92,7 +92,7 @@ def _hdf5_driver():
 
 
 def test_corner_attributes_and_arrays_are_pixel_centres(tmp_path, layout):
-    path = write_prisma_l2d(tmp_path / "p.he5", layout, in_blocks(cube(layout)), pan_blocks=pan_blocks(layout))
+    path = write_prisma(tmp_path / "p.he5", layout, in_blocks(cube(layout)), pan_blocks=pan_blocks(layout))
     to_map = Transformer.from_crs(4326, 32632, always_xy=True)
     with h5py.File(path) as file:
         assert file.attrs["Product_ULcorner_easting"] == 547452.5 + 15
@@ -114,7 +114,7 @@ def test_numbers_codes_and_slots(tmp_path, layout):
     values[10, 3, 8] = -0.02
     values[10, 3, 9] = 3.0
     values[10, 3, 10] = np.nan
-    path = write_prisma_l2d(tmp_path / "p.he5", layout, in_blocks(values))
+    path = write_prisma(tmp_path / "p.he5", layout, in_blocks(values))
     with h5py.File(path) as file:
         for detector, (low, high) in (("VNIR", layout.vnir_scale), ("SWIR", layout.swir_scale)):
             dn = file[f"{HCO}/Data Fields/{detector}_Cube"][:]
@@ -142,7 +142,7 @@ def test_given_codes_and_footprint_are_kept(tmp_path, layout):
     codes = np.full(values.shape, 4, np.uint8)
     valid = np.zeros(layout.grid.shape, bool)
     valid[5:20, 6:15] = True
-    path = write_prisma_l2d(tmp_path / "p.he5", layout, [PrismaBlock(0, values, codes, valid)])
+    path = write_prisma(tmp_path / "p.he5", layout, [CubeBlock(0, values, codes, valid)])
     with h5py.File(path) as file:
         data = file[f"{HCO}/Data Fields"]
         acquired = file.attrs["CNM_SWIR_SELECT"] == 1
@@ -152,8 +152,8 @@ def test_given_codes_and_footprint_are_kept(tmp_path, layout):
 
 def test_blocks_may_come_in_any_order(tmp_path, layout):
     values = cube(layout)
-    one = write_prisma_l2d(tmp_path / "a.he5", layout, [(0, values)])
-    many = write_prisma_l2d(tmp_path / "b.he5", layout, reversed(in_blocks(values, 7)))
+    one = write_prisma(tmp_path / "a.he5", layout, [(0, values)])
+    many = write_prisma(tmp_path / "b.he5", layout, reversed(in_blocks(values, 7)))
     with h5py.File(one) as a, h5py.File(many) as b:
         for name in ("Data Fields/VNIR_Cube", "Data Fields/SWIR_Cube", "Geolocation Fields/Latitude"):
             np.testing.assert_allclose(a[f"{HCO}/{name}"][:], b[f"{HCO}/{name}"][:], rtol=1e-6)
@@ -163,25 +163,25 @@ def test_blocks_may_come_in_any_order(tmp_path, layout):
     ("blocks", "message"),
     [
         (lambda v: in_blocks(v)[:-1], "leave row 30 out"),
-        (lambda v: [*in_blocks(v), PrismaBlock(0, v[:, :10])], "written twice"),
-        (lambda v: [PrismaBlock(30, v[:, :10])], "does not fit"),
-        (lambda v: [PrismaBlock(0, v[:5])], "does not fit"),
+        (lambda v: [*in_blocks(v), CubeBlock(0, v[:, :10])], "written twice"),
+        (lambda v: [CubeBlock(30, v[:, :10])], "does not fit"),
+        (lambda v: [CubeBlock(0, v[:5])], "does not fit"),
     ],
 )
 def test_wrong_blocks_leave_no_file(tmp_path, layout, blocks, message):
     with pytest.raises(UsageError, match=message):
-        write_prisma_l2d(tmp_path / "p.he5", layout, blocks(cube(layout)))
+        write_prisma(tmp_path / "p.he5", layout, blocks(cube(layout)))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_folder_gets_asi_name(tmp_path, layout):
-    path = write_prisma_l2d(tmp_path, layout, in_blocks(cube(layout)))
+    path = write_prisma(tmp_path, layout, in_blocks(cube(layout)))
     assert path.name == "PRS_L2D_STD_20240621103012_20240621103016_0001.he5"
 
 
 def test_attributes_can_be_replaced_and_removed(tmp_path, layout):
     changed = PrismaLayout(grid=layout.grid, attributes={"Processing_Level": b"2B", "Epsg_Code": None})
-    with h5py.File(write_prisma_l2d(tmp_path / "p.he5", changed, in_blocks(cube(layout)))) as file:
+    with h5py.File(write_prisma(tmp_path / "p.he5", changed, in_blocks(cube(layout)))) as file:
         assert file.attrs["Processing_Level"] == b"2B"
         assert "Epsg_Code" not in file.attrs
 
@@ -189,7 +189,7 @@ def test_attributes_can_be_replaced_and_removed(tmp_path, layout):
 def test_grid_must_be_utm():
     grid = Grid(CRS.from_epsg(3035), Affine(30, 0, 4e6, 0, -30, 3e6), 4, 4)
     with pytest.raises(UsageError, match="UTM"):
-        write_prisma_l2d("unused.he5", PrismaLayout(grid=grid), [])
+        write_prisma("unused.he5", PrismaLayout(grid=grid), [])
 
 
 @pytest.mark.parametrize(("vnir", "swir", "total"), [(63, 171, 234), (66, 172, 238), (62, 171, 233), (66, 173, 239)])
@@ -229,7 +229,7 @@ def test_memory_is_bounded_by_the_block(tmp_path):
     layout = PrismaLayout(grid=grid)
     block = np.full((len(layout.bands), 8, 60), 0.2, np.float32)
     tracemalloc.start()
-    write_prisma_l2d(tmp_path / "p.he5", layout, (PrismaBlock(r, block) for r in range(0, 640, 8)))
+    write_prisma(tmp_path / "p.he5", layout, (CubeBlock(r, block) for r in range(0, 640, 8)))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     whole = 640 * 60 * 239 * 2

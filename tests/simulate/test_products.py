@@ -19,8 +19,8 @@ from hsfuse.readers.base import ERROR_INVALID_L1, ERROR_NEGATIVE, ERROR_SATURATE
 from hsfuse.readers.prisma.product import PrismaProduct
 from hsfuse.readers.sentinel2.product import Sentinel2Product
 from hsfuse.sensors.sentinel2 import table_responses
+from hsfuse.simulate.hyperspectral_sensor import Footprint, HyperspectralSensor, Optics
 from hsfuse.simulate.prisma_bands import default_prisma_bands
-from hsfuse.simulate.prisma_sensor import Footprint, PrismaOptics, PrismaSensor
 from hsfuse.simulate.products import SimulatedPair, SimulationConfig, plan_grids, simulate_pair
 from hsfuse.simulate.s2_sensor import Sentinel2Sensor
 from hsfuse.simulate.scene import Truth
@@ -28,7 +28,7 @@ from hsfuse.simulate.sensors import OPAQUE, Clouds, prisma_snr, transmittance
 from hsfuse.simulate.true_field import TrueField
 
 SMALL = {"rows": 60, "cols": 66, "seed": 4, "psf_fwhm": 1.3}
-IDEAL = PrismaOptics(1.3, np.inf, 0.0, 0.0, 0.0, failed_bands=False)
+IDEAL = Optics(1.3, np.inf, 0.0, 0.0, 0.0, failed_bands=False)
 BANDS = default_prisma_bands().take([5, 20, 40, 55, 80, 110, 150, 190, 215])
 
 
@@ -47,10 +47,10 @@ def clear() -> tuple[SimulationConfig, Grid, Truth, TrueField]:
 
 
 def look(
-    truth: Truth, grid: Grid, field: TrueField, optics: PrismaOptics = IDEAL, angle: float = 0.0, seed: int = 0
+    truth: Truth, grid: Grid, field: TrueField, optics: Optics = IDEAL, angle: float = 0.0, seed: int = 0
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.bool_]]:
     """Observe without writing: samples, codes, footprint."""
-    sensor = PrismaSensor(truth, grid, field, BANDS, Footprint(grid.shape, angle), optics, None, seed=seed)
+    sensor = HyperspectralSensor(truth, grid, field, BANDS, Footprint(grid.shape, angle), optics, None, seed=seed)
     blocks = list(sensor.blocks())
     return (
         np.concatenate([block.reflectance for block in blocks], axis=1),
@@ -181,7 +181,7 @@ class TestPrisma:
         self, clear: tuple[SimulationConfig, Grid, Truth, TrueField]
     ) -> None:
         _, grid, truth, field = clear
-        sensor = PrismaSensor(truth, grid, field, BANDS, Footprint(grid.shape, 0.0), IDEAL, None, seed=0)
+        sensor = HyperspectralSensor(truth, grid, field, BANDS, Footprint(grid.shape, 0.0), IDEAL, None, seed=0)
         pan = np.concatenate([block.reflectance for block in sensor.pan_blocks(6)])
         assert pan.shape == (360, 396)
         coarse = pan.reshape(60, 6, 66, 6).mean(axis=(1, 3))
@@ -348,7 +348,7 @@ class TestPair:
     def test_progress_reaches_the_end_of_every_stage(self, tmp_path: Path) -> None:
         record = _Record()
         simulate_pair(tmp_path, rows=40, cols=40, footprint_deg=0.0, s2_bands="10m", progress=record)
-        assert list(record.done) == ["draw the scene", "write PRISMA product", "write Sentinel-2 product"]
+        assert list(record.done) == ["draw the scene", "write hyperspectral product", "write Sentinel-2 product"]
         for name, done in record.done.items():
             assert done == pytest.approx(record.total[name], rel=0.01)
 

@@ -1,4 +1,4 @@
-"""PRISMA's view of a simulated scene: wrong place, blurred, noisy, striped, rotated footprint, failed bands.
+"""How a pushbroom spectrometer sees a simulated scene: wrong place, blurred, noisy, striped, failed bands.
 
 The optical system works on the scene's coefficient maps (share times brightness of each endmember) rather than on
 bands: reflectance is linear in them, and there are some forty maps instead of 234 bands.
@@ -16,9 +16,18 @@ from scipy import ndimage
 from hsfuse.errors import UsageError
 from hsfuse.grid import Grid, Slice2D, reproject_xy
 from hsfuse.readers.base import ERROR_INVALID_L1, ERROR_NEGATIVE, ERROR_SATURATED, BoolArray
-from hsfuse.simulate.prisma import PanBlock, PrismaBlock
+from hsfuse.simulate.blocks import CubeBlock, PanBlock
 from hsfuse.simulate.scene import Truth
-from hsfuse.simulate.sensors import OPAQUE, Clouds, gaussian_blur, noise_sigma, prisma_snr, transmittance
+from hsfuse.simulate.sensors import (
+    OPAQUE,
+    Clouds,
+    gaussian_blur,
+    noise_sigma,
+    prisma_snr,
+    top_of_atmosphere,
+    transmittance,
+)
+from hsfuse.simulate.swath import SwathGrid, WholeSwath
 from hsfuse.simulate.texture import FloatArray
 from hsfuse.simulate.true_field import TrueField
 from hsfuse.spectral import BandTable, SpectralResponse
@@ -26,16 +35,18 @@ from hsfuse.spectral import BandTable, SpectralResponse
 BLOCK_ROWS = 40
 PAN_RESPONSE = SpectralResponse.flat_top("PAN", 550.0, 300.0)
 _FULL_SWATH_COLUMNS = 1000
+_MASKED = 0.25
+"""Opacity and shadow from which the producer's own mask marks a pixel."""
 
 
 @dataclass(frozen=True)
-class PrismaOptics:
+class Optics:
     """How good or bad the simulated instrument is.
 
     Attributes
     ----------
     psf_fwhm
-        Width of the Gaussian point spread function in pixels of 30 m.
+        Width of the Gaussian point spread function in its pixels.
     snr_scale
         Factor on the signal-to-noise ratio; infinity for none.
     stripe_scale
@@ -102,7 +113,7 @@ class Footprint:
         return across + breadth / 2.0, (np.abs(along) <= length / 2.0) & (np.abs(across) <= breadth / 2.0)
 
 
-class PrismaSensor:
+class HyperspectralSensor:
     """Observes a scene.
 
     Parameters
@@ -110,7 +121,7 @@ class PrismaSensor:
     truth
         The scene.
     grid
-        30 m grid that the product claims; may lie in another reference system than the scene.
+        Pixels where the product claims them; may lie in another reference system than the scene.
     field
         True minus claimed position, in the reference system of ``grid``.
     bands
@@ -119,22 +130,26 @@ class PrismaSensor:
         Geometry, quality, and clouds over ``grid`` (None: clear sky).
     seed
         Of noise, stripes and dead pixels.
+    above_air
+        Whether it sees reflectance of the top of the atmosphere instead of the surface's.
     """
 
     def __init__(
         self,
         truth: Truth,
-        grid: Grid,
+        grid: Grid | SwathGrid,
         field: TrueField,
         bands: BandTable,
-        footprint: Footprint,
-        optics: PrismaOptics,
+        footprint: Footprint | WholeSwath,
+        optics: Optics,
         clouds: Clouds | None,
         *,
         seed: int,
+        above_air: bool = False,
     ) -> None:
         self.truth, self.grid, self.field, self.bands = truth, grid, field, bands
         self.footprint, self.optics, self.clouds, self.seed = footprint, optics, clouds, seed
+        self._above_air = above_air
         rng = np.random.default_rng([seed, 0x9215])
         spectra = truth.endmembers.in_bands(bands)
         moved = truth.endmembers.in_bands(bands.centre_nm + 0.5, bands.fwhm_nm)
@@ -149,13 +164,15 @@ class PrismaSensor:
         self._stripe_gain, self._stripe_offset = self._draw_stripes(rng)
         self._dead = [(int(rng.integers(len(bands))), int(rng.integers(self._columns))) for _ in range(10)]
 
-    def blocks(self) -> Iterator[PrismaBlock]:
+    def blocks(self) -> Iterator[CubeBlock]:
         """Observe the cube, block of rows after block of rows."""
         for block in self.grid.row_blocks(BLOCK_ROWS):
             yield self._observe(slice(block.row0, block.row1))
 
     def pan_blocks(self, ratio: int) -> Iterator[PanBlock]:
         """Observe the panchromatic image with ``ratio`` x ``ratio`` pixels in each of the cube's."""
+        if isinstance(self.grid, SwathGrid):
+            raise UsageError("Panchromatic images are simulated on map grids only.")
         grid = self.grid.nested(ratio)
         for block in self.grid.row_blocks(BLOCK_ROWS):
             rows = slice(block.row0, block.row1)
@@ -175,24 +192,30 @@ class PrismaSensor:
             inside = np.repeat(np.repeat(self.footprint.across(rows)[1], ratio, axis=0), ratio, axis=1)
             yield PanBlock(fine.start, np.where(inside, view, np.float32(np.nan)).astype(np.float32))
 
-    def _observe(self, rows: slice) -> PrismaBlock:
+    def _observe(self, rows: slice) -> CubeBlock:
         across, inside = self.footprint.across(rows)
         shape = (len(self.bands), *inside.shape)
         cube = np.full(shape, np.nan, np.float32)
         codes = np.zeros(shape, np.uint8)
+        cloud = shadow = None
+        if self.clouds is not None:
+            opacity, shade = self.clouds.block(rows, slice(None))
+            cloud, shadow = (opacity > _MASKED) & inside, (shade > _MASKED) & inside
         if inside.any():
             position = across[inside]
-            radiance = self._project(rows, inside, position)
+            seen = self._project(rows, inside, position)
             if self.clouds is not None:
                 full = np.zeros(shape, np.float32)
-                full[:, inside] = radiance
-                radiance = self.clouds.cover(full, self.bands.centre_nm, rows, slice(None))[:, inside]
-            samples, marks = self._detect(radiance, position, rows.start)
+                full[:, inside] = seen
+                seen = self.clouds.cover(full, self.bands.centre_nm, rows, slice(None))[:, inside]
+            if self._above_air:
+                seen = top_of_atmosphere(seen, self.bands.centre_nm)
+            samples, marks = self._detect(seen, position, rows.start)
             cube[:, inside], codes[:, inside] = samples, marks
-        return PrismaBlock(rows.start, cube, codes, inside)
+        return CubeBlock(rows.start, cube, codes, inside, cloud, shadow)
 
     def _place(
-        self, grid: Grid, rows: slice, offset_m: tuple[float, float]
+        self, grid: Grid | SwathGrid, rows: slice, offset_m: tuple[float, float]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Fractional (row, col) in the scene of all pixels in some rows of ``grid``."""
         row, col = np.meshgrid(np.arange(rows.start, rows.stop, 1.0), np.arange(0.0, grid.width), indexing="ij")
