@@ -8,10 +8,6 @@ from contextlib import ExitStack, suppress
 from importlib import import_module
 from pathlib import Path
 
-import numpy as np
-import rasterio
-from rasterio.errors import RasterioError
-
 from hsfuse._version import __version__
 from hsfuse.config import CoregisterConfig
 from hsfuse.coregister.products import coregister_products
@@ -21,6 +17,7 @@ from hsfuse.errors import CoregistrationError
 from hsfuse.grid import Grid
 from hsfuse.log import get_logger
 from hsfuse.outputs import check_new_files
+from hsfuse.process import bounded_block_cache
 from hsfuse.progress import Progress
 from hsfuse.qa.page import picture_folder
 from hsfuse.readers import open_msi, open_product
@@ -32,9 +29,6 @@ from hsfuse.writers import ReportFiles, WriteOptions, check_destination
 
 _log = get_logger(__name__)
 
-_PRODUCTS = frozenset({".he5", ".h5", ".hdf5", ".nc", ".zip", ".xml"})
-_CACHE_MB = (8, 128)
-"""Least and most memory for blocks of files that GDAL has decoded."""
 _NEEDED_LATER = (
     "scipy.linalg",
     "scipy.sparse",
@@ -96,7 +90,7 @@ def coregister_files(
     options = _checked(output, [field, tie_points, report], report, (target, reference), overwrite=overwrite)
     with StageClock(progress) as clock, ExitStack() as stack:
         stack.enter_context(one_blas_thread())
-        stack.enter_context(rasterio.Env(GDAL_CACHEMAX=_cache_mb([target, reference])))
+        stack.enter_context(bounded_block_cache())
         moving = open_product(target)
         stack.callback(moving.close)
         fixed = open_msi([reference], target=moving.grid, verify=config.verify)
@@ -172,27 +166,6 @@ def _checked(
     check_new_files([output, *(path for path in others if path is not None)], inputs, overwrite=overwrite)
     check_destination(output, options)
     return options
-
-
-def _cache_mb(paths: list[Path]) -> int:
-    """Room for two rows of the files' blocks: images are read from top to bottom, what lies above is not needed again.
-
-    Products that are no single raster get the most: their tiles are large.
-    """
-    most = _CACHE_MB[0]
-    for path in paths:
-        if path.is_dir() or path.suffix.lower() in _PRODUCTS:
-            return _CACHE_MB[1]
-        try:
-            with rasterio.open(path) as source:
-                if not source.count:
-                    return _CACHE_MB[1]
-                high = max(rows for rows, _ in source.block_shapes)
-                row = high * source.width * source.count * max(np.dtype(kind).itemsize for kind in source.dtypes)
-        except RasterioError:
-            return _CACHE_MB[1]
-        most = max(most, 2 * row >> 20)
-    return min(most, _CACHE_MB[1])
 
 
 def _blur(target: HyperspectralProduct | MultispectralProduct, reference: MultispectralProduct) -> Psf:

@@ -28,7 +28,7 @@ from hsfuse.writers.provenance import provenance_tags
 
 LERC_MAX_ERROR = 1e-4
 """Largest change of a reflectance by LERC compression."""
-CACHE_MB = 64
+CACHE_BYTES = 64 << 20
 """GDAL's block cache; its default of 5 % of the memory is a hidden user of gigabytes."""
 _GROUP_BYTES = 48 * 2**20
 """Samples that are handed to GDAL at a time."""
@@ -36,7 +36,7 @@ _GROUP_BYTES = 48 * 2**20
 
 def gdal_options() -> dict[str, Any]:
     """GDAL settings for all writing: a bounded cache and no ``.aux.xml`` files."""
-    return {"GDAL_CACHEMAX": CACHE_MB, "GDAL_PAM_ENABLED": "NO"}
+    return {"GDAL_CACHEMAX": CACHE_BYTES, "GDAL_PAM_ENABLED": "NO"}
 
 
 def compression_options(compress: str, encoding: SampleEncoding) -> dict[str, Any]:
