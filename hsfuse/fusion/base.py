@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 Precision = Literal["fp32", "bf16"]
+Quality = Literal["fast", "standard", "best"]
+"""How much is spent behind a method."""
 
 
 @dataclass(frozen=True)
@@ -195,6 +197,13 @@ class FusionMethod(ABC):
 
     def prefer_quality(self) -> None:  # noqa: B027 - most methods know no such choice
         """Take longer where that brings the last bit of quality."""
+
+    def at_quality(self, quality: Quality) -> FusionMethod | None:  # noqa: ARG002 - most methods know no such choice
+        """Return the method with the refinement of its own that a quality stands for, not yet fitted.
+
+        None, as here: the maximum a posteriori step is put behind the method.
+        """
+        return None
 
     def fuse_window(self, hsi: torch.Tensor, msi: torch.Tensor, window: Window) -> torch.Tensor:
         """Fuse one batch of tiles, of which only some rows and columns are wanted; the rest is context.

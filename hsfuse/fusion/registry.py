@@ -73,6 +73,8 @@ class NetworkEntry:
         Weights that come with the method; None: those of the model zoo, where there are any.
     former
         For weights without the name of an architecture.
+    any_bands
+        It takes any bands, MSI bands and ratios: settings and weights say nothing of them.
     """
 
     architecture: str
@@ -85,6 +87,7 @@ class NetworkEntry:
     precisions: tuple[Precision, ...] = ("fp32",)
     weights: Path | None = None
     former: FormerWeights | None = None
+    any_bands: bool = False
 
     def completed(self, settings: Settings) -> dict[str, Any]:
         """Return complete settings.

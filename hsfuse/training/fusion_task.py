@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,8 @@ class TaskSetup:
         Method of the base estimate that the start weights were trained with; empty: as the task has it.
     device
         Torch device name.
+    cache
+        Folder for what tasks would work out again and again; None: it is kept in memory or made anew.
     """
 
     entries: Sequence[SceneEntry]
@@ -54,6 +57,7 @@ class TaskSetup:
     loss: FusionLoss = field(default_factory=FusionLoss)
     base: str = ""
     device: str = "cpu"
+    cache: Path | None = None
 
     def source(self, prepare: Callable[[ReducedPair], ReducedPair]) -> PatchSource:
         """Return the source of the task's patches.

@@ -25,7 +25,7 @@ class Reducer:
     Attributes
     ----------
     centre_nm, fwhm_nm
-        Bands of the references.
+        Bands of the references that have none of their own.
     device
         Torch device name.
     """
@@ -41,7 +41,10 @@ class Reducer:
         cut = (slice(None), *block.slices)
         target = d.orient(self._tensor(scene.reference[cut]))
         valid = d.orient(self._tensor(scene.valid[block.slices].astype(np.float32)))
-        target = target * self._tensor(d.brighten(self.centre_nm))[:, None, None]
+        centre_nm, fwhm_nm = (
+            (self.centre_nm, self.fwhm_nm) if scene.bands is None else (scene.bands.centre_nm, scene.bands.fwhm_nm)
+        )
+        target = target * self._tensor(d.brighten(centre_nm))[:, None, None]
         seen, target, own_noise = self._split_noise(target, valid, scene, d.seed)
         if scene.msi is not None:
             msi = d.orient(self._tensor(scene.msi[cut])) * d.brightness
@@ -58,7 +61,7 @@ class Reducer:
         hsi = hsi + self._tensor(lost)[:, None, None] * self._tensor(noise)
         hsi = d.disturb_hsi(hsi)
         facts = PairFacts(
-            self.centre_nm, self.fwhm_nm, nominal, scene.srf[0] if scene.srf else None, own_noise * np.sqrt(2.0), d.seed
+            centre_nm, fwhm_nm, nominal, scene.srf[0] if scene.srf else None, own_noise * np.sqrt(2.0), d.seed
         )
         return ReducedPair(hsi, msi, target, valid, ratio, scene.name, facts)
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from hsfuse.degrade import Psf
 from hsfuse.errors import InputError
 from hsfuse.grid import Slice2D
+from hsfuse.spectral import BandTable
 
 MIN_PATCH_PX = 12
 """Smallest side of training patches and validation strips, pixels of the reference."""
@@ -40,7 +41,9 @@ class TrainingScene:
     psf
         PSF of the hyperspectral sensor that the reduced HSI gets.
     ranges
-        Name of the disturbances that it gets, ``full`` or ``measured``.
+        Name of the disturbances that it gets, ``full``, ``moderate`` or ``measured``.
+    bands
+        Bands of its own, for tasks that take any; None: those of all scenes.
     """
 
     name: str
@@ -49,7 +52,8 @@ class TrainingScene:
     msi: NDArray[np.float32] | None
     srf: tuple[NDArray[np.float64], ...]
     psf: Psf
-    ranges: Literal["full", "measured"] = "full"
+    ranges: Literal["full", "moderate", "measured"] = "full"
+    bands: BandTable | None = None
 
 
 @dataclass(frozen=True)

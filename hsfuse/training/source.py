@@ -52,6 +52,9 @@ class Sampling:
         False leaves out every disturbance (rotations stay).
     seed
         Of everything random.
+    rounds
+        The windows come again after so many rounds of the pool: for tasks that spend minutes on each and keep what
+        they found; None: always new ones.
     prefetch
         Make the next windows in a thread while the present ones are in use: pays on a GPU. The windows are the same.
     """
@@ -67,6 +70,7 @@ class Sampling:
     drawn_share: float = 0.5
     augment: bool = True
     seed: int = 0
+    rounds: int | None = None
     prefetch: bool = False
 
 
@@ -136,6 +140,11 @@ class PatchSource:
         return max(1, round(self._area / self._patch**2 / self._sampling.batch))
 
     @property
+    def round_steps(self) -> int:
+        """Steps with the same windows in the pool."""
+        return self._round_steps
+
+    @property
     def batch_size(self) -> int:
         """Patches in a batch, over all processes."""
         return self._sampling.batch
@@ -152,6 +161,8 @@ class PatchSource:
     def batch(self, step: int, rank: int = 0, size: int = 1) -> Batch:
         """Return the patches of a step that process ``rank`` of ``size`` works on."""
         round_number = step // self._round_steps
+        if self._sampling.rounds is not None:
+            round_number %= self._sampling.rounds
         side = self.patch_px(self._ratio(round_number))
         patches = []
         for item in range(rank, self._sampling.batch, size):

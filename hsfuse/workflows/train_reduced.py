@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -107,7 +108,8 @@ def _train(inputs: Sequence[Path], output: Path, config: TrainConfig, device: st
     start = start_network(config, data, loaded)
     check_space(folder, 4 * _STATE_COPIES * start.n_parameters + 10_000_000)
     recipe = recipe_of(start.entry, config.recipe)
-    task = _task(start, data, config, recipe, device)
+    cache = output.with_suffix(".windows")
+    task = _task(start, data, config, recipe, device, cache)
     settings = loop_settings(config, recipe, task.epoch_steps, device)
     identity = {**config.identity(), "data": data.fingerprint, "init_sha256": start.sha256}
     _log.info(
@@ -124,6 +126,7 @@ def _train(inputs: Sequence[Path], output: Path, config: TrainConfig, device: st
             _write(output, result, data, config, start, task, summary)
             if files.checkpoint is not None:
                 files.checkpoint.unlink(missing_ok=True)
+            shutil.rmtree(cache, ignore_errors=True)
         team.wait()
     gain = summary["validation"].get("gain_db")
     if gain is not None and gain <= 0.0:
@@ -133,12 +136,14 @@ def _train(inputs: Sequence[Path], output: Path, config: TrainConfig, device: st
     return TrainResult(output, summary)
 
 
-def _task(start: StartNetwork, data: TrainingData, config: TrainConfig, recipe: Recipe, device: str) -> TrainingTask:
+def _task(
+    start: StartNetwork, data: TrainingData, config: TrainConfig, recipe: Recipe, device: str, cache: Path
+) -> TrainingTask:
     if start.entry.task is None:
         raise UsageError(f"The network '{start.name}' cannot be trained with train-reduced.")
     setup = TaskSetup(
         data.entries, sampling(config, recipe, data.ratios, device), data.bands.centre_nm, data.bands.fwhm_nm,
-        loss_of(config, recipe), start.header.base if start.header else "", device,
+        loss_of(config, recipe), start.header.base if start.header else "", device, cache,
     )  # fmt: skip
     task: TrainingTask = start.entry.task(start.network, setup)
     return task
@@ -212,15 +217,16 @@ def _write(
     output: Path, result: TrainingResult, data: TrainingData, config: TrainConfig, start: StartNetwork,
     task: TrainingTask, record: Mapping[str, Any],
 ) -> None:  # fmt: skip
+    free = start.entry.any_bands
     header = NetworkHeader(
         name=config.name or output.stem,
         architecture=start.entry.architecture,
         config=start.settings,
-        centre_nm=tuple(float(v) for v in data.bands.centre_nm),
-        fwhm_nm=tuple(float(v) for v in data.bands.fwhm_nm),
-        ratios=data.ratios,
-        msi_bands=data.msi_bands,
-        n_msi=len(data.msi_bands),
+        centre_nm=() if free else tuple(float(v) for v in data.bands.centre_nm),
+        fwhm_nm=() if free else tuple(float(v) for v in data.bands.fwhm_nm),
+        ratios=() if free else data.ratios,
+        msi_bands=() if free else data.msi_bands,
+        n_msi=0 if free else len(data.msi_bands),
         base=task.base,
         halo_px=start.header.halo_px if start.header else 0,
         overlap_px=start.header.overlap_px if start.header else 0,

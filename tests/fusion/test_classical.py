@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hsfuse.degrade import Psf, decimate_separable, displaced_kernels, lowpass_decimate_array
 from hsfuse.errors import HsfuseError, OverlapError
 from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip
-from hsfuse.fusion.classical.adaptive import _cholesky_solve
+from hsfuse.fusion.classical.adaptive import cholesky_solve
 from hsfuse.fusion.classical.calibration import Calibration, calibrate, recalibrated
 from hsfuse.fusion.classical.statistics import Moments, gather, noise_std, signal_subspace
 from hsfuse.fusion.create import create_method
@@ -356,7 +356,7 @@ def test_pixelwise_cholesky_equals_a_solver(count, seed):
     expected = np.linalg.solve(matrix, right)
     gram = {(i, j): torch.from_numpy(matrix[None, None, ..., i, j]) for i in range(count) for j in range(i + 1)}
     vectors = [torch.from_numpy(right[..., i, :]).permute(2, 0, 1)[None] for i in range(count)]
-    found = torch.stack(_cholesky_solve(gram, vectors))[:, 0].permute(2, 3, 0, 1)
+    found = torch.stack(cholesky_solve(gram, vectors))[:, 0].permute(2, 3, 0, 1)
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-8)
 
 

@@ -191,7 +191,7 @@ class AdaptiveInjection:
         prior = self.ridge + PRIOR_WEIGHT * torch.eye(count, device=guide.device)
         gram = {(i, j): square[:, k : k + 1] + prior[i, j] for k, (i, j) in enumerate(pairs)}
         right = [cross[i] + PRIOR_WEIGHT * self.gain[:, i, None, None] for i in range(count)]
-        solution = _cholesky_solve(gram, right)
+        solution = cholesky_solve(gram, right)
 
         # Energy of the window that its coefficients leave, S - 2 A X + A G A: no second round of windows.
         left = energy.clone()
@@ -266,7 +266,7 @@ def _mix(matrix: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return torch.matmul(matrix, x.flatten(2)).reshape(x.shape[0], -1, *x.shape[2:])
 
 
-def _cholesky_solve(gram: dict[tuple[int, int], torch.Tensor], right: list[torch.Tensor]) -> list[torch.Tensor]:
+def cholesky_solve(gram: dict[tuple[int, int], torch.Tensor], right: list[torch.Tensor]) -> list[torch.Tensor]:
     """Solve a small symmetric positive system at every pixel at once.
 
     Written out over the few MSI bands, because a batched solver spends most of its time between the tiny matrices.

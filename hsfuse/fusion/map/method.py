@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hsfuse.degrade import Window
 from hsfuse.errors import HsfuseError
-from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, ModelSpec
+from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, ModelSpec, Quality
 from hsfuse.fusion.classical.statistics import FloatMatrix
 from hsfuse.fusion.diagnostics import Calibration, MethodDiagnostics, RefinementRecord
 from hsfuse.fusion.map.posterior import HALO_PX
@@ -30,7 +30,6 @@ from hsfuse.log import get_logger
 if TYPE_CHECKING:
     import torch
 
-Quality = Literal["fast", "standard", "best"]
 KINDS: dict[Quality, tuple[RefinementKind, ...]] = {
     "fast": ("map",), "standard": ("map", "clean"), "best": ("map", "clean", "nonlocal"),
 }  # fmt: skip
@@ -40,6 +39,31 @@ HSI_VARIANCES = (1.0, 3.0, 10.0, 30.0, 100.0)
 MIN_GAIN_DB = 0.05
 """What the step must gain at reduced resolution to be used."""
 _log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What a fit tried at reduced resolution, for steps that go on from there.
+
+    Attributes
+    ----------
+    strips
+        The scene at low resolution, the MSI as blur and shift make it.
+    windows, method, fused
+        Degraded windows, the method that was fitted to them, and what it made of each, shape (1, band, row, col).
+    prior, power
+        Error of the method, and covariance of the HSI's components.
+    hsi_variance
+        Error variance of the HSI, in units of its noise, that gained most.
+    """
+
+    strips: list[LowResolutionStrip]
+    windows: list[DegradedWindow]
+    method: FusionMethod
+    fused: list[torch.Tensor]
+    prior: ErrorPrior
+    power: FloatMatrix
+    hsi_variance: float
 
 
 class RefinedMethod(FusionMethod):
@@ -53,14 +77,30 @@ class RefinedMethod(FusionMethod):
         How much is spent.
     ratio
         That of the scene, when it is known before the fit.
+    keep_rehearsal
+        Keep what the fit tries at reduced resolution until :meth:`take_rehearsal`; it is as large as the HSI.
     """
 
-    def __init__(self, method: FusionMethod, quality: Quality = "standard", *, ratio: int = 2) -> None:
+    def __init__(
+        self, method: FusionMethod, quality: Quality = "standard", *, ratio: int = 2, keep_rehearsal: bool = False
+    ) -> None:
         self._method, self._quality, self._ratio = method, quality, ratio
         self._fitted = False
         self._refinement: Refinement | None = None
         self._record: RefinementRecord | None = None
         self._model: SceneModel | None = None
+        self._keep = keep_rehearsal
+        self._rehearsal: Rehearsal | None = None
+
+    def take_rehearsal(self) -> Rehearsal | None:
+        """Hand over what the fit tried at reduced resolution, once; None where nothing could be tried."""
+        rehearsal, self._rehearsal = self._rehearsal, None
+        return rehearsal
+
+    @property
+    def step(self) -> Refinement | None:
+        """What is done behind the method; None where it does not gain."""
+        return self._refinement
 
     @property
     def inner(self) -> FusionMethod:
@@ -149,6 +189,8 @@ class RefinedMethod(FusionMethod):
 
         tried = {variance: gain("map", variance) for variance in HSI_VARIANCES}
         variance = max(tried, key=lambda value: tried[value])
+        if self._keep:
+            self._rehearsal = Rehearsal(strips, windows, fresh, fused, prior, power, variance)
         for kind in KINDS[self._quality]:
             gains[kind] = tried[variance] if kind == "map" else gain(kind, variance)
         best = max(KINDS[self._quality], key=lambda kind: gains[kind])
@@ -214,8 +256,11 @@ def _trial_gain(
 
 
 def refined(method: FusionMethod, quality: Quality | None, *, ratio: int = 2) -> FusionMethod:
-    """Put the step behind a method; returns the method itself when ``quality`` is None."""
-    return method if quality is None else RefinedMethod(method, quality, ratio=ratio)
+    """Put the step behind a method, or let it do its own; returns the method itself when ``quality`` is None."""
+    if quality is None:
+        return method
+    own = method.at_quality(quality)
+    return RefinedMethod(method, quality, ratio=ratio) if own is None else own
 
 
 __all__ = ["NOISE_LEFT", "ErrorPrior", "Quality", "RefinedMethod", "RefinementRecord", "refined"]

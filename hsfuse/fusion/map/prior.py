@@ -139,7 +139,7 @@ def fuse_windows(
     ratio, psf = model.ratio, model.psf
     context = replace(context, psf=psf, calibrate=False, offset_px=NO_OFFSET)
     repeats = _repeats(sum(window.low[0].size for window in windows))
-    strips = [_degraded_strip(_mirrored(window, repeats), ratio, psf) for window in windows]
+    strips = [degraded_strip(_mirrored(window, repeats), ratio, psf) for window in windows]
     fused = []
     try:
         method.fit(context, strips)
@@ -235,7 +235,8 @@ def _mirrored(window: DegradedWindow, repeats: int) -> DegradedWindow:
     )
 
 
-def _degraded_strip(window: DegradedWindow, ratio: int, psf: Psf) -> LowResolutionStrip:
+def degraded_strip(window: DegradedWindow, ratio: int, psf: Psf) -> LowResolutionStrip:
+    """Return a degraded window as methods get a scene to learn from."""
     rows, cols = window.low.shape[1:]
     coarse = lowpass_decimate_array(window.guide, ratio, psf)
     valid = np.asarray(window.valid.reshape(rows, ratio, cols, ratio).all(axis=(1, 3)))

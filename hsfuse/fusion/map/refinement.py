@@ -140,18 +140,10 @@ class Refinement:
             torch.as_tensor(np.ascontiguousarray(array), dtype=torch.float32, device=device)
             for array in (space.mean, space.forward, space.back, model.guide_noise)
         )
-        # Only ratios count, so what the HSI is trusted less the others are trusted more.
-        covariance = prior.covariance / hsi_variance
-        misfit = model.synthesis.residual_variance / hsi_variance
-        floor = 1e-9 * max(float(np.mean(misfit)), 1e-12)
-        noise = model.guide_noise**2 / hsi_variance
-        if kind == "map":
-            first = MapEstimator.make(
-                model, covariance, RAW_GUIDE * noise + misfit + floor, device=device, aligned=aligned
-            )
-            return cls(mean, forward, back, first=first)
-        variance = CLEANED_GUIDE * noise + misfit + floor
+        covariance, variance = relative_variances(model, prior, kind, hsi_variance)
         plain = MapEstimator.make(model, covariance, variance, device=device, aligned=aligned)
+        if kind == "map":
+            return cls(mean, forward, back, first=plain)
         if kind == "clean":
             return cls(mean, forward, back, first=plain, guide_noise=level)
         first = MapEstimator.make(
@@ -210,6 +202,29 @@ class Refinement:
             # One product that adds into the result: no second array of all bands.
             tile.flatten(1).addmm_(self.back, more.flatten(1))
         return base
+
+
+def relative_variances(
+    model: SceneModel, prior: ErrorPrior, kind: RefinementKind, hsi_variance: float
+) -> tuple[FloatMatrix, FloatMatrix]:
+    """Error covariance of the base estimate and error variance of the guide, in units of the HSI's error.
+
+    Only ratios count in the estimate, so what the HSI is trusted less the others are trusted more.
+
+    Parameters
+    ----------
+    model, prior, kind, hsi_variance
+        As in :meth:`Refinement.make`.
+
+    Returns
+    -------
+    covariance, variance : numpy.ndarray
+        Shapes (component, component) and (msi band,).
+    """
+    misfit = model.synthesis.residual_variance / hsi_variance
+    floor = 1e-9 * max(float(np.mean(misfit)), 1e-12)
+    noise = (RAW_GUIDE if kind == "map" else CLEANED_GUIDE) * model.guide_noise**2 / hsi_variance
+    return prior.covariance / hsi_variance, noise + misfit + floor
 
 
 def nonlocal_halo_px(ratio: int) -> int:

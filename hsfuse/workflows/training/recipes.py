@@ -81,5 +81,5 @@ def sampling(config: TrainConfig, recipe: Recipe, ratios: tuple[int, ...], devic
         ratios=ratios, patch_px=config.patch, window_px=config.window, batch=config.batch,
         validation_share=config.validation_share, gap_px=config.gap, validation_windows=config.validation_windows,
         drawn_share=config.generated_share,
-        augment=augment, seed=config.seed, prefetch=device.startswith("cuda"),
+        augment=augment, seed=config.seed, rounds=recipe.get("rounds"), prefetch=device.startswith("cuda"),
     )  # fmt: skip

@@ -105,7 +105,7 @@ def start_network(config: TrainConfig, data: TrainingData, loaded: LoadedNetwork
         return StartNetwork(entry, header.name, network, dict(header.config), header, loaded.sha256)
     entry = trainable(config.method)
     changes = parse_network_settings(config.network_settings, entry.settings)
-    shape = {"n_bands": len(data.bands), "n_msi": len(data.msi_bands)}
+    shape = {} if entry.any_bands else {"n_bands": len(data.bands), "n_msi": len(data.msi_bands)}
     settings = entry.completed({**entry.settings, **changes, **shape})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

@@ -104,10 +104,10 @@ def collect(
     if not inputs and not config.generated:
         raise UsageError("There is nothing to train on.", hint="Give scenes, or --generated N.")
     names: tuple[str, ...] = BANDS_ALL if config.s2_bands == "all" else BANDS_10M
-    bands = header.bands if header else None
+    bands = header.bands if header and header.centre_nm else None
     entries: list[SceneEntry] = []
     store = SceneStore(scratch)
-    ratios = header.ratios if header else config.ratios
+    ratios = (header.ratios if header else ()) or config.ratios
     pairs = [i for i in inputs if i.msi]
     for scene_input in pairs:
         training, bands, ratio, names = _load_pair(scene_input, config, bands, progress)
@@ -119,7 +119,7 @@ def collect(
             )
         ratios = (ratio,)
         entries.append(SceneEntry.of(store.keep(training)))
-    if header and config.ratios and not set(config.ratios) <= set(header.ratios):
+    if header and header.ratios and config.ratios and not set(config.ratios) <= set(header.ratios):
         raise UsageError(
             f"The weights were trained for a ratio of {', '.join(map(str, header.ratios))}, not {config.ratio}.",
             hint="Leave out --ratio, or start without --init.",

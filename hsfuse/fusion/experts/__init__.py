@@ -1,0 +1,1 @@
+"""Experts: estimates that the scene itself teaches, as differences to the maximum a posteriori estimate."""

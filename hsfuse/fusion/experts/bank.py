@@ -1,0 +1,225 @@
+"""All experts of a scene: fitted once at low resolution, evaluated tile by tile.
+
+Every expert is what to add to the maximum a posteriori estimate, in canonical components, and linear in them: turn the
+spectral basis and all experts turn along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from hsfuse.degrade import Offset
+from hsfuse.fusion.base import LowResolutionStrip
+from hsfuse.fusion.classical.statistics import FloatMatrix
+from hsfuse.fusion.experts.canonical import CanonicalComponents
+from hsfuse.fusion.experts.guide import GUIDE_EXPERTS, GuideDetail, Upsampler
+from hsfuse.fusion.experts.neighbourhood import high_pass, local_regressions
+from hsfuse.fusion.experts.rehearsed import REHEARSED_EXPERTS, RehearsedError, RehearsedWindow
+from hsfuse.fusion.map import nonlocal_bayes
+from hsfuse.fusion.map.blur import TileBlur
+from hsfuse.fusion.map.posterior import MapEstimator, mix
+from hsfuse.fusion.map.refinement import reference_step
+from hsfuse.fusion.scene_model.model import SceneModel
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_FINE_PX, _COARSE_PX = 1.0, 2.5
+"""Widths of the high passes, fine pixels at a ratio of 3."""
+_LEADING = 4
+PRIORS, GUIDES = (0.25, 4.0, 16.0), (0.33, 3.0, 10.0)
+"""Other settings of the estimate: factors on the prior and on the guide's error variance."""
+_LOOSE_PRIOR, _LOOSE_GUIDE = 4.0, 2.0
+_LIMIT = 60.0
+_LEAST_INTENSITY = 0.05
+
+EXPERTS = (
+    "fine detail", "coarse detail", "local regression, narrow", "local regression, wide", "non-local",
+    "non-local, loose", "multiplied detail", *GUIDE_EXPERTS, "guide's noise", *REHEARSED_EXPERTS,
+    *(f"prior x {factor:g}" for factor in PRIORS), *(f"guide error x {factor:g}" for factor in GUIDES),
+    "guide as measured",
+)  # fmt: skip
+"""Names in the order of the experts' axis."""
+NONLOCAL = ("non-local", "non-local, loose")
+"""Those that take most of the time; left out (zero) on request."""
+
+
+@dataclass(frozen=True)
+class TileState:
+    """A tile after the maximum a posteriori estimate; components are those of the signal subspace.
+
+    Attributes
+    ----------
+    seen
+        The HSI's, shape (n, component, row, col).
+    guide, raw_guide
+        As used and as measured, shape (n, msi band, row * ratio, col * ratio).
+    start, estimate
+        Of the base estimate and of the estimate, shape (n, component, row * ratio, col * ratio).
+    """
+
+    seen: Tensor
+    guide: Tensor
+    raw_guide: Tensor
+    start: Tensor
+    estimate: Tensor
+
+
+@dataclass(frozen=True)
+class ExpertBank:
+    """What the experts learned from a scene.
+
+    Attributes
+    ----------
+    canonical
+        Their coordinates.
+    guide
+        Regressions on the guide.
+    rehearsed
+        The estimate's error; None where it could not be learned.
+    settings
+        Estimates with other priors and other trust in the guide, in the order of :data:`PRIORS` and :data:`GUIDES`.
+    plain, loose
+        The estimate itself, and the one whose result non-local Bayes cleans best.
+    noise_pull
+        From the guide's noise to components, shape (component, msi band).
+    model
+        The pair.
+    aligned
+        Leave the residual shift out: the pair was made without one.
+    """
+
+    canonical: CanonicalComponents
+    guide: GuideDetail
+    rehearsed: RehearsedError | None
+    settings: tuple[MapEstimator, ...]
+    plain: MapEstimator
+    loose: MapEstimator
+    noise_pull: Tensor
+    model: SceneModel
+    aligned: bool = False
+
+    @classmethod
+    def fit(
+        cls, strips: Sequence[LowResolutionStrip], model: SceneModel, prior: FloatMatrix, variance: FloatMatrix,
+        power: FloatMatrix, *, rehearsal: Sequence[RehearsedWindow] = (), canonical: CanonicalComponents | None = None,
+        aligned: bool = False, seed: int = 0, device: str = "cpu",
+    ) -> ExpertBank:  # fmt: skip
+        """Fit all experts.
+
+        Parameters
+        ----------
+        strips, model
+            The scene at low resolution and what is known about it.
+        prior, variance
+            Covariance of the base estimate's error (component, component) and error variance of the guide
+            (msi band,) of the estimate.
+        power
+            Covariance of the HSI's components, shape (component, component).
+        rehearsal
+            Degraded windows with the estimate's error.
+        canonical
+            Coordinates; found here when None.
+        aligned
+            See the class.
+        seed
+            Of random features.
+        device
+            Torch device.
+        """
+
+        def estimator(on_prior: float, on_guide: float) -> MapEstimator:
+            return MapEstimator.make(model, on_prior * prior, on_guide * variance, device=device, aligned=aligned)
+
+        plain = estimator(1.0, 1.0)
+        canonical = canonical or CanonicalComponents.make(model, plain, power)
+        settings = [estimator(factor, 1.0) for factor in PRIORS] + [estimator(1.0, factor) for factor in GUIDES]
+        pull = canonical.into @ (plain.turn / plain.precision) @ plain.pull
+        return cls(
+            canonical, GuideDetail.fit(strips, model, variance, canonical, seed),
+            RehearsedError.fit(rehearsal, model.ratio, seed=seed), tuple(settings), plain,
+            estimator(_LOOSE_PRIOR, _LOOSE_GUIDE), pull, model, aligned,
+        )  # fmt: skip
+
+    @property
+    def offset_px(self) -> Offset:
+        """How far the HSI's pixels really lie towards larger index, HSI pixels."""
+        return (0.0, 0.0) if self.aligned else self.model.offset_px
+
+    @cached_property
+    def _up(self) -> Upsampler:
+        return Upsampler(self.model.ratio, self.offset_px)
+
+    def evaluate(self, tile: TileState, *, nonlocal_too: bool = True) -> tuple[Tensor, Tensor]:
+        """Ask all experts.
+
+        Parameters
+        ----------
+        tile
+            A tile with its context.
+        nonlocal_too
+            Ask those of :data:`NONLOCAL` too; else they say nothing (zero).
+
+        Returns
+        -------
+        state : torch.Tensor
+            Canonical components of the estimate, shape (n, component, row, col).
+        advice : torch.Tensor
+            Shape (n, expert, component, row, col), experts as in :data:`EXPERTS`.
+        """
+        into, ratio = self.canonical.into, self.model.ratio
+        x = mix(into, tile.estimate)
+        blur = TileBlur.of((x.shape[2], x.shape[3]), ratio, self.model.psf, self.offset_px, str(x.device))
+        found = [high_pass(x, _FINE_PX, ratio), high_pass(x, _COARSE_PX, ratio)]
+        found += [x - each for each in local_regressions(x, _LEADING, ratio)]
+        found += self._nonlocal(tile, x) if nonlocal_too else [torch.zeros_like(x)] * len(NONLOCAL)
+        found += self._guide_detail(tile, x, blur)
+        found.append(mix(self.noise_pull, tile.raw_guide - tile.guide))
+        if self.rehearsed is None:
+            found += [torch.zeros_like(x)] * len(REHEARSED_EXPERTS)
+        else:
+            found += self.rehearsed.apply(x, ratio)
+        for estimator in self.settings:
+            found.append(mix(into, tile.start + estimator.solve(tile.seen, tile.guide, tile.start)) - x)
+        found.append(mix(into, tile.start + self.plain.solve(tile.seen, tile.raw_guide, tile.start)) - x)
+        return x, torch.stack(found, dim=1).clamp_(-_LIMIT, _LIMIT)
+
+    def _nonlocal(self, tile: TileState, x: Tensor) -> list[Tensor]:
+        loose = mix(self.canonical.into, tile.start + self.loose.solve(tile.seen, tile.guide, tile.start))
+        return [self.denoise(each) - x for each in (x, loose)]
+
+    def denoise(self, x: Tensor) -> Tensor:
+        """Clean canonical components (n, component, row, col) by non-local Bayes."""
+        step = reference_step(self.model.ratio)
+        return torch.stack([nonlocal_bayes.denoise(image, step=step) for image in x])
+
+    def _guide_detail(self, tile: TileState, x: Tensor, blur: TileBlur) -> list[Tensor]:
+        """Return multiplied detail, and what the regressions say beyond what the estimate shows already."""
+        up, read = self._up, self.guide.regressors
+        seen = mix(self.canonical.into, tile.seen)
+        own = x - up(blur.apply(x))
+        level = self.canonical.level[:, None, None]
+        bright = (tile.guide / read.mean.clamp_min(1e-6)[:, None, None]).mean(dim=1, keepdim=True)
+        low = up(blur.apply(bright)).clamp_min(_LEAST_INTENSITY)
+        found = [(up(seen) - level) * (bright / low - 1.0) - own]
+        fine = read.guide(tile.guide)
+        coarse = blur.apply(fine)
+        said = self.guide.predictions(fine, coarse, seen, up)
+        said = said - up(blur.apply(said))
+        parts = list(torch.split(said, x.shape[1], dim=1))
+        # Only the linear prediction is a whole component; the others are what is beyond it.
+        parts[0] = parts[0] - own
+        return [*found, *parts, self.guide.windowed(fine - up(coarse), coarse, seen, up)]
+
+
+def component_power(strips: Sequence[LowResolutionStrip], model: SceneModel) -> FloatMatrix:
+    """Covariance of the HSI's components over the valid pixels, shape (component, component)."""
+    values = np.concatenate([strip.hsi[:, strip.valid] for strip in strips], axis=1)
+    inside = model.space.forward @ (values - model.space.mean[:, None])
+    return np.asarray(inside @ inside.T / inside.shape[1])

@@ -1,0 +1,193 @@
+"""Scene-wide ridge regressions that are fitted on samples and applied to images: linear, random Fourier, by classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.cluster.vq import kmeans2
+
+from hsfuse.fusion.classical.statistics import FloatMatrix
+
+if TYPE_CHECKING:
+    import torch
+
+_CHUNK_VALUES = 1 << 23
+_LEAST_CLASSES, _MOST_CLASSES, _PIXELS_PER_CLASS = 2, 8, 60
+_CLASS_RIDGE = 2.0
+
+
+def _with_one(x: FloatMatrix) -> FloatMatrix:
+    return np.concatenate([x, np.ones((len(x), 1))], axis=1)
+
+
+def _tensor(array: NDArray[np.floating], device: str) -> torch.Tensor:
+    import torch
+
+    return torch.as_tensor(np.ascontiguousarray(array), dtype=torch.float32, device=device)
+
+
+@dataclass(frozen=True)
+class LinearRegression:
+    """Targets as affine functions of regressors.
+
+    Attributes
+    ----------
+    weight, constant
+        Shapes (target, regressor) and (target,).
+    """
+
+    weight: torch.Tensor
+    constant: torch.Tensor
+
+    @classmethod
+    def fit(cls, x: FloatMatrix, y: FloatMatrix, device: str) -> tuple[LinearRegression, FloatMatrix]:
+        """Fit samples (sample, regressor) to (sample, target); also return what is left, shape (sample, target)."""
+        a = _with_one(x)
+        found = np.linalg.lstsq(a, y, rcond=None)[0]
+        return cls(_tensor(found[:-1].T, device), _tensor(found[-1], device)), y - a @ found
+
+    def apply(self, x: torch.Tensor) -> torch.Tensor:
+        """Predict (n, target, row, col) from (n, regressor, row, col)."""
+        import torch
+
+        flat = torch.matmul(self.weight, x.flatten(2)) + self.constant[:, None]
+        return flat.reshape(x.shape[0], -1, *x.shape[2:])
+
+
+@dataclass(frozen=True)
+class FourierRegression:
+    """What a ridge regression on random Fourier features finds beyond a linear one.
+
+    Several ridges share the features: their predictions follow each other along the band axis.
+
+    Attributes
+    ----------
+    frequency, phase
+        Shapes (feature, regressor) and (feature,).
+    weight
+        Shape (target, feature), targets of all ridges.
+    linear
+        The features' own linear part, taken off the prediction.
+
+    References
+    ----------
+    A. Rahimi, B. Recht, Random features for large-scale kernel machines, NIPS 2007.
+    """
+
+    frequency: torch.Tensor
+    phase: torch.Tensor
+    weight: torch.Tensor
+    linear: LinearRegression
+
+    @classmethod
+    def fit(
+        cls,
+        x: FloatMatrix,
+        residual: FloatMatrix,
+        *,
+        features: int,
+        bandwidth: float,
+        ridges: Sequence[float],
+        seed: int,
+        device: str,
+    ) -> FourierRegression:
+        """Fit.
+
+        Parameters
+        ----------
+        x
+            Regressors, about unit variance, shape (sample, regressor).
+        residual
+            What a linear regression on ``x`` left of the targets, shape (sample, target).
+        features, bandwidth
+            Number of features and standard deviation of their frequencies.
+        ridges
+            Relative to the features' mean power.
+        seed
+            Of the frequencies.
+        device
+            Torch device.
+        """
+        rng = np.random.default_rng(seed)
+        frequency = rng.standard_normal((features, x.shape[1])) * bandwidth
+        phase = rng.uniform(0.0, 2.0 * np.pi, features)
+        values = np.cos(x @ frequency.T + phase)
+        a = _with_one(x)
+        own = np.linalg.lstsq(a, values, rcond=None)[0]
+        values -= a @ own
+        gram, right = values.T @ values, values.T @ residual
+        level = max(float(np.trace(gram)) / features, 1e-9)
+        weight = np.concatenate([np.linalg.solve(gram + r * level * np.eye(features), right) for r in ridges], axis=1)
+        linear = own @ weight
+        return cls(
+            _tensor(frequency, device), _tensor(phase, device), _tensor(weight.T, device),
+            LinearRegression(_tensor(linear[:-1].T, device), _tensor(linear[-1], device)),
+        )  # fmt: skip
+
+    def apply(self, x: torch.Tensor) -> torch.Tensor:
+        """Predict (n, ridge * target, row, col) from (n, regressor, row, col)."""
+        import torch
+
+        flat = x.flatten(2)
+        out = torch.empty((flat.shape[0], len(self.weight), flat.shape[2]), dtype=x.dtype, device=x.device)
+        step = max(_CHUNK_VALUES // len(self.frequency), 1)
+        for start in range(0, flat.shape[2], step):
+            part = flat[..., start : start + step]
+            values = torch.matmul(self.frequency, part).add_(self.phase[:, None]).cos_()
+            out[..., start : start + step] = torch.matmul(self.weight, values)
+        return out.reshape(x.shape[0], -1, *x.shape[2:]) - self.linear.apply(x)
+
+
+@dataclass(frozen=True)
+class ClassRegression:
+    """Linear regressions of soft classes of the regressors.
+
+    Attributes
+    ----------
+    centre, mean, scale
+        Classes in standardised regressors, shape (class, regressor), and what standardises them, shape (regressor,).
+    parts
+        All classes' predictions one after the other.
+    """
+
+    centre: torch.Tensor
+    mean: torch.Tensor
+    scale: torch.Tensor
+    parts: LinearRegression
+
+    @classmethod
+    def fit(cls, x: FloatMatrix, residual: FloatMatrix, *, seed: int, device: str) -> ClassRegression:
+        """Cluster the regressors (sample, regressor) and fit each class to (sample, target)."""
+        count = int(np.clip(len(x) // _PIXELS_PER_CLASS, _LEAST_CLASSES, _MOST_CLASSES))
+        mean, scale = x.mean(axis=0), x.std(axis=0) + 0.3
+        standard = (x - mean) / scale
+        centre, _ = kmeans2(standard, count, seed=seed, minit="++", missing="warn")
+        distance = ((standard[:, None] - centre[None]) ** 2).sum(axis=2)
+        member = np.exp(-0.5 * (distance - distance.min(axis=1, keepdims=True)))
+        member /= member.sum(axis=1, keepdims=True)
+        a = _with_one(x)
+        found = [
+            np.linalg.solve(part @ a + _CLASS_RIDGE * np.eye(a.shape[1]), part @ residual)
+            for part in (a.T * share for share in member.T)
+        ]  # fmt: skip
+        joined = np.concatenate(found, axis=1)
+        return cls(
+            _tensor(centre, device), _tensor(mean, device), _tensor(scale, device),
+            LinearRegression(_tensor(joined[:-1].T, device), _tensor(joined[-1], device)),
+        )  # fmt: skip
+
+    def apply(self, x: torch.Tensor) -> torch.Tensor:
+        """Predict (n, target, row, col) from (n, regressor, row, col)."""
+        import torch
+
+        flat = (x.flatten(2) - self.mean[:, None]) / self.scale[:, None]
+        # The square of the regressors is the same for all classes and cancels in the softmax.
+        score = torch.matmul(self.centre, flat) - 0.5 * self.centre.square().sum(dim=1)[:, None]
+        count, size = len(self.centre), x.shape[2:]
+        member = torch.softmax(score, dim=1).reshape(x.shape[0], count, *size)
+        parts = self.parts.apply(x).reshape(x.shape[0], count, -1, *size)
+        return torch.einsum("ncthw,nchw->nthw", parts, member)

@@ -1,0 +1,83 @@
+"""What a rehearsal at reduced resolution teaches about the error of the maximum a posteriori estimate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hsfuse.fusion.experts.neighbourhood import high_pass
+from hsfuse.fusion.experts.regressions import FourierRegression
+from hsfuse.fusion.map.posterior import mix
+
+REHEARSED_EXPERTS = ("rehearsed error, linear", "rehearsed error, fourier")
+_LEADING = 4
+_SIGMAS_PX = (0.7, 1.5)
+_LINEAR_RIDGE = 0.1
+_FEATURES, _BANDWIDTH, _RIDGE = 128, 0.35, 3.0
+_LEAST_SAMPLES = 100
+
+
+@dataclass(frozen=True)
+class RehearsedWindow:
+    """A degraded window: the estimate there, shape (1, component, row, col), what it misses, and what counts."""
+
+    estimate: Tensor
+    missed: Tensor
+    counted: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class RehearsedError:
+    """Regressions of the estimate's error on its own high-pass detail.
+
+    Attributes
+    ----------
+    linear
+        Shape (component, regressor).
+    scale
+        Of the regressors of ``fourier``, shape (regressor,).
+    fourier
+        On random Fourier features.
+    """
+
+    linear: Tensor
+    scale: Tensor
+    fourier: FourierRegression
+
+    @classmethod
+    def fit(cls, windows: Sequence[RehearsedWindow], ratio: int, *, seed: int = 0) -> RehearsedError | None:
+        """Fit both; None where there are too few samples."""
+        pairs = []
+        for window in windows:
+            images = _regressors(window.estimate, ratio), window.missed
+            pairs.append([image[0].double().cpu().numpy()[:, window.counted].T for image in images])
+        if not pairs or sum(len(part[0]) for part in pairs) < _LEAST_SAMPLES:
+            return None
+        x, y = (np.concatenate([part[k] for part in pairs]) for k in range(2))
+        device = str(windows[0].estimate.device)
+        gram = x.T @ x + _LINEAR_RIDGE * len(x) * np.eye(x.shape[1])
+        scale = x.std(axis=0) + 1.0
+        fourier = FourierRegression.fit(
+            x / scale, y, features=min(_FEATURES, len(x) // 3), bandwidth=_BANDWIDTH, ridges=(_RIDGE,), seed=seed,
+            device=device,
+        )  # fmt: skip
+
+        def tensor(array: NDArray[np.floating]) -> Tensor:
+            return torch.as_tensor(np.ascontiguousarray(array), dtype=torch.float32, device=device)
+
+        return cls(tensor(np.linalg.solve(gram, x.T @ y).T), tensor(scale), fourier)
+
+    def apply(self, x: Tensor, ratio: int) -> tuple[Tensor, Tensor]:
+        """Predict the error of components (n, component, row, col), linearly and otherwise."""
+        regressors = _regressors(x, ratio)
+        return mix(self.linear, regressors), self.fourier.apply(regressors / self.scale[:, None, None])
+
+
+def _regressors(x: Tensor, ratio: int) -> Tensor:
+    lead = x[:, :_LEADING]
+    return torch.cat([high_pass(lead, sigma, ratio) for sigma in _SIGMAS_PX], dim=1)

@@ -1,0 +1,235 @@
+"""The gate behind the interface of every fusion method."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hsfuse.degrade import Window
+from hsfuse.errors import HsfuseError, UsageError
+from hsfuse.fusion.base import (
+    FusionContext,
+    FusionMethod,
+    LowResolutionStrip,
+    ModelSpec,
+    NetworkMethod,
+    Precision,
+    Quality,
+)
+from hsfuse.fusion.create import create_method
+from hsfuse.fusion.diagnostics import CorrectionValidation, MethodDiagnostics
+from hsfuse.fusion.experts.bank import TileState
+from hsfuse.fusion.map.method import RefinedMethod, refined
+from hsfuse.fusion.map.posterior import HALO_PX, mix
+from hsfuse.fusion.map.refinement import RefinementKind, nonlocal_halo_px
+from hsfuse.fusion.methods.ssrfn_gate.config import BASE, REFERENCE, GateConfig
+from hsfuse.fusion.methods.ssrfn_gate.network import Gate
+from hsfuse.fusion.methods.ssrfn_gate.scene import GateScene, refined_base, tile_state
+from hsfuse.fusion.nets.context import finer, grown, inside, whole
+from hsfuse.fusion.nets.header import NetworkHeader
+from hsfuse.fusion.nets.weights import LoadedNetwork
+from hsfuse.fusion.scene_model.model import SceneModel
+from hsfuse.log import get_logger
+
+MIN_BANDS = 8
+"""With fewer bands there is next to nothing that the guide does not say."""
+_MIN_GAIN_DB = 0.0
+_GATE_REACH_PX = 6
+"""Coarse pixels that local regressions and the network look at, beyond what has no weight."""
+_BYTES_PER_PIXEL = 9000
+_FLOP_PER_PIXEL = {"standard": 6e5, "best": 2e6}
+_log = get_logger(__name__)
+
+
+class GateMethod(NetworkMethod):
+    """A network that weighs the experts of a scene.
+
+    Parameters
+    ----------
+    network
+        With its weights.
+    name
+        Name on the command line.
+    header, sha256
+        Description that came with the weights, and the hash of their file.
+    precision
+        Type of the arithmetic; float32 only.
+    quality
+        ``best`` asks non-local Bayes too.
+    validate
+        Use the gate only where it gains on the scene at reduced resolution, on scenes that are large enough to tell.
+    """
+
+    architecture = "ssrfn-gate"
+
+    def __init__(
+        self,
+        network: Gate,
+        *,
+        name: str = "ssrfn-gate",
+        header: NetworkHeader | None = None,
+        sha256: str | None = None,
+        precision: Precision = "fp32",
+        quality: Quality = "standard",
+        validate: bool = True,
+    ) -> None:
+        if precision != "fp32":
+            raise UsageError(f"The gate does not run in precision '{precision}'.", hint="Choose fp32.")
+        self._network = network.eval()
+        self._name, self._header, self._sha256 = name, header, sha256
+        self._quality, self._validate = quality, validate
+        self._base: RefinedMethod | None = None
+        self._scene: GateScene | None = None
+        self._validation: CorrectionValidation | None = None
+        self._ratio = 3
+
+    @classmethod
+    def from_loaded(cls, loaded: LoadedNetwork, **options: Any) -> GateMethod:
+        """Take a network that was loaded with its weights."""
+        if not isinstance(loaded.network, Gate):
+            raise UsageError(f"The weights '{loaded.header.name}' are not those of a gate.")
+        return cls(loaded.network, name=loaded.header.name, header=loaded.header, sha256=loaded.sha256, **options)
+
+    @classmethod
+    def untrained(cls, config: GateConfig | None = None, **options: Any) -> GateMethod:
+        """Make a method with constant weights: for tests and benchmarks only, never for a product."""
+        return cls(Gate(config or GateConfig()), **options)
+
+    @property
+    def network(self) -> Gate:
+        """The network itself (for training)."""
+        return self._network
+
+    def at_quality(self, quality: Quality) -> FusionMethod:
+        """``fast`` is the base method with the maximum a posteriori step, without a network."""
+        if quality == "fast":
+            return refined(create_method(BASE), "fast")
+        return GateMethod(
+            self._network, name=self._name, header=self._header, sha256=self._sha256, quality=quality,
+            validate=self._validate,
+        )  # fmt: skip
+
+    @property
+    def scene_model(self) -> SceneModel | None:
+        """What is known about the pair; None before the fit."""
+        return None if self._base is None else self._base.scene_model
+
+    @property
+    def diagnostics(self) -> MethodDiagnostics:
+        """Those of the estimate that the gate starts from, and the test of the gate."""
+        found = MethodDiagnostics() if self._base is None else self._base.diagnostics
+        return replace(found, validation=self._validation)
+
+    @property
+    def _context_px(self) -> int:
+        """HSI pixels of context around the base estimate."""
+        reach = nonlocal_halo_px(self._ratio) if self._quality == "best" else 0
+        return 2 * HALO_PX + max(reach, _GATE_REACH_PX) + reach
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Self-description."""
+        inner = refined_base(create_method(BASE), self._ratio).spec if self._base is None else self._base.spec
+        return ModelSpec(
+            name=self._name,
+            kind="network",
+            halo_px=inner.halo_px + self._context_px,
+            preferred_tile_px=128,
+            bytes_per_pixel=max(_BYTES_PER_PIXEL, inner.bytes_per_pixel),
+            flop_per_pixel=inner.flop_per_pixel + _FLOP_PER_PIXEL["best" if self._quality == "best" else "standard"],
+            centre_nm=None,
+            ratios=None,
+            n_msi=None,
+            reference=REFERENCE,
+            weights_sha256=self._sha256,
+        )
+
+    def fit(self, context: FusionContext, strips: Iterable[LowResolutionStrip]) -> None:
+        """Fit the estimate and the experts, and test the gate at reduced resolution."""
+        strips = list(strips)
+        self._ratio, self._scene = context.ratio, None
+        self._base = refined_base(create_method(BASE), context.ratio)
+        self._base.fit(context, strips)
+        self._network.to(context.device)
+        rehearsal, model = self._base.take_rehearsal(), self._base.scene_model
+        bands = context.centre_nm.size
+        self._validation = CorrectionValidation.untested(bands)
+        if rehearsal is None or model is None or bands < MIN_BANDS:
+            _log.info("%s: the scene is too small or has too few bands for experts; the estimate stays.", self._name)
+            return
+        kind = self._kind()
+        scene = GateScene.fit(rehearsal, model, kind, seed=context.seed, device=context.device)
+        if self._validate and scene.testable(rehearsal):
+            with torch.no_grad():
+                gain = scene.reduced(rehearsal, kind, seed=context.seed, device=context.device).validated_gain(
+                    rehearsal, self._network, nonlocal_too=self._quality == "best"
+                )
+            used = gain >= _MIN_GAIN_DB
+            share = np.full(bands, float(used), np.float32)
+            self._validation = CorrectionValidation(share, gain if used else 0.0, len(rehearsal.windows))
+            _log.info("%s: %.2f dB over the estimate at reduced resolution.", self._name, gain)
+            if not used:
+                return
+        self._scene = scene
+
+    @torch.no_grad()
+    def advice(self, hsi: Tensor, msi: Tensor) -> tuple[GateScene, TileState, Tensor, Tensor, Tensor] | None:
+        """Return what a training needs of one tile; None where there are no experts.
+
+        Returns
+        -------
+        scene, tile : GateScene, TileState
+            What was learned from the scene, and the tile.
+        base, state, advice : Tensor
+            Base estimate (1, band, row, col), and what :meth:`ExpertBank.evaluate` returns.
+        """
+        if self._base is None or self._scene is None:
+            return None
+        step = self._scene.step
+        guide = step.clean(msi.float())
+        base = self._base.inner.fuse(hsi.float(), guide)
+        tile = tile_state(step, hsi.float(), guide, msi.float(), base)
+        state, advice = self._scene.bank.evaluate(tile)
+        return self._scene, tile, base, state, advice
+
+    def _kind(self) -> RefinementKind:
+        """How the guide is used: as the estimate uses it, cleaned where the estimate is not used."""
+        step, model = None if self._base is None else self._base.step, self.scene_model
+        if step is not None:
+            return "map" if step.guide_noise is None else "clean"
+        known = model is not None and bool((model.guide_noise > 0).all())
+        return "clean" if known else "map"
+
+    def fuse(self, hsi: Tensor, msi: Tensor) -> Tensor:
+        """Fuse (tile, band, row, col) with (tile, msi band, row * ratio, col * ratio)."""
+        return self.fuse_window(hsi, msi, whole(hsi))
+
+    @torch.no_grad()
+    def fuse_window(self, hsi: Tensor, msi: Tensor, window: Window) -> Tensor:
+        """As :meth:`fuse` for a part of the tile; the gate's own context is computed around it."""
+        if self._base is None:
+            raise HsfuseError("The fusion method was not fitted to the scene.", hint="Call fit() before fuse().")
+        scene = self._scene
+        if scene is None:
+            return self._base.fuse_window(hsi, msi, window)
+        hsi, msi = hsi.float(), msi.float()
+        size = (hsi.shape[2], hsi.shape[3])
+        wide = grown(window, self._context_px, size)
+        fine = finer(wide, self._ratio)
+        guide = scene.step.clean(msi)
+        base = self._base.inner.fuse_window(hsi, guide, wide).contiguous()
+        shown = finer(inside(window, wide), self._ratio)
+        results = []
+        for number in range(len(base)):
+            one = slice(number, number + 1)
+            tile = tile_state(
+                scene.step, hsi[one, :, *wide], guide[one, :, *fine], msi[one, :, *fine], base[one]
+            )  # fmt: skip
+            change = scene.change(tile, self._network, nonlocal_too=self._quality == "best")
+            results.append(base[one][..., *shown] + mix(scene.step.back, change[..., *shown].contiguous()))
+        return torch.cat(results)

@@ -1,0 +1,137 @@
+"""The gate: per pixel a weight for every expert, from what does not change when the spectral basis is turned.
+
+Its inputs are norms of the experts' advice and inner products with two of them, the number of components and the
+strength of the strongest. For expert j it returns a_j and b_j; its weight on component k is
+``2 tanh((a_j + b_j s_k) / 2)`` with the logarithmic signal-to-noise ratio s_k of the component. So corrections turn
+with the spectral basis, and one network serves any bands, any MSI and any ratio; it cannot learn spectra by heart.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the field's own name
+from torch import Tensor, nn
+
+from hsfuse.fusion.experts.bank import EXPERTS
+from hsfuse.fusion.methods.ssrfn_gate.config import GateConfig
+
+MOST_COMPONENTS = 10
+_COMPARED = ("fine detail", "non-local", "fourier detail, mixed")
+"""Experts whose inner products with all others the gate sees."""
+_START = {
+    "non-local": 0.4, "fourier detail, loose": 0.1, "fourier detail, mixed": 0.1, "guide's noise": 0.1,
+    "rehearsed error, linear": 0.1, "prior x 0.25": -0.3, "prior x 4": 0.3, "guide error x 3": 0.3,
+    "non-local, loose": 0.5,
+}  # fmt: skip
+"""Weights that an untrained gate gives everywhere: near the best constant ones."""
+_MIDDLE_STRENGTH = 1.5
+_PRESENT = 0.02
+"""Components with less logarithmic strength count as absent."""
+
+
+class Backbone(nn.Module):
+    """A few convolutions in residual pairs.
+
+    Parameters
+    ----------
+    inputs, outputs
+        Channels.
+    config
+        Width and depth.
+    """
+
+    def __init__(self, inputs: int, outputs: int, config: GateConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.enter = nn.Conv2d(inputs, width, 3, padding=1, padding_mode="replicate")
+        self.first, self.second = (
+            nn.ModuleList(nn.Conv2d(width, width, 3, padding=1, padding_mode="replicate") for _ in range(config.blocks))
+            for _ in range(2)
+        )
+        self.leave = nn.Conv2d(width, outputs, 3, padding=1, padding_mode="replicate")
+        nn.init.zeros_(self.leave.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, input, row, col) to (n, output, row, col)."""
+        x = F.relu(self.enter(x))
+        for first, second in zip(self.first, self.second, strict=True):
+            x = x + second(F.relu(first(x)))
+        left: Tensor = self.leave(F.relu(x))
+        return left
+
+    @property
+    def reach_px(self) -> int:
+        """Fine pixels that the result of one looks at on each side."""
+        return 2 + 2 * len(self.first)
+
+
+class Gate(nn.Module):
+    """The network.
+
+    Parameters
+    ----------
+    config
+        Its shape.
+    """
+
+    def __init__(self, config: GateConfig) -> None:
+        super().__init__()
+        self.config = config
+        count = len(EXPERTS)
+        inputs = 1 + count + len(_COMPARED) * (1 + count) + 2
+        self.backbone = Backbone(inputs, 2 * count, config)
+        self._compared = [EXPERTS.index(name) for name in _COMPARED]
+        start = torch.zeros(2 * count)
+        for name, value in _START.items():
+            start[EXPERTS.index(name)] = value
+        with torch.no_grad():
+            if self.backbone.leave.bias is not None:
+                self.backbone.leave.bias.copy_(start)
+
+    def forward(self, state: Tensor, advice: Tensor, log_strength: Tensor) -> Tensor:
+        """Weigh the experts' advice.
+
+        Parameters
+        ----------
+        state
+            Canonical components of the estimate, shape (n, component, row, col).
+        advice
+            What the experts would add, shape (n, expert, component, row, col).
+        log_strength
+            Logarithm of one plus the signal-to-noise ratio of the components, shape (n or 1, component).
+
+        Returns
+        -------
+        torch.Tensor
+            The correction, shape (n, component, row, col).
+        """
+        weights = self.weights(state, advice, log_strength)
+        most = float(self.config.most)
+        return torch.einsum("njkhw,njkhw->nkhw", weights, most * torch.tanh(advice / most))
+
+    def weights(self, state: Tensor, advice: Tensor, log_strength: Tensor) -> Tensor:
+        """Weight of every expert on every component, shape (n, expert, component, row, col)."""
+        features = self.features(state, advice, log_strength)
+        common, sloped = self.backbone(features).chunk(2, dim=1)
+        slope = (log_strength - _MIDDLE_STRENGTH) / _MIDDLE_STRENGTH
+        return 2.0 * torch.tanh(0.5 * (common[:, :, None] + sloped[:, :, None] * slope[:, None, :, None, None]))
+
+    def features(self, state: Tensor, advice: Tensor, log_strength: Tensor) -> Tensor:
+        """What the gate sees: nothing that a rotation of the components would change much."""
+        here = (log_strength > _PRESENT).to(advice.dtype)[:, None, :, None, None]
+        number = here.sum(dim=2).clamp(min=1.0)
+        all_of_it = torch.asinh(torch.cat([state[:, None], advice], dim=1)) * here
+        parts = [torch.log1p(all_of_it.square().sum(dim=2) / number)]
+        parts += [
+            torch.asinh((all_of_it * all_of_it[:, index + 1 : index + 2]).sum(dim=2) / number)
+            for index in self._compared
+        ]
+        size = (len(advice), 1, *advice.shape[-2:])
+        parts.append(log_strength.amax(dim=1)[:, None, None, None].expand(size))
+        parts.append((number[:, 0] / MOST_COMPONENTS)[:, :, None, None].reshape(-1, 1, 1, 1).expand(size))
+        return torch.cat(parts, dim=1)
+
+
+def build(config: GateConfig) -> Gate:
+    """Make an untrained gate."""
+    return Gate(config)

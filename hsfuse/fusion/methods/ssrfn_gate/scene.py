@@ -1,0 +1,175 @@
+"""A scene as the gate works on it: maximum a posteriori estimate, experts, and what follows the gate's correction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hsfuse.fusion.base import FusionMethod
+from hsfuse.fusion.experts.bank import ExpertBank, TileState
+from hsfuse.fusion.experts.canonical import CanonicalComponents
+from hsfuse.fusion.experts.rehearsed import RehearsedWindow
+from hsfuse.fusion.map.method import RefinedMethod, Rehearsal
+from hsfuse.fusion.map.posterior import MapEstimator, mix
+from hsfuse.fusion.map.prior import DegradedWindow, degraded_strip, validated_gain
+from hsfuse.fusion.map.refinement import Refinement, RefinementKind, relative_variances
+from hsfuse.fusion.scene_model.model import SceneModel
+
+AGAIN = 0.4
+"""Factor on the prior of the estimate that follows the gate."""
+LEAST_REDUCED_PIXELS = 900
+"""Degraded HSI pixels from which experts can learn: a scene of 90 x 90 HSI pixels at a ratio of 3."""
+Weigh = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""The network: state, advice and logarithmic strengths to a correction."""
+
+
+@dataclass(frozen=True)
+class GateScene:
+    """What was learned from a scene, or from its degraded windows.
+
+    Attributes
+    ----------
+    step
+        Cleans the guide and makes the estimate.
+    last
+        The estimate that follows the gate.
+    bank
+        Experts.
+    """
+
+    step: Refinement
+    last: MapEstimator
+    bank: ExpertBank
+
+    @classmethod
+    def fit(cls, rehearsal: Rehearsal, model: SceneModel, kind: RefinementKind, *, seed: int, device: str) -> GateScene:
+        """Learn from the scene; ``kind`` says whether the guide is cleaned."""
+        return cls._make(rehearsal, model, kind, seed=seed, device=device, reduced=None)
+
+    def reduced(self, rehearsal: Rehearsal, kind: RefinementKind, *, seed: int, device: str) -> GateScene:
+        """Return the same for the degraded windows, with experts that learn from those."""
+        return self._make(rehearsal, self.bank.model, kind, seed=seed, device=device, reduced=self.bank.canonical)
+
+    @classmethod
+    def _make(
+        cls, rehearsal: Rehearsal, model: SceneModel, kind: RefinementKind, *, seed: int, device: str,
+        reduced: CanonicalComponents | None,
+    ) -> GateScene:  # fmt: skip
+        prior, power = rehearsal.prior, rehearsal.power
+        covariance, variance = relative_variances(model, prior, kind, rehearsal.hsi_variance)
+        aligned = reduced is not None
+
+        def make(is_aligned: bool) -> Refinement:
+            return Refinement.make(
+                model, prior, power, kind=kind, hsi_variance=rehearsal.hsi_variance, device=device, aligned=is_aligned
+            )
+
+        step, trial = make(aligned), make(True)
+        last = MapEstimator.make(model, AGAIN * covariance, variance, device=device, aligned=aligned)
+        canonical = reduced or CanonicalComponents.make(
+            model, step.first, power, hsi_variance=rehearsal.hsi_variance
+        )  # fmt: skip
+        strips = rehearsal.strips
+        learned: Sequence[RehearsedWindow] = ()
+        if aligned:
+            strips = [degraded_strip(window, model.ratio, model.psf) for window in rehearsal.windows]
+        else:
+            learned = [
+                _rehearsed(trial, canonical, rehearsal.method, window, fused)
+                for window, fused in zip(rehearsal.windows, rehearsal.fused, strict=True)
+            ]
+        bank = ExpertBank.fit(
+            strips, model, covariance, variance, power, rehearsal=learned, canonical=canonical, aligned=aligned,
+            seed=seed, device=device,
+        )  # fmt: skip
+        return cls(step, last, bank)
+
+    @staticmethod
+    def testable(rehearsal: Rehearsal) -> bool:
+        """Whether experts can learn from the degraded windows."""
+        return sum(window.low[0].size for window in rehearsal.windows) >= LEAST_REDUCED_PIXELS
+
+    def change(self, tile: TileState, weigh: Weigh, *, nonlocal_too: bool) -> Tensor:
+        """Return what to add to the base estimate's components, shape (n, component, row, col).
+
+        Parameters
+        ----------
+        tile
+            A tile with its context.
+        weigh
+            The network.
+        nonlocal_too
+            Non-local Bayes among the experts, and once more at the end.
+        """
+        canonical = self.bank.canonical
+        state, advice = self.bank.evaluate(tile, nonlocal_too=nonlocal_too)
+        correction = weigh(state, advice, canonical.log_strength[None])
+        del state, advice
+        better = tile.estimate + mix(canonical.out, correction)
+        better = better + self.last.solve(tile.seen, tile.guide, better)
+        if nonlocal_too:
+            x = mix(canonical.into, better)
+            better = better + mix(canonical.out, self.bank.denoise(x) - x)
+        return better - tile.start
+
+    def validated_gain(self, rehearsal: Rehearsal, weigh: Weigh, *, nonlocal_too: bool) -> float:
+        """Gain over the estimate without a gate on the degraded windows, dB; of a :meth:`reduced` scene."""
+        before, after = [], []
+        for window, fused in zip(rehearsal.windows, rehearsal.fused, strict=True):
+            tile, base = _state_of(self.step, rehearsal.method, window, fused)
+            change = self.change(tile, weigh, nonlocal_too=nonlocal_too)
+            before.append(base + mix(self.step.back, tile.estimate - tile.start))
+            after.append(base + mix(self.step.back, change))
+        return validated_gain(rehearsal.windows, before, after, self.bank.model)
+
+
+def tile_state(step: Refinement, hsi: Tensor, guide: Tensor, raw_guide: Tensor, base: Tensor) -> TileState:
+    """Make the maximum a posteriori estimate of a tile.
+
+    Parameters
+    ----------
+    step
+        Of the scene.
+    hsi
+        Shape (n, band, row, col).
+    guide, raw_guide
+        As cleaned and as measured, shape (n, msi band, row * ratio, col * ratio).
+    base
+        What the base method made of it, shape (n, band, row * ratio, col * ratio).
+    """
+    constant = (step.forward @ step.mean)[:, None, None]
+    seen, start = mix(step.forward, hsi) - constant, mix(step.forward, base) - constant
+    return TileState(seen, guide, raw_guide, start, start + step.first.solve(seen, guide, start))
+
+
+def _state_of(
+    step: Refinement, method: FusionMethod, window: DegradedWindow, fused: Tensor
+) -> tuple[TileState, Tensor]:
+    """State of a degraded window, and what the base method made of it."""
+    low, raw = (
+        torch.from_numpy(np.ascontiguousarray(image))[None].to(fused.device) for image in (window.low, window.guide)
+    )
+    guide = step.clean(raw)
+    base = fused if guide is raw else method.fuse(low, guide).float()
+    return tile_state(step, low, guide, raw, base), base
+
+
+def _rehearsed(
+    step: Refinement, canonical: CanonicalComponents, method: FusionMethod, window: DegradedWindow, fused: Tensor
+) -> RehearsedWindow:
+    tile, _ = _state_of(step, method, window, fused)
+    truth = torch.from_numpy(window.truth)[None].to(fused.device)
+    estimate = mix(canonical.into, tile.estimate)
+    missed = mix(canonical.into, mix(step.forward, truth) - (step.forward @ step.mean)[:, None, None]) - estimate
+    counted: NDArray[np.bool_] = window.counted
+    return RehearsedWindow(estimate, missed, counted)
+
+
+def refined_base(base: FusionMethod, ratio: int) -> RefinedMethod:
+    """Return the base method with the step that the gate starts from, not yet fitted."""
+    return RefinedMethod(base, "standard", ratio=ratio, keep_rehearsal=True)

@@ -1,0 +1,158 @@
+"""The gate over the experts of a scene: any bands and ratios, turning the spectral basis, tiles, and never a loss."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from real_pairs import RATIO, Pair, make_pair, psnr
+
+from hsfuse.degrade import Psf, lowpass_decimate_array
+from hsfuse.errors import HsfuseError, UsageError
+from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip
+from hsfuse.fusion.create import create_method
+from hsfuse.fusion.experts.bank import EXPERTS
+from hsfuse.fusion.map.method import RefinedMethod, refined
+from hsfuse.fusion.map.posterior import mix
+from hsfuse.fusion.methods.ssrfn_gate.config import GateConfig
+from hsfuse.fusion.methods.ssrfn_gate.method import GateMethod
+from hsfuse.fusion.methods.ssrfn_gate.network import Gate
+from hsfuse.fusion.methods.ssrfn_gate.scene import GateScene, refined_base, tile_state
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def pair() -> Pair:
+    return make_pair()
+
+
+def _fused(method: FusionMethod, pair: Pair, **changes: object) -> np.ndarray:
+    method.fit(pair.context(**changes), pair.strips())
+    return method.fuse(torch.from_numpy(pair.hsi)[None], torch.from_numpy(pair.msi)[None])[0].numpy()
+
+
+def _estimate() -> RefinedMethod:
+    return RefinedMethod(create_method("glp"))
+
+
+@pytest.mark.parametrize("quality", ["best"])
+def test_gains_over_the_estimate(pair: Pair, quality: str) -> None:
+    before = psnr(pair.truth, _fused(_estimate(), pair))
+    after = psnr(pair.truth, _fused(GateMethod.untrained(quality=quality), pair))  # type: ignore[arg-type]
+    assert after > before - 0.02
+
+
+def _scene(
+    bands: int, msi: int, ratio: int, side: int = 16
+) -> tuple[FusionContext, list[LowResolutionStrip], torch.Tensor]:
+    """A simulated pair of any shape, and its truth."""
+    rng = np.random.default_rng(bands + msi + ratio)
+    rows = np.linspace(0.0, 6.0, side * ratio)
+    fields = np.stack([np.sin(rows[:, None] * (1.0 + 0.7 * k) + k) * np.cos(rows * (1.3 + 0.4 * k)) for k in range(4)])
+    centre = np.linspace(450.0, 2300.0 if bands > 60 else 1000.0, bands)
+    spectra = 0.3 + 0.2 * np.stack([np.sin(centre / (90.0 + 40.0 * k) + k) for k in range(4)])
+    truth = (0.3 + 0.15 * np.tensordot(spectra.T, fields, axes=1)).astype(np.float32)
+    srf = np.exp(-0.5 * ((centre - np.linspace(480.0, 950.0, msi)[:, None]) / 60.0) ** 2)
+    srf /= srf.sum(axis=1, keepdims=True)
+    fine = (np.tensordot(srf, truth, axes=1) + 0.003 * rng.standard_normal((msi, *truth.shape[1:]))).astype(np.float32)
+    hsi = lowpass_decimate_array(truth, ratio, Psf(1.0))
+    hsi = (hsi + 0.003 * rng.standard_normal(hsi.shape)).astype(np.float32)
+    low = lowpass_decimate_array(fine, ratio, Psf(1.0))
+    strips = [LowResolutionStrip(hsi, low, np.ones(low.shape[1:], bool), fine)]
+    context = FusionContext(ratio, centre, np.full(bands, 10.0), srf, Psf(1.0))
+    return context, strips, torch.from_numpy(truth)
+
+
+@pytest.mark.parametrize(
+    ("bands", "msi", "ratio"), [(8, 4, 3), (30, 1, 3), (62, 4, 2), (150, 9, 4), (230, 10, 3), (40, 4, 6), (5, 4, 3)]
+)
+def test_any_bands_msi_and_ratio(bands: int, msi: int, ratio: int) -> None:
+    context, strips, truth = _scene(bands, msi, ratio)
+    hsi, fine = torch.from_numpy(strips[0].hsi)[None], torch.from_numpy(strips[0].fine)[None]
+    method = GateMethod.untrained()
+    method.fit(context, strips)
+    result = method.fuse(hsi, fine)[0]
+    assert result.shape == truth.shape
+    assert float((result - truth).square().mean().sqrt()) < 0.01
+
+
+def test_the_spectral_basis_does_not_matter(pair: Pair) -> None:
+    """Experts, gate and what follows turn with a random rotation of the signal subspace."""
+    base = refined_base(create_method("glp"), RATIO)
+    base.fit(pair.context(), pair.strips())
+    rehearsal, model = base.take_rehearsal(), base.scene_model
+    assert rehearsal is not None
+    assert model is not None
+    space, synthesis = model.space, model.synthesis
+    turn, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((space.rank, space.rank)))
+    turned = replace(
+        model, space=replace(space, forward=turn @ space.forward, back=space.back @ turn.T),
+        synthesis=replace(synthesis, matrix=synthesis.matrix @ turn.T),
+    )  # fmt: skip
+    prior = replace(rehearsal.prior, covariance=turn @ rehearsal.prior.covariance @ turn.T)
+    other = replace(rehearsal, prior=prior, power=turn @ rehearsal.power @ turn.T)
+    gate = _random_gate()
+    hsi, msi = torch.from_numpy(pair.hsi)[None], torch.from_numpy(pair.msi)[None]
+    results = []
+    for tried, known in ((rehearsal, model), (other, turned)):
+        scene = GateScene.fit(tried, known, "clean", seed=0, device="cpu")
+        guide = scene.step.clean(msi)
+        cube = base.inner.fuse(hsi, guide)
+        with torch.no_grad():
+            change = scene.change(tile_state(scene.step, hsi, guide, msi, cube), gate, nonlocal_too=True)
+        results.append(cube + mix(scene.step.back, change))
+    assert float((results[0] - results[1]).abs().max()) < 1e-3
+
+
+def test_any_tiling_gives_the_same() -> None:
+    wide = make_pair((24, 100), seed=3)
+    method = GateMethod.untrained()
+    method.fit(wide.context(), wide.strips())
+    hsi, msi = torch.from_numpy(wide.hsi)[None], torch.from_numpy(wide.msi)[None]
+    whole = method.fuse(hsi, msi)
+    halo = method.spec.halo_px
+    start = 100 - halo - 10
+    part = method.fuse_window(
+        hsi[..., start - halo :], msi[..., (start - halo) * RATIO :], (slice(0, 24), slice(halo, halo + 6))
+    )
+    assert float((part - whole[..., start * RATIO : (start + 6) * RATIO]).abs().max()) < 5e-4
+
+
+@pytest.mark.parametrize("coarse", [(6, 6), (7, 30)])
+def test_small_scenes_still_work(coarse: tuple[int, int]) -> None:
+    small = make_pair(coarse)
+    assert np.isfinite(_fused(GateMethod.untrained(quality="best"), small)).all()
+
+
+def _random_gate() -> Gate:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        gate = Gate(GateConfig())
+        torch.nn.init.normal_(gate.backbone.leave.weight, std=0.05)
+    return gate
+
+
+def test_weights_turn_with_components_and_stay_bounded() -> None:
+    gate = _random_gate()
+    state, advice = torch.randn(1, 6, 9, 9), torch.randn(1, len(EXPERTS), 6, 9, 9)
+    strength = torch.tensor([[3.0, 2.0, 1.5, 1.0, 0.7, 0.5]])
+    signs = torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0, 1.0])[:, None, None]
+    with torch.no_grad():
+        plain, turned = gate(state, advice, strength), gate(state * signs, advice * signs, strength)
+        assert torch.allclose(plain * signs, turned, atol=1e-5)
+        assert float(gate.weights(state, advice, strength).abs().max()) <= 2.0
+
+
+def test_quality_and_errors() -> None:
+    method = GateMethod.untrained()
+    assert refined(method, "fast").spec.name == "glp"
+    best = refined(method, "best")
+    assert isinstance(best, GateMethod)
+    assert best.spec.halo_px > method.spec.halo_px
+    with pytest.raises(HsfuseError, match="fit"):
+        method.fuse(torch.zeros(1, 9, 6, 6), torch.zeros(1, 4, 18, 18))
+    with pytest.raises(UsageError, match="precision"):
+        GateMethod.untrained(precision="bf16")
