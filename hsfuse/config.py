@@ -46,6 +46,13 @@ class _Config(BaseModel):
             parse_size(value)
         return value
 
+    @field_validator("scale", check_fields=False)
+    @classmethod
+    def _factor(cls, value: float | None) -> float | None:
+        if value is not None and value > 1.0:
+            raise ValueError(f"the scale multiplies stored numbers: for reflectance x {value:g} it is {1 / value:g}")
+        return value
+
     @field_validator("bands", mode="before", check_fields=False)
     @classmethod
     def _bands_as_text(cls, value: Any) -> Any:
@@ -129,6 +136,12 @@ class _PairConfig(CoregisterConfig):
     vnir_swir_cut_nm: float = Field(
         950.0, gt=800.0, lt=1100.0, description="VNIR bands below, SWIR bands above this wavelength"
     )
+    wavelengths: Path | None = Field(
+        None, description="of an HSI raster that names none: text file, a line with centre and FWHM (nm) for each band"
+    )
+    scale: float | None = Field(None, gt=0.0, description="of an HSI raster: reflectance is number x scale + offset")
+    offset: float | None = Field(None, ge=-100.0, le=100.0, description="of an HSI raster, see --scale")
+    nodata: float | None = Field(None, description="of an HSI raster: stored number of samples without data")
     s2_bands: Literal["10m", "all"] = Field("10m", description="MSI bands: 10 m only, or the 20 m bands too")
     allow_radiometry_mismatch: bool = Field(
         False, description="fuse a top-of-atmosphere HSI with a surface reflectance MSI all the same"

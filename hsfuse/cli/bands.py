@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from hsfuse.cli.raster import Nodata, Offset, Scale, Wavelengths, declared_of
 from hsfuse.cli.session import AsJson, NoProgress, Quiet, Session, Verbose
 
 
@@ -24,6 +25,10 @@ def add_to(app: typer.Typer) -> None:
             ),
         ] = None,
         cut_nm: Annotated[float, typer.Option("--vnir-swir-cut-nm", help="VNIR below, SWIR above")] = 950.0,
+        wavelengths: Wavelengths = None,
+        scale: Scale = None,
+        offset: Offset = None,
+        nodata: Nodata = None,
         verbose: Verbose = False,
         quiet: Quiet = False,
         as_json: AsJson = False,
@@ -34,5 +39,6 @@ def add_to(app: typer.Typer) -> None:
         with session.errors():
             from hsfuse.workflows.bands import band_table_text, inspect_bands
 
-            selection = inspect_bands(path, count, cut_nm=cut_nm, progress=session.progress)
+            declared = declared_of(wavelengths, scale, offset, nodata)
+            selection = inspect_bands(path, count, cut_nm=cut_nm, progress=session.progress, declared=declared)
             session.show(selection.to_json(), lambda: band_table_text(selection))

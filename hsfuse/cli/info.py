@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
+from hsfuse.cli.raster import Nodata, Offset, Scale, Wavelengths, declared_of
 from hsfuse.cli.session import AsJson, Quiet, Session, Verbose
+from hsfuse.errors import UsageError
 
 
 def add_to(app: typer.Typer) -> None:
@@ -18,6 +20,10 @@ def add_to(app: typer.Typer) -> None:
         paths: Annotated[
             list[Path], typer.Argument(help="any product that hsfuse reads or writes; several, or folders of them")
         ],
+        wavelengths: Wavelengths = None,
+        scale: Scale = None,
+        offset: Offset = None,
+        nodata: Nodata = None,
         verbose: Verbose = False,
         quiet: Quiet = False,
         as_json: AsJson = False,
@@ -33,9 +39,12 @@ def add_to(app: typer.Typer) -> None:
                 products_text,
             )  # fmt: skip
 
+            declared = declared_of(wavelengths, scale, offset, nodata)
             if len(paths) == 1 and len(expanded(paths[0])) == 1:
-                facts = describe_product(paths[0])
+                facts = describe_product(paths[0], declared)
                 session.show(facts, lambda: description_text(facts))
+            elif declared:
+                raise UsageError(f"{declared.options} can be given for one file only.", hint="Ask for one at a time.")
             else:
                 several = describe_products(paths)
                 session.show(several, lambda: products_text(several))

@@ -15,6 +15,7 @@ from hsfuse.errors import EXIT_CODES
 _PANEL_FIELDS = {
     "Fusion": "method quality model adapt bands vnir_swir_cut_nm s2_bands allow_radiometry_mismatch ratio psf_fwhm clip"
     " seed",
+    "HSI raster": "wavelengths scale offset nodata",
     "Fidelity guards": "back_projection back_projection_weight srf_weight",
     "Co-registration": " ".join(CoregisterConfig.model_fields),
     "Product": "format dtype compress overwrite resume aoi aoi_crs cloud_mask cloud_dilate_px report min_quality"

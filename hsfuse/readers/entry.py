@@ -14,6 +14,7 @@ from typing import Literal
 
 from hsfuse.grid import Grid
 from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct
+from hsfuse.readers.declarations import NOTHING, Declarations
 from hsfuse.readers.overlap import DEFAULT_CUT_NM
 from hsfuse.readers.product_header import ProductHeader
 from hsfuse.registry import Registry
@@ -50,6 +51,8 @@ class OpenOptions:
         Compare files with the checksums that the product brings.
     threads
         Threads that may decode images; None: one for each core that the process may use.
+    declared
+        What the user says of a raster; given to readers only that take it.
     """
 
     role: Role = "hsi"
@@ -58,6 +61,7 @@ class OpenOptions:
     target: Grid | None = None
     verify: bool = True
     threads: int | None = None
+    declared: Declarations = NOTHING
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,8 @@ class ReaderEntry:
         Reads place, time and cloud cover of a path without opening images; None: the product is opened for that.
     is_folder_product
         For products that are folders: tells whether a folder is one itself, not one that holds some.
+    takes_declarations
+        Whether its files may leave out what :class:`~hsfuse.readers.declarations.Declarations` says.
     """
 
     name: str
@@ -98,6 +104,7 @@ class ReaderEntry:
     role_of: Callable[[Path], Role] | None = None
     header: Callable[[Path], ProductHeader] | None = None
     is_folder_product: Callable[[Path], bool] | None = None
+    takes_declarations: bool = False
 
 
 READERS: Registry[ReaderEntry] = Registry("hsfuse.readers", ReaderEntry, "reader")

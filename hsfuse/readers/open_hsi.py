@@ -5,15 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import cast
 
+from hsfuse.errors import UsageError
 from hsfuse.readers.base import HyperspectralProduct
 from hsfuse.readers.choose import choose_reader
+from hsfuse.readers.declarations import NOTHING, Declarations
 from hsfuse.readers.entry import OpenOptions
 from hsfuse.readers.overlap import DEFAULT_CUT_NM
 
 __all__ = ["open_hsi"]
 
 
-def open_hsi(path: Path | str, *, cut_nm: float = DEFAULT_CUT_NM) -> HyperspectralProduct:
+def open_hsi(
+    path: Path | str, *, cut_nm: float = DEFAULT_CUT_NM, declared: Declarations = NOTHING
+) -> HyperspectralProduct:
     """Open a hyperspectral product.
 
     Parameters
@@ -23,6 +27,8 @@ def open_hsi(path: Path | str, *, cut_nm: float = DEFAULT_CUT_NM) -> Hyperspectr
         cube with wavelengths, a product folder of another reader.
     cut_nm
         Where two detectors deliver the same wavelength, the one for shorter waves is used up to here.
+    declared
+        What the user says of a raster, over what its file says.
 
     Returns
     -------
@@ -33,7 +39,15 @@ def open_hsi(path: Path | str, *, cut_nm: float = DEFAULT_CUT_NM) -> Hyperspectr
     ------
     InputError
         There is no such file, or it is nothing that can serve as a hyperspectral cube.
+    UsageError
+        Something is declared of a product that says everything itself.
     """
     path = Path(path)
     reader = choose_reader(path, "hsi")
-    return cast(HyperspectralProduct, reader.open(path, OpenOptions(role="hsi", cut_nm=cut_nm)))
+    if declared and not reader.takes_declarations:
+        raise UsageError(
+            f"{declared.options} cannot be given for {path.name}: this {reader.summary} says all of it itself.",
+            hint="These options are for rasters whose files lack it.",
+        )
+    options = OpenOptions(role="hsi", cut_nm=cut_nm, declared=declared)
+    return cast(HyperspectralProduct, reader.open(path, options))

@@ -7,6 +7,7 @@ from pathlib import Path
 from hsfuse.errors import InputError
 from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct
 from hsfuse.readers.choose import choose_reader, likely_role
+from hsfuse.readers.declarations import NOTHING, Declarations
 from hsfuse.readers.entry import Role
 from hsfuse.readers.open_hsi import open_hsi
 from hsfuse.readers.open_msi import open_msi
@@ -14,10 +15,11 @@ from hsfuse.readers.open_msi import open_msi
 __all__ = ["open_product"]
 
 
-def open_product(path: Path | str) -> HyperspectralProduct | MultispectralProduct:
+def open_product(path: Path | str, *, declared: Declarations = NOTHING) -> HyperspectralProduct | MultispectralProduct:
     """Open a file or folder as what it most likely is.
 
-    A raster whose wavelengths are not usable is opened as a multispectral image.
+    A raster whose wavelengths are not usable is opened as a multispectral image. What is ``declared`` is about a
+    hyperspectral raster.
 
     Raises
     ------
@@ -25,6 +27,8 @@ def open_product(path: Path | str) -> HyperspectralProduct | MultispectralProduc
         No reader can read it.
     """
     path = Path(path)
+    if declared:
+        return open_hsi(path, declared=declared)
     role = likely_role(path)
     try:
         return _open(path, role)

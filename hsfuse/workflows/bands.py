@@ -8,14 +8,17 @@ from hsfuse.band_selection import BandSelection
 from hsfuse.config import RunConfig
 from hsfuse.progress import Progress
 from hsfuse.readers import open_hsi
+from hsfuse.readers.declarations import NOTHING, Declarations
 from hsfuse.workflows.steps.prepare import band_request, select_scene_bands
 
 DEFAULT_BANDS: str = RunConfig.model_fields["bands"].default
 
 
-def inspect_bands(path: Path, bands: str | None, *, cut_nm: float, progress: Progress) -> BandSelection:
+def inspect_bands(
+    path: Path, bands: str | None, *, cut_nm: float, progress: Progress, declared: Declarations = NOTHING
+) -> BandSelection:
     """Select bands as a run would, without fusing; None: as many as a run would without being told."""
-    product = open_hsi(path, cut_nm=cut_nm)
+    product = open_hsi(path, cut_nm=cut_nm, declared=declared)
     try:
         wanted = band_request(product, bands or DEFAULT_BANDS, asked=bands is not None)
         return select_scene_bands(product, wanted, progress)

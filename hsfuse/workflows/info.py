@@ -13,6 +13,7 @@ from hsfuse.errors import HsfuseError, InputError
 from hsfuse.grid import Bounds, Grid
 from hsfuse.readers import open_product
 from hsfuse.readers.base import HyperspectralProduct
+from hsfuse.readers.declarations import NOTHING, Declarations
 from hsfuse.readers.find import find_products
 from hsfuse.readers.footprint import touches
 
@@ -20,15 +21,15 @@ _LEAST_RATIO = 1.5
 """Images of nearly equal pixels are no pair to fuse."""
 
 
-def describe_product(path: Path) -> dict[str, Any]:
-    """Return the facts about a product as plain values.
+def describe_product(path: Path, declared: Declarations = NOTHING) -> dict[str, Any]:
+    """Return the facts about a product as plain values; what is ``declared`` is about a hyperspectral raster.
 
     Raises
     ------
     InputError
         hsfuse cannot read it.
     """
-    product = open_product(path)
+    product = open_product(path, declared=declared)
     try:
         info, grid = product.info, product.grid
         facts: dict[str, Any] = {

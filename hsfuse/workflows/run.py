@@ -180,7 +180,7 @@ def run_scene(
 
 def _input_files(hsi_path: Path, msi_paths: Sequence[Path], config: RunConfig) -> tuple[Path, ...]:
     """Everything that a run reads and must not touch."""
-    named = [Path(text) for text in (config.aoi, config.bands) if text is not None]
+    named = [Path(text) for text in (config.aoi, config.bands, config.wavelengths) if text is not None]
     return hsi_path, *msi_paths, *filter(None, [config.model]), *(path for path in named if path.is_file())
 
 

@@ -21,7 +21,7 @@ def _open(path: Path, options: OpenOptions) -> HyperspectralProduct | Multispect
     if options.role == "hsi":
         from hsfuse.readers.raster.hsi import RasterHsi
 
-        return RasterHsi(path, cut_nm=options.cut_nm)
+        return RasterHsi(path, cut_nm=options.cut_nm, declared=options.declared)
     from hsfuse.readers.raster.msi import RasterMsi
 
     product = RasterMsi(path)
@@ -52,4 +52,5 @@ READER = ReaderEntry(
     probe=_probe,
     open=_open,
     role_of=_role_of,
+    takes_declarations=True,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from hsfuse.errors import InputError
 from hsfuse.grid import Slice2D
 from hsfuse.readers.base import BoolArray, FloatCube, ProductInfo
 from hsfuse.readers.blocks import check_block
+from hsfuse.readers.declarations import NOTHING, Declarations, read_wavelength_file
 from hsfuse.readers.gdal import RASTER_DRIVERS, FolderAlias, open_image
 from hsfuse.readers.map_grid import read_grid
 from hsfuse.readers.raster.envi_header import check_size, data_file, header_of
@@ -38,9 +40,13 @@ class RasterFile:
         Anything that GDAL reads; an ENVI ``.hdr`` stands for its data file.
     strict
         Refuse numbers that no usual scale explains.
+    declared
+        What the user says of the file, over what it says itself.
 
     Attributes
     ----------
+    shape
+        (rows, cols) as they are stored.
     grid
         Map grid.
     indexes
@@ -54,9 +60,9 @@ class RasterFile:
         The file does not exist, cannot be read, has no north-up metric map grid, or numbers that cannot be meant.
     """
 
-    def __init__(self, path: Path, *, strict: bool = False) -> None:
+    def __init__(self, path: Path, *, strict: bool = False, declared: Declarations = NOTHING) -> None:
         self.path = data_file(path)
-        self._strict = strict
+        self._strict, self._user = strict, declared
         self._fill: tuple[float, ...] = ()
         self.warnings: list[str] = []
         self._lock = threading.Lock()
@@ -95,6 +101,7 @@ class RasterFile:
                 f"{self.path}: the file holds no raster bands (a container with subdatasets?).",
                 hint="Convert the image inside to GeoTIFF first.",
             )
+        self.shape = (dataset.height, dataset.width)
         self.grid = read_grid(dataset, self.path)
         mask_flags = {flag for flags in dataset.mask_flag_enums for flag in flags}
         self._has_mask = MaskFlags.per_dataset in mask_flags and not self._alpha
@@ -107,6 +114,15 @@ class RasterFile:
         scale, offset = np.array(dataset.scales), np.array(dataset.offsets)
         has_scale = bool(np.any(scale != 1) or np.any(offset != 0))
         factor = reflectance_scale_factor(dataset, self.header)
+        by_user = self._user.scale is not None or self._user.offset is not None
+        if by_user:
+            factor, has_scale = None, True
+            if self._user.scale is not None:
+                scale = np.full(scale.shape, self._user.scale)
+                # The file's offset belonged to the scale that it is replaced with.
+                offset = np.zeros(offset.shape)
+            if self._user.offset is not None:
+                offset = np.full(offset.shape, self._user.offset)
         if has_scale and factor not in (None, 1.0):
             # Products that say the same in the words of two readers contradict nothing.
             if not np.allclose(scale * factor, 1.0, rtol=1e-6):
@@ -114,9 +130,10 @@ class RasterFile:
         elif factor is not None:
             scale, has_scale = scale / factor, True
         # With nodata values or a mask the producer says what is fill; otherwise all-zero pixels are taken for it.
-        no_nodata = all(dataset.nodatavals[i - 1] is None for i in self.indexes)
+        self._nodata = [self._user.nodata] * dataset.count if self._user.nodata is not None else dataset.nodatavals
+        no_nodata = all(self._nodata[i - 1] is None for i in self.indexes)
         has_fill = not no_nodata or self._has_mask or bool(self._alpha)
-        declared = Declared(scale, offset, has_scale, dataset.dtypes, has_fill)
+        declared = Declared(scale, offset, has_scale, dataset.dtypes, has_fill, by_user)
 
         def stored(block: Slice2D) -> NDArray[np.float64]:
             raw = self._raw(self.probes, block)
@@ -124,7 +141,7 @@ class RasterFile:
             values[~self._declared_data(raw, self.probes)] = np.nan
             return values
 
-        sample = take_sample(stored, self.grid.shape, [index - 1 for index in self.probes])
+        sample = take_sample(stored, self.shape, [index - 1 for index in self.probes])
         meaning = read_meaning(declared, sample, str(self.path), strict=self._strict)
         self._scale, self._offset, self._zero_is_fill = meaning.scale, meaning.offset, meaning.zero_is_fill
         self._fill = meaning.fill
@@ -157,14 +174,14 @@ class RasterFile:
         if np.issubdtype(raw.dtype, np.floating):
             np.isfinite(raw, out=has_data)
         for place, index in enumerate(indexes):
-            nodata = self._dataset.nodatavals[index - 1]
+            nodata = self._nodata[index - 1]
             if nodata is not None and not np.isnan(nodata):
                 has_data[place] &= raw[place] != nodata
         return has_data
 
     def read(self, places: NDArray[np.int64], block: Slice2D) -> FloatCube:
         """Read reflectance of some bands (places in ``indexes``), float32 (band, row, col), NaN without data."""
-        check_block(block, self.grid.shape)
+        check_block(block, self.shape)
         indexes = [self.indexes[place] for place in places]
         if not indexes:
             return np.empty((0, *block.shape), dtype=np.float32)
@@ -183,7 +200,7 @@ class RasterFile:
 
     def valid(self, block: Slice2D) -> BoolArray:
         """Pixels with data, shape (row, col), judged by up to eight bands spread over the file."""
-        check_block(block, self.grid.shape)
+        check_block(block, self.shape)
         raw = self._raw(self.probes, block)
         bands = np.array(self.probes) - 1
         has_data = self._has_data(raw, self.probes)
@@ -201,7 +218,16 @@ class RasterFile:
 
     def metadata(self) -> BandMetadata:
         """Spectral metadata of the bands in ``indexes``."""
-        return read_band_metadata(self._dataset, self.indexes, self.header)
+        found = read_band_metadata(self._dataset, self.indexes, self.header)
+        if self._user.wavelengths is None:
+            return found
+        centre, fwhm = read_wavelength_file(self._user.wavelengths)
+        if centre.size != len(self.indexes):
+            raise InputError(
+                f"{self.path}: {self._user.wavelengths} lists {centre.size} wavelengths for {len(self.indexes)} bands.",
+                hint="Give a line for each band of the file, in its order; 0 leaves a band out.",
+            )
+        return replace(found, centre_nm=centre, fwhm_nm=fwhm, source=self._user.wavelengths.name, problems=())
 
     def names(self) -> tuple[str, ...]:
         """Band descriptions, ``B1`` and so on where there are none."""
@@ -238,7 +264,7 @@ class RasterFile:
         """How the numbers of the bands in ``indexes`` are stored."""
         dataset, bands = self._dataset, np.array(self.indexes) - 1
         dtype = np.result_type(*(np.dtype(dataset.dtypes[band]) for band in bands))
-        nodata = next((dataset.nodatavals[band] for band in bands if dataset.nodatavals[band] is not None), None)
+        nodata = next((self._nodata[band] for band in bands if self._nodata[band] is not None), None)
         if nodata is None and self._fill:
             nodata = self._fill[0]
         if nodata is None:

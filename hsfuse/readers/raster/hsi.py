@@ -11,7 +11,9 @@ from hsfuse.errors import InputError
 from hsfuse.grid import Grid, Slice2D
 from hsfuse.readers.base import BoolArray, FloatCube, HyperspectralProduct, ProductInfo
 from hsfuse.readers.blocks import BandIndex, band_index
+from hsfuse.readers.declarations import NOTHING, Declarations
 from hsfuse.readers.overlap import DEFAULT_CUT_NM, OverlapReport, cut_overlap, detectors_of
+from hsfuse.readers.raster.band_order import check_order
 from hsfuse.readers.raster.file import RasterFile
 from hsfuse.readers.raster.metadata import BandMetadata, band_table
 from hsfuse.spectral import BandTable
@@ -27,6 +29,8 @@ class RasterHsi(HyperspectralProduct):
     cut_nm
         Where two detectors overlap (their wavelengths run up twice in the file), the first is used up to here and
         the second above.
+    declared
+        What the user says of the file, over what it says itself.
 
     Raises
     ------
@@ -34,8 +38,8 @@ class RasterHsi(HyperspectralProduct):
         The file cannot be read, has no map grid or no plausible wavelengths.
     """
 
-    def __init__(self, path: Path | str, *, cut_nm: float = DEFAULT_CUT_NM) -> None:
-        self._raster = RasterFile(Path(path), strict=True)
+    def __init__(self, path: Path | str, *, cut_nm: float = DEFAULT_CUT_NM, declared: Declarations = NOTHING) -> None:
+        self._raster = RasterFile(Path(path), strict=True, declared=declared)
         try:
             metadata = self._raster.metadata()
             if not metadata.named:
@@ -44,10 +48,12 @@ class RasterHsi(HyperspectralProduct):
                 reason = problems[0] if problems else "The file names no wavelengths."
                 raise InputError(
                     f"{path}: {reason[0].lower()}{reason[1:-1]}, so it cannot serve as a hyperspectral cube.",
-                    hint="Put 'wavelength = {...}' and 'wavelength units = Nanometers' into an ENVI .hdr beside it.",
+                    hint="Give --wavelengths FILE, or put 'wavelength = {...}' and 'wavelength units = Nanometers' "
+                    "into an ENVI .hdr beside it.",
                 )
             self._raster.warnings += metadata.problems
             self._bands, self._overlap = self._make_bands(metadata, cut_nm)
+            check_order(self._raster, metadata.centre_nm)
         except BaseException:
             self._raster.close()
             raise

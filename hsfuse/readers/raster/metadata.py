@@ -28,7 +28,18 @@ FloatList = NDArray[np.float64]
 
 _IN_DESCRIPTION = re.compile(r"(\d{1,9}(?:\.\d{1,12})?) ?(nm|nanomet|[µμu]m|micromet)", re.IGNORECASE)
 _DESCRIPTION_LENGTH = 200
-_CENTRE_ITEMS = ("wavelength", "center_wavelength", "centre_wavelength", "wavelength_nm")
+_CENTRE_ITEMS = (
+    "wavelength", "center_wavelength", "centre_wavelength", "central_wavelength", "wavelength_nm", "wavelengths",
+    "center_wavelengths", "centre_wavelengths",
+)  # fmt: skip
+_WIDTH_ITEMS = ("fwhm", "full_width_half_max", "fwhm_nm")
+_PLAIN_NUMBER = re.compile(r"\d{1,9}(?:\.\d{1,12})?")
+_FEWEST_PLAIN = 10
+"""Names of fewer bands may hold numbers that mean something else."""
+_OPTICAL_NM = (340.0, 2700.0)
+_BEYOND_NM = 3000.0
+_WAVENUMBERS = 5e4
+"""Beyond 3 µm no sunlight is reflected: such numbers without a unit are of another one (wavenumbers of light end here)."""
 _GOOD_WORDS = {"true": True, "yes": True, "good": True, "false": False, "no": False, "bad": False}
 _AGREEMENT_NM = 0.05
 """Sources may differ by this much beyond their rounding: 0.1 nm decides nothing."""
@@ -175,7 +186,8 @@ def _band_items(dataset: DatasetReader, indexes: list[int]) -> _Found:
     factor, unit_problem = nanometres_per_unit(unit, centre.values, name)
     if factor is None:
         return _Found(name, good=good, problems=(*problems, *unit_problem))
-    fwhm, _ = _per_band([item.get("fwhm") for item in bands], indexes, name)
+    width_key = next((key for key in _WIDTH_ITEMS if any(key in item for item in bands)), _WIDTH_ITEMS[0])
+    fwhm, _ = _per_band([item.get(width_key) for item in bands], indexes, name)
     return _Found(name, centre.times(factor), None if fwhm is None else fwhm.times(factor), good, problems)
 
 
@@ -183,8 +195,9 @@ def _lists(entries: Mapping[str, str], indexes: list[int], count: int, source: s
     items = normalised(entries)
     problems: list[str] = []
 
-    def texts(name: str, what: str) -> list[str] | None:
-        if name not in items:
+    def texts(names: Sequence[str], what: str) -> list[str] | None:
+        name = next((name for name in names if name in items), None)
+        if name is None:
             return None
         every = [text for text in re.split(r"[,\s]+", items[name].strip().strip("{}").strip()) if text]
         if len(every) == count:
@@ -197,17 +210,17 @@ def _lists(entries: Mapping[str, str], indexes: list[int], count: int, source: s
         return None
 
     centre = fwhm = None
-    if (listed := texts("wavelength", "wavelengths")) is not None:
+    if (listed := texts(_CENTRE_ITEMS, "wavelengths")) is not None:
         centre, wrong = _per_band(listed, indexes, source)
         problems += wrong
     if centre is not None:
         factor, wrong = nanometres_per_unit(items.get("wavelength_units", ""), centre.values, source)
         problems += wrong
-        if (widths := texts("fwhm", "widths")) is not None and factor is not None:
+        if (widths := texts(_WIDTH_ITEMS, "widths")) is not None and factor is not None:
             fwhm, _ = _per_band(widths, indexes, source)
             fwhm = None if fwhm is None else fwhm.times(factor)
         centre = None if factor is None else centre.times(factor)
-    good, wrong = _flags(texts("bbl", "bad-band flags"), source)
+    good, wrong = _flags(texts(("bbl",), "bad-band flags"), source)
     problems += wrong
     return _Found(source, centre, fwhm, good, tuple(problems))
 
@@ -219,13 +232,36 @@ def _descriptions(dataset: DatasetReader, indexes: list[int]) -> _Found:
     for index in indexes:
         match = _IN_DESCRIPTION.search((texts[index - 1] or "")[:_DESCRIPTION_LENGTH])
         if match is None:
-            return _Found("band descriptions")
+            return _plain_names([texts[i - 1] or "" for i in indexes], indexes)
         units.add(match[2][0].lower() == "n")
         centres.append(match[1])
     centre, problems = _per_band(centres, indexes, "band descriptions")
     if centre is None or len(units) > 1:
         return _Found("band descriptions", problems=problems)
     return _Found("band descriptions", centre.times(1.0 if units.pop() else 1000.0))
+
+
+def _plain_names(texts: Sequence[str], indexes: list[int]) -> _Found:
+    """Wavelengths of band names without a unit, such as ``Band 12 (512.4)`` or ``0.5124``: the last number of each.
+
+    Only where all of them can be wavelengths of light and are none that merely count.
+    """
+    name = "band names, which give no unit"
+    last = [numbers[-1] for text in texts if (numbers := _PLAIN_NUMBER.findall(text[:_DESCRIPTION_LENGTH]))]
+    if len(last) < len(texts) or len(texts) < _FEWEST_PLAIN:
+        return _Found(name)
+    centre, problems = _per_band(last, indexes, name)
+    if centre is None:
+        return _Found(name, problems=problems)
+    factor = 1000.0 if centre.values.max() < _OPTICAL_NM[0] else 1.0
+    values = centre.values * factor
+    optical = _OPTICAL_NM[0] <= values.min() and values.max() <= _OPTICAL_NM[1]
+    counting = np.all(np.abs(np.diff(values)) == 1.0)
+    if not optical or counting or np.unique(values).size < values.size:
+        return _Found(name)
+    unit = "nanometres" if factor == 1.0 else "micrometres"
+    said = f"The band names give wavelengths without a unit; they were taken as {unit}."
+    return _Found(name, centre.times(factor), problems=(said,))
 
 
 def normalised(items: Mapping[str, str]) -> dict[str, str]:
@@ -279,6 +315,11 @@ def nanometres_per_unit(unit: str, wavelengths: FloatList, source: str) -> tuple
         return 1.0, ()
     if name.startswith(("micro", "um", "µm", "μm")):
         return 1000.0, ()
+    if name in ("", "unknown", "none") and wavelengths.min() > _BEYOND_NM and wavelengths.max() < _WAVENUMBERS:
+        return None, (
+            f"The {source} gives wavelengths from {wavelengths.min():g} to {wavelengths.max():g} without a unit, which "
+            "are no nanometres: they look like Angstrom or wavenumbers.",
+        )
     if name in ("", "unknown", "none"):
         return 1000.0 if wavelengths.max() < 100 else 1.0, ()
     return None, (f"The {source} gives wavelengths in '{unit.strip()[:40]}', not in nanometres or micrometres.",)

@@ -35,7 +35,7 @@ _BRIGHT = 0.98
 _PERCENT_TOP, _TEN_THOUSAND_TOP, _MILLION_TOP = 200.0, 3e4, 3e6
 _DECLARED_TOP = 3.0
 _DARKEST = 1e-4
-_SCALE_HINT = "Write the right scale, offset and nodata into the file, for example with gdal_edit."
+_SCALE_HINT = "Give --scale, --offset and --nodata, or write them into the file, for example with gdal_edit."
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,8 @@ class Declared:
         Data types of the bands.
     has_fill
         Whether nodata values, a mask or an alpha band say what is fill.
+    by_user
+        Whether the user named scale or offset, which leaves nothing to guess.
     """
 
     scale: NDArray[np.float64]
@@ -82,6 +84,7 @@ class Declared:
     has_scale: bool
     dtypes: tuple[str, ...]
     has_fill: bool
+    by_user: bool = False
 
 
 @dataclass(frozen=True)
@@ -236,6 +239,13 @@ def _factor(declared: Declared, bright: float | None, name: str, *, strict: bool
     """Return the factor that is missing to reflectance, and what is to be said about it."""
     if bright is None or bright <= (_DECLARED_TOP if declared.has_scale else HIGHEST_REFLECTANCE):
         return 1.0, []
+    if declared.by_user:
+        raise InputError(
+            f"{name}: with --scale {declared.scale[0]:g} and --offset {declared.offset[0]:g}, reflectance reaches "
+            f"{bright:g}.",
+            hint="Reflectance is the stored number times --scale plus --offset, and hardly above 1: integers are often "
+            "reflectance x 10000, whose scale is 0.0001.",
+        )
     if declared.has_scale:
         if bright <= _PERCENT_TOP:
             return 0.01, [f"With the file's scale, values reach {bright:g}: they were taken as per cent."]

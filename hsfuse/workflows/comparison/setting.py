@@ -27,7 +27,7 @@ from hsfuse.simulate.wald import CONDITIONS, reduce_scene
 from hsfuse.spectral import BandTable, SpectralResponse, srf_weights
 from hsfuse.workflows.steps.array_scene import array_scene
 from hsfuse.workflows.steps.cubes import open_cube, solid_window
-from hsfuse.workflows.steps.inputs import open_pair
+from hsfuse.workflows.steps.inputs import declarations, open_pair
 from hsfuse.workflows.steps.methods import check_network
 from hsfuse.workflows.steps.prepare import PreparedScene, prepare_scene
 from hsfuse.workflows.training.training_data import resampling_matrix
@@ -148,7 +148,7 @@ class _PairSource:
 class _CubeSource:
     def __init__(self, path: Path, config: CompareConfig, stack: ExitStack) -> None:
         self._path, self._config = path, config
-        self._product = open_cube(path, cut_nm=config.vnir_swir_cut_nm)
+        self._product = open_cube(path, cut_nm=config.vnir_swir_cut_nm, declared=declarations(config))
         stack.callback(self._product.close)
         self.ratio = config.ratio or _RATIO
         self._usable = np.flatnonzero(self._product.bands.good)

@@ -12,13 +12,14 @@ from hsfuse.errors import InputError
 from hsfuse.grid import Grid, Slice2D
 from hsfuse.readers import open_hsi
 from hsfuse.readers.base import HyperspectralProduct
+from hsfuse.readers.declarations import NOTHING, Declarations
 from hsfuse.spectral import BandTable
 from hsfuse.workflows.steps.array_scene import ArrayProduct
 
 _NPZ_HINT = "An .npz needs 'cube' (band, row, col) and 'wavelength_nm'."
 
 
-def open_cube(path: Path, *, cut_nm: float) -> HyperspectralProduct:
+def open_cube(path: Path, *, cut_nm: float, declared: Declarations = NOTHING) -> HyperspectralProduct:
     """Open a cube: any raster with wavelengths, a PRISMA product, or ``.npz`` with ``cube`` and ``wavelength_nm``.
 
     Raises
@@ -27,7 +28,7 @@ def open_cube(path: Path, *, cut_nm: float) -> HyperspectralProduct:
         The file is missing or no cube.
     """
     if path.suffix.lower() != ".npz":
-        return open_hsi(path, cut_nm=cut_nm)
+        return open_hsi(path, cut_nm=cut_nm, declared=declared)
     try:
         with np.load(path, allow_pickle=False) as content:
             cube = np.asarray(content["cube"])

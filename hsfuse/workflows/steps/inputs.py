@@ -7,7 +7,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from hsfuse.config import RunConfig
+from hsfuse.config import CompareConfig, RunConfig, TrainConfig
 from hsfuse.coregister.channels import MATCHING_BANDS
 from hsfuse.coregister.field import DisplacementField
 from hsfuse.errors import InputError, OverlapError, UsageError
@@ -15,6 +15,7 @@ from hsfuse.grid import Bounds, Grid, reproject_xy
 from hsfuse.log import get_logger
 from hsfuse.readers import open_hsi, open_msi
 from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct, ProductInfo
+from hsfuse.readers.declarations import Declarations
 from hsfuse.workflows.steps.aoi import AreaOfInterest
 
 _log = get_logger(__name__)
@@ -35,6 +36,11 @@ class Pair:
     warnings: tuple[str, ...]
 
 
+def declarations(config: RunConfig | TrainConfig | CompareConfig) -> Declarations:
+    """Return what the settings say of a hyperspectral raster."""
+    return Declarations(config.wavelengths, config.scale, config.offset, config.nodata)
+
+
 def open_pair(hsi_path: Path, msi_paths: Sequence[Path], config: RunConfig, stack: ExitStack) -> Pair:
     """Open both products; ``stack`` closes them.
 
@@ -43,7 +49,7 @@ def open_pair(hsi_path: Path, msi_paths: Sequence[Path], config: RunConfig, stac
     InputError, OverlapError, UsageError
         A product cannot be read, they do not overlap, or their pixel sizes do not nest.
     """
-    hsi = open_hsi(hsi_path, cut_nm=config.vnir_swir_cut_nm)
+    hsi = open_hsi(hsi_path, cut_nm=config.vnir_swir_cut_nm, declared=declarations(config))
     stack.callback(hsi.close)
     if min(hsi.grid.shape) < _MIN_SIZE_PX:
         raise OverlapError(

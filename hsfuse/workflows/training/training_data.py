@@ -29,7 +29,7 @@ from hsfuse.sensors.sentinel2 import BANDS_10M, BANDS_ALL
 from hsfuse.spectral import BandTable
 from hsfuse.training.scenes import SceneEntry, TrainingScene
 from hsfuse.workflows.steps.cubes import open_cube
-from hsfuse.workflows.steps.inputs import open_pair
+from hsfuse.workflows.steps.inputs import declarations, open_pair
 from hsfuse.workflows.steps.prepare import prepare_scene
 from hsfuse.workflows.training.remixed import remixed_entries, s2_weights
 from hsfuse.workflows.training.training_inputs import TrainingInput
@@ -186,7 +186,7 @@ def _wanted_bands(config: TrainConfig, cubes: Sequence[Path], progress: Progress
         return BandTable.make(np.sort(np.asarray(request.wavelengths_nm, dtype=np.float64)))
     if config.generated:
         return nominal_bands(request.count if isinstance(request.count, int) else 100)
-    product = open_cube(cubes[0], cut_nm=config.vnir_swir_cut_nm)
+    product = open_cube(cubes[0], cut_nm=config.vnir_swir_cut_nm, declared=declarations(config))
     try:
         selection = select_bands(product, count=request.count, progress=progress)
         return product.bands.take(selection.indices)
@@ -216,7 +216,7 @@ def nominal_bands(count: int) -> BandTable:
 
 
 def _load_cube(path: Path, config: TrainConfig, bands: BandTable, names: Sequence[str]) -> TrainingScene:
-    product = open_cube(path, cut_nm=config.vnir_swir_cut_nm)
+    product = open_cube(path, cut_nm=config.vnir_swir_cut_nm, declared=declarations(config))
     try:
         usable = np.flatnonzero(product.bands.good)
         matrix = resampling_matrix(product.bands.take(usable), bands, path.name)
