@@ -74,3 +74,26 @@ class Resources:
 def held_bytes() -> int:
     """Resident memory of this process now."""
     return int(psutil.Process().memory_info().rss)
+
+
+def parse_size(text: str) -> int:
+    """Turn ``4GB``, ``800 MB`` or ``2GiB`` into bytes (decimal and binary units).
+
+    Raises
+    ------
+    ValueError
+        The text is not a size.
+    """
+    units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+    units |= {"K": 2**10, "M": 2**20, "G": 2**30, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+    cleaned = text.strip().upper().replace(" ", "")
+    digits = cleaned.rstrip("KMGTIB")
+    try:
+        size = float(digits) * units[cleaned[len(digits) :]]
+    except (ValueError, KeyError):
+        raise ValueError(f"'{text}' is not a size such as 4GB or 800MB") from None
+    if not size < 2**63:
+        raise ValueError(f"'{text}' is more than any computer has")
+    if size < 2**20:
+        raise ValueError(f"'{text}' is less than 1 MB")
+    return int(size)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from hsfuse.config import RunConfig, parse_size
+from hsfuse.config import RunConfig
 from hsfuse.errors import UsageError
+from hsfuse.resources import parse_size
 from hsfuse.workflows.config import config_toml
 
 

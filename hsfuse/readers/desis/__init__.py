@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hsfuse.readers.package import package_reader
+from hsfuse.readers.package_entry import package_reader
 
 __all__ = ["READER"]
 

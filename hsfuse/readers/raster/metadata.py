@@ -39,7 +39,7 @@ _FEWEST_PLAIN = 10
 _OPTICAL_NM = (340.0, 2700.0)
 _BEYOND_NM = 3000.0
 _WAVENUMBERS = 5e4
-"""Beyond 3 µm no sunlight is reflected: such numbers without a unit are of another one (wavenumbers of light end here)."""
+"""Beyond 3 µm no sunlight is reflected; wavenumbers (cm⁻¹) of light end at 50 000."""
 _GOOD_WORDS = {"true": True, "yes": True, "good": True, "false": False, "no": False, "bad": False}
 _AGREEMENT_NM = 0.05
 """Sources may differ by this much beyond their rounding: 0.1 nm decides nothing."""

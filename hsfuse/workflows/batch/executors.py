@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from hsfuse.config import parse_size
 from hsfuse.errors import MemoryBudgetError
 from hsfuse.inference.budget import available_memory
 from hsfuse.processor import usable_cores
+from hsfuse.resources import parse_size
 from hsfuse.workflows.batch.jobs import Attempt, SceneJob, Share
 from hsfuse.workflows.batch.scene_client import SceneHost, SceneProcess
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Protocol
 
-from hsfuse.config import parse_size
 from hsfuse.errors import InputError, UsageError
 from hsfuse.process import is_own
 from hsfuse.processor import usable_cores
-from hsfuse.resources import Resources
+from hsfuse.resources import Resources, parse_size
 
 
 class ResourceSettings(Protocol):
