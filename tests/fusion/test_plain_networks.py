@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,25 +19,37 @@ from hsfuse.fusion.nets.header import NetworkHeader
 from hsfuse.fusion.nets.pair_network import PairNetwork, in_windows, n_parameters
 from hsfuse.fusion.nets.plain_network import PlainNetworkMethod
 from hsfuse.fusion.nets.weights import LoadedNetwork, load_weights, save_weights
-from hsfuse.fusion.registry import METHODS, NetworkEntry
+from hsfuse.fusion.registry import METHODS, NetworkEntry, network_entries
 from hsfuse.inference.tiling import TilePlan
 from hsfuse.simulate.training_scene import training_scene
 from hsfuse.spectral import BandTable
 from hsfuse.training.fusion_task import TaskSetup
 from hsfuse.training.loop import train
 from hsfuse.training.scenes import SceneEntry, TrainingScene
-from hsfuse.training.settings import LoopSettings
+from hsfuse.training.settings import LoopSettings, TrainingFiles
 from hsfuse.training.source import Sampling
 
 PUBLISHED = {
-    # name: bands, MSI bands, million parameters
+    # name: bands, MSI bands, million parameters as published or counted in the authors' release
     "ssrnet": (100, 4, 0.270),
     "csakd-teacher": (172, 4, 26.81),
     "csakd": (172, 4, 8.75),
     "s3rnet": (172, 4, 26.8),
     "qis-gan": (102, 4, 0.262),
+    # 4.98 M are registered there, of which so many take part in the result.
+    "mimo-sst": (31, 3, 1.62),
+    # 0.44 to 0.51 M, by the bands of the data sets (31 to 145).
+    "fusion-mamba": (145, 1, 0.51),
 }
-LITE = ("ssrnet", "ssrnet-lite", "csakd-lite", "s3rnet-lite", "hyfusion-lite", "qis-gan-lite")
+LITE = tuple(
+    name for name, entry in network_entries() if name.endswith("-lite") and entry.architecture not in ("ssrfn",)
+)
+TINY: dict[str, dict[str, Any]] = {
+    "csakd-lite": {"teacher_high": 1, "teacher_low": 1},
+    # Its features are few and behind norms: a correction needs more steps than a test has, a cube of its own does not.
+    "fusion-mamba-lite": {"base": "none"},
+}
+"""Settings with which a network is trained here."""
 BANDS = BandTable.make(np.linspace(440.0, 900.0, 12))
 
 
@@ -54,12 +67,12 @@ def entry_of(name: str) -> NetworkEntry:
     return found
 
 
-def made(name: str, bands: int = 12, msi: int = 4, *, spoilt: bool = False) -> PairNetwork:
+def made(name: str, bands: int = 12, msi: int = 4, *, spoilt: bool = False, **changes: Any) -> PairNetwork:
     """An untrained network; spoilt, one whose correction is not zero any more."""
     entry = entry_of(name)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = entry.build(entry.completed({**entry.settings, "n_bands": bands, "n_msi": msi}))
+        network = entry.build(entry.completed({**entry.settings, "n_bands": bands, "n_msi": msi, **changes}))
         assert isinstance(network, PairNetwork)
         if spoilt:
             with torch.no_grad():
@@ -74,7 +87,7 @@ def test_published_shapes_have_the_published_size(name: str) -> None:
     entry = entry_of(name)
     with torch.device("meta"):
         network = entry.build(entry.completed({**entry.settings, "n_bands": bands, "n_msi": msi}))
-    assert n_parameters(network) / 1e6 == pytest.approx(millions, rel=0.01)
+    assert n_parameters(network) / 1e6 == pytest.approx(millions, rel=0.03)
 
 
 @pytest.mark.parametrize("name", LITE)
@@ -82,18 +95,21 @@ def test_published_shapes_have_the_published_size(name: str) -> None:
     ("bands", "msi", "ratio", "rows", "cols"), [(9, 1, 2, 7, 5), (12, 4, 3, 6, 9), (30, 6, 5, 4, 3)]
 )
 def test_any_bands_ratio_and_size(name: str, bands: int, msi: int, ratio: int, rows: int, cols: int) -> None:
-    network = made(name, bands, msi)
+    network = made(name, bands, msi, spoilt=True)
+    hsi, msi_image = torch.rand(2, bands, rows, cols), torch.rand(2, msi, rows * ratio, cols * ratio)
     with torch.no_grad():
-        out = network(torch.rand(2, bands, rows, cols), torch.rand(2, msi, rows * ratio, cols * ratio))
+        out = network(hsi, msi_image, None, upsample(hsi, ratio))
     assert out.shape == (2, bands, rows * ratio, cols * ratio)
     assert bool(torch.isfinite(out).all())
 
 
-@pytest.mark.parametrize("name", [name for name in LITE if name not in ("ssrnet", "qis-gan-lite")])
+@pytest.mark.parametrize("name", LITE)
 def test_corrections_start_at_zero(name: str) -> None:
-    hsi, msi = torch.rand(1, 12, 6, 6), torch.rand(1, 4, 18, 18)
+    hsi, msi, estimate = torch.rand(1, 12, 6, 6), torch.rand(1, 4, 18, 18), torch.rand(1, 12, 18, 18)
     with torch.no_grad():
-        torch.testing.assert_close(made(name)(hsi, msi), upsample(hsi, 3))
+        assert torch.equal(made(name)(hsi, msi, None, estimate), estimate)
+    with pytest.raises(UsageError, match="corrects a base estimate"):
+        made(name)(hsi, msi)
 
 
 def test_images_that_do_not_nest_are_refused() -> None:
@@ -115,9 +131,9 @@ def fitted(name: str, hsi: torch.Tensor, msi: torch.Tensor) -> PlainNetworkMetho
     entry = entry_of(name)
     settings = entry.completed({**entry.settings, "n_bands": 12, "n_msi": 4})
     header = NetworkHeader(
-        name, entry.architecture, settings, tuple(BANDS.centre_nm), tuple(BANDS.fwhm_nm), (3,), n_msi=4
+        name, entry.architecture, settings, tuple(BANDS.centre_nm), tuple(BANDS.fwhm_nm), (3,), n_msi=4, base="glp"
     )  # fmt: skip
-    method = entry.wrap(LoadedNetwork(network, header, "0" * 64), precision="fp32")
+    method = entry.wrap(LoadedNetwork(network, header, "0" * 64), precision="fp32", validate=False)
     assert isinstance(method, PlainNetworkMethod)
     low = lowpass_decimate(msi, 3, Psf(1.0))
     strip = LowResolutionStrip(hsi[0].numpy(), low[0].numpy(), np.ones(hsi.shape[2:], bool), fine=msi[0].numpy())
@@ -156,7 +172,7 @@ def test_weights_come_back_from_a_file(name: str, tmp_path: Path) -> None:
     loaded = load_weights(save_weights(tmp_path / "w.safetensors", network, header)).network
     assert torch.equal(before, torch.get_rng_state())
     assert not any(t.is_meta for t in (*loaded.parameters(), *loaded.buffers()))
-    images = torch.rand(1, 12, 6, 6), torch.rand(1, 4, 18, 18)
+    images = torch.rand(1, 12, 6, 6), torch.rand(1, 4, 18, 18), None, torch.rand(1, 12, 18, 18)
     with torch.no_grad():
         torch.testing.assert_close(loaded(*images), network(*images))
     assert all(torch.equal(t, network.state_dict()[key]) for key, t in loaded.state_dict().items())
@@ -171,17 +187,54 @@ def scene() -> TrainingScene:
     return TrainingScene("small", reference, np.ones(reference.shape[1:], bool), None, (srf,), Psf(1.0))
 
 
+class _Stop:
+    """Ends a training at its n-th step, as a user would."""
+
+    def __init__(self, at: int) -> None:
+        self._left = at
+
+    @contextmanager
+    def stage(self, name: str, total: float = 1.0) -> Iterator[_Stop]:
+        yield self
+
+    def advance(self, amount: float = 1.0) -> None:
+        self._left -= 1
+        if self._left == 0:
+            raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize("name", LITE)
-def test_training_improves_on_the_start(name: str, scene: TrainingScene) -> None:
-    sampling = Sampling(patch_px=24, window_px=48, batch=4, pool=2, validation_windows=2, gap_px=6, augment=False)
+def test_training_improves_on_the_start_and_resumes_exactly(name: str, scene: TrainingScene, tmp_path: Path) -> None:
+    sampling = Sampling(patch_px=24, window_px=48, batch=2, pool=2, validation_windows=1, gap_px=6, augment=False)
     setup = TaskSetup([SceneEntry.of(scene)], sampling, BANDS.centre_nm, BANDS.fwhm_nm)
     make: Callable[..., Any] | None = entry_of(name).task
     assert make is not None
-    task = make(made(name).train(), setup)
-    settings = LoopSettings(steps=8, validate_every=8, learning_rate=4e-3, micro_batch=4, warmup_steps=1, ema=0.5)
-    result = train(task, settings)
+    settings = LoopSettings(steps=8, validate_every=4, learning_rate=4e-3, micro_batch=2, warmup_steps=1, ema=0.5)
+
+    def untrained() -> PairNetwork:
+        # On this scene the classical estimate leaves nothing to learn; interpolation does.
+        return made(name, **{"base": "bicubic", **TINY.get(name, {})})
+
+    whole = make(untrained().train(), setup)
+    result = train(whole, settings)
     assert result.best.quality > result.first.quality + 0.02
-    assert result.network is task.network
+    assert result.network is whole.network
+    files = TrainingFiles(tmp_path / "state.safetensors", tmp_path / "log.csv")
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            make(untrained().train(), setup),
+            settings,
+            files=files,
+            progress=_Stop(7),
+        )
+    resumed = train(
+        make(untrained().train(), setup),
+        settings,
+        files=replace(files, resume=True),
+    )
+    assert resumed.history == result.history
+    theirs = resumed.network.state_dict()
+    assert all(torch.equal(value, theirs[key]) for key, value in whole.network.state_dict().items())
 
 
 def test_the_student_learns_from_its_teacher(scene: TrainingScene) -> None:

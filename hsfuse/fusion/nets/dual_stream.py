@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor, nn
 
-from hsfuse.fusion.nets.pair_network import resized
+from hsfuse.fusion.nets.pair_network import ScaledPair, resized, zeroed
 
 SLOPE, SHARE = 0.2, 0.2
 """Of the leaky activation below zero; of a block's output that is added to its input."""
@@ -77,10 +77,11 @@ class FourBranches(nn.Module):
             for bands, depth, count in chains
         )
 
-    def forward(self, hsi: Tensor, msi: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, pair: ScaledPair) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return features at high resolution, (n, width, row, col) each: HSI, MSI, joint low, joint high."""
+        hsi, msi = pair.hsi, pair.msi
         fine, coarse = msi.shape[-2:], hsi.shape[-2:]
-        high = self.high(torch.cat([resized(hsi, fine), msi], dim=1))
+        high = self.high(torch.cat([pair.fine, msi], dim=1))
         low = self.low(torch.cat([hsi, resized(msi, coarse)], dim=1))
         own = self.hsi(hsi)
         low, own = (F.interpolate(x, size=fine, mode="nearest") for x in (low, own))
@@ -95,7 +96,7 @@ class BandHead(nn.Module):
         self.first = nn.Conv2d(width, n_bands, 3, padding=1)
         self.last = nn.Conv2d(n_bands, n_bands, 3, padding=1, bias=False)
         if zero:
-            nn.init.zeros_(self.last.weight)
+            zeroed(self.last)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (n, band, row, col)."""

@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cached_property
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from hsfuse.errors import HsfuseError, UsageError
-from hsfuse.fusion.base import FusionContext, LowResolutionStrip, ModelSpec, NetworkMethod, Precision
-from hsfuse.fusion.classical.statistics import gather
+from hsfuse.fusion.base import (
+    FusionContext,
+    FusionMethod,
+    LowResolutionStrip,
+    ModelSpec,
+    NetworkMethod,
+    Precision,
+)
+from hsfuse.fusion.classical.statistics import gather, noise_std
+from hsfuse.fusion.create import create_method
+from hsfuse.fusion.diagnostics import CorrectionValidation, MethodDiagnostics
+from hsfuse.fusion.guide_noise import GuideSample, guide_noise
+from hsfuse.fusion.nets.reduced_validation import estimate_error, reduced_windows, validate_correction
 from hsfuse.fusion.nets.scene_check import check_scene
 from hsfuse.fusion.nets.scene_statistics import SceneStatistics
 from hsfuse.fusion.nets.weights import LoadedNetwork
+from hsfuse.log import get_logger
+
+_log = get_logger(__name__)
 
 TYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _COUNTED_PX = 16
@@ -22,7 +39,11 @@ _COUNTED_PX = 16
 
 
 class PlainNetworkMethod(NetworkMethod):
-    """A network without a base estimate.
+    """A network that is called with HSI and MSI.
+
+    Where its weights name a base, it corrects that method's estimate: it is called as ``network(hsi, msi, statistics,
+    estimate)``, and the share of its correction that helps on the scene itself is used (see
+    :mod:`hsfuse.fusion.nets.reduced_validation`).
 
     Parameters
     ----------
@@ -41,6 +62,8 @@ class PlainNetworkMethod(NetworkMethod):
         Paper or source.
     precision
         Type of its arithmetic.
+    validate
+        Test the correction of a base estimate on the scene; False uses all of it.
     """
 
     def __init__(
@@ -55,6 +78,7 @@ class PlainNetworkMethod(NetworkMethod):
         bytes_per_pixel: int = 4000,
         reference: str = "",
         precision: Precision = "fp32",
+        validate: bool = True,
     ) -> None:
         self._network, self._header, self._sha256 = loaded.network.eval(), loaded.header, loaded.sha256
         self.architecture = loaded.header.architecture
@@ -63,6 +87,10 @@ class PlainNetworkMethod(NetworkMethod):
         self._tile, self._bytes = preferred_tile_px, bytes_per_pixel
         self._reference, self._precision = reference, precision
         self._scene: SceneStatistics | None = None
+        self._validate = validate
+        self._base: FusionMethod | None = None
+        self._share: Tensor | None = None
+        self._validation: CorrectionValidation | None = None
 
     @property
     def network(self) -> nn.Module:
@@ -74,6 +102,9 @@ class PlainNetworkMethod(NetworkMethod):
         """Self-description."""
         halo, overlap, multiple = self._tiling
         header = self._header
+        base = self._base_spec
+        if base is not None:
+            halo = -(-max(halo, base.halo_px) // multiple) * multiple
         return ModelSpec(
             name=header.name,
             kind="network",
@@ -81,8 +112,8 @@ class PlainNetworkMethod(NetworkMethod):
             overlap_px=overlap,
             multiple_px=multiple,
             preferred_tile_px=self._tile,
-            bytes_per_pixel=self._bytes,
-            flop_per_pixel=self._flop_per_pixel,
+            bytes_per_pixel=self._bytes if base is None else max(self._bytes, base.bytes_per_pixel),
+            flop_per_pixel=self._flop_per_pixel + (0.0 if base is None else base.flop_per_pixel),
             centre_nm=header.centre_nm or None,
             ratios=header.ratios or None,
             n_msi=header.n_msi or None,
@@ -103,11 +134,24 @@ class PlainNetworkMethod(NetworkMethod):
         msi = hsi.new_zeros(1, header.n_msi or 4, side * ratio, side * ratio)
         counter = FlopCounterMode(display=False)
         with torch.no_grad(), counter:
-            self._call(hsi, msi, SceneStatistics.of(hsi, msi))
+            fine = hsi.new_zeros(1, bands, side * ratio, side * ratio).float() if header.base else None
+            self._call(hsi, msi, SceneStatistics.of(hsi, msi), fine)
         return float(counter.get_total_flops()) / (side * ratio) ** 2
 
+    @property
+    def _base_spec(self) -> ModelSpec | None:
+        if not self._header.base:
+            return None
+        return (self._base or create_method(self._header.base)).spec
+
+    @property
+    def diagnostics(self) -> MethodDiagnostics:
+        """The base method's calibration, and the test of the correction."""
+        calibration = None if self._base is None else self._base.diagnostics.calibration
+        return MethodDiagnostics(calibration, self._validation)
+
     def fit(self, context: FusionContext, strips: Iterable[LowResolutionStrip]) -> None:
-        """Check the scene and take its statistics.
+        """Check the scene, take its statistics; fit the base estimate and test how much of the correction helps.
 
         Raises
         ------
@@ -115,21 +159,69 @@ class PlainNetworkMethod(NetworkMethod):
             Bands or ratio are not those that the network was trained for.
         """
         check_scene(self._header, context)
-        self._scene = SceneStatistics.of_pair(gather(strips), context.device)
+        statistics = gather(strips)
+        self._scene = SceneStatistics.of_pair(statistics, context.device)
         self._network.to(device=context.device, dtype=TYPES[self._precision])
+        self._base, self._share, self._validation = None, None, None
+        name = self._header.base
+        if not name:
+            return
+        self._base = create_method(name)
+        self._base.fit(context, strips)
+        calibration = self._base.diagnostics.calibration
+        if calibration is not None:
+            context = replace(context, psf=calibration.psf)
+        bands = statistics.bands
+        noise = noise_std(statistics.covariance[:bands, :bands], statistics.count)
+        windows = reduced_windows(create_method(name), context, strips, noise, _noise_of_guide(strips))
+        error = estimate_error(windows)
+        if error is not None:
+            told = torch.as_tensor(error, dtype=torch.float32, device=context.device)[None]
+            self._scene = self._scene._replace(error=told)
+        if self._validate:
+            self._validation = validate_correction(self._correction, windows, bands)
+            self._share = torch.as_tensor(self._validation.share, device=context.device)[:, None, None]
+            _log.info(
+                "%s: %.0f %% of the correction helps on the scene itself (%.2f dB at reduced resolution).",
+                self._header.name, 100.0 * float(self._validation.share.mean()), self._validation.gain_db,
+            )  # fmt: skip
 
     @torch.inference_mode()
     def fuse(self, hsi: Tensor, msi: Tensor) -> Tensor:
         """Fuse (tile, band, row, col) with (tile, msi band, row * ratio, col * ratio)."""
         if self._scene is None:
             raise HsfuseError("The fusion method was not fitted to the scene.", hint="Call fit() before fuse().")
+        if self._base is None:
+            return self._fused(hsi, msi, self._scene)
+        estimate = self._base.fuse(hsi, msi).float()
+        if self._share is not None and not self._share.any():
+            return estimate
+        change = self._fused(hsi, msi, self._scene, estimate) - estimate
+        return estimate + (change if self._share is None else self._share * change)
+
+    @torch.inference_mode()
+    def _correction(self, hsi: Tensor, msi: Tensor, estimate: Tensor) -> Tensor:
+        if self._scene is None:
+            raise HsfuseError("The fusion method was not fitted to the scene.")
+        return self._fused(hsi, msi, self._scene, estimate) - estimate
+
+    def _fused(self, hsi: Tensor, msi: Tensor, scene: SceneStatistics, estimate: Tensor | None = None) -> Tensor:
         kind = TYPES[self._precision]
-        fused = self._call(hsi.to(kind), msi.to(kind), self._scene).float()
+        fused = self._call(hsi.to(kind), msi.to(kind), scene, estimate).float()
         expected = (*hsi.shape[:2], *msi.shape[2:])
         if fused.shape != expected:
             raise UsageError(f"The network '{self._header.name}' returned {tuple(fused.shape)} instead of {expected}.")
         return fused
 
-    def _call(self, hsi: Tensor, msi: Tensor, scene: SceneStatistics) -> Tensor:
-        out: Tensor = self._network(hsi, msi, scene) if self._takes_statistics else self._network(hsi, msi)
+    def _call(self, hsi: Tensor, msi: Tensor, scene: SceneStatistics, estimate: Tensor | None) -> Tensor:
+        more: tuple[object, ...] = (scene,) if self._takes_statistics else ()
+        if estimate is not None:
+            more = (scene, estimate)
+        out: Tensor = self._network(hsi, msi, *more)
         return out
+
+
+def _noise_of_guide(strips: Iterable[LowResolutionStrip]) -> NDArray[np.float64] | None:
+    """Noise of every MSI band at its own resolution; None where that is not at hand."""
+    fine = [strip.fine for strip in strips if strip.fine is not None]
+    return guide_noise([GuideSample.take(image, np.asarray(np.isfinite(image).all(axis=0))) for image in fine])

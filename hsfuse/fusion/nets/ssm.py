@@ -168,7 +168,7 @@ class Mamba2(_StateSpaceBlock):
         self.in_proj = nn.Linear(d_model, self.d_inner + conv_channels + self.nheads, bias=False)
         self.segment_tokens = max(1, SEGMENT_ELEMENTS // self.in_proj.out_features)
         self.conv1d = self._make_conv(conv_channels)
-        self.dt_bias = nn.Parameter(_inverse_softplus(_initial_steps(self.nheads)))
+        self.dt_bias = nn.Parameter(inverse_softplus(initial_steps(self.nheads)))
         self.A_log = nn.Parameter(_log_rates(self.nheads))
         self.D = nn.Parameter(torch.ones(self.nheads))
         self.norm = RMSNormGated(self.d_inner)
@@ -254,7 +254,7 @@ class Mamba1(_StateSpaceBlock):
         self.dt_proj = nn.Linear(self.dt_rank, self.d_inner)
         nn.init.uniform_(self.dt_proj.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
         with torch.no_grad():
-            self.dt_proj.bias.copy_(_inverse_softplus(_initial_steps(self.d_inner)))
+            self.dt_proj.bias.copy_(inverse_softplus(initial_steps(self.d_inner)))
         ladder = torch.arange(1, d_state + 1, dtype=torch.float32)
         self.A_log = nn.Parameter(ladder.log().repeat(self.d_inner, 1))
         self.D = nn.Parameter(torch.ones(self.d_inner))
@@ -284,7 +284,7 @@ def _log_rates(count: int) -> Tensor:
     return drawn if drawn.is_meta else drawn.log()
 
 
-def _initial_steps(count: int) -> Tensor:
+def initial_steps(count: int) -> Tensor:
     """Log-uniform step sizes between DT_MIN and DT_MAX."""
     drawn = torch.empty(count).uniform_()
     if drawn.is_meta:  # a network that is loaded: values come later, and arithmetic without any imports a compiler
@@ -293,5 +293,6 @@ def _initial_steps(count: int) -> Tensor:
     return steps.clamp(min=DT_FLOOR)
 
 
-def _inverse_softplus(x: Tensor) -> Tensor:
+def inverse_softplus(x: Tensor) -> Tensor:
+    """Return what softplus turns into ``x``."""
     return x if x.is_meta else x + torch.log(-torch.expm1(-x))

@@ -32,8 +32,8 @@ STUDENT = _entry(
 LITE = _entry(
     "csakd-lite",
     CsakdSettings(
-        width=24, growth=12, depth_high=1, depth_low=1, depth_hsi=1, depth_msi=1, grouped=True, skip=True, distil=True,
-        teacher_high=2, teacher_low=2, teacher_hsi=1, teacher_msi=1,
+        width=24, growth=12, depth_high=1, depth_low=1, depth_hsi=1, depth_msi=1, grouped=True, base="estimate",
+        distil=True, teacher_high=2, teacher_low=2, teacher_hsi=1, teacher_msi=1,
     ),
-    "CSAKD's student for two CPU cores, corrects the interpolated HSI",
+    "CSAKD's student for two CPU cores, corrects a base estimate",
 )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from hsfuse.fusion.nets.choices import Base
 from hsfuse.fusion.nets.settings import NetworkSettings
 
 
@@ -26,8 +27,8 @@ class CsakdSettings(NetworkSettings):
         ``attention``: cross self-attention and spatial weight maps; ``sum``: plain sum.
     window_px
         Side of the windows in which attention among channels is computed, HSI pixels.
-    skip
-        Correct the interpolated HSI instead of making the cube anew (ours).
+    base
+        What the output is added to; ours where it is not ``none``.
     distil
         Train a teacher along, and the network as its student.
     teacher_high, teacher_low, teacher_hsi, teacher_msi
@@ -45,7 +46,7 @@ class CsakdSettings(NetworkSettings):
     grouped: bool = False
     fusion: Literal["attention", "sum"] = "attention"
     window_px: int = 16
-    skip: bool = False
+    base: Base = "none"
     distil: bool = False
     teacher_high: int = 6
     teacher_low: int = 6

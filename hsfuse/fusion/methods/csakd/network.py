@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hsfuse.fusion.methods.csakd.config import CsakdSettings
 from hsfuse.fusion.nets.dual_stream import BandHead, FourBranches
-from hsfuse.fusion.nets.pair_network import PairNetwork, in_windows
+from hsfuse.fusion.nets.pair_network import PairNetwork, ScaledPair, in_windows
 
 _HEADS, _HEAD_CHANNELS = 4, 16
 
@@ -46,7 +46,7 @@ class Csakd(PairNetwork):
     """See :class:`~hsfuse.fusion.methods.csakd.config.CsakdSettings`."""
 
     def __init__(self, settings: CsakdSettings) -> None:
-        super().__init__(skip=settings.skip)
+        super().__init__(settings.base)
         self.settings = settings
         width = settings.channels
         depths = (settings.depth_high, settings.depth_low, settings.depth_hsi, settings.depth_msi)
@@ -56,21 +56,21 @@ class Csakd(PairNetwork):
         attends = settings.fusion == "attention"
         self.attention = CrossSelfAttention(width) if attends else None
         self.maps = nn.Conv2d(4 * width, 4, 1) if attends else None
-        self.head = BandHead(width, settings.n_bands, zero=settings.skip)
+        self.head = BandHead(width, settings.n_bands, zero=settings.base != "none")
 
-    def features(self, hsi: Tensor, msi: Tensor, ratio: int) -> Tensor:
+    def features(self, pair: ScaledPair) -> Tensor:
         """Return the fused features, shape (n, width, row, col)."""
-        own, guide, low, high = self.branches(hsi, msi)
+        own, guide, low, high = self.branches(pair)
         if self.attention is None or self.maps is None:
             return own + guide + low + high
-        attended = high + self.attention(own, guide, low, self.settings.window_px * ratio)
+        attended = high + self.attention(own, guide, low, self.settings.window_px * pair.ratio)
         parts = (own, guide, low, attended)
         weights = torch.sigmoid(self.maps(torch.cat(parts, dim=1)))
         return torch.stack([weights[:, i : i + 1] * part for i, part in enumerate(parts)]).sum(dim=0)
 
-    def body(self, hsi: Tensor, msi: Tensor, ratio: int) -> Tensor:
+    def body(self, pair: ScaledPair) -> Tensor:
         """Fuse scaled images."""
-        out: Tensor = self.head(self.features(hsi, msi, ratio))
+        out: Tensor = self.head(self.features(pair))
         return out
 
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from hsfuse.fusion.methods.csakd.network import Csakd
 from hsfuse.fusion.nets.pair_network import PairNetwork
-from hsfuse.training.fusion_task import SupervisedTask, TaskSetup
+from hsfuse.training.fusion_task import TaskSetup
 from hsfuse.training.losses import smooth_l1_angle_loss
+from hsfuse.training.pair_task import PairTask
 from hsfuse.training.pairs import Batch
 from hsfuse.training.task import ParameterGroup
 
@@ -20,12 +21,12 @@ SHARE = 0.1
 """Weight of what the teacher says against the truth."""
 
 
-def loss(fused: Tensor, batch: Batch) -> Tensor:
+def loss(fused: Tensor, batch: Batch, unit: Tensor) -> Tensor:
     """Return the loss of every patch against the truth."""
-    return smooth_l1_angle_loss(fused, batch.target, batch.values["std"], batch.valid)
+    return smooth_l1_angle_loss(fused, batch.target, unit, batch.valid)
 
 
-class DistillationTask(SupervisedTask):
+class DistillationTask(PairTask):
     """Teacher and student are trained together, each with its own optimiser; the student is kept.
 
     Parameters
@@ -39,7 +40,7 @@ class DistillationTask(SupervisedTask):
     network: Csakd
 
     def __init__(self, network: Csakd, setup: TaskSetup) -> None:
-        super().__init__(network, setup, statistics=True, loss=loss)
+        super().__init__(network, setup, loss)
         s = network.settings
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(setup.sampling.seed + 1)
@@ -62,29 +63,29 @@ class DistillationTask(SupervisedTask):
 
     def loss(self, sample: Batch, group: str, step: int) -> Tensor:  # noqa: ARG002 - all steps alike
         """Return the teacher's own loss, or the student's with what the teacher says."""
-        scene = self.statistics(sample)
+        unit = self.unit(sample)
         if group == "teacher":
-            return loss(self.teacher(sample.hsi, sample.msi, scene), sample)
+            return loss(self.call(self.teacher, sample), sample, unit)
         fused, own = self._with_features(self.network, sample)
         with torch.no_grad():
             taught, features = self._with_features(self.teacher, sample)
-        cube = smooth_l1_angle_loss(fused, taught, sample.values["std"], sample.valid, share=0.0)
+        cube = smooth_l1_angle_loss(fused, taught, unit, sample.valid, share=0.0)
         # The published form: cross entropy of the student's features against the teacher's, squeezed to 0 to 1.
         hint = F.binary_cross_entropy_with_logits(own.float(), torch.sigmoid(features.float()), reduction="none")
-        return loss(fused, sample) + SHARE * cube + SHARE * hint.mean(dim=(1, 2, 3))
+        return loss(fused, sample, unit) + SHARE * cube + SHARE * hint.mean(dim=(1, 2, 3))
 
     def _with_features(self, network: Csakd, batch: Batch) -> tuple[Tensor, Tensor]:
         kept: list[Tensor] = []
         handle = network.head.register_forward_pre_hook(lambda _, args: kept.append(args[0]))
         try:
-            fused = network(batch.hsi, batch.msi, self.statistics(batch))
+            fused = self.call(network, batch)
         finally:
             handle.remove()
         return fused, kept[0]
 
 
-def make_task(network: PairNetwork, setup: TaskSetup) -> SupervisedTask:
+def make_task(network: PairNetwork, setup: TaskSetup) -> PairTask:
     """Return the training task: distillation where the settings want it."""
     if isinstance(network, Csakd) and network.settings.distil:
         return DistillationTask(network, setup)
-    return SupervisedTask(network, setup, statistics=True, loss=loss)
+    return PairTask(network, setup, loss)

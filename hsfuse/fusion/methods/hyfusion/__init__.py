@@ -29,6 +29,6 @@ def _entry(name: str, settings: HyfusionSettings, summary: str) -> MethodEntry:
 PUBLISHED = _entry("hyfusion", HyfusionSettings(), "HyFusion in the authors' early width; needs a GPU to train")
 LITE = _entry(
     "hyfusion-lite",
-    HyfusionSettings(width=24, growth=8, groups=1, heads=2, skip=True),
-    "HyFusion for two CPU cores, corrects the interpolated HSI",
+    HyfusionSettings(width=24, growth=8, groups=1, heads=2, base="estimate"),
+    "HyFusion for two CPU cores, corrects a base estimate",
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hsfuse.fusion.nets.choices import Base
 from hsfuse.fusion.nets.settings import NetworkSettings
 
 
@@ -23,8 +24,8 @@ class HyfusionSettings(NetworkSettings):
         Attention heads; fewer where they do not divide a block's width.
     window_px
         Side of the attention windows, pixels of the branch's own grid.
-    skip
-        Correct the interpolated HSI instead of making the cube anew (ours).
+    base
+        What the output is added to; ours where it is not ``none``.
     """
 
     n_bands: int = 100
@@ -34,4 +35,4 @@ class HyfusionSettings(NetworkSettings):
     groups: int = 6
     heads: int = 6
     window_px: int = 8
-    skip: bool = False
+    base: Base = "none"

@@ -9,7 +9,7 @@ import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor, nn
 
 from hsfuse.fusion.methods.hyfusion.config import HyfusionSettings
-from hsfuse.fusion.nets.pair_network import PairNetwork, in_windows, resized
+from hsfuse.fusion.nets.pair_network import PairNetwork, ScaledPair, in_windows, resized, zeroed
 
 _SLOPE, _SHARE = 0.2, 0.2
 
@@ -105,20 +105,20 @@ class Hyfusion(PairNetwork):
     """See :class:`~hsfuse.fusion.methods.hyfusion.config.HyfusionSettings`."""
 
     def __init__(self, settings: HyfusionSettings) -> None:
-        super().__init__(skip=settings.skip)
+        super().__init__(settings.base)
         joint, s = settings.n_bands + settings.n_msi, settings
         self.high, self.low = Branch(joint, settings), Branch(joint, settings)
         self.merge = nn.Conv2d(2 * s.width, s.width, 3, padding=1)
         self.last = DenseAttentionGroup(s.width, s.growth, s.heads, s.window_px)
         self.head = nn.Conv2d(s.width, s.n_bands, 3, padding=1)
-        if settings.skip:
-            nn.init.zeros_(self.head.weight)
-            nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
+        if settings.base != "none":
+            zeroed(self.head)
 
-    def body(self, hsi: Tensor, msi: Tensor, ratio: int) -> Tensor:  # noqa: ARG002 - sizes say it
+    def body(self, pair: ScaledPair) -> Tensor:
         """Fuse scaled images."""
+        hsi, msi = pair.hsi, pair.msi
         fine, coarse = msi.shape[-2:], hsi.shape[-2:]
-        high = self.high(torch.cat([resized(hsi, fine), msi], dim=1), fine)
+        high = self.high(torch.cat([pair.fine, msi], dim=1), fine)
         low = self.low(torch.cat([hsi, resized(msi, coarse)], dim=1), fine)
         out: Tensor = self.head(self.last(self.merge(torch.cat([high, low], dim=1))))
         return out

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from hsfuse.fusion.nets.pair_network import MIN_STD
-from hsfuse.training.fusion_task import SupervisedTask, TaskSetup
+from hsfuse.fusion.nets.pair_network import PairNetwork
+from hsfuse.training.fusion_task import TaskSetup
 from hsfuse.training.losses import spectral_angle
+from hsfuse.training.pair_task import PairTask
 from hsfuse.training.pairs import Batch
 
 SHARE = 0.1
@@ -20,14 +21,13 @@ def haar_details(x: Tensor) -> Tensor:
     return 0.5 * torch.cat([a + b - c - d, a - b + c - d, a - b - c + d], dim=1)
 
 
-def loss(fused: Tensor, batch: Batch) -> Tensor:
+def loss(fused: Tensor, batch: Batch, unit: Tensor) -> Tensor:
     """Return the loss of every patch."""
-    std = batch.values["std"].clamp(min=MIN_STD)[:, :, None, None]
-    error = (fused - batch.target) / std * batch.valid[:, None]
+    error = (fused - batch.target) / unit[:, :, None, None] * batch.valid[:, None]
     angle = (spectral_angle(fused, batch.target) * batch.valid).mean(dim=(1, 2))
     return error.abs().mean(dim=(1, 2, 3)) + SHARE * (angle + haar_details(error).abs().mean(dim=(1, 2, 3)))
 
 
-def make_task(network: nn.Module, setup: TaskSetup) -> SupervisedTask:
+def make_task(network: PairNetwork, setup: TaskSetup) -> PairTask:
     """Return the training task."""
-    return SupervisedTask(network, setup, statistics=True, loss=loss)
+    return PairTask(network, setup, loss)

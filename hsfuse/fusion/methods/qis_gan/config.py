@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hsfuse.fusion.nets.choices import Base
 from hsfuse.fusion.nets.settings import NetworkSettings
 
 
@@ -21,6 +22,8 @@ class QisGanSettings(NetworkSettings):
         Units of the first layer of the query networks; the second has half of them.
     passed
         Features that the first query hands to the second.
+    base
+        What the output is added to; the interpolated HSI as published.
     """
 
     n_bands: int = 100
@@ -28,3 +31,4 @@ class QisGanSettings(NetworkSettings):
     width: int = 64
     hidden: int = 256
     passed: int = 32
+    base: Base = "bicubic"

@@ -9,7 +9,7 @@ import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor, nn
 
 from hsfuse.fusion.methods.qis_gan.config import QisGanSettings
-from hsfuse.fusion.nets.pair_network import PairNetwork
+from hsfuse.fusion.nets.pair_network import PairNetwork, ScaledPair, zeroed
 
 
 def _centres(size: torch.Size, like: Tensor) -> Tensor:
@@ -33,7 +33,8 @@ class Query(nn.Module):
         super().__init__()
         sizes = (features + guide + 2, hidden, hidden // 2, out + 1)
         layers = [nn.Conv2d(a, b, 1) for a, b in itertools.pairwise(sizes)]
-        self.mlp = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
+        self.last = layers[2]
+        self.mlp = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU())
 
     def forward(self, features: Tensor, guide: Tensor) -> Tensor:
         """Query (n, feature, row, col) where the guide (n, guide, row', col') lies."""
@@ -52,7 +53,7 @@ class Query(nn.Module):
                 cell = F.grid_sample(given, grid.float(), mode="nearest", align_corners=False)
                 away = (wanted[None] - cell) / (2.0 * step[:, None, None])
                 away = away.to(features.dtype).expand(features.shape[0], -1, -1, -1)
-                answer = self.mlp(torch.cat([near, guide, away], dim=1))
+                answer = self.last(self.mlp(torch.cat([near, guide, away], dim=1)))
                 values.append(answer[:, :-1])
                 logits.append(answer[:, -1:])
         weights = torch.softmax(torch.stack(logits), dim=0)
@@ -63,19 +64,20 @@ class QisGenerator(PairNetwork):
     """Two queries: to half the way, and to the MSI's grid. The sizes between are free, and so is the ratio."""
 
     def __init__(self, settings: QisGanSettings) -> None:
-        super().__init__(skip=True)
+        super().__init__(settings.base)
         width = settings.width
         self.settings = settings
         self.spatial = nn.Conv2d(settings.n_bands + settings.n_msi, width, 3, padding=1)
         self.spectral = nn.Conv2d(settings.n_bands, width, 3, padding=1)
         self.first = Query(width, width, settings.hidden, settings.passed)
         self.second = Query(settings.passed, width, settings.hidden, settings.n_bands)
+        if self.base == "estimate":
+            zeroed(self.second.last)
 
-    def body(self, hsi: Tensor, msi: Tensor, ratio: int) -> Tensor:
+    def body(self, pair: ScaledPair) -> Tensor:
         """Fuse scaled images."""
-        fine = msi.shape[-2:]
-        upsampled = F.interpolate(hsi, size=fine, mode="bilinear", align_corners=False)
-        guide = F.relu(self.spatial(torch.cat([msi, upsampled], dim=1)))
+        hsi, ratio = pair.hsi, pair.ratio
+        guide = F.relu(self.spatial(torch.cat([pair.msi, pair.fine], dim=1)))
         # A whole number of cells for each HSI pixel, whatever the ratio: tiles then agree.
         half = -(-ratio // 2)
         between = F.adaptive_max_pool2d(guide, (hsi.shape[-2] * half, hsi.shape[-1] * half))

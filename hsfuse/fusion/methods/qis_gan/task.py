@@ -9,21 +9,22 @@ from torch import Tensor, nn
 
 from hsfuse.fusion.methods.qis_gan.network import Discriminator, QisGenerator
 from hsfuse.fusion.nets.pair_network import MIN_STD
-from hsfuse.training.fusion_task import SupervisedTask, TaskSetup
+from hsfuse.training.fusion_task import TaskSetup
 from hsfuse.training.losses import edge_loss
+from hsfuse.training.pair_task import PairTask
 from hsfuse.training.pairs import Batch
 from hsfuse.training.task import ParameterGroup
 
 _WIDEST = 64
 
 
-class AdversarialTask(SupervisedTask):
+class AdversarialTask(PairTask):
     """The generator minimises absolute error, errors of differences, and the discriminator's disbelief."""
 
     network: QisGenerator
 
     def __init__(self, network: QisGenerator, setup: TaskSetup) -> None:
-        super().__init__(network, setup, statistics=True)
+        super().__init__(network, setup)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(setup.sampling.seed + 1)
             width = min(_WIDEST, network.settings.width)
@@ -48,7 +49,7 @@ class AdversarialTask(SupervisedTask):
         if group == "discriminator":
             real, false = (self.discriminator((cube - mean) / std) for cube in (sample.target, fused.detach()))
             return 1.0 - real + false
-        error = (fused - sample.target) / std * sample.valid[:, None]
+        error = (fused - sample.target) / self.unit(sample)[:, :, None, None] * sample.valid[:, None]
         believed = self.discriminator((fused - mean) / std)
         return error.abs().mean(dim=(1, 2, 3)) + edge_loss(error) + (1.0 - believed)
 

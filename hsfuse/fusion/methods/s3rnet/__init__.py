@@ -29,6 +29,6 @@ def _entry(name: str, settings: S3rnetSettings, summary: str) -> MethodEntry:
 PUBLISHED = _entry("s3rnet", S3rnetSettings(), "S3RNet, 26.8 M parameters at 172 bands; needs a GPU to train")
 LITE = _entry(
     "s3rnet-lite",
-    S3rnetSettings(width=24, growth=12, depth_high=1, depth_low=1, depth_hsi=1, depth_msi=1, skip=True),
-    "S3RNet for two CPU cores, corrects the interpolated HSI",
+    S3rnetSettings(width=24, growth=12, depth_high=1, depth_low=1, depth_hsi=1, depth_msi=1, base="estimate"),
+    "S3RNet for two CPU cores, corrects a base estimate",
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hsfuse.fusion.nets.choices import Base
 from hsfuse.fusion.nets.settings import NetworkSettings
 
 
@@ -21,8 +22,8 @@ class S3rnetSettings(NetworkSettings):
         Residual aggregations of the four branches.
     window_px
         Side of the windows over which channel weights are taken, HSI pixels.
-    skip
-        Correct the interpolated HSI instead of making the cube anew (ours).
+    base
+        What the output is added to; ours where it is not ``none``.
     """
 
     n_bands: int = 100
@@ -34,7 +35,7 @@ class S3rnetSettings(NetworkSettings):
     depth_hsi: int = 4
     depth_msi: int = 4
     window_px: int = 16
-    skip: bool = False
+    base: Base = "none"
 
     @property
     def channels(self) -> int:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from hsfuse.fusion.methods.s3rnet.config import S3rnetSettings
 from hsfuse.fusion.nets.dual_stream import BandHead, FourBranches
-from hsfuse.fusion.nets.pair_network import PairNetwork, in_windows
+from hsfuse.fusion.nets.pair_network import PairNetwork, ScaledPair, in_windows
 
 
 class SpatialSpectralWeights(nn.Module):
@@ -42,7 +42,7 @@ class S3rnet(PairNetwork):
     """
 
     def __init__(self, settings: S3rnetSettings) -> None:
-        super().__init__(skip=settings.skip)
+        super().__init__(settings.base)
         width = settings.channels
         depths = (settings.depth_high, settings.depth_low, settings.depth_hsi, settings.depth_msi)
         self.window_px = settings.window_px
@@ -50,12 +50,12 @@ class S3rnet(PairNetwork):
             settings.n_bands, settings.n_msi, width, settings.growth or width // 2, depths, grouped=False
         )
         self.weights = SpatialSpectralWeights(width)
-        self.head = BandHead(width, settings.n_bands, zero=settings.skip)
+        self.head = BandHead(width, settings.n_bands, zero=settings.base != "none")
         self.sparsity: Tensor | None = None
 
-    def body(self, hsi: Tensor, msi: Tensor, ratio: int) -> Tensor:
+    def body(self, pair: ScaledPair) -> Tensor:
         """Fuse scaled images."""
-        fused, self.sparsity = self.weights(self.branches(hsi, msi), self.window_px * ratio)
+        fused, self.sparsity = self.weights(self.branches(pair), self.window_px * pair.ratio)
         out: Tensor = self.head(fused)
         return out
 

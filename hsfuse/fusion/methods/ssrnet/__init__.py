@@ -17,4 +17,4 @@ def _entry(name: str, settings: SsrnetSettings, summary: str) -> MethodEntry:
 
 
 PUBLISHED = _entry("ssrnet", SsrnetSettings(), "SSR-NET as published: cross-mode insertion, three convolutions")
-LITE = _entry("ssrnet-lite", SsrnetSettings(skip=True), "SSR-NET that corrects the interpolated HSI")
+LITE = _entry("ssrnet-lite", SsrnetSettings(base="estimate"), "SSR-NET that corrects a base estimate")

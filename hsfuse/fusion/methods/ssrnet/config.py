@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hsfuse.fusion.nets.choices import Base
 from hsfuse.fusion.nets.settings import NetworkSettings
 
 
@@ -15,10 +16,10 @@ class SsrnetSettings(NetworkSettings):
     ----------
     n_bands, n_msi
         Bands of HSI and MSI.
-    skip
-        Correct the interpolated HSI instead of making the cube anew (ours).
+    base
+        What the output is added to; ours where it is not ``none``.
     """
 
     n_bands: int = 100
     n_msi: int = 4
-    skip: bool = False
+    base: Base = "none"

@@ -10,38 +10,31 @@ from __future__ import annotations
 import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor, nn
 
-from hsfuse.degrade import upsample
 from hsfuse.fusion.methods.ssrnet.config import SsrnetSettings
-from hsfuse.fusion.nets.pair_network import PairNetwork
+from hsfuse.fusion.nets.pair_network import PairNetwork, ScaledPair, zeroed
 
 
 class Ssrnet(PairNetwork):
     """Cross-mode insertion, then one convolution for both, one for space and one for the spectrum."""
 
     def __init__(self, settings: SsrnetSettings) -> None:
-        super().__init__(skip=settings.skip)
+        super().__init__(settings.base)
         bands, count = settings.n_bands, settings.n_msi
         places = [min(i * bands // max(count - 1, 1), bands - 1) for i in range(count)] if count > 1 else [bands // 2]
         self.places = places
         self.merge, self.spatial, self.spectral = (nn.Conv2d(bands, bands, 3, padding=1) for _ in range(3))
-        if self.skip:
-            nn.init.zeros_(self.spectral.weight)
-            nn.init.zeros_(self.spectral.bias)  # type: ignore[arg-type]
+        if self.base != "none":
+            zeroed(self.spectral)
 
-    def heads(self, hsi: Tensor, msi: Tensor, ratio: int) -> tuple[Tensor, Tensor]:
-        """Outputs of the spatial and of the spectral part, scaled."""
-        stack = upsample(hsi, ratio)
-        mixed = stack.clone()
-        mixed[:, self.places] = msi
+    def body(self, pair: ScaledPair) -> Tensor:
+        """Fuse scaled images."""
+        mixed = pair.fine.clone()
+        mixed[:, self.places] = pair.msi
         features = F.relu(self.merge(mixed))
         spatial = features + self.spatial(features)
-        spectral = self.spectral(spatial)
+        spectral: Tensor = self.spectral(spatial)
         # The correction starts at zero; the literal network adds its last convolution to what it got.
-        return spatial, spectral if self.skip else spatial + spectral
-
-    def body(self, hsi: Tensor, msi: Tensor, ratio: int) -> Tensor:
-        """Fuse scaled images."""
-        return self.heads(hsi, msi, ratio)[1]
+        return spectral if self.base != "none" else spatial + spectral
 
 
 def build(settings: SsrnetSettings) -> Ssrnet:

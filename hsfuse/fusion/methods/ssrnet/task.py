@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from hsfuse.fusion.nets.pair_network import MIN_STD
-from hsfuse.training.fusion_task import SupervisedTask, TaskSetup
+from hsfuse.fusion.nets.pair_network import PairNetwork
+from hsfuse.training.fusion_task import TaskSetup
 from hsfuse.training.losses import edge_loss
+from hsfuse.training.pair_task import PairTask
 from hsfuse.training.pairs import Batch
 
 
-def loss(fused: Tensor, batch: Batch) -> Tensor:
-    """Return the loss of every patch, in units of the bands' deviations."""
-    std = batch.values["std"].clamp(min=MIN_STD)[:, :, None, None]
-    weight = batch.valid[:, None]
-    error = (fused - batch.target) / std * weight
+def loss(fused: Tensor, batch: Batch, unit: Tensor) -> Tensor:
+    """Return the loss of every patch."""
+    error = (fused - batch.target) / unit[:, :, None, None] * batch.valid[:, None]
     return error.square().mean(dim=(1, 2, 3)) + edge_loss(error)
 
 
-def make_task(network: nn.Module, setup: TaskSetup) -> SupervisedTask:
+def make_task(network: PairNetwork, setup: TaskSetup) -> PairTask:
     """Return the training task."""
-    return SupervisedTask(network, setup, statistics=True, loss=loss)
+    return PairTask(network, setup, loss)
