@@ -6,25 +6,22 @@ Unknown keys are errors. What runs is the resolved, frozen object; its hash name
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import tomllib
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from hsfuse.config_values import number_as_text, parse_days, text_of
 from hsfuse.errors import UsageError
 from hsfuse.resources import parse_size
 
 CoregisterMode = Literal["auto", "global", "local", "off"]
 OutputDtype = Literal["int16", "uint16", "float32"]
 Compression = Literal["zstd", "deflate", "lerc", "none"]
-
-
-_LARGEST_FILE = 2**20
-"""Bytes; a configuration has a few kilobytes."""
 
 
 class _Config(BaseModel):
@@ -57,7 +54,7 @@ class _Config(BaseModel):
     @field_validator("bands", mode="before", check_fields=False)
     @classmethod
     def _bands_as_text(cls, value: Any) -> Any:
-        return _number_as_text(value)
+        return number_as_text(value)
 
     @classmethod
     def resolve(cls, file: Path | None = None, **flags: Any) -> Self:
@@ -71,7 +68,7 @@ class _Config(BaseModel):
         values: dict[str, Any] = {}
         if file is not None:
             try:
-                values = tomllib.loads(_text_of(Path(file)))
+                values = tomllib.loads(text_of(Path(file)))
             except OSError as error:
                 raise UsageError(f"The configuration file {file} cannot be read: {error.strerror}.") from error
             except RecursionError as error:
@@ -121,6 +118,31 @@ class CoregisterConfig(_Config):
     dem: Path | None = Field(None, description="heights of the ground (any raster): parallax is fitted to them")
     correct_swir: bool = Field(False, description="move SWIR bands by their measured misalignment with the VNIR bands")
     verify: bool = Field(True, description="compare Sentinel-2 images with the checksums of their manifest")
+    s2_date: str | None = Field(
+        None, description="use Sentinel-2 images of these days (UTC) only, such as 2024-06-23 or several with commas"
+    )
+    max_days: float | None = Field(
+        None, ge=0.0, description="leave out Sentinel-2 images further away in time, in days; default: 60 for those"
+        " that fill the clouds of the image that fits best",
+    )  # fmt: skip
+
+    @field_validator("s2_date", mode="before")
+    @classmethod
+    def _day_as_text(cls, value: Any) -> Any:
+        # A TOML file may hold a date.
+        return value.isoformat() if isinstance(value, date) and not isinstance(value, datetime) else value
+
+    @field_validator("s2_date")
+    @classmethod
+    def _known_days(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_days(value)
+        return value
+
+    @property
+    def s2_days(self) -> tuple[date, ...]:
+        """Days of :attr:`s2_date`; empty for all."""
+        return () if self.s2_date is None else parse_days(self.s2_date)
 
 
 class _MethodConfig(_Config):
@@ -308,7 +330,7 @@ class TrainConfig(_MachineConfig, _PairConfig):
     @field_validator("ratio", mode="before")
     @classmethod
     def _ratio_as_text(cls, value: Any) -> Any:
-        return _number_as_text(value)
+        return number_as_text(value)
 
     @field_validator("ratio")
     @classmethod
@@ -372,17 +394,3 @@ class CompareConfig(_FusionConfig):
         """Return the settings with which a pair is opened and aligned."""
         shared = ("ratio", "aoi", "aoi_crs", "seed", "max_memory", "max_vram", "device")
         return RunConfig(**{name: getattr(self, name) for name in (*_PAIR_FIELDS, *shared)})
-
-
-def _number_as_text(value: Any) -> Any:
-    """Let a TOML file say ``bands = 100`` where the flag is text."""
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def _text_of(file: Path) -> str:
-    """Read a configuration file, which is no pipe and not endless."""
-    if not file.is_file() and file.exists() and not file.is_dir():
-        raise OSError(errno.EINVAL, "it is no regular file")
-    if file.is_file() and file.stat().st_size > _LARGEST_FILE:
-        raise OSError(errno.EFBIG, "it is larger than any configuration")
-    return file.read_text(encoding="utf-8")

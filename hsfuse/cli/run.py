@@ -18,6 +18,7 @@ _PANEL_FIELDS = {
     "HSI raster": "wavelengths scale offset nodata",
     "Fidelity guards": "back_projection back_projection_weight srf_weight",
     "Co-registration": " ".join(CoregisterConfig.model_fields),
+    "Sentinel-2 of several dates": "s2_date max_days",
     "Product": "format dtype compress overwrite resume aoi aoi_crs cloud_mask cloud_dilate_px report min_quality"
     " min_confidence",
     "Computing": "tile overlap device precision max_memory max_vram threads verify",
@@ -72,6 +73,7 @@ def plan_text(summary: dict[str, Any]) -> str:
             f"method        {summary['method']['name']} ({summary['method']['reason']})",
             f"result        {grid['height']} x {grid['width']} pixels of {grid['pixel_m']:g} m, {bands['count']} bands,"
             f" {grid['crs']}",
+            *([f"dates         {used_dates(summary['dates'])}"] if "dates" in summary else []),
             f"alignment     {summary['coregistration']['verdict']}: {summary['coregistration']['reason']}",
             f"tiles         {plan['tiles']} of {plan['tile_px']} px, overlap {plan['overlap_px']}, on {plan['device']}",
             f"peak memory   {plan['peak_memory_bytes'] / 1e9:.2f} GB"
@@ -80,6 +82,13 @@ def plan_text(summary: dict[str, Any]) -> str:
             f"time          about {plan['estimated_seconds']:.0f} s for fusing and writing",
         ]
     )
+
+
+def used_dates(dates: list[dict[str, Any]]) -> str:
+    """Say of which dates the multispectral image is composed, and how much comes from each."""
+    used = [date for date in dates if date["used"] > 0]
+    shares = (f"{(date['start'] or date['products'][0])[:10]} ({100 * date['used']:.0f} %)" for date in used)
+    return f"{len(used)} of {len(dates)}: " + ", ".join(shares)
 
 
 def result_text(summary: dict[str, Any]) -> str:
@@ -95,6 +104,8 @@ def result_text(summary: dict[str, Any]) -> str:
     if "adaptation" in summary:
         before, after = (summary["adaptation"][key]["psnr_db"] for key in ("before", "after"))
         lines.insert(2, f"  adapted     {before:.2f} to {after:.2f} dB on strips of the scene, at reduced resolution")
+    if "dates" in summary:
+        lines.append(f"  dates       {used_dates(summary['dates'])}")
     if summary.get("changes"):
         lines.append(
             f"  changes     {100 * summary['changes']['changed_share']:.1f} % of the ground; {summary['confidence']}"

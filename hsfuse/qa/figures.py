@@ -15,6 +15,7 @@ from hsfuse.grid import Grid
 from hsfuse.qa import coregistration_plots, plots, style
 from hsfuse.qa.change import change_figures
 from hsfuse.qa.coregistration import CoregistrationDiagnostics
+from hsfuse.qa.dates import date_figures
 from hsfuse.qa.page import FigureFile
 from hsfuse.qa.quicklook import AlignmentView, DetailPair, Picture, encode_png
 from hsfuse.qa.report_data import ReportData
@@ -38,6 +39,7 @@ def make_figures(report: ReportData) -> list[FigureFile]:
         *consistency_figures(report.centre_nm, report.consistency, report.msi_consistency, report.dropped_nm),
         *seam_figures(report.seams),
         *spectra_figures(report.spectra, report.dropped_nm),
+        *date_figures(report.dates),
         *change_figures(report.changes),
         *band_figures(report.bands),
     ]

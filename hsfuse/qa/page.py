@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 OWN_PICTURE = (
     r"(quicklook_\w+|detail_\d+_(before|after)|alignment_(reference|before|after)|coregistration_(vectors|errors)"
-    r"|consistency|seams|spectra|bands|changes|band_psnr|error_maps|picture_\d+)\.(png|svg|pdf)"
+    r"|consistency|seams|spectra|bands|changes|dates|band_psnr|error_maps|picture_\d+)\.(png|svg|pdf)"
 )
 """Names of pictures that hsfuse writes, as a regular expression."""
 

@@ -14,6 +14,7 @@ from hsfuse.band_selection.selection import BandEvidence
 from hsfuse.grid import Grid
 from hsfuse.qa.change import ChangeView
 from hsfuse.qa.coregistration import CoregistrationDiagnostics
+from hsfuse.qa.dates import DatesView
 from hsfuse.qa.plots import MsiBandError, band_rows
 from hsfuse.qa.quicklook import AlignmentView, DetailPair, Picture
 from hsfuse.qa.seams import SeamReport
@@ -58,6 +59,8 @@ class ReportData:
         Label -> value per fused band, such as the RMSE of the degraded cube against the HSI.
     msi_consistency
         The same against each multispectral band.
+    dates
+        Which date of the multispectral archive each pixel shows; None for one date.
     changes
         Where both images show different ground; None where nobody looked.
     spectra
@@ -99,6 +102,7 @@ class ReportData:
     centre_nm: FloatArray = field(default_factory=lambda: np.zeros(0))
     consistency: Mapping[str, FloatArray] = field(default_factory=dict)
     msi_consistency: Sequence[MsiBandError] = ()
+    dates: DatesView | None = None
     changes: ChangeView | None = None
     spectra: Sequence[SpectrumComparison] = ()
     quicklooks: Sequence[Picture] = ()
@@ -130,6 +134,7 @@ class ReportData:
             "centre_nm": self.centre_nm,
             "consistency": self.consistency,
             "msi_consistency": [asdict(band) for band in self.msi_consistency],
+            "dates": None if self.dates is None else self.dates.to_json(),
             "changes": None if self.changes is None else self.changes.to_json(),
             "spectra": [comparison.to_json() for comparison in self.spectra],
             "bands": [vars(row) for row in band_rows(self.bands)],
@@ -166,6 +171,12 @@ def methods_paragraph(report: ReportData) -> str:
         return ""
     hsi, msi = inputs[0], inputs[1]
     sentences = [f"{_product(hsi)} was fused with {_product(msi)}{_gap(report.inputs)}."]
+    if report.dates is not None and len(report.dates.used) > 1:
+        sentences.append(
+            f"The multispectral image was composed of the clear pixels of {len(report.dates.used)} dates ("
+            + ", ".join(f"{source.label}: {100 * source.used:.0f} %" for source in report.dates.used)
+            + "), joined by a robust gain and offset for each band."
+        )
     found = report.coregistration
     if found is not None and found.applied:
         result = found.result

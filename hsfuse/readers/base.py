@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse.grid import Grid, Slice2D
+from hsfuse.readers.source_dates import SourceDate
 from hsfuse.readers.stored import StoredAs
 from hsfuse.spectral import BandTable, SpectralResponse
 
@@ -165,6 +166,20 @@ class MultispectralProduct(Protocol):
     def offers_band_choice(self) -> bool:
         """Whether ``--s2-bands`` chooses among the product's bands (False: all are read anyway)."""
         return False
+
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """Paths of the products that are read, which may be some of those in a folder that was given."""
+        return (self.info.path,)
+
+    @property
+    def dates(self) -> tuple[SourceDate, ...]:
+        """Dates that the image is composed of, and those that were not needed; empty (the default) for one date."""
+        return ()
+
+    def date_numbers(self, block: Slice2D) -> NDArray[np.uint8]:
+        """Which of :attr:`dates` a pixel shows, counted from 1, shape (row, col); 0 where it is not composed."""
+        return np.zeros(block.shape, np.uint8)
 
     @property
     def stored(self) -> StoredAs | None:

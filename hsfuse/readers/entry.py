@@ -8,7 +8,7 @@ entry imports nothing heavy: libraries that read files are imported by what ``op
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +17,7 @@ from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct
 from hsfuse.readers.declarations import NOTHING, Declarations
 from hsfuse.readers.overlap import DEFAULT_CUT_NM
 from hsfuse.readers.product_header import ProductHeader
+from hsfuse.readers.source_dates import DateWish
 from hsfuse.registry import Registry
 
 Role = Literal["hsi", "msi", "pan"]
@@ -53,6 +54,8 @@ class OpenOptions:
         Threads that may decode images; None: one for each core that the process may use.
     declared
         What the user says of a raster; given to readers only that take it.
+    dates
+        Which dates are wanted where there are several.
     """
 
     role: Role = "hsi"
@@ -62,6 +65,7 @@ class OpenOptions:
     verify: bool = True
     threads: int | None = None
     declared: Declarations = NOTHING
+    dates: DateWish = field(default_factory=DateWish)
 
 
 @dataclass(frozen=True)

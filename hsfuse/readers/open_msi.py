@@ -11,6 +11,7 @@ from hsfuse.grid import Grid
 from hsfuse.readers.base import MultispectralProduct
 from hsfuse.readers.choose import choose_reader
 from hsfuse.readers.entry import BandChoice, OpenOptions
+from hsfuse.readers.source_dates import DateWish
 
 __all__ = ["open_msi"]
 
@@ -22,6 +23,7 @@ def open_msi(
     target: Grid | None = None,
     verify: bool = True,
     threads: int | None = None,
+    dates: DateWish | None = None,
 ) -> MultispectralProduct:
     """Open one or several files or folders as one multispectral product.
 
@@ -38,6 +40,8 @@ def open_msi(
         Compare images with the checksums that the product brings, when they are first read.
     threads
         Threads that may decode images; None: one for each core that the process may use.
+    dates
+        Which dates are wanted where there are several, and of what hyperspectral image.
 
     Returns
     -------
@@ -54,7 +58,8 @@ def open_msi(
     listed = [Path(paths)] if isinstance(paths, Path | str) else [Path(path) for path in paths]
     if not listed:
         raise UsageError("No multispectral image was given.", hint="Give a Sentinel-2 .SAFE folder or .zip.")
-    options = OpenOptions(role="msi", bands=bands, target=target, verify=verify, threads=threads)
+    options = OpenOptions(role="msi", bands=bands, target=target, verify=verify, threads=threads,
+                          dates=dates or DateWish())  # fmt: skip
     readers = [choose_reader(path, "msi") for path in listed]
     joining = readers[0].open_several
     if len({reader.name for reader in readers}) == 1 and joining is not None:

@@ -24,6 +24,7 @@ from hsfuse.readers import open_msi, open_product
 from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct
 from hsfuse.threads import one_blas_thread
 from hsfuse.workflows.steps.clock import StageClock
+from hsfuse.workflows.steps.inputs import date_wish
 from hsfuse.workflows.steps.report_files import report_files
 from hsfuse.writers import ReportFiles, WriteOptions, check_destination
 
@@ -93,7 +94,7 @@ def coregister_files(
         stack.enter_context(bounded_block_cache())
         moving = open_product(target)
         stack.callback(moving.close)
-        fixed = open_msi([reference], target=moving.grid, verify=config.verify)
+        fixed = open_msi([reference], target=moving.grid, verify=config.verify, dates=date_wish(moving, config))
         stack.callback(fixed.close)
         warnings = [*moving.info.warnings, *fixed.info.warnings]
         for warning in warnings:

@@ -21,7 +21,8 @@ from hsfuse.workflows.steps.adapted import adapt_to_scene, check_adapted_path
 from hsfuse.workflows.steps.changes import find_changes
 from hsfuse.workflows.steps.clock import StageClock
 from hsfuse.workflows.steps.confidence import check_confidence_path
-from hsfuse.workflows.steps.inputs import Pair, open_pair, read_ahead
+from hsfuse.workflows.steps.dates import dates_summary, with_date_map
+from hsfuse.workflows.steps.inputs import Pair, open_pair, read_ahead, used_sources
 from hsfuse.workflows.steps.memory import peak_vram_bytes
 from hsfuse.workflows.steps.methods import (
     ChosenMethod,
@@ -138,6 +139,9 @@ def run_scene(
         pair = _open(
             hsi_path, msi_paths, config.model_copy(update={"verify": False}) if quick else config, clock, stack
         )
+        options = with_date_map(options, pair.msi)
+        if options.layers:
+            check_destination(output, options)
         if not quick:
             read_ahead(pair, config)
         # Their libraries take seconds to import, in which other cores decode images.
@@ -159,8 +163,9 @@ def run_scene(
         planned_at = clock.total
         check_output(output, scene.fine_grid, len(scene.bands), options)
         if dry_run:
-            return RunResult(None, chosen.method.spec.name, chosen.reason, planned | {"seconds": clock.seconds})
-        inputs = [input_identity(path) for path in (hsi_path, *msi_paths)]
+            planned |= dates_summary(pair.msi) | {"seconds": clock.seconds}
+            return RunResult(None, chosen.method.spec.name, chosen.reason, planned)
+        inputs = [input_identity(path) for path in (hsi_path, *used_sources(pair.msi, msi_paths))]
         repair, prepared, changes = find_changes(prepared, config, given, clock)
         repaired = prepared if repair is None else replace(prepared, scene=repair.scene)
         learned, adaptation = _learn(repaired, chosen, output, inputs, config, given, clock)
@@ -169,7 +174,7 @@ def run_scene(
         product = make_product(
             prepared, learned, estimate, output, inputs, options, config, given, about, clock, repair
         )  # fmt: skip
-        summary = about | product.facts | _spent(planned, planned_at, clock, given)
+        summary = about | product.facts | dates_summary(pair.msi) | _spent(planned, planned_at, clock, given)
     _check_quality(summary.get("scores", {}), config, output)
     quality = product.quality
     return RunResult(

@@ -22,6 +22,7 @@ from hsfuse.writers.format import (
     resolve_format,
 )
 from hsfuse.writers.journal import StoredRows
+from hsfuse.writers.layers import DATE_MAP, LayerBand, LayerFile, write_layer
 from hsfuse.writers.place import ReportFiles
 from hsfuse.writers.provenance import (
     InputIdentity,
@@ -32,6 +33,7 @@ from hsfuse.writers.provenance import (
 )
 
 __all__ = [
+    "DATE_MAP",
     "FORMATS",
     "BuildOptions",
     "CubeContent",
@@ -40,6 +42,8 @@ __all__ = [
     "DiskNeed",
     "FormatEntry",
     "InputIdentity",
+    "LayerBand",
+    "LayerFile",
     "OutputPlan",
     "ReportFiles",
     "SampleEncoding",
@@ -56,4 +60,5 @@ __all__ = [
     "resolve_format",
     "run_identity",
     "sidecar_paths",
+    "write_layer",
 ]

@@ -16,6 +16,7 @@ from hsfuse.grid import Grid
 from hsfuse.writers.encoding import SampleEncoding
 from hsfuse.writers.format import FORMATS, FormatEntry, resolve_format, rows_of
 from hsfuse.writers.journal import ROWS_NAME
+from hsfuse.writers.layers import LayerFile
 from hsfuse.writers.place import ReportFiles, check_place, stac_path
 from hsfuse.writers.storage import size_text
 
@@ -38,6 +39,8 @@ class WriteOptions:
         Files and folders that the output must not touch.
     report
         What is reported beside the cube; what tells of an older cube goes when this one is published.
+    layers
+        Rasters that belong to the cube and lie beside it.
 
     Raises
     ------
@@ -52,6 +55,7 @@ class WriteOptions:
     resume: bool = False
     inputs: tuple[Path, ...] = ()
     report: ReportFiles | None = None
+    layers: tuple[LayerFile, ...] = ()
 
     def __post_init__(self) -> None:
         if self.format != "auto":
@@ -72,7 +76,7 @@ class OutputPlan:
     path, format
         Final name and format.
     sidecars
-        Files that will be written beside it: companions of the format, then the STAC item.
+        Files that will be written beside it: companions of the format, layers, then the STAC item.
     product_bytes
         Expected size of the product (an upper estimate for compressed formats).
     needed_bytes
@@ -98,7 +102,7 @@ class WrittenProduct:
     path
         The cube, a file or a folder.
     sidecars
-        What lies beside it: companions of the format and the STAC item.
+        What lies beside it: companions of the format, layers and the STAC item.
     bytes
         Size of the cube, without sidecars.
     format
@@ -127,9 +131,9 @@ def journal_folder(path: Path) -> Path:
     return path.with_name(path.name + ".part")
 
 
-def sidecar_paths(path: Path, entry: FormatEntry) -> tuple[Path, ...]:
-    """Files that are written beside an output: companions of its format and its STAC item."""
-    return (*entry.companions(path).values(), stac_path(path))
+def sidecar_paths(path: Path, entry: FormatEntry, layers: Sequence[LayerFile] = ()) -> tuple[Path, ...]:
+    """Files that are written beside an output: companions of its format, layers, its STAC item."""
+    return (*entry.companions(path).values(), *(layer.path(path) for layer in layers), stac_path(path))
 
 
 def check_output(path: Path, grid: Grid, n_bands: int, options: WriteOptions) -> OutputPlan:
@@ -181,7 +185,7 @@ def check_destination(path: Path, options: WriteOptions) -> tuple[FormatEntry, t
             f"The format {entry.name} has no {options.compress} compression.",
             hint=f"Use --compress {' or '.join(entry.compressions)}.",
         )
-    sidecars = sidecar_paths(path, entry)
+    sidecars = sidecar_paths(path, entry, options.layers)
     check_place(
         path, entry, sidecars, journal=journal_folder(path), replace=options.overwrite or options.resume,
         inputs=options.inputs, report=options.report,

@@ -67,6 +67,8 @@ class CubeWriter:
         Threads of the final compression; all cores when None.
     plan
         How this machine would work, for instance in tiles; see :attr:`plan_to_keep`.
+    layers
+        What writes each of ``options.layers`` to a path, by the layer's key; called when the cube is built.
 
     Raises
     ------
@@ -92,6 +94,7 @@ class CubeWriter:
         bad_bands: Iterable[int] | None = None,
         threads: int | None = None,
         plan: Mapping[str, Any] | None = None,
+        layers: Mapping[str, Callable[[Path], None]] | None = None,
     ) -> None:
         self.path = Path(path)
         self.grid = grid
@@ -109,6 +112,7 @@ class CubeWriter:
         )
         self.encoding = SampleEncoding.of(options.dtype)
         self._threads = threads
+        self._layers = dict(layers or {})
         self._product = self._finished_before()
         self._journal: Journal | None = None
         if self._product is None:
@@ -256,7 +260,7 @@ class CubeWriter:
         return WrittenProduct(self.path, sidecars, size_of(self.path), self.plan.format)
 
     def _build(self, journal: Journal, advance: Callable[[float], None]) -> None:
-        """Make product, companions and STAC item inside the journal's folder."""
+        """Make product, companions, layers and STAC item inside the journal's folder."""
         entry, stage = self.plan.format, journal.folder / STAGE_NAME
         remove(stage)
         stage.mkdir()
@@ -264,7 +268,9 @@ class CubeWriter:
         compress = self.options.compress if entry.compressions else "none"
         try:
             entry.build(content, stage / self.path.name, BuildOptions(compress, self._threads, advance))
-            item = stac.stac_item(self.path, self.metadata, self.grid, self.encoding, entry)
+            for layer in self.options.layers:
+                self._layers[layer.key](stage / layer.path(self.path).name)
+            item = stac.stac_item(self.path, self.metadata, self.grid, self.encoding, entry, self.options.layers)
             (stage / stac_path(self.path).name).write_text(stac.stac_text(item), encoding="utf-8")
         except BaseException:
             # The rows are safe in the journal; a broken product would only keep the disk full.

@@ -11,6 +11,7 @@ from hsfuse.errors import OutputError
 from hsfuse.outputs import check_paths, made_by_hsfuse, part_name, read_json, refuse_inputs
 from hsfuse.writers.format import FormatEntry
 from hsfuse.writers.journal import refuse_foreign
+from hsfuse.writers.layers import KNOWN_LAYERS, is_layer
 from hsfuse.writers.storage import probe
 
 STALE_SUFFIXES = (".aux.xml", ".ovr", ".msk")
@@ -91,6 +92,7 @@ def stale_files(path: Path, report: ReportFiles | None = None) -> list[Path]:
     stale = [path.with_name(path.name + suffix) for suffix in STALE_SUFFIXES]
     item = stac_path(path)
     stale += [item] if item.is_file() and made_by_hsfuse(item) else []
+    stale += [layer.path(path) for layer in KNOWN_LAYERS if layer.is_at(layer.path(path))]
     return stale + (report.of_product(path.name) if report is not None else [])
 
 
@@ -169,7 +171,7 @@ def _check_companions(path: Path, entry: FormatEntry, sidecars: Sequence[Path]) 
         )
     own = set(entry.companions(path).values()) if path.exists() else set()
     for item in sidecars:
-        if item.exists() and item not in own and not made_by_hsfuse(item):
+        if item.exists() and item not in own and not (made_by_hsfuse(item) or is_layer(item)):
             raise OutputError(
                 f"{item} is in the way of the output {path.name} and was not made by hsfuse.",
                 hint="Move it, or choose another name for the output.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ from hsfuse.writers.band_metadata import CubeMetadata
 from hsfuse.writers.encoding import SampleEncoding
 from hsfuse.writers.footprint import footprint
 from hsfuse.writers.format import FormatEntry, stored_number
+from hsfuse.writers.layers import LayerFile
 
+_LAYER_TYPE = "image/tiff; application=geotiff; profile=cloud-optimized"
 _EARLIEST, _LATEST = "1960-01-01T00:00:00Z", "2100-01-01T00:00:00Z"
 _EXTENSIONS = (
     "https://stac-extensions.github.io/eo/v1.1.0/schema.json",
@@ -24,7 +26,12 @@ _EXTENSIONS = (
 
 
 def stac_item(
-    path: Path, metadata: CubeMetadata, grid: Grid, encoding: SampleEncoding, entry: FormatEntry
+    path: Path,
+    metadata: CubeMetadata,
+    grid: Grid,
+    encoding: SampleEncoding,
+    entry: FormatEntry,
+    layers: Sequence[LayerFile] = (),
 ) -> dict[str, Any]:
     """Return the item of a cube that will lie at ``path``.
 
@@ -60,6 +67,10 @@ def stac_item(
     assets = {"cube": asset}
     for role, companion in entry.companions(path).items():
         assets[role] = {"href": f"./{companion.name}", "title": f"{entry.name} {role}", "roles": ["metadata"]}
+    for layer in layers:
+        assets[layer.key] = {
+            "href": f"./{layer.path(path).name}", "type": _LAYER_TYPE, "title": layer.title, "roles": ["metadata"],
+        }  # fmt: skip
     item = {
         "type": "Feature",
         "stac_version": "1.0.0",

@@ -36,7 +36,7 @@ def _open_several(paths: Sequence[Path], options: OpenOptions) -> MultispectralP
     # Its libraries take a moment to load, and other products need none of them.
     from hsfuse.readers.sentinel2.tiles import open_tiles
 
-    return open_tiles(paths, options.bands, options.target, verify=options.verify, threads=options.threads)
+    return open_tiles(paths, options)
 
 
 def _header(path: Path) -> ProductHeader:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
-from rasterio.warp import reproject
 
 from hsfuse.errors import HsfuseError, InputError, OverlapError, UsageError
 from hsfuse.grid import Bounds, Grid, Slice2D
@@ -23,20 +23,23 @@ from hsfuse.masks import SCL_CLOUD, BoolArray, dilate, in_classes
 from hsfuse.readers.base import FloatCube, MultispectralProduct, ProductInfo
 from hsfuse.readers.sentinel2.layout import coverage, mosaic_grid, pixel_offset
 from hsfuse.readers.sentinel2.product import Sentinel2Product
+from hsfuse.readers.sentinel2.warping import RIM_PX, block_under, warp, within
 from hsfuse.spectral import SpectralResponse
 
-_WARP_MARGIN_PX = 4
-_WARP_RIM_PX = 2
-_WARP_PIECE_PX = 512
+_OVERVIEW_ROWS = 512
 
 
 @dataclass(frozen=True)
 class _Tile:
-    """One tile of the mosaic; ``offset`` is the mosaic pixel (row, col) of its corner, None when it is warped."""
+    """One tile of the mosaic.
+
+    ``offset`` is the mosaic pixel (row, col) of its corner, None when it is warped; ``clear_m2`` is its clear area in
+    the footprint, None where nobody asked.
+    """
 
     product: Sentinel2Product
     offset: tuple[int, int] | None
-    clear_m2: float
+    clear_m2: float | None
 
 
 class Sentinel2Mosaic(MultispectralProduct):
@@ -82,7 +85,7 @@ class Sentinel2Mosaic(MultispectralProduct):
                 hint="Choose the tiles by the footprint; `hsfuse info FILE` prints the extent of each product.",
             )
         base = max(inside, key=lambda entry: entry[1])[0]
-        self._footprint = target_crs, bounds, crs
+        self._footprint: tuple[CRS | None, Bounds | None, CRS] | None = (target_crs, bounds, crs)
         self._used = [entry[0] for entry in inside]
         self._grid = mosaic_grid([entry[0] for entry in inside], base, target_crs, bounds, crs)
         # Areas that differ by less than a hundredth are equal, and the order of the products decides.
@@ -94,6 +97,18 @@ class Sentinel2Mosaic(MultispectralProduct):
                 product.close()
         self._base = base
         self._info = self._describe(base)
+
+    @classmethod
+    def on_grid(cls, products: Sequence[Sentinel2Product], grid: Grid) -> Sentinel2Mosaic:
+        """Lay open tiles on a given grid, in the order in which they win; the mosaic closes them."""
+        _check_alike(products)
+        mosaic = cls.__new__(cls)
+        mosaic._products = tuple(products)
+        mosaic._used, mosaic._grid, mosaic._footprint = list(products), grid, None
+        mosaic._tiles = [_Tile(product, pixel_offset(product.grid, grid), None) for product in products]
+        mosaic._base = products[0]
+        mosaic._info = mosaic._describe(products[0])
+        return mosaic
 
     @property
     def info(self) -> ProductInfo:
@@ -120,13 +135,20 @@ class Sentinel2Mosaic(MultispectralProduct):
         """True: 10 m bands, or the 20 m bands too."""
         return True
 
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """Paths of the products that are used."""
+        return tuple(dict.fromkeys(tile.product.info.path for tile in self._tiles))
+
     def swir_reference(self) -> Sentinel2Mosaic:
         """Open the same mosaic with its SWIR bands; the caller closes it."""
-        target_crs, bounds, crs = self._footprint
         opened: list[Sentinel2Product] = []
         try:
             for product in self._used:
                 opened.append(product.swir_reference())  # noqa: PERF401 - kept for closing
+            if self._footprint is None:
+                return Sentinel2Mosaic.on_grid(opened, self._grid)
+            target_crs, bounds, crs = self._footprint
             return Sentinel2Mosaic(opened, target_crs=target_crs, bounds=bounds, bounds_crs=crs)
         except HsfuseError:
             for product in opened:
@@ -152,7 +174,7 @@ class Sentinel2Mosaic(MultispectralProduct):
                 {
                     "name": tile.product.info.name,
                     "tile_id": tile.product.info.attributes.get("tile_id"),
-                    "clear_km2": round(tile.clear_m2 / 1e6, 3),
+                    "clear_km2": None if tile.clear_m2 is None else round(tile.clear_m2 / 1e6, 3),
                     "resampled": tile.offset is None,
                 }
                 for tile in self._tiles
@@ -186,6 +208,47 @@ class Sentinel2Mosaic(MultispectralProduct):
                 found = self._tile_reflectance(tile, part, bands, count)
                 np.copyto(piece, found, where=np.isnan(piece))
         return cube
+
+    def read_overview(self, block: Slice2D, factor: int, bands: Sequence[int] | None = None) -> FloatCube:
+        """Read a decimated view, shape (band, rows // factor, cols // factor); see the product's own.
+
+        A cell that reaches over the edge of a tile has no data.
+        """
+        count = len(self.band_names) if bands is None else len(bands)
+        cube = np.full((count, block.shape[0] // factor, block.shape[1] // factor), np.nan, np.float32)
+        for tile in self._tiles:
+            inside = self._reach(tile).intersect(block)
+            if inside is None:
+                continue
+            # Whole cells of the view that lie on the tile.
+            cells = Slice2D(
+                -(-(inside.row0 - block.row0) // factor), (inside.row1 - block.row0) // factor,
+                -(-(inside.col0 - block.col0) // factor), (inside.col1 - block.col0) // factor,
+            ).clipped(*cube.shape[1:])  # fmt: skip
+            if min(cells.shape) < 1:
+                continue
+            piece = cube[(slice(None), *cells.slices)]
+            if np.isnan(piece).any():
+                np.copyto(piece, self._tile_overview(tile, cells, block, factor, bands, count), where=np.isnan(piece))
+        return cube
+
+    def _tile_overview(
+        self, tile: _Tile, cells: Slice2D, block: Slice2D, factor: int, bands: Sequence[int] | None, count: int
+    ) -> FloatCube:
+        fine = cells.scaled(factor)
+        part = Slice2D(fine.row0 + block.row0, fine.row1 + block.row0, fine.col0 + block.col0, fine.col1 + block.col0)
+        if tile.offset is not None:
+            row, col = tile.offset
+            source = Slice2D(part.row0 - row, part.row1 - row, part.col0 - col, part.col1 - col)
+            return tile.product.read_overview(source, factor, bands)
+        out = np.empty((count, *cells.shape), np.float32)
+        for row0 in range(part.row0, part.row1, lines := max(1, _OVERVIEW_ROWS // factor) * factor):
+            strip = Slice2D(row0, min(row0 + lines, part.row1), part.col0, part.col1)
+            values = self._warped_reflectance(tile, strip, bands, count)
+            means = values.reshape(count, strip.shape[0] // factor, factor, cells.shape[1], factor).mean(axis=(2, 4))
+            first = (row0 - part.row0) // factor
+            out[:, first : first + means.shape[1]] = means
+        return out
 
     def read_ahead(self, block: Slice2D, bands: Sequence[int] | None = None) -> None:
         """Begin to decode what will be read soon of the tile that wins."""
@@ -241,7 +304,7 @@ class Sentinel2Mosaic(MultispectralProduct):
         )
         if min(part.shape) < 1:
             return
-        yield part, _within(part, block)
+        yield part, within(part, block)
 
     def _reach(self, tile: _Tile) -> Slice2D:
         """Mosaic pixels that a tile can touch (may lie outside the mosaic)."""
@@ -262,12 +325,7 @@ class Sentinel2Mosaic(MultispectralProduct):
         if tile.offset is not None:
             row, col = tile.offset
             return Slice2D(part.row0 - row, part.row1 - row, part.col0 - col, part.col1 - col)
-        own = tile.product.grid
-        box = self.grid.crop(part).bounds_in(own.crs).buffer(_WARP_MARGIN_PX * own.pixel_m)
-        try:
-            return own.block_of(box)
-        except OverlapError:
-            return None
+        return block_under(tile.product.grid, self.grid.crop(part))
 
     def _tile_reflectance(self, tile: _Tile, part: Slice2D, bands: Sequence[int] | None, count: int) -> FloatCube:
         if tile.offset is None:
@@ -276,12 +334,21 @@ class Sentinel2Mosaic(MultispectralProduct):
         return np.full((count, *part.shape), np.nan, np.float32) if source is None else tile.product.read(source, bands)
 
     def _warped_reflectance(self, tile: _Tile, part: Slice2D, bands: Sequence[int] | None, count: int) -> FloatCube:
-        rim = _WARP_RIM_PX
+        rim = RIM_PX
         grown = Slice2D(part.row0 - rim, part.row1 + rim, part.col0 - rim, part.col1 + rim)
         out = np.full((count, *grown.shape), np.nan, np.float32)
         source = self._source(tile, grown)
         if source is not None:
-            self._warp(tile.product.read(source, bands), tile, source, grown, out, np.nan, Resampling.cubic)
+            warp(
+                tile.product.read(source, bands),
+                tile.product.grid,
+                source,
+                self.grid,
+                grown,
+                out,
+                np.nan,
+                Resampling.cubic,
+            )
             # Beside nodata the kernel is cut off and shifts the image by up to half a pixel: leave that rim out.
             out[:, dilate(np.asarray(np.isnan(out).any(axis=0)), rim)] = np.nan
         return out[:, rim:-rim, rim:-rim]
@@ -292,7 +359,7 @@ class Sentinel2Mosaic(MultispectralProduct):
         if classes is None or source is None or tile.offset is not None:
             return classes
         out = np.zeros(part.shape, np.uint8)
-        self._warp(classes, tile, source, part, out, 0, Resampling.nearest)
+        warp(classes, tile.product.grid, source, self.grid, part, out, 0, Resampling.nearest)
         return out
 
     def _tile_cloud(self, tile: _Tile, part: Slice2D) -> BoolArray:
@@ -303,44 +370,8 @@ class Sentinel2Mosaic(MultispectralProduct):
         if tile.offset is not None:
             return cloud
         out = np.zeros(part.shape, np.uint8)
-        self._warp(cloud.astype(np.uint8), tile, source, part, out, 0, Resampling.nearest)
+        warp(cloud.astype(np.uint8), tile.product.grid, source, self.grid, part, out, 0, Resampling.nearest)
         return out.astype(np.bool_)
-
-    def _warp(
-        self,
-        values: NDArray[np.float32] | NDArray[np.uint8],
-        tile: _Tile,
-        source: Slice2D,
-        part: Slice2D,
-        out: NDArray[np.float32] | NDArray[np.uint8],
-        fill: float,
-        kernel: Resampling,
-    ) -> None:
-        own = tile.product.grid
-        for row0 in range(part.row0, part.row1, _WARP_PIECE_PX):
-            for col0 in range(part.col0, part.col1, _WARP_PIECE_PX):
-                # GDAL approximates the transformation along a line of its target; in pieces of this length the
-                # error is far below a hundredth of a pixel.
-                piece = Slice2D(
-                    row0, min(row0 + _WARP_PIECE_PX, part.row1), col0, min(col0 + _WARP_PIECE_PX, part.col1)
-                )
-                under = self._source(tile, piece)
-                if under is None:
-                    continue
-                reproject(
-                    values[..., *_within(under, source)],
-                    out[..., *_within(piece, part)],
-                    src_transform=own.crop(under).transform,
-                    src_crs=own.crs,
-                    src_nodata=fill,
-                    dst_transform=self.grid.crop(piece).transform,
-                    dst_crs=self.grid.crs,
-                    dst_nodata=fill,
-                    resampling=kernel,
-                    # Zones differ by rotation only; guessed from a small window, the scale would blur it.
-                    XSCALE=1,
-                    YSCALE=1,
-                )
 
     # ------------------------------------------------------------------ end
 
@@ -348,14 +379,6 @@ class Sentinel2Mosaic(MultispectralProduct):
         """Close all tiles."""
         for product in self._products:
             product.close()
-
-
-def _within(inner: Slice2D, outer: Slice2D) -> tuple[slice, slice]:
-    """Index of a block in an array that covers a larger block."""
-    return (
-        slice(inner.row0 - outer.row0, inner.row1 - outer.row0),
-        slice(inner.col0 - outer.col0, inner.col1 - outer.col0),
-    )
 
 
 def _check_alike(products: Sequence[Sentinel2Product]) -> None:

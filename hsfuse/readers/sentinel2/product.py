@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,11 @@ from hsfuse.spectral import SpectralResponse
 
 _log = get_logger(__name__)
 
-_CHOICES: dict[BandChoice, tuple[str, ...]] = {"10m": BANDS_10M, "all": BANDS_ALL, "swir": ("B02", "B11", "B12")}
+BandSet = BandChoice | Literal["first"]
+"""Bands to open; ``first``: B02 alone, for those who look at the scene classes."""
+_CHOICES: dict[BandSet, tuple[str, ...]] = {
+    "10m": BANDS_10M, "all": BANDS_ALL, "swir": ("B02", "B11", "B12"), "first": ("B02",),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,13 +66,15 @@ class Sentinel2Product(MultispectralProduct):
         ``.SAFE`` folder, its ``MTD_MSIL*.xml``, or a ``.zip`` of it.
     bands
         ``10m``: B02, B03, B04, B08. ``all``: these and B05, B06, B07, B8A, B11, B12, whose 20 m pixels are brought
-        to 10 m by bilinear interpolation. ``swir``: B02 (whose grid they share), B11 and B12.
+        to 10 m by bilinear interpolation. ``swir``: B02 (whose grid they share), B11 and B12. ``first``: B02 alone.
     granule
         Which granule, by its folder or tile name; needed only for old products with several.
     verify
         Compare each image with its checksum in ``manifest.safe`` (when it is listed there) before it is read.
     threads
         Threads that may decode images; None: one for each core that the process may use.
+    notes
+        What else there is to say about the product, for its warnings.
 
     Raises
     ------
@@ -81,8 +88,8 @@ class Sentinel2Product(MultispectralProduct):
     """
 
     def __init__(
-        self, path: Path | str, *, bands: BandChoice = "10m", granule: str | None = None, verify: bool = True,
-        threads: int | None = None,
+        self, path: Path | str, *, bands: BandSet = "10m", granule: str | None = None, verify: bool = True,
+        threads: int | None = None, notes: Sequence[str] = (),
     ) -> None:  # fmt: skip
         self._verify, self._threads = verify, threads or usable_cores()
         self._archive = SafeArchive(Path(path))
@@ -95,7 +102,7 @@ class Sentinel2Product(MultispectralProduct):
             self._metadata = read_safe_metadata(self._archive)
             self._granule = choose_granule(self._metadata, granule)
             self._band_names = _CHOICES[bands]
-            self._warnings = list(self._metadata.warnings)
+            self._warnings = [*self._metadata.warnings, *notes]
             self._members = layer_members(self._granule, self._band_names, self._metadata.name)
             paths = {layer: self._archive.gdal_path(member) for layer, member in self._members.items()}
             self._pool = LayerPool(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -111,7 +112,9 @@ def _paired(wanted: Sequence[_Wanted], archive: Sequence[Path], folder: Path, co
             readable[path] = header
     if archive and not any(path in readable for path in archive) and any(not w.msi for w in wanted):
         raise InputError("The archive holds no readable Sentinel-2 product.", hint="Check the folder given with --s2.")
-    limits = PairingLimits(config.max_days, config.max_cloud, config.min_overlap)
+    limits = PairingLimits(
+        math.inf if config.max_days is None else config.max_days, config.max_cloud, config.min_overlap
+    )
     choice = Archive([readable[path] for path in archive if path in readable])
     return [_entry(w, header, choice, limits, readable, folder) for w, header in zip(wanted, hsi, strict=True)]
 

@@ -21,7 +21,7 @@ class BatchConfig(RunConfig):
         None, description="host memory of all scenes together, such as 16GB; default: 70 % of free"
     )
     threads: int | None = Field(None, ge=1, description="CPU threads of each scene; default: its share of the cores")
-    max_days: float = Field(60.0, ge=0.0, description="largest time between the two images of a pair, in days")
+    max_days: float | None = Field(60.0, ge=0.0, description="largest time between the two images of a pair, in days")
     max_cloud: float = Field(80.0, ge=0.0, le=100.0, description="largest cloud cover of a Sentinel-2 product, percent")
     min_overlap: float = Field(
         0.2, gt=0.0, le=1.0, description="smallest share of the hyperspectral image that Sentinel-2 must cover"

@@ -7,7 +7,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from hsfuse.config import CompareConfig, RunConfig, TrainConfig
+from hsfuse.config import CompareConfig, CoregisterConfig, RunConfig, TrainConfig
 from hsfuse.coregister.channels import MATCHING_BANDS
 from hsfuse.coregister.field import DisplacementField
 from hsfuse.errors import InputError, OverlapError, UsageError
@@ -16,6 +16,7 @@ from hsfuse.log import get_logger
 from hsfuse.readers import open_hsi, open_msi
 from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct, ProductInfo
 from hsfuse.readers.declarations import Declarations
+from hsfuse.readers.source_dates import DateWish
 from hsfuse.workflows.steps.aoi import AreaOfInterest
 
 _log = get_logger(__name__)
@@ -58,8 +59,9 @@ def open_pair(hsi_path: Path, msi_paths: Sequence[Path], config: RunConfig, stac
             hint="Give a larger part of the scene.",
         )
     msi = open_msi(
-        list(msi_paths), bands=config.s2_bands, target=hsi.grid, verify=config.verify, threads=config.threads
-    )
+        list(msi_paths), bands=config.s2_bands, target=hsi.grid, verify=config.verify, threads=config.threads,
+        dates=date_wish(hsi, config),
+    )  # fmt: skip
     stack.callback(msi.close)
     ratio = pixel_ratio(hsi.grid, msi.grid, config.ratio)
     if hsi.grid.bounds_in(msi.grid.crs).intersect(msi.grid.bounds) is None:
@@ -83,6 +85,23 @@ def open_pair(hsi_path: Path, msi_paths: Sequence[Path], config: RunConfig, stac
     for warning in warnings:
         _log.warning("%s", warning)
     return Pair(hsi, msi, ratio, tuple(warnings))
+
+
+def used_sources(msi: MultispectralProduct, given: Sequence[Path]) -> tuple[Path, ...]:
+    """Return the products that a run depends on: those given, or of folders that were searched those that are used."""
+    own = {path.resolve() for path in msi.sources}
+    return tuple(given) if {path.resolve() for path in given} >= own else msi.sources
+
+
+def date_wish(moving: HyperspectralProduct | MultispectralProduct, config: CoregisterConfig) -> DateWish:
+    """Return which dates of an archive are wanted for an image."""
+    info = moving.info
+    radiometry = info.attributes.get("radiometry")
+    return DateWish(
+        info.start, info.sun_zenith_deg, info.sun_azimuth_deg, None if radiometry is None else radiometry == "surface",
+        config.s2_days, config.max_days,
+        imaged=moving.valid if isinstance(moving, HyperspectralProduct) else None,
+    )  # fmt: skip
 
 
 def _radiometry(hsi: ProductInfo, msi: ProductInfo, *, allow: bool) -> list[str]:

@@ -20,6 +20,7 @@ from hsfuse.resources import Resources
 from hsfuse.threads import one_blas_thread
 from hsfuse.workflows.steps.clock import StageClock
 from hsfuse.workflows.steps.confidence import confidence_path, remove_old_confidence, write_confidence
+from hsfuse.workflows.steps.dates import date_map_writer
 from hsfuse.workflows.steps.methods import ChosenMethod
 from hsfuse.workflows.steps.prepare import PreparedScene
 from hsfuse.writers import CubeWriter, WriteOptions, WrittenProduct, provenance_record, run_identity
@@ -120,7 +121,7 @@ def _writer(
         identity=run_identity(config.identity(), inputs, f"{spec.name} {spec.weights_sha256 or ''}".rstrip()),
         description=f"hsfuse {__version__}: {scene.hsi.info.name} fused with {scene.msi.info.name}",
         sensor=scene.hsi.info.sensor, acquired=scene.hsi.info.start, threads=resources.threads,
-        plan=estimate.plan.to_dict(),
+        plan=estimate.plan.to_dict(), layers=date_map_writer(scene),
     )  # fmt: skip
 
 

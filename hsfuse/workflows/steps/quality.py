@@ -22,6 +22,7 @@ from hsfuse.inference.scene import FusionScene
 from hsfuse.inference.tiling import TilePlan
 from hsfuse.qa.change import change_figures
 from hsfuse.qa.coregistration import diagnose
+from hsfuse.qa.dates import DatesView, date_figures
 from hsfuse.qa.figures import (
     FigureQueue,
     alignment_figures,
@@ -43,9 +44,11 @@ from hsfuse.qa.sources import FunctionSource, ImageSource, ProductSource
 from hsfuse.qa.spectra import SpectrumComparison, compare_pixels
 from hsfuse.qa.surfaces import check_surfaces, pure_pixel_sam_deg
 from hsfuse.qa.verdict import judge, thresholds_for
+from hsfuse.readers.source_dates import dates_text
 from hsfuse.workflows.steps.adapted import adaptation_text
 from hsfuse.workflows.steps.changes import change_text, change_view, days_apart, refinement_text
 from hsfuse.workflows.steps.clock import StageClock
+from hsfuse.workflows.steps.dates import dates_view
 from hsfuse.workflows.steps.methods import ChosenMethod, guard_text
 from hsfuse.workflows.steps.prepare import PreparedScene
 from hsfuse.workflows.steps.report_files import report_files
@@ -129,6 +132,8 @@ def assess(
         queue.draw(band_figures, prepared.selection.table)
         changes = None if repair is None else change_view(repair, days_apart(scene))
         queue.draw(change_figures, changes)
+        dates = dates_view(scene)
+        queue.draw(date_figures, dates)
         try:
             windows = score_windows(scene, fused)
             queue.draw(consistency_figures, centre, windows.band_rmse, windows.msi_bands)
@@ -165,10 +170,10 @@ def assess(
             product=output.name, verdict=verdict, method=chosen.method.spec.name, method_reason=chosen.reason,
             method_reference=chosen.method.spec.reference, grid=scene.fine_grid,
             psf=f"{summary['psf_fwhm_px']:.2f} HSI pixels wide (FWHM), {summary['psf_source']}",
-            facts=_facts(summary, finished(), coverage), inputs={"HSI": scene.hsi.info, "MSI": scene.msi.info},
+            facts=_facts(summary, finished(), coverage, dates), inputs={"HSI": scene.hsi.info, "MSI": scene.msi.info},
             coregistration=aligned, alignment=alignment, scores=scores,
             centre_nm=centre, consistency=windows.band_rmse, msi_consistency=windows.msi_bands, changes=changes,
-            spectra=spectra,
+            dates=dates, spectra=spectra,
             quicklooks=quicklooks, details=details,
             bands=prepared.selection.table, seams=seams, seconds=clock.seconds,
             peak_memory_bytes=clock.memory.bytes, configuration=summary["config"], versions=_versions(),
@@ -180,7 +185,9 @@ def assess(
     return Quality(verdict.level, verdict.to_json(), scores, html)
 
 
-def _facts(summary: dict[str, Any], written: WrittenProduct, coverage: float) -> dict[str, Any]:
+def _facts(
+    summary: dict[str, Any], written: WrittenProduct, coverage: float, dates: DatesView | None
+) -> dict[str, Any]:
     grid, bands, plan = summary["grid"], summary["bands"], summary["plan"]
     statistics = summary["statistics"]
     total, computed = max(statistics["total_pixels"], 1), statistics["computed_pixels"]
@@ -188,6 +195,7 @@ def _facts(summary: dict[str, Any], written: WrittenProduct, coverage: float) ->
         "Size": f"{grid['height']} x {grid['width']} pixels of {grid['pixel_m']:g} m",
         "Reference system": grid["crs"],
         "Bands": f"{bands['count']} of {bands['of']}, {bands['centre_nm'][0]:.0f} to {bands['centre_nm'][-1]:.0f} nm",
+        **({"Dates of Sentinel-2": dates_text(dates.dates)} if dates is not None else {}),
         "Valid pixels": f"{100 * coverage:.1f} %",
         "Hidden by cloud": f"{100 * statistics['cloud_pixels'] / total:.1f} %",
         "PSF of the HSI": f"{summary['psf_fwhm_px']:.2f} HSI pixels (FWHM), {summary['psf_source']}",
