@@ -17,7 +17,7 @@ from real_pairs import SHARP, fused_pair, make_pair, split_scenes
 from scipy.optimize import minimize
 
 from hsfuse.degrade import Psf
-from hsfuse.fusion.change.response import Response
+from hsfuse.fusion.change.repair import repair_guide
 from hsfuse.inference import pipeline
 from hsfuse.inference.guide_repair import confidence_features, survey_scene
 from hsfuse.workflows.steps.array_scene import array_scene
@@ -46,11 +46,11 @@ def samples(scene: ReferenceScene, kind: str, setting: str, quality: str, rng: n
         return None
     whole = array_scene(pair.hsi, pair.msi, scene.bands, scene.responses, 3, Psf(1.0))
     survey = survey_scene(whole, pipeline.scene_context(whole, "cpu", 0))
-    alignment = found.repair.alignment
-    response = Response(3, alignment.psf, alignment.offset_px) if alignment else Response(3, Psf(1.0))
+    response = found.repair.response
+    guide = repair_guide(survey.pair, survey.msi, response)
     rows, cols = mask.shape
     change, error = None, None
-    for where, *parts in confidence_features(survey, found.repair.guide, found.repair.guide.msi, response):
+    for where, *parts in confidence_features(survey, guide, guide.msi, response):
         if change is None or error is None:
             change, error = (np.zeros((len(part), rows, cols)) for part in parts)
         change[:, *where], error[:, *where] = parts

@@ -134,7 +134,7 @@ def score(pair: WaldPair, mask: BoolArray, found: Fused) -> dict[str, Any]:
         record |= {
             "auc": area_under_curve(found.repair.change, mask),
             "flagged": float((found.repair.change[~mask] > 0.5).mean()),
-            "replaced": float(found.repair.guide.share),
+            "replaced": float(found.repair.share),
             "trusted": found.repair.trusted,
             "spearman": float(spearmanr(error.ravel(), expected.ravel()).statistic),
             "coverage": float((error < found.repair.error_bound * expected).mean()),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -103,18 +103,26 @@ class RefinementRecord:
         Degraded windows that decided.
     error
         Root mean square error of the method at reduced resolution by band, shape (band,); None when it was not tested.
+    held_out_db
+        Gain on MSI bands that were held out, at the scene's own resolution, dB, by name.
+    displacement_px
+        Local displacement of the HSI, standard deviation in HSI pixels, as which its error beyond noise was taken.
     """
 
     used: str
     gain_db: Mapping[str, float]
     windows: int
     error: NDArray[np.float64] | None
+    held_out_db: Mapping[str, float] = field(default_factory=dict)
+    displacement_px: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for the report."""
         return {
             "used": self.used,
             "gain_db": {name: round(value, 3) for name, value in self.gain_db.items()},
+            "held_out_db": {name: round(value, 3) for name, value in self.held_out_db.items()},
+            "displacement_px": self.displacement_px,
             "windows": self.windows,
             "expected_rmse": None if self.error is None else round(float(np.sqrt((self.error**2).mean())), 6),
         }

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 
 from hsfuse.fusion.base import FusionContext
-from hsfuse.fusion.change.alignment import robust_alignment
 from hsfuse.fusion.change.confidence import (
     CoarseTraits,
     ErrorModel,
@@ -29,6 +28,7 @@ from hsfuse.fusion.change.repair import RepairedGuide, blocks, fine_block, repai
 from hsfuse.fusion.change.response import Response
 from hsfuse.fusion.classical.statistics import Subspace, gather, signal_subspace
 from hsfuse.fusion.diagnostics import Calibration
+from hsfuse.fusion.scene_model.alignment import robust_alignment
 from hsfuse.fusion.scene_model.relation import CoarsePair
 from hsfuse.grid import Slice2D
 from hsfuse.inference.scene import FusionScene
@@ -123,8 +123,12 @@ class SceneRepair:
     ----------
     scene
         The scene with the repaired guide.
-    guide
-        What was found and repaired.
+    facts
+        What was found and repaired, plain values for the report.
+    share
+        Share of the valid ground that changed.
+    trusted
+        Whether enough of the ground is unchanged for the guide to be used.
     change
         Probability that the guide shows other ground, shape (row, col) on the fine grid.
     expected_error
@@ -135,34 +139,40 @@ class SceneRepair:
         Pixels measured in both images with all that the HSI's blur looks at, the same shape.
     seen
         Pixels measured in both images, the same shape.
-    brightness
-        Root mean square of the HSI over the bands, reflectance, the same shape.
+    coarse_brightness
+        Mean square of the HSI over the bands, shape (row, col) on the HSI's grid.
     error_bound
         90 % of the errors should stay below so many times the expected one.
     alignment
         Blur and shift that were found without the changed ground; None where these are as told.
+    response
+        The HSI's response that all of it was found with.
     """
 
     scene: FusionScene
-    guide: RepairedGuide
+    facts: dict[str, Any]
+    share: float
+    trusted: bool
     change: FloatCube
     expected_error: FloatCube
     hsi_only: BoolArray
     valid: BoolArray
     seen: BoolArray
-    brightness: FloatCube
+    coarse_brightness: NDArray[np.floating]
     error_bound: float
     alignment: Calibration | None
+    response: Response
 
     @property
-    def trusted(self) -> bool:
-        """Whether enough of the ground is unchanged for the guide to be used."""
-        return self.guide.trusted
+    def brightness(self) -> FloatCube:
+        """Root mean square of the HSI over the bands, reflectance, shape (row, col) on the fine grid."""
+        square = self.response.up(self.coarse_brightness[None])[0]
+        return np.asarray(np.sqrt(np.maximum(square, 0.0)), np.float32)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for the report."""
         seen = self.valid
-        return self.guide.to_json() | {
+        return self.facts | {
             "hsi_only_share": round(float(self.hsi_only[seen].mean()), 4) if seen.any() else None,
             "expected_rmse_median": round(float(np.median(self.expected_error[seen])), 5) if seen.any() else None,
             "error_bound_90": round(self.error_bound, 3),
@@ -234,10 +244,10 @@ def repair_scene(scene: FusionScene, context: FusionContext) -> SceneRepair:
             repaired = replace(repaired, psf=alignment.psf, offset_px=alignment.offset_px)
     if not guide.trusted:
         change, hsi_only = np.ones_like(change), np.ones_like(hsi_only)
-    bright = np.sqrt(np.maximum(response.up(survey.traits.brightness[None])[0], 0.0)).astype(np.float32)
     return SceneRepair(
-        repaired, guide, change, error, hsi_only, fine, ~survey.gaps & survey.seen, bright, model.bound, alignment
-    )
+        repaired, guide.to_json(), guide.share, guide.trusted, change, error, hsi_only, fine,
+        ~survey.gaps & survey.seen, survey.traits.brightness, model.bound, alignment, response,
+    )  # fmt: skip
 
 
 def survey_scene(scene: FusionScene, context: FusionContext) -> Survey:

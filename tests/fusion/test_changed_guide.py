@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from real_pairs import RATIO, Pair, make_pair
+from scipy.ndimage import binary_dilation, gaussian_filter, map_coordinates
 
 from hsfuse.degrade import Psf
-from hsfuse.fusion.change.alignment import robust_alignment
 from hsfuse.fusion.change.repair import RepairedGuide, repair_guide
 from hsfuse.fusion.change.response import Response
 from hsfuse.fusion.classical.statistics import gather, signal_subspace
+from hsfuse.fusion.scene_model.alignment import robust_alignment
+from hsfuse.fusion.scene_model.contradiction import Contradiction
 from hsfuse.fusion.scene_model.model import coarse_pair, estimate_scene_model
-from hsfuse.fusion.scene_model.relation import CoarsePair, relate
+from hsfuse.fusion.scene_model.relation import CoarsePair, GuideRelation, relate
 
 COARSE = (34, 40)
 PARCEL = (slice(30, 54), slice(42, 69))
@@ -148,3 +150,29 @@ def test_responses_need_not_be_known() -> None:
     blind = CoarsePair(coarse.components, None, coarse.level, coarse.valid)
     found = repair_guide(blind, pair.msi, Response(RATIO, Psf(1.0)))
     assert (found.change[PARCEL] > 0.5).mean() > 0.8
+
+
+def test_displaced_edges_are_no_change() -> None:
+    """A HSI that stands off by a varying part of a pixel contradicts the guide at every edge."""
+    rng = np.random.default_rng(0)
+    shape = (40, 44)
+    seen = np.stack([gaussian_filter((rng.uniform(size=shape) > 0.9) * level, 1.2) for level in (1.0, 2.0, 1.5)])
+    seen += 0.2 * gaussian_filter(rng.standard_normal((3, *shape)), (0, 3, 3))
+    field = gaussian_filter(rng.standard_normal((2, *shape)), (0, 5, 5))
+    field *= 0.15 / field.std(axis=(1, 2), keepdims=True)
+    at = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij")) + field
+    moved = np.stack([map_coordinates(band, at, order=3, mode="nearest") for band in seen])
+    noise = np.full((3, *shape), 1e-6)
+    moved += 1e-3 * rng.standard_normal(moved.shape)
+    moved[:, 20:24, 20:24] = [[[0.9]], [[0.1]], [[0.5]]]
+    one, zero = np.ones_like(seen), np.zeros_like(seen)
+    distance = ((moved - seen) ** 2 / noise).sum(axis=0)
+    relation = GuideRelation(seen, one, zero, distance, noise, np.eye(3), one[0], np.zeros((3, 0)))
+    found = Contradiction.find(relation, moved, np.ones(shape, bool))
+    assert abs(found.displacement_px - 0.15) < 0.08
+    inside = np.zeros(shape, bool)
+    inside[20:24, 20:24] = True
+    assert found.candidates[inside].mean() > 0.9
+    away = ~binary_dilation(inside, iterations=2)
+    assert (distance[away] > 60).mean() > 0.2
+    assert found.candidates[away].mean() < 0.03

@@ -93,7 +93,9 @@ def test_the_spectral_basis_does_not_matter(pair: Pair) -> None:
         synthesis=replace(synthesis, matrix=synthesis.matrix @ turn.T),
     )  # fmt: skip
     prior = replace(rehearsal.prior, covariance=turn @ rehearsal.prior.covariance @ turn.T)
-    other = replace(rehearsal, prior=prior, power=turn @ rehearsal.power @ turn.T)
+    other = replace(
+        rehearsal, prior=prior, power=turn @ rehearsal.power @ turn.T, hsi_error=turn @ rehearsal.hsi_error @ turn.T,
+    )  # fmt: skip
     gate = _random_gate()
     hsi, msi = torch.from_numpy(pair.hsi)[None], torch.from_numpy(pair.msi)[None]
     results = []

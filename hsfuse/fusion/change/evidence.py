@@ -17,6 +17,8 @@ FloatArray = NDArray[np.float64]
 _CORRECTIONS = 2
 _FIELD_GAIN = 0.85
 """A field of gain and offset must bring the misfit to this share of what it is without, or the guide stays as it is."""
+_LEAST_PIXELS = 200
+"""Valid HSI pixels from which a field of gain and offset can be told from what two images differ in anyway."""
 _WEAK_DISTANCE, _NO_DISTANCE, _NO_WEIGHT = 20.0, 100.0, 1e-5
 
 
@@ -70,6 +72,7 @@ def gather_evidence(
         of ``msi``.
     """
     low = response.down(msi)
+    correct = correct and int(pair.valid.sum()) >= _LEAST_PIXELS
     plain = relate(pair, low)
     relation = relate(pair, low, field=True) if correct else plain
     unexplained = unexplained_share(plain, low, pair.valid)

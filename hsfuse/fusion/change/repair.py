@@ -82,6 +82,7 @@ class RepairedGuide:
             "guide_unexplained": round(self.evidence.unexplained, 4),
             "trusted": self.trusted,
             "local_corrections": self.evidence.corrections,
+            "displacement_px": round(self.evidence.contradiction.displacement_px, 3),
             "gain_range": [round(float(v), 3) for v in np.quantile(relation.gain, [0.02, 0.98])],
             "offset_range": [round(float(v), 4) for v in np.quantile(relation.offset, [0.02, 0.98])],
             "kept_detail_share": round(float((self.own_detail * self.change).sum() / max(self.change.sum(), 1e-9)), 3),

@@ -109,7 +109,7 @@ class ExpertBank:
     def fit(
         cls, strips: Sequence[LowResolutionStrip], model: SceneModel, prior: FloatMatrix, variance: FloatMatrix,
         power: FloatMatrix, *, rehearsal: Sequence[RehearsedWindow] = (), canonical: CanonicalComponents | None = None,
-        aligned: bool = False, seed: int = 0, device: str = "cpu",
+        aligned: bool = False, hsi_error: FloatMatrix | None = None, seed: int = 0, device: str = "cpu",
     ) -> ExpertBank:  # fmt: skip
         """Fit all experts.
 
@@ -128,6 +128,8 @@ class ExpertBank:
             Coordinates; found here when None.
         aligned
             See the class.
+        hsi_error
+            As in :meth:`~hsfuse.fusion.map.posterior.MapEstimator.make`.
         seed
             Of random features.
         device
@@ -135,12 +137,14 @@ class ExpertBank:
         """
 
         def estimator(on_prior: float, on_guide: float) -> MapEstimator:
-            return MapEstimator.make(model, on_prior * prior, on_guide * variance, device=device, aligned=aligned)
+            return MapEstimator.make(
+                model, on_prior * prior, on_guide * variance, hsi_error=hsi_error, device=device, aligned=aligned
+            )  # fmt: skip
 
         plain = estimator(1.0, 1.0)
         canonical = canonical or CanonicalComponents.make(model, plain, power)
         settings = [estimator(factor, 1.0) for factor in PRIORS] + [estimator(1.0, factor) for factor in GUIDES]
-        pull = canonical.into @ (plain.turn / plain.precision) @ plain.pull
+        pull = canonical.into @ (plain.leave / plain.precision) @ plain.pull
         return cls(
             canonical, GuideDetail.fit(strips, model, variance, canonical, seed),
             RehearsedError.fit(rehearsal, model.ratio, seed=seed), tuple(settings), plain,

@@ -41,9 +41,7 @@ class CanonicalComponents:
     deviation: torch.Tensor
 
     @classmethod
-    def make(
-        cls, model: SceneModel, estimator: MapEstimator, power: FloatMatrix, *, hsi_variance: float = 1.0
-    ) -> CanonicalComponents:
+    def make(cls, model: SceneModel, estimator: MapEstimator, power: FloatMatrix) -> CanonicalComponents:
         """Find them.
 
         Parameters
@@ -54,15 +52,11 @@ class CanonicalComponents:
             Whose posterior covariance whitens.
         power
             Covariance of the HSI's components in the signal subspace, noise included.
-        hsi_variance
-            Error variance of the HSI in units of its noise that the estimator was made with.
         """
         import torch
 
         step = NonlocalStep.make(model, estimator, power)
         into, out = (m.double().cpu().numpy() for m in (step.into, step.out))
-        # The estimator counts in units of the HSI's error.
-        into, out = into / np.sqrt(hsi_variance), out * np.sqrt(hsi_variance)
         variance = np.diag(into @ (power - np.eye(len(power))) @ into.T)
         level = -into @ (model.space.forward @ model.space.mean)
 

@@ -3,7 +3,7 @@
 The HSI's response is separable: ``B x = R x C'`` with ``R`` down the rows and ``C`` along the columns. Edges are
 replicated as in :mod:`hsfuse.degrade`. With ``B B' = V diag(g) V'`` (the Kronecker product of two small
 eigendecompositions), ``(B'B + a)^-1 = (1 - B' (B B' + a)^-1 B) / a``: everything that has to be inverted lives on the
-coarse grid.
+coarse grid. The matrices have narrow bands: they are applied block by block, without the zeros.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from hsfuse.degrade import NO_OFFSET, Offset, Psf, psf_kernel
 
 if TYPE_CHECKING:
     import torch
+
+_BLOCK_PX = 32
+"""Coarse pixels of a block: large enough for a matrix product, small enough to leave most zeros out."""
 
 
 def decimation_matrix(size: int, ratio: int, psf: Psf, offset_px: float = 0.0) -> NDArray[np.float64]:
@@ -50,21 +53,69 @@ def decimation_matrix(size: int, ratio: int, psf: Psf, offset_px: float = 0.0) -
 
 
 @dataclass(frozen=True)
+class BandedMatrix:
+    """A matrix whose rows look at neighbouring columns only, kept as blocks without most of its zeros.
+
+    Attributes
+    ----------
+    shape
+        Rows and columns.
+    blocks
+        Rows, the columns that they look at, and what they do with them.
+    """
+
+    shape: tuple[int, int]
+    blocks: tuple[tuple[slice, slice, torch.Tensor], ...]
+
+    @classmethod
+    def of(cls, matrix: NDArray[np.float64], block: int, device: str = "cpu") -> BandedMatrix:
+        """Cut a matrix into blocks of so many rows."""
+        import torch
+
+        blocks = []
+        for start in range(0, len(matrix), block):
+            rows = slice(start, min(start + block, len(matrix)))
+            used = np.flatnonzero(np.any(matrix[rows] != 0.0, axis=0))
+            cols = slice(int(used[0]), int(used[-1]) + 1) if used.size else slice(0, 1)
+            part = np.ascontiguousarray(matrix[rows, cols])
+            blocks.append((rows, cols, torch.as_tensor(part, dtype=torch.float32, device=device)))
+        return cls((matrix.shape[0], matrix.shape[1]), tuple(blocks))
+
+    def along_rows(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply to the second to last axis."""
+        out = x.new_empty((*x.shape[:-2], self.shape[0], x.shape[-1]))
+        for rows, cols, part in self.blocks:
+            out[..., rows, :] = part @ x[..., cols, :]
+        return out
+
+    def along_columns(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply to the last axis."""
+        out = x.new_empty((*x.shape[:-1], self.shape[0]))
+        for rows, cols, part in self.blocks:
+            out[..., rows] = x[..., cols] @ part.T
+        return out
+
+
+@dataclass(frozen=True)
 class TileBlur:
     """The HSI's response to a tile of the fine grid.
 
     Attributes
     ----------
     down, across
-        Matrices of the rows (coarse row, row) and of the columns (coarse col, col).
+        What it does along the rows (coarse row, row) and along the columns (coarse col, col).
+    down_transposed, across_transposed
+        Their transposes.
     down_basis, across_basis
         Eigenvectors of ``down @ down.T`` and ``across @ across.T``.
     power
         Eigenvalues of ``B B'``, shape (coarse row, coarse col).
     """
 
-    down: torch.Tensor
-    across: torch.Tensor
+    down: BandedMatrix
+    across: BandedMatrix
+    down_transposed: BandedMatrix
+    across_transposed: BandedMatrix
     down_basis: torch.Tensor
     across_basis: torch.Tensor
     power: torch.Tensor
@@ -78,33 +129,31 @@ class TileBlur:
 
     def apply(self, x: torch.Tensor) -> torch.Tensor:
         """Blur and decimate (..., row, col)."""
-        return self.down @ x @ self.across.T
+        return self.across.along_columns(self.down.along_rows(x))
 
     def transpose(self, y: torch.Tensor) -> torch.Tensor:
         """Apply the transpose of :meth:`apply` to (..., coarse row, coarse col)."""
-        return self.down.T @ y @ self.across
+        return self.down_transposed.along_rows(self.across_transposed.along_columns(y))
 
     def solve_coarse(self, y: torch.Tensor, diagonal: torch.Tensor) -> torch.Tensor:
         """Return ``(B B' + a)^-1 y`` for (..., component, coarse row, coarse col) and a > 0 by component."""
         inner = self.down_basis.T @ y @ self.across_basis
         return self.down_basis @ (inner / (self.power + diagonal[:, None, None])) @ self.across_basis.T
 
-    def solve(self, x: torch.Tensor, diagonal: torch.Tensor) -> torch.Tensor:
-        """Return ``(B'B + a)^-1 x`` for (..., component, row, col) and a > 0 by component."""
-        kept = self.transpose(self.solve_coarse(self.apply(x), diagonal))
-        return (x - kept) / diagonal[:, None, None]
-
 
 @functools.lru_cache(maxsize=32)
 def _tile_blur(shape: tuple[int, int], ratio: int, psf: Psf, offset_px: Offset, device: str) -> TileBlur:
     import torch
 
-    matrices = [decimation_matrix(size, ratio, psf, offset) for size, offset in zip(shape, offset_px, strict=True)]
-    decompositions = [np.linalg.eigh(matrix @ matrix.T) for matrix in matrices]
-    power = np.outer(*(np.maximum(values, 0.0) for values, _ in decompositions))
-
-    def tensor(array: NDArray[np.float64]) -> torch.Tensor:
-        return torch.as_tensor(np.ascontiguousarray(array), dtype=torch.float32, device=device)
-
-    (_, down_basis), (_, across_basis) = decompositions
-    return TileBlur(tensor(matrices[0]), tensor(matrices[1]), tensor(down_basis), tensor(across_basis), tensor(power))
+    down, across = (decimation_matrix(n, ratio, psf, offset) for n, offset in zip(shape, offset_px, strict=True))
+    (rows, down_basis), (cols, across_basis) = (np.linalg.eigh(matrix @ matrix.T) for matrix in (down, across))
+    power = np.outer(np.maximum(rows, 0.0), np.maximum(cols, 0.0))
+    tensors = (
+        torch.as_tensor(np.ascontiguousarray(array), dtype=torch.float32, device=device)
+        for array in (down_basis, across_basis, power)
+    )
+    return TileBlur(
+        BandedMatrix.of(down, _BLOCK_PX, device), BandedMatrix.of(across, _BLOCK_PX, device),
+        BandedMatrix.of(down.T, _BLOCK_PX * ratio, device), BandedMatrix.of(across.T, _BLOCK_PX * ratio, device),
+        *tensors,
+    )  # fmt: skip

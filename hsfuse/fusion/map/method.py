@@ -7,12 +7,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import binary_erosion
 
 from hsfuse.degrade import Window
 from hsfuse.errors import HsfuseError
 from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, ModelSpec, Quality
 from hsfuse.fusion.classical.statistics import FloatMatrix
 from hsfuse.fusion.diagnostics import Calibration, MethodDiagnostics, RefinementRecord
+from hsfuse.fusion.map.held_out import HeldOutBands
 from hsfuse.fusion.map.posterior import HALO_PX
 from hsfuse.fusion.map.prior import (
     DegradedWindow,
@@ -34,10 +37,12 @@ KINDS: dict[Quality, tuple[RefinementKind, ...]] = {
     "fast": ("map",), "standard": ("map", "clean"), "best": ("map", "clean", "nonlocal"),
 }  # fmt: skip
 """What each quality tries; the one that gains most at reduced resolution is used."""
-HSI_VARIANCES = (1.0, 3.0, 10.0, 30.0, 100.0)
-"""Error variances of the HSI that are tried, in units of its noise."""
-MIN_GAIN_DB = 0.05
-"""What the step must gain at reduced resolution to be used."""
+DISPLACEMENTS_PX = (0.0, 0.05, 0.1, 0.17, 0.3, 0.55)
+"""Local displacements of the HSI that are tried, standard deviation in HSI pixels: what they would add to its noise is
+what its response leaves unexplained."""
+MIN_GAIN_DB, MIN_HELD_OUT_DB, MOST_LOSS_DB = 0.05, 0.02, 0.06
+"""What the step must gain to be used, at reduced resolution and, where the HSI departs from its response, on MSI bands
+that were held out; what it may lose on these where the HSI does not."""
 _log = get_logger(__name__)
 
 
@@ -53,8 +58,9 @@ class Rehearsal:
         Degraded windows, the method that was fitted to them, and what it made of each, shape (1, band, row, col).
     prior, power
         Error of the method, and covariance of the HSI's components.
-    hsi_variance
-        Error variance of the HSI, in units of its noise, that gained most.
+    hsi_error, low_hsi_error
+        Covariance of what the HSI's response leaves unexplained, of the scene and of the degraded windows, shape
+        (component, component).
     """
 
     strips: list[LowResolutionStrip]
@@ -63,7 +69,8 @@ class Rehearsal:
     fused: list[torch.Tensor]
     prior: ErrorPrior
     power: FloatMatrix
-    hsi_variance: float
+    hsi_error: FloatMatrix
+    low_hsi_error: FloatMatrix
 
 
 class RefinedMethod(FusionMethod):
@@ -163,6 +170,11 @@ class RefinedMethod(FusionMethod):
         self._fitted = True
         found = self._method.diagnostics.calibration
         self._model, aligned = estimate_scene_model(strips, context, calibration=found)
+        if found is None and self._model.alignment_source != "given" and self._method.spec.kind == "classical":
+            # What the method could not find it is told.
+            model = self._model
+            context = replace(context, psf=model.psf, offset_px=model.offset_px, calibrate=False)
+            self._method.fit(context, strips)
         self._refinement, self._record = self._decide(fresh, aligned, context, self._model)
         if self._record.used in ("clean", "nonlocal") and self._method.spec.kind == "classical":
             self._method.fit(replace(context, guide_noise_left=NOISE_LEFT), strips)
@@ -179,25 +191,38 @@ class RefinedMethod(FusionMethod):
         if not fused:
             return None, RefinementRecord("none", {}, 0, None)
         prior, power = error_prior(windows, fused, model), _component_power(strips, model)
-        gains: dict[str, float] = {}
+        slope, slope_low = _slope_covariance(strips, model), _slope_covariance_low(windows, model)
+        identity = np.eye(model.space.rank)
 
-        def gain(kind: RefinementKind, variance: float) -> float:
+        def rehearsed(kind: RefinementKind, displacement: float) -> float:
+            error = identity + displacement**2 * slope_low
             trial = Refinement.make(
-                model, prior, power, kind=kind, hsi_variance=variance, device=context.device, aligned=True
-            )
+                model, prior, power, kind=kind, hsi_error=error, device=context.device, aligned=True
+            )  # fmt: skip
             return _trial_gain(trial, fresh, windows, fused, model)
 
-        tried = {variance: gain("map", variance) for variance in HSI_VARIANCES}
-        variance = max(tried, key=lambda value: tried[value])
+        held_out = HeldOutBands(strips, context, model, prior, power)
+        if held_out:
+            tried = {px: held_out.gain("map", identity + px**2 * slope) for px in DISPLACEMENTS_PX}
+        else:
+            tried = {px: rehearsed("map", px) for px in DISPLACEMENTS_PX}
+        displacement = max(tried, key=lambda px: tried[px])
+        error = identity + displacement**2 * slope
         if self._keep:
-            self._rehearsal = Rehearsal(strips, windows, fresh, fused, prior, power, variance)
-        for kind in KINDS[self._quality]:
-            gains[kind] = tried[variance] if kind == "map" else gain(kind, variance)
-        best = max(KINDS[self._quality], key=lambda kind: gains[kind])
-        if gains[best] < MIN_GAIN_DB:
-            return None, RefinementRecord("none", gains, len(windows), prior.error)
-        chosen = Refinement.make(model, prior, power, kind=best, hsi_variance=variance, device=context.device)
-        return chosen, RefinementRecord(best, gains, len(windows), prior.error)
+            low_error = identity + displacement**2 * slope_low
+            self._rehearsal = Rehearsal(strips, windows, fresh, fused, prior, power, error, low_error)
+        kinds = KINDS[self._quality]
+        gains: dict[str, float] = {kind: rehearsed(kind, displacement) for kind in kinds}
+        held: dict[str, float] = {"map": tried[displacement]}
+        held |= {kind: held_out.gain(kind, error) if held_out else gains[kind] for kind in kinds if kind != "map"}
+        least = MIN_HELD_OUT_DB if displacement > 0 else -MOST_LOSS_DB
+        usable = [kind for kind in kinds if gains[kind] >= MIN_GAIN_DB and held[kind] >= least]
+        record = RefinementRecord("none", gains, len(windows), prior.error, held, displacement)
+        if not usable:
+            return None, record
+        best = max(usable, key=lambda kind: gains[kind])
+        chosen = Refinement.make(model, prior, power, kind=best, hsi_error=error, device=context.device)
+        return chosen, replace(record, used=best)
 
     def fuse(self, hsi: torch.Tensor, msi: torch.Tensor) -> torch.Tensor:
         """Fuse and refine (tile, band, row, col) with (tile, msi band, row * ratio, col * ratio)."""
@@ -234,6 +259,32 @@ def _component_power(strips: list[LowResolutionStrip], model: SceneModel) -> Flo
     values = np.concatenate([strip.hsi[:, strip.valid] for strip in strips], axis=1)
     inside = model.space.forward @ (values - model.space.mean[:, None])
     return np.asarray(inside @ inside.T / inside.shape[1])
+
+
+def _slope_covariance(strips: list[LowResolutionStrip], model: SceneModel) -> FloatMatrix:
+    """Covariance of the components' slopes (per HSI pixel, both directions together), without that of their noise."""
+    return _slopes([(strip.hsi, strip.valid) for strip in strips], model)
+
+
+def _slope_covariance_low(windows: list[DegradedWindow], model: SceneModel) -> FloatMatrix:
+    """The same one level down."""
+    return _slopes([(window.low, np.ones(window.low.shape[1:], bool)) for window in windows], model)
+
+
+def _slopes(images: list[tuple[NDArray[np.float32], NDArray[np.bool_]]], model: SceneModel) -> FloatMatrix:
+    space = model.space
+    scatter, count = np.zeros((space.rank, space.rank)), 0
+    for image, valid in images:
+        components = np.tensordot(space.forward, image - space.mean[:, None, None], axes=1)
+        inside = np.asarray(binary_erosion(valid, np.ones((3, 3), bool), border_value=1), dtype=np.bool_)
+        for axis in (1, 2):
+            if image.shape[axis] > 1:
+                slope = np.gradient(components, axis=axis)[:, inside]
+                scatter += slope @ slope.T
+        count += int(inside.sum())
+    # A central difference halves the variance of white noise; there are two directions.
+    values, vectors = np.linalg.eigh(scatter / max(count, 1) - np.eye(space.rank))
+    return np.asarray((vectors * np.maximum(values, 0.0)) @ vectors.T)
 
 
 def _trial_gain(

@@ -2,13 +2,15 @@
 
 In the noise-whitened signal subspace (HSI noise = identity) the estimate minimises
 
-``|y - B u|^2 + (m - S u)' Sm^-1 (m - S u) + (u - u0)' C^-1 (u - u0)``
+``(y - B u)' R^-1 (y - B u) + (m - S u)' Sm^-1 (m - S u) + (u - u0)' C^-1 (u - u0)``
 
-with the HSI's components y and its response B, the guide m, the guide's synthesis S from the components, the guide's
-error variance Sm, and a fusion method's result u0 whose error has the covariance C, white in space. With
-``S' Sm^-1 S + C^-1 = Q diag(a) Q'`` the components ``Q' u`` part, and each is solved exactly by ``(B'B + a_i)^-1``
-(Q. Wei, N. Dobigeon, J.-Y. Tourneret, Fast fusion of multi-band images based on solving a Sylvester equation, IEEE TIP
-24, 2015). What lies outside the subspace (rare materials) stays as the method made it.
+with the HSI's components y, its response B and the covariance R of what that response leaves unexplained (the noise,
+which is the identity, and the error of a response that is not quite right), the guide m, the guide's synthesis S from
+the components, the guide's error variance Sm, and a fusion method's result u0 whose error has the covariance C, white
+in space. With ``R = L L'`` and ``L' (S' Sm^-1 S + C^-1) L = Q diag(a) Q'`` the components ``Q' L^-1 u`` part, and each
+is solved exactly by ``(B'B + a_i)^-1`` (Q. Wei, N. Dobigeon, J.-Y. Tourneret, Fast fusion of multi-band images based
+on solving a Sylvester equation, IEEE TIP 24, 2015). What lies outside the subspace (rare materials) stays as the method
+made it.
 """
 
 from __future__ import annotations
@@ -36,19 +38,20 @@ class MapEstimator:
 
     Attributes
     ----------
-    turn
-        Eigenvectors Q, shape (component, component).
+    enter, leave
+        ``Q' L^-1`` and ``L Q``: to the components that part, and back, shape (component, component).
     synthesis, msi_mean
         MSI bands from the components, shapes (msi band, component) and (msi band,).
     pull
-        ``Q' S' Sm^-1``, shape (component, msi band).
+        ``Q' L' S' Sm^-1``, shape (component, msi band).
     precision
         The eigenvalues a, shape (component,).
     ratio, psf, offset_px
         The HSI's response.
     """
 
-    turn: torch.Tensor
+    enter: torch.Tensor
+    leave: torch.Tensor
     synthesis: torch.Tensor
     msi_mean: torch.Tensor
     pull: torch.Tensor
@@ -64,6 +67,7 @@ class MapEstimator:
         prior: FloatMatrix,
         guide_variance: FloatMatrix,
         *,
+        hsi_error: FloatMatrix | None = None,
         device: str = "cpu",
         aligned: bool = False,
     ) -> MapEstimator:
@@ -77,6 +81,8 @@ class MapEstimator:
             Covariance C of the method's error in the model's components, shape (component, component).
         guide_variance
             Sm, shape (msi band,).
+        hsi_error
+            R, shape (component, component); None: the noise alone.
         device
             Torch device.
         aligned
@@ -85,12 +91,16 @@ class MapEstimator:
         import torch
 
         synthesis = model.synthesis.matrix
-        values, vectors = np.linalg.eigh(synthesis.T @ (synthesis / guide_variance[:, None]) + np.linalg.inv(prior))
+        lower = np.eye(len(prior)) if hsi_error is None else np.linalg.cholesky(hsi_error)
+        inside = synthesis.T @ (synthesis / guide_variance[:, None]) + np.linalg.inv(prior)
+        values, vectors = np.linalg.eigh(lower.T @ inside @ lower)
+        leave = lower @ vectors
         arrays = {
-            "turn": vectors,
+            "enter": np.linalg.solve(lower.T, vectors).T,
+            "leave": leave,
             "synthesis": synthesis,
             "msi_mean": model.synthesis.mean,
-            "pull": (synthesis @ vectors / guide_variance[:, None]).T,
+            "pull": (synthesis @ leave / guide_variance[:, None]).T,
             "precision": np.maximum(values, 1e-6),
         }
         tensors = {
@@ -118,9 +128,13 @@ class MapEstimator:
             Shape of ``state``.
         """
         blur = TileBlur.of((state.shape[2], state.shape[3]), self.ratio, self.psf, self.offset_px, str(state.device))
-        missing = blur.transpose(mix(self.turn.T, seen) - blur.apply(mix(self.turn.T, state)))
-        missing += mix(self.pull, msi - self.msi_mean[:, None, None] - mix(self.synthesis, state))
-        return mix(self.turn, blur.solve(missing, self.precision))
+        unexplained = msi - self.msi_mean[:, None, None] - mix(self.synthesis, state)
+        weight = self.precision[:, None, None]
+        # The identity (B'B + a)^-1 = (1 - B' (B B' + a)^-1 B) / a leaves one blur and one transpose on the fine grid;
+        # all that mixes components commutes with both and is done on the coarse one.
+        missing = weight * mix(self.enter, seen - blur.apply(state)) - mix(self.pull, blur.apply(unexplained))
+        coarse = mix(self.leave, blur.solve_coarse(missing, self.precision) / weight)
+        return blur.transpose(coarse).add_(mix(self.leave @ (self.pull / self.precision[:, None]), unexplained))
 
 
 def mix(matrix: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

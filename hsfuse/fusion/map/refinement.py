@@ -54,17 +54,17 @@ class NonlocalStep:
         """Prepare the step; ``power`` is the covariance of the HSI's components, shape (component, component)."""
         import torch
 
-        turn, precision = first.turn.double().cpu().numpy(), first.precision.double().cpu().numpy()
+        leave, precision = first.leave.double().cpu().numpy(), first.precision.double().cpu().numpy()
         axis = decimation_matrix(_REFERENCE_PX, model.ratio, model.psf)
         values = np.zeros(_REFERENCE_PX)
         values[: len(axis)] = np.maximum(np.linalg.eigvalsh(axis @ axis.T), 0.0)
         response = np.outer(values, values)
         posterior = np.array([(1.0 / (response + a)).mean() for a in precision])
-        lower = np.linalg.cholesky(_WHITENING * (turn * posterior) @ turn.T)
+        lower = np.linalg.cholesky(_WHITENING * (leave * posterior) @ leave.T)
         white = np.linalg.inv(lower)
         _, vectors = np.linalg.eigh(white @ power @ white.T)
         leading = vectors[:, ::-1][:, :_COMPONENTS]
-        device = first.turn.device
+        device = first.leave.device
         into, out = (
             torch.as_tensor(np.ascontiguousarray(matrix), dtype=torch.float32, device=device)
             for matrix in (leading.T @ white, lower @ leading)
@@ -112,7 +112,7 @@ class Refinement:
         power: FloatMatrix,
         *,
         kind: RefinementKind,
-        hsi_variance: float = 1.0,
+        hsi_error: FloatMatrix | None = None,
         device: str = "cpu",
         aligned: bool = False,
     ) -> Refinement:
@@ -126,8 +126,9 @@ class Refinement:
             Covariance of the HSI's components, shape (component, component).
         kind
             What the refinement does.
-        hsi_variance
-            Error variance of the HSI in units of its noise: above 1 where its response is not quite what is assumed.
+        hsi_error
+            Covariance of what the HSI's response leaves unexplained, shape (component, component): more than the
+            noise where the response is not quite what is assumed. None: the noise alone.
         device
             Torch device.
         aligned
@@ -140,16 +141,20 @@ class Refinement:
             torch.as_tensor(np.ascontiguousarray(array), dtype=torch.float32, device=device)
             for array in (space.mean, space.forward, space.back, model.guide_noise)
         )
-        covariance, variance = relative_variances(model, prior, kind, hsi_variance)
-        plain = MapEstimator.make(model, covariance, variance, device=device, aligned=aligned)
+        variance = guide_variance(model, kind)
+
+        def estimator(on_prior: float, on_guide: float) -> MapEstimator:
+            return MapEstimator.make(
+                model, on_prior * prior.covariance, on_guide * variance, hsi_error=hsi_error, device=device,
+                aligned=aligned,
+            )  # fmt: skip
+
+        plain = estimator(1.0, 1.0)
         if kind == "map":
             return cls(mean, forward, back, first=plain)
         if kind == "clean":
             return cls(mean, forward, back, first=plain, guide_noise=level)
-        first = MapEstimator.make(
-            model, _FIRST_PRIOR * covariance, _FIRST_GUIDE * variance, device=device, aligned=aligned
-        )
-        last = MapEstimator.make(model, _AGAIN * covariance, variance, device=device, aligned=aligned)
+        first, last = estimator(_FIRST_PRIOR, _FIRST_GUIDE), estimator(_AGAIN, 1.0)
         step = NonlocalStep.make(model, plain, power)
         return cls(mean, forward, back, first=first, nonlocal_step=step, last=last, guide_noise=level)
 
@@ -204,27 +209,12 @@ class Refinement:
         return base
 
 
-def relative_variances(
-    model: SceneModel, prior: ErrorPrior, kind: RefinementKind, hsi_variance: float
-) -> tuple[FloatMatrix, FloatMatrix]:
-    """Error covariance of the base estimate and error variance of the guide, in units of the HSI's error.
-
-    Only ratios count in the estimate, so what the HSI is trusted less the others are trusted more.
-
-    Parameters
-    ----------
-    model, prior, kind, hsi_variance
-        As in :meth:`Refinement.make`.
-
-    Returns
-    -------
-    covariance, variance : numpy.ndarray
-        Shapes (component, component) and (msi band,).
-    """
-    misfit = model.synthesis.residual_variance / hsi_variance
+def guide_variance(model: SceneModel, kind: RefinementKind) -> FloatMatrix:
+    """Error variance of the guide as a refinement of a kind uses it, shape (msi band,)."""
+    misfit = model.synthesis.residual_variance
     floor = 1e-9 * max(float(np.mean(misfit)), 1e-12)
-    noise = (RAW_GUIDE if kind == "map" else CLEANED_GUIDE) * model.guide_noise**2 / hsi_variance
-    return prior.covariance / hsi_variance, noise + misfit + floor
+    noise = (RAW_GUIDE if kind == "map" else CLEANED_GUIDE) * model.guide_noise**2
+    return np.asarray(noise + misfit + floor)
 
 
 def nonlocal_halo_px(ratio: int) -> int:

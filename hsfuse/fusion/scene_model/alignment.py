@@ -1,71 +1,98 @@
-"""Blur and shift of pairs that are too small for the search with high-passed windows.
+"""Blur and shift by the relation between guide and HSI: their derivatives are nuisance regressors of a robust fit.
 
-A shift that nobody knows costs a maximum a posteriori estimate decibels, so scenes of a few hundred HSI pixels take
-what the relation between guide and HSI tells: the misfit of the blurred, shifted guide, as low as it gets, with a
-weak pull towards the width that was given.
+The search with high-passed windows needs a few hundred HSI pixels and a guide of the same day. This one takes what the
+relation tells, so it works on pairs that are small, and on pairs in which some ground differs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
-from scipy.optimize import minimize
 
-from hsfuse.degrade import MAX_OFFSET_PX, MIN_FWHM_PX, Psf, decimate_separable, displaced_kernels
-from hsfuse.fusion.base import FusionContext, LowResolutionStrip
-from hsfuse.fusion.classical.statistics import FloatMatrix, Subspace
+from hsfuse.degrade import (
+    MAX_FWHM_PX,
+    MAX_OFFSET_PX,
+    MIN_FWHM_PX,
+    Psf,
+    decimate_separable,
+    displaced_kernels,
+)
+from hsfuse.fusion.base import LowResolutionStrip
 from hsfuse.fusion.diagnostics import Calibration
+from hsfuse.fusion.scene_model.relation import CoarsePair, relate
 
-_LEAST_PIXELS = 40
-_WIDEST_PX = 1.8
-_PULL = 20.0
-"""Weight of the squared difference between the width and the one that was given."""
+_STEPS = 3
+_DELTA = 0.04
+_LARGEST_STEP, _CONVERGED, _GIVE_UP = 0.25, 0.004, 0.1
 _EDGE_PX = 0.02
 
+Blurred = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+"""The guide at low resolution, shape (msi band, row, col), for a width and a shift (row, col), HSI pixels."""
 
-def align_small(
-    strips: Sequence[LowResolutionStrip], space: Subspace, synthesis: FloatMatrix, context: FusionContext
-) -> Calibration | None:
-    """Search width and shift by the misfit of guide and HSI; None where even that cannot tell."""
+
+def robust_alignment(pair: CoarsePair, msi: NDArray[np.floating], ratio: int, psf: Psf) -> Calibration | None:
+    """Find width and shift of a window of a scene; None where the search does not converge inside its limits.
+
+    Parameters
+    ----------
+    pair
+        The HSI's side.
+    msi
+        Shape (msi band, row * ratio, col * ratio), free of NaN.
+    ratio, psf
+        Of the pair; the width to start from.
+    """
+    return _search(pair, lambda state: _blurred(msi, state, ratio), psf)
+
+
+def align_strips(pair: CoarsePair, strips: Sequence[LowResolutionStrip], ratio: int, psf: Psf) -> Calibration | None:
+    """Find width and shift of the strips of a small scene, stacked as ``pair`` is; None where these cannot tell."""
+    if any(strip.fine is None for strip in strips):
+        return None
+    parts = []
+    for strip in strips:
+        if strip.fine is not None:
+            rows = slice(strip.fine_above * ratio, (strip.fine_above + strip.hsi.shape[1]) * ratio)
+            parts.append(np.nan_to_num(strip.fine[:, rows]))
+    # What lies beside a gap looks at what was filled in there.
+    valid = np.concatenate([binary_erosion(strip.valid, np.ones((3, 3), bool), border_value=1) for strip in strips])
+    if valid.sum() < 4 * len(pair.components):
+        return None
+    inside = CoarsePair(pair.components, pair.predicted, pair.level, np.asarray(valid, dtype=np.bool_))
+    return _search(inside, lambda state: np.concatenate([_blurred(part, state, ratio) for part in parts], axis=1), psf)
+
+
+def _search(pair: CoarsePair, blurred: Blurred, psf: Psf) -> Calibration | None:
+    """Gauss-Newton steps from the given width and no shift."""
+    state = np.array([psf.fwhm_px, 0.0, 0.0])
+    step = np.ones(3)
+    for _ in range(_STEPS):
+        derivative = np.stack(
+            [(blurred(state + d) - blurred(state - d)) / (2.0 * _DELTA) for d in _DELTA * np.eye(3)], axis=1
+        )
+        found = relate(pair, blurred(state), nuisance=derivative)
+        weight = found.weight / np.maximum(found.variance, 1e-20)
+        precision = (derivative**2 * weight[:, None]).sum(axis=(2, 3))
+        step = (precision * found.nuisance).sum(axis=0) / np.maximum(precision.sum(axis=0), 1e-30)
+        state = state - np.clip(step, -_LARGEST_STEP, _LARGEST_STEP)
+        state[0] = np.clip(state[0], MIN_FWHM_PX - _DELTA, MAX_FWHM_PX)
+        state[1:] = np.clip(state[1:], -MAX_OFFSET_PX + _DELTA, MAX_OFFSET_PX - _DELTA)
+        if np.abs(step).max() < _CONVERGED:
+            break
+    width, row, col = (float(v) for v in state)
+    inside = MIN_FWHM_PX + _EDGE_PX < width < MAX_FWHM_PX - _EDGE_PX and max(abs(row), abs(col)) < 0.5 - 2.0 * _EDGE_PX
+    if np.abs(step).max() >= _GIVE_UP or not inside:
+        return None
+    return Calibration(Psf(round(width, 4)), (round(row, 4), round(col, 4)))
+
+
+def _blurred(msi: NDArray[np.floating], state: NDArray[np.float64], ratio: int) -> NDArray[np.float64]:
     import torch
 
-    ratio = context.ratio
-    parts: list[tuple[torch.Tensor, NDArray[np.float64], NDArray[np.bool_]]] = []
-    for strip in strips:
-        if strip.fine is None:
-            continue
-        rows = slice(strip.fine_above * ratio, (strip.fine_above + strip.hsi.shape[1]) * ratio)
-        usable = binary_erosion(strip.valid, np.ones((3, 3), bool), border_value=1)
-        seen = np.tensordot(synthesis @ space.forward, strip.hsi - space.mean[:, None, None], axes=1)
-        fine = torch.from_numpy(np.ascontiguousarray(np.nan_to_num(strip.fine[:, rows])))[None]
-        parts.append((fine, seen[:, usable], usable))
-    if sum(int(usable.sum()) for _, _, usable in parts) < _LEAST_PIXELS:
-        return None
-
-    def misfit(values: NDArray[np.float64]) -> float:
-        width, *offset = (float(v) for v in values)
-        if not MIN_FWHM_PX < width < _WIDEST_PX or max(map(abs, offset)) > MAX_OFFSET_PX - _EDGE_PX:
-            return 1e9
-        down, across = displaced_kernels(Psf(width), ratio, (offset[0], offset[1]))
-        blurred = [decimate_separable(fine, ratio, down, across)[0].numpy()[:, usable] for fine, _, usable in parts]
-        a, b = (
-            np.concatenate(blurred, axis=1).astype(np.float64),
-            np.concatenate([seen for _, seen, _ in parts], axis=1),
-        )
-        a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
-        power, cross = np.maximum((b * b).sum(axis=1), 1e-12), (a * b).sum(axis=1)
-        left = np.maximum((a * a).sum(axis=1) - cross**2 / power, 1e-12)
-        return float(np.log(left).sum() + _PULL * (width - context.psf.fwhm_px) ** 2)
-
-    start = np.array([context.psf.fwhm_px, 0.0, 0.0])
-    simplex = start + np.vstack([np.zeros(3), np.diag([0.1, 0.1, 0.1])])
-    options: Any = {"initial_simplex": simplex, "xatol": 0.005, "fatol": 0.01, "maxiter": 80}
-    best: Any = minimize(misfit, start, method="Nelder-Mead", options=options)
-    if best.fun >= misfit(start):
-        return None
-    width, row, col = (float(v) for v in best.x)
-    return Calibration(Psf(round(width, 3)), (round(row, 4), round(col, 4)))
+    width, row, col = (float(v) for v in state)
+    fine = torch.from_numpy(np.ascontiguousarray(msi, dtype=np.float32))[None]
+    kernels = displaced_kernels(Psf(width), ratio, (row, col))
+    return np.asarray(decimate_separable(fine, ratio, *kernels)[0].numpy(), np.float64)

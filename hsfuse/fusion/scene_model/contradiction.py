@@ -1,4 +1,9 @@
-"""Where the guide contradicts the HSI: candidates for ground that differs between the two images."""
+"""Where the guide contradicts the HSI: candidates for ground that differs between the two images.
+
+Where the HSI stands off by a varying part of a pixel, or its blur is not quite what is assumed, edges and small bright
+things look like change. How large such displacements are is measured on the steepest pixels of the scene; what they
+explain of a residual is no evidence.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +16,9 @@ from scipy.ndimage import gaussian_filter
 from hsfuse.fusion.scene_model.relation import OUTLIER_DISTANCE, FloatArray, GuideRelation
 
 _LEAST_CONTRAST = 4e-4
+_STEEP = 0.9
+"""Quantile of the slope from which on pixels tell the displacement."""
+_MOST_DISPLACEMENT_PX = 0.4
 
 
 def neighbour_mean(x: NDArray[np.floating]) -> FloatArray:
@@ -35,12 +43,15 @@ class Contradiction:
         Squared error of the guide, mean over the bands in units of their variance, shape (row, col).
     power
         Variance of every MSI band as the HSI shows it, shape (msi band,).
+    displacement_px
+        Local displacement, standard deviation in HSI pixels, that the residuals of steep pixels tell.
     """
 
     candidates: NDArray[np.bool_]
     rivalry: FloatArray
     misfit: FloatArray
     power: FloatArray
+    displacement_px: float
 
     @classmethod
     def find(cls, relation: GuideRelation, msi: FloatArray, valid: NDArray[np.bool_]) -> Contradiction:
@@ -48,9 +59,49 @@ class Contradiction:
         seen = relation.seen
         power = np.maximum(seen[:, valid].var(axis=1), 1e-12)
         scale = power[:, None, None]
-        misfit = ((msi - seen) ** 2 / scale).mean(axis=0)
+        residual = msi - seen
+        slopes = np.stack([np.gradient(seen, axis=axis) for axis in (1, 2)])
+        displacement = _displacement_px(residual, slopes, relation.variance, valid)
+        unexplained = _unexplained_share(residual, slopes, relation.variance, displacement)
+        misfit = (residual**2 / scale).mean(axis=0)
         contrast = ((seen - neighbour_mean(seen)) ** 2 / scale).mean(axis=0)
         soft_misfit, soft_contrast = (gaussian_filter(x, 0.7, mode="constant") for x in (misfit, contrast))
         rivalry = soft_misfit / (soft_contrast + _LEAST_CONTRAST)
-        candidates = (relation.distance > OUTLIER_DISTANCE) & (rivalry > 1.0) & valid
-        return cls(np.asarray(candidates, dtype=np.bool_), rivalry, misfit, power)
+        candidates = (relation.distance * unexplained > OUTLIER_DISTANCE) & (rivalry > 1.0) & valid
+        return cls(np.asarray(candidates, dtype=np.bool_), rivalry, misfit, power, displacement)
+
+
+def _displacement_px(residual: FloatArray, slopes: FloatArray, variance: FloatArray, valid: NDArray[np.bool_]) -> float:
+    """Displacement along the slope of the steepest pixels: a robust spread, without what noise makes of it."""
+    steepness = (slopes**2 / variance).sum(axis=(0, 1))
+    steep = valid & (steepness >= np.quantile(steepness[valid], _STEEP)) & (steepness > 0)
+    if not steep.any():
+        return 0.0
+    precision = 1.0 / variance[:, steep]
+    inner = np.einsum("ibp,jbp,bp->pij", slopes[:, :, steep], slopes[:, :, steep], precision)
+    # The direction that the pixel tells most about.
+    values, vectors = np.linalg.eigh(inner)
+    along = np.einsum("ibp,pi->bp", slopes[:, :, steep], vectors[:, :, 1])
+    found = (along * residual[:, steep] * precision).sum(axis=0) / values[:, 1]
+    spread = (1.4826 * float(np.median(np.abs(found)))) ** 2
+    return float(np.clip(np.sqrt(max(spread - float(np.median(1.0 / values[:, 1])), 0.0)), 0.0, _MOST_DISPLACEMENT_PX))
+
+
+def _unexplained_share(
+    residual: FloatArray, slopes: FloatArray, variance: FloatArray, displacement_px: float
+) -> FloatArray:
+    """Share of the squared distance of every residual that such displacements leave, shape (row, col).
+
+    ``r' (V + d^2 G G')^-1 r`` over ``r' V^-1 r``, by the matrix inversion lemma with the two slopes G.
+    """
+    if displacement_px == 0.0:
+        return np.ones(residual.shape[1:])
+    weighted = residual / variance
+    total = np.maximum((residual * weighted).sum(axis=0), 1e-30)
+    down, across = ((slope * weighted).sum(axis=0) for slope in slopes)
+    loading = displacement_px**-2
+    a = (slopes[0] ** 2 / variance).sum(axis=0) + loading
+    b = (slopes[0] * slopes[1] / variance).sum(axis=0)
+    c = (slopes[1] ** 2 / variance).sum(axis=0) + loading
+    explained = (c * down**2 - 2.0 * b * down * across + a * across**2) / (a * c - b**2)
+    return np.asarray(np.clip(1.0 - explained / total, 0.0, 1.0))

@@ -16,7 +16,7 @@ from hsfuse.fusion.classical.calibration import calibrate, recalibrated
 from hsfuse.fusion.classical.statistics import MIN_PIXELS, FloatMatrix, Subspace, gather, signal_subspace
 from hsfuse.fusion.diagnostics import Calibration
 from hsfuse.fusion.guide_noise import GuideSample, guide_noise
-from hsfuse.fusion.scene_model.alignment import align_small
+from hsfuse.fusion.scene_model.alignment import align_strips
 from hsfuse.fusion.scene_model.contradiction import Contradiction
 from hsfuse.fusion.scene_model.relation import CoarsePair, relate, ridge_synthesis
 
@@ -141,7 +141,7 @@ def estimate_scene_model(
     space = signal_subspace(statistics, max_rank=MAX_RANK)
     synthesis = _relate(strips, space, context)
     if calibration is None and context.calibrate:
-        calibration = align_small(strips, space, synthesis.matrix, context)
+        calibration = align_strips(_stacked(strips, space, context), strips, context.ratio, context.psf)
         if calibration is not None:
             source = "small pair"
             strips = [recalibrated(strip, calibration, context.ratio) for strip in strips]
@@ -162,10 +162,9 @@ def estimate_scene_model(
 
 def _relate(strips: Sequence[LowResolutionStrip], space: Subspace, context: FusionContext) -> GuideSynthesis:
     """Regress the guide on the components of pixels where neither contradicts the other."""
-    hsi = np.concatenate([strip.hsi for strip in strips], axis=1)
+    pair = _stacked(strips, space, context)
     msi = np.concatenate([strip.msi for strip in strips], axis=1).astype(np.float64)
-    valid = np.concatenate([np.asarray(strip.valid, bool) for strip in strips])
-    pair = coarse_pair(hsi, valid, space, context.srf)
+    valid = pair.valid
     trusted, foreign = valid, 0.0
     if context.srf is not None:
         contradiction = Contradiction.find(relate(pair, msi), msi, valid)
@@ -179,6 +178,13 @@ def _relate(strips: Sequence[LowResolutionStrip], space: Subspace, context: Fusi
     left = (y - synthesis @ u - mean[:, None]).var(axis=1)
     jitter = _jitter_px(np.tensordot(synthesis, pair.components, axes=1) + mean[:, None, None], msi, trusted)
     return GuideSynthesis(synthesis, mean, uncertainty, left, jitter, foreign)
+
+
+def _stacked(strips: Sequence[LowResolutionStrip], space: Subspace, context: FusionContext) -> CoarsePair:
+    """Return the HSI's side of the strips, one above the other."""
+    hsi = np.concatenate([strip.hsi for strip in strips], axis=1)
+    valid = np.concatenate([np.asarray(strip.valid, bool) for strip in strips])
+    return coarse_pair(hsi, valid, space, context.srf)
 
 
 def _jitter_px(seen: FloatMatrix, msi: FloatMatrix, trusted: NDArray[np.bool_]) -> float:

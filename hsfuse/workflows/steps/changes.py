@@ -84,7 +84,7 @@ def change_view(repair: SceneRepair, days: float | None = None) -> ChangeView:
     part = (slice(None, None, step), slice(None, None, step))
     return ChangeView(
         repair.change[part], repair.expected_error[part], repair.hsi_only[part], repair.valid[part],
-        repair.guide.share, days,
+        repair.share, days,
     )  # fmt: skip
 
 

@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hsfuse.fusion.base import FusionMethod
+from hsfuse.fusion.classical.statistics import FloatMatrix
 from hsfuse.fusion.experts.bank import ExpertBank, TileState
 from hsfuse.fusion.experts.canonical import CanonicalComponents
 from hsfuse.fusion.experts.rehearsed import RehearsedWindow
 from hsfuse.fusion.map.method import RefinedMethod, Rehearsal
 from hsfuse.fusion.map.posterior import MapEstimator, mix
 from hsfuse.fusion.map.prior import DegradedWindow, degraded_strip, validated_gain
-from hsfuse.fusion.map.refinement import Refinement, RefinementKind, relative_variances
+from hsfuse.fusion.map.refinement import Refinement, RefinementKind, guide_variance
 from hsfuse.fusion.scene_model.model import SceneModel
 
 AGAIN = 0.4
@@ -61,19 +62,22 @@ class GateScene:
         reduced: CanonicalComponents | None,
     ) -> GateScene:  # fmt: skip
         prior, power = rehearsal.prior, rehearsal.power
-        covariance, variance = relative_variances(model, prior, kind, rehearsal.hsi_variance)
+        covariance, variance = prior.covariance, guide_variance(model, kind)
         aligned = reduced is not None
+
+        def error(is_aligned: bool) -> FloatMatrix:
+            return rehearsal.low_hsi_error if is_aligned else rehearsal.hsi_error
 
         def make(is_aligned: bool) -> Refinement:
             return Refinement.make(
-                model, prior, power, kind=kind, hsi_variance=rehearsal.hsi_variance, device=device, aligned=is_aligned
-            )
+                model, prior, power, kind=kind, hsi_error=error(is_aligned), device=device, aligned=is_aligned
+            )  # fmt: skip
 
         step, trial = make(aligned), make(True)
-        last = MapEstimator.make(model, AGAIN * covariance, variance, device=device, aligned=aligned)
-        canonical = reduced or CanonicalComponents.make(
-            model, step.first, power, hsi_variance=rehearsal.hsi_variance
+        last = MapEstimator.make(
+            model, AGAIN * covariance, variance, hsi_error=error(aligned), device=device, aligned=aligned
         )  # fmt: skip
+        canonical = reduced or CanonicalComponents.make(model, step.first, power)
         strips = rehearsal.strips
         learned: Sequence[RehearsedWindow] = ()
         if aligned:
@@ -85,7 +89,7 @@ class GateScene:
             ]
         bank = ExpertBank.fit(
             strips, model, covariance, variance, power, rehearsal=learned, canonical=canonical, aligned=aligned,
-            seed=seed, device=device,
+            hsi_error=error(aligned), seed=seed, device=device,
         )  # fmt: skip
         return cls(step, last, bank)
 
