@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tomllib
+import re
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from hsfuse.config_values import number_as_text, parse_days, text_of
-from hsfuse.errors import UsageError
+from hsfuse.config_values import number_as_text, parse_days, read_toml
+from hsfuse.errors import UsageError, did_you_mean
 from hsfuse.resources import parse_size
 
 CoregisterMode = Literal["auto", "global", "local", "off"]
@@ -65,16 +65,7 @@ class _Config(BaseModel):
         UsageError
             The file is missing or not TOML, or a key or value is wrong.
         """
-        values: dict[str, Any] = {}
-        if file is not None:
-            try:
-                values = tomllib.loads(text_of(Path(file)))
-            except OSError as error:
-                raise UsageError(f"The configuration file {file} cannot be read: {error.strerror}.") from error
-            except RecursionError as error:
-                raise UsageError(f"The configuration file {file} is nested too deeply.") from error
-            except ValueError as error:  # also of numbers with thousands of digits
-                raise UsageError(f"The configuration file {file} is not valid TOML: {error}.") from error
+        values: dict[str, Any] = {} if file is None else read_toml(Path(file))
         values |= {key: value for key, value in flags.items() if value is not None}
         try:
             return cls(**values)
@@ -84,10 +75,15 @@ class _Config(BaseModel):
             where = f" (in {file})" if file is not None and flags.get(name) is None else ""
             # A setting of several types has one message for each of them.
             same = [e["msg"].removeprefix("Value error, ") for e in found if e["loc"][:1] == found[0]["loc"][:1]]
-            message = "; or: ".join(same)
+            message, meant = "; or: ".join(same), ""
+            if found[0]["type"] == "extra_forbidden":
+                message, meant = "there is no such setting", did_you_mean(name, cls.model_fields)
+            elif found[0]["type"] == "literal_error":
+                meant = did_you_mean(str(found[0]["input"]), re.findall(r"'([^']+)'", message))
             raise UsageError(
                 f"Option '{name.replace('_', '-')}'{where}: {message}.",
-                hint=f"See `hsfuse {cls.command} --help`; a configuration file uses the same names with underscores.",
+                hint=f"{meant}See `hsfuse {cls.command} --help`; a configuration file uses the same names with"
+                " underscores.",
             ) from error
 
     def digest(self, *, exclude: frozenset[str] = frozenset()) -> str:

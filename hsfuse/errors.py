@@ -8,6 +8,7 @@ Every error that hsfuse raises on purpose derives from :class:`HsfuseError`. The
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable
 
 
 class HsfuseError(Exception):
@@ -27,6 +28,14 @@ class HsfuseError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``Did you mean 'x'? `` with the nearest of the known names; empty where none is near."""
+    from difflib import get_close_matches
+
+    found = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"Did you mean '{found[0]}'? " if found else ""
 
 
 class UsageError(HsfuseError):

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
-from hsfuse.errors import UsageError
+from hsfuse.errors import UsageError, did_you_mean
 from hsfuse.log import get_logger
 
 _log = get_logger(__name__)
@@ -62,7 +62,8 @@ class Registry(Generic[Entry]):
         point = self._found().get(name)
         if point is None:
             raise UsageError(
-                f"There is no {self._noun} '{name}'.", hint=f"Choose one of: {', '.join(sorted(self._found()))}."
+                f"There is no {self._noun} '{name}'.",
+                hint=f"{did_you_mean(name, self._found())}Choose one of: {', '.join(sorted(self._found()))}.",
             )
         try:
             entry = point.load()

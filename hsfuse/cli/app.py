@@ -24,6 +24,7 @@ from hsfuse.cli import (
     train_reduced,
 )
 from hsfuse.cli.group import HsfuseGroup
+from hsfuse.cli.help import HelpCommand
 from hsfuse.cli.streams import deliver
 from hsfuse.errors import EXIT_CODES
 
@@ -61,3 +62,5 @@ _COMMANDS = (
 )  # fmt: skip
 for module in _COMMANDS:
     module.add_to(app)
+for registered in app.registered_commands:
+    registered.cls = HelpCommand

@@ -8,12 +8,15 @@ from typing import Annotated, Any
 import typer
 
 from hsfuse.cli.options import with_config
-from hsfuse.cli.run import PANELS
+from hsfuse.cli.run import MATTER, PANELS
 from hsfuse.cli.session import AsJson, LogFile, LogFormat, NoProgress, Quiet, Session, Verbose
 from hsfuse.errors import EXIT_CODES, UsageError
 from hsfuse.workflows.batch.settings import BatchConfig
 
 _BATCH = "max_days max_cloud min_overlap workers max_failures redo scheduler max_memory threads"
+_DECIDED = frozenset({"overwrite", "resume"})
+"""Settings about which a batch decides for each scene itself."""
+_MATTER = ("workers", "max_days", "redo", *(name for name in MATTER if name not in {*_DECIDED, "format"}))
 _PANELS = PANELS | dict.fromkeys(_BATCH.split(), "Batch")
 
 
@@ -21,7 +24,7 @@ def add_to(app: typer.Typer) -> None:
     """Add the command to the application."""
 
     @app.command("batch", epilog="Exit codes: " + " · ".join(f"{c} {t}" for c, t in EXIT_CODES.items()))
-    @with_config(BatchConfig, panels=_PANELS, without=frozenset({"overwrite", "resume"}))
+    @with_config(BatchConfig, panels=_PANELS, without=_DECIDED, matter=_MATTER)
     def batch(
         sources: Annotated[
             list[str],

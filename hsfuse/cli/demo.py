@@ -27,7 +27,8 @@ def add_to(app: typer.Typer) -> None:
         """Simulate a small scene in the true file formats, fuse it, and score the cube against the known truth."""
         session = Session(verbose, quiet, as_json, no_progress)
         with session.errors():
+            shown = session.progress
             from hsfuse.workflows.demo import demo_text, run_demo
 
-            facts = run_demo(folder, size=size, seed=seed, method=method, progress=session.progress)
+            facts = run_demo(folder, size=size, seed=seed, method=method, progress=shown)
             session.show(facts, lambda: demo_text(facts))

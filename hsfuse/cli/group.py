@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from hsfuse.cli.session import report
-from hsfuse.errors import HsfuseError, OutputError, UsageError, explained
+from hsfuse.errors import HsfuseError, OutputError, UsageError, did_you_mean, explained
 from hsfuse.log import configure
 
 _SPELLINGS = {"--dry-run=full": "--dry-run-full", "--dry-run=quick": "--dry-run"}
@@ -70,7 +71,16 @@ def _usage_error(error: Exception) -> HsfuseError | None:
         return None
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "hsfuse"
-    return UsageError(f"{str(message()).rstrip('.')}.", hint=f"See `{path} --help`.")
+    see = f"See `{path} --help`."
+    option = getattr(error, "option_name", None)
+    if option is not None and context is not None and hasattr(error, "possibilities"):
+        flags = [flag for parameter in context.command.params for flag in (*parameter.opts, *parameter.secondary_opts)]
+        return UsageError(f"There is no option '{option}'.", hint=did_you_mean(option, flags) + see)
+    commands = getattr(getattr(context, "command", None), "commands", None)
+    wrong = re.search(r"No such command '([^']+)'", str(message()))
+    if commands and wrong:
+        return UsageError(f"There is no command '{wrong[1]}'.", hint=did_you_mean(wrong[1], commands) + see)
+    return UsageError(f"{str(message()).rstrip('.')}.", hint=see)
 
 
 def _reported(error: HsfuseError, given: list[str]) -> int:

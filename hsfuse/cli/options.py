@@ -5,13 +5,17 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+
+from hsfuse.cli.help import MATTERS, show_everything
+
+_HELP_ALL = "help_all"
 
 
 def flag_type(annotation: Any) -> Any:
@@ -47,25 +51,40 @@ def _option(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
     )
 
 
+def _help_all() -> inspect.Parameter:
+    info = typer.Option("--help-all", callback=show_everything, is_eager=True, help="show all options and exit")
+    return inspect.Parameter(
+        _HELP_ALL, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, info]
+    )  # fmt: skip
+
+
 def with_config(
-    model: type[BaseModel], *, panels: dict[str, str] | None = None, without: frozenset[str] = frozenset()
+    model: type[BaseModel],
+    *,
+    panels: dict[str, str] | None = None,
+    without: frozenset[str] = frozenset(),
+    matter: Sequence[str] = (),
 ) -> Callable[[Any], Any]:
     """Decorator: replace the function's ``settings`` argument by one flag per field of ``model``, some left out.
 
-    The decorated function receives ``settings``: a dictionary of the flags that the user gave.
+    The decorated function receives ``settings``: a dictionary of the flags that the user gave. ``--help`` shows those
+    that ``matter``, in this order, and ``--help-all`` the rest; without any, ``--help`` shows all.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         hints = typing.get_type_hints(function, include_extras=True)
         own = inspect.signature(function)
         fixed = [p.replace(annotation=hints[p.name]) for p in own.parameters.values() if p.name != "settings"]
+        placed = (panels or {}) | dict.fromkeys(matter, MATTERS)
+        known = [name for name in model.model_fields if name not in without and name not in matter]
         flags = [
-            _option(name, field, (panels or {}).get(name, "Settings"))
-            for name, field in model.model_fields.items()
-            if name not in without
-        ]
+            _option(name, model.model_fields[name], placed.get(name, "Settings")) for name in (*matter, *known)
+        ]  # fmt: skip
+        if matter:
+            flags.append(_help_all())
 
         def wrapper(*args: Any, **kwargs: Any) -> Any:
+            kwargs.pop(_HELP_ALL, None)
             settings = {name: kwargs.pop(name) for name in model.model_fields if name in kwargs}
             return function(*args, settings={k: v for k, v in settings.items() if v is not None}, **kwargs)
 

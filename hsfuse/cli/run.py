@@ -19,10 +19,12 @@ _PANEL_FIELDS = {
     "Fidelity guards": "back_projection back_projection_weight srf_weight",
     "Co-registration": " ".join(CoregisterConfig.model_fields),
     "Sentinel-2 of several dates": "s2_date max_days",
-    "Product": "format dtype compress overwrite resume aoi aoi_crs cloud_mask cloud_dilate_px report min_quality"
-    " min_confidence",
+    "Product": "format dtype compress overwrite resume aoi aoi_crs cloud_mask cloud_dilate_px report figures"
+    " min_quality min_confidence",
     "Computing": "tile overlap device precision max_memory max_vram threads verify",
 }
+MATTER = ("method", "quality", "bands", "coregister", "aoi", "adapt", "format", "max_memory", "overwrite", "resume")
+"""The settings that most users want to know of."""
 _INTERRUPTED = "; the same command with --resume goes on where it stopped"
 PANELS = {name: panel for panel, names in _PANEL_FIELDS.items() for name in names.split()}
 
@@ -31,7 +33,7 @@ def add_to(app: typer.Typer) -> None:
     """Add the command to the application."""
 
     @app.command("run", epilog="Exit codes: " + " · ".join(f"{c} {t}" for c, t in EXIT_CODES.items()))
-    @with_config(RunConfig, panels=PANELS)
+    @with_config(RunConfig, panels=PANELS, matter=MATTER)
     def run(
         hsi: Annotated[Path, typer.Argument(help="PRISMA .he5 or .zip, or a raster cube with wavelengths")],
         msi: Annotated[list[Path], typer.Argument(help="Sentinel-2 .SAFE, MTD_*.xml or .zip (several are mosaicked)")],
@@ -58,10 +60,11 @@ def add_to(app: typer.Typer) -> None:
         session = Session(verbose, quiet, as_json, no_progress, log_format, log_file, interrupted=_INTERRUPTED)
         with session.errors():
             resolved = RunConfig.resolve(config, **settings)
+            shown = session.progress
             from hsfuse.workflows.run import run_scene
 
             planning: bool | Literal["full"] = "full" if full_dry_run else dry_run
-            result = run_scene(hsi, msi, output, resolved, dry_run=planning, progress=session.progress)
+            result = run_scene(hsi, msi, output, resolved, dry_run=planning, progress=shown)
             session.show(result.summary, lambda: plan_text(result.summary) if planning else result_text(result.summary))
 
 

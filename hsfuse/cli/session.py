@@ -13,12 +13,12 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 from hsfuse import process
-from hsfuse.cli.signals import Stopped
+from hsfuse.cli.signals import Stopped, tell_also
 from hsfuse.cli.streams import deliver
 from hsfuse.errors import HsfuseError, OutputError, explained
 from hsfuse.log import configure, get_logger
 from hsfuse.outputs import check_log_file
-from hsfuse.progress import Progress, default_progress
+from hsfuse.progress import Progress, close, default_progress, open_display
 
 _log = get_logger(__name__)
 
@@ -69,6 +69,9 @@ class Session:
         """Progress display for this session."""
         if self._progress is None:
             self._progress = default_progress(quiet=self.quiet, enabled=not self.no_progress)
+            # Something is seen while libraries are loaded and the inputs are looked at.
+            open_display(self._progress)
+            tell_also(self._progress)
         return self._progress
 
     def show(self, result: dict[str, Any], text: Callable[[], str]) -> None:
@@ -79,6 +82,7 @@ class Session:
         OutputError
             Standard output takes no more, for instance because a disk is full.
         """
+        close(self._progress)
         if self.as_json:
             deliver(json.dumps(result, default=_plain, allow_nan=False))
         elif not self.quiet:
@@ -88,7 +92,10 @@ class Session:
     def errors(self) -> Iterator[None]:
         """Turn every exception into a sentence, a hint and an exit code."""
         try:
-            yield
+            try:
+                yield
+            finally:
+                close(self._progress)
         except KeyboardInterrupt:
             self._stopped("interrupted", 130)
         except Stopped as stopped:

@@ -8,6 +8,9 @@ import signal
 import threading
 from types import FrameType
 
+from hsfuse.progress import Progress, say_above
+
+_shown: list[Progress] = []
 _ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
@@ -46,13 +49,19 @@ def end_on_signals() -> None:
     threading.Thread(target=_acknowledge, args=(reader, frozenset(watched)), name="hsfuse-signals", daemon=True).start()
 
 
+def tell_also(progress: Progress) -> None:
+    """Let what is drawn on the terminal show the answer to a signal: it would wipe away what is written past it."""
+    _shown[:] = [progress]
+
+
 def _acknowledge(reader: int, watched: frozenset[int]) -> None:
     while received := os.read(reader, 1):
         if received[0] in watched:
             name = signal.Signals(received[0]).name
-            text = f"stopping ({name}): work in progress is made safe first; a second signal ends at once\n"
+            text = f"stopping ({name}): work in progress is made safe first; a second signal ends at once"
             with contextlib.suppress(OSError):
-                os.write(2, text.encode("ascii"))
+                if not any(say_above(progress, text) for progress in _shown):
+                    os.write(2, f"{text}\n".encode("ascii"))
             return
 
 

@@ -59,9 +59,10 @@ def add_to(app: typer.Typer) -> None:
                           interrupted=_INTERRUPTED)  # fmt: skip
         with session.errors():
             resolved = TrainConfig.resolve(config, **settings)
+            shown = session.progress
             from hsfuse.workflows.train_reduced import train_reduced as train
 
-            result = train(scenes or [], output, resolved, progress=session.progress)
+            result = train(scenes or [], output, resolved, progress=shown)
             if not follower:
                 session.show(result.summary, lambda: result_text(result.summary))
 

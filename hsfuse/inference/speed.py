@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import psutil
 
@@ -140,8 +141,24 @@ def _rate(work: Callable[[], object]) -> float:
     return best
 
 
+class StageSeconds(NamedTuple):
+    """Seconds from the plan to the finished product, stage by stage."""
+
+    learn: float
+    fuse: float
+    finish: float
+    """Writing and judging, which are done side by side."""
+
+
 def predict_seconds(estimate: Estimate, spec: ModelSpec, samples: int, speed: MachineSpeed, *, judged: bool) -> float:
-    """Seconds from the plan to the finished product on the CPU.
+    """Seconds from the plan to the finished product on the CPU; see :func:`predict_stages`."""
+    return sum(predict_stages(estimate, spec, samples, speed, judged=judged))
+
+
+def predict_stages(
+    estimate: Estimate, spec: ModelSpec, samples: int, speed: MachineSpeed, *, judged: bool
+) -> StageSeconds:
+    """Seconds of each stage from the plan to the finished product on the CPU.
 
     Parameters
     ----------
@@ -164,7 +181,7 @@ def predict_seconds(estimate: Estimate, spec: ModelSpec, samples: int, speed: Ma
     judging = _JUDGE_FLOP / speed.flops + samples * _JUDGE_BYTES / speed.stream if judged else 0.0
     # The product is judged by one thread while others compress it.
     finishing = max(judging, (writing + judging) / speed.workers)
-    return (learning + fusing / speed.workers + finishing) / speed.free
+    return StageSeconds(learning / speed.free, fusing / speed.workers / speed.free, finishing / speed.free)
 
 
 def _method_seconds(estimate: Estimate, spec: ModelSpec, speed: MachineSpeed) -> float:

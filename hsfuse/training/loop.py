@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hsfuse.errors import HsfuseError, MemoryBudgetError, TrainingDivergedError, UsageError
 from hsfuse.log import get_logger
-from hsfuse.progress import Progress, SilentProgress, Stage, format_seconds
+from hsfuse.progress import Progress, SilentProgress, Stage, format_seconds, note
 from hsfuse.training.checkpoint import save_checkpoint
 from hsfuse.training.distributed import Team
 from hsfuse.training.interruption import Interruption
@@ -120,18 +120,19 @@ class Trainer:
             self._restore()
         if not task.save_memory(self._state.recompute):
             _log.warning("--recompute has no effect: this network cannot trade time for memory.")
-        task.start()
-        self._set_mode(training=True)
         resume_step = self._state.step if files.resume else None
         leader = self._team.leads
         extra = [f"loss_{learner.group.name}" for learner in self._learners[:-1]]
-        with (
-            RunLog(files.log if leader else None, (*task.columns, *extra), resume_step=resume_step,
-                   tensorboard=files.tensorboard if leader else None) as log,
-            progress.stage("train", _PROGRESS_UNITS) as stage,
-            self._interruption.watched(),
-        ):  # fmt: skip
-            stopped = self._loop(log, stage)
+        with progress.stage("train", _PROGRESS_UNITS) as stage:
+            note(stage, "preparing the training data")
+            task.start()
+            self._set_mode(training=True)
+            with (
+                RunLog(files.log if leader else None, (*task.columns, *extra), resume_step=resume_step,
+                       tensorboard=files.tensorboard if leader else None) as log,
+                self._interruption.watched(),
+            ):  # fmt: skip
+                stopped = self._loop(log, stage)
         state = self._state
         set_weights(task, self._best)
         self._set_mode(training=False)
@@ -147,6 +148,7 @@ class Trainer:
         before, saved, shown = state.seconds, time.monotonic(), 0.0
         start = time.monotonic()
         if state.step == 0 and not state.validated:
+            note(stage, "validating the weights to start from")
             self._validate(log, {"step": 0, "seconds": 0.0})
         while True:
             state.seconds = before + time.monotonic() - start
@@ -162,6 +164,7 @@ class Trainer:
                 raise KeyboardInterrupt
             due = state.step > 0 and (state.step % settings.validate_every == 0 or used >= 1.0)
             if due and not state.validated:
+                note(stage, f"validating after {state.step} steps")
                 self._validate(log, {"step": state.step, "seconds": state.seconds})
                 if used < 1.0:
                     self._save()
@@ -175,9 +178,11 @@ class Trainer:
             if time.monotonic() - saved > 60.0 * settings.checkpoint_minutes:
                 self._save()
                 saved = time.monotonic()
-            self._step(log, used)
+            loss = self._step(log, used)
+            note(stage, f"step {state.step}, loss {loss:.4g}")
 
-    def _step(self, log: RunLog, used: float) -> None:
+    def _step(self, log: RunLog, used: float) -> float:
+        """Train on one batch; return its loss."""
         state = self._state
         rate = self._learning_rate(used)
         sample = self._task.sample(state.step, self._team.rank, self._team.size)
@@ -196,6 +201,7 @@ class Trainer:
         state.validated = False
         log.row(row)
         self._guard(row.get("loss"), finite)
+        return row.get("loss", math.nan)
 
     def _update(self, learner: Learner, sample: Sample, rate: float) -> tuple[float, float]:
         """Step one group, unless its gradient is not finite; return loss and norm of the gradient."""

@@ -18,12 +18,13 @@ from hsfuse.inference import pipeline
 from hsfuse.log import get_logger
 from hsfuse.metrics.reference import ReferenceScores, score_all
 from hsfuse.outputs import replace_file, schema_of
-from hsfuse.progress import Progress, SilentProgress
+from hsfuse.progress import Progress, SilentProgress, Step, Within, expect
 from hsfuse.readers import open_hsi
 from hsfuse.resources import Resources
 from hsfuse.simulate.scene import Truth
 from hsfuse.workflows.run import run_scene
 from hsfuse.workflows.simulate import simulate_products
+from hsfuse.workflows.steps.foresight import foreseen
 from hsfuse.workflows.steps.inputs import open_pair
 from hsfuse.workflows.steps.prepare import PreparedScene, prepare_scene
 from hsfuse.workflows.steps.resources import resolved, resources_of
@@ -35,6 +36,7 @@ _log = get_logger(__name__)
 FloatCube = NDArray[np.float32]
 _SCHEMA = "hsfuse-demo/1"
 BASELINES = ("bicubic", "gsa", "glp", "cnmf")
+_BASELINES = Step("baselines", "fuse the same pair with the classical methods, and score all against the truth", 16.0)
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,15 @@ def run_demo(
     """
     progress = progress or SilentProgress()
     _check_folder(folder)
+    before = _simulating(size)
+    expect(progress, [*before, *foreseen(RunConfig(method=method), hsi_px=size * size), _BASELINES])
     products = _products(folder, size, seed, progress)
     truth = Truth.load(Path(products["truth"]))
     config = RunConfig(method=method, overwrite=True, seed=seed)
     hsi, msi, output = Path(products["hsi"]), Path(products["sentinel2"]), folder / "fused.tif"
     given = resolved(resources) if resources else resources_of(config)
-    result = run_scene(hsi, [msi], output, config, resources=given, progress=progress)
+    within = Within(progress, before, [_BASELINES])
+    result = run_scene(hsi, [msi], output, config, resources=given, progress=within)
     rows: list[_Scored] = []
     with ExitStack() as stack:
         pair = open_pair(hsi, [msi], config, stack)
@@ -117,6 +122,15 @@ def run_demo(
     }
     replace_file(folder / "scores.json", json.dumps(facts, indent=2, default=str).encode("utf-8"))
     return facts
+
+
+def _simulating(size: int) -> list[Step]:
+    mpx = size * size / 1e6
+    return [
+        Step("draw the scene", "grow a landscape with relief, fields, water and houses", 1.0 + 80.0 * mpx),
+        Step("write PRISMA product", "see it as PRISMA does, in the agency's file format", 0.5 + 60.0 * mpx),
+        Step("write Sentinel-2 product", "see it as Sentinel-2 does, as a .SAFE folder", 1.0 + 40.0 * mpx),
+    ]  # fmt: skip
 
 
 def _check_folder(folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,9 +17,11 @@ from hsfuse.fusion.map.method import Quality, refined
 from hsfuse.inference import pipeline
 from hsfuse.inference.fallback import dependable
 from hsfuse.inference.guide_repair import SceneRepair, repair_scene
-from hsfuse.progress import Progress
+from hsfuse.progress import Progress, progress_here
 from hsfuse.resources import Resources
 from hsfuse.spectral import SpectralResponse
+from hsfuse.workflows.python.data_arrays import Labels
+from hsfuse.workflows.python.words import speaks_python
 from hsfuse.workflows.steps.array_checks import (
     band_table,
     check_shapes,
@@ -31,7 +33,11 @@ from hsfuse.workflows.steps.array_checks import (
 from hsfuse.workflows.steps.array_scene import array_scene
 from hsfuse.workflows.steps.resources import resolved
 
+if TYPE_CHECKING:
+    import xarray as xr
+
 FloatCube = NDArray[np.float32]
+MethodOption = float | str | bool
 INTERPOLATION = "bicubic"
 """Method that stands in where a scene is too small, or has too few bands, for the one that was asked for."""
 
@@ -61,13 +67,14 @@ class FusedArrays:
     record: dict[str, Any]
 
 
+@speaks_python
 def fuse(
-    hsi: ArrayLike,
-    msi: ArrayLike,
+    hsi: ArrayLike | xr.DataArray,
+    msi: ArrayLike | xr.DataArray,
     *,
-    ratio: int,
+    ratio: int | None = None,
     method: str = "glp",
-    wavelengths_nm: ArrayLike,
+    wavelengths_nm: ArrayLike | None = None,
     fwhm_nm: ArrayLike | None = None,
     srf: ArrayLike | Sequence[SpectralResponse] | None = None,
     model: str | Path | None = None,
@@ -80,25 +87,27 @@ def fuse(
     progress: Progress | None = None,
     quality: Quality | None = None,
     full_output: bool = False,
-    **method_options: Any,
-) -> FloatCube | FusedArrays:
+    **method_options: MethodOption,
+) -> FloatCube | FusedArrays | xr.DataArray | xr.Dataset:
     """Fuse two aligned arrays.
 
     Parameters
     ----------
     hsi
         Reflectance, shape (band, row, col). NaN marks nodata, as do infinite values and the mask of a masked array.
+        Also a DataArray with the dimensions y, x and wavelength or band, such as ``hsfuse.open(path).reflectance``.
     msi
         Reflectance, shape (msi band, row * ratio, col * ratio); pixel (0, 0) of the HSI covers rows and columns
-        ``0 .. ratio - 1``.
+        ``0 .. ratio - 1``. Also a DataArray.
     ratio
-        Pixel size ratio, an integer of at least 2.
+        Pixel size ratio, an integer of at least 2; may be left out where the coordinates of two DataArrays tell it.
     method
         Name of a fusion method.
     wavelengths_nm, fwhm_nm
-        HSI bands in nanometres, shape (band,).
+        HSI bands in nanometres, shape (band,); coordinates ``wavelength`` and ``fwhm`` of a DataArray do as well.
     srf
-        Spectral responses of the MSI bands: weights of shape (msi band, band), or SpectralResponse objects.
+        Spectral responses of the MSI bands: weights of shape (msi band, band), or SpectralResponse objects. None: by
+        the coordinates ``wavelength`` and ``fwhm`` of a DataArray, as flat-topped bands; else not known.
     model
         Weights for a network method: name or file.
     psf_fwhm
@@ -113,20 +122,21 @@ def fuse(
     seed
         For methods that draw random numbers.
     progress
-        Where to show progress.
+        Where to show progress; None: in a notebook below the cell, else nowhere.
     quality
         None: the method's result. ``fast``, ``standard`` and ``best`` find what changed between both images, repair the
         MSI there, and refine the result: in closed form, on a denoised MSI, and with non-local Bayes too.
     full_output
         Return what is known about the result too; needs ``quality``.
     **method_options
-        Passed to the method.
+        Options of the method, by name; ``hsfuse compare --help`` and docs/methods.md name them.
 
     Returns
     -------
     numpy.ndarray or FusedArrays
         Shape (band, row * ratio, col * ratio), float32, NaN where either input has no data; with ``full_output`` a
-        :class:`FusedArrays` that holds it.
+        :class:`FusedArrays` that holds it. Of a DataArray: a DataArray with coordinates and reference system, or a
+        Dataset.
 
     Raises
     ------
@@ -139,9 +149,26 @@ def fuse(
     -----
     Where the scene is too small for the method to learn from, or has so few bands that the method is no better than
     interpolation at reduced resolution, the HSI is interpolated, and the log says so.
+
+    Examples
+    --------
+    >>> import numpy as np, hsfuse
+    >>> rng = np.random.default_rng(0)
+    >>> hsi, msi = rng.random((30, 24, 24)), rng.random((4, 72, 72))
+    >>> hsfuse.fuse(hsi, msi, ratio=3, wavelengths_nm=np.linspace(450, 2300, 30)).shape
+    (30, 72, 72)
     """
-    low, high = reflectance("HSI", hsi), reflectance("MSI", msi)
-    nested = whole("ratio", ratio, least=2)
+    labels = Labels.of(hsi, msi)
+    known_ratio = labels.ratio if ratio is None else ratio
+    if known_ratio is None:
+        raise _unknown("ratio")
+    nested = whole("ratio", known_ratio, least=2)
+    centre_nm = labels.wavelengths_nm if wavelengths_nm is None else wavelengths_nm
+    if centre_nm is None:
+        raise _unknown("wavelengths_nm")
+    fwhm_nm = labels.fwhm_nm if fwhm_nm is None else fwhm_nm
+    srf = labels.srf if srf is None else srf
+    low, high = reflectance("HSI", labels.hsi), reflectance("MSI", labels.msi)
     check_shapes(low, high, nested)
     tile_px = None if tile is None else whole("tile", tile, least=1)
     overlap_px = None if overlap is None else whole("overlap", overlap, least=0)
@@ -150,10 +177,10 @@ def fuse(
         raise UsageError("full_output needs a quality: 'fast', 'standard' or 'best'.")
     if quality not in (None, "fast", "standard", "best"):
         raise UsageError(f"There is no quality '{quality}'.", hint="Choose 'fast', 'standard' or 'best', or None.")
-    bands = band_table(wavelengths_nm, fwhm_nm, len(low))
+    bands = band_table(centre_nm, fwhm_nm, len(low))
     weights, responses = spectral_weights(srf, bands, len(high))
     scene = array_scene(low, high, bands, responses, nested, Psf(psf_width(psf_fwhm) or 1.0), weights)
-    options = dict(method_options) | ({"model": model} if model is not None else {})
+    options: dict[str, Any] = dict(method_options) | ({"model": model} if model is not None else {})
     create_method(method, **options)  # a mistake in its options is said before anything else
     given = resolved(resources)
     repair: SceneRepair | None = None
@@ -166,10 +193,23 @@ def fuse(
         lambda: create_method(INTERPOLATION),
         scene, pipeline.scene_context(scene, given.device, random_seed, calibrate=free),
     )  # fmt: skip
-    cube = pipeline.fitted_to_array(
-        fusion, scene, given, tile=tile_px, overlap=overlap_px, clip=clip, progress=progress
-    )  # fmt: skip
+    with progress_here(progress) as shown:
+        cube = pipeline.fitted_to_array(
+            fusion, scene, given, tile=tile_px, overlap=overlap_px, clip=clip, progress=shown
+        )  # fmt: skip
+    named = labels.cube(cube, centre_nm, fwhm_nm) if labels.labelled else None
     if repair is None or not full_output:
-        return cube
+        return cube if named is None else named
     record = repair.to_json() | {"method": fusion.diagnostics.to_json()}
-    return FusedArrays(cube, repair.change, repair.expected_error, repair.error_bound, record)
+    if named is None:
+        return FusedArrays(cube, repair.change, repair.expected_error, repair.error_bound, record)
+    return labels.dataset(
+        named, repair.error_bound, record, change_probability=repair.change, expected_error=repair.expected_error
+    )  # fmt: skip
+
+
+def _unknown(name: str) -> UsageError:
+    return UsageError(
+        f"fuse() needs {name}: plain arrays do not tell it.",
+        hint=f"Give {name}=..., or DataArrays with the coordinates wavelength, y and x.",
+    )

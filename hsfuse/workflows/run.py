@@ -7,21 +7,24 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 from hsfuse.allocator import release_freed_memory
 from hsfuse.config import RunConfig
 from hsfuse.errors import HsfuseError, QualityError, UsageError
 from hsfuse.inference import pipeline
 from hsfuse.process import bounded_block_cache
-from hsfuse.progress import Progress
+from hsfuse.progress import Progress, expect, progress_here
 from hsfuse.resources import Resources
 from hsfuse.threads import torch_threads
+from hsfuse.workflows.python.settings import RunSettings, documents
+from hsfuse.workflows.python.words import speaks_python
 from hsfuse.workflows.steps.adapted import adapt_to_scene, check_adapted_path
 from hsfuse.workflows.steps.changes import find_changes
 from hsfuse.workflows.steps.clock import StageClock
 from hsfuse.workflows.steps.confidence import check_confidence_path
 from hsfuse.workflows.steps.dates import dates_summary, with_date_map
+from hsfuse.workflows.steps.foresight import foreseen
 from hsfuse.workflows.steps.inputs import Pair, open_pair, read_ahead, used_sources
 from hsfuse.workflows.steps.memory import peak_vram_bytes
 from hsfuse.workflows.steps.methods import (
@@ -62,11 +65,13 @@ class RunResult:
     output: Path | None
     method: str
     method_reason: str
-    summary: dict[str, Any] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict, repr=False)
     report: Path | None = None
     verdict: str | None = None
 
 
+@documents(RunConfig)
+@speaks_python
 def fuse_scene(
     hsi: str | Path,
     msi: str | Path | Sequence[str | Path],
@@ -76,7 +81,7 @@ def fuse_scene(
     dry_run: bool | Literal["full"] = False,
     resources: Resources | None = None,
     progress: Progress | None = None,
-    **settings: Any,
+    **settings: Unpack[RunSettings],
 ) -> RunResult:
     """Fuse one scene: the Python face of ``hsfuse run``.
 
@@ -89,14 +94,19 @@ def fuse_scene(
     output
         The cube to write: ``.tif``, ``.tiff`` or ``.img``/``.dat``/``.bil``.
     config
-        Settings; keyword ``settings`` of the same names override it.
+        Settings; the keywords below override it.
     dry_run
         Stop after planning: True checks all that names, headers and masks can tell, for positions as claimed, within
         seconds; ``full`` co-registers, examines the bands and compares checksums as a run does.
     resources
         Device, threads and memory to use; None: as the settings say.
     progress
-        Where to show progress.
+        Where to show progress; None: in a notebook below the cell, else nowhere.
+
+    Returns
+    -------
+    RunResult
+        What was written, and everything that ``--json`` prints. ``hsfuse.report(result)`` shows its report.
 
     Raises
     ------
@@ -104,11 +114,12 @@ def fuse_scene(
         See :mod:`hsfuse.errors`; each error carries the exit code of the command.
     """
     base = config or RunConfig()
-    resolved = RunConfig.resolve(None, **(base.model_dump(exclude_unset=True) | settings))
+    resolved = RunConfig.resolve(None, **(base.model_dump(exclude_unset=True) | dict(settings)))
     paths = [Path(msi)] if isinstance(msi, str | Path) else [Path(p) for p in msi]
     if not paths:
         raise UsageError("No Sentinel-2 product was given.")
-    return run_scene(Path(hsi), paths, Path(output), resolved, dry_run=dry_run, resources=resources, progress=progress)
+    with progress_here(progress) as shown:
+        return run_scene(Path(hsi), paths, Path(output), resolved, dry_run=dry_run, resources=resources, progress=shown)
 
 
 def run_scene(
@@ -136,18 +147,23 @@ def run_scene(
     with StageClock(progress) as clock, ExitStack() as stack:
         stack.enter_context(bounded_block_cache())
         quick = dry_run is True
+        to_come = partial(foreseen, config, dry_run=dry_run)
+        expect(clock, to_come())
         pair = _open(
             hsi_path, msi_paths, config.model_copy(update={"verify": False}) if quick else config, clock, stack
         )
         options = with_date_map(options, pair.msi)
         if options.layers:
             check_destination(output, options)
+        to_come = partial(to_come, hsi_px=pair.hsi.grid.height * pair.hsi.grid.width, ratio=pair.ratio)
+        expect(clock, to_come())
         if not quick:
             read_ahead(pair, config)
         # Their libraries take seconds to import, in which other cores decode images.
         given = resolved(resources) if resources else resources_of(config)
         stack.enter_context(torch_threads(given.threads))
         chosen = suit_pair(choose_method(config, given.device), pair, config)
+        to_come = partial(to_come, network=chosen.network)
         network_nm = chosen.method.spec.centre_nm
         if quick:
             prepared = claim_scene(pair, config, network_nm=network_nm)
@@ -161,6 +177,7 @@ def run_scene(
         )  # fmt: skip
         planned = plan_summary(prepared, guarded, estimate, config, given)
         planned_at = clock.total
+        expect(clock, to_come(planned=planned["plan"]["stage_seconds"]))
         check_output(output, scene.fine_grid, len(scene.bands), options)
         if dry_run:
             planned |= dates_summary(pair.msi) | {"seconds": clock.seconds}

@@ -19,7 +19,7 @@ from hsfuse.errors import InputError, OutputError, UsageError
 from hsfuse.fusion.nets.header import NetworkHeader
 from hsfuse.fusion.nets.weights import save_weights
 from hsfuse.log import get_logger
-from hsfuse.progress import Progress
+from hsfuse.progress import Progress, Step, expect
 from hsfuse.resources import Resources
 from hsfuse.threads import torch_threads
 from hsfuse.training.checkpoint import check_space
@@ -98,6 +98,7 @@ def train_reduced(
 def _train(inputs: Sequence[Path], output: Path, config: TrainConfig, device: str, clock: StageClock) -> TrainResult:
     files, scenes = check_files(output, config), parse_inputs(inputs)
     check_training_outputs(output, files, inputs, scenes, config)
+    expect(clock, _to_come(config))
     with clock.stage("start weights") as stage:
         loaded = start_weights(config)
         stage.advance()
@@ -134,6 +135,15 @@ def _train(inputs: Sequence[Path], output: Path, config: TrainConfig, device: st
     summary |= {"output": str(output), "log": str(files.log), "peak_memory_bytes": clock.memory.bytes,
                 "seconds": {name: round(value, 2) for name, value in clock.seconds.items()}}  # fmt: skip
     return TrainResult(output, summary)
+
+
+def _to_come(config: TrainConfig) -> list[Step]:
+    seconds = 60.0 * config.minutes if config.minutes else float(config.steps or 400)
+    return [
+        Step("start weights", "load the weights to start from, or draw new ones", 1.0),
+        Step("read cubes", "read the cubes, align pairs, make training windows", 5.0),
+        Step("train", "train at reduced resolution (Wald's protocol)", seconds, timed=config.minutes is not None),
+    ]  # fmt: skip
 
 
 def _task(

@@ -27,7 +27,7 @@ def test_help_lists_commands_and_exit_codes() -> None:
 
 
 def test_every_setting_is_a_flag() -> None:
-    result = runner.invoke(app, ["run", "--help"], env={"COLUMNS": "200"})
+    result = runner.invoke(app, ["run", "--help-all"], env={"COLUMNS": "200"})
     for name in RunConfig.model_fields:
         assert f"--{name.replace('_', '-')}" in result.output
 

@@ -99,3 +99,48 @@ def test_a_product_of_few_bands_is_taken_whole_where_nobody_asked_for_more(tmp_p
     assert len(found.table) == 62
     with pytest.raises(InputError, match="62 bands, fewer than the 100"):
         inspect_bands(path, "100", cut_nm=950.0, progress=SilentProgress())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wrong", "meant"),
+    [
+        (["run", "a", "b", "-o", "c.tif", "--metod", "glp"], "There is no option '--metod'", "'--method'"),
+        (["rnu", "a"], "There is no command 'rnu'", "'run'"),
+        (["run", "a", "b", "-o", "c.tif", "--method", "gpl"], "no fusion method 'gpl'", "'glp'"),
+    ],
+)
+def test_what_is_misspelt_is_answered_with_the_nearest_name(arguments: list[str], wrong: str, meant: str) -> None:
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 2
+    assert wrong in result.output
+    assert f"Did you mean {meant}?" in result.output
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong", "meant"),
+    [
+        ("overwrit = true", "Option 'overwrit' (in", "'overwrite'"),
+        ('quality = "standart"', "Option 'quality' (in", "'standard'"),
+    ],
+)
+def test_a_misspelt_file_of_settings_is_answered_with_the_nearest_name(tmp_path, line, wrong, meant) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text(line, encoding="utf-8")
+    result = runner.invoke(app, ["run", "a", "b", "-o", str(tmp_path / "c.tif"), "--config", str(file)])
+    text = " ".join(result.output.split())
+    assert result.exit_code == 2
+    assert wrong in text
+    assert f"Did you mean {meant}?" in text
+
+
+@pytest.mark.parametrize("command", ["run", "batch"])
+def test_help_shows_what_matters_first_and_all_on_demand(command: str) -> None:
+    brief = runner.invoke(app, [command, "--help"], env={"COLUMNS": "80"})
+    full = runner.invoke(app, [command, "--help-all"], env={"COLUMNS": "80"})
+    assert brief.exit_code == full.exit_code == 0
+    assert "Options that matter" in brief.output
+    assert "--search-m" not in brief.output
+    assert f"more options: hsfuse {command} --help-all" in brief.output.replace("root", "hsfuse")
+    assert full.output.index("--method") < full.output.index("--search-m")
+    for shown in (brief, full):
+        assert max(map(len, shown.output.splitlines())) <= 80

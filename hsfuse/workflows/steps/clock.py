@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 
-from hsfuse.progress import Progress, SilentProgress, Stage
+from hsfuse.log import get_logger
+from hsfuse.progress import Progress, SilentProgress, Stage, Step, expect
 from hsfuse.workflows.steps.memory import PeakMemory
+
+_log = get_logger(__name__)
 
 
 class StageClock:
@@ -35,15 +38,22 @@ class StageClock:
     ) -> None:
         self.memory.__exit__(kind, error, trace)
 
+    def expect(self, steps: Sequence[Step]) -> None:
+        """Pass on which stages are to come."""
+        expect(self._progress, steps)
+
     @contextmanager
     def stage(self, name: str, total: float = 1.0) -> Iterator[Stage]:
         """Time and show a stage."""
         start, busy = time.monotonic(), time.process_time()
+        _log.debug("%s: begins", name)
         try:
             with self._progress.stage(name, total) as shown:
                 yield shown
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
+            took = time.monotonic() - start
+            _log.debug("%s: done in %.2f s", name, took)
+            self.seconds[name] = self.seconds.get(name, 0.0) + took
             self.cpu_seconds[name] = self.cpu_seconds.get(name, 0.0) + time.process_time() - busy
 
     def hidden(self) -> StageClock:

@@ -22,19 +22,12 @@ from hsfuse.outputs import check_paths, part_name, refuse_inputs
 from hsfuse.qa.coregistration import diagnose
 from hsfuse.workflows.steps.prepare import PreparedScene
 from hsfuse.writers import WriteOptions
+from hsfuse.writers.confidence_layer import LAYERS, SOURCES, confidence_path
 
-SOURCES = {0: "no data", 1: "fused", 2: "hyperspectral image only", 3: "fused, alignment extrapolated"}
-"""Values of the third band."""
 NODATA = 65535
 CHANGE_STEP, ERROR_STEP = 1e-4, 1e-4
 _TILE_PX = 256
 _SOFTWARE = "hsfuse confidence layer"
-
-
-def confidence_path(output: Path) -> Path:
-    """Name of the confidence layer of an output."""
-    stem = output.with_suffix("")
-    return stem.with_name(stem.name + ".confidence.tif")
 
 
 def check_confidence_path(output: Path, options: WriteOptions) -> None:
@@ -94,7 +87,7 @@ def write_confidence(path: Path, prepared: PreparedScene, repair: SceneRepair, t
         with rasterio.open(plain, "w", **creation) as dataset:
             dataset.write(layers)
             dataset.scales = (CHANGE_STEP, ERROR_STEP, 1.0)
-            for band, name in enumerate(("change probability", "expected relative error", "source"), start=1):
+            for band, name in enumerate(LAYERS, start=1):
                 dataset.set_band_description(band, name)
             words = "; ".join(f"{value}: {meaning}" for value, meaning in SOURCES.items())
             dataset.update_tags(3, values=words)

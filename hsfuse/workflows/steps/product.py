@@ -19,11 +19,12 @@ from hsfuse.log import get_logger
 from hsfuse.resources import Resources
 from hsfuse.threads import one_blas_thread
 from hsfuse.workflows.steps.clock import StageClock
-from hsfuse.workflows.steps.confidence import confidence_path, remove_old_confidence, write_confidence
+from hsfuse.workflows.steps.confidence import remove_old_confidence, write_confidence
 from hsfuse.workflows.steps.dates import date_map_writer
 from hsfuse.workflows.steps.methods import ChosenMethod
 from hsfuse.workflows.steps.prepare import PreparedScene
 from hsfuse.writers import CubeWriter, WriteOptions, WrittenProduct, provenance_record, run_identity
+from hsfuse.writers.confidence_layer import confidence_path
 from hsfuse.writers.provenance import InputIdentity
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Any
 from hsfuse._version import __version__
 from hsfuse.config import RunConfig
 from hsfuse.inference.budget import Estimate
-from hsfuse.inference.speed import measure_speed, predict_seconds
+from hsfuse.inference.speed import StageSeconds, measure_speed, predict_stages
 from hsfuse.readers.base import ProductInfo
 from hsfuse.resources import Resources
 from hsfuse.workflows.steps.methods import ChosenMethod
@@ -26,6 +26,7 @@ def plan_summary(
     fine = scene.fine_grid
     samples = fine.height * fine.width * len(scene.bands)
     raw = samples * SAMPLE_BYTES[config.dtype]
+    stages = _guess_seconds(estimate, chosen, config, samples, raw, resources)
     return {
         "hsfuse": __version__,
         "config": config.model_dump(mode="json"),
@@ -46,9 +47,8 @@ def plan_summary(
             "computed_pixels": estimate.pixels,
             "peak_memory_bytes": estimate.host_bytes, "peak_vram_bytes": estimate.vram_bytes,
             "disk_bytes": raw,
-            "estimated_seconds": round(
-                _guess_seconds(estimate, chosen, config, samples, raw, resources) + _adapt_seconds(chosen, config), 1
-            ),
+            "estimated_seconds": round(sum(stages) + _adapt_seconds(chosen, config), 1),
+            "stage_seconds": {name: round(value, 2) for name, value in stages._asdict().items()},
         },
     }  # fmt: skip
 
@@ -64,12 +64,12 @@ def method_summary(chosen: ChosenMethod) -> dict[str, Any]:
 
 def _guess_seconds(
     estimate: Estimate, chosen: ChosenMethod, config: RunConfig, samples: int, raw_bytes: int, resources: Resources
-) -> float:
+) -> StageSeconds:
     """Seconds from the plan to the finished product: by what this machine is measured to do right now."""
     if resources.on_gpu:
-        return estimate.flop / _GPU_FLOP_PER_SECOND + raw_bytes / _IO_BYTES_PER_SECOND
+        return StageSeconds(0.0, estimate.flop / _GPU_FLOP_PER_SECOND, raw_bytes / _IO_BYTES_PER_SECOND)
     speed = measure_speed(resources.threads)
-    return predict_seconds(estimate, chosen.method.spec, samples, speed, judged=config.report)
+    return predict_stages(estimate, chosen.method.spec, samples, speed, judged=config.report)
 
 
 def _adapt_seconds(chosen: ChosenMethod, config: RunConfig) -> float:

@@ -1,0 +1,1 @@
+"""The Python face: typed settings, errors in Python's words, xarray, reports and progress in notebooks."""
