@@ -16,6 +16,7 @@ from hsfuse.readers.base import HyperspectralProduct
 from hsfuse.readers.declarations import NOTHING, Declarations
 from hsfuse.readers.find import find_products
 from hsfuse.readers.footprint import touches
+from hsfuse.workflows.steps.contributions import contributions
 
 _LEAST_RATIO = 1.5
 """Images of nearly equal pixels are no pair to fuse."""
@@ -76,8 +77,8 @@ def describe_products(paths: Sequence[Path]) -> dict[str, Any]:
     -------
     dict
         ``products``: as :func:`describe_product`, or ``path`` and ``error`` of what cannot be read. ``pairs``: names,
-        shared area in km², days between the acquisitions and cloud cover of the multispectral image, the nearest
-        in time first.
+        shared area in km², days between the acquisitions, cloud cover of the multispectral product and over the
+        hyperspectral image, and what a run with all of them would take from each, the nearest in time first.
 
     Raises
     ------
@@ -102,6 +103,13 @@ def describe_products(paths: Sequence[Path]) -> dict[str, Any]:
         for msi in known
         if msi["kind"] == "multispectral" and (pair := _pair(hsi, msi)) is not None
     ]
+    for hsi in (facts for facts in known if facts["kind"] == "hyperspectral"):
+        mine = {pair["msi"] for pair in pairs if pair["hsi"] == hsi["name"]}
+        partners = [(Path(msi["path"]), msi["level"]) for msi in known if msi["name"] in mine]
+        bring = contributions(Path(hsi["path"]), partners) if partners else {}
+        for pair in pairs:
+            if pair["hsi"] == hsi["name"]:
+                pair |= bring.get(pair["msi"], {})
     pairs.sort(key=lambda pair: (pair["hsi"], pair["days_apart"] is None, pair["days_apart"], -pair["overlap_km2"]))
     return {"products": products, "pairs": pairs}
 
@@ -146,14 +154,24 @@ def products_text(facts: dict[str, Any]) -> str:
     ]
     for pair in facts["pairs"]:
         days = "days apart unknown" if pair["days_apart"] is None else f"{pair['days_apart']:.1f} days apart"
-        cloud = "" if pair["cloud_percent"] is None else f", {pair['cloud_percent']:.0f} % cloud"
         parts.append(
-            f"{pair['hsi']} + {pair['msi']}\n  pair      {pair['overlap_km2']:.1f} km², {days}{cloud}, "
+            f"{pair['hsi']} + {pair['msi']}\n  pair      {pair['overlap_km2']:.1f} km², {days}{_cloud_text(pair)}, "
             f"ratio {pair['ratio']:g}"
         )
+        if "clear_percent" in pair:
+            share = pair["contributes_percent"]
+            gives = f"gives {share:.1f} %" if share else "is not needed"
+            parts.append(f"  brings    {pair['clear_percent']:.1f} % of the image clear; in a run with all it {gives}")
     if not facts["pairs"]:
         parts.append("No hyperspectral product lies on a multispectral one.")
     return "\n".join(parts)
+
+
+def _cloud_text(pair: dict[str, Any]) -> str:
+    over = pair.get("footprint_cloud_percent")
+    if over is not None:
+        return f", {over:.0f} % of the image under cloud"
+    return "" if pair["cloud_percent"] is None else f", {pair['cloud_percent']:.0f} % cloud"
 
 
 def description_text(facts: dict[str, Any]) -> str:

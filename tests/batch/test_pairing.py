@@ -110,3 +110,24 @@ def test_an_image_without_a_time_takes_what_is_clear() -> None:
     assert names(found) == ["clear"]
     assert isinstance(found, Partner)
     assert found.days_apart is None
+
+
+def test_overflights_that_can_fill_the_clouds_of_the_best_come_along() -> None:
+    half, third, clear = tile("half", 1.0, cloud=40.0), tile("third", 8.0, cloud=30.0), tile("clear", 30.0)
+    late, toa = tile("late", 50.0), tile("toa", 2.0, level="L1C", acquisition="S2A L1C")
+    found = Archive([late, toa, clear, third, half]).partner(image(), PairingLimits())
+    assert names(found) == ["half"]
+    assert isinstance(found, Partner)
+    assert found.cloud_percent == 40.0, "the limits and the table are about the best"
+    # The clear one is expected to leave nothing open, so none behind it is needed; levels are not mixed.
+    assert [product.name for product in found.fills] == ["third", "clear"]
+    alone = Archive([tile("all clear", 1.0), third]).partner(image(), PairingLimits())
+    assert isinstance(alone, Partner)
+    assert alone.fills == ()
+
+
+def test_only_days_that_are_wanted() -> None:
+    archive = Archive([tile("near", 1.0), tile("far", 9.0)])
+    assert names(archive.partner(image(), PairingLimits(), [(WHEN + timedelta(days=9)).date()])) == ["far"]
+    found = archive.partner(image(), PairingLimits(), [WHEN.date()])
+    assert found == "no Sentinel-2 product under it is of 2024-06-21 (--s2-date)"

@@ -39,6 +39,9 @@ def test_a_folder_is_searched_and_paired(archive: Path) -> None:
     assert pair["overlap_km2"] == pytest.approx(0.6 * 0.72, abs=0.01)
     assert pair["days_apart"] == pytest.approx(342, abs=1)
     assert pair["ratio"] == 3
+    assert pair["covered_percent"] > 85, "but for random pixels without data"
+    assert pair["clear_percent"] == pair["contributes_percent"] > 0
+    assert pair["covered_percent"] == pytest.approx(pair["clear_percent"] + pair["footprint_cloud_percent"], abs=0.02)
     assert GRID.pixel_m == 10
     text = products_text(facts)
     assert "0.4 km², 34" in text

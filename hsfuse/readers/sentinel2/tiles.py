@@ -56,7 +56,7 @@ def open_tiles(paths: Sequence[Path], options: OpenOptions) -> MultispectralProd
     near, notes = _of_one_level(near, searched, options)
     near = wanted_dates(near, options.dates)
     dates = split_dates(near)
-    if target is None or len(dates) == 1:
+    if target is None or (len(dates) == 1 and not options.dates.thorough):
         return _open_one_date(near, options, notes)
     return open_dates(dates, options, notes)
 

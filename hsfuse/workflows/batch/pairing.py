@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date
 from itertools import groupby
 
 import numpy as np
@@ -24,6 +25,9 @@ _DAYS_PER_CLOUD_PERCENT = 0.3
 _DAYS_PER_MISSING_PERCENT = 1.0
 _TOP_OF_ATMOSPHERE_DAYS = 30.0
 """L1C is no surface reflectance: used where no L2A is near."""
+_MOST_FILLS = 7
+_OPEN_PERCENT = 0.5
+"""Overflights are added until this share is expected to stay open, were clouds spread at random."""
 _DEGREES = 360.0
 _IMAGED = -1
 """In place of a tile's number: the imaged part of all tiles."""
@@ -52,12 +56,21 @@ class Partner:
         Cloud cover of the products, weighted by what they cover; None: unknown.
     coverage
         Share of the hyperspectral image's extent under the products, 0 to 1.
+    fills
+        Products of further overflights of the same level that may fill what clouds and the products' edges leave open,
+        the better ones first; a run looks at their scene classes and uses what it needs.
     """
 
     products: tuple[ProductHeader, ...]
     days_apart: float | None
     cloud_percent: float | None
     coverage: float
+    fills: tuple[ProductHeader, ...] = ()
+
+    @property
+    def open_percent(self) -> float:
+        """Share of the image that is under cloud or not covered, in percent."""
+        return 100.0 - self.coverage * (100.0 - (self.cloud_percent or 0.0))
 
     @property
     def cost(self) -> float:
@@ -90,20 +103,33 @@ class Archive:
     def __len__(self) -> int:
         return len(self._products)
 
-    def partner(self, hsi: ProductHeader, limits: PairingLimits) -> Partner | str:
-        """Return the best partner of an image, or one sentence that says why there is none."""
+    def partner(self, hsi: ProductHeader, limits: PairingLimits, days: Sequence[date] = ()) -> Partner | str:
+        """Return the best partner of an image, or one sentence that says why there is none.
+
+        ``days`` are those (UTC) that may be used; empty for all.
+        """
         area = box(*hsi.grids[0].bounds)
         covered = self._covered(hsi, area)
         if not covered:
             return f"none of the {len(self)} Sentinel-2 products lies under it"
+        if days:
+            covered = {number: part for number, part in covered.items() if self._is_of(number, days)}
+            if not covered:
+                return f"no Sentinel-2 product under it is of {', '.join(map(str, days))} (--s2-date)"
         found = [self._best_tiles(hsi, area, group, covered) for group in self._acquisitions(covered)]
         found.sort(key=lambda partner: (partner.cost, partner.products[0].name))
         fitting = [partner for partner in found if not partner.fault(limits)]
         if fitting:
-            return fitting[0]
+            # A part of the image is enough for those that only fill it.
+            others = [p for p in found if not p.fault(replace(limits, min_overlap=0.0))]
+            return _with_fills(fitting[0], others)
         # The one that is named misses as little as possible.
         nearest = min(found, key=lambda partner: (partner.coverage < limits.min_overlap, partner.cost))
         return nearest.fault(limits)
+
+    def _is_of(self, number: int, days: Sequence[date]) -> bool:
+        start = self._products[number].start
+        return start is not None and start.date() in days
 
     def _covered(self, hsi: ProductHeader, area: Polygon) -> dict[int, Polygon]:
         """Part of the image under each product that touches it, by the product's index."""
@@ -175,6 +201,20 @@ class Archive:
             longitude, latitude = np.array(corners).T
             self._outlines[key] = _polygon(*reproject_xy(CRS.from_epsg(4326), crs, longitude, latitude))
         return self._outlines.get(key)
+
+
+def _with_fills(best: Partner, others: Sequence[Partner]) -> Partner:
+    """Add overflights that can fill what the best one leaves open."""
+    fills: list[ProductHeader] = []
+    left = best.open_percent
+    for other in others:
+        if left <= _OPEN_PERCENT or len(fills) >= _MOST_FILLS:
+            break
+        if other is best or other.products[0].level != best.products[0].level:
+            continue
+        fills += other.products
+        left *= other.open_percent / 100.0
+    return replace(best, fills=tuple(fills))
 
 
 def _outline(grid: Grid, crs: CRS) -> Polygon | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hsfuse.config import RunConfig
 from hsfuse.errors import InputError, OverlapError, UsageError
 from hsfuse.log import get_logger
 from hsfuse.progress import format_seconds
@@ -139,8 +140,8 @@ def _entry(
         partner = chosen.partner(header, PairingLimits(float("inf"), 100.0, 0.0))
         paths = wanted.msi
     else:
-        partner = archive.partner(header, limits)
-        paths = () if isinstance(partner, str) else tuple(product.path for product in partner.products)
+        partner = archive.partner(header, limits, RunConfig.resolve(None, **wanted.settings).s2_days)
+        paths = () if isinstance(partner, str) else tuple(p.path for p in (*partner.products, *partner.fills))
     if isinstance(partner, str):
         return PlanEntry(name, hsi, "unpaired", partner, exit_code=OverlapError.exit_code)
     job = SceneJob(
