@@ -2,6 +2,8 @@
 
 A field's name with dashes is the flag, the field's name is the TOML key, its description is the help text.
 Unknown keys are errors. What runs is the resolved, frozen object; its hash names the run.
+
+Longer than 400 lines because every setting of the commands stands here once, with its help text.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from hsfuse.resources import parse_size
 
 CoregisterMode = Literal["auto", "global", "local", "off"]
 OutputDtype = Literal["int16", "uint16", "float32"]
+Guide = Literal["s2", "pan", "pan+s2"]
 Compression = Literal["zstd", "deflate", "lerc", "none"]
 
 
@@ -161,6 +164,10 @@ class _PairConfig(CoregisterConfig):
     scale: float | None = Field(None, gt=0.0, description="of an HSI raster: reflectance is number x scale + offset")
     offset: float | None = Field(None, ge=-100.0, le=100.0, description="of an HSI raster, see --scale")
     nodata: float | None = Field(None, description="of an HSI raster: stored number of samples without data")
+    guide: Guide = Field(
+        "s2",
+        description="s2: the MSI given; pan: the product's own panchromatic image; pan+s2: both in turn",
+    )
     s2_bands: Literal["10m", "all"] = Field("10m", description="MSI bands: 10 m only, or the 20 m bands too")
     allow_radiometry_mismatch: bool = Field(
         False, description="fuse a top-of-atmosphere HSI with a surface reflectance MSI all the same"
@@ -170,6 +177,13 @@ class _PairConfig(CoregisterConfig):
     )
     cloud_mask: bool = Field(True, description="leave out what clouds of the MSI hide (nodata in a cube)")
     cloud_dilate_px: int = Field(2, ge=0, le=100, description="grow the cloud mask by so many MSI pixels")
+
+    @field_validator("guide")
+    @classmethod
+    def _known_guide(cls, value: Guide) -> Guide:
+        if value == "pan+s2" and cls.command in ("compare", "train-reduced"):
+            raise ValueError("two guides, pan+s2, are for `hsfuse run`; choose s2 or pan")
+        return value
 
 
 class _MachineConfig(_Config):
@@ -258,6 +272,8 @@ class RunConfig(_FusionConfig, _MethodConfig):
             raise ValueError("--min-confidence needs --quality fast, standard or best")
         if self.compress == "lerc" and self.dtype != "float32":
             raise ValueError("lerc compression is for float32 output")
+        if self.guide == "pan+s2" and (self.quality != "plain" or self.srf_weight or self.adapt):
+            raise ValueError("--guide pan+s2 fuses in two steps and excludes --quality, --srf-weight and --adapt")
         if self.back_projection_weight != 1.0 and not self.back_projection:
             raise ValueError("--back-projection-weight needs --back-projection")
         return self

@@ -110,12 +110,16 @@ class BandTable:
 
 @dataclass(frozen=True)
 class SpectralResponse:
-    """Relative spectral response of one band, sampled on its own wavelengths (nm, ascending)."""
+    """Relative spectral response of one band, sampled on its own wavelengths (nm, ascending).
+
+    ``source`` says where it comes from; an ``assumed`` one is nominal and worth measuring on the scene.
+    """
 
     name: str
     wavelength_nm: NDArray[np.float64]
     response: NDArray[np.float64]
     source: str = ""
+    assumed: bool = False
 
     @property
     def centre_nm(self) -> float:

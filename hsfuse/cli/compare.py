@@ -13,8 +13,8 @@ from hsfuse.config import CompareConfig, CoregisterConfig
 from hsfuse.errors import EXIT_CODES
 
 _PANEL_FIELDS = {
-    "Comparison": "methods quality adapt reduced condition bands vnir_swir_cut_nm s2_bands ratio psf_fwhm aoi aoi_crs"
-    " window allow_radiometry_mismatch cloud_mask cloud_dilate_px overwrite seed",
+    "Comparison": "methods guide quality adapt reduced condition bands vnir_swir_cut_nm s2_bands ratio psf_fwhm aoi"
+    " aoi_crs window allow_radiometry_mismatch cloud_mask cloud_dilate_px overwrite seed",
     "Co-registration": " ".join(CoregisterConfig.model_fields),
     "Computing": "tile device precision max_memory max_vram threads verify",
 }

@@ -13,8 +13,8 @@ from hsfuse.config import CoregisterConfig, RunConfig
 from hsfuse.errors import EXIT_CODES
 
 _PANEL_FIELDS = {
-    "Fusion": "method quality model adapt bands vnir_swir_cut_nm s2_bands allow_radiometry_mismatch ratio psf_fwhm clip"
-    " seed",
+    "Fusion": "method guide quality model adapt bands vnir_swir_cut_nm s2_bands allow_radiometry_mismatch ratio"
+    " psf_fwhm clip seed",
     "HSI raster": "wavelengths scale offset nodata",
     "Fidelity guards": "back_projection back_projection_weight srf_weight",
     "Co-registration": " ".join(CoregisterConfig.model_fields),
@@ -23,7 +23,19 @@ _PANEL_FIELDS = {
     " min_quality min_confidence",
     "Computing": "tile overlap device precision max_memory max_vram threads verify",
 }
-MATTER = ("method", "quality", "bands", "coregister", "aoi", "adapt", "format", "max_memory", "overwrite", "resume")
+MATTER = (
+    "method",
+    "guide",
+    "quality",
+    "bands",
+    "coregister",
+    "aoi",
+    "adapt",
+    "format",
+    "max_memory",
+    "overwrite",
+    "resume",
+)
 """The settings that most users want to know of."""
 _INTERRUPTED = "; the same command with --resume goes on where it stopped"
 PANELS = {name: panel for panel, names in _PANEL_FIELDS.items() for name in names.split()}
@@ -36,9 +48,14 @@ def add_to(app: typer.Typer) -> None:
     @with_config(RunConfig, panels=PANELS, matter=MATTER)
     def run(
         hsi: Annotated[Path, typer.Argument(help="PRISMA .he5 or .zip, or a raster cube with wavelengths")],
-        msi: Annotated[list[Path], typer.Argument(help="Sentinel-2 .SAFE, MTD_*.xml or .zip (several are mosaicked)")],
         output: Annotated[Path, typer.Option("-o", "--output", help="the cube: .tif, or .img for ENVI")],
         settings: dict[str, Any],
+        msi: Annotated[
+            list[Path] | None,
+            typer.Argument(
+                help="Sentinel-2 .SAFE, MTD_*.xml or .zip (several are mosaicked); none with --guide pan",
+            ),
+        ] = None,
         config: Annotated[
             Path | None, typer.Option("--config", help="TOML file with the same names as the flags")
         ] = None,
@@ -64,7 +81,7 @@ def add_to(app: typer.Typer) -> None:
             from hsfuse.workflows.run import run_scene
 
             planning: bool | Literal["full"] = "full" if full_dry_run else dry_run
-            result = run_scene(hsi, msi, output, resolved, dry_run=planning, progress=shown)
+            result = run_scene(hsi, msi or [], output, resolved, dry_run=planning, progress=shown)
             session.show(result.summary, lambda: plan_text(result.summary) if planning else result_text(result.summary))
 
 

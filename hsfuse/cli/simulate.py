@@ -36,6 +36,9 @@ def add_to(app: typer.Typer) -> None:
             float, typer.Option(help="relief in metres: slopes, cast shadows and parallax", min=0.0, max=4000.0)
         ] = 0.0,
         smile: Annotated[bool, typer.Option("--smile", help="strong smile: 2.5 nm at both ends of the swath")] = False,
+        fine: Annotated[
+            bool, typer.Option("--fine", help="a 5 m landscape: the panchromatic image shows more than Sentinel-2")
+        ] = False,
         verbose: Verbose = False,
         quiet: Quiet = False,
         as_json: AsJson = False,
@@ -49,6 +52,6 @@ def add_to(app: typer.Typer) -> None:
             facts = simulate_products(
                 folder, sensor=sensor, rows=rows, cols=cols, seed=seed, clouds=clouds, full_tile=full_tile,
                 s2_bands=s2_bands, vnir_swir_shift_m=swir_shift, days_apart=days_apart, relief_m=relief,
-                strong_smile=smile, progress=session.progress,
+                strong_smile=smile, fine_truth=fine, progress=session.progress,
             )  # fmt: skip
             session.show(facts, lambda: "\n".join(f"{name:<11} {value}" for name, value in facts.items()))

@@ -15,8 +15,8 @@ from hsfuse.errors import EXIT_CODES
 
 _PANEL_FIELDS = {
     "Network": "method network_settings init name weights",
-    "Data": "generated generated_share generated_px remixed structure bands vnir_swir_cut_nm s2_bands ratio psf_fwhm"
-    " allow_radiometry_mismatch cloud_mask cloud_dilate_px augment patch window validation_share gap"
+    "Data": "generated generated_share generated_px remixed structure bands vnir_swir_cut_nm guide s2_bands ratio"
+    " psf_fwhm allow_radiometry_mismatch cloud_mask cloud_dilate_px augment patch window validation_share gap"
     " validation_windows",
     "Training": "recipe minutes steps epochs batch micro_batch validate_every patience lr loss schedule ema clip seed",
     "Co-registration": " ".join(CoregisterConfig.model_fields),

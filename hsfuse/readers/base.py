@@ -106,6 +106,13 @@ class HyperspectralProduct(Protocol):
         """Pixels hidden by cloud, cloud shadow or cirrus; None (the default) when the product has no such mask."""
         return None
 
+    def panchromatic(self) -> MultispectralProduct | None:
+        """Open the panchromatic image that the product brings, as an image of one band; None (default) without one.
+
+        It belongs to the product and is closed with it.
+        """
+        return None
+
     def read_ahead(self, block: Slice2D, bands: Sequence[int] | None = None) -> None:  # noqa: ARG002 - for those who do
         """Begin to fetch what will be read soon, where that pays; returns at once. Nothing by default."""
         return

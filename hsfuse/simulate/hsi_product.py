@@ -107,6 +107,8 @@ def _optics(config: SimulationConfig) -> Optics:
         vnir_swir_shift_m=config.vnir_swir_shift_m,
         # It is the correction of the atmosphere that fails: radiance above it is measured in every band.
         failed_bands=config.failed_bands and not config.sees_through_air,
+        pan_psf_fwhm=config.pan_psf_fwhm,
+        pan_shift_m=config.pan_shift_m,
     )
 
 

@@ -108,7 +108,8 @@ def simulate_pair(
     elif settings:
         config = SimulationConfig.resolve(**{**config.model_dump(), **settings})
     target = _prepare(Path(folder), overwrite=overwrite)
-    hsi_grid, truth_grid, field = plan_grids(config)
+    hsi_grid, msi_grid, field = plan_grids(config)
+    truth_grid = msi_grid.nested(round(MSI_PIXEL_M / config.scene_pixel_m))
     facts = {"config": config.model_dump(mode="json"), "hsi_crs": hsi_grid.crs.to_string()}
     truth = Truth.generate(truth_grid, seed=config.seed, field=field, facts=facts, progress=progress)
     guide = truth
@@ -120,9 +121,9 @@ def simulate_pair(
     claimed = hsi_grid.coarsened(config.coarsening)
     hsi = write_hsi_product(target, config, truth, claimed, field, progress)
 
-    tile = _tile(truth_grid) if config.full_tile else None
+    tile = _tile(msi_grid) if config.full_tile else None
     beyond = config.full_tile and config.tile_fill == "mirror"
-    view = _sentinel2(config, guide, tile if beyond and tile is not None else truth_grid, unmasked)
+    view = _sentinel2(config, guide, tile if beyond and tile is not None else msi_grid, unmasked)
     sentinel2 = write_safe(
         target,
         grid=view.grid,
@@ -168,7 +169,7 @@ def plan_grids(config: SimulationConfig) -> tuple[Grid, Grid, TrueField]:
         rng=rng,
     )
     field = _with_distortion(config, field, rng)
-    reach = field.largest_m(hsi) + max(map(abs, config.vnir_swir_shift_m)) + config.margin_m
+    reach = field.largest_m(hsi) + max(map(abs, (*config.vnir_swir_shift_m, *config.pan_shift_m))) + config.margin_m
     reach += 3.0 * config.psf_fwhm * HSI_PIXEL_M + 1.5 * config.relief_m * max(map(abs, field.parallax))
     box = hsi.bounds_in(msi_crs).buffer(reach)
     return hsi, _snapped(msi_crs, box), field
@@ -218,7 +219,8 @@ def _other_day(config: SimulationConfig, truth: Truth) -> tuple[Truth, Truth, tu
 def _sentinel2(config: SimulationConfig, truth: Truth, grid: Grid, unmasked: tuple[Cover, ...] = ()) -> Sentinel2Sensor:
     """Set up the Sentinel-2 product."""
     rng = np.random.default_rng([config.seed, 0xC52])
-    clouds = Clouds.random(truth.grid.shape, rng, fraction=config.cloud_fraction, pixel_m=MSI_PIXEL_M, shadow_m=1100.0)
+    shape = truth.grid.coarsened(round(MSI_PIXEL_M / truth.grid.pixel_m)).shape
+    clouds = Clouds.random(shape, rng, fraction=config.cloud_fraction, pixel_m=MSI_PIXEL_M, shadow_m=1100.0)
     return Sentinel2Sensor(
         truth,
         grid,

@@ -36,9 +36,9 @@ class Sentinel2Sensor:
     Parameters
     ----------
     truth
-        The scene.
+        The scene, on pixels of 10 m or a whole share of that.
     grid
-        Grid of the product, aligned with the scene's; where it reaches beyond, the scene is continued by mirroring.
+        Grid of the product (10 m), aligned with the scene's; where it reaches beyond, the scene is mirrored.
     spacecraft
         Decides the response functions.
     psf_fwhm
@@ -71,7 +71,9 @@ class Sentinel2Sensor:
         self.truth, self.grid, self.spacecraft = truth, grid, spacecraft
         self.psf_fwhm, self.snr_scale, self.clouds, self.seed = psf_fwhm, snr_scale, clouds, seed
         self._unmasked, self._above_air = tuple(unmasked), above_air
-        self._inside = truth.grid.block_in(grid)
+        self._finer = max(1, round(grid.pixel_m / truth.grid.pixel_m))
+        self._scene = truth.grid.coarsened(self._finer)
+        self._inside = self._scene.block_in(grid)
 
     def band(self, name: str) -> Callable[[Slice2D], FloatArray]:
         """Return a function that delivers blocks (row, col) of a band on the band's own pixels."""
@@ -93,10 +95,11 @@ class Sentinel2Sensor:
         weights = self.truth.endmembers.in_responses([red, infrared])
 
         def classify(part: Slice2D) -> FloatArray:
-            low, high = self.truth.mix(weights, part)
+            fine = part.scaled(self._finer)
+            low, high = (_block_mean(band, self._finer) for band in self.truth.mix(weights, fine))
             index = (high - low) / np.maximum(high + low, 1e-3)
             classes = np.where(index > 0.4, SCL_VEGETATION, SCL_BARE)
-            classes = np.where(self.truth.labels(part) == WATER, SCL_WATER, classes)
+            classes = np.where(self.truth.labels(fine)[:: self._finer, :: self._finer] == WATER, SCL_WATER, classes)
             if self.clouds is not None:
                 opacity, shadow = self.clouds.block(*part.slices)
                 classes = np.where(shadow > 0.25, SCL_SHADOW, classes)
@@ -112,8 +115,10 @@ class Sentinel2Sensor:
     def _see(self, weights: NDArray[np.float64], centre_nm: float, part: Slice2D) -> FloatArray:
         """Noise-free view (row, col) of a block of the scene."""
         wide = Slice2D(part.row0 - _MARGIN, part.row1 + _MARGIN, part.col0 - _MARGIN, part.col1 + _MARGIN)
-        wide = wide.clipped(*self.truth.grid.shape)
-        view = gaussian_blur(self.truth.mix(weights, wide), self.psf_fwhm)
+        wide = wide.clipped(*self._scene.shape)
+        finer = self._finer
+        view = gaussian_blur(self.truth.mix(weights, wide.scaled(finer)), self.psf_fwhm * finer)
+        view = _block_mean(view[0], finer)[None]
         top, left = part.row0 - wide.row0, part.col0 - wide.col0
         view = view[:, top : top + part.shape[0], left : left + part.shape[1]]
         if self.clouds is not None:
@@ -126,7 +131,7 @@ class Sentinel2Sensor:
 
     def _mirrored(self, read: Callable[[Slice2D], FloatArray], block: Slice2D) -> FloatArray:
         """Read a block of the product's 10 m grid, continuing the scene by mirroring where it ends."""
-        height, width = self.truth.grid.shape
+        height, width = self._scene.shape
         rows = _reflect(np.arange(block.row0, block.row1) - self._inside.row0, height)
         cols = _reflect(np.arange(block.col0, block.col1) - self._inside.col0, width)
         part = Slice2D(int(rows.min()), int(rows.max()) + 1, int(cols.min()), int(cols.max()) + 1)

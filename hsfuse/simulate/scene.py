@@ -44,7 +44,7 @@ class Truth:
     Attributes
     ----------
     grid
-        10 m grid of the scene; Sentinel-2's pixels coincide with it.
+        Grid of the scene, 10 or 5 m; Sentinel-2's pixels coincide with it, or with blocks of it.
     endmembers
         Spectra of the scene.
     index, weight

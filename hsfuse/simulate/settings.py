@@ -45,6 +45,13 @@ class SimulationConfig(_Config):
     vnir_bands: int = Field(63, ge=1, le=66, description="acquired VNIR bands")
     swir_bands: int = Field(171, ge=1, le=173, description="acquired SWIR bands")
     pan: bool = Field(True, description="write PRISMA's 5 m panchromatic image too")
+    pan_psf_fwhm: float = Field(1.35, ge=0.3, le=3.0, description="the panchromatic PSF's width (FWHM) in 5 m pixels")
+    pan_shift_m: tuple[float, float] = Field(
+        (0.0, 0.0), description="misregistration of the panchromatic image against VNIR, east and north in metres"
+    )
+    scene_pixel_m: int = Field(
+        10, description="pixels of the ground truth: 10, or 5 for a panchromatic image that shows more than 10 m pixels"
+    )
     s2_bands: Literal["10m", "all"] = Field("all", description="Sentinel-2 bands: 10 m only, or the 20 m bands too")
     spacecraft: Literal["Sentinel-2A", "Sentinel-2B", "Sentinel-2C"] = Field(
         "Sentinel-2A", description="spacecraft, which decides the spectral responses"
@@ -84,6 +91,10 @@ class SimulationConfig(_Config):
         low, high = sorted((self.rows, self.cols))
         if low * math.cos(turn) - high * math.sin(turn) < 8.0:
             raise ValueError("a footprint so rotated does not fit the rows and columns")
+        if self.scene_pixel_m not in (5, 10):
+            raise ValueError("the ground truth has pixels of 10 or 5 m")
+        if self.scene_pixel_m == 5 and (self.is_realistic or self.full_tile):
+            raise ValueError("a ground truth of 5 m shows one day, flat ground and no whole tile")
         if self.full_tile and self.shift_m is not None and max(map(abs, self.shift_m)) > 20_000.0:
             raise ValueError("so large a shift leaves the tile")
         return self

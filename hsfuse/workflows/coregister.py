@@ -20,10 +20,11 @@ from hsfuse.outputs import check_new_files
 from hsfuse.process import bounded_block_cache
 from hsfuse.progress import Progress
 from hsfuse.qa.page import picture_folder
-from hsfuse.readers import open_msi, open_product
+from hsfuse.readers import open_hsi, open_msi, open_product
 from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct
 from hsfuse.threads import one_blas_thread
 from hsfuse.workflows.steps.clock import StageClock
+from hsfuse.workflows.steps.guide import brings_panchromatic, own_panchromatic
 from hsfuse.workflows.steps.inputs import date_wish
 from hsfuse.workflows.steps.report_files import report_files
 from hsfuse.writers import ReportFiles, WriteOptions, check_destination
@@ -60,7 +61,8 @@ def coregister_files(
     target
         Image to be moved: a hyperspectral product, or any raster.
     reference
-        Image that is right: a Sentinel-2 product, or any raster, not coarser than the target.
+        Image that is right: a Sentinel-2 product, or any raster, not coarser than the target; of a hyperspectral
+        product, its panchromatic image.
     output
         Aligned GeoTIFF on the target's own grid, resampled once.
     field
@@ -94,8 +96,7 @@ def coregister_files(
         stack.enter_context(bounded_block_cache())
         moving = open_product(target)
         stack.callback(moving.close)
-        fixed = open_msi([reference], target=moving.grid, verify=config.verify, dates=date_wish(moving, config))
-        stack.callback(fixed.close)
+        fixed = _open_reference(reference, moving, config, stack)
         warnings = [*moving.info.warnings, *fixed.info.warnings]
         for warning in warnings:
             _log.warning("%s", warning)
@@ -209,3 +210,16 @@ def _write_report(
         )  # fmt: skip
         write_report(path, data)
         stage.advance()
+
+
+def _open_reference(
+    path: Path, moving: HyperspectralProduct | MultispectralProduct, config: CoregisterConfig, stack: ExitStack
+) -> MultispectralProduct:
+    """Open the image that is right; ``stack`` closes it."""
+    if brings_panchromatic(path):
+        product = open_hsi(path)
+        stack.callback(product.close)
+        return own_panchromatic(product, stack)
+    fixed = open_msi([path], target=moving.grid, verify=config.verify, dates=date_wish(moving, config))
+    stack.callback(fixed.close)
+    return fixed

@@ -11,7 +11,7 @@ from typing import Any, Literal, Unpack
 
 from hsfuse.allocator import release_freed_memory
 from hsfuse.config import RunConfig
-from hsfuse.errors import HsfuseError, QualityError, UsageError
+from hsfuse.errors import HsfuseError, QualityError
 from hsfuse.inference import pipeline
 from hsfuse.process import bounded_block_cache
 from hsfuse.progress import Progress, expect, progress_here
@@ -31,6 +31,7 @@ from hsfuse.workflows.steps.methods import (
     ChosenMethod,
     choose_method,
     fit_method,
+    in_steps,
     may_calibrate,
     suit_pair,
     with_guards,
@@ -74,7 +75,7 @@ class RunResult:
 @speaks_python
 def fuse_scene(
     hsi: str | Path,
-    msi: str | Path | Sequence[str | Path],
+    msi: str | Path | Sequence[str | Path] | None,
     output: str | Path,
     *,
     config: RunConfig | None = None,
@@ -90,7 +91,8 @@ def fuse_scene(
     hsi
         PRISMA product (``.he5`` or ``.zip``), or any raster cube with wavelengths.
     msi
-        Sentinel-2 product (``.SAFE``, ``MTD_*.xml`` or ``.zip``), several of them, or a GeoTIFF.
+        Sentinel-2 product (``.SAFE``, ``MTD_*.xml`` or ``.zip``), several of them, or a GeoTIFF; None with
+        ``guide="pan"``.
     output
         The cube to write: ``.tif``, ``.tiff`` or ``.img``/``.dat``/``.bil``.
     config
@@ -115,9 +117,7 @@ def fuse_scene(
     """
     base = config or RunConfig()
     resolved = RunConfig.resolve(None, **(base.model_dump(exclude_unset=True) | dict(settings)))
-    paths = [Path(msi)] if isinstance(msi, str | Path) else [Path(p) for p in msi]
-    if not paths:
-        raise UsageError("No Sentinel-2 product was given.")
+    paths = [Path(msi)] if isinstance(msi, str | Path) else [Path(p) for p in msi or ()]
     with progress_here(progress) as shown:
         return run_scene(Path(hsi), paths, Path(output), resolved, dry_run=dry_run, resources=resources, progress=shown)
 
@@ -162,7 +162,7 @@ def run_scene(
         # Their libraries take seconds to import, in which other cores decode images.
         given = resolved(resources) if resources else resources_of(config)
         stack.enter_context(torch_threads(given.threads))
-        chosen = suit_pair(choose_method(config, given.device), pair, config)
+        chosen = in_steps(suit_pair(choose_method(config, given.device), pair, config), pair)
         to_come = partial(to_come, network=chosen.network)
         network_nm = chosen.method.spec.centre_nm
         if quick:

@@ -10,6 +10,7 @@ from hsfuse.progress import Progress, SilentProgress
 from hsfuse.simulate.products import HsiSensor, SimulatedPair, simulate_pair
 
 _STRONG_SMILE_NM = 2.5
+_USUAL_M, _FINE_M = 10, 5
 
 
 def simulate_products(
@@ -26,6 +27,7 @@ def simulate_products(
     days_apart: int | None = None,
     relief_m: float = 0.0,
     strong_smile: bool = False,
+    fine_truth: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Simulate a pair of products and return their paths; see :func:`hsfuse.simulate.products.simulate_pair`.
@@ -48,6 +50,7 @@ def simulate_products(
     pair: SimulatedPair = simulate_pair(
         folder, sensor=sensor, size_px=(rows, cols), seed=seed, cloud_fraction=clouds, full_tile=full_tile,
         s2_bands=s2_bands, vnir_swir_shift_m=vnir_swir_shift_m, days_apart=days_apart, relief_m=relief_m, **smile,
+        scene_pixel_m=_FINE_M if fine_truth else _USUAL_M,
         progress=progress or SilentProgress(),
     )  # fmt: skip
     return {"hsi": str(pair.hsi), "sentinel2": str(pair.sentinel2), "truth": str(pair.truth)}

@@ -291,6 +291,28 @@ class TestPan:
                 product.read_pan(Slice2D(0, 1, 0, 1))
 
 
+class TestPanchromaticGuide:
+    def test_is_an_image_of_one_band_with_an_assumed_response(self, path):
+        with PrismaProduct(path) as product, product.panchromatic() as pan:
+            assert pan.band_names == ("PAN",)
+            assert pan.grid == product.pan_grid
+            assert pan.responses[0].assumed
+            block = Slice2D(31, 100, 20, 77)
+            np.testing.assert_array_equal(pan.read(block), product.read_pan(block)[None])
+
+    def test_is_none_where_it_was_not_delivered(self, changed):
+        with PrismaProduct(changed(lambda file: file.pop("HDFEOS/SWATHS/PRS_L2D_PCO"))) as product:
+            assert product.panchromatic() is None
+
+    @pytest.mark.parametrize("value", [0, 1234])
+    def test_all_of_one_value_is_empty(self, changed, value):
+        def edit(file):
+            file["HDFEOS/SWATHS/PRS_L2D_PCO/Data Fields/Cube"][:] = value
+
+        with PrismaProduct(changed(edit)) as product, pytest.raises(OverlapError, match="panchromatic image is empty"):
+            product.panchromatic()
+
+
 class TestPosition:
     def shift(self, metres):
         def edit(file):

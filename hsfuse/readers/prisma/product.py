@@ -7,6 +7,7 @@ index, so products of any processor version (233, 234 or 238 bands) and renamed 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,14 @@ from numpy.typing import NDArray
 
 from hsfuse.errors import InputError, OverlapError
 from hsfuse.grid import Grid, Slice2D
-from hsfuse.readers.base import ERROR_INVALID_L1, BoolArray, FloatCube, HyperspectralProduct, ProductInfo
+from hsfuse.readers.base import (
+    ERROR_INVALID_L1,
+    BoolArray,
+    FloatCube,
+    HyperspectralProduct,
+    MultispectralProduct,
+    ProductInfo,
+)
 from hsfuse.readers.blocks import BandIndex, band_index, check_block
 from hsfuse.readers.geolocate import SwathGeocoder
 from hsfuse.readers.overlap import DEFAULT_CUT_NM, OverlapReport
@@ -23,6 +31,7 @@ from hsfuse.readers.prisma import header
 from hsfuse.readers.prisma.cubes import PrismaCubes
 from hsfuse.readers.prisma.file import ORDER_HINT, He5File
 from hsfuse.readers.prisma.levels import encoding_of, level_warnings, radiometry_of
+from hsfuse.readers.prisma.pan import PrismaPan
 from hsfuse.spectral import BandTable
 
 __all__ = ["OverlapReport", "PrismaProduct"]
@@ -279,6 +288,31 @@ class PrismaProduct(HyperspectralProduct):
                 if codes is not None:
                     out[group] = self._geocoder.resample_codes(codes, source, block)
         return out
+
+    def panchromatic(self) -> MultispectralProduct | None:
+        """Open the 5 m panchromatic image as an image of one band; None when it was not delivered.
+
+        Raises
+        ------
+        InputError
+            It does not lie on a map grid (levels other than L2D), or its pixels do not nest in the cube's.
+        OverlapError
+            It holds nothing but fill.
+        """
+        if not self._file.has(f"{self._pan_group}/Data Fields/Cube"):
+            return None
+        if self._geocoder is not None:
+            raise InputError(
+                f"{self._file.path}: the panchromatic image of level L{self.level} lies on no map grid, so it is not"
+                " read.",
+                hint="Use the L2D product, or Sentinel-2 as the guide (--guide s2).",
+            )
+        grid = self.pan_grid
+        if grid is None:
+            return None
+        radiometry = {"radiometry": self._info.attributes["radiometry"]}
+        name = f"{self._info.name} (panchromatic)"
+        return PrismaPan(replace(self._info, name=name, warnings=(), attributes=radiometry), grid, self.read_pan)
 
     @property
     def pan_grid(self) -> Grid | None:

@@ -15,7 +15,7 @@ from hsfuse.progress import format_seconds
 from hsfuse.readers.product_header import ProductHeader
 from hsfuse.workflows.batch.jobs import PlanEntry, SceneJob, check_outputs, output_path, scene_name
 from hsfuse.workflows.batch.manifest import ManifestScene, is_manifest, read_manifest
-from hsfuse.workflows.batch.pairing import Archive, PairingLimits
+from hsfuse.workflows.batch.pairing import Archive, PairingLimits, Partner
 from hsfuse.workflows.batch.products import Unreadable, expand, find_all, read_headers
 from hsfuse.workflows.batch.settings import BatchConfig
 from hsfuse.workflows.batch.state import PERMANENT, BatchState, Fingerprints
@@ -32,6 +32,11 @@ class _Wanted:
     msi: tuple[Path, ...]
     output: Path
     settings: dict[str, Any]
+
+    @property
+    def guides_itself(self) -> bool:
+        """Whether its own panchromatic image is all the guide there is."""
+        return self.settings.get("guide") == "pan"
 
 
 def make_plan(
@@ -71,11 +76,11 @@ def make_plan(
     wanted = [_from_file(path, folder, config) for path in find_all(given, "hsi")]
     for manifest in manifests:
         wanted += [_from_manifest(manifest, scene, folder, config) for scene in read_manifest(manifest)]
-    without = next((w for w in wanted if not w.msi), None)
+    without = next((w for w in wanted if not w.msi and not w.guides_itself), None)
     if without is not None and not searched:
         raise UsageError(
             f"{without.hsi.name} has no Sentinel-2 product and there is no archive to look in.",
-            hint="Add --s2 FOLDER, or fill the manifest's column s2.",
+            hint="Add --s2 FOLDER, or fill the manifest's column s2; or use --guide pan.",
         )
     inputs = [path for path in (*given, *searched, *(p for w in wanted for p in w.msi)) if path.is_dir()]
     check_outputs([(w.origin, w.hsi, w.output) for w in wanted], folder, inputs)
@@ -111,7 +116,11 @@ def _paired(wanted: Sequence[_Wanted], archive: Sequence[Path], folder: Path, co
             _log.warning("left out: %s", header.error.message)
         else:
             readable[path] = header
-    if archive and not any(path in readable for path in archive) and any(not w.msi for w in wanted):
+    if (
+        archive
+        and not any(path in readable for path in archive)
+        and any(not (w.msi or w.guides_itself) for w in wanted)
+    ):
         raise InputError("The archive holds no readable Sentinel-2 product.", hint="Check the folder given with --s2.")
     limits = PairingLimits(
         math.inf if config.max_days is None else config.max_days, config.max_cloud, config.min_overlap
@@ -131,7 +140,11 @@ def _entry(
     name, hsi = scene_name(folder, wanted.output), str(wanted.hsi)
     if isinstance(header, Unreadable):
         return PlanEntry(name, hsi, "unreadable", header.error.message, exit_code=header.error.exit_code)
-    if wanted.msi:
+    partner: Partner | str | None
+    paths: tuple[Path, ...]
+    if wanted.guides_itself and not wanted.msi:
+        partner, paths = None, ()
+    elif wanted.msi:
         missing = [path for path in wanted.msi if path not in readable]
         if missing:
             return PlanEntry(name, hsi, "unreadable", f"{missing[0]} is no readable Sentinel-2 product", exit_code=3)
@@ -146,8 +159,9 @@ def _entry(
         return PlanEntry(name, hsi, "unpaired", partner, exit_code=OverlapError.exit_code)
     job = SceneJob(
         name=name, hsi=hsi, msi=tuple(str(p.absolute()) for p in paths), output=str(wanted.output.absolute()),
-        settings=wanted.settings, pixels=header.grids[0].height * header.grids[0].width, days_apart=partner.days_apart,
-        cloud_percent=partner.cloud_percent, coverage=partner.coverage,
+        settings=wanted.settings, pixels=header.grids[0].height * header.grids[0].width,
+        days_apart=partner.days_apart if partner else None, cloud_percent=partner.cloud_percent if partner else None,
+        coverage=partner.coverage if partner else None,
     )  # fmt: skip
     job.config  # noqa: B018 - settings that contradict each other are said now, not by every scene
     return PlanEntry(name, hsi, "run", job=job)
@@ -212,7 +226,9 @@ def _row(entry: PlanEntry) -> list[str]:
     action = entry.action + (f": {entry.reason}" if entry.reason else "")
     if job is None:
         return [entry.name, "-", "-", "-", "-", action]
-    partner = Path(job.msi[0]).name + (f" and {len(job.msi) - 1} more" if len(job.msi) > 1 else "")
+    partner = (Path(job.msi[0]).name if job.msi else "its panchromatic image") + (
+        f" and {len(job.msi) - 1} more" if len(job.msi) > 1 else ""
+    )
     days, cloud = job.days_apart, job.cloud_percent
     return [
         entry.name, partner,

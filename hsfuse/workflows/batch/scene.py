@@ -206,7 +206,7 @@ def smaller_tile(job: SceneJob, attempt: Attempt) -> Attempt:
     if tile is None:
         try:
             manifest = json.loads((journal_folder(Path(job.output)) / "manifest.json").read_text(encoding="utf-8"))
-            tile = int(manifest["plan"]["tile"]) * (job.config.ratio or 3)
+            tile = int(manifest["plan"]["tile"]) * (job.config.ratio or (3 if job.config.guide == "s2" else 6))
         except (OSError, ValueError, KeyError, TypeError):
             return replace(attempt, number=attempt.number + 1, alone=True)
     half = max(8, tile // 2)

@@ -22,11 +22,13 @@ from hsfuse.inference.fill import fill_missing
 from hsfuse.inference.scene import FusionScene, alive_bands
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress
+from hsfuse.sensors.prisma import pan_response
 from hsfuse.sensors.sentinel2 import BANDS_10M, BANDS_ALL, table_responses
 from hsfuse.simulate.wald import CONDITIONS, reduce_scene
 from hsfuse.spectral import BandTable, SpectralResponse, srf_weights
 from hsfuse.workflows.steps.array_scene import array_scene
 from hsfuse.workflows.steps.cubes import open_cube, solid_window
+from hsfuse.workflows.steps.guide import brings_panchromatic
 from hsfuse.workflows.steps.inputs import declarations, open_pair
 from hsfuse.workflows.steps.methods import check_network
 from hsfuse.workflows.steps.prepare import PreparedScene, prepare_scene
@@ -100,7 +102,7 @@ def open_source(paths: Sequence[Path], config: CompareConfig, stack: ExitStack) 
     HsfuseError
         They cannot be opened, or do not belong together.
     """
-    if len(paths) > 1:
+    if len(paths) > 1 or (config.guide == "pan" and brings_panchromatic(paths[0])):
         return _PairSource(paths[0], paths[1:], config, stack)
     if config.aoi is not None:
         raise UsageError("--aoi needs a pair; of a cube alone the middle is compared.", hint="Use --window.")
@@ -153,12 +155,14 @@ class _CubeSource:
         self.ratio = config.ratio or _RATIO
         self._usable = np.flatnonzero(self._product.bands.good)
         names = BANDS_ALL if config.s2_bands == "all" else BANDS_10M
-        self._responses = table_responses(_SPACECRAFT, names)
+        pan = config.guide == "pan"
+        self._responses = (pan_response(),) if pan else table_responses(_SPACECRAFT, names)
+        self._sensor = "PRISMA's panchromatic camera" if pan else _SPACECRAFT
         weights = srf_weights(self._product.bands.take(self._usable), self._responses)
         empty = [name for name, row in zip(names, weights, strict=True) if not row.any()]
         if empty:
             raise InputError(
-                f"{path.name} has no band under {', '.join(empty)} of Sentinel-2, so its MSI cannot be simulated.",
+                f"{path.name} has no band under {', '.join(empty)} of {self._sensor}, so its MSI cannot be simulated.",
                 hint="Give a cube that covers 450 to 900 nm, or a pair.",
             )
 
@@ -191,7 +195,7 @@ class _CubeSource:
         facts = {
             "Cube": f"{product.info.name if product.info.name != 'array' else self._path.name}, rows {block.row0} to "
             f"{block.row1}, columns {block.col0} to {block.col1}",
-            "Protocol": f"reduced resolution (Wald), MSI simulated with the responses of {_SPACECRAFT}",
+            "Protocol": f"reduced resolution (Wald), MSI simulated with the responses of {self._sensor}",
             "Condition": config.condition,
         }
         return replace(reduced, title=f"Methods on {name}", facts=facts | reduced.facts | {"Bands": how})

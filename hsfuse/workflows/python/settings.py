@@ -46,6 +46,7 @@ class RunSettings(TypedDict, total=False):
     scale: float | None
     offset: float | None
     nodata: float | None
+    guide: Literal["s2", "pan", "pan+s2"]
     s2_bands: Literal["10m", "all"]
     allow_radiometry_mismatch: bool
     psf_fwhm: float | Literal["auto"]

@@ -13,11 +13,12 @@ from hsfuse.coregister.field import DisplacementField
 from hsfuse.errors import InputError, OverlapError, UsageError
 from hsfuse.grid import Bounds, Grid, reproject_xy
 from hsfuse.log import get_logger
-from hsfuse.readers import open_hsi, open_msi
+from hsfuse.readers import open_hsi
 from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct, ProductInfo
 from hsfuse.readers.declarations import Declarations
 from hsfuse.readers.source_dates import DateWish
 from hsfuse.workflows.steps.aoi import AreaOfInterest
+from hsfuse.workflows.steps.guide import open_guide
 
 _log = get_logger(__name__)
 
@@ -58,11 +59,7 @@ def open_pair(hsi_path: Path, msi_paths: Sequence[Path], config: RunConfig, stac
             f"(at least {_MIN_SIZE_PX} x {_MIN_SIZE_PX}).",
             hint="Give a larger part of the scene.",
         )
-    msi = open_msi(
-        list(msi_paths), bands=config.s2_bands, target=hsi.grid, verify=config.verify, threads=config.threads,
-        dates=date_wish(hsi, config),
-    )  # fmt: skip
-    stack.callback(msi.close)
+    msi = open_guide(hsi, msi_paths, config, stack, dates=date_wish(hsi, config))
     ratio = pixel_ratio(hsi.grid, msi.grid, config.ratio)
     if hsi.grid.bounds_in(msi.grid.crs).intersect(msi.grid.bounds) is None:
         raise OverlapError(
@@ -71,7 +68,7 @@ def open_pair(hsi_path: Path, msi_paths: Sequence[Path], config: RunConfig, stac
         )
     warnings = [*hsi.info.warnings, *msi.info.warnings]
     warnings += _radiometry(hsi.info, msi.info, allow=config.allow_radiometry_mismatch)
-    if config.s2_bands == "all" and not msi.offers_band_choice:
+    if config.s2_bands == "all" and not msi.offers_band_choice and config.guide != "pan":
         warnings.append(
             f"--s2-bands all has no effect: {msi.info.name} offers no choice of bands, and all its"
             f" {len(msi.band_names)} bands are used anyway."
@@ -145,6 +142,12 @@ def pixel_ratio(coarse: Grid, fine: Grid, wanted: int | None = None) -> int:
     """
     exact = coarse.pixel_m / fine.pixel_m
     ratio = wanted or round(exact)
+    if exact < 1.0:
+        raise UsageError(
+            f"The guide's pixels ({fine.pixel_m:g} m) are larger than the HSI's ({coarse.pixel_m:g} m): it has no"
+            " detail to give.",
+            hint="Give the hyperspectral image first; the guide has to be the finer one.",
+        )
     if ratio < 2 or abs(exact / ratio - 1.0) > _RATIO_TOLERANCE:
         raise UsageError(
             f"The pixel sizes {coarse.pixel_m:g} m and {fine.pixel_m:g} m are not in a whole ratio of 2 or more"

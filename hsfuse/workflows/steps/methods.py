@@ -17,8 +17,11 @@ from hsfuse.fusion.nets.band_matching import match_bands
 from hsfuse.fusion.nets.header import NetworkHeader
 from hsfuse.fusion.nets.zoo import find_model
 from hsfuse.fusion.registry import METHODS, automatic_methods, fallback_method, is_network
+from hsfuse.fusion.two_step import TwoGuides, TwoStepMethod
+from hsfuse.inference.joined_guide import JoinedGuide
 from hsfuse.inference.scene import FusionScene
 from hsfuse.log import get_logger
+from hsfuse.readers.base import MultispectralProduct
 from hsfuse.sensors.sentinel2 import BANDS_ALL
 from hsfuse.spectral import BandTable
 from hsfuse.workflows.steps.inputs import Pair
@@ -192,7 +195,8 @@ def suit_pair(chosen: ChosenMethod, pair: Pair, config: RunConfig) -> ChosenMeth
     if wanted:
         _log.warning("--bands is not used: %s has bands of its own.", name)
     try:
-        check_network(chosen.header, pair.msi.band_names, pair.ratio, pair.hsi.bands, strict=chosen.automatic)
+        msi, ratio = first_step(pair)
+        check_network(chosen.header, msi.band_names, ratio, pair.hsi.bands, strict=chosen.automatic)
     except HsfuseError as error:
         if not chosen.automatic:
             raise
@@ -201,6 +205,12 @@ def suit_pair(chosen: ChosenMethod, pair: Pair, config: RunConfig) -> ChosenMeth
             f"GLP, because the scene is outside what the network '{name}' was trained on: {text}.", config
         )
     return chosen
+
+
+def first_step(pair: Pair) -> tuple[MultispectralProduct, int]:
+    """Guide and ratio that the method has which the user chose: of two guides, those of the multispectral one."""
+    guide = pair.msi
+    return (guide.coarse, pair.ratio // guide.factor) if isinstance(guide, JoinedGuide) else (guide, pair.ratio)
 
 
 def _own_bands(chosen: ChosenMethod, config: RunConfig) -> str:
@@ -241,6 +251,20 @@ def check_network(
         )
     if bands is not None and header.centre_nm:
         match_bands(header.centre_nm, bands)
+
+
+def in_steps(chosen: ChosenMethod, pair: Pair) -> ChosenMethod:
+    """Put a second step behind the method where a panchromatic guide follows the multispectral one.
+
+    A classical method serves in both; behind a network, which knows its own ratio and bands, the fallback does.
+    """
+    guide = pair.msi
+    if not isinstance(guide, JoinedGuide):
+        return chosen
+    second = fallback_method() if chosen.network else chosen.name
+    guides = TwoGuides(guide.n_coarse, pair.ratio // guide.factor, guide.factor)
+    reason = f"{chosen.reason} Panchromatic step: {second}."
+    return replace(chosen, method=TwoStepMethod(chosen.method, create_method(second), guides), reason=reason)
 
 
 def may_calibrate(config: RunConfig | CompareConfig) -> bool:
@@ -311,7 +335,7 @@ def fit_method(
             return replace(chosen, reason=reason)
         doubt = f"gains only {gain:.2f} dB over it on this scene at reduced resolution"
     spare = _fall_back(f"{_spare_name()}, because the network '{name}' {doubt}.", config)
-    if isinstance(chosen.method, GuardedMethod | RefinedMethod):
+    if isinstance(chosen.method, GuardedMethod | RefinedMethod | TwoStepMethod):
         spare = replace(spare, method=chosen.method.around(spare.method))
     spare.method.fit(context, strips)
     return spare

@@ -18,6 +18,7 @@ from hsfuse.degrade import Psf
 from hsfuse.degrade.psf_estimation import estimate_psf
 from hsfuse.errors import CoregistrationError
 from hsfuse.grid import Slice2D
+from hsfuse.inference.joined_guide import JoinedGuide
 from hsfuse.inference.scene import FusionScene, alive_bands, nothing_valid
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress
@@ -25,11 +26,21 @@ from hsfuse.readers.base import HyperspectralProduct
 from hsfuse.threads import single_threaded, torch_threads
 from hsfuse.workflows.steps.aoi import parse_aoi
 from hsfuse.workflows.steps.clock import hidden
+from hsfuse.workflows.steps.guide import (
+    GuideResponse,
+    align_guides,
+    matching_reference,
+    with_measured_response,
+)
 from hsfuse.workflows.steps.inputs import Pair, common_grid
 from hsfuse.workflows.steps.swir import with_swir
 
 _log = get_logger(__name__)
 
+_OTHER_GUIDE = (
+    "Choose a Sentinel-2 image closer in season and with fewer clouds",
+    "Both images of one product lie on each other as far as it says; use Sentinel-2 as the guide (--guide s2)",
+)  # fmt: skip
 _MATCHING_PSF = Psf(1.25)
 _PSF_WINDOW_PX = 192
 _PSF_RANGE_NM = (430.0, 900.0)
@@ -38,7 +49,25 @@ _PSF_BANDS = 24
 
 @dataclass(frozen=True)
 class PreparedScene:
-    """A scene that is ready to be fused, and how it came about."""
+    """A scene that is ready to be fused, and how it came about.
+
+    Attributes
+    ----------
+    scene
+        The scene.
+    coregistration
+        Of the HSI on its guide.
+    selection
+        Which bands were kept, and why.
+    warnings
+        Sentences for the report.
+    psf_estimated, psf_source
+        Whether the pair told the width of the HSI's blur, and where it comes from.
+    guide_response
+        Which response a guide band was taken to have that brings none of its own.
+    guides_aligned
+        Co-registration of the panchromatic image on the multispectral one, of two guides.
+    """
 
     scene: FusionScene
     coregistration: CoregistrationResult
@@ -46,6 +75,14 @@ class PreparedScene:
     warnings: tuple[str, ...]
     psf_estimated: bool
     psf_source: str
+    guide_response: GuideResponse | None = None
+    guides_aligned: CoregistrationResult | None = None
+
+    @property
+    def judged(self) -> PreparedScene:
+        """The scene as results are judged on it: of two guides, the one with the result's own pixels."""
+        msi = self.scene.msi
+        return replace(self, scene=replace(self.scene, msi=msi.finest())) if isinstance(msi, JoinedGuide) else self
 
 
 def prepare_scene(
@@ -73,19 +110,24 @@ def prepare_scene(
     if not result.trusted:
         raise CoregistrationError(
             f"The co-registration was rejected: {result.reason}",
-            hint="Choose a Sentinel-2 image closer in season and with fewer clouds,"
-            " or use --coregister off if the images are known to be aligned.",
+            hint=_OTHER_GUIDE[config.guide == "pan"]
+            + ", or use --coregister off if the images are known to be aligned.",
         )
     _log.info("Co-registration %s: %s", result.verdict, result.reason)
+    msi, between = align_guides(pair.msi, config.coregistration(), progress)
+    pair = replace(pair, msi=msi)
     with ThreadPoolExecutor(1, thread_name_prefix="hsfuse-swir") as beside, torch_threads(1):
         shown = progress if config.correct_swir else hidden(progress)
-        comparing = beside.submit(with_swir, result, pair.hsi, pair.msi, config, matching, shown)
+        reference = matching_reference(pair.msi)
+        comparing = beside.submit(with_swir, result, pair.hsi, reference, config, matching, shown)
         if config.correct_swir:
             result, _ = comparing.result()
         prepared = _prepare(pair, result, selection, matching, config, progress)
         # Unless the bands are to be moved, nothing but the report depends on the comparison.
         result, notes = comparing.result()
-    return replace(prepared, coregistration=result, warnings=(*prepared.warnings, *notes))
+    return replace(
+        prepared, coregistration=result, warnings=(*prepared.warnings, *notes), guides_aligned=between
+    )  # fmt: skip
 
 
 def _prepare(
@@ -108,7 +150,8 @@ def _prepare(
         scene = replace(scene, psf=found or scene.psf)
         level = logging.WARNING if found is None else logging.INFO
         _log.log(level, "The HSI's PSF is %.2f HSI pixels wide (FWHM): %s.", scene.psf.fwhm_px, source)
-    return PreparedScene(scene, result, selection, pair.warnings, found is not None, source)
+    scene, response = with_measured_response(scene)
+    return PreparedScene(scene, result, selection, pair.warnings, found is not None, source, response)
 
 
 def _scene_of(
@@ -180,7 +223,9 @@ def align(pair: Pair, config: RunConfig, psf: Psf, progress: Progress) -> Coregi
         return CoregistrationResult.off()
     from hsfuse.coregister.products import coregister_products
 
-    return coregister_products(pair.hsi, pair.msi, config.coregistration(), psf=psf, progress=progress)
+    return coregister_products(
+        pair.hsi, matching_reference(pair.msi), config.coregistration(), psf=psf, progress=progress
+    )
 
 
 def check_bands(

@@ -93,7 +93,7 @@ def make_product(
 
                 with one_blas_thread():
                     quality = assess(
-                        prepared, chosen, tiles, output, rows, writing.result, about | facts, config, clock,
+                        prepared.judged, chosen, tiles, output, rows, writing.result, about | facts, config, clock,
                         repair,
                     )  # fmt: skip
             written = writing.result()

@@ -199,12 +199,22 @@ def _facts(
         "Valid pixels": f"{100 * coverage:.1f} %",
         "Hidden by cloud": f"{100 * statistics['cloud_pixels'] / total:.1f} %",
         "PSF of the HSI": f"{summary['psf_fwhm_px']:.2f} HSI pixels (FWHM), {summary['psf_source']}",
+        **_guide_facts(summary["guide"]),
         **_method_facts(summary),
         "Clipped samples": f"{100 * statistics['clipped'] / max(computed * bands['count'], 1):.3f} %",
         "Tiles": f"{plan['tiles']} of {plan['tile_px']} px, overlap {plan['overlap_px']} px,"
         f" {statistics['skipped']} empty ones skipped",
         "File": f"{written.path.name}, {written.bytes / 1e6:.1f} MB, {written.format.name}",
     }
+
+
+def _guide_facts(guide: Mapping[str, Any]) -> dict[str, str]:
+    facts = {}
+    if guide["response"]:
+        facts[f"Response of {guide['response']['band']}"] = guide["response"]["text"]
+    if guide["pan_on_s2"]:
+        facts["Panchromatic image on Sentinel-2"] = f"{guide['pan_on_s2']['verdict']}: {guide['pan_on_s2']['reason']}"
+    return facts
 
 
 def _method_facts(summary: dict[str, Any]) -> dict[str, str]:

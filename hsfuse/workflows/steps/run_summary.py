@@ -34,6 +34,7 @@ def plan_summary(
         "method": method_summary(chosen),
         "warnings": list(prepared.warnings),
         "coregistration": prepared.coregistration.to_json(),
+        "guide": guide_summary(prepared, config),
         "psf_fwhm_px": scene.psf.fwhm_px,
         "psf_estimated": prepared.psf_estimated,
         "psf_source": prepared.psf_source,
@@ -50,6 +51,16 @@ def plan_summary(
             "estimated_seconds": round(sum(stages) + _adapt_seconds(chosen, config), 1),
             "stage_seconds": {name: round(value, 2) for name, value in stages._asdict().items()},
         },
+    }  # fmt: skip
+
+
+def guide_summary(prepared: PreparedScene, config: RunConfig) -> dict[str, Any]:
+    """What guides the fusion, and what was found out about it."""
+    response, between = prepared.guide_response, prepared.guides_aligned
+    return {
+        "name": config.guide, "bands": list(prepared.scene.msi.band_names),
+        "response": None if response is None else response.to_json() | {"text": response.text},
+        "pan_on_s2": None if between is None else between.to_json(),
     }  # fmt: skip
 
 

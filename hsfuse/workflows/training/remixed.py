@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -16,10 +15,10 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from hsfuse.config import TrainConfig
 from hsfuse.degrade import Psf
 from hsfuse.errors import InputError
-from hsfuse.sensors.sentinel2 import SPACECRAFT, table_responses
 from hsfuse.simulate.remix import remix
-from hsfuse.spectral import BandTable, srf_weights
+from hsfuse.spectral import BandTable
 from hsfuse.training.scenes import SceneEntry, TrainingScene
+from hsfuse.workflows.training.responses import guide_weights
 
 _CACHED_SCENES = 12
 _SUFFIXES = (".tif", ".tiff", ".img", ".jp2")
@@ -38,7 +37,7 @@ def remixed_entries(
     if not config.remixed:
         return []
     images = [] if config.structure is None else [_image(path) for path in _images(Path(config.structure))]
-    weights = s2_weights(bands, names)
+    weights = guide_weights(bands, names)
     psf = Psf(config.psf_fwhm) if config.psf_fwhm != "auto" else Psf()
     sources = [scene.load() for scene in cubes] + images
 
@@ -86,26 +85,3 @@ def _image(path: Path) -> NDArray[np.float32]:
         raise InputError(f"The image {path} is too small to learn from.", hint="48 x 48 pixels are the least.")
     top = float(np.nanpercentile(values, 99.9))
     return np.asarray(np.nan_to_num(values) / max(top, 1e-6), dtype=np.float32)
-
-
-def s2_weights(bands: BandTable, names: Sequence[str]) -> tuple[NDArray[np.float64], ...]:
-    """Spectral response of every Sentinel-2 spacecraft on the bands, and shifted by 3 nm either way.
-
-    Raises
-    ------
-    InputError
-        The bands do not reach under some MSI band.
-    """
-    found = []
-    for spacecraft in SPACECRAFT:
-        for shift in (0.0, -3.0, 3.0):
-            moved = replace(bands, centre_nm=bands.centre_nm + shift)
-            weights = srf_weights(moved, table_responses(spacecraft, names))
-            empty = [name for name, row in zip(names, weights, strict=True) if not row.any()]
-            if empty:
-                raise InputError(
-                    f"No band lies under the Sentinel-2 band {empty[0]}, so it cannot be simulated.",
-                    hint="Use bands from 450 to 900 nm at least.",
-                )
-            found.append(weights)
-    return tuple(found)

@@ -25,13 +25,16 @@ from hsfuse.grid import Slice2D
 from hsfuse.inference.fill import fill_missing
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress
+from hsfuse.sensors.prisma import PAN_NAME
 from hsfuse.sensors.sentinel2 import BANDS_10M, BANDS_ALL
 from hsfuse.spectral import BandTable
 from hsfuse.training.scenes import SceneEntry, TrainingScene
 from hsfuse.workflows.steps.cubes import open_cube
+from hsfuse.workflows.steps.guide import brings_panchromatic
 from hsfuse.workflows.steps.inputs import declarations, open_pair
 from hsfuse.workflows.steps.prepare import prepare_scene
-from hsfuse.workflows.training.remixed import remixed_entries, s2_weights
+from hsfuse.workflows.training.remixed import remixed_entries
+from hsfuse.workflows.training.responses import guide_weights
 from hsfuse.workflows.training.training_inputs import TrainingInput
 from hsfuse.workflows.training.training_scene import SceneStore, scene_as_training
 
@@ -104,11 +107,13 @@ def collect(
     if not inputs and not config.generated:
         raise UsageError("There is nothing to train on.", hint="Give scenes, or --generated N.")
     names: tuple[str, ...] = BANDS_ALL if config.s2_bands == "all" else BANDS_10M
+    if config.guide == "pan":
+        names = (PAN_NAME,)
     bands = header.bands if header and header.centre_nm else None
     entries: list[SceneEntry] = []
     store = SceneStore(scratch)
     ratios = (header.ratios if header else ()) or config.ratios
-    pairs = [i for i in inputs if i.msi]
+    pairs = [i for i in inputs if _is_pair(i, config)]
     for scene_input in pairs:
         training, bands, ratio, names = _load_pair(scene_input, config, bands, progress)
         if ratios and ratio not in ratios:
@@ -126,7 +131,7 @@ def collect(
         )
     if not pairs:
         ratios = config.ratios or ratios or (3,)
-    cubes = [i.hsi for i in inputs if not i.msi]
+    cubes = [i.hsi for i in inputs if i not in pairs]
     if bands is None:
         bands = _wanted_bands(config, cubes, progress)
     if len(bands) < MIN_BANDS:
@@ -147,6 +152,13 @@ def collect(
     entries += remixed_entries(config, entries[len(pairs) :], bands, names)
     entries += _generated(config, bands, names, max(ratios))
     return TrainingData(tuple(entries), bands, tuple(names), ratios, fingerprint)
+
+
+def _is_pair(given: TrainingInput, config: TrainConfig) -> bool:
+    """Whether a scene brings its guide: an MSI beside it, or the panchromatic image of a product that has one."""
+    if config.guide != "pan":
+        return bool(given.msi)
+    return brings_panchromatic(given.hsi)
 
 
 def _load_pair(
@@ -233,7 +245,7 @@ def _load_cube(path: Path, config: TrainConfig, bands: BandTable, names: Sequenc
     if valid.mean() < 0.05:
         raise InputError(f"{path} holds hardly any valid pixel.", hint="Check its nodata value.")
     psf = Psf(config.psf_fwhm) if config.psf_fwhm != "auto" else Psf()
-    return TrainingScene(path.stem, reference, valid, None, s2_weights(bands, names), psf)
+    return TrainingScene(path.stem, reference, valid, None, guide_weights(bands, names), psf)
 
 
 def resampling_matrix(source: BandTable, target: BandTable, name: str) -> NDArray[np.float32]:
@@ -267,7 +279,7 @@ def _generated(config: TrainConfig, bands: BandTable, names: Sequence[str], rati
 
     side = config.generated_px // ratio * ratio
     psf = Psf(config.psf_fwhm) if config.psf_fwhm != "auto" else Psf()
-    weights = s2_weights(bands, names) if config.generated else ()
+    weights = guide_weights(bands, names) if config.generated else ()
 
     @lru_cache(maxsize=_CACHED_SCENES)
     def load(number: int) -> TrainingScene:

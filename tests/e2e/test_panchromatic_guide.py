@@ -1,0 +1,120 @@
+"""The product's own panchromatic image as the guide, alone and after Sentinel-2."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from hsfuse.cli.app import app
+from hsfuse.errors import InputError, UsageError
+from hsfuse.simulate.products import SimulatedPair, simulate_pair
+from hsfuse.simulate.scene import Truth
+from hsfuse.workflows.batch.plan import make_plan
+from hsfuse.workflows.batch.settings import BatchConfig
+from hsfuse.workflows.batch.state import BatchState
+from hsfuse.workflows.run import RunResult, fuse_scene
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+from pan import PAN_SHIFT_M, scores
+
+sys.path.pop(0)
+FEW = {"bands": "24", "report": False, "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def fine_pair(tmp_path_factory: pytest.TempPathFactory) -> SimulatedPair:
+    """A pair of a 5 m landscape, whose panchromatic image looks 4 m beside the cube."""
+    return simulate_pair(
+        tmp_path_factory.mktemp("fine"), size_px=(84, 84), seed=1, scene_pixel_m=5, s2_bands="10m", footprint_deg=0.0,
+        shift_m=(143.0, -87.0), pan_shift_m=PAN_SHIFT_M,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(
+    fine_pair: SimulatedPair, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[RunResult, dict[str, float]]]:
+    """Runs with three guides, and how near they come to the truth."""
+    folder, truth = tmp_path_factory.mktemp("made"), Truth.load(fine_pair.truth)
+    runs: dict[str, dict[str, Any]] = {
+        "bicubic": {"guide": "pan", "method": "bicubic"},
+        "pan": {"guide": "pan", "report": True},
+        "pan+s2": {"guide": "pan+s2"},
+    }
+    found = {}
+    for name, settings in runs.items():
+        alone = settings["guide"] == "pan"
+        cube = folder / f"{name.replace('+', '_')}.tif"
+        result = fuse_scene(fine_pair.prisma, None if alone else fine_pair.sentinel2, cube, **(FEW | settings))
+        found[name] = result, scores(cube, truth, claimed=alone, shift_m=PAN_SHIFT_M)
+    return found
+
+
+def test_the_cube_is_sharp_lies_right_and_says_what_was_assumed(made) -> None:
+    result, found = made["pan"]
+    assert result.summary["grid"]["pixel_m"] == 5.0
+    assert result.summary["guide"]["response"]["measured"]
+    assert found["psnr_db"] > made["bicubic"][1]["psnr_db"] + 3.0
+    assert found["position_m"] < 1.0
+    page = result.report.read_text(encoding="utf-8")
+    assert "Response of PAN" in page
+    assert "measured by regression" in page
+
+
+def test_both_guides_bring_more_than_one(made) -> None:
+    result, found = made["pan+s2"]
+    assert result.summary["guide"]["pan_on_s2"]["rmse_m"] < 2.0
+    assert found["position_m"] < 1.0
+    # On larger scenes, with more bands, it is 20 % and more (benchmarks/pan.py).
+    assert found["sam_deg"] < 0.87 * made["pan"][1]["sam_deg"]
+
+
+def test_runs_are_planned_and_gone_on_with_through_the_command_line(fine_pair: SimulatedPair, tmp_path: Path) -> None:
+    out = tmp_path / "cube.tif"
+    arguments = ["run", str(fine_pair.prisma), "-o", str(out), "--guide", "pan", "--bands", "12", "--no-report", "-q"]
+    planned = CliRunner().invoke(app, [*arguments, "--dry-run", "--json"])
+    assert planned.exit_code == 0, planned.output
+    plan = json.loads(planned.stdout)
+    assert plan["grid"]["ratio"] == 6
+    assert plan["guide"]["bands"] == ["PAN"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_batch_needs_no_archive(fine_pair: SimulatedPair, tmp_path: Path) -> None:
+    config = BatchConfig.resolve(None, guide="pan")
+    entries = make_plan([str(fine_pair.prisma)], [], tmp_path, config, BatchState(tmp_path))
+    assert [entry.action for entry in entries] == ["run"]
+    assert entries[0].job is not None
+    assert entries[0].job.msi == ()
+
+
+def test_what_cannot_guide_is_refused_before_anything_is_written(fine_pair: SimulatedPair, tmp_path: Path) -> None:
+    out = tmp_path / "cube.tif"
+    with pytest.raises(UsageError, match="No Sentinel-2 product was given"):
+        fuse_scene(fine_pair.prisma, None, out, **FEW)
+    with pytest.raises(UsageError, match="no other image"):
+        fuse_scene(fine_pair.prisma, fine_pair.sentinel2, out, guide="pan", **FEW)
+    with pytest.raises(UsageError, match="two steps"):
+        fuse_scene(fine_pair.prisma, fine_pair.sentinel2, out, guide="pan+s2", quality="fast", **FEW)
+    bare = tmp_path / "bare.he5"
+    bare.write_bytes(fine_pair.prisma.read_bytes())
+    with h5py.File(bare, "r+") as file:
+        del file["HDFEOS/SWATHS/PRS_L2D_PCO"]
+    with pytest.raises(InputError, match="no panchromatic image"):
+        fuse_scene(bare, None, out, guide="pan", **FEW)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bare.he5"]
+
+
+def test_the_guide_of_a_finer_landscape_shows_what_ten_metres_do_not(fine_pair: SimulatedPair) -> None:
+    with h5py.File(fine_pair.prisma) as file:
+        pan = file["HDFEOS/SWATHS/PRS_L2D_PCO/Data Fields/Cube"][60:-60, 60:-60].astype(float)
+    half = pan[: pan.shape[0] // 2 * 2, : pan.shape[1] // 2 * 2].reshape(pan.shape[0] // 2, 2, -1, 2)
+    within = half.std(axis=(1, 3)).mean() / np.std(pan)
+    assert within > 0.05
