@@ -1,30 +1,33 @@
 """Damaged inputs, kills and limits: what becomes of a run, case by case, with a table at the end.
 
-    python benchmarks/fuzz.py OUT.jsonl [--mutations 1500] [--only mutations|kills|limits] [--jobs 2]
+    python benchmarks/fuzz.py OUT.jsonl [--mutations 1500] [--only mutations|kills|limits] [--jobs 1]
 
 Every case has a name, and everything random in it comes from that name, so the same case is always the same. Cases
-whose outcome stands in OUT.jsonl already are passed over: run it again to go on. Each case is a process of its own,
-made by a server that has imported everything.
+whose outcome stands in OUT.jsonl already are passed over: run it again to go on; ``--table`` prints what is there.
+Mutations are run one after another by a process that stays, kills and limits by processes of their own.
 
 Outcomes: ``refused`` (an error with a sentence and an exit code of its own), ``same`` (exit 0 and the undamaged cube),
-``explained`` (exit 0, another cube, and a warning), ``payload`` (exit 0; only samples that carry no checksum were hit,
-and only they differ). Bad ones: ``crash``, ``hang`` (over 20 s of computing), ``bug`` (exit 1), ``wrong`` (exit 0,
-another cube, no word), ``silent`` (an exit code without a sentence), ``lost`` (after a kill: other bytes, a foreign
-file touched, or something left in TMPDIR).
+``explained`` (exit 0, another cube, and a warning that the undamaged input does not earn and that names the damaged
+product or file), ``plausible`` (exit 0; a look at the file without hsfuse finds it well-formed and without a checksum
+that was to be compared: other samples, or another setting, that nothing contradicts). Bad ones: ``crash``, ``hang``
+(over 20 s of computing), ``bug`` (exit 1), ``wrong`` (exit 0, another cube, no word), ``silent`` (an exit code without
+a sentence), ``lost`` (after a kill: other bytes, a foreign file touched, or something left in TMPDIR), ``missed`` (the
+moment to be killed at never came).
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
 import random
 import re
-import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -33,83 +36,37 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import fuzz_inputs
 import numpy as np
 import psutil
+from fuzz_inputs import FORMATS, SETTINGS, Bench
+
+from hsfuse.testing.damage import DAMAGES
 
 HANG_CPU_S, HANG_WALL_S = 20.0, 300.0
 """A case hangs when it computes for longer, or, on however busy a machine, does not end."""
-GOOD = frozenset({"refused", "same", "explained", "payload"})
+GOOD = frozenset({"refused", "same", "explained", "plausible"})
 MOMENTS = (
     "rows stored", "rows counted", "product built", "publication marked", "old cube removed", "stale files removed",
     "moved companion", "moved cube", "journal removed",
 )  # fmt: skip
-FORMATS = {"gtiff": "out.tif", "cog": "out.tif", "envi": "out.img"}
-WORDS = (b"nan", b"inf", b"-1", b"0", b"1e30", b"", b"{", b"true", b"9" * 20, b"\xff\xfe", b"a" * 5000, b"-9999", b"\0")
-SETTINGS = ("--method", "bicubic", "--bands", "12", "--coregister", "off", "--psf-fwhm", "1", "--no-report",
-            "--no-progress", "--threads", "1", "--device", "cpu")  # fmt: skip
+_WARNING = re.compile(r"^\d\d:\d\d:\d\d W (.*)$", re.M)
+_CASES_OF_A_WORKER = 150
+"""Then another takes its place: what grows with every case must not decide the later ones."""
 _server = multiprocessing.get_context("forkserver")
+_own = threading.local()
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a case."""
+    """What became of a case; ``about`` says what was damaged."""
 
     name: str
     outcome: str
     code: int | None
     seconds: float
     said: str = ""
-
-
-@dataclass(frozen=True)
-class Bench:
-    """Undamaged inputs and the cubes that they give."""
-
-    folder: Path
-
-    @property
-    def inputs(self) -> dict[str, tuple[Path, Path]]:
-        """Kind of pair -> HSI and MSI."""
-        safe = next(self.folder.glob("*.SAFE"))
-        return {"products": (next(self.folder.glob("*.he5")), safe),
-                "rasters": (self.folder / "hsi.img", self.folder / "msi.tif")}  # fmt: skip
-
-    def cube(self, kind: str) -> np.ndarray:
-        """Undamaged cube of a pair."""
-        return _stored(self.folder / f"{kind}.tif")
-
-
-def prepare(folder: Path) -> Bench:
-    """Make the inputs, and the cubes of undamaged ones."""
-    from hsfuse.testing import small_scene
-    from hsfuse.workflows.simulate import simulate_products
-
-    bench = Bench(folder)
-    if not (folder / "ready").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        simulate_products(folder, rows=40, cols=40, seed=1, clouds=0.02)
-        scene = small_scene(1)
-        scene.write_msi(folder / "msi.tif")
-        _write_envi(folder / "hsi.img", scene)
-        for kind, (hsi, msi) in bench.inputs.items():
-            code, _, said = call(["run", hsi, msi, "-o", folder / f"{kind}.tif", *SETTINGS], folder)
-            if code != 0:
-                raise RuntimeError(f"the undamaged {kind} cannot be fused: {said}")
-        for file_format, name in FORMATS.items():
-            (folder / file_format).mkdir()
-            hsi, msi = bench.inputs["rasters"]
-            call(["run", hsi, msi, "-o", folder / file_format / name, *SETTINGS, "--format", file_format], folder)
-        (folder / "ready").touch()
-    return bench
-
-
-def _write_envi(path: Path, scene: Any) -> None:
-    from hsfuse.writers import CubeWriter, WriteOptions
-
-    with CubeWriter(path, scene.grid, scene.bands, WriteOptions(), identity="x", provenance={}) as writer:
-        writer.write_rows(0, scene.hsi)
-        writer.finish()
-    path.with_name(path.name + ".stac.json").unlink()
+    about: str = ""
 
 
 # --- processes ---------------------------------------------------------------------------------------------------
@@ -120,11 +77,18 @@ def preload() -> None:
     _server.set_forkserver_preload(["hsfuse.workflows.run", "hsfuse.workflows.steps.product", "hsfuse.cli.app"])
 
 
-def _child(arguments: list[str], scratch: str, moment: str, limits: dict[str, int], streams: dict[str, str]) -> None:
+def _stand_in(scratch: str, streams: dict[str, str]) -> None:
+    """Send the standard streams to files, and temporary files to the case's own folder."""
     for number, name in ((1, "stdout"), (2, "stderr")):
         target = os.open(streams.get(name, f"{scratch}/{name}"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         os.dup2(target, number)
+        os.close(target)
     os.environ["TMPDIR"] = tempfile.tempdir = f"{scratch}/tmp"
+
+
+def _child(arguments: list[str], scratch: str, moment: str, limits: dict[str, int], streams: dict[str, str]) -> None:
+    """Run one command as the command line does, and end."""
+    _stand_in(scratch, streams)
     if moment:
         _die_at(moment)
     if limits:
@@ -133,11 +97,31 @@ def _child(arguments: list[str], scratch: str, moment: str, limits: dict[str, in
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         for name, value in limits.items():
             kind = getattr(resource, f"RLIMIT_{name}")
-            resource.setrlimit(kind, (value, resource.getrlimit(kind)[1]))
+            resource.setrlimit(kind, (value, value))
     sys.argv = ["hsfuse", *arguments]
     from hsfuse.__main__ import main
 
     main()
+
+
+def _serve(channel: Any) -> None:
+    """Run one command after another; answer with their exit codes."""
+    from hsfuse.cli.app import app
+    from hsfuse.process import own_process
+
+    own_process(keep_freed_memory=True)
+    with contextlib.suppress(EOFError):
+        while True:
+            arguments, scratch = channel.recv()
+            _stand_in(scratch, {})
+            try:
+                app(arguments)
+                code = 0
+            except SystemExit as leaving:
+                code = leaving.code if isinstance(leaving.code, int) else 0
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+            channel.send(code)
 
 
 def _die_at(moment: str) -> None:
@@ -151,6 +135,21 @@ def _die_at(moment: str) -> None:
         module.reached = reached  # type: ignore[attr-defined]
 
 
+class _Watch:
+    """Tells when a process hangs."""
+
+    def __init__(self, pid: int | None) -> None:
+        self._pid, self._start, self._before = pid, time.monotonic(), _computed(pid)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._start
+
+    @property
+    def hangs(self) -> bool:
+        return self.seconds > HANG_WALL_S or _computed(self._pid) - self._before > HANG_CPU_S
+
+
 def _computed(pid: int | None) -> float:
     """Seconds that a process has computed; 0 when it is gone."""
     try:
@@ -159,106 +158,124 @@ def _computed(pid: int | None) -> float:
         return 0.0
 
 
+class Worker:
+    """A process that runs commands one after another."""
+
+    def __init__(self) -> None:
+        self._channel, theirs = _server.Pipe()
+        self._process = _server.Process(target=_serve, args=(theirs,), daemon=True)
+        self._process.start()
+        theirs.close()
+        self.cases = 0
+
+    def run(self, arguments: list[Any], scratch: Path) -> tuple[int | None, float, str]:
+        """Run a command; return exit code (None: it hung; negative: a signal ended the process), seconds, words."""
+        _empty(scratch)
+        self.cases += 1
+        watch = _Watch(self._process.pid)
+        try:
+            self._channel.send(([str(a) for a in arguments], str(scratch)))
+            while not self._channel.poll(0.5):
+                if watch.hangs:
+                    self.end()
+                    return None, watch.seconds, ""
+            code = self._channel.recv()
+        except (EOFError, OSError):
+            self._process.join()
+            code = self._process.exitcode or -1
+        return code, watch.seconds, _said(scratch)
+
+    @property
+    def usable(self) -> bool:
+        """Whether it may be given another command."""
+        return self._process.is_alive() and self.cases < _CASES_OF_A_WORKER
+
+    def end(self) -> None:
+        """End the process."""
+        self._channel.close()
+        self._process.kill()
+        self._process.join()
+
+
+def serve(arguments: list[Any], scratch: Path) -> tuple[int | None, float, str]:
+    """Run a command in this thread's own process that stays."""
+    worker: Worker | None = getattr(_own, "worker", None)
+    if worker is None or not worker.usable:
+        end_worker()
+        worker = _own.worker = Worker()
+    return worker.run(arguments, scratch)
+
+
+def end_worker() -> None:
+    """End this thread's own process."""
+    worker: Worker | None = getattr(_own, "worker", None)
+    if worker is not None:
+        worker.end()
+        _own.worker = None
+
+
 def call(
     arguments: list[Any], scratch: Path, *, moment: str = "", limits: dict[str, int] | None = None,
     streams: dict[str, str] | None = None,
 ) -> tuple[int | None, float, str]:  # fmt: skip
-    """Run a command; return exit code (None: it hung), seconds and what it said."""
-    (scratch / "tmp").mkdir(parents=True, exist_ok=True)
-    for name in ("stdout", "stderr"):
-        (scratch / name).write_bytes(b"")
-    start = time.monotonic()
+    """Run a command in a process of its own; the same answer as of :meth:`Worker.run`."""
+    _empty(scratch)
     process = _server.Process(
         target=_child, args=([str(a) for a in arguments], str(scratch), moment, limits or {}, streams or {})
     )
     process.start()
-    while process.is_alive() and time.monotonic() - start < HANG_WALL_S and _computed(process.pid) < HANG_CPU_S:
+    watch = _Watch(process.pid)
+    while process.is_alive() and not watch.hangs:
         process.join(0.2)
-    seconds = time.monotonic() - start
     if process.is_alive():
         process.kill()
         process.join()
-        return None, seconds, ""
-    said = "".join((scratch / name).read_text("utf-8", "replace") for name in ("stderr", "stdout"))
-    return process.exitcode, seconds, said
+        return None, watch.seconds, ""
+    return process.exitcode, watch.seconds, _said(scratch)
 
 
-# --- damage ------------------------------------------------------------------------------------------------------
+def _empty(scratch: Path) -> None:
+    (scratch / "tmp").mkdir(parents=True, exist_ok=True)
+    for name in ("stdout", "stderr"):
+        (scratch / name).write_bytes(b"")
 
 
-def _words(raw: bytes, rng: random.Random) -> bytes:
-    changed = bytearray(raw)
-    spots = [match.span() for match in re.finditer(rb"[0-9.]+|[A-Za-z_]{3,}", raw[:200_000])]
-    for first, last in sorted(rng.sample(spots, min(len(spots), rng.choice((1, 2, 4)))), reverse=True):
-        changed[first:last] = rng.choice(WORDS)
-    return bytes(changed)
+def _said(scratch: Path) -> str:
+    return "".join((scratch / name).read_text("utf-8", "replace") for name in ("stderr", "stdout"))
 
 
-def _flip(raw: bytes, rng: random.Random) -> bytes:
-    changed = bytearray(raw)
-    for _ in range(rng.choice((1, 5, 30))):
-        changed[rng.randrange(min(6000, len(raw)) if rng.random() < 0.6 else len(raw))] ^= 1 << rng.randrange(8)
-    return bytes(changed)
-
-
-def _cut(raw: bytes, rng: random.Random) -> bytes:
-    return raw[: rng.randrange(len(raw))]
-
-
-def _hole(raw: bytes, rng: random.Random) -> bytes:
-    first = rng.randrange(len(raw))
-    length = min(rng.choice((4, 100, 5000)), len(raw) - first)
-    return raw[:first] + bytes(length) + raw[first + length :]
-
-
-def _insert(raw: bytes, rng: random.Random) -> bytes:
-    place = rng.randrange(len(raw))
-    return raw[:place] + rng.choice([raw[place : place + 200], *WORDS]) + raw[place:]
-
-
-DAMAGE: dict[str, Callable[[bytes, random.Random], bytes]] = {
-    "flip": _flip, "cut": _cut, "hole": _hole, "insert": _insert, "words": _words,
-}  # fmt: skip
+# --- mutations ---------------------------------------------------------------------------------------------------
 
 
 def mutation(bench: Bench, name: str, scratch: Path) -> Outcome:
-    """Damage one file of a pair, and fuse it."""
+    """Damage one file of what a run reads, and fuse."""
     rng = random.Random(name)
-    kind = rng.choice(("products", "products", "rasters"))
-    pair = [_copied(path, scratch / "in") for path in bench.inputs[kind]]
-    target = rng.choice(_targets(pair))
-    before = target.read_bytes()
-    after = DAMAGE[rng.choice(("words", "cut", "insert", "flip", "hole"))](before, rng)
-    target.write_bytes(after)
+    case = fuzz_inputs.copy_of(bench, rng, scratch / "in")
+    before = case.target.read_bytes()
+    after = before
+    while after == before:
+        after = DAMAGES[rng.choice(list(DAMAGES))](before, rng)
+    case.target.write_bytes(after)
     output = scratch / "out.tif"
-    flags = ["--no-verify"] if rng.random() < 0.5 else []
-    code, seconds, said = call(["run", *pair, "-o", output, *SETTINGS, *flags], scratch)
-    outcome = _ending(code, said)
+    code, seconds, said = serve(["run", *SETTINGS, *case.arguments, "-o", output], scratch)
+    outcome, words = _ending(code, said), _last(said)
     if outcome == "done":
-        outcome = _compare(bench.cube(kind), output, said)
-        if outcome == "wrong" and _only_payload(before, after, target, verified=not flags):
-            outcome = "payload"
+        outcome, words = _judge(bench, case, before, said, output)
     left = [item.name for item in (scratch / "tmp").iterdir()]
-    return Outcome(name, "lost" if left else outcome, code, seconds, _last(said) if outcome != "same" else "")
+    return Outcome(name, "lost" if left else outcome, code, seconds, words, case.label)
 
 
-def _copied(path: Path, folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    if path.is_dir():
-        return Path(shutil.copytree(path, folder / path.name))
-    for item in path.parent.glob(f"{path.stem}.*"):
-        shutil.copy(item, folder)
-    return folder / path.name
-
-
-def _targets(pair: list[Path]) -> list[Path]:
-    found = []
-    for path in pair:
-        # Raw samples of ENVI carry nothing that damage could contradict: the header is what is tried.
-        found += [item for item in path.rglob("*") if item.is_file()] if path.is_dir() else [
-            path.with_suffix(".hdr") if path.suffix == ".img" else path
-        ]  # fmt: skip
-    return sorted(found)
+def _judge(bench: Bench, case: fuzz_inputs.Case, before: bytes, said: str, output: Path) -> tuple[str, str]:
+    """Outcome of a run that ended with exit 0, and what speaks for it."""
+    if fuzz_inputs.same_cube(bench.cube(case.kind), output):
+        return "same", ""
+    usual = set(_WARNING.findall(bench.words(case.kind)))
+    new = [text for text in _WARNING.findall(said) if text not in usual]
+    naming = [text for text in new if any(name in text for name in case.names)]
+    if naming:
+        return "explained", naming[0][:300]
+    why = fuzz_inputs.plausible(case, before)
+    return ("plausible", why) if why else ("wrong", "; ".join(new)[:300])
 
 
 def _ending(code: int | None, said: str) -> str:
@@ -270,31 +287,7 @@ def _ending(code: int | None, said: str) -> str:
         return "bug"
     if code == 0:
         return "done"
-    return "refused" if re.search(r"^(error: |.*Error)", said, re.M) else "silent"
-
-
-def _compare(expected: np.ndarray, output: Path, said: str) -> str:
-    cube = _stored(output)
-    if cube.shape == expected.shape and np.array_equal(cube, expected):
-        return "same"
-    return "explained" if re.search(r"^\d\d:\d\d:\d\d W ", said, re.M) else "wrong"
-
-
-def _only_payload(before: bytes, after: bytes, target: Path, *, verified: bool) -> bool:
-    """Whether only samples were hit that carry no checksum, or one that the user did not want to be compared."""
-    if target.suffix == ".jp2":
-        return not verified
-    if len(before) != len(after) or target.suffix not in (".he5", ".tif"):
-        return False
-    changed = [i for i, (a, b) in enumerate(zip(before, after, strict=True)) if a != b]
-    return bool(changed) and changed[0] > 6000
-
-
-def _stored(path: Path) -> np.ndarray:
-    import rasterio
-
-    with rasterio.open(path) as dataset:
-        return dataset.read()
+    return "refused" if re.search(r"^error: \S", said, re.M) else "silent"
 
 
 def _last(said: str) -> str:
@@ -308,25 +301,28 @@ def _last(said: str) -> str:
 def kill(bench: Bench, name: str, scratch: Path) -> Outcome:
     """Cut a run off at a named moment, go on, compare every byte with a run that was left alone."""
     _, file_format, story, moment = name.split(":")
-    hsi, msi = bench.inputs["rasters"]
     folder = scratch / "out"
     folder.mkdir(parents=True)
     output = folder / FORMATS[file_format]
-    command = ["run", hsi, msi, *SETTINGS, "--format", file_format]
-    (folder / "foreign.txt").write_text("mine")
+    command = ["run", *SETTINGS, *bench.arguments("rasters"), "--format", file_format, "-o", output]
+    foreign = [folder / "foreign.txt", folder / f"{output.name}.foreign", folder / "out.xml"]
+    for item in foreign:
+        item.write_text("mine")
     flags: list[str] = []
     if story == "overwrite":
-        call([*command, "-o", output, "--seed", "5"], scratch)
+        serve([*command, "--seed", "5"], scratch)
         flags = ["--overwrite"]
     if story == "resumed":
-        call([*command, "-o", output], scratch, moment="rows counted")
+        call(command, scratch, moment="rows counted")
         flags = ["--resume"]
-    killed, seconds, said = call([*command, "-o", output, *flags], scratch, moment=moment)
-    resume = sorted({*flags, "--resume"})
-    code, _, said = call([*command, "-o", output, *resume], scratch)
+    killed, seconds, said = call([*command, *flags], scratch, moment=moment)
+    if killed != -signal.SIGKILL:
+        return Outcome(name, "missed", killed, seconds, _last(said))
+    code, _, said = serve([*command, *sorted({*flags, "--resume"})], scratch)
     outcome = "same" if code == 0 else _ending(code, said)
-    same = {k: v for k, v in _bytes(folder).items() if k != "foreign.txt"} == _bytes(bench.folder / file_format)
-    whole_left = not any((scratch / "tmp").iterdir()) and (folder / "foreign.txt").read_text() == "mine"
+    mine = [item.name for item in foreign]
+    same = {k: v for k, v in _bytes(folder).items() if k not in mine} == _bytes(bench.folder / file_format)
+    whole_left = not any((scratch / "tmp").iterdir()) and all(item.read_text() == "mine" for item in foreign)
     if outcome == "same" and not (same and whole_left):
         outcome = "lost"
     return Outcome(name, outcome, killed, seconds, "" if outcome == "same" else _last(said))
@@ -352,28 +348,31 @@ LIMITS: dict[str, tuple[dict[str, int], dict[str, str]]] = {
 def limit(bench: Bench, name: str, scratch: Path) -> Outcome:
     """Fuse with too little of something; then, without the limit, go on."""
     limits, streams = LIMITS[name.split(":", 1)[1]]
-    hsi, msi = bench.inputs["rasters"]
     output = scratch / "out" / "out.tif"
     output.parent.mkdir(parents=True)
-    command = ["run", hsi, msi, "-o", output, *SETTINGS]
+    command = ["run", *SETTINGS, *bench.arguments("rasters"), "-o", output]
     code, seconds, said = call(command, scratch, limits=limits, streams=streams)
     # Where nothing can be said, the exit code has to do.
     outcome = "refused" if "stderr" in streams and code not in (None, 0, 1) and code > 0 else _ending(code, said)
+    expected = bench.cube("rasters")
     if outcome == "done":
-        outcome = _compare(bench.cube("rasters"), output, "")
+        outcome = "same" if fuzz_inputs.same_cube(expected, output) else "wrong"
     elif outcome == "refused" and output.exists():
-        outcome = "lost" if _compare(bench.cube("rasters"), output, "") != "same" else outcome
+        outcome = outcome if fuzz_inputs.same_cube(expected, output) else "lost"
+    left = [item.name for item in (scratch / "tmp").iterdir()]
     if outcome in GOOD:
-        again, _, more = call([*command, "--resume"], scratch)
-        if again != 0 or _compare(bench.cube("rasters"), output, "") != "same":
-            outcome, said = "lost", more
+        again, _, more = serve([*command, "--resume"], scratch)
+        if left or again != 0 or not fuzz_inputs.same_cube(expected, output):
+            outcome, said = "lost", f"{more} {left}"
     return Outcome(name, outcome, code, seconds, _last(said))
 
 
 # --- the whole ---------------------------------------------------------------------------------------------------
 
+Run = Callable[[Bench, str, Path], Outcome]
 
-def cases(mutations: int) -> Iterator[tuple[str, Callable[[Bench, str, Path], Outcome]]]:
+
+def cases(mutations: int) -> Iterator[tuple[str, Run]]:
     """Yield all cases: name and what runs it."""
     for number in range(mutations):
         yield f"mutation:{number}", mutation
@@ -386,7 +385,7 @@ def cases(mutations: int) -> Iterator[tuple[str, Callable[[Bench, str, Path], Ou
         yield f"limit:{name}", limit
 
 
-def run_case(bench: Bench, name: str, what: Callable[[Bench, str, Path], Outcome]) -> Outcome:
+def run_case(bench: Bench, name: str, what: Run) -> Outcome:
     """Run one case in a folder of its own, which is deleted afterwards."""
     with tempfile.TemporaryDirectory(prefix="hsfuse-fuzz-") as scratch:
         return what(bench, name, Path(scratch))
@@ -394,17 +393,31 @@ def run_case(bench: Bench, name: str, what: Callable[[Bench, str, Path], Outcome
 
 def table(outcomes: list[Outcome]) -> str:
     """Count outcomes by kind of case; bad ones are listed."""
-    lines = [f"{'':<10}" + "".join(f"{kind:>11}" for kind in ("cases", *sorted(GOOD), "bad"))]
+    columns = ("cases", *sorted(GOOD), "bad")
+    lines = [f"{'':<24}" + "".join(f"{column:>11}" for column in columns)]
     for kind in ("mutation", "kill", "limit"):
         mine = [o for o in outcomes if o.name.startswith(f"{kind}:")]
-        count = Counter(o.outcome for o in mine)
-        bad = sum(n for name, n in count.items() if name not in GOOD)
-        lines.append(
-            f"{kind:<10}{len(mine):>11}" + "".join(f"{count[name]:>11}" for name in sorted(GOOD)) + f"{bad:>11}"
-        )
-    lines += [f"{o.outcome:<7}{o.name}  exit {o.code}, {o.seconds:.0f} s  {o.said}" for o in outcomes
+        groups = sorted({_group(o) for o in mine})
+        lines += [_row(f"{kind}s", mine)]
+        lines += [_row(f"  {group}", [o for o in mine if _group(o) == group]) for group in groups if len(groups) > 1]
+    lines += [f"{o.outcome:<7}{o.name} {o.about}  exit {o.code}, {o.seconds:.0f} s  {o.said}" for o in outcomes
               if o.outcome not in GOOD]  # fmt: skip
     return "\n".join(lines)
+
+
+def _group(outcome: Outcome) -> str:
+    """What was damaged, or which story was cut off."""
+    parts = outcome.name.split(":")
+    if parts[0] == "mutation":
+        return outcome.about.partition("/")[0]
+    return parts[2] if len(parts) > 2 else parts[1].split("=")[0]
+
+
+def _row(title: str, outcomes: list[Outcome]) -> str:
+    count = Counter(o.outcome for o in outcomes)
+    bad = sum(number for name, number in count.items() if name not in GOOD)
+    numbers = (len(outcomes), *(count[name] for name in sorted(GOOD)), bad)
+    return f"{title:<24}" + "".join(f"{number:>11}" for number in numbers)
 
 
 def main() -> int:
@@ -412,26 +425,30 @@ def main() -> int:
     parser.add_argument("output", type=Path)
     parser.add_argument("--mutations", type=int, default=1500)
     parser.add_argument("--only", choices=("mutations", "kills", "limits"))
-    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--table", action="store_true", help="run nothing, print what is known")
     args = parser.parse_args()
     preload()
     done: dict[str, Outcome] = {}
     if args.output.exists():
-        done = {o.name: o for o in (Outcome(**json.loads(line)) for line in args.output.read_text().splitlines())}
-    bench = prepare(args.output.with_suffix(".inputs"))
+        known = (Outcome(**json.loads(line)) for line in args.output.read_text().splitlines())
+        done = {outcome.name: outcome for outcome in known}
     wanted = [(name, what) for name, what in cases(args.mutations)
               if args.only is None or name.startswith(args.only.rstrip("s"))]  # fmt: skip
-    todo = [(name, what) for name, what in wanted if name not in done]
+    todo = [] if args.table else [(name, what) for name, what in wanted if name not in done]
     print(f"{len(wanted)} cases, {len(wanted) - len(todo)} known", flush=True)
-    with ThreadPoolExecutor(args.jobs) as pool, args.output.open("a") as stream:
-        for outcome in pool.map(lambda case: run_case(bench, *case), todo):
-            done[outcome.name] = outcome
-            stream.write(json.dumps(asdict(outcome)) + "\n")
-            stream.flush()
-    outcomes = [done[name] for name, _ in wanted]
+    if todo:
+        bench = fuzz_inputs.prepare(args.output.with_suffix(".inputs"), call)
+        with ThreadPoolExecutor(args.jobs) as pool, args.output.open("a") as stream:
+            for (name, _), outcome in zip(todo, pool.map(lambda case: run_case(bench, *case), todo), strict=True):
+                done[name] = outcome
+                stream.write(json.dumps(asdict(outcome)) + "\n")
+                stream.flush()
+    outcomes = [done[name] for name, _ in wanted if name in done]
     print(table(outcomes))
     return int(any(o.outcome not in GOOD for o in outcomes))
 
 
 if __name__ == "__main__":
+    np.seterr(all="ignore")
     sys.exit(main())

@@ -333,7 +333,7 @@ class TrainConfig(_MachineConfig, _PairConfig):
     )
     weights: Literal["fp32", "bf16"] = Field("fp32", description="number format of the file")
     overwrite: bool = Field(False, description="replace an existing output")
-    resume: bool = Field(False, description="go on with an interrupted training")
+    resume: bool = Field(False, description="go on with an interrupted training, with --overwrite too")
     checkpoint_minutes: float = Field(10.0, gt=0.0, description="time between checkpoints")
     tensorboard: bool = Field(False, description="write a TensorBoard log as well as the CSV file")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on a GPU, fp32 on a CPU")
@@ -353,8 +353,6 @@ class TrainConfig(_MachineConfig, _PairConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.overwrite and self.resume:
-            raise ValueError("--overwrite and --resume exclude each other")
         if self.window < self.patch:
             raise ValueError("--window must not be smaller than --patch")
         return self

@@ -22,7 +22,11 @@ _SMALL_RADIUS_PX = 12
 
 def in_classes(classes: NDArray[np.integer], wanted: tuple[int, ...]) -> BoolArray:
     """Mark where a class map holds one of ``wanted``."""
-    return np.isin(classes, wanted)
+    if classes.dtype != np.uint8:
+        return np.isin(classes, wanted)
+    table = np.zeros(256, bool)
+    table[list(wanted)] = True
+    return np.asarray(table[classes], dtype=np.bool_)
 
 
 def dilate(mask: BoolArray, radius_px: int) -> BoolArray:

@@ -6,10 +6,13 @@ Importing hsfuse or calling its functions does none of this: a process that is s
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from hsfuse import allocator
 
@@ -17,6 +20,8 @@ _FOREIGN = ("PROJ_DATA", "PROJ_LIB", "GDAL_DATA", "GDAL_DRIVER_PATH")
 _GDAL_CACHE_MB = "128"
 _PRIMITIVES = "128"
 _OPEN_FILES = 1024
+_GDAL_LOGGER = "rasterio._env"
+"""Where rasterio sends GDAL's messages."""
 _PRIMITIVE_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
@@ -35,7 +40,8 @@ def own_process(*, keep_freed_memory: bool = False, one_blas_thread: bool = Fals
 
     Foreign PROJ and GDAL data folders are dropped: rasterio's wheels bring their own data, and a variable that points
     at another version's database makes every reference system fail. Where rasterio uses the system's libraries
-    (conda) the variables are right and stay. GDAL's block cache is bounded, idle threads sleep.
+    (conda) the variables are right and stay. GDAL's block cache is bounded, none of its messages is lost, idle threads
+    sleep.
 
     Parameters
     ----------
@@ -62,6 +68,7 @@ def own_process(*, keep_freed_memory: bool = False, one_blas_thread: bool = Fals
     # Threads that wait for each other by spinning become many times slower as soon as another process wants a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _allow_open_files()
+    sys.unraisablehook = undecodable_messages_to_log(sys.unraisablehook)
     if one_blas_thread:
         os.environ.update(dict.fromkeys(BLAS_THREADS, "1"))
     if keep_freed_memory:
@@ -78,6 +85,30 @@ def bounded_block_cache() -> Iterator[None]:
 
     with rasterio.Env(GDAL_CACHEMAX=int(_GDAL_CACHE_MB) << 20):
         yield
+
+
+def undecodable_messages_to_log(others: Callable[[Any], object]) -> Callable[[Any], object]:
+    """Return a hook for exceptions that nobody can catch, which passes on GDAL's messages that are not UTF-8.
+
+    GDAL repeats names out of damaged files in its messages, and rasterio decodes each message inside a function that
+    GDAL calls: what fails there cannot be caught, Python prints it as "Exception ignored", and the message is lost. It
+    may be the only word of a damaged image, so it goes where all others go.
+
+    Parameters
+    ----------
+    others
+        What takes all other exceptions, such as the present ``sys.unraisablehook``.
+    """
+
+    def hook(unraisable: Any) -> None:
+        error = unraisable.exc_value
+        if isinstance(error, UnicodeDecodeError) and str(unraisable.object).startswith(_GDAL_LOGGER):
+            text = error.object.decode("utf-8", "backslashreplace")
+            logging.getLogger(_GDAL_LOGGER).warning("%s", text)
+        else:
+            others(unraisable)
+
+    return hook
 
 
 def has_one_blas_thread() -> bool:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from hsfuse.log import LOGGER_NAME
 from hsfuse.native import OVERRIDE, build, image
 
 # Without a GPU its kernels run under Triton's interpreter, which asks for this when Triton is imported.
@@ -80,3 +82,20 @@ def _seeded() -> None:
 
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 - third-party code may use the legacy generator
+
+
+@pytest.fixture(autouse=True)
+def _log_as_it_was() -> Iterator[None]:
+    """Take back how a command has set up the log: else a later test hears nothing, or everything twice.
+
+    pytest listens at the root, and at each logger that passes nothing on when a test begins. One that passes nothing on
+    because of an earlier test, and is told to do so in this one, would hand each record over twice.
+    """
+    logger = logging.getLogger(LOGGER_NAME)
+    level, propagate = logger.level, logger.propagate
+    yield
+    for handler in [handler for handler in logger.handlers if type(handler).__module__ == "hsfuse.log"]:
+        logger.removeHandler(handler)
+        handler.close()
+    logger.setLevel(level)
+    logger.propagate = propagate

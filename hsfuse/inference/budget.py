@@ -284,7 +284,4 @@ def _computed(plan: TilePlan, wanted: NDArray[np.bool_] | None) -> int:
     if wanted is not None:
         return computed_pixels(plan, wanted)
     # Blocks are products of row and column ranges, so the sum over all tiles is a product of two short sums.
-    tile_rows, tile_cols = plan.shape
-    rows = sum(plan.tile_at(i, 0).read.shape[0] for i in range(tile_rows))
-    cols = sum(plan.tile_at(0, j).read.shape[1] for j in range(tile_cols))
-    return rows * cols
+    return plan.rows_read * plan.cols_read

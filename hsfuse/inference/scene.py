@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -219,6 +220,10 @@ class FusionScene:
 
         Looks up the nearest measured HSI pixel and the classification at each pixel's centre; no image is read.
         """
+        return self._expected_pixels
+
+    @cached_property
+    def _expected_pixels(self) -> BoolArray:
         height, width = self.grid.shape
         source = self.hsi.grid
         imaged = self.hsi.valid(Slice2D(0, source.height, 0, source.width))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,6 +113,22 @@ class TilePlan:
         """(tile rows, tile columns)."""
         return self.row_edges.size - 1, self.col_edges.size - 1
 
+    @property
+    def rows_read(self) -> int:
+        """Rows that a column of tiles reads in sum."""
+        return self._read(self.row_edges, self.height)
+
+    @property
+    def cols_read(self) -> int:
+        """Columns that a row of tiles reads in sum."""
+        return self._read(self.col_edges, self.width)
+
+    def _read(self, edges: NDArray[np.int64], size: int) -> int:
+        half = self.overlap // 2
+        pairs = zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
+        padded = [self._padded(max(first - half, 0), min(last + half, size), size) for first, last in pairs]
+        return sum(stop - start for start, stop in padded)
+
     def __len__(self) -> int:
         rows, cols = self.shape
         return rows * cols
@@ -156,12 +173,15 @@ class TilePlan:
         return start - start % self.multiple, min(stop + -stop % self.multiple, size)
 
 
+@lru_cache(maxsize=256)
 def _edges(size: int, tile: int, overlap: int) -> NDArray[np.int64]:
     count = max(-(-size // tile), 1)
     # Cores must not be narrower than the overlap, or three tiles would meet in one blending zone.
     while count > 1 and size // count < max(overlap, 1):
         count -= 1
-    return np.linspace(0, size, count + 1).round().astype(np.int64)
+    edges = np.linspace(0, size, count + 1).round().astype(np.int64)
+    edges.flags.writeable = False
+    return edges
 
 
 def ramp_weights(tile: Tile, overlap: int, ratio: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

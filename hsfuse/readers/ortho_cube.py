@@ -18,6 +18,7 @@ from hsfuse.errors import InputError
 from hsfuse.grid import Grid, Slice2D
 from hsfuse.readers.base import ERROR_INVALID_L1, BoolArray, FloatCube, HyperspectralProduct, ProductInfo
 from hsfuse.readers.blocks import BandIndex, band_index, check_block
+from hsfuse.readers.decoder import DecoderError, decoder_warnings_are_errors, gdal_warnings
 from hsfuse.readers.gdal import TIFF_DRIVERS, closed_world, open_image
 from hsfuse.readers.map_grid import read_grid
 from hsfuse.readers.overlap import OverlapReport, cut_overlap
@@ -104,6 +105,7 @@ class OrthoCube(HyperspectralProduct):
         self._package, self._facts = package, facts
         self._lock = threading.Lock()
         self._layers: dict[str, DatasetReader] = {}
+        self._complaints: list[str] = []
         try:
             cube = self._open("SPECTRAL_IMAGE")
             if cube.count != len(facts.bands):
@@ -124,11 +126,13 @@ class OrthoCube(HyperspectralProduct):
     def _open(self, part: str) -> DatasetReader:
         path = self._package.gdal_path(part)
         try:
-            with warnings.catch_warnings(), closed_world(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):
+            settings = closed_world(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR")
+            with warnings.catch_warnings(), settings, gdal_warnings() as said:
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
                 self._layers[part] = open_image(path, TIFF_DRIVERS)
         except (RasterioError, OSError) as error:
             raise self._unreadable(part, error) from error
+        self._complaints += [f"GDAL complains of {part} of {self._package.scene}: {text}" for text in said]
         return self._layers[part]
 
     def _unreadable(self, part: str, error: Exception) -> InputError:
@@ -153,7 +157,7 @@ class OrthoCube(HyperspectralProduct):
     def _describe(self) -> ProductInfo:
         facts = self._facts
         missing = [layer.part for layer in facts.hidden if layer not in self._hidden]
-        said = list(facts.warnings)
+        said = [*facts.warnings, *self._complaints]
         if len(missing) == len(facts.hidden) and missing:
             said.append("The quality layers are missing: clouds in the image are taken for ground.")
         return ProductInfo(
@@ -198,9 +202,9 @@ class OrthoCube(HyperspectralProduct):
     def _raw(self, part: str, indexes: Sequence[int], block: Slice2D) -> NDArray[Any]:
         check_block(block, self._grid.shape)
         try:
-            with self._lock:
+            with self._lock, closed_world(), decoder_warnings_are_errors():
                 raw: NDArray[Any] = self._layers[part].read(list(indexes), window=block.window)
-        except (RasterioError, OSError) as error:
+        except (RasterioError, OSError, DecoderError) as error:
             raise self._unreadable(part, error) from error
         return raw
 

@@ -78,6 +78,16 @@ def check_is_checkpoint(path: Path) -> None:
         raise InputError(f"{path} is not a training checkpoint of hsfuse.")
 
 
+def read_record(path: Path) -> dict[str, Any]:
+    """Return the record of a checkpoint without its tensors; empty where it cannot be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            record = json.loads((file.metadata() or {}).get("record", "{}"))
+    except (OSError, SafetensorError, ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint.
 
@@ -111,7 +121,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise InputError(f"{path} was written by another version of hsfuse.", hint="Use that version, or start anew.")
     try:
         record = json.loads(metadata["record"])
-    except (KeyError, json.JSONDecodeError) as error:
+        if not isinstance(record, dict):
+            raise ValueError("its record is no JSON object")
+    except (KeyError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({error}).", hint="Delete it and train again.") from error
     return Checkpoint(tensors, record)
 

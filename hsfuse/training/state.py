@@ -12,7 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from hsfuse.errors import InputError, UsageError
-from hsfuse.training.checkpoint import Checkpoint, load_checkpoint, optimizer_tensors, restore_optimizer
+from hsfuse.training.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    optimizer_tensors,
+    read_record,
+    restore_optimizer,
+)
 from hsfuse.training.task import ParameterGroup, Scores, TrainingTask
 
 
@@ -152,10 +158,20 @@ def unpack(
         ) from error
 
 
+def is_of(path: Path, identity: dict[str, Any]) -> bool:
+    """Whether a checkpoint was made by a training with these settings and data."""
+    stored = read_record(path).get("identity")
+    return isinstance(stored, dict) and not _differences(stored, identity)
+
+
 def _check_identity(stored: dict[str, Any], own: dict[str, Any], path: Path) -> None:
-    different = sorted(key for key in stored.keys() | own.keys() if stored.get(key) != own.get(key))
+    different = _differences(stored, own)
     if different:
         raise UsageError(
             f"The checkpoint {path} was made with other settings or data ({', '.join(different)}).",
             hint="Give the same inputs and options as before, or start anew without --resume.",
         )
+
+
+def _differences(stored: dict[str, Any], own: dict[str, Any]) -> list[str]:
+    return sorted(key for key in stored.keys() | own.keys() if stored.get(key) != own.get(key))

@@ -19,10 +19,16 @@ from hsfuse.resources import Resources
 from hsfuse.threads import torch_threads
 from hsfuse.workflows.python.settings import RunSettings, documents
 from hsfuse.workflows.python.words import speaks_python
-from hsfuse.workflows.steps.adapted import adapt_to_scene, check_adapted_path
+from hsfuse.workflows.steps.adapted import (
+    adapt_to_scene,
+    adapted_path,
+    check_adapted_path,
+    remove_unpublished,
+    unpublished_path,
+)
 from hsfuse.workflows.steps.changes import find_changes
 from hsfuse.workflows.steps.clock import StageClock
-from hsfuse.workflows.steps.confidence import check_confidence_path
+from hsfuse.workflows.steps.confidence import check_confidence_path, old_confidence
 from hsfuse.workflows.steps.dates import dates_summary, with_date_map
 from hsfuse.workflows.steps.foresight import foreseen
 from hsfuse.workflows.steps.inputs import Pair, open_pair, read_ahead, used_sources
@@ -136,7 +142,7 @@ def run_scene(
     options = WriteOptions(
         format=config.format, dtype=config.dtype, compress=config.compress,
         overwrite=config.overwrite, resume=config.resume, inputs=_input_files(hsi_path, msi_paths, config),
-        report=report_files(output, wanted=config.report),
+        report=report_files(output, wanted=config.report), stale=old_confidence(output),
     )  # fmt: skip
     # Before anything else: what is wrong with the output's place is known at once.
     check_destination(output, options)
@@ -187,10 +193,13 @@ def run_scene(
         repaired = prepared if repair is None else replace(prepared, scene=repair.scene)
         learned, adaptation = _learn(repaired, chosen, output, inputs, config, given, clock)
         release_freed_memory()
+        if unpublished_path(output).exists() and adaptation:
+            options = replace(options, beside=((unpublished_path(output), adapted_path(output)),))
         about = planned | adaptation | changes | {"method": method_summary(learned)}
         product = make_product(
             prepared, learned, estimate, output, inputs, options, config, given, about, clock, repair
         )  # fmt: skip
+        remove_unpublished(output)
         summary = about | product.facts | dates_summary(pair.msi) | _spent(planned, planned_at, clock, given)
     _check_quality(summary.get("scores", {}), config, output)
     quality = product.quality

@@ -27,6 +27,7 @@ from hsfuse.training.distributed import Team, is_leader, joined, own_device, wor
 from hsfuse.training.fusion_task import TaskSetup
 from hsfuse.training.loop import train
 from hsfuse.training.settings import LoopSettings, TrainingFiles, TrainingResult
+from hsfuse.training.state import is_of
 from hsfuse.training.task import TrainingTask
 from hsfuse.workflows.steps.clock import StageClock
 from hsfuse.workflows.steps.resources import resolved, resources_of
@@ -113,6 +114,10 @@ def _train(inputs: Sequence[Path], output: Path, config: TrainConfig, device: st
     task = _task(start, data, config, recipe, device, cache)
     settings = loop_settings(config, recipe, task.epoch_steps, device)
     identity = {**config.identity(), "data": data.fingerprint, "init_sha256": start.sha256}
+    if files.resume and config.overwrite and files.checkpoint is not None and not is_of(files.checkpoint, identity):
+        # That of an older training: the one that is to replace it was stopped before it had its first.
+        _log.warning("The checkpoint %s is of another training; this one starts anew.", files.checkpoint)
+        files = replace(files, resume=False)
     _log.info(
         "Training %s (%.2f M parameters) on %d scene%s, %d steps an epoch, on %s.",
         start.name, start.n_parameters / 1e6, len(data.entries), "" if len(data.entries) == 1 else "s",
@@ -180,10 +185,10 @@ def check_files(output: Path, config: TrainConfig) -> TrainingFiles:
     if not is_leader() or resume:
         return files
     if config.resume:
-        if output.exists():
+        if output.exists() and not config.overwrite:
             raise UsageError(
                 f"There is no checkpoint {checkpoint} to resume from. {output} is complete.",
-                hint="Train further with --init and another -o.",
+                hint="Train further with --init and another -o, or add --overwrite to train anew.",
             )
         _log.info("There is no checkpoint %s yet: the training starts anew.", checkpoint)
         return files

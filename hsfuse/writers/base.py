@@ -41,6 +41,11 @@ class WriteOptions:
         What is reported beside the cube; what tells of an older cube goes when this one is published.
     layers
         Rasters that belong to the cube and lie beside it.
+    stale
+        Further files that tell of an older cube of the same name, in the same folder.
+    beside
+        Files that were made for the cube before it, in the same folder: where each lies until then, and the name that
+        it gets together with the cube.
 
     Raises
     ------
@@ -56,6 +61,8 @@ class WriteOptions:
     inputs: tuple[Path, ...] = ()
     report: ReportFiles | None = None
     layers: tuple[LayerFile, ...] = ()
+    stale: tuple[Path, ...] = ()
+    beside: tuple[tuple[Path, Path], ...] = ()
 
     def __post_init__(self) -> None:
         if self.format != "auto":

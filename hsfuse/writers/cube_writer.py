@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -272,6 +273,9 @@ class CubeWriter:
                 self._layers[layer.key](stage / layer.path(self.path).name)
             item = stac.stac_item(self.path, self.metadata, self.grid, self.encoding, entry, self.options.layers)
             (stage / stac_path(self.path).name).write_text(stac.stac_text(item), encoding="utf-8")
+            for made, final in self.options.beside:
+                # A copy: should this publication be cut off before it is decided, the next one needs the file again.
+                shutil.copyfile(made, stage / final.name)
         except BaseException:
             # The rows are safe in the journal; a broken product would only keep the disk full.
             remove(stage)
@@ -281,7 +285,9 @@ class CubeWriter:
     def _publish(self, journal: Journal) -> None:
         """Give the files their final names, the cube last: when it is there, everything is."""
         stale = stale_files(self.path, self.options.report) if self.options.overwrite else []
+        stale += [*self.options.stale, *(made for made, _ in self.options.beside)]
         names = [item.relative_to(self.path.parent).as_posix() for item in stale]
-        publish(journal.folder, [*(item.name for item in self.plan.sidecars), self.path.name], names)
+        beside = [*self.plan.sidecars, *(final for _, final in self.options.beside)]
+        publish(journal.folder, [*(item.name for item in beside), self.path.name], names)
         journal.remove()
         reached("journal removed")

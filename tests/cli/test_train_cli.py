@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from hsfuse.config import TrainConfig
 from hsfuse.fusion.nets.weights import load_weights
 from hsfuse.simulate.training_scene import training_scene
 from hsfuse.spectral import BandTable
+from hsfuse.training.checkpoint import save_checkpoint
 
 runner = CliRunner()
 TINY = ["--network-settings", "width=8,dfe_blocks=1,cfe_cycles=1,scm_steps=1,headdim=8,d_state=8,estimate_features=4"]
@@ -186,7 +189,6 @@ def test_a_pair_is_aligned_and_learnt(tmp_path: Path) -> None:
         (["{cube}", "--bands", "21"], 3, "fewer than the 21"),
         (["{small}"], 3, "too small to train on"),
         (["{broken}"], 3, "no usable cube"),
-        (["{cube}", "--overwrite", "--resume"], 2, "exclude each other"),
         (["{cube}", "--lr", "0"], 2, "lr"),
         (["{cube}", "--patch", "60", "--window", "30"], 2, "must not be smaller"),
         (["{cube}", "-o", "model.pt"], 2, ".safetensors"),
@@ -226,6 +228,37 @@ def test_a_training_that_was_stopped_before_its_first_checkpoint_is_resumed(cube
     assert result.exit_code == 0, result.output
     assert "starts anew" in result.output
     assert output.is_file()
+
+
+def test_an_interrupted_replacement_goes_on(cube: Path, trained: Path, tmp_path: Path) -> None:
+    """With --overwrite --resume; the checkpoint of an older training is no reason to refuse."""
+    output, checkpoint = tmp_path / "model.safetensors", tmp_path / "model.checkpoint.safetensors"
+    shutil.copyfile(trained, output)
+    command = ["train-reduced", str(cube), "-o", str(output), *QUICK, "--overwrite"]
+    # A checkpoint of the same training is gone on with, one of another training gives way to it.
+    for steps, words in ((None, "Going on at step"), ("7", "starts anew")):
+        _stop_after_the_first_checkpoint(cube, output, [] if steps is None else ["--steps", steps])
+        assert checkpoint.exists()
+        again = runner.invoke(app, [*command, "--resume"])
+        assert again.exit_code == 0, again.output
+        assert words in again.output
+        assert not checkpoint.exists()
+        assert torch.equal(*(next(iter(load_weights(p).network.state_dict().values())) for p in (output, trained)))
+    checkpoint.write_bytes(b"mine")
+    refused = runner.invoke(app, [*command, "--resume"])
+    assert refused.exit_code == 7, refused.output
+    assert checkpoint.read_bytes() == b"mine"
+
+
+def _stop_after_the_first_checkpoint(cube: Path, output: Path, more: list[str]) -> None:
+    def stop(path: Path, checkpoint: Any) -> None:
+        save_checkpoint(path, checkpoint)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hsfuse.training.loop.save_checkpoint", stop)
+        stopped = runner.invoke(app, ["train-reduced", str(cube), "-o", str(output), *QUICK, "--overwrite", *more])
+    assert stopped.exit_code == 130, stopped.output
 
 
 def test_nothing_is_overwritten(trained: Path, cube: Path) -> None:

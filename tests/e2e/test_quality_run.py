@@ -92,14 +92,14 @@ def test_the_layer_never_replaces_other_files(pair: SimulatedPair, guide: Path, 
 
 
 def test_a_plain_cube_takes_the_layer_of_the_old_one_away(made: RunResult, tmp_path: Path) -> None:
-    from hsfuse.workflows.steps.confidence import remove_old_confidence
+    from hsfuse.workflows.steps.confidence import old_confidence
 
     layer, foreign = tmp_path / "a.confidence.tif", tmp_path / "b.confidence.tif"
     layer.write_bytes(Path(made.summary["confidence"]).read_bytes())
     foreign.write_bytes(b"mine")
-    for name in ("a.tif", "b.tif"):
-        remove_old_confidence(tmp_path / name)
-    assert (layer.exists(), foreign.exists()) == (False, True)
+    # It goes when the cube is put in place.
+    assert old_confidence(tmp_path / "a.tif") == (layer,)
+    assert old_confidence(tmp_path / "b.tif") == ()
 
 
 def test_without_quality_there_is_no_layer(pair: SimulatedPair, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from hsfuse.fusion.nets.header import file_sha256, read_header
 from hsfuse.simulate.products import SimulatedPair
 from hsfuse.workflows.demo import read_cube
 from hsfuse.workflows.steps import methods
-from hsfuse.workflows.steps.adapted import AdaptedMethod, adapted_path
+from hsfuse.workflows.steps.adapted import AdaptedMethod, adapted_path, unpublished_path
 from hsfuse.writers import journal_folder
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflows"))
@@ -182,7 +182,9 @@ def test_an_interrupted_adapted_run_goes_on_with_its_weights_only(
     with pytest.raises(OSError, match="gone"):
         _run(pair, output, **settings)
     monkeypatch.undo()
-    kept = adapted_path(output)
+    # They get their name together with the cube.
+    kept = unpublished_path(output)
+    assert not adapted_path(output).exists()
     stored = kept.read_bytes()
     kept.unlink()
     with pytest.raises(HsfuseError, match="are missing"):
@@ -192,6 +194,8 @@ def test_an_interrupted_adapted_run_goes_on_with_its_weights_only(
         _run(pair, output, resume=True, **settings)
     kept.write_bytes(stored)
     _run(pair, output, resume=True, **settings)
+    assert not kept.exists()
+    kept = adapted_path(output)
     assert kept.read_bytes() == stored
     assert not journal_folder(output).exists()
     _run(pair, tmp_path / "whole.tif", method="ssrfn", model=kept, tile=60, aoi=area, **QUICK)

@@ -9,9 +9,19 @@ from pathlib import Path
 import pytest
 import rasterio
 from kill_support import MOMENTS, content, cube, run
+from writers_support import WriteCube
 
 from hsfuse.errors import OutputError
-from hsfuse.writers import FORMATS, SampleEncoding, journal_folder, read_identity, resolve_format
+from hsfuse.writers import (
+    FORMATS,
+    SampleEncoding,
+    cube_writer,
+    journal,
+    journal_folder,
+    publish,
+    read_identity,
+    resolve_format,
+)
 from hsfuse.writers.publish import MARKER_NAME, complete_interrupted
 
 FORMATS_AND_NAMES = [("gtiff", "out.tif"), ("cog", "out.tif"), ("envi", "out.img")]
@@ -108,3 +118,31 @@ def test_the_marker_names_what_it_moves(tmp_path: Path) -> None:
     marker = json.loads((journal_folder(tmp_path / "out.img") / MARKER_NAME).read_text())
     assert marker["names"] == ["out.hdr", "out.img.stac.json", "out.img"]
     assert resolve_format(tmp_path / "out.img").name == "envi"
+
+
+@pytest.mark.parametrize("moment", ["product built", "publication marked", "stale files removed", "moved companion"])
+def test_files_that_were_made_before_the_cube_are_published_with_it(
+    tmp_path: Path, write_cube: WriteCube, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Such as weights that were adapted to the scene: the old ones stay as long as the old cube does."""
+    path, made, final, about = (tmp_path / name for name in ("o.tif", ".made", "o.tif.weights", "o.layer"))
+    write_cube(path)
+    final.write_text("old")
+    about.write_text("of the old cube")
+    made.write_text("new")
+    options = {"overwrite": True, "beside": ((made, final),), "stale": (about,)}
+
+    def die(reached: str) -> None:
+        if reached == moment:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        for module in (journal, publish, cube_writer):
+            patch.setattr(module, "reached", die)
+        with pytest.raises(KeyboardInterrupt):
+            write_cube(path, **options)
+    assert not path.exists() or (final.read_text(), about.exists()) == ("old", True)
+    assert made.exists() or (path.with_name("o.tif.part") / "product" / final.name).exists() or final.exists()
+    write_cube(path, resume=True, **options)
+    assert final.read_text() == "new"
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["o.tif", "o.tif.stac.json", "o.tif.weights"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +21,8 @@ from hsfuse.grid import Slice2D
 from hsfuse.readers.base import BoolArray, FloatCube, ProductInfo
 from hsfuse.readers.blocks import check_block
 from hsfuse.readers.declarations import NOTHING, Declarations, read_wavelength_file
-from hsfuse.readers.gdal import RASTER_DRIVERS, FolderAlias, open_image
+from hsfuse.readers.decoder import DecoderError, decoder_warnings_are_errors, gdal_warnings
+from hsfuse.readers.gdal import RASTER_DRIVERS, FolderAlias, closed_world, open_image
 from hsfuse.readers.map_grid import read_grid
 from hsfuse.readers.raster.envi_header import check_size, data_file, header_of
 from hsfuse.readers.raster.metadata import BandMetadata, normalised, read_band_metadata, reflectance_scale_factor
@@ -71,7 +73,8 @@ class RasterFile:
             with warnings.catch_warnings():
                 # A missing georeference is reported below, as an error with a hint.
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                self._dataset = open_image(self._alias.name(self.path.name), RASTER_DRIVERS)
+                with closed_world(), gdal_warnings() as said:
+                    self._dataset = open_image(self._alias.name(self.path.name), RASTER_DRIVERS)
         except (RasterioError, OSError) as error:
             self._alias.close()
             raise InputError(
@@ -79,10 +82,24 @@ class RasterFile:
                 hint="Pass a PRISMA .he5, a GeoTIFF or an ENVI cube.",
             ) from error
         try:
-            self._open()
+            with self._telling():
+                self._open()
         except BaseException:
             self.close()
             raise
+        self._tell(said)
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Let GDAL's warnings of the body be warnings of this file: a damaged tag is passed over, for instance."""
+        with closed_world(), gdal_warnings() as said:
+            yield
+        self._tell(said)
+
+    def _tell(self, said: list[str]) -> None:
+        known = set(self.warnings)
+        texts = (f"GDAL complains of {self.path.name}: {text}" for text in said)
+        self.warnings += [text for text in texts if text not in known]
 
     def _open(self) -> None:
         dataset = self._dataset
@@ -150,9 +167,9 @@ class RasterFile:
     def _raw(self, indexes: list[int], block: Slice2D) -> NDArray[Any]:
         try:
             # One handle serves all threads, one at a time: GDAL datasets are not thread-safe.
-            with self._lock:
+            with self._lock, closed_world(), decoder_warnings_are_errors():
                 raw: NDArray[Any] = self._dataset.read(indexes, window=block.window)
-        except (RasterioError, OSError) as error:
+        except (RasterioError, OSError, DecoderError) as error:
             raise InputError(
                 f"{self.path}: reading the image failed, the file is damaged ({_one_line(error)}).",
                 hint="Copy or download the file again.",
@@ -212,13 +229,14 @@ class RasterFile:
             # GDAL turns alpha into a mask only in images of two or four bands.
             valid &= self._raw(self._alpha, block).min(axis=0) > 0
         if self._has_mask:
-            with self._lock:
+            with self._lock, closed_world():
                 valid &= self._dataset.dataset_mask(window=block.window) > 0
         return valid
 
     def metadata(self) -> BandMetadata:
         """Spectral metadata of the bands in ``indexes``."""
-        found = read_band_metadata(self._dataset, self.indexes, self.header)
+        with self._telling():
+            found = read_band_metadata(self._dataset, self.indexes, self.header)
         if self._user.wavelengths is None:
             return found
         centre, fwhm = read_wavelength_file(self._user.wavelengths)

@@ -11,14 +11,16 @@ import shutil
 import tempfile
 import threading
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
 from hsfuse.errors import InputError
 from hsfuse.readers.gdal import FolderAlias
 from hsfuse.readers.sentinel2.checksums import Checksum, read_checksums
+from hsfuse.readers.sentinel2.codestream import damage_of
 from hsfuse.readers.sentinel2.names import (
     IMAGE_SUFFIXES,
     PRODUCT_XML,
@@ -172,8 +174,11 @@ class SafeArchive:
             with self._zip.open(self._infos[self._prefix + name]) as member:
                 yield cast(BinaryIO, member)
 
-    def verify(self, name: str, what: str) -> None:
-        """Compare an image with its checksum in the product's manifest, when that lists one.
+    def check_image(self, name: str, what: str, *, verify: bool) -> None:
+        """Make sure that an image is the one that the producer delivered, or whole at least.
+
+        It is compared with its checksum in the product's manifest. Where that lists none, or this is not wanted, its
+        structure is looked through for holes.
 
         Parameters
         ----------
@@ -181,34 +186,57 @@ class SafeArchive:
             Member.
         what
             What messages call it.
+        verify
+            Compare checksums.
 
         Raises
         ------
         InputError
-            It is not the file that the producer delivered.
+            It is damaged.
         """
+        checksum = self._checksum(name) if verify else None
+        try:
+            # A second handle: other threads read the first.
+            with self._own_stream(name) as stream:
+                if checksum is None:
+                    damage, remedy = damage_of(stream), "download the product again."
+                else:
+                    wrong = f"its {checksum.algorithm} checksum is not that of the product's manifest"
+                    damage = None if checksum.fits(stream) else wrong
+                    remedy = "download the product again. If it was altered on purpose, add --no-verify."
+        except (*DAMAGED_ZIP, KeyError) as error:
+            raise InputError(
+                f"The image of {what} in {self.name} cannot be read: {error}.", hint="Download the product again."
+            ) from error
+        if damage is not None:
+            raise InputError(
+                f"The image of {what} in {self.name} cannot be read: {damage} ({PurePosixPath(name).name}).",
+                hint=f"The file is damaged: {remedy}",
+            )
+
+    def altered(self, names: Iterable[str]) -> list[str]:
+        """Compare metadata files with their checksums in the product's manifest; return a remark on each that differs.
+
+        Mirrors and editors leave such files behind that say the same in other bytes, so this is no error.
+        """
+        remarks = []
+        for name in names:
+            checksum = self._checksum(name)
+            if checksum is not None and not checksum.fits(BytesIO(self.read_bytes(name))):
+                remarks.append(
+                    f"{PurePosixPath(name).name} of {self.name} is not the file that the product's manifest lists (its "
+                    f"{checksum.algorithm} checksum differs): it was altered or is damaged."
+                )
+        return remarks
+
+    def _checksum(self, name: str) -> Checksum | None:
+        """Checksum of a member in the product's manifest; None where that lists none."""
         with self._lock:
             if self._checksums is None:
                 listed = "manifest.safe" in self._known
                 content = self._read_manifest() if listed else None
                 self._checksums = {} if content is None else read_checksums(content, f"{self.name}/manifest.safe")
-            checksum = self._checksums.get(name)
-        if checksum is None:
-            return
-        try:
-            # A second handle: other threads read the first.
-            with self._own_stream(name) as stream:
-                fits = checksum.fits(stream)
-        except (*DAMAGED_ZIP, KeyError) as error:
-            raise InputError(
-                f"The image of {what} in {self.name} cannot be read: {error}.", hint="Download the product again."
-            ) from error
-        if not fits:
-            raise InputError(
-                f"The image of {what} in {self.name} cannot be read: its {checksum.algorithm} checksum is not that of "
-                f"the product's manifest ({PurePosixPath(name).name}).",
-                hint="The file is damaged: download the product again. If it was altered on purpose, add --no-verify.",
-            )
+            return self._checksums.get(name)
 
     def _read_manifest(self) -> bytes | None:
         try:

@@ -64,10 +64,12 @@ class Placement:
         out = np.full((*values.shape[:-2], *block.shape), fill, values.dtype)
         rows = (np.arange(block.row0, block.row1) - self.row0) // self.ratio
         cols = (np.arange(block.col0, block.col1) - self.col0) // self.ratio
-        row_in, col_in = (rows >= 0) & (rows < self.height), (cols >= 0) & (cols < self.width)
-        if row_in.any() and col_in.any():
-            taken = values[..., rows[row_in, None] - source.row0, cols[None, col_in] - source.col0]
-            out[..., np.flatnonzero(row_in)[:, None], np.flatnonzero(col_in)[None, :]] = taken
+        row_in = np.flatnonzero((rows >= 0) & (rows < self.height))
+        col_in = np.flatnonzero((cols >= 0) & (cols < self.width))
+        if row_in.size and col_in.size:
+            # Both lie in one piece; one axis after the other is several times faster than both at once.
+            taken = values.take(cols[col_in] - source.col0, axis=-1).take(rows[row_in] - source.row0, axis=-2)
+            out[..., row_in[0] : row_in[-1] + 1, col_in[0] : col_in[-1] + 1] = taken
         return out
 
     def bilinear(self, values: NDArray[np.float32], source: Slice2D, block: Slice2D) -> NDArray[np.float32]:

@@ -20,8 +20,8 @@ from rasterio.io import DatasetReader
 
 from hsfuse.errors import InputError
 from hsfuse.processor import usable_cores
+from hsfuse.readers.decoder import DecoderError, decoder_warnings_are_errors
 from hsfuse.readers.gdal import JP2_DRIVERS, TIFF_DRIVERS, closed_world, open_image
-from hsfuse.readers.sentinel2.decoder import DecoderError, decoder_warnings_are_errors
 
 T = TypeVar("T")
 _MAX_WORKERS = 4

@@ -70,7 +70,8 @@ class Sentinel2Product(MultispectralProduct):
     granule
         Which granule, by its folder or tile name; needed only for old products with several.
     verify
-        Compare each image with its checksum in ``manifest.safe`` (when it is listed there) before it is read.
+        Compare each image with its checksum in ``manifest.safe`` (when it is listed there) before it is read. Without,
+        each is looked through for holes.
     threads
         Threads that may decode images; None: one for each core that the process may use.
     notes
@@ -105,17 +106,19 @@ class Sentinel2Product(MultispectralProduct):
             self._warnings = [*self._metadata.warnings, *notes]
             self._members = layer_members(self._granule, self._band_names, self._metadata.name)
             paths = {layer: self._archive.gdal_path(member) for layer, member in self._members.items()}
-            self._pool = LayerPool(
-                paths, self._metadata.name, self._check_layer if verify else None, threads=self._threads
-            )
+            self._pool = LayerPool(paths, self._metadata.name, self._check_layer, threads=self._threads)
             self._grid, self._placements = place_layers(
                 self._pool, list(self._members), self._granule.grids[10], self._metadata.name, self._warnings
             )
+            self._clouds = self._read_polygons()
+            self._responses = choose_responses(self._metadata, self._band_names, self._warnings)
+            if verify:
+                tile = self._granule
+                read = (self._archive.product_xml, self._archive.tile_xml(tile.name), tile.masks.get("MSK_CLOUDS"))
+                self._warnings += self._archive.altered(name for name in read if name is not None)
         except HsfuseError:
             self.close()
             raise
-        self._clouds = self._read_polygons()
-        self._responses = choose_responses(self._metadata, self._band_names, self._warnings)
         self._info = describe(
             self._archive.path, self._metadata, self._granule, self._responses, self._cloud_source(), self._warnings
         )
@@ -157,7 +160,7 @@ class Sentinel2Product(MultispectralProduct):
     # ------------------------------------------------------------------ set-up
 
     def _check_layer(self, layer: str) -> None:
-        self._archive.verify(self._members[layer], layer)
+        self._archive.check_image(self._members[layer], layer, verify=self._verify)
 
     def _read_polygons(self) -> CloudPolygons | None:
         name = self._granule.masks.get("MSK_CLOUDS")
@@ -205,17 +208,20 @@ class Sentinel2Product(MultispectralProduct):
 
     def _report_flat_blocks(self) -> None:
         """Warn of decoded blocks that one number fills where no scene would: a decoder fills what it cannot read."""
-        layers = {band: layer for band, layer in dict(self._scratch).items() if band in self.band_names}
+        with self._scratch_lock:
+            layers = {band: layer for band, layer in self._scratch.items() if band in self.band_names}
         for band, layer in layers.items():
             for block, number in list(layer.flat.items()):
-                if (band, block) in self._reported:
-                    continue
                 ratio = self._placements[band].ratio
                 alike = [layers[other] for other in layers if self._placements[other].ratio == ratio]
                 nodata = number == self._metadata.nodata_dn
                 if nodata and not any(block in other.full for other in alike):
                     continue
-                self._reported.add((band, block))
+                with self._scratch_lock:
+                    # Several threads may have read it.
+                    if (band, block) in self._reported:
+                        continue
+                    self._reported.add((band, block))
                 what = "no data where other bands are complete" if nodata else f"nothing but {number}"
                 _log.warning(
                     "A block of the image of %s in %s (row %d, column %d of its tiles) holds %s: it may be damaged.",

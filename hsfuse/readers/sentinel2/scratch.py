@@ -20,7 +20,7 @@ from rasterio.windows import Window
 
 from hsfuse.grid import Slice2D
 from hsfuse.log import get_logger
-from hsfuse.readers.sentinel2.decoder import decoder_warnings_are_errors
+from hsfuse.readers.decoder import decoder_warnings_are_errors
 
 _log = get_logger(__name__)
 

@@ -1,13 +1,15 @@
 """`hsfuse run --adapt`: the network that fuses a scene is trained on that scene first, once per output.
 
-The adapted weights lie beside the output (``<output>.adapted.safetensors``). An interrupted run goes on with them:
-training anew would give other weights, and rows of two networks in one cube. They also serve as weights
-(``--model``) for neighbouring scenes.
+The adapted weights lie beside the output (``<output>.adapted.safetensors``). They get that name together with the cube
+that they make, so that weights and cube always belong together; until then they lie there under a hidden name. An
+interrupted run goes on with them: training anew would give other weights, and rows of two networks in one cube. They
+also serve as weights (``--model``) for neighbouring scenes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,6 +50,17 @@ def adapted_path(output: Path) -> Path:
     return output.with_name(output.name + ".adapted.safetensors")
 
 
+def unpublished_path(output: Path) -> Path:
+    """Name of the adapted weights of an output until their cube is finished."""
+    return part_name(adapted_path(output))
+
+
+def remove_unpublished(output: Path) -> None:
+    """Remove the adapted weights that an interrupted run left, once another cube is there."""
+    with suppress(OSError):
+        unpublished_path(output).unlink(missing_ok=True)
+
+
 def check_adapted_path(output: Path, options: WriteOptions) -> None:
     """Check the place of the adapted weights before any work.
 
@@ -57,18 +70,18 @@ def check_adapted_path(output: Path, options: WriteOptions) -> None:
         They exist already, or an input or another file is in their place.
     """
     path = adapted_path(output)
-    check_paths([path, part_name(path)])
-    refuse_inputs([path], options.inputs)
-    if not path.exists():
-        return
-    if not (options.overwrite or options.resume):
+    check_paths([path, part_name(unpublished_path(output))])
+    refuse_inputs([path, unpublished_path(output)], options.inputs)
+    if path.exists() and not (options.overwrite or options.resume):
         raise OutputError(f"The adapted weights {path} exist already.", hint="Use --overwrite to replace them.")
-    try:
-        read_header(path)
-    except InputError as error:
-        raise OutputError(
-            f"{path} is in the way of the adapted weights and holds none.", hint="Move it, or choose another output."
-        ) from error
+    for found in filter(Path.exists, (path, unpublished_path(output))):
+        try:
+            read_header(found)
+        except InputError as error:
+            raise OutputError(
+                f"{found} is in the way of the adapted weights and holds none.",
+                hint="Move it, or choose another output.",
+            ) from error
 
 
 def adapt_to_scene(
@@ -89,7 +102,7 @@ def adapt_to_scene(
     scene
         Prepared pair with the network's bands.
     output
-        The cube; the weights are written beside it.
+        The cube; the weights are written beside it, under a hidden name until it is finished.
     inputs
         Identity of the products.
     config
@@ -108,31 +121,34 @@ def adapt_to_scene(
     """
     if not isinstance(chosen.method, NetworkMethod) or chosen.header is None:
         raise HsfuseError("Only a network with trained weights can be adapted.")
-    path, spec = adapted_path(output), chosen.method.spec
+    spec = chosen.method.spec
     identity = run_identity(config.identity(), inputs, f"{spec.name} {spec.weights_sha256}")
-    record = _left_by(path, output, identity, replacing=config.overwrite) if config.resume else None
-    if record is None:
+    left = _left_by(output, identity, replacing=config.overwrite) if config.resume else None
+    if left is None:
+        path = unpublished_path(output)
         record = _train(chosen.method, chosen, scene, path, identity, config, resources, progress)
     else:
+        path, record = left
         _log.info("Going on with the weights that were adapted before, %s.", path)
     # From the file also right after training: a resumed run must see the very same numbers.
     name = chosen.name
     method = create_method(name, model=path, precision=network_precision(name, config.precision, resources.device))
     method.prefer_quality()
-    public = {key: value for key, value in record.items() if key != "identity"} | {"weights": str(path)}
+    public = {key: value for key, value in record.items() if key != "identity"} | {"weights": str(adapted_path(output))}
     gain_db = record["after"].get("gain_db")
     return AdaptedMethod(replace(chosen, method=method, header=read_header(path), adapted_gain_db=gain_db), public)
 
 
-def _left_by(path: Path, output: Path, identity: str, *, replacing: bool) -> dict[str, Any] | None:
-    """Record of the weights that an interrupted run of the same identity left; None where nothing was left.
+def _left_by(output: Path, identity: str, *, replacing: bool) -> tuple[Path, dict[str, Any]] | None:
+    """Weights that a run of the same identity left, and their record; None where nothing was left.
 
     ``replacing``: a finished output, and the weights of another run, are there to be replaced.
     """
-    if not path.exists():
+    path = next((path for path in (unpublished_path(output), adapted_path(output)) if path.exists()), None)
+    if path is None:
         if (output.exists() and not replacing) or (journal_folder(output) / "manifest.json").exists():
             raise OutputError(
-                f"The adapted weights of the run to resume, {path}, are missing.",
+                f"The adapted weights of the run to resume, {adapted_path(output)}, are missing.",
                 hint="Start anew: leave out --resume, or use --overwrite.",
             )
         return None
@@ -144,7 +160,7 @@ def _left_by(path: Path, output: Path, identity: str, *, replacing: bool) -> dic
             f"The adapted weights {path} come from a run with other inputs or settings.",
             hint="Repeat that run's command with --resume, or start anew without.",
         )
-    return record
+    return path, record
 
 
 def _train(

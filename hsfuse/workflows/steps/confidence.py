@@ -51,11 +51,10 @@ def check_confidence_path(output: Path, options: WriteOptions) -> None:
         )
 
 
-def remove_old_confidence(output: Path) -> None:
-    """Remove the layer of a cube that was replaced by one without; what is no layer of ours stays."""
+def old_confidence(output: Path) -> tuple[Path, ...]:
+    """Return the layer of an older cube, which goes when the cube is replaced; what is no layer of ours stays."""
     path = confidence_path(output)
-    if path.exists() and _is_layer(path):
-        path.unlink()
+    return (path,) if path.exists() and _is_layer(path) else ()
 
 
 def _is_layer(path: Path) -> bool:

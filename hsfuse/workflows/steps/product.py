@@ -19,7 +19,7 @@ from hsfuse.log import get_logger
 from hsfuse.resources import Resources
 from hsfuse.threads import one_blas_thread
 from hsfuse.workflows.steps.clock import StageClock
-from hsfuse.workflows.steps.confidence import remove_old_confidence, write_confidence
+from hsfuse.workflows.steps.confidence import write_confidence
 from hsfuse.workflows.steps.dates import date_map_writer
 from hsfuse.workflows.steps.methods import ChosenMethod
 from hsfuse.workflows.steps.prepare import PreparedScene
@@ -100,8 +100,6 @@ def make_product(
     facts |= {"output": str(written.path), "sidecars": [str(p) for p in written.sidecars], "bytes": written.bytes}
     if repair is not None:
         facts["confidence"] = str(write_confidence(confidence_path(output), prepared, repair, config.threads or 1))
-    else:
-        remove_old_confidence(output)
     if quality is not None:
         facts |= {"scores": quality.scores, "verdict": quality.verdict, "report": str(quality.report)}
     return Product(written, quality, facts)

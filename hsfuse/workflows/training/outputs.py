@@ -42,7 +42,7 @@ def check_training_outputs(
         raise OutputError(
             f"{files.log} is in the way of the training's log and is none.", hint="Move it, or choose another -o."
         )
-    if files.checkpoint is not None and files.checkpoint.exists() and not files.resume:
+    if files.checkpoint is not None and files.checkpoint.exists() and (config.overwrite or not files.resume):
         _check_checkpoint(files.checkpoint)
 
 

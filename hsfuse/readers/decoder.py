@@ -1,4 +1,4 @@
-"""What the image decoder complains of in passing: a damaged image may still come out, with wrong pixels in it."""
+"""What GDAL complains of in passing: a damaged image may still come out, with wrong pixels or without its metadata."""
 
 from __future__ import annotations
 
@@ -43,6 +43,17 @@ _GDAL = logging.getLogger("rasterio._env")
 
 
 @contextmanager
+def gdal_warnings() -> Iterator[list[str]]:
+    """Collect what GDAL warns of in this thread, inside a :class:`rasterio.Env`; harmless remarks are left out."""
+    if _COLLECTOR not in _GDAL.handlers:
+        _GDAL.addHandler(_COLLECTOR)
+    serious: list[str] = []
+    with _COLLECTOR.listening() as heard:
+        yield serious
+    serious += dict.fromkeys(text for text in heard if not any(known in text for known in _HARMLESS))
+
+
+@contextmanager
 def decoder_warnings_are_errors() -> Iterator[None]:
     """Raise at the end of the body when GDAL warned of anything in this thread.
 
@@ -51,10 +62,7 @@ def decoder_warnings_are_errors() -> Iterator[None]:
     DecoderError
         With the first warning.
     """
-    if _COLLECTOR not in _GDAL.handlers:
-        _GDAL.addHandler(_COLLECTOR)
-    with _COLLECTOR.listening() as heard:
+    with gdal_warnings() as serious:
         yield
-    serious = [text for text in heard if not any(known in text for known in _HARMLESS)]
     if serious:
         raise DecoderError(serious[0])
