@@ -7,7 +7,7 @@ parallel, and row strips that touch the same 1024 x 1024 block decode it once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -64,11 +64,21 @@ class LayerPool:
         """
         return self._worker_of[layer].submit(self._run, (layer, level), task, pixels)
 
-    def _run(self, key: tuple[str, int | None], task: Callable[[DatasetReader], T], pixels: bool) -> T:
-        layer, level = key
-        if pixels and self._check is not None and layer not in self._checked:
+    def check_ahead(self, layers: Iterable[str]) -> None:
+        """Check layers in their own threads before anybody asks for their pixels; who does meets what is wrong."""
+        for layer in layers:
+            if self._check is not None and layer not in self._checked:
+                self._worker_of[layer].submit(self._checked_once, layer)
+
+    def _checked_once(self, layer: str) -> None:
+        if self._check is not None and layer not in self._checked:
             self._check(layer)
             self._checked.add(layer)
+
+    def _run(self, key: tuple[str, int | None], task: Callable[[DatasetReader], T], pixels: bool) -> T:
+        layer, level = key
+        if pixels:
+            self._checked_once(layer)
         with self._settings():
             try:
                 if key not in self._handles:

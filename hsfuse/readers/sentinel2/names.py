@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import zipfile
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 PRODUCT_XML = re.compile(r"^(MTD_MSIL(1C|2A)|S2._\w{4}_MTD_SAFL(1C|2A)_\w{1,100})\.xml$")
@@ -12,6 +14,8 @@ TILE_XML = re.compile(r"(^MTD_TL\.xml$|_MTD_L(1C|2A)_TL_\w{1,100}\.xml$)")
 IMAGE_SUFFIXES = (".jp2", ".tif", ".tiff")
 
 _ZIP_DEPTH = 8
+_LOOKED_INTO = 3000
+"""Folders of an archive that are looked into before the first product is found."""
 _STRANGERS = frozenset({"@eadir", "__macosx", "thumbs.db", "desktop.ini", "#recycle", "$recycle.bin"})
 
 
@@ -74,8 +78,16 @@ def is_product_folder(folder: Path) -> bool:
 
 
 def holds_products(folder: Path) -> bool:
-    """Tell whether a folder is a product, or holds products, packed ones included."""
-    return bool(product_roots(folder)) or any(product_roots(archive) for archive in folder.glob("*.zip"))
+    """Tell whether a folder is a product, or holds products, packed ones and such in folders below it included."""
+    if product_roots(folder) or any(product_roots(archive) for archive in folder.glob("*.zip")):
+        return True
+    for root, _, names in islice(os.walk(folder), _LOOKED_INTO):
+        if root.upper().endswith(".SAFE"):
+            return True
+        packed = (Path(root) / name for name in names if name.lower().endswith(".zip"))
+        if any(product_roots(archive) for archive in packed):
+            return True
+    return False
 
 
 def is_metadata(path: Path) -> bool:

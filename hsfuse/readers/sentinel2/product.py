@@ -288,6 +288,8 @@ class Sentinel2Product(MultispectralProduct):
             self._ahead = DecodeAhead(self._decoder, self._threads)
         # From top to bottom, as images are read.
         self._ahead.expect(entry for key in sorted(lines) for entry in lines[key])
+        # Their threads have nothing else to do yet, so that nobody waits for checksums later.
+        pool.check_ahead(names)
 
     def _stored_blocks(self, file: DatasetReader, band: str, block: Slice2D) -> list[tuple[int, int]]:
         pays = ScratchLayer.pays(file) and min(block.shape) > 0
