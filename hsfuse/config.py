@@ -197,7 +197,7 @@ class _MachineConfig(_Config):
 class _FusionConfig(_MachineConfig, _PairConfig):
     """How a scene is fused: what a run and a comparison share."""
 
-    ratio: int | None = Field(None, ge=2, le=12, description="pixel size ratio; default: from the products, else 3")
+    ratio: int | None = Field(None, ge=2, le=20, description="pixel size ratio; default: from the products, else 3")
     aoi: str | None = Field(
         None, description="area: a vector file, or left,bottom,right,top in the MSI's reference system"
     )

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,26 @@ from rasterio.warp import transform_bounds
 from rasterio.windows import Window
 
 from hsfuse.errors import OverlapError, UsageError
+
+
+class PixelGeometry(Protocol):
+    """Where the pixels of an image lie, be it a :class:`Grid` or not: what resampling it needs to know."""
+
+    @property
+    def crs(self) -> CRS:
+        """Projected reference system in which the image is asked for, in metres."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, cols)."""
+        ...
+
+    def rowcol(
+        self, x: NDArray[np.floating] | float, y: NDArray[np.floating] | float
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Fractional (row, col) of map coordinates; whole numbers are pixel centres."""
+        ...
 
 
 class Bounds(NamedTuple):

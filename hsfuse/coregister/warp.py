@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hsfuse.coregister.field import DisplacementField
 from hsfuse.errors import UsageError
-from hsfuse.grid import Grid, Slice2D, reproject_xy
+from hsfuse.grid import Grid, PixelGeometry, Slice2D, reproject_xy
 from hsfuse.native import image
 
 Kernel = Literal["cubic", "linear", "nearest"]
@@ -64,7 +64,7 @@ class Resampler:
     Parameters
     ----------
     source_grid
-        Grid that the product claims for itself.
+        Pixels where the product claims them: a grid, or others that are not north-up in metres.
     target_grid
         Grid of the output, in any reference system.
     field
@@ -80,7 +80,12 @@ class Resampler:
     """
 
     def __init__(
-        self, source_grid: Grid, target_grid: Grid, field: DisplacementField | None = None, *, kernel: Kernel = "cubic"
+        self,
+        source_grid: PixelGeometry,
+        target_grid: Grid,
+        field: DisplacementField | None = None,
+        *,
+        kernel: Kernel = "cubic",
     ) -> None:
         if kernel not in ("cubic", "linear", "nearest"):
             raise UsageError(f"Unknown resampling kernel '{kernel}'.", hint="Choose cubic, linear or nearest.")
@@ -96,11 +101,11 @@ class Resampler:
         self._last: tuple[Slice2D, tuple[FloatArray, FloatArray]] | None = None
 
     def _scale(self) -> tuple[float, float]:
-        """Source pixels per output pixel along rows and columns, at the middle of the output."""
+        """Source rows and columns per output pixel, whatever its direction, at the middle of the output."""
         row, col = (self._target.height - 1) / 2, (self._target.width - 1) / 2
         x, y = self._target.xy(np.array([row, row + 1, row]), np.array([col, col, col + 1]))
         rows, cols = self._source.rowcol(*reproject_xy(self._target.crs, self._source.crs, x, y))
-        steps = np.hypot(np.diff(rows)[0], np.diff(cols)[0]), np.hypot(rows[2] - rows[0], cols[2] - cols[0])
+        steps = (np.hypot(at[1] - at[0], at[2] - at[0]) for at in (rows, cols))
         # Grids of equal pixel size across two map zones differ by 0.1 %: that is no reason to blur.
         return tuple(float(s) if s > 1.02 else 1.0 for s in steps)  # type: ignore[return-value]
 

@@ -160,7 +160,7 @@ class FusionScene:
         source = resampler.source_block(rows)
         if min(source.shape) < 1:
             return np.full((len(index), *rows.shape), np.nan, np.float32)
-        return resampler.apply(self.hsi.read(source, index), source, rows)
+        return resampler.apply(self.hsi.stored_pixels.read(source, index), source, rows)
 
     def read_msi(self, rows: Slice2D) -> tuple[FloatCube, BoolArray]:
         """MSI of a block given on the HSI grid (NaN outside the image), and its cloud mask."""
@@ -225,13 +225,14 @@ class FusionScene:
     @cached_property
     def _expected_pixels(self) -> BoolArray:
         height, width = self.grid.shape
-        source = self.hsi.grid
-        imaged = self.hsi.valid(Slice2D(0, source.height, 0, source.width))
+        stored = self.hsi.stored_pixels
+        source_height, source_width = stored.grid.shape
+        imaged = stored.valid(Slice2D(0, source_height, 0, source_width))
         found = np.zeros((height, width), bool)
         for top in range(0, height, _EXPECTED_ROWS):
             rows = Slice2D(top, min(top + _EXPECTED_ROWS, height), 0, width)
             at_row, at_col = (np.nan_to_num(np.rint(at), nan=-1.0) for at in self.resampler.positions(rows))
-            inside = (at_row >= 0) & (at_row < source.height) & (at_col >= 0) & (at_col < source.width)
+            inside = (at_row >= 0) & (at_row < source_height) & (at_col >= 0) & (at_col < source_width)
             part = found[rows.slices]
             part[inside] = imaged[at_row[inside].astype(np.int64), at_col[inside].astype(np.int64)]
             part &= self._clear_centres(rows)

@@ -18,7 +18,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from hsfuse.grid import Grid, Slice2D
+from hsfuse.grid import Grid, PixelGeometry, Slice2D
 from hsfuse.readers.source_dates import SourceDate
 from hsfuse.readers.stored import StoredAs
 from hsfuse.spectral import BandTable, SpectralResponse
@@ -66,6 +66,23 @@ class ProductInfo:
     warnings: tuple[str, ...] = ()
 
 
+class PixelSource(Protocol):
+    """An image as it is stored, with where its pixels lie; blocks are stored rows and columns."""
+
+    @property
+    def grid(self) -> PixelGeometry:
+        """Where the stored pixels lie."""
+        ...
+
+    def read(self, block: Slice2D, bands: Sequence[int] | NDArray[np.integer] | None = None) -> FloatCube:
+        """Read reflectance, shape (band, row, col), NaN where a sample has no data."""
+        ...
+
+    def valid(self, block: Slice2D) -> BoolArray:
+        """Pixels with data, shape (row, col)."""
+        ...
+
+
 @runtime_checkable
 class HyperspectralProduct(Protocol):
     """A hyperspectral cube on a north-up grid."""
@@ -101,6 +118,11 @@ class HyperspectralProduct(Protocol):
     ) -> NDArray[np.uint8] | None:
         """Producer's error bits per sample (see ``ERROR_*``), shape (band, row, col); None when not delivered."""
         ...
+
+    @property
+    def stored_pixels(self) -> PixelSource:
+        """The image before any resampling, so that a run resamples it once; the product itself by default."""
+        return self
 
     def cloud(self, block: Slice2D) -> BoolArray | None:  # noqa: ARG002 - for those who do
         """Pixels hidden by cloud, cloud shadow or cirrus; None (the default) when the product has no such mask."""

@@ -10,30 +10,23 @@ rasterio cannot do), and when it is given windows of an array, results near thei
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
-import scipy
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 
 from hsfuse.errors import InputError
 from hsfuse.grid import Grid, Slice2D, reproject_xy, utm_crs
+from hsfuse.readers.geocode import Geocoder
 
-TAPS = np.arange(-1, 3)
-"""Neighbours of the cubic kernel along one axis, relative to the pixel before the position."""
 TOLERANCE_PX = 0.01
 MAX_ITERATIONS = 50
-GROUP_BYTES = 64 << 20
-ENOUGH_WEIGHT = 0.75
-"""Share of the kernel that must fall on samples with data; below it the nearest sample is taken as it is."""
 
 FloatPlane = NDArray[np.float64]
 
 _HINT = "Order the L2D product of the same acquisition; it comes on a map grid."
 
 
-class SwathGeocoder:
+class SwathGeocoder(Geocoder):
     """Puts a swath image on a north-up UTM grid.
 
     Parameters
@@ -147,94 +140,9 @@ class SwathGeocoder:
             raise self._fail("its latitude and longitude arrays cannot be inverted")
         return np.where(inside, row, np.nan), np.where(inside, col, np.nan)
 
-    def source_block(self, block: Slice2D) -> Slice2D | None:
-        """Return the part of the stored image that a block of the grid needs; None when it lies outside."""
-        row, col = self._row[block.slices], self._col[block.slices]
-        inside = np.isfinite(row)
-        if not inside.any():
-            return None
-        return Slice2D(
-            int(np.floor(row[inside].min())) + int(TAPS[0]), int(np.floor(row[inside].max())) + int(TAPS[-1]) + 1,
-            int(np.floor(col[inside].min())) + int(TAPS[0]), int(np.floor(col[inside].max())) + int(TAPS[-1]) + 1,
-        ).clipped(*self.shape)  # fmt: skip
-
-    def inside(self, block: Slice2D) -> NDArray[np.bool_]:
-        """Grid pixels whose centre lies in the stored image, shape (row, col)."""
-        return np.asarray(np.isfinite(self._row[block.slices]))
-
-    def resample(self, cube: NDArray[np.float32], source: Slice2D, block: Slice2D) -> NDArray[np.float32]:
-        """Resample bands by cubic convolution.
-
-        Parameters
-        ----------
-        cube
-            Bands of the stored image within ``source``, shape (band, row, col), NaN where there is no data.
-        source
-            The block that :meth:`source_block` gave.
-        block
-            Block of the grid.
-
-        Returns
-        -------
-        numpy.ndarray
-            Float32, shape (band, row, col): NaN outside the swath and where the nearest stored sample has no data.
-            Other missing neighbours are left out of the weighted mean.
-        """
-        inside, nearest, weights = self._weights(source, block)
-        samples = np.ascontiguousarray(cube.reshape(cube.shape[0], -1).T)
-        missing = np.isnan(samples)
-        gaps = missing.any(axis=0)
-        samples[missing] = 0.0
-        values = weights @ samples
-        if gaps.any():
-            # Only bands with gaps need the sum of the weights that fell on data.
-            mass = weights @ (~missing[:, gaps]).astype(np.float32)
-            lost, at_nearest = missing[nearest][:, gaps], samples[nearest][:, gaps]
-            with np.errstate(divide="ignore", invalid="ignore"):
-                filled = np.where(mass >= ENOUGH_WEIGHT, values[:, gaps] / mass, at_nearest)
-            values[:, gaps] = np.where(lost, np.float32(np.nan), filled)
-        out = np.full((cube.shape[0], *block.shape), np.nan, dtype=np.float32)
-        out[:, inside] = values.T
-        return out
-
-    def resample_codes(self, codes: NDArray[np.uint8], source: Slice2D, block: Slice2D) -> NDArray[np.uint8]:
-        """Resample codes or masks by nearest neighbour, shape (band, row, col); 0 outside the swath."""
-        inside, nearest = self._nearest(source, block)
-        out = np.zeros((codes.shape[0], *block.shape), dtype=np.uint8)
-        out[:, inside] = codes.reshape(codes.shape[0], -1)[:, nearest]
-        return out
-
-    def _nearest(self, source: Slice2D, block: Slice2D) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-        inside = self.inside(block)
-        row = np.floor(self._row[block.slices][inside] + 0.5).astype(np.int64) - source.row0
-        col = np.floor(self._col[block.slices][inside] + 0.5).astype(np.int64) - source.col0
-        rows, cols = source.shape
-        return inside, np.clip(row, 0, rows - 1) * cols + np.clip(col, 0, cols - 1)
-
-    def _weights(
-        self, source: Slice2D, block: Slice2D
-    ) -> tuple[NDArray[np.bool_], NDArray[np.int64], scipy.sparse.csr_array]:
-        """Inside mask, index of the nearest sample and kernel weights (inside pixel x stored sample)."""
-        inside, nearest = self._nearest(source, block)
-        rows, cols = source.shape
-        row, row_weight = _kernel(self._row[block.slices][inside], self.shape[0])
-        col, col_weight = _kernel(self._col[block.slices][inside], self.shape[1])
-        index = (row - source.row0)[:, :, None] * cols + (col - source.col0)[:, None, :]
-        weight = row_weight[:, :, None] * col_weight[:, None, :]
-        pixels = inside.sum()
-        starts = np.arange(pixels + 1) * TAPS.size**2
-        return (
-            inside,
-            nearest,
-            scipy.sparse.csr_array((weight.ravel(), index.ravel(), starts), shape=(pixels, rows * cols)),
-        )
-
-    def band_groups(self, source: Slice2D, count: int) -> Iterator[slice]:
-        """Cut ``count`` bands into groups whose stored window stays below 64 MiB in memory."""
-        rows, cols = source.shape
-        step = max(1, GROUP_BYTES // (4 * rows * cols))
-        for first in range(0, count, step):
-            yield slice(first, min(first + step, count))
+    def positions(self, block: Slice2D) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Stored (row, col) of the pixel centres of a block of the grid; NaN outside the stored image."""
+        return self._row[block.slices], self._col[block.slices]
 
 
 def _bilinear(plane: FloatPlane, row: FloatPlane | float, col: FloatPlane | float) -> FloatPlane:
@@ -247,15 +155,3 @@ def _bilinear(plane: FloatPlane, row: FloatPlane | float, col: FloatPlane | floa
     lower = plane[r + 1, c] * (1 - v) + plane[r + 1, c + 1] * v
     value: FloatPlane = upper * (1 - u) + lower * u
     return value
-
-
-def _kernel(position: NDArray[np.float32], size: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Neighbours (clamped to the image) and Keys' cubic weights (a = -1/2) along one axis, shape (pixel, 4)."""
-    before = np.floor(position)
-    t = (position - before)[:, None]
-    distance = np.abs(t - TAPS[None, :].astype(np.float32))
-    near = (1.5 * distance - 2.5) * distance**2 + 1.0
-    far = ((-0.5 * distance + 2.5) * distance - 4.0) * distance + 2.0
-    weight = np.where(distance <= 1, near, far).astype(np.float32)
-    index = np.clip(before[:, None].astype(np.int64) + TAPS, 0, size - 1)
-    return index, weight

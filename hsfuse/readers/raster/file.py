@@ -23,7 +23,7 @@ from hsfuse.readers.blocks import check_block
 from hsfuse.readers.declarations import NOTHING, Declarations, read_wavelength_file
 from hsfuse.readers.decoder import DecoderError, decoder_warnings_are_errors, gdal_warnings
 from hsfuse.readers.gdal import RASTER_DRIVERS, FolderAlias, closed_world, open_image
-from hsfuse.readers.map_grid import read_grid
+from hsfuse.readers.map_grid import OrientedPixels, read_grid, seen_from_grid
 from hsfuse.readers.raster.envi_header import check_size, data_file, header_of
 from hsfuse.readers.raster.metadata import BandMetadata, normalised, read_band_metadata, reflectance_scale_factor
 from hsfuse.readers.raster.tags import descriptions, tags
@@ -44,6 +44,8 @@ class RasterFile:
         Refuse numbers that no usual scale explains.
     declared
         What the user says of the file, over what it says itself.
+    any_grid
+        Accept pixels that are rotated, south-up, in degrees or not square.
 
     Attributes
     ----------
@@ -51,6 +53,8 @@ class RasterFile:
         (rows, cols) as they are stored.
     grid
         Map grid.
+    pixels
+        How the stored pixels lie there, where they are not those of ``grid``.
     indexes
         1-based numbers of the image bands (an alpha band is none).
     warnings
@@ -62,9 +66,11 @@ class RasterFile:
         The file does not exist, cannot be read, has no north-up metric map grid, or numbers that cannot be meant.
     """
 
-    def __init__(self, path: Path, *, strict: bool = False, declared: Declarations = NOTHING) -> None:
+    def __init__(
+        self, path: Path, *, strict: bool = False, declared: Declarations = NOTHING, any_grid: bool = False
+    ) -> None:
         self.path = data_file(path)
-        self._strict, self._user = strict, declared
+        self._strict, self._user, self._any_grid = strict, declared, any_grid
         self._fill: tuple[float, ...] = ()
         self.warnings: list[str] = []
         self._lock = threading.Lock()
@@ -119,7 +125,11 @@ class RasterFile:
                 hint="Convert the image inside to GeoTIFF first.",
             )
         self.shape = (dataset.height, dataset.width)
-        self.grid = read_grid(dataset, self.path)
+        self.pixels: OrientedPixels | None = None
+        if self._any_grid:
+            self.grid, self.pixels = seen_from_grid(dataset, self.path)
+        else:
+            self.grid = read_grid(dataset, self.path)
         mask_flags = {flag for flags in dataset.mask_flag_enums for flag in flags}
         self._has_mask = MaskFlags.per_dataset in mask_flags and not self._alpha
         self.probes = [self.indexes[i] for i in _spread(len(self.indexes), PROBES)]

@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 
 from hsfuse.errors import InputError
 from hsfuse.grid import Grid, Slice2D
-from hsfuse.readers.base import BoolArray, FloatCube, HyperspectralProduct, ProductInfo
-from hsfuse.readers.blocks import BandIndex, band_index
+from hsfuse.readers.base import BoolArray, FloatCube, HyperspectralProduct, PixelSource, ProductInfo
+from hsfuse.readers.blocks import BandIndex, band_index, check_block
 from hsfuse.readers.declarations import NOTHING, Declarations
+from hsfuse.readers.geocode import PixelGeocoder
+from hsfuse.readers.map_grid import OrientedPixels
 from hsfuse.readers.overlap import DEFAULT_CUT_NM, OverlapReport, cut_overlap, detectors_of
 from hsfuse.readers.raster.band_order import check_order
 from hsfuse.readers.raster.file import RasterFile
@@ -25,7 +27,8 @@ class RasterHsi(HyperspectralProduct):
     Parameters
     ----------
     path
-        GeoTIFF, ENVI file (or its ``.hdr``) or anything else that GDAL reads: north-up, projected, square pixels.
+        GeoTIFF, ENVI file (or its ``.hdr``) or anything else that GDAL reads. One that is rotated, south-up, in degrees
+        or not square is seen from a metric grid around it; see :attr:`stored_pixels`.
     cut_nm
         Where two detectors overlap (their wavelengths run up twice in the file), the first is used up to here and
         the second above.
@@ -39,7 +42,7 @@ class RasterHsi(HyperspectralProduct):
     """
 
     def __init__(self, path: Path | str, *, cut_nm: float = DEFAULT_CUT_NM, declared: Declarations = NOTHING) -> None:
-        self._raster = RasterFile(Path(path), strict=True, declared=declared)
+        self._raster = RasterFile(Path(path), strict=True, declared=declared, any_grid=True)
         try:
             metadata = self._raster.metadata()
             if not metadata.named:
@@ -57,6 +60,14 @@ class RasterHsi(HyperspectralProduct):
         except BaseException:
             self._raster.close()
             raise
+        pixels = self._raster.pixels
+        self._geocoder = None if pixels is None else PixelGeocoder(self._raster.grid, pixels)
+        self._stored = self if pixels is None else _StoredRaster(self._raster, self._bands, pixels)
+        if pixels is not None:
+            self._raster.warnings.append(
+                f"The image is not north-up with square pixels in metres: it is warped to {self.grid.pixel_m:g} m in "
+                f"{self.grid.crs.to_string()}, in the same resampling as the co-registration."
+            )
         self._info = self._raster.info(
             {"wavelengths_from": metadata.source, "overlap": self._overlap.to_json(), "panchromatic": False}
         )
@@ -115,12 +126,51 @@ class RasterHsi(HyperspectralProduct):
 
     def read(self, block: Slice2D, bands: BandIndex = None) -> FloatCube:
         """Read reflectance, float32 (band, row, col), NaN where there is no data."""
-        return self._raster.read(self._bands.slot[band_index(bands, len(self._bands))], block)
+        if self._geocoder is None:
+            return self._raster.read(self._bands.slot[band_index(bands, len(self._bands))], block)
+        wanted = band_index(bands, len(self._bands))
+        check_block(block, self.grid.shape)
+        out = np.full((wanted.size, *block.shape), np.nan, dtype=np.float32)
+        source = self._geocoder.source_block(block)
+        if source is not None:
+            for group in self._geocoder.band_groups(source, wanted.size):
+                stored = self._raster.read(self._bands.slot[wanted[group]], source)
+                out[group] = self._geocoder.resample(stored, source, block)
+        return out
+
+    @property
+    def stored_pixels(self) -> PixelSource:
+        """The image as it is stored; the product itself where that is a map grid."""
+        return self._stored
 
     def valid(self, block: Slice2D) -> BoolArray:
         """Pixels with data, shape (row, col), judged by bands spread over the spectrum."""
-        return self._raster.valid(block)
+        if self._geocoder is None:
+            return self._raster.valid(block)
+        check_block(block, self.grid.shape)
+        source = self._geocoder.source_block(block)
+        if source is None:
+            return np.zeros(block.shape, dtype=np.bool_)
+        mask = self._raster.valid(source).astype(np.uint8)[None]
+        return np.asarray(self._geocoder.resample_codes(mask, source, block)[0], dtype=np.bool_)
 
     def error_codes(self, block: Slice2D, bands: BandIndex = None) -> NDArray[np.uint8] | None:  # noqa: ARG002
         """None: rasters carry no error codes."""
         return None
+
+
+class _StoredRaster:
+    """Reflectance of a raster's own rows and columns, in the order of the product's bands."""
+
+    def __init__(self, raster: RasterFile, bands: BandTable, pixels: OrientedPixels) -> None:
+        self._raster, self._bands, self._pixels = raster, bands, pixels
+
+    @property
+    def grid(self) -> OrientedPixels:
+        return self._pixels
+
+    def read(self, block: Slice2D, bands: BandIndex = None) -> FloatCube:
+        return self._raster.read(self._bands.slot[band_index(bands, len(self._bands))], block)
+
+    def valid(self, block: Slice2D) -> BoolArray:
+        return self._raster.valid(block)

@@ -251,11 +251,11 @@ def _cropped(prepared: PreparedScene, side: int) -> FusionScene:
         if share >= _ENOUGH_VALID:
             break
     grid = scene.grid.crop(best)
-    moved: dict[str, Any] = {"grid": grid, "resampler": Resampler(scene.hsi.grid, grid, field_)}
+    moved: dict[str, Any] = {"grid": grid, "resampler": Resampler(scene.hsi.stored_pixels.grid, grid, field_)}
     if scene.area is not None:
         moved["area"] = scene.area[best.scaled(scene.ratio).slices]
     if scene.swir_resampler is not None:
-        moved["swir_resampler"] = Resampler(scene.hsi.grid, grid, prepared.coregistration.swir_field)
+        moved["swir_resampler"] = Resampler(scene.hsi.stored_pixels.grid, grid, prepared.coregistration.swir_field)
     return replace(scene, **moved)
 
 

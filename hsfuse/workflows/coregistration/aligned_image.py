@@ -113,12 +113,12 @@ def _write_cube(
     options: WriteOptions,
     finally_known: Callable[[], CoregistrationResult] | None,
 ) -> None:
-    swir = target.bands.in_swir()
+    swir, stored = target.bands.in_swir(), target.stored_pixels
     parts: list[tuple[Resampler, NDArray[np.int64]]] = [
-        (Resampler(target.grid, target.grid, result.field), np.arange(swir.size))
+        (Resampler(stored.grid, target.grid, result.field), np.arange(swir.size))
     ]
     if result.swir is not None and result.swir.corrected:
-        own = Resampler(target.grid, target.grid, result.swir_field)
+        own = Resampler(stored.grid, target.grid, result.swir_field)
         parts = [(parts[0][0], np.flatnonzero(~swir)), (own, np.flatnonzero(swir))]
 
     def aligned(block: Slice2D) -> FloatCube:
@@ -126,7 +126,7 @@ def _write_cube(
         for resampler, bands in parts:
             source = resampler.source_block(block)
             if bands.size and min(source.shape) > 0:
-                out[bands] = resampler.apply(target.read(source, bands), source, block)
+                out[bands] = resampler.apply(stored.read(source, bands), source, block)
         return out
 
     provenance = {"version": __version__, "coregistration": result.to_json()}

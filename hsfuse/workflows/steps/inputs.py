@@ -19,10 +19,13 @@ from hsfuse.readers.declarations import Declarations
 from hsfuse.readers.source_dates import DateWish
 from hsfuse.workflows.steps.aoi import AreaOfInterest
 from hsfuse.workflows.steps.guide import open_guide
+from hsfuse.workflows.steps.resampled_guide import ResampledGuide
 
 _log = get_logger(__name__)
 
 _RATIO_TOLERANCE = 0.01
+_RATIOS = (1.5, 20.0)
+"""Ratios of pixel sizes that are fused."""
 _MIN_SIZE_PX = 8
 _AROUND_PX = 4
 """What filters reach beyond the search, HSI pixels."""
@@ -30,12 +33,37 @@ _AROUND_PX = 4
 
 @dataclass(frozen=True)
 class Pair:
-    """Both products, open, and the ratio of their pixel sizes."""
+    """Both products, open, the ratio of their pixel sizes, and how the guide was brought to it (None: as it is)."""
 
     hsi: HyperspectralProduct
     msi: MultispectralProduct
     ratio: int
     warnings: tuple[str, ...]
+    resampled: Resampled | None = None
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """How a guide was resampled whose pixels do not nest in those of the HSI.
+
+    Attributes
+    ----------
+    native_m, pixel_m
+        Pixel size of the guide as delivered, and as it is used.
+    native_ratio
+        Pixel size of the HSI over that of the guide as delivered.
+    """
+
+    native_m: float
+    pixel_m: float
+    native_ratio: float
+
+    def sentence(self, ratio: int) -> str:
+        """Say it in a sentence."""
+        return (
+            f"The ratio of the pixel sizes is {self.native_ratio:.4g}: the guide was resampled from "
+            f"{self.native_m:.4g} to {self.pixel_m:.4g} m, so that {ratio} of its pixels make one of the HSI's."
+        )
 
 
 def declarations(config: RunConfig | TrainConfig | CompareConfig) -> Declarations:
@@ -60,13 +88,20 @@ def open_pair(hsi_path: Path, msi_paths: Sequence[Path], config: RunConfig, stac
             hint="Give a larger part of the scene.",
         )
     msi = open_guide(hsi, msi_paths, config, stack, dates=date_wish(hsi, config))
-    ratio = pixel_ratio(hsi.grid, msi.grid, config.ratio)
+    ratio, exact = pixel_ratio(hsi.grid, msi.grid, config.ratio)
+    resampled = None
+    if not exact:
+        native_m = msi.grid.pixel_m
+        msi = ResampledGuide(msi, hsi.grid.pixel_m / ratio)
+        resampled = Resampled(native_m, msi.grid.pixel_m, hsi.grid.pixel_m / native_m)
     if hsi.grid.bounds_in(msi.grid.crs).intersect(msi.grid.bounds) is None:
         raise OverlapError(
             f"{hsi.info.name} and {msi.info.name} do not overlap.",
             hint="Check the tile of the Sentinel-2 product; `hsfuse info FILE` prints both footprints.",
         )
     warnings = [*hsi.info.warnings, *msi.info.warnings]
+    if resampled is not None:
+        warnings.append(resampled.sentence(ratio))
     warnings += _radiometry(hsi.info, msi.info, allow=config.allow_radiometry_mismatch)
     if config.s2_bands == "all" and not msi.offers_band_choice and config.guide != "pan":
         warnings.append(
@@ -81,7 +116,7 @@ def open_pair(hsi_path: Path, msi_paths: Sequence[Path], config: RunConfig, stac
         )
     for warning in warnings:
         _log.warning("%s", warning)
-    return Pair(hsi, msi, ratio, tuple(warnings))
+    return Pair(hsi, msi, ratio, tuple(warnings), resampled)
 
 
 def used_sources(msi: MultispectralProduct, given: Sequence[Path]) -> tuple[Path, ...]:
@@ -132,29 +167,50 @@ def read_ahead(pair: Pair, config: RunConfig) -> None:
             pair.msi.read_ahead(pair.msi.grid.block_of(bounds), bands)
 
 
-def pixel_ratio(coarse: Grid, fine: Grid, wanted: int | None = None) -> int:
+def pixel_ratio(coarse: Grid, fine: Grid, wanted: int | None = None) -> tuple[int, bool]:
     """Whole-number ratio of pixel sizes.
+
+    Parameters
+    ----------
+    coarse, fine
+        Grids of the HSI and of the guide.
+    wanted
+        What the user asks for.
+
+    Returns
+    -------
+    (ratio, exact)
+        The nearest whole ratio of 2 or more; whether the sizes nest as they are.
 
     Raises
     ------
     UsageError
-        The sizes do not nest, or contradict the ratio that the user wants.
+        The sizes are too near or too far from each other, or contradict the ratio that the user wants.
     """
     exact = coarse.pixel_m / fine.pixel_m
-    ratio = wanted or round(exact)
     if exact < 1.0:
         raise UsageError(
             f"The guide's pixels ({fine.pixel_m:g} m) are larger than the HSI's ({coarse.pixel_m:g} m): it has no"
             " detail to give.",
             hint="Give the hyperspectral image first; the guide has to be the finer one.",
         )
-    if ratio < 2 or abs(exact / ratio - 1.0) > _RATIO_TOLERANCE:
+    low, high = _RATIOS
+    if not low * (1 - _RATIO_TOLERANCE) <= exact <= high * (1 + _RATIO_TOLERANCE):
         raise UsageError(
-            f"The pixel sizes {coarse.pixel_m:g} m and {fine.pixel_m:g} m are not in a whole ratio of 2 or more"
-            + (f" (--ratio {wanted} was asked for)." if wanted else "."),
-            hint="Resample one image so that the pixel sizes nest, for instance 30 m and 10 m.",
+            f"The pixel sizes {coarse.pixel_m:g} m and {fine.pixel_m:g} m have a ratio of {exact:.3g}; fusion takes "
+            f"{low:g} to {high:g}.",
+            hint="Choose a guide that is finer than the hyperspectral image."
+            if exact < low
+            else "Average the guide to larger pixels first.",
         )
-    return ratio
+    if wanted is not None and abs(wanted - exact) >= 1.0:
+        raise UsageError(
+            f"The pixel sizes {coarse.pixel_m:g} m and {fine.pixel_m:g} m have a ratio of {exact:.3g}, and --ratio "
+            f"{wanted} was asked for.",
+            hint="Leave --ratio out: the nearest whole ratio is taken.",
+        )
+    ratio = wanted or max(2, round(exact))
+    return ratio, abs(exact / ratio - 1.0) <= _RATIO_TOLERANCE
 
 
 def true_bounds(grid: Grid, field: DisplacementField, target: Grid) -> Bounds:

@@ -32,7 +32,7 @@ from hsfuse.workflows.steps.guide import (
     matching_reference,
     with_measured_response,
 )
-from hsfuse.workflows.steps.inputs import Pair, common_grid
+from hsfuse.workflows.steps.inputs import Pair, Resampled, common_grid
 from hsfuse.workflows.steps.swir import with_swir
 
 _log = get_logger(__name__)
@@ -77,6 +77,7 @@ class PreparedScene:
     psf_source: str
     guide_response: GuideResponse | None = None
     guides_aligned: CoregistrationResult | None = None
+    resampled: Resampled | None = None
 
     @property
     def judged(self) -> PreparedScene:
@@ -151,7 +152,9 @@ def _prepare(
         level = logging.WARNING if found is None else logging.INFO
         _log.log(level, "The HSI's PSF is %.2f HSI pixels wide (FWHM): %s.", scene.psf.fwhm_px, source)
     scene, response = with_measured_response(scene)
-    return PreparedScene(scene, result, selection, pair.warnings, found is not None, source, response)
+    return PreparedScene(
+        scene, result, selection, pair.warnings, found is not None, source, response, resampled=pair.resampled
+    )
 
 
 def _scene_of(
@@ -164,7 +167,7 @@ def _scene_of(
         pair.hsi,
         pair.msi,
         bands,
-        Resampler(pair.hsi.grid, grid, result.field),
+        Resampler(pair.hsi.stored_pixels.grid, grid, result.field),
         grid,
         pair.ratio,
         psf,
@@ -175,7 +178,9 @@ def _scene_of(
     if result.swir is None or not result.swir.corrected:
         return scene
     own = pair.hsi.bands.in_swir(config.vnir_swir_cut_nm)
-    return replace(scene, swir_bands=own, swir_resampler=Resampler(pair.hsi.grid, grid, result.swir_field))
+    return replace(
+        scene, swir_bands=own, swir_resampler=Resampler(pair.hsi.stored_pixels.grid, grid, result.swir_field)
+    )
 
 
 def claim_scene(pair: Pair, config: RunConfig, *, network_nm: Sequence[float] | None = None) -> PreparedScene:
@@ -199,7 +204,7 @@ def claim_scene(pair: Pair, config: RunConfig, *, network_nm: Sequence[float] | 
         raise nothing_valid()
     selection = BandSelection(bands, pair.hsi.bands.take(bands), (), notes)
     source = "given" if config.psf_fwhm != "auto" else "not estimated yet"
-    return PreparedScene(scene, claimed, selection, pair.warnings, False, source)
+    return PreparedScene(scene, claimed, selection, pair.warnings, False, source, resampled=pair.resampled)
 
 
 def _claimed_bands(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from hsfuse._version import __version__
@@ -40,6 +41,7 @@ def plan_summary(
         "psf_source": prepared.psf_source,
         "grid": {"crs": fine.crs.to_string(), "bounds": list(fine.bounds), "pixel_m": fine.pixel_m,
                  "height": fine.height, "width": fine.width, "ratio": scene.ratio},
+        "guide_resampled": None if prepared.resampled is None else asdict(prepared.resampled),
         "bands": {"count": len(scene.bands), "of": len(scene.hsi.bands),
                   "centre_nm": [round(float(v), 2) for v in scene.hsi.bands.centre_nm[scene.bands]]},
         "plan": {
