@@ -16,6 +16,7 @@ from hsfuse.config import RunConfig
 from hsfuse.coregister.warp import Resampler
 from hsfuse.errors import UsageError
 from hsfuse.grid import Grid, Slice2D
+from hsfuse.readers.base import MultispectralProduct
 from hsfuse.readers.raster.hsi import RasterHsi
 from hsfuse.readers.raster.msi import RasterMsi
 from hsfuse.workflows.run import run_scene
@@ -186,6 +187,12 @@ def test_a_resampled_guide_is_the_same_for_every_choice_of_windows(tmp_path: Pat
         rows, cols = np.indices(cloud.shape)
         # The edge of the mask lies where it lay.
         assert np.array_equal(cloud, ((rows + 0.5) * 0.9).astype(int) + ((cols + 0.5) * 0.9).astype(int) < 60)
+
+
+def test_a_resampled_guide_answers_for_its_product() -> None:
+    # What has a default must not fall back to it; numbers as they are stored are those of no single file any more.
+    offered = {name for name in vars(MultispectralProduct) if not name.startswith("_")}
+    assert offered - vars(ResampledGuide).keys() <= {"stored"}
 
 
 @pytest.mark.parametrize(

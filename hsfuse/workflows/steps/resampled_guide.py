@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from hsfuse.coregister.warp import Resampler
 from hsfuse.grid import Grid, Slice2D
 from hsfuse.readers.base import BoolArray, FloatCube, MultispectralProduct, ProductInfo
+from hsfuse.readers.source_dates import SourceDate
 from hsfuse.spectral import SpectralResponse
 
 
@@ -62,6 +64,21 @@ class ResampledGuide(MultispectralProduct):
     def offers_band_choice(self) -> bool:
         """Whether the product was opened with a choice of its bands."""
         return self._inner.offers_band_choice
+
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """The products that the image is made of."""
+        return self._inner.sources
+
+    @property
+    def dates(self) -> tuple[SourceDate, ...]:
+        """The dates that the image is composed of; none for an image of one date."""
+        return self._inner.dates
+
+    def date_numbers(self, block: Slice2D) -> NDArray[np.uint8]:
+        """Which of :attr:`dates` a pixel shows, counted from 1, shape (row, col)."""
+        source, rows, cols = self._nearest(block)
+        return self._inner.date_numbers(source)[np.ix_(rows, cols)]
 
     def read(self, block: Slice2D, bands: Sequence[int] | None = None) -> FloatCube:
         """Read reflectance, shape (band, row, col), NaN where there is no data."""
