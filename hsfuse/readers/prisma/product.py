@@ -32,6 +32,7 @@ from hsfuse.readers.prisma.cubes import PrismaCubes
 from hsfuse.readers.prisma.file import ORDER_HINT, He5File
 from hsfuse.readers.prisma.levels import encoding_of, level_warnings, radiometry_of
 from hsfuse.readers.prisma.pan import PrismaPan
+from hsfuse.readers.prisma.smile import NOTABLE_NM, read_smile
 from hsfuse.spectral import BandTable
 
 __all__ = ["OverlapReport", "PrismaProduct"]
@@ -101,6 +102,9 @@ class PrismaProduct(HyperspectralProduct):
         missing = header.missing_frames(file)
         if missing:
             warnings.append(f"The product reports {missing} missing frames.")
+        self._smile = read_smile(file, self._bands.bands)
+        if self._smile is not None and self._smile.largest_nm >= NOTABLE_NM:
+            warnings.append(f"Spectral smile: {self._smile.sentence}, which the bands of the cube carry.")
         self._refuse_empty()
         self._info = self._make_info(tuple(warnings), disagreement, missing)
 
@@ -175,6 +179,8 @@ class PrismaProduct(HyperspectralProduct):
             "panchromatic": self.pan_grid is not None,
             "radiometry": radiometry_of(self.level),
         }
+        if self._smile is not None:
+            attributes["smile"] = {"text": self._smile.sentence, **self._smile.to_json()}
         view = self._cubes.mean_angle("Observing_Angle")
         return ProductInfo(
             name=file.path.name,

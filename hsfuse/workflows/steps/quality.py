@@ -199,6 +199,7 @@ def _facts(
         "Valid pixels": f"{100 * coverage:.1f} %",
         "Hidden by cloud": f"{100 * statistics['cloud_pixels'] / total:.1f} %",
         "PSF of the HSI": f"{summary['psf_fwhm_px']:.2f} HSI pixels (FWHM), {summary['psf_source']}",
+        **({"Spectral smile": smile["text"]} if (smile := summary["inputs"]["hsi"].get("smile")) else {}),
         **_guide_facts(summary["guide"]),
         **_method_facts(summary),
         "Clipped samples": f"{100 * statistics['clipped'] / max(computed * bands['count'], 1):.3f} %",

@@ -95,4 +95,5 @@ def _describe(info: ProductInfo) -> dict[str, Any]:
         "start": info.start.isoformat() if info.start else None,
         "sun_zenith_deg": info.sun_zenith_deg, "sun_azimuth_deg": info.sun_azimuth_deg,
         "view_zenith_deg": info.view_zenith_deg,
+        **({"smile": info.attributes["smile"]} if "smile" in info.attributes else {}),
     }  # fmt: skip
