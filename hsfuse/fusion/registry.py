@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 FAMILIES = (
     "interpolation", "component substitution", "multiresolution analysis", "matrix factorisation",
-    "tensor factorisation", "variational", "network",
+    "tensor factorisation", "variational", "unsupervised network", "network",
 )  # fmt: skip
 """Kinds of algorithms in the order in which methods are listed; others come after them."""
 Settings = Mapping[str, Any]

@@ -16,7 +16,7 @@ from hsfuse.degrade import UPSAMPLE_HALO_PX, upsample
 from hsfuse.errors import HsfuseError, OverlapError
 from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, ModelSpec
 from hsfuse.fusion.classical.statistics import MIN_PIXELS, FloatMatrix
-from hsfuse.fusion.methods.cnmf.unmixing import EPSILON, endmembers_vca, factorise, response_between, sample_pixels
+from hsfuse.fusion.classical.unmixing import EPSILON, endmembers_vca, factorise, response_between, sample_pixels
 
 if TYPE_CHECKING:
     import torch

@@ -1,4 +1,4 @@
-"""Linear unmixing for CNMF: endmember extraction, multiplicative updates, response between the sensors.
+"""Linear unmixing: endmember extraction, multiplicative updates, response between the sensors.
 
 Written from the published descriptions: vertex component analysis (Nascimento and Bioucas-Dias, IEEE TGRS 43, 2005)
 and multiplicative non-negative matrix factorisation (Lee and Seung, NIPS 2000).
