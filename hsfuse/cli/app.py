@@ -22,6 +22,7 @@ from hsfuse.cli import (
     run,
     simulate,
     train_reduced,
+    view,
 )
 from hsfuse.cli.group import HsfuseGroup
 from hsfuse.cli.help import HelpCommand
@@ -57,8 +58,8 @@ def _root(
 
 
 _COMMANDS = (
-    run, batch, batch_status, mosaic, info, bands, coregister, compare, train_reduced, models, simulate, demo, doctor,
-    config,
+    run, view, batch, batch_status, mosaic, info, bands, coregister, compare, train_reduced, models, simulate, demo,
+    doctor, config,
 )  # fmt: skip
 for module in _COMMANDS:
     module.add_to(app)
