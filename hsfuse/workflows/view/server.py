@@ -119,7 +119,8 @@ class Explorer:
 
     def _spectrum(self, query: dict[str, list[str]]) -> dict[str, Any]:
         wanted = query["layers"][0].split(",") if "layers" in query else None
-        return spectrum(self._explored, *(int(_one(query, name)) for name in ("row", "col")), layers=wanted)
+        row, col = (int(_one(query, name)) for name in ("row", "col"))
+        return spectrum(self._explored, row, col, wanted)
 
     def _tile(self, name: str, level: int, row: int, col: int, nm: tuple[float, ...]) -> bytes:
         explored = self._explored
