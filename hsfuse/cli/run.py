@@ -53,7 +53,7 @@ def add_to(app: typer.Typer) -> None:
         msi: Annotated[
             list[Path] | None,
             typer.Argument(
-                help="Sentinel-2 .SAFE, MTD_*.xml or .zip (several are mosaicked); none with --guide pan",
+                help="Sentinel-2 .SAFE, MTD_*.xml, .zip, several, or a folder of many dates; none with --guide pan",
             ),
         ] = None,
         config: Annotated[

@@ -33,8 +33,8 @@ class DateWish:
     only
         Days (UTC) that may be used; empty: all.
     max_days
-        Largest time between the images in days; None: any for the date that fits best, and :data:`USUAL_DAYS` (or a
-        month more than that date) for those that fill its gaps.
+        Largest time between the images in days; None: any for the date that fits best, and for those of a folder that
+        fill its gaps :data:`USUAL_DAYS` (or a month more than that date).
     thorough
         Look at every date, for those who want to know what each would bring; else no further than can matter.
     imaged

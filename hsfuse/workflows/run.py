@@ -97,8 +97,8 @@ def fuse_scene(
     hsi
         PRISMA product (``.he5`` or ``.zip``), or any raster cube with wavelengths.
     msi
-        Sentinel-2 product (``.SAFE``, ``MTD_*.xml`` or ``.zip``), several of them, or a GeoTIFF; None with
-        ``guide="pan"``.
+        Sentinel-2 product (``.SAFE``, ``MTD_*.xml`` or ``.zip``), several of them, a folder of many dates, or a
+        GeoTIFF; None with ``guide="pan"``.
     output
         The cube to write: ``.tif``, ``.tiff`` or ``.img``/``.dat``/``.bil``.
     config

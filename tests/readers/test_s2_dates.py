@@ -193,6 +193,18 @@ def test_ground_that_no_date_shows_is_cloud_and_is_told(tmp_path: Path) -> None:
         assert not opened.date_numbers(opened.grid.full)[middle].any()
 
 
+def test_what_the_user_names_fills_however_far_away_it_is(tmp_path: Path) -> None:
+    cloud = np.zeros((100, 80), bool)
+    cloud[:40] = True
+    products = [write_date(tmp_path, GRID, GROUND, cloud if days == 1 else ~cloud, days) for days in (1, 80)]
+    with open_msi(tmp_path, target=TARGET, dates=WISH) as opened:
+        assert [source.used > 0 for source in opened.dates] == [True, False]
+        assert opened.info.name == products[0].name
+    with open_msi(products, target=TARGET, dates=WISH) as opened:
+        assert [source.used > 0 for source in opened.dates] == [True, True]
+        assert opened.info.name == f"{products[0].name} and 1 more of 2 dates"
+
+
 def test_levels_are_not_mixed(tmp_path: Path) -> None:
     clear = np.zeros((100, 80), bool)
     surface = write_date(tmp_path / "a", GRID, GROUND, clear, 4)

@@ -128,9 +128,10 @@ class Sentinel2Composite(MultispectralProduct):
         if never > _NEVER_CLEAR:
             many = f"any of the {len(used) + len(self._others)} dates"
             warnings.append(f"{100 * never:.1f} % of the footprint is not clear in {many} that were looked at.")
+        more = f" and {len(names) - 1} more of {len(used)} dates" if len(used) > 1 else ""
         return replace(
             info,
-            name=f"{info.name.split(' and ')[0]} and {len(names) - 1} more of {len(used)} dates",
+            name=f"{names[0]}{more}" if more else info.name,
             sensor=" + ".join(sorted({facts.sensor for facts in used})),
             attributes=dict(info.attributes) | {"dates": [facts.to_json() for facts in (*used, *self._others)]},
             warnings=tuple(warnings),

@@ -128,9 +128,20 @@ def split_dates(sources: Sequence[TileSource]) -> list[list[TileSource]]:
 
 
 def open_dates(
-    dates: Sequence[Sequence[TileSource]], options: OpenOptions, notes: Sequence[str] = ()
+    dates: Sequence[Sequence[TileSource]], options: OpenOptions, notes: Sequence[str] = (), *, named: bool = False
 ) -> Sentinel2Composite:
     """Choose among dates under ``options.target`` and open those that are used as one image.
+
+    Parameters
+    ----------
+    dates
+        Tiles of each date.
+    options
+        How they are to be opened.
+    notes
+        What else there is to say about the products.
+    named
+        The user named each product: none is too far away to fill gaps.
 
     Raises
     ------
@@ -141,7 +152,7 @@ def open_dates(
         raise OverlapError("Dates can only be chosen for a hyperspectral image.")
     points = FootprintPoints(options.target, options.dates)
     looked = _look_at(dates, points, options)
-    used = _choose(looked, options.dates)
+    used = _choose(looked, options.dates, named=named)
     taken = np.zeros(len(points), np.bool_)
     facts: list[SourceDate] = []
     for date in used:
@@ -229,13 +240,13 @@ def _sun_difference_deg(tile: TileSource, wish: DateWish) -> float:
     return math.degrees(math.acos(min(max(cosine, -1.0), 1.0)))
 
 
-def _choose(looked: Sequence[_Looked], wish: DateWish) -> list[_Looked]:
+def _choose(looked: Sequence[_Looked], wish: DateWish, *, named: bool) -> list[_Looked]:
     """Dates that are used, the one that fits best first, then those that fill what is open, the better ones first."""
     ranked = sorted(looked, key=lambda date: (date.cost, date.facts.products[0]))
     first = ranked[0]
     used, clear = [first], first.clear
     limit = math.inf
-    if wish.max_days is None and first.facts.days_apart is not None:
+    if wish.max_days is None and not named and first.facts.days_apart is not None:
         limit = max(USUAL_DAYS, abs(first.facts.days_apart) + _MORE_DAYS)
     for date in ranked[1:]:
         days = date.facts.days_apart

@@ -58,7 +58,7 @@ def open_tiles(paths: Sequence[Path], options: OpenOptions) -> MultispectralProd
     dates = split_dates(near)
     if target is None or (len(dates) == 1 and not options.dates.thorough):
         return _open_one_date(near, options, notes)
-    return open_dates(dates, options, notes)
+    return open_dates(dates, options, notes, named=not searched)
 
 
 def _open_one_date(sources: Sequence[TileSource], options: OpenOptions, notes: tuple[str, ...]) -> MultispectralProduct:
