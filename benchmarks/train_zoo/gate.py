@@ -129,6 +129,8 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--width", type=int, default=GateConfig().width)
     parser.add_argument("--blocks", type=int, default=GateConfig().blocks)
+    parser.add_argument("--backbone", choices=["plain", "ssrfn"], default="plain")
+    parser.add_argument("--mamba", choices=["mamba2", "none"], default="mamba2")
     parser.add_argument("--seed", type=int, default=0, help="of the network and the patches")
     parser.add_argument("--windows-seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
@@ -138,7 +140,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(given.threads)
     torch.manual_seed(given.seed)
-    config = GateConfig(width=given.width, blocks=given.blocks)
+    config = GateConfig(width=given.width, blocks=given.blocks, backbone=given.backbone, mamba=given.mamba)
     network = Gate(config)
     sampling = Sampling(
         ratios=RATIOS, patch_px=given.patch, window_px=given.window, batch=8, pool=8,

@@ -48,7 +48,9 @@ def model_text(entry: dict[str, Any]) -> str:
     if entry["trained"]:
         lines.append(f"  network     {entry['architecture']}")
         lines.append(f"  base        {entry['base'] or 'none'}")
-        lines.append(f"  MSI bands   {', '.join(entry['msi_bands']) or 'not recorded'}")
+        lines.append(
+            f"  MSI bands   {', '.join(entry['msi_bands']) or ('not recorded' if entry['range_nm'] else 'any')}"
+        )
         lines.append(f"  sha256      {entry['sha256']}")
     for key, label in (("recipe", "recipe"), ("finished", "finished"), ("device", "trained on"), ("steps", "steps"),
                        ("training_seconds", "seconds")):  # fmt: skip
@@ -66,10 +68,12 @@ def model_text(entry: dict[str, Any]) -> str:
 def _weights(entry: dict[str, Any]) -> str:
     if not entry["trained"]:
         return "no weights yet: train it with `hsfuse train-reduced`"
-    low, high = entry["range_nm"]
-    text = (
-        f"{entry['bands']} bands from {low:.0f} to {high:.0f} nm, ratio {' and '.join(map(str, entry['ratios']))}, "
-        f"{entry['bytes'] / 1e6:.1f} MB"
-    )
+    if entry["range_nm"] is None:
+        bands = "any bands"
+    else:
+        low, high = entry["range_nm"]
+        bands = f"{entry['bands']} bands from {low:.0f} to {high:.0f} nm"
+    ratio = f"ratio {' and '.join(map(str, entry['ratios']))}" if entry["ratios"] else "any ratio"
+    text = f"{bands}, {ratio}, {entry['bytes'] / 1e6:.1f} MB"
     scores = entry.get("validation")
     return text + (f", {scores['gain_db']:+.2f} dB over its base estimate in training" if scores else "")

@@ -57,7 +57,7 @@ def _entry(model: ModelInfo) -> dict[str, Any]:
     validation = header.training.get("validation")
     return entry | {
         "bands": len(header.centre_nm),
-        "range_nm": [min(header.centre_nm), max(header.centre_nm)],
+        "range_nm": [min(header.centre_nm), max(header.centre_nm)] if header.centre_nm else None,
         "msi_bands": list(header.msi_bands),
         "ratios": list(header.ratios),
         "base": header.base,

@@ -22,6 +22,7 @@ from hsfuse.workflows.demo import read_cube
 from hsfuse.workflows.steps import methods
 from hsfuse.workflows.steps.adapted import AdaptedMethod, adapted_path, unpublished_path
 from hsfuse.writers import journal_folder
+from hsfuse.writers.journal import Journal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflows"))
 from network_weights import BANDS, write_tiny
@@ -274,3 +275,25 @@ def test_clipping_can_be_switched_off(
     inside = read_cube(tmp_path / "c.tif")
     assert np.nanmin(inside) >= np.float32(0.05)
     np.testing.assert_array_equal(inside, np.clip(read_cube(tmp_path / "f.tif"), np.float32(0.05), np.float32(0.3)))
+
+
+def test_the_gate_takes_any_bands_and_goes_on_where_it_was_stopped(
+    pair: SimulatedPair, area: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"method": "ssrfn-gate", "bands": "30", "aoi": area, "tile": 72, **QUICK}
+    whole, broken = tmp_path / "whole.tif", tmp_path / "broken.tif"
+    result = _run(pair, whole, **settings)
+    assert result.method == "ssrfn-gate"
+    assert result.summary["bands"]["count"] == 30
+
+    def interrupt(journal: Journal, row0: int, data: np.ndarray) -> None:
+        append(journal, row0, data)
+        raise KeyboardInterrupt
+
+    append = Journal.append
+    monkeypatch.setattr(Journal, "append", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        _run(pair, broken, **settings)
+    monkeypatch.setattr(Journal, "append", append)
+    _run(pair, broken, resume=True, **settings)
+    assert broken.read_bytes() == whole.read_bytes()

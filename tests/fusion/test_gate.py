@@ -129,23 +129,25 @@ def test_small_scenes_still_work(coarse: tuple[int, int]) -> None:
     assert np.isfinite(_fused(GateMethod.untrained(quality="best"), small)).all()
 
 
-def _random_gate() -> Gate:
+def _random_gate(backbone: str = "plain") -> Gate:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        gate = Gate(GateConfig())
-        torch.nn.init.normal_(gate.backbone.leave.weight, std=0.05)
+        gate = Gate(GateConfig(backbone=backbone))  # type: ignore[arg-type]
+        last = gate.backbone.leave if backbone == "plain" else gate.backbone.network.ffm.head
+        torch.nn.init.normal_(last.weight, std=0.05)
     return gate
 
 
-def test_weights_turn_with_components_and_stay_bounded() -> None:
-    gate = _random_gate()
+@pytest.mark.parametrize("backbone", ["plain", "ssrfn"])
+def test_weights_turn_with_components_and_stay_bounded(backbone: str) -> None:
+    gate = _random_gate(backbone)
     state, advice = torch.randn(1, 6, 9, 9), torch.randn(1, len(EXPERTS), 6, 9, 9)
     strength = torch.tensor([[3.0, 2.0, 1.5, 1.0, 0.7, 0.5]])
     signs = torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0, 1.0])[:, None, None]
     with torch.no_grad():
-        plain, turned = gate(state, advice, strength), gate(state * signs, advice * signs, strength)
+        plain, turned = gate(state, advice, strength, 3), gate(state * signs, advice * signs, strength, 3)
         assert torch.allclose(plain * signs, turned, atol=1e-5)
-        assert float(gate.weights(state, advice, strength).abs().max()) <= 2.0
+        assert float(gate.weights(state, advice, strength, 3).abs().max()) <= 2.0
 
 
 def test_quality_and_errors() -> None:

@@ -16,6 +16,8 @@ from hsfuse.fusion.create import create_method
 from hsfuse.fusion.map.blur import TileBlur, decimation_matrix
 from hsfuse.fusion.map.method import RefinedMethod, refined
 from hsfuse.fusion.map.posterior import MapEstimator
+from hsfuse.fusion.map.prior import ErrorPrior
+from hsfuse.fusion.map.refinement import Refinement
 from hsfuse.fusion.scene_model.model import estimate_scene_model
 
 torch.set_num_threads(1)
@@ -179,3 +181,14 @@ def test_local_displacement_is_seen_and_costs_nothing() -> None:
     assert results[1] > results[0] - 0.05
     assert step.refinement is not None
     assert step.refinement.displacement_px >= 0.05
+
+
+def test_a_guide_without_noise_is_cleaned_of_nothing() -> None:
+    """Its measured noise is that of rounding: in units of that, the denoiser's products overflowed."""
+    small = make_pair((10, 10), noise=0.0)
+    model, _ = estimate_scene_model(small.strips(), small.context(calibrate=False))
+    model = replace(model, guide_noise=np.full(4, 1e-9))
+    prior = ErrorPrior(np.eye(model.space.rank), np.ones(24), 1)
+    step = Refinement.make(model, prior, np.eye(model.space.rank), kind="clean")
+    msi = torch.from_numpy(small.msi)[None]
+    assert float((step.clean(msi) - msi).abs().max()) < 1e-3

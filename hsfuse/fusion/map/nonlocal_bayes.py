@@ -51,8 +51,15 @@ def denoise(x: torch.Tensor, *, similar: int = SIMILAR, window_px: int = WINDOW_
     compiled = _compiled(x, similar, window_px, step)
     if compiled is not None:
         return compiled
-    first = _filter(x, None, similar, window_px, step)
-    return _filter(x, first, similar, window_px, step)
+    first = _kept_finite(_filter(x, None, similar, window_px, step), x)
+    return _kept_finite(_filter(x, first, similar, window_px, step), x)
+
+
+def _kept_finite(result: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Keep values whose group has too little noise for its structure: single precision cannot factor that."""
+    import torch
+
+    return torch.where(result.isfinite(), result, x)
 
 
 def reach_px(window_px: int = WINDOW_PX) -> int:
@@ -71,8 +78,11 @@ def _compiled(x: torch.Tensor, similar: int, window_px: int, step: int) -> torch
     first = filter_pass(image, None, shrink=_SHRINK, **options)
     if first is None:
         return None
+    first = np.where(np.isfinite(first), first, image)
     second = filter_pass(image, first, shrink=_SHRINK, **options)
-    return None if second is None else torch.from_numpy(second).permute(2, 0, 1).contiguous()
+    if second is None:
+        return None
+    return _kept_finite(torch.from_numpy(second).permute(2, 0, 1), x).contiguous()
 
 
 def _filter(x: torch.Tensor, basic: torch.Tensor | None, similar: int, window_px: int, step: int) -> torch.Tensor:

@@ -34,6 +34,8 @@ _COMPONENTS = 10
 _WHITENING, _AGAIN = 0.7, 0.4
 _FIRST_PRIOR, _FIRST_GUIDE = 4.0, 2.0
 _REFERENCE_PX = 96
+_LEAST_RELATIVE_NOISE = 1e-4
+"""Of a guide that is cleaned, relative to its brightest band's mean."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,9 @@ class Refinement:
         usable = self.guide_noise > 0
         if not bool(usable.all()):
             return msi
-        level = self.guide_noise[:, None, None]
+        # In units of no noise at all numbers would overflow; what is as clean as this floor stays as it is.
+        floor = _LEAST_RELATIVE_NOISE * self.first.msi_mean.abs().max()
+        level = torch.maximum(self.guide_noise, floor)[:, None, None]
         step = reference_step(self.first.ratio)
         return torch.stack([nonlocal_bayes.denoise(image / level, step=step) * level for image in msi])
 

@@ -158,8 +158,10 @@ class GateMethod(NetworkMethod):
         self._network.to(context.device)
         rehearsal, model = self._base.take_rehearsal(), self._base.scene_model
         bands = context.centre_nm.size
-        self._validation = CorrectionValidation.untested(bands)
+        # A scene that cannot tell leaves it open; one without experts uses nothing of the gate.
+        self._validation = None
         if rehearsal is None or model is None or bands < MIN_BANDS:
+            self._validation = CorrectionValidation.untested(bands)
             _log.info("%s: the scene is too small or has too few bands for experts; the estimate stays.", self._name)
             return
         kind = self._kind()

@@ -13,6 +13,9 @@ import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor, nn
 
 from hsfuse.fusion.experts.bank import EXPERTS
+from hsfuse.fusion.methods.ssrfn.blocks import pool
+from hsfuse.fusion.methods.ssrfn.config import SsrfnConfig
+from hsfuse.fusion.methods.ssrfn.network import Ssrfn
 from hsfuse.fusion.methods.ssrfn_gate.config import GateConfig
 
 MOST_COMPONENTS = 10
@@ -24,12 +27,14 @@ _START = {
     "non-local, loose": 0.5,
 }  # fmt: skip
 """Weights that an untrained gate gives everywhere: near the best constant ones."""
+_DROPPED = 0.1
+"""Share of the features that a training step leaves out."""
 _MIDDLE_STRENGTH = 1.5
 _PRESENT = 0.02
 """Components with less logarithmic strength count as absent."""
 
 
-class Backbone(nn.Module):
+class PlainBackbone(nn.Module):
     """A few convolutions in residual pairs.
 
     Parameters
@@ -50,8 +55,9 @@ class Backbone(nn.Module):
         )
         self.leave = nn.Conv2d(width, outputs, 3, padding=1, padding_mode="replicate")
         nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, ratio: int) -> Tensor:  # noqa: ARG002 - convolutions of the fine grid alone
         """Map (n, input, row, col) to (n, output, row, col)."""
         x = F.relu(self.enter(x))
         for first, second in zip(self.first, self.second, strict=True):
@@ -59,10 +65,32 @@ class Backbone(nn.Module):
         left: Tensor = self.leave(F.relu(x))
         return left
 
-    @property
-    def reach_px(self) -> int:
-        """Fine pixels that the result of one looks at on each side."""
-        return 2 + 2 * len(self.first)
+
+class SsrfnBackbone(nn.Module):
+    """The modules of SSRFN on what the gate sees: its first features at the HSI's resolution, and all of them.
+
+    Parameters
+    ----------
+    inputs, outputs
+        Channels; at least as many inputs as outputs.
+    config
+        Width, depth and scans.
+    """
+
+    def __init__(self, inputs: int, outputs: int, config: GateConfig) -> None:
+        super().__init__()
+        self.network = Ssrfn(SsrfnConfig(
+            n_bands=outputs, n_msi=inputs, width=config.width, mamba=config.mamba, dfe_blocks=config.blocks,
+            cfe_cycles=2, scm_steps=2, refine_stages=1, headdim=2 * config.width, d_state=16, scan="lines",
+            dfe_sharing="msi", scm_residual=True, volume="depthwise", ffm_projection="last",
+        ))  # fmt: skip
+        self.network.ffm.scale_output(0.0)
+        self.outputs = outputs
+
+    def forward(self, x: Tensor, ratio: int) -> Tensor:
+        """Map (n, input, row, col) to (n, output, row, col)."""
+        out: Tensor = self.network(pool(x[:, : self.outputs], ratio), x)
+        return out
 
 
 class Gate(nn.Module):
@@ -79,16 +107,16 @@ class Gate(nn.Module):
         self.config = config
         count = len(EXPERTS)
         inputs = 1 + count + len(_COMPARED) * (1 + count) + 2
-        self.backbone = Backbone(inputs, 2 * count, config)
+        make = PlainBackbone if config.backbone == "plain" else SsrfnBackbone
+        self.backbone = make(inputs, 2 * count, config)
         self._compared = [EXPERTS.index(name) for name in _COMPARED]
         start = torch.zeros(2 * count)
         for name, value in _START.items():
             start[EXPERTS.index(name)] = value
-        with torch.no_grad():
-            if self.backbone.leave.bias is not None:
-                self.backbone.leave.bias.copy_(start)
+        self.constant = nn.Parameter(start)
+        self.drop = nn.Dropout2d(_DROPPED)
 
-    def forward(self, state: Tensor, advice: Tensor, log_strength: Tensor) -> Tensor:
+    def forward(self, state: Tensor, advice: Tensor, log_strength: Tensor, ratio: int) -> Tensor:
         """Weigh the experts' advice.
 
         Parameters
@@ -99,20 +127,23 @@ class Gate(nn.Module):
             What the experts would add, shape (n, expert, component, row, col).
         log_strength
             Logarithm of one plus the signal-to-noise ratio of the components, shape (n or 1, component).
+        ratio
+            Fine pixels per HSI pixel.
 
         Returns
         -------
         torch.Tensor
             The correction, shape (n, component, row, col).
         """
-        weights = self.weights(state, advice, log_strength)
+        weights = self.weights(state, advice, log_strength, ratio)
         most = float(self.config.most)
         return torch.einsum("njkhw,njkhw->nkhw", weights, most * torch.tanh(advice / most))
 
-    def weights(self, state: Tensor, advice: Tensor, log_strength: Tensor) -> Tensor:
+    def weights(self, state: Tensor, advice: Tensor, log_strength: Tensor, ratio: int) -> Tensor:
         """Weight of every expert on every component, shape (n, expert, component, row, col)."""
-        features = self.features(state, advice, log_strength)
-        common, sloped = self.backbone(features).chunk(2, dim=1)
+        features = self.drop(self.features(state, advice, log_strength))
+        found = self.backbone(features, ratio) + self.constant[:, None, None]
+        common, sloped = found.chunk(2, dim=1)
         slope = (log_strength - _MIDDLE_STRENGTH) / _MIDDLE_STRENGTH
         return 2.0 * torch.tanh(0.5 * (common[:, :, None] + sloped[:, :, None] * slope[:, None, :, None, None]))
 

@@ -21,12 +21,12 @@ from hsfuse.fusion.map.prior import DegradedWindow, degraded_strip, validated_ga
 from hsfuse.fusion.map.refinement import Refinement, RefinementKind, guide_variance
 from hsfuse.fusion.scene_model.model import SceneModel
 
-AGAIN = 0.4
-"""Factor on the prior of the estimate that follows the gate."""
+AGAIN, AGAIN_GUIDE = 0.1, 3.0
+"""Factors on prior and guide error of the estimate that follows the gate; chosen on the validation sites."""
 LEAST_REDUCED_PIXELS = 900
 """Degraded HSI pixels from which experts can learn: a scene of 90 x 90 HSI pixels at a ratio of 3."""
-Weigh = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""The network: state, advice and logarithmic strengths to a correction."""
+Weigh = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+"""The network: state, advice, logarithmic strengths and the ratio to a correction."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class GateScene:
 
         step, trial = make(aligned), make(True)
         last = MapEstimator.make(
-            model, AGAIN * covariance, variance, hsi_error=error(aligned), device=device, aligned=aligned
+            model, AGAIN * covariance, AGAIN_GUIDE * variance, hsi_error=error(aligned), device=device, aligned=aligned
         )  # fmt: skip
         canonical = reduced or CanonicalComponents.make(model, step.first, power)
         strips = rehearsal.strips
@@ -112,7 +112,7 @@ class GateScene:
         """
         canonical = self.bank.canonical
         state, advice = self.bank.evaluate(tile, nonlocal_too=nonlocal_too)
-        correction = weigh(state, advice, canonical.log_strength[None])
+        correction = weigh(state, advice, canonical.log_strength[None], self.bank.model.ratio)
         del state, advice
         better = tile.estimate + mix(canonical.out, correction)
         better = better + self.last.solve(tile.seen, tile.guide, better)

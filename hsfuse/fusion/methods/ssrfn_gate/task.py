@@ -146,7 +146,7 @@ class GateTask(TrainingTask):
                 os.replace(part, file)  # noqa: PTH105 - atomic
         images = {ADVICE: tensors[ADVICE], STATE: tensors[STATE]}
         values = {name: tensors[name].to(self.setup.device) for name in (STRENGTH, METRIC, CAP)}
-        # What follows needs neither image; patches of them would only be copied.
+        # What follows needs neither image but their sizes; patches of them would only be copied.
         return replace(
             pair, hsi=pair.hsi[:0], msi=pair.msi[:0], target=tensors["target"].to(self.setup.device), images=images,
             values=values,
@@ -209,7 +209,7 @@ class GateTask(TrainingTask):
     def _left(self, batch: Batch, *, plain: bool = False) -> Tensor:
         """Error by pixel, shape (n, pixel)."""
         advice = batch.images[ADVICE].float().unflatten(1, (len(EXPERTS), -1))
-        correction = self.network(batch.images[STATE].float(), advice, batch.values[STRENGTH])
+        correction = self.network(batch.images[STATE].float(), advice, batch.values[STRENGTH], batch.ratio)
         metric, cap = batch.values[METRIC], batch.values[CAP][:, None]
         left = (_energy(batch.target - correction, metric) * batch.valid).flatten(1)
         if plain:

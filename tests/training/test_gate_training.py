@@ -1,0 +1,87 @@
+"""Training the gate: experts are worked out once, equal steps see equal patches, and what is kept is the best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hsfuse.fusion.experts.bank import EXPERTS
+from hsfuse.fusion.methods.ssrfn_gate.config import GateConfig
+from hsfuse.fusion.methods.ssrfn_gate.network import MOST_COMPONENTS, Gate
+from hsfuse.fusion.methods.ssrfn_gate.task import ADVICE, METRIC, STATE, STRENGTH, GateTask, fewer_bands
+from hsfuse.training.fusion_task import TaskSetup
+from hsfuse.training.loop import train
+from hsfuse.training.scenes import SceneEntry, TrainingScene
+from hsfuse.training.settings import LoopSettings
+
+Setup = Callable[..., TaskSetup]
+
+
+def _gate() -> Gate:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Gate(GateConfig(width=8))
+
+
+@pytest.fixture
+def whole(setup: Setup, small_scene: TrainingScene) -> TaskSetup:
+    """Strips of the scene would be too small for experts: the whole of it validates too."""
+    entries = [SceneEntry.of(small_scene, "training"), SceneEntry.of(small_scene, "validation")]
+    return replace(setup(rounds=1, seed=1, validation_windows=1), entries=entries)
+
+
+@pytest.fixture
+def task(whole: TaskSetup, tmp_path: Path) -> GateTask:
+    return GateTask(_gate(), replace(whole, cache=tmp_path / "windows"))
+
+
+def test_learns_keeps_the_best_and_works_experts_out_once(task: GateTask, whole: TaskSetup) -> None:
+    cache = task.setup.cache
+    assert cache is not None
+    result = train(task, LoopSettings(steps=3, validate_every=2, micro_batch=4, warmup_steps=1))
+    files = {path: path.stat().st_mtime_ns for path in cache.iterdir()}
+    assert files
+    assert result.best.quality >= result.first.quality
+    assert np.isfinite(list(result.best.to_json().values())).all()
+    again = GateTask(_gate(), task.setup)
+    fresh = GateTask(_gate(), whole)
+    for one, other in ((again, task), (fresh, task)):
+        found, wanted = one.sample(2), other.sample(2)
+        for name in (ADVICE, STATE):
+            assert torch.equal(found.images[name], wanted.images[name])
+        assert torch.equal(found.target, wanted.target)
+    assert {path: path.stat().st_mtime_ns for path in cache.iterdir()} == files
+
+
+def test_patches_have_bases_of_their_own_and_the_same_error(task: GateTask) -> None:
+    plain, turned = task.source.batch(0), task.sample(0)
+    assert turned.images[ADVICE].shape[1] == len(EXPERTS) * MOST_COMPONENTS
+    for number in range(len(plain)):
+        energies = []
+        for batch in (plain, turned):
+            part = batch.part(number, number + 1)
+            energies.append(float(torch.einsum("nkhw,nkl,nlhw->", part.target, part.values[METRIC], part.target)))
+        if bool((turned.values[STRENGTH][number] > 0).equal(plain.values[STRENGTH][number] > 0)):
+            assert energies[1] == pytest.approx(energies[0], rel=1e-3)
+        else:
+            # Components that were left out carry no error.
+            assert energies[1] >= 0.0
+
+
+def test_windows_keep_some_bands_only(task: GateTask, setup: Setup) -> None:
+    pairs = []
+    GateTask(_gate(), setup()).setup.source(lambda pair: pairs.append(pair) or pair).batch(0)
+    pair = fewer_bands(pairs[0])
+    assert len(pair.hsi) == len(pair.target) == pair.facts.centre_nm.size == 12
+    assert pair.facts.srf is None or np.allclose(pair.facts.srf.sum(axis=1), 1.0)
+    many = np.linspace(400.0, 900.0, 300)
+    wide = replace(
+        pairs[0], hsi=torch.zeros(300, 4, 4), target=torch.zeros(300, 12, 12),
+        facts=replace(pairs[0].facts, centre_nm=many, fwhm_nm=many, srf=None, truth_noise=many),
+    )  # fmt: skip
+    assert 40 <= len(fewer_bands(wide).hsi) <= 160
