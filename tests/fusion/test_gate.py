@@ -135,7 +135,7 @@ def _random_gate(backbone: str = "plain") -> Gate:
         gate = Gate(GateConfig(backbone=backbone))  # type: ignore[arg-type]
         last = gate.backbone.leave if backbone == "plain" else gate.backbone.network.ffm.head
         torch.nn.init.normal_(last.weight, std=0.05)
-    return gate
+    return gate.eval()
 
 
 @pytest.mark.parametrize("backbone", ["plain", "ssrfn"])
