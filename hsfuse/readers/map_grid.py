@@ -17,6 +17,9 @@ from hsfuse.errors import InputError, OverlapError
 from hsfuse.grid import Bounds, Grid, reproject_bounds, reproject_xy, utm_crs
 
 _METRES_PER_DEGREE = 111_195.0
+_PROBE_M = 1000.0
+_MOST_STRETCH = 0.02
+"""Map projections for measuring stay below; pixel sizes of others are not metres on the ground."""
 
 
 def read_grid(dataset: rasterio.io.DatasetReader, path: Path) -> Grid:
@@ -38,6 +41,12 @@ def read_grid(dataset: rasterio.io.DatasetReader, path: Path) -> Grid:
         raise InputError(
             f"{path}: the reference system is not projected in metres.",
             hint=f"Warp it to a UTM zone first: {_warp_command(dataset, place)}",
+        )
+    stretch = _stretch(crs, _bounds(dataset))
+    if abs(stretch - 1.0) > _MOST_STRETCH:
+        raise InputError(
+            f"{path}: the reference system stretches distances {stretch:.3g} times there, so its metres are none.",
+            hint=f"Warp it to UTM first: {_warp_command(dataset, place)}",
         )
     if transform.b != 0 or transform.d != 0 or transform.a <= 0 or transform.e >= 0:
         raise InputError(
@@ -68,6 +77,16 @@ def _place(dataset: rasterio.io.DatasetReader, path: Path) -> Bounds:
         ) from error
 
 
+def _stretch(crs: CRS, box: Bounds) -> float:
+    """Map metres for each metre on the ground, in the middle of a box: 1 in UTM, far more in Web Mercator."""
+    x, y = (box.left + box.right) / 2, (box.bottom + box.top) / 2
+    at_x, at_y = np.array([x, x + _PROBE_M, x]), np.array([y, y, y + _PROBE_M])
+    lon, lat = (np.deg2rad(part) for part in reproject_xy(crs, CRS.from_epsg(4326), at_x, at_y))
+    east = (lon[1:] - lon[0] + np.pi) % (2 * np.pi) - np.pi
+    metres = np.hypot(east * np.cos(lat[0]), lat[1:] - lat[0]) * np.rad2deg(1.0) * _METRES_PER_DEGREE
+    return float(_PROBE_M / metres.mean()) if np.all(metres > 0) and np.all(np.isfinite(metres)) else math.inf
+
+
 def _bounds(dataset: rasterio.io.DatasetReader) -> Bounds:
     """Extent in map units, whatever the orientation."""
     corners = [dataset.transform * place for place in product((0, dataset.width), (0, dataset.height))]
@@ -85,7 +104,10 @@ def _warp_command(dataset: rasterio.io.DatasetReader, place: Bounds) -> str:
         across, down = across * _METRES_PER_DEGREE * np.cos(np.deg2rad(latitude)), down * _METRES_PER_DEGREE
     elif crs.is_projected:
         across, down = (side * crs.linear_units_factor[1] for side in (across, down))
-    if crs.is_geographic or not crs.is_projected or crs.linear_units_factor[1] != 1.0:
+    stretch = 1.0 if crs.is_geographic else _stretch(crs, _bounds(dataset))
+    stretched = abs(stretch - 1.0) > _MOST_STRETCH
+    across, down = across / stretch, down / stretch
+    if crs.is_geographic or not crs.is_projected or crs.linear_units_factor[1] != 1.0 or stretched:
         zone = utm_crs((place.left + place.right) / 2, latitude)
     size = _round_size(float(np.sqrt(across * down)))
     return f"gdalwarp -t_srs {zone.to_string()} -tr {size:g} {size:g} -r cubic IN OUT"
@@ -161,6 +183,7 @@ def seen_from_grid(dataset: rasterio.io.DatasetReader, path: Path) -> tuple[Grid
     place = _place(dataset, path)
     crs, t = dataset.crs, dataset.transform
     metric = crs.is_projected and abs(crs.linear_units_factor[1] - 1.0) < 1e-9
+    metric = metric and abs(_stretch(crs, _bounds(dataset)) - 1.0) <= _MOST_STRETCH
     plain = t.b == 0 and t.d == 0 and t.a > 0 and t.e < 0 and abs(t.a + t.e) <= 1e-4 * t.a
     if metric and plain:
         return Grid(crs, t, dataset.height, dataset.width), None

@@ -10,6 +10,7 @@ from hsfuse.readers.base import HyperspectralProduct
 from hsfuse.readers.choose import choose_reader
 from hsfuse.readers.declarations import NOTHING, Declarations
 from hsfuse.readers.entry import OpenOptions
+from hsfuse.readers.given_path import given_path
 from hsfuse.readers.overlap import DEFAULT_CUT_NM
 
 __all__ = ["open_hsi"]
@@ -42,7 +43,7 @@ def open_hsi(
     UsageError
         Something is declared of a product that says everything itself.
     """
-    path = Path(path)
+    path = given_path(path)
     reader = choose_reader(path, "hsi")
     if declared and not reader.takes_declarations:
         raise UsageError(

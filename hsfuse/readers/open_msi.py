@@ -11,6 +11,7 @@ from hsfuse.grid import Grid
 from hsfuse.readers.base import MultispectralProduct
 from hsfuse.readers.choose import choose_reader
 from hsfuse.readers.entry import BandChoice, OpenOptions
+from hsfuse.readers.given_path import given_path
 from hsfuse.readers.source_dates import DateWish
 
 __all__ = ["open_msi"]
@@ -55,7 +56,7 @@ def open_msi(
     OverlapError
         Nothing lies under ``target``.
     """
-    listed = [Path(paths)] if isinstance(paths, Path | str) else [Path(path) for path in paths]
+    listed = [given_path(path) for path in ([paths] if isinstance(paths, Path | str) else paths)]
     if not listed:
         raise UsageError("No multispectral image was given.", hint="Give a Sentinel-2 .SAFE folder or .zip.")
     options = OpenOptions(role="msi", bands=bands, target=target, verify=verify, threads=threads,

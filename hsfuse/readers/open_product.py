@@ -9,6 +9,7 @@ from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct
 from hsfuse.readers.choose import choose_reader, likely_role
 from hsfuse.readers.declarations import NOTHING, Declarations
 from hsfuse.readers.entry import Role
+from hsfuse.readers.given_path import given_path
 from hsfuse.readers.open_hsi import open_hsi
 from hsfuse.readers.open_msi import open_msi
 
@@ -26,7 +27,7 @@ def open_product(path: Path | str, *, declared: Declarations = NOTHING) -> Hyper
     InputError
         No reader can read it.
     """
-    path = Path(path)
+    path = given_path(path)
     if declared:
         return open_hsi(path, declared=declared)
     role = likely_role(path)

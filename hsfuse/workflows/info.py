@@ -16,6 +16,7 @@ from hsfuse.readers.base import HyperspectralProduct
 from hsfuse.readers.declarations import NOTHING, Declarations
 from hsfuse.readers.find import find_products
 from hsfuse.readers.footprint import touches
+from hsfuse.readers.given_path import given_path
 from hsfuse.workflows.steps.contributions import contributions
 
 _LEAST_RATIO = 1.5
@@ -116,6 +117,7 @@ def describe_products(paths: Sequence[Path]) -> dict[str, Any]:
 
 def expanded(path: Path) -> list[Path]:
     """Products that a path stands for: those in a folder that is none itself."""
+    path = given_path(path)
     if not path.is_dir():
         return [path]
     inside = dict.fromkeys([*find_products(path, "hsi"), *find_products(path, "msi")])

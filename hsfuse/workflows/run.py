@@ -15,6 +15,7 @@ from hsfuse.errors import HsfuseError, QualityError
 from hsfuse.inference import pipeline
 from hsfuse.process import bounded_block_cache
 from hsfuse.progress import Progress, expect, progress_here
+from hsfuse.readers.given_path import given_path
 from hsfuse.resources import Resources
 from hsfuse.threads import torch_threads
 from hsfuse.workflows.python.settings import RunSettings, documents
@@ -139,6 +140,7 @@ def run_scene(
     progress: Progress | None = None,
 ) -> RunResult:
     """Run all steps in order; see :func:`fuse_scene` for the parameters."""
+    hsi_path, msi_paths = given_path(hsi_path), [given_path(path) for path in msi_paths]
     options = WriteOptions(
         format=config.format, dtype=config.dtype, compress=config.compress,
         overwrite=config.overwrite, resume=config.resume, inputs=_input_files(hsi_path, msi_paths, config),

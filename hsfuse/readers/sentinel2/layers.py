@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from hsfuse.errors import InputError
 from hsfuse.grid import Grid
-from hsfuse.readers.sentinel2.geometry import Placement, check_geometry, image_geometry
+from hsfuse.readers.placement import Placement
+from hsfuse.readers.sentinel2.geometry import check_geometry, image_geometry
 from hsfuse.readers.sentinel2.images import LayerPool
 from hsfuse.readers.sentinel2.metadata import GranuleMetadata, SafeMetadata
 from hsfuse.sensors.sentinel2 import RESOLUTION_M

@@ -13,7 +13,7 @@ from hsfuse.errors import UsageError
 from hsfuse.grid import Slice2D
 from hsfuse.masks import dilate
 from hsfuse.readers.base import FloatCube
-from hsfuse.readers.sentinel2.geometry import Placement
+from hsfuse.readers.placement import Placement
 from hsfuse.readers.sentinel2.images import LayerPool, finish, interpolate, stored_levels
 
 _STRIP_PX = 2048

@@ -11,6 +11,7 @@ from pathlib import Path
 from hsfuse.errors import HsfuseError, InputError
 from hsfuse.readers.entry import Role
 from hsfuse.readers.find import find_products, read_header
+from hsfuse.readers.given_path import given_path
 from hsfuse.readers.product_header import ProductHeader
 from hsfuse.workflows.batch.jobs import product_stem
 
@@ -35,7 +36,7 @@ def expand(arguments: Sequence[str | Path], what: str) -> list[Path]:
         A path does not exist, or a pattern matches nothing.
     """
     found: list[Path] = []
-    for argument in map(str, arguments):
+    for argument in (str(given_path(argument)) for argument in arguments):
         if Path(argument).exists():
             found.append(Path(argument).absolute())
             continue
