@@ -45,7 +45,7 @@ from hsfuse.metrics.reference import score_all
 from hsfuse.simulate.wald import CONDITIONS, WaldPair, reduce_scene
 from hsfuse.spectral import BandTable
 from hsfuse.workflows.steps.array_scene import array_scene
-from hsfuse.workflows.steps.method_specification import MethodSpecification, all_specifications, parse_specification
+from hsfuse.workflows.steps.method_specification import MethodSpecification, parse_specification, usual_specifications
 
 NOMINAL_PSF = Psf(1.0)
 SENSORS = ("aviris", "enmap", "prisma", "generated")
@@ -109,7 +109,7 @@ def wanted_methods(args: argparse.Namespace) -> list[MethodSpecification]:
         if not sign:
             raise SystemExit(f"--weights {text} is not NAME=FILE.")
         weights[name] = file
-    specs = [parse_specification(text) for text in args.methods] if args.methods else all_specifications()
+    specs = [parse_specification(text) for text in args.methods] if args.methods else usual_specifications()
     if not args.methods and args.own_bands:
         # Networks have bands of their own.
         specs = [spec for spec in specs if not spec.network]

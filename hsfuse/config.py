@@ -381,8 +381,9 @@ class CompareConfig(_FusionConfig):
 
     methods: str = Field(
         "auto",
-        description="methods, separated by commas: name[:option=value,...][@weights][+guard=value,...]; auto: all "
-        "classics and every trained network that takes the scene",
+        description="methods, separated by commas: name[:option=value,...][@weights][+guard=value,...]; auto: the "
+        "classics and the networks that run may choose; all: everything that can run here",
+        json_schema_extra={"flags": ["--method"]},
     )
     adapt: float | None = Field(
         None, gt=0.0, le=1440.0, description="add every network adapted to the scene for so many minutes"

@@ -3,7 +3,7 @@
     python benchmarks/train_zoo/protocol.py --data ../shared/data --core-minutes 4 --output models
 
 Scenes are the measured cubes of the sites that ``benchmarks/sites.toml`` keeps for training, and a few generated ones;
-the best step is chosen on its validation sites, and so are the figures of the cards. Test sites are never opened. The
+the figures of the cards are those of its validation sites. Test sites are never opened. The
 budget is processor time of one core, so that a busy machine does not decide how far a network gets. Networks have
 their own losses; everything else is equal. ``--seeds`` trains one network several times: of weights that are shipped,
 the first seed is kept whatever the others bring, and the card gives their spread.
@@ -40,7 +40,7 @@ from hsfuse.fusion.registry import METHODS, network_entries
 from hsfuse.progress import SilentProgress
 from hsfuse.simulate.wald import CONDITIONS, reduce_scene
 from hsfuse.training.distributed import Team
-from hsfuse.training.fusion_task import TaskSetup
+from hsfuse.training.fusion_task import FusionTask, TaskSetup
 from hsfuse.training.loop import Trainer
 from hsfuse.training.run_log import RunLog
 from hsfuse.training.scenes import SceneEntry
@@ -52,10 +52,9 @@ from hsfuse.workflows.training.training_data import TrainingData, collect
 from hsfuse.workflows.training.training_inputs import TrainingInput
 
 RATIOS = (3, 4)
-PATCH_PX, WINDOW_PX, BATCH, POOL = 48, 96, 4, 8
+PATCH_PX, WINDOW_PX, BATCH, POOL = 48, 96, 2, 8
 GENERATED, GENERATED_PX, GENERATED_SHARE = 12, 96, 0.3
-RATE, WARMUP, AVERAGE, VALIDATION_WINDOWS = 2e-3, 20, 0.98, 6
-VALIDATIONS = 6
+RATE, WARMUP, AVERAGE, VALIDATION_WINDOWS = 2e-3, 5, 0.9, 6
 SCORED = ("35dB", "field")
 
 
@@ -65,6 +64,7 @@ class Trained:
 
     result: TrainingResult
     header: NetworkHeader
+    task: FusionTask
 
 
 class CoreTimeTrainer(Trainer):
@@ -113,8 +113,10 @@ def training_data(data: Path, seed: int) -> TrainingData:
     return replace(found, entries=tuple(entries))
 
 
-def train_one(name: str, data: TrainingData, core_minutes: float, seed: int) -> Trained:
-    """Train a network and describe it."""
+def train_one(
+    name: str, data: TrainingData, core_minutes: float, seed: int, windows: FusionTask | None = None
+) -> Trained:
+    """Train a network and describe it; ``windows`` is an earlier task whose windows serve again."""
     config = TrainConfig.resolve(None, method=name, seed=seed, steps=1)
     start = start_network(config, data, None)
     sampling = Sampling(
@@ -126,16 +128,13 @@ def train_one(name: str, data: TrainingData, core_minutes: float, seed: int) -> 
     if make is None:
         raise SystemExit(f"{name} is not trained.")
     task = make(start.network.train(), setup)
-    begun = time.process_time()
-    sample = task.sample(0)
-    loss = task.loss(sample, task.groups()[-1].name, 0).sum()
-    loss.backward()
-    once = max(time.process_time() - begun, 0.05)
-    # A first step makes the windows too: later ones are several times quicker.
-    every = int(np.clip(60.0 * core_minutes / once, 10, 400)) // VALIDATIONS * 3 + 1
+    if windows is not None:
+        # Of one seed all networks draw the same windows, and their base estimates are the same too.
+        task.source, task.validation_pairs = windows.source, windows.validation_pairs
+    _ = task.validation_pairs
     settings = LoopSettings(
         optimizer="adamw", learning_rate=RATE, warmup_steps=WARMUP, ema=AVERAGE, micro_batch=BATCH, steps=1_000_000,
-        validate_every=every,
+        validate_every=1_000_000,
     )  # fmt: skip
     trainer = CoreTimeTrainer(task, settings, TrainingFiles(), Team(), "cpu")
     trainer.core_seconds = 60.0 * core_minutes
@@ -160,7 +159,7 @@ def train_one(name: str, data: TrainingData, core_minutes: float, seed: int) -> 
         centre_nm=tuple(map(float, data.bands.centre_nm)), fwhm_nm=tuple(map(float, data.bands.fwhm_nm)),
         ratios=RATIOS, msi_bands=data.msi_bands, n_msi=len(data.msi_bands), base=task.base, training=record,
     )  # fmt: skip
-    return Trained(result, header)
+    return Trained(result, header, task)
 
 
 def validation_scenes(data: Path) -> list[ReferenceScene]:
@@ -253,8 +252,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     data = training_data(args.data, args.seeds[0])
     scenes: list[ReferenceScene] = []
+    windows: dict[int, FusionTask] = {}
     for name in args.networks or lite_networks():
-        trained = [train_one(name, data, args.core_minutes, seed) for seed in args.seeds]
+        trained = []
+        for seed in args.seeds:
+            trained.append(train_one(name, data, args.core_minutes, seed, windows.get(seed)))
+            windows.setdefault(seed, trained[-1].task)
         first, folder = trained[0], args.output / name
         weights = save_weights(folder / WEIGHTS_FILE, first.result.network, first.header, dtype="bf16")
         if args.score and not scenes:

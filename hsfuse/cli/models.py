@@ -33,17 +33,26 @@ def add_to(app: typer.Typer) -> None:
 
 
 def list_text(entries: list[dict[str, Any]]) -> str:
-    """One or two lines for each network."""
-    lines = []
+    """Networks by family, with what was released by whom; one to three lines for each."""
+    lines: list[str] = []
+    family = None
     for entry in entries:
-        lines.append(f"{entry['name']:<14} {entry['description']}")
-        lines.append(" " * 15 + _weights(entry))
+        if entry["family"] != family:
+            family = entry["family"]
+            about = [entry["reference"], entry["licence"] and f"authors' release: {entry['licence']}"]
+            lines += [*([""] if lines else []), f"{family}: {'; '.join(filter(None, about)) or 'no source given'}"]
+        lines.append(f"  {entry['name']:<18} {entry['description']}")
+        lines.append(" " * 21 + _weights(entry))
+        if entry.get("training_scenes"):
+            lines.append(" " * 21 + "trained on " + ", ".join(entry["training_scenes"]))
     return "\n".join(lines) or "There are no networks."
 
 
 def model_text(entry: dict[str, Any]) -> str:
     """Describe one network."""
     lines = [f"{entry['name']}: {entry['description']}", f"  {_weights(entry)}"]
+    lines += [f"  {label:<11} {entry[key]}" for key, label in (("reference", "reference"), ("licence", "released"))
+              if entry[key]]  # fmt: skip
     training = entry.get("training") or {}
     if entry["trained"]:
         lines.append(f"  network     {entry['architecture']}")

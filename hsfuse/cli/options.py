@@ -45,7 +45,10 @@ def _option(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
     default = _default_text(field)
     if default is not None:
         help_text += f" [default: {default}]"
-    info = typer.Option(declaration, help=help_text, rich_help_panel=panel, show_default=False)
+    extra = field.json_schema_extra
+    others = extra.get("flags") if isinstance(extra, dict) else None
+    flags = [str(other) for other in others] if isinstance(others, list) else []
+    info = typer.Option(declaration, *flags, help=help_text, rich_help_panel=panel, show_default=False)
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, info]
     )

@@ -114,6 +114,8 @@ class MethodEntry:
         One line.
     reference
         Paper or source.
+    licence
+        Of what its authors released; what is here is written anew. Empty: not said.
     create
         Makes the method from its options. None for networks with weights, which are loaded.
     network
@@ -129,6 +131,7 @@ class MethodEntry:
     family: str
     summary: str
     reference: str = ""
+    licence: str = ""
     create: Callable[..., FusionMethod] | None = None
     network: NetworkEntry | None = None
     auto_rank: int | None = None

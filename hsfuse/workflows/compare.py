@@ -22,10 +22,12 @@ from hsfuse.fusion.nets.band_matching import match_bands
 from hsfuse.fusion.nets.header import NetworkHeader
 from hsfuse.fusion.registry import available_methods
 from hsfuse.inference import pipeline
+from hsfuse.inference.scene import FusionScene
+from hsfuse.inference.speed import measure_speed, predict_stages
 from hsfuse.log import get_logger
 from hsfuse.outputs import check_new_files, refuse_inputs
 from hsfuse.process import bounded_block_cache
-from hsfuse.progress import Progress
+from hsfuse.progress import Progress, format_seconds
 from hsfuse.qa.compare_report import CompareData, MethodResult, write_compare_report
 from hsfuse.qa.page import OWN_PICTURE, picture_folder
 from hsfuse.qa.plain import to_plain, write_json
@@ -42,6 +44,7 @@ from hsfuse.workflows.steps.method_specification import (
     all_specifications,
     parse_specification,
     split_specifications,
+    usual_specifications,
 )
 from hsfuse.workflows.steps.methods import may_calibrate, network_precision, refinement_quality
 from hsfuse.workflows.steps.resources import resolved, resources_of
@@ -118,6 +121,7 @@ def compare(
             with clock.stage("find changes") as stage:
                 setting = replace(setting, repaired=repaired_scene(setting.scene, config, given).scene)
                 stage.advance()
+        expected = expected_seconds(specs, setting.fused_scene, config, given)
         judge = Judge(setting)
         results, failed = _run_all(specs, named, setting, judge, headers, config, given, report, clock)
         notes = [*unsuited, *failed]
@@ -127,7 +131,7 @@ def compare(
         write_compare_report(report, data)
         write_json(numbers, data.to_json())
         summary = to_plain(data.to_json()) | {
-            "report": str(report), "numbers": str(numbers),
+            "report": str(report), "numbers": str(numbers), "expected_seconds": expected,
             "seconds": {k: round(v, 2) for k, v in clock.seconds.items()}, "total_seconds": round(clock.total, 2),
         }  # fmt: skip
     return CompareResult(report, summary, tuple(results))
@@ -169,9 +173,10 @@ def wanted_methods(config: CompareConfig) -> tuple[list[MethodSpecification], bo
     UsageError, InputError
         A name, option or weights file makes no sense, or networks are missing for ``--adapt``.
     """
-    named = config.methods.strip().lower() != "auto"
-    asked = [parse_specification(text) for text in split_specifications(config.methods)] if named else None
-    specs = all_specifications() if asked is None else asked
+    collections = {"auto": usual_specifications, "all": all_specifications}
+    collected = collections.get(config.methods.strip().lower())
+    named = collected is None
+    specs = collected() if collected else [parse_specification(text) for text in split_specifications(config.methods)]
     if not specs:
         raise UsageError("--methods names no method.", hint="Such as --methods glp,cnmf.")
     if len({spec.label for spec in specs}) < len(specs):
@@ -227,6 +232,27 @@ def _check_same_bands(label: str, header: NetworkHeader, others: dict[str, Netwo
                 f"{label} and {other} were trained on other bands; they cannot be compared on one cube.",
                 hint="Compare them in two calls.",
             )
+
+
+def expected_seconds(
+    specs: Sequence[MethodSpecification], scene: FusionScene, config: CompareConfig, resources: Resources
+) -> dict[str, float]:
+    """Say how long the methods will take on this machine; empty on a GPU, of which that is not known."""
+    if resources.on_gpu:
+        return {}
+    speed, found = measure_speed(resources.threads), {}
+    samples = int(np.prod(scene.fine_grid.shape)) * len(scene.bands)
+    for spec in specs:
+        method = spec.create().spec
+        plan = pipeline.plan(scene, method, resources, tile=config.tile)
+        stages = predict_stages(plan, method, samples, speed, judged=False)
+        found[spec.label] = round(stages.learn + stages.fuse + 60.0 * (spec.adapt_minutes or 0.0), 1)
+    slow = sorted(found, key=lambda label: -found[label])[:3]
+    _log.info(
+        "%d methods will take about %s (longest: %s).", len(found), format_seconds(sum(found.values())),
+        ", ".join(f"{label} {format_seconds(found[label])}" for label in slow),
+    )  # fmt: skip
+    return found
 
 
 def _run_all(

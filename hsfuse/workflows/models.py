@@ -10,8 +10,8 @@ from hsfuse.fusion.nets.zoo import ModelInfo, find_model, list_models
 
 
 def describe_models() -> list[dict[str, Any]]:
-    """One entry for each network of the zoo, trained or not."""
-    return [_entry(model) for model in list_models()]
+    """One entry for each network of the zoo, trained or not, by family and name."""
+    return sorted((_entry(model) for model in list_models()), key=lambda entry: (entry["family"], entry["name"]))
 
 
 def describe_model(name_or_path: str | Path) -> dict[str, Any]:
@@ -48,6 +48,8 @@ def _entry(model: ModelInfo) -> dict[str, Any]:
         "name": model.name,
         "description": model.description,
         "reference": model.reference,
+        "family": model.family or (header.architecture if header else ""),
+        "licence": model.licence,
         "trained": header is not None,
         "weights": str(model.weights) if model.weights else None,
         "bytes": model.weights.stat().st_size if model.weights else None,
@@ -62,4 +64,13 @@ def _entry(model: ModelInfo) -> dict[str, Any]:
         "ratios": list(header.ratios),
         "base": header.base,
         "validation": validation if isinstance(validation, dict) else None,
+        "training_scenes": _scenes(header.training),
     }
+
+
+def _scenes(training: dict[str, Any]) -> list[str]:
+    """Name the measured scenes that a training saw, and count those that were drawn."""
+    names = [str(name) for name in training.get("scenes", [])]
+    drawn = {kind: sum(name.startswith(kind) for name in names) for kind in ("generated", "remixed")}
+    measured = [name for name in names if not name.startswith(tuple(drawn))]
+    return [*measured, *(f"{count} {kind}" for kind, count in drawn.items() if count)]

@@ -63,6 +63,7 @@ def test_a_cube_is_compared_at_reduced_resolution(cube: Path, tmp_path: Path) ->
     assert scores["glp"]["PSNR"] > scores["bicubic"]["PSNR"] + 5
     assert scores["glp"]["RMSE"] < scores["bicubic"]["RMSE"]
     summary = json.loads(result.stdout)
+    assert list(summary["expected_seconds"]) == list(scores), "the time of all is told first"
     assert "96 x 90" in summary["facts"]["Size"]
     assert all(len(m["band_psnr"]) == 60 for m in summary["methods"])
     page = report.read_text(encoding="utf-8")
@@ -122,7 +123,7 @@ def test_a_network_that_does_not_suit_is_left_out_or_refused(
     named = _compare(cube, "-o", tmp_path / "s.html", "--methods", "glp,ssrfn")
     assert named.exit_code == 2
     assert "ratio of 4" in named.output
-    fits = _scores(_compare(cube, "-o", tmp_path / "t.html", "--json", "--methods", "glp,ssrfn", "--ratio", 4))
+    fits = _scores(_compare(cube, "-o", tmp_path / "t.html", "--json", "--method", "glp,ssrfn", "--ratio", 4))
     assert "ssrfn" in fits
 
 

@@ -10,7 +10,12 @@ from hypothesis.extra.numpy import arrays
 
 from hsfuse.errors import UsageError
 from hsfuse.workflows.steps.cubes import largest_rectangle, solid_window
-from hsfuse.workflows.steps.method_specification import all_specifications, parse_specification, split_specifications
+from hsfuse.workflows.steps.method_specification import (
+    all_specifications,
+    parse_specification,
+    split_specifications,
+    usual_specifications,
+)
 
 WORDS = ("bicubic", "gsa:ridge=1e-3", "glp:adaptive=false", "glp+back_projection=1,srf_weight=0.3", "cnmf:a=1,b=2",
          "ssrfn@folder/file.safetensors")  # fmt: skip
@@ -33,6 +38,9 @@ def test_every_part_of_a_method_is_understood() -> None:
     assert {spec.label for spec in classics} >= {"bicubic", "gsa", "glp:adaptive=false", "glp", "cnmf"}
     for spec in classics:
         assert spec.create().spec.kind == "classical"
+    usual = {spec.label for spec in usual_specifications()}
+    assert usual < {spec.label for spec in all_specifications()}
+    assert not usual & {"nlstf", "uhntc"}, "minutes on every scene: on demand only"
 
 
 @pytest.mark.parametrize("text", ["", "magic", "glp:adaptive", "glp+srf_weight", "gsa@w.safetensors", "glp:=3"])

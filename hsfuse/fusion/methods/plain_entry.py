@@ -47,6 +47,7 @@ def plain_entry(
     summary: str,
     reference: str,
     tiling: Callable[[NetworkSettings], Tiling],
+    licence: str = "",
     recipes: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> MethodEntry:
     """Declare a network whose folder holds ``network.py`` with ``build(settings)`` and, if it has one, ``task.py``.
@@ -60,6 +61,8 @@ def plain_entry(
         See :class:`hsfuse.fusion.registry.NetworkEntry`.
     tiling
         Tiles that settings need.
+    licence
+        See :class:`hsfuse.fusion.registry.MethodEntry`.
     """
     kind = type(settings)
 
@@ -86,6 +89,7 @@ def plain_entry(
         family="network",
         summary=summary,
         reference=reference,
+        licence=licence,
         network=NetworkEntry(
             architecture=architecture,
             settings=settings.to_dict(),

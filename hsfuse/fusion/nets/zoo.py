@@ -29,6 +29,10 @@ class ModelInfo:
         Paper or source.
     settings
         Of the method, before it is trained; those of weights stand in their header.
+    family
+        Architecture: networks of several sizes share one.
+    licence
+        See :class:`hsfuse.fusion.registry.MethodEntry`.
     """
 
     name: str
@@ -36,6 +40,8 @@ class ModelInfo:
     description: str = ""
     reference: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
+    family: str = ""
+    licence: str = ""
 
     @property
     def card(self) -> Path | None:
@@ -66,8 +72,9 @@ def list_models() -> list[ModelInfo]:
             own = entry.network.weights
             own_file = own if own is not None and own.is_file() else None
             found[name] = ModelInfo(
-                name, weights.get(name, own_file), entry.summary, entry.reference, dict(entry.network.settings)
-            )
+                name, weights.get(name, own_file), entry.summary, entry.reference, dict(entry.network.settings),
+                entry.network.architecture, entry.licence,
+            )  # fmt: skip
     return [found[name] for name in sorted(found)]
 
 

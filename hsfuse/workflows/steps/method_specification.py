@@ -14,7 +14,7 @@ from hsfuse.fusion.create import create_method
 from hsfuse.fusion.fidelity import FidelityOptions
 from hsfuse.fusion.nets.header import NetworkHeader
 from hsfuse.fusion.nets.zoo import find_model, list_models, untrained
-from hsfuse.fusion.registry import available_methods, is_network, listed_methods
+from hsfuse.fusion.registry import METHODS, available_methods, is_network, listed_methods
 
 _PART = re.compile(r"^[a-z_]+=", re.IGNORECASE)
 
@@ -139,7 +139,18 @@ def classics() -> list[str]:
     return [f"{entry.name}:{variant}" if variant else entry.name for entry in found for variant in entry.variants]
 
 
-def all_specifications() -> list[MethodSpecification]:
-    """Every classical method, and every network that has weights."""
-    networks = [m.name for m in list_models() if m.weights is not None and is_network(m.name)]
+def usual_specifications() -> list[MethodSpecification]:
+    """Classical methods as they want to be compared, and the trained networks that may be chosen automatically."""
+    networks = [name for name in _trained() if METHODS.get(name).auto_rank is not None]
     return [parse_specification(text) for text in (*classics(), *networks)]
+
+
+def all_specifications() -> list[MethodSpecification]:
+    """Every method, also those that are compared on demand only, and every network that has weights."""
+    shown = classics()
+    others = [e.name for e in listed_methods() if e.kind == "classical" and not e.variants]
+    return [parse_specification(text) for text in (*shown, *others, *_trained())]
+
+
+def _trained() -> list[str]:
+    return [m.name for m in list_models() if m.weights is not None and is_network(m.name)]

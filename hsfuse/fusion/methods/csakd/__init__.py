@@ -18,7 +18,8 @@ def _tiling(settings: NetworkSettings) -> Tiling:
 
 def _entry(name: str, settings: CsakdSettings, summary: str) -> MethodEntry:
     return plain_entry(
-        __name__, name, settings, architecture="csakd", summary=summary, reference=REFERENCE, tiling=_tiling,
+        __name__, name, settings, architecture="csakd", summary=summary, reference=REFERENCE,
+        licence="MIT", tiling=_tiling,
         recipes={"paper": _RECIPE},
     )  # fmt: skip
 

@@ -20,7 +20,8 @@ def _tiling(settings: NetworkSettings) -> Tiling:
 
 def _entry(name: str, settings: FusionMambaSettings, summary: str) -> MethodEntry:
     return plain_entry(
-        __name__, name, settings, architecture="fusion-mamba", summary=summary, reference=REFERENCE, tiling=_tiling,
+        __name__, name, settings, architecture="fusion-mamba", summary=summary, reference=REFERENCE,
+        licence="code without a licence", tiling=_tiling,
         recipes={"paper": {"lr": 5e-4, "optimizer": "adam", "weight_decay": 0.0, "ema": 0.0}},
     )  # fmt: skip
 

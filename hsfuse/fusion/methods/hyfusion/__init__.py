@@ -21,7 +21,8 @@ def _tiling(settings: NetworkSettings) -> Tiling:
 
 def _entry(name: str, settings: HyfusionSettings, summary: str) -> MethodEntry:
     return plain_entry(
-        __name__, name, settings, architecture="hyfusion", summary=summary, reference=REFERENCE, tiling=_tiling,
+        __name__, name, settings, architecture="hyfusion", summary=summary, reference=REFERENCE,
+        licence="MIT, without the network's code", tiling=_tiling,
         recipes={"paper": {"lr": 2e-4, "ema": 0.0}},
     )  # fmt: skip
 

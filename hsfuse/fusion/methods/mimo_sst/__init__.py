@@ -17,7 +17,8 @@ def _tiling(settings: NetworkSettings) -> Tiling:
 
 def _entry(name: str, settings: MimoSstSettings, summary: str) -> MethodEntry:
     return plain_entry(
-        __name__, name, settings, architecture="mimo-sst", summary=summary, reference=REFERENCE, tiling=_tiling,
+        __name__, name, settings, architecture="mimo-sst", summary=summary, reference=REFERENCE,
+        licence="MIT by its README, no licence file", tiling=_tiling,
         recipes={"paper": {"lr": 1e-4, "optimizer": "adam", "weight_decay": 1e-8, "ema": 0.0}},
     )  # fmt: skip
 

@@ -17,7 +17,8 @@ def _tiling(settings: NetworkSettings) -> Tiling:
 
 def _entry(name: str, settings: MsstNetSettings, summary: str) -> MethodEntry:
     return plain_entry(
-        __name__, name, settings, architecture="msst-net", summary=summary, reference=REFERENCE, tiling=_tiling,
+        __name__, name, settings, architecture="msst-net", summary=summary, reference=REFERENCE,
+        licence="code without a licence", tiling=_tiling,
         recipes={"paper": {"lr": 1e-3, "weight_decay": 2e-5, "ema": 0.0}},
     )  # fmt: skip
 

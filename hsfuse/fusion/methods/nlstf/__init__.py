@@ -19,6 +19,7 @@ METHOD = MethodEntry(
     family="tensor factorisation",
     summary="non-local sparse tensor factorisation of clustered patches (Dian 2017, 2020)",
     reference="Dian et al., CVPR 2017; IEEE TNNLS 31 (2020)",
+    licence="code for non-commercial research",
     create=_create,
     variants=(),
 )

@@ -12,6 +12,7 @@ REFERENCE = "Zhu et al., QIS-GAN, IEEE TGRS 61 (2023)"
 def _entry(name: str, settings: QisGanSettings, summary: str) -> MethodEntry:
     return plain_entry(
         __name__, name, settings, architecture="qis-gan", summary=summary, reference=REFERENCE,
+        licence="code without a licence",
         tiling=lambda _: Tiling(halo_px=6, bytes_per_pixel=9000),
         recipes={"paper": {"lr": 1e-4, "optimizer": "adam", "ema": 0.0}},
     )  # fmt: skip

@@ -21,7 +21,8 @@ def _tiling(settings: NetworkSettings) -> Tiling:
 
 def _entry(name: str, settings: S3rnetSettings, summary: str) -> MethodEntry:
     return plain_entry(
-        __name__, name, settings, architecture="s3rnet", summary=summary, reference=REFERENCE, tiling=_tiling,
+        __name__, name, settings, architecture="s3rnet", summary=summary, reference=REFERENCE,
+        licence="MIT", tiling=_tiling,
         recipes={"paper": {"lr": 1e-4, "weight_decay": 0.0, "ema": 0.0}},
     )  # fmt: skip
 

@@ -52,6 +52,7 @@ def _entry(name: str, summary: str, auto_rank: int | None) -> MethodEntry:
         family="network",
         summary=summary,
         reference=REFERENCE,
+        licence="none",
         network=NetworkEntry(
             architecture="ssrfn",
             settings=PRESETS[name].to_dict(),

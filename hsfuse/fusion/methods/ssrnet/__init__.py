@@ -12,6 +12,7 @@ REFERENCE = "Zhang et al., SSR-NET, IEEE TGRS 59 (2021)"
 def _entry(name: str, settings: SsrnetSettings, summary: str) -> MethodEntry:
     return plain_entry(
         __name__, name, settings, architecture="ssrnet", summary=summary, reference=REFERENCE,
+        licence="code without a licence",
         tiling=lambda _: Tiling(halo_px=5, bytes_per_pixel=1600), recipes={"paper": {"lr": 1e-4, "optimizer": "adam"}},
     )  # fmt: skip
 

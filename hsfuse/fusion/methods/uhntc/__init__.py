@@ -19,6 +19,7 @@ METHOD = MethodEntry(
     family="unsupervised network",
     summary="unsupervised hybrid network, learns on every scene anew (Cao 2024); minutes, no weights",
     reference="Cao et al., UHNTC, IEEE TGRS 62 (2024)",
+    licence="MIT",
     create=_create,
     variants=(),
 )
