@@ -22,7 +22,8 @@ from hsfuse.masks import BoolArray
 from hsfuse.readers.base import FloatCube, MultispectralProduct, ProductInfo
 from hsfuse.readers.sentinel2.joining import Join, join
 from hsfuse.readers.sentinel2.mosaic import Sentinel2Mosaic
-from hsfuse.readers.sentinel2.weights import FULL, DateWeights, shares
+from hsfuse.readers.sentinel2.points import HIDDEN
+from hsfuse.readers.sentinel2.weights import FULL, LEAST, DateWeights, shares
 from hsfuse.readers.source_dates import SourceDate
 from hsfuse.spectral import SpectralResponse
 
@@ -195,7 +196,7 @@ class Sentinel2Composite(MultispectralProduct):
 
     def cloud(self, block: Slice2D) -> BoolArray:
         """Pixels that no date with data shows clear, shape (row, col)."""
-        return np.asarray(self._weights.read(block).max(axis=0) == 1, dtype=np.bool_)
+        return np.asarray(self._weights.read(block).max(axis=0) == HIDDEN, dtype=np.bool_)
 
     def classes(self, block: Slice2D) -> NDArray[np.uint8] | None:
         """Scene classes of the date that shows most of a pixel, shape (row, col), 0 without data; None for L1C."""
@@ -218,7 +219,7 @@ class Sentinel2Composite(MultispectralProduct):
     def date_numbers(self, block: Slice2D) -> NDArray[np.uint8]:
         """Which of :attr:`dates` shows most of a pixel, counted from 1, shape (row, col); 0: none is clear there."""
         shown = self._shown(block)
-        shown[self._weights.read(block).max(axis=0) < 2] = 0
+        shown[self._weights.read(block).max(axis=0) <= HIDDEN] = 0
         return shown
 
     def _shown(self, block: Slice2D) -> NDArray[np.uint8]:
@@ -272,7 +273,7 @@ class Sentinel2Composite(MultispectralProduct):
     def _overview(self, number: int, block: Slice2D, factor: int, least: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Means over cells that a date shows clear, shape (band, cell); NaN elsewhere."""
         view = self._dates[number].image.read_overview(block, factor).astype(np.float64)
-        view[:, least[number] < 2] = np.nan
+        view[:, least[number] < LEAST] = np.nan
         return view.reshape(len(view), -1)
 
     def _least_weights(self, block: Slice2D, factor: int) -> NDArray[np.uint8]:

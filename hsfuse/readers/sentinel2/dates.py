@@ -19,7 +19,7 @@ from hsfuse.readers.entry import OpenOptions
 from hsfuse.readers.sentinel2.composite import DateImage, Sentinel2Composite
 from hsfuse.readers.sentinel2.layout import mosaic_grid
 from hsfuse.readers.sentinel2.mosaic import Sentinel2Mosaic
-from hsfuse.readers.sentinel2.points import CLEAR, HIDDEN, NO_DATA, FootprintPoints, States
+from hsfuse.readers.sentinel2.points import CLEAR, HIDDEN, NO_DATA, RIM, FootprintPoints, States
 from hsfuse.readers.sentinel2.product import BandSet, Sentinel2Product
 from hsfuse.readers.source_dates import USUAL_DAYS, DateWish, SourceDate
 
@@ -75,7 +75,13 @@ class _Looked:
 
     @property
     def clear(self) -> BoolArray:
+        """Points away from clouds."""
         return np.asarray(self.states == CLEAR, dtype=np.bool_)
+
+    @property
+    def rim(self) -> BoolArray:
+        """Points on the rim of clouds, which are used where no date is any better."""
+        return np.asarray(self.states == RIM, dtype=np.bool_)
 
 
 def wanted_dates(sources: Sequence[TileSource], wish: DateWish) -> list[TileSource]:
@@ -154,13 +160,13 @@ def open_dates(
     looked = _look_at(dates, points, options)
     used = _choose(looked, options.dates, named=named)
     taken = np.zeros(len(points), np.bool_)
-    facts: list[SourceDate] = []
-    for date in used:
-        fresh = date.clear & ~taken
-        facts.append(replace(date.facts, used=float(fresh.mean())))
-        taken |= fresh
+    shown = np.zeros(len(used))
+    for parts in ([date.clear for date in used], [date.rim for date in used]):
+        for number, part in enumerate(parts):
+            shown[number] += float((part & ~taken).mean())
+            taken |= part
     others = [date.facts for date in looked if all(date is not other for other in used)]
-    chosen = [replace(date, facts=known) for date, known in zip(used, facts, strict=True)]
+    chosen = [replace(d, facts=replace(d.facts, used=float(s))) for d, s in zip(used, shown, strict=True)]
     return _open(chosen, sorted(others, key=_nearness), options, notes)
 
 
@@ -211,7 +217,7 @@ def _look(tiles: Sequence[TileSource], points: FootprintPoints, options: OpenOpt
     if not kept:
         return None
     first, wish = kept[0], options.dates
-    clear, hidden = float((states == CLEAR).mean()), float((states == HIDDEN).mean())
+    clear, hidden = float((states >= RIM).mean()), float((states == HIDDEN).mean())
     facts = SourceDate(
         first.start, " + ".join(sorted({tile.spacecraft for tile in kept})),
         tuple(dict.fromkeys(tile.product for tile in kept)), wish.days(first.start), first.sun_zenith_deg,

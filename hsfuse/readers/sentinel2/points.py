@@ -11,11 +11,11 @@ from hsfuse.masks import SCL_CLOUD, BoolArray, dilate, in_classes
 from hsfuse.readers.base import MultispectralProduct
 from hsfuse.readers.source_dates import DateWish
 
-NO_DATA, HIDDEN, CLEAR = 0, 1, 2
-"""State of a pixel: not imaged, hidden by cloud or its shadow (or defective), clear."""
+NO_DATA, HIDDEN, RIM, CLEAR = 0, 1, 2, 3
+"""State of a pixel: not imaged, hidden by cloud or its shadow (or defective), clear beside what is hidden, clear."""
 
 _GROW_PX = 3
-"""Scene classes miss the rim of clouds."""
+"""Scene classes miss the rim of clouds: so far from them, other dates are to be preferred."""
 _DEFECTIVE = 1
 _POINTS_ALONG = 256
 _STRIP_ROWS = 1024
@@ -24,7 +24,7 @@ States = NDArray[np.uint8]
 
 
 def states(product: MultispectralProduct, block: Slice2D) -> States:
-    """State of the pixels of a block (``NO_DATA``, ``HIDDEN``, ``CLEAR``), shape (row, col).
+    """State of the pixels of a block (``NO_DATA``, ``HIDDEN``, ``RIM``, ``CLEAR``), shape (row, col).
 
     Without scene classes (L1C), what is imaged is read from the first band.
     """
@@ -39,7 +39,8 @@ def states(product: MultispectralProduct, block: Slice2D) -> States:
         seen = np.isfinite(product.read(grown, (0,))[0])
         cloud = product.cloud(grown)
         hidden = np.zeros(grown.shape, np.bool_) if cloud is None else cloud
-    found = np.where(dilate(hidden, rim), np.uint8(HIDDEN), np.uint8(CLEAR))
+    found = np.where(dilate(hidden, rim), np.uint8(RIM), np.uint8(CLEAR))
+    found[hidden] = HIDDEN
     found[~seen] = NO_DATA
     inner = Slice2D(block.row0 - grown.row0, block.row1 - grown.row0, block.col0 - grown.col0, block.col1 - grown.col0)
     return np.ascontiguousarray(found[inner.slices])

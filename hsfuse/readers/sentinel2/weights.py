@@ -19,12 +19,14 @@ from scipy import ndimage
 from hsfuse.grid import Grid, Slice2D
 from hsfuse.masks import BoolArray
 from hsfuse.readers.base import MultispectralProduct
-from hsfuse.readers.sentinel2.points import CLEAR, NO_DATA, states
+from hsfuse.readers.sentinel2.points import CLEAR, HIDDEN, RIM, states
 
 FEATHER_CELLS = 10
 """Width of the fading, in cells of 2 x 2 pixels: 200 m."""
 FULL = 255
-"""Weight of a pixel that the date covers alone; 0: no data, 1: hidden, from 2 on: clear."""
+"""Weight of a pixel that the date covers alone; those below :data:`LEAST` are states without a share in the fading."""
+LEAST = 3
+"""Least weight of a clear pixel; 0: no data, 1: hidden, 2: on the rim of clouds, for want of any other date."""
 _CELL_PX = 2
 _STRIP_ROWS = 256
 _KEPT_STRIPS = 4
@@ -88,13 +90,13 @@ def date_weights(date: MultispectralProduct, rows: Slice2D, height: int) -> Weig
     if clear.all():
         return np.full(rows.shape, FULL, np.uint8)
     if not (inner == CLEAR).any():
-        return np.where(inner == NO_DATA, np.uint8(0), np.uint8(1))
+        return inner
     fading = np.minimum(ndimage.distance_transform_edt(_whole_cells(clear)), FEATHER_CELLS) / FEATHER_CELLS
-    ramp = np.rint(2.0 + (FULL - 2.0) * fading).astype(np.uint8)
+    ramp = np.rint(LEAST + (FULL - LEAST) * fading).astype(np.uint8)
     fine = np.repeat(np.repeat(ramp, _CELL_PX, axis=0), _CELL_PX, axis=1)
     top = rows.row0 - wide.row0
     fine = fine[top : top + rows.shape[0], : rows.shape[1]]
-    return np.where(inner == CLEAR, fine, np.where(inner == NO_DATA, np.uint8(0), np.uint8(1)))
+    return np.where(inner == CLEAR, fine, inner)
 
 
 def _whole_cells(clear: BoolArray) -> BoolArray:
@@ -109,20 +111,22 @@ def shares(weights: Weights) -> NDArray[np.float32]:
     """Share of each date in each pixel, shape (date, row, col); they add up to 1 where any date has data.
 
     A clear date covers those behind it by its weight; what all leave open is divided among them in proportion. Where
-    none is clear, the first one with data is shown.
+    none is clear, the first one on the rim of its clouds is shown, else the first one with data.
     """
     out = np.zeros(weights.shape, np.float32)
     rest = np.ones(weights.shape[1:], np.float32)
     for weight, share in zip(weights, out, strict=True):
-        opaque = np.where(weight >= 2, (weight.astype(np.float32) - 1.0) / np.float32(FULL - 1), np.float32(0))
+        opaque = np.maximum(weight.astype(np.float32) - np.float32(LEAST - 1), 0) / np.float32(FULL - LEAST + 1)
         np.multiply(opaque, rest, out=share)
         rest -= share
     total = out.sum(axis=0)
     shown = total > 0
     np.divide(out, total, out=out, where=shown[None])
-    if not shown.all():
-        seen = weights == 1
-        hidden = ~shown & seen.any(axis=0)
-        row, col = np.nonzero(hidden)
-        out[seen.argmax(axis=0)[hidden], row, col] = 1.0
+    for state in (RIM, HIDDEN):
+        if shown.all():
+            break
+        there = weights == state
+        row, col = np.nonzero(~shown & there.any(axis=0))
+        out[there.argmax(axis=0)[row, col], row, col] = 1.0
+        shown[row, col] = True
     return out
