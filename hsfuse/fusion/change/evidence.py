@@ -10,15 +10,16 @@ from numpy.typing import NDArray
 from hsfuse.fusion.change.local import best_correction
 from hsfuse.fusion.change.response import Response
 from hsfuse.fusion.scene_model.contradiction import Contradiction
-from hsfuse.fusion.scene_model.relation import CoarsePair, GuideRelation, relate
+from hsfuse.fusion.scene_model.relation import CoarsePair, GuideRelation, relate, some_blocks
 
 FloatArray = NDArray[np.float64]
 
 _CORRECTIONS = 2
 _FIELD_GAIN = 0.85
 """A field of gain and offset must bring the misfit to this share of what it is without, or the guide stays as it is."""
-_LEAST_PIXELS = 200
-"""Valid HSI pixels from which a field of gain and offset can be told from what two images differ in anyway."""
+_LEAST_PIXELS, _LEAST_LOCAL_PIXELS = 200, 120
+"""Valid HSI pixels from which a field of gain and offset can be told from what two images differ in anyway, and from
+which leave-one-out errors can."""
 _WEAK_DISTANCE, _NO_DISTANCE, _NO_WEIGHT = 20.0, 100.0, 1e-5
 
 
@@ -72,13 +73,14 @@ def gather_evidence(
         of ``msi``.
     """
     low = response.down(msi)
-    correct = correct and int(pair.valid.sum()) >= _LEAST_PIXELS
+    smooth = correct and int(pair.valid.sum()) >= _LEAST_PIXELS
+    correct = correct and int(pair.valid.sum()) >= _LEAST_LOCAL_PIXELS
     plain = relate(pair, low)
-    relation = relate(pair, low, field=True) if correct else plain
+    relation = relate(pair, low, field=True) if smooth else plain
     unexplained = unexplained_share(plain, low, pair.valid)
     corrected = msi
     count = 0
-    if not correct or _loss(relation, low, pair.valid) > _FIELD_GAIN * _loss(plain, low, pair.valid):
+    if not smooth or _loss(relation, low, pair.valid) > _FIELD_GAIN * _loss(plain, low, pair.valid):
         relation = plain
     else:
         # Band by band: the fine images of a whole scene are large.
@@ -86,12 +88,12 @@ def gather_evidence(
         for band in range(len(msi)):
             offset, gain = (response.up(image[band][None])[0] for image in (relation.offset, relation.gain))
             corrected[band] = (msi[band] - offset) / gain
-        for _ in range(_CORRECTIONS):
-            more = _locally_corrected(pair, corrected, relation, response)
-            if more is None:
-                break
-            corrected, count = more, count + 1
-            relation = _keep_field(relate(pair, response.down(corrected)), relation)
+    while correct and count < _CORRECTIONS:
+        more = _locally_corrected(pair, corrected, relation, response)
+        if more is None:
+            break
+        corrected, count = more, count + 1
+        relation = _keep_field(relate(pair, response.down(corrected)), relation)
     blurred = response.down(corrected)
     found = Contradiction.find(relation, blurred, pair.valid)
     return Evidence(relation, blurred, found, count, unexplained), corrected
@@ -115,7 +117,12 @@ def _locally_corrected(
     weight = np.where(
         relation.distance < _NO_DISTANCE, 1.0 / (1.0 + relation.distance / _WEAK_DISTANCE) ** 2, _NO_WEIGHT
     )
-    change = best_correction(seen, blurred, noise, np.where(pair.valid, weight, 1e-9))
+    weight = np.where(pair.valid, weight, 1e-9)
+    stacked = some_blocks(pair.valid.shape)
+    if stacked is not None and best_correction(stacked(seen), stacked(blurred), noise, stacked(weight)) is None:
+        # Seasons and sensors differ all over a scene.
+        return None
+    change = best_correction(seen, blurred, noise, weight)
     if change is None:
         return None
     bands = len(guide)

@@ -14,8 +14,10 @@ FloatArray = NDArray[np.float64]
 
 CANDIDATES = ((2.0, 0.03), (2.0, 0.3), (4.0, 0.1))
 """Width of the window (standard deviation, HSI pixels) and ridge in pseudo-pixels."""
-LEAST_GAIN = 0.75
+LEAST_GAIN = 0.85
 """The leave-one-out error must fall to this share of what it was."""
+_CHOICE_PX, _DECISIVENESS = 2.0, 8.0
+"""Width of the window that errors are compared in, and how much the better candidate is preferred there."""
 _BLOCK_ROWS = 64
 
 
@@ -38,16 +40,24 @@ def best_correction(seen: FloatArray, guide: FloatArray, noise: FloatArray, weig
     numpy.ndarray or None
         Matrix and constant at each pixel, shape (msi band, msi band + 1, row, col): what to add to the guide.
     """
+    scale = noise[:, None, None]
 
-    def loss(error: FloatArray) -> float:
-        return float((error**2 / noise[:, None, None] * weight).sum())
+    def loss(error: FloatArray) -> FloatArray:
+        return np.asarray((error**2 / scale).mean(axis=0) * weight)
 
-    best, found = LEAST_GAIN * loss(seen - guide), None
+    before = seen - guide
+    errors, corrections = [before], []
     for sigma, ridge in CANDIDATES:
         correction, error = local_affine(seen, guide, weight, sigma, ridge)
-        if loss(error) < best:
-            best, found = loss(error), correction
-    return found
+        errors.append(error)
+        corrections.append(correction.astype(np.float32))
+    local = np.stack([_window(loss(error), _CHOICE_PX) for error in errors])
+    share = (local + 1e-3 * local[0].mean()) ** -_DECISIVENESS
+    share /= share.sum(axis=0)
+    blended = sum(part * error for part, error in zip(share, errors, strict=True))
+    if loss(np.asarray(blended)).sum() >= LEAST_GAIN * loss(before).sum():
+        return None
+    return np.asarray(sum(part.astype(np.float32) * each for part, each in zip(share[1:], corrections, strict=True)))
 
 
 def local_affine(

@@ -13,7 +13,7 @@ nothing depends on how a fusion cuts its tiles.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,8 @@ _SHARP_FROM, _SHARP_OVER = 0.38, 0.34
 _BLOCK_PX, _CONTEXT_PX = 96, 16
 _GAIN_WIDTH_PX = 1.2
 _BACK_PROJECTION = 0.5
+_SOME_DETAIL = 0.1
+"""Share of a block's change whose detail must belong to the ground for its edges to be looked for once more."""
 
 
 @dataclass(frozen=True)
@@ -144,21 +146,32 @@ def _repair_block(
     candidates, power = evidence.contradiction.candidates[where], evidence.contradiction.power
     interpolated = response.up(seen)
     expected = interpolated + response.up(seen - response.down(interpolated))
-    share = foreign_share(
-        MattingData(
-            guide, expected, seen, blurred, relation.variance[:, *where], relation.distance[where], candidates,
-            power, contrast,
-        ),
-        response,
+    data = MattingData(
+        guide, expected, seen, blurred, relation.variance[:, *where], relation.distance[where], candidates,
+        power, contrast,
     )  # fmt: skip
-    change = np.clip((share - _SHARP_FROM) / _SHARP_OVER, 0.0, 1.0)
-    gain, belongs = _detail_gain(seen, blurred, response.down(change[None])[0], power, response)
+    share = foreign_share(data, response)
+    change, gain, belongs = _judged(share, seen, blurred, power, response)
+    if float((belongs * change).sum()) > _SOME_DETAIL * float(change.sum()):
+        # Ground whose detail belongs there (a shadow) is known better than by what the HSI says: its edge too.
+        lit = belongs * gain * guide + (1.0 - belongs) * expected
+        share = foreign_share(replace(data, expected=lit), response)
+        change, gain, belongs = _judged(share, seen, blurred, power, response)
     own = belongs * (change > 0)
     inside = belongs * gain * guide + (1.0 - belongs) * expected
     repaired = guide * (1.0 - change) + inside * change
     near = gaussian_filter(binary_dilation(candidates, np.ones((3, 3), bool)).astype(np.float64), 0.7, mode="constant")
     repaired -= _BACK_PROJECTION * response.up((response.down(repaired) - seen) * near)
     return _Block(repaired, share, change, own)
+
+
+def _judged(
+    share: FloatArray, seen: FloatArray, blurred: FloatArray, power: FloatArray, response: Response
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Sharpen a share of foreign ground; gain of the guide there, and how far its detail belongs to the ground."""
+    change = np.asarray(np.clip((share - _SHARP_FROM) / _SHARP_OVER, 0.0, 1.0))
+    gain, belongs = _detail_gain(seen, blurred, response.down(change[None])[0], power, response)
+    return change, gain, belongs
 
 
 def _detail_gain(

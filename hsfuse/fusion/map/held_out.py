@@ -27,6 +27,8 @@ from hsfuse.fusion.scene_model.model import SceneModel
 
 _MAX_WINDOWS, _WINDOW_PX = 6, 64
 _MIN_VALID = 0.6
+_MAX_STRIPS = 3
+"""Strips that the injection without a band learns from."""
 _LEAST_LEFT = 0.02
 """What remains of a squared error, at least, once the band's noise is taken off: noise estimates may be too large."""
 
@@ -64,7 +66,8 @@ class HeldOutBands:
         self._context, self._model, self._prior, self._power = context, model, prior, power
         bands = len(model.synthesis.mean)
         self._windows = _windows(strips, model.ratio) if bands > 1 else []
-        self._statistics = gather(strips) if self._windows else None
+        some = strips[:: -(-len(strips) // _MAX_STRIPS)] if strips else strips
+        self._statistics = gather(some) if self._windows else None
         self._drafts: dict[tuple[int, bool], list[tuple[torch.Tensor, torch.Tensor]]] = {}
 
     def __bool__(self) -> bool:

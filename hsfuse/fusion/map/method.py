@@ -43,6 +43,7 @@ what its response leaves unexplained."""
 MIN_GAIN_DB, MIN_HELD_OUT_DB, MOST_LOSS_DB = 0.05, 0.02, 0.06
 """What the step must gain to be used, at reduced resolution and, where the HSI departs from its response, on MSI bands
 that were held out; what it may lose on these where the HSI does not."""
+_TILE_PX = 128
 _log = get_logger(__name__)
 
 
@@ -156,6 +157,8 @@ class RefinedMethod(FusionMethod):
         return replace(
             inner,
             halo_px=inner.halo_px + self._halo_px,
+            # The repaired guide and the confidence of the whole scene are in memory too: rows of smaller tiles.
+            preferred_tile_px=min(inner.preferred_tile_px, _TILE_PX),
             bytes_per_pixel=inner.bytes_per_pixel + more,
             host_bytes_per_pixel=None if on_host is None else on_host + more,
             flop_per_pixel=inner.flop_per_pixel + work,
@@ -256,9 +259,13 @@ class RefinedMethod(FusionMethod):
 
 def _component_power(strips: list[LowResolutionStrip], model: SceneModel) -> FloatMatrix:
     """Covariance of the HSI's components over the valid pixels."""
-    values = np.concatenate([strip.hsi[:, strip.valid] for strip in strips], axis=1)
-    inside = model.space.forward @ (values - model.space.mean[:, None])
-    return np.asarray(inside @ inside.T / inside.shape[1])
+    forward, mean = (np.asarray(array, np.float32) for array in (model.space.forward, model.space.mean))
+    scatter, count = np.zeros((model.space.rank, model.space.rank)), 0
+    for strip in strips:
+        inside = forward @ (strip.hsi[:, strip.valid] - mean[:, None])
+        scatter += inside @ inside.T
+        count += inside.shape[1]
+    return np.asarray(scatter / max(count, 1))
 
 
 def _slope_covariance(strips: list[LowResolutionStrip], model: SceneModel) -> FloatMatrix:
@@ -275,7 +282,8 @@ def _slopes(images: list[tuple[NDArray[np.float32], NDArray[np.bool_]]], model: 
     space = model.space
     scatter, count = np.zeros((space.rank, space.rank)), 0
     for image, valid in images:
-        components = np.tensordot(space.forward, image - space.mean[:, None, None], axes=1)
+        centred = image - space.mean.astype(np.float32)[:, None, None]
+        components = np.tensordot(space.forward.astype(np.float32), centred, axes=1)
         inside = np.asarray(binary_erosion(valid, np.ones((3, 3), bool), border_value=1), dtype=np.bool_)
         for axis in (1, 2):
             if image.shape[axis] > 1:

@@ -13,6 +13,7 @@ to what the responses predict, with a model error of some per cent: half of the 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,8 @@ _WINDOW_PX, _WINDOW_PRIOR = 8.0, 0.1
 _MOST_SAMPLES = 40_000
 _LARGE_PX, _BLOCK_PX, _BLOCK_PIXELS = 120_000, 64, 50_000
 """Scenes of more pixels start from the relation of blocks of this side, so many pixels in all."""
+_LOOKS = 2
+"""Steps of a round in which texture is looked at anew; later ones hardly change it."""
 _WARM_ROUNDS: tuple[int, ...] = (1, 2)
 _WARM_FIELD_ROUNDS: tuple[int, ...] = (2, 1, 1, 2)
 
@@ -150,7 +153,7 @@ def relate(
     """
     measured: FloatArray = np.asarray(msi, np.float64)
     start = None
-    if nuisance is None and pair.valid.size > _LARGE_PX:
+    if nuisance is None:
         # The coefficients of a few blocks say which pixels of a large scene to trust; two steps do the rest.
         start = _weights_from_blocks(pair, measured)
     solver = _Reweighted(pair, measured, nuisance, start)
@@ -160,9 +163,9 @@ def relate(
         rounds = _WARM_FIELD_ROUNDS if field else _WARM_ROUNDS
     for number, steps in enumerate(rounds):
         last = number == len(rounds) - 1
-        for _ in range(steps):
+        for step in range(steps):
             solver.fit(polynomial=field)
-            solver.reweight(hard=last)
+            solver.reweight(hard=last, look=step < _LOOKS)
         if field:
             solver.absorb_polynomial()
             if not last:
@@ -170,9 +173,11 @@ def relate(
     return solver.result()
 
 
-def _weights_from_blocks(pair: CoarsePair, msi: FloatArray) -> FloatArray | None:
-    """Weights of all pixels by the relation of a few blocks, one above the other; None where these hold too little."""
-    height, width = pair.valid.shape
+def some_blocks(shape: tuple[int, int]) -> Callable[[NDArray[Any]], NDArray[Any]] | None:
+    """Return what stacks a few blocks of a large image (..., row, col) one above the other; None for small ones."""
+    height, width = shape
+    if height * width <= _LARGE_PX:
+        return None
     rows, cols = (sorted({*range(0, max(size - _BLOCK_PX, 0) + 1, _BLOCK_PX)}) for size in (height, width))
     places = [(row, col) for row in rows for col in cols]
     wanted = max(_BLOCK_PIXELS // _BLOCK_PX**2, 1)
@@ -181,6 +186,14 @@ def _weights_from_blocks(pair: CoarsePair, msi: FloatArray) -> FloatArray | None
     def stacked(image: NDArray[Any]) -> NDArray[Any]:
         return np.concatenate([image[..., r : r + _BLOCK_PX, c : c + _BLOCK_PX] for r, c in places], axis=-2)
 
+    return stacked
+
+
+def _weights_from_blocks(pair: CoarsePair, msi: FloatArray) -> FloatArray | None:
+    """Weights of all pixels by the relation of a few blocks; None where these hold too little, and of small scenes."""
+    stacked = some_blocks(pair.valid.shape)
+    if stacked is None:
+        return None
     part = CoarsePair(
         stacked(pair.components), None if pair.predicted is None else stacked(pair.predicted), pair.level,
         np.asarray(stacked(pair.valid), dtype=np.bool_),
@@ -223,6 +236,7 @@ class _Reweighted:
         self.sample = where[:: max(len(where) // _MOST_SAMPLES, 1)]
         self.gain, self.offset = np.ones_like(msi), np.zeros_like(msi)
         self.seen: FloatArray | None = None
+        self.texture: FloatArray | None = None
         self.quartile = _lower_quartile(self.bands)
         self.weight = (self._start() if start is None else start.ravel()) * self.valid
         self.first = True
@@ -242,29 +256,38 @@ class _Reweighted:
         """Solve every band's weighted ridge regression."""
         target = ((self.msi - self.offset) / self.gain).reshape(self.bands, -1)
         pick = self.sample
-        weight, u = self.weight[pick], self.u[:, pick].astype(np.float64)
-        total = weight.sum()
+        weight = self.weight[pick] / self.weight[pick].sum()
+        # What all bands share is multiplied once: the components and the constant, last.
+        common = np.concatenate([self.u[:, pick].astype(np.float64), np.ones((1, len(pick)))])
+        weighted = common * weight
+        gram, right = weighted @ common.T, weighted @ target[:, pick].T
         # What the responses' prediction is in component space, for the synthesis.
-        shared = None if self.centred is None else np.linalg.solve(
-            u @ u.T + 1e-9 * np.eye(self.rank), u @ self.centred[:, pick].T
-        )  # fmt: skip
+        shared = None
+        if self.centred is not None:
+            u = common[:-1]
+            shared = np.linalg.solve(u @ u.T + 1e-9 * np.eye(self.rank), u @ self.centred[:, pick].T)
         inside_of, constant, response = np.zeros((self.bands, self.rank)), np.zeros(self.bands), np.zeros(self.bands)
         others: list[FloatArray] = []
+        size = self.rank + 1
         for band in range(self.bands):
-            extra = self._extra(band, polynomial, pick)
             lead = [] if self.centred is None else [self.centred[band, pick][None]]
-            z = np.concatenate([*lead, u, np.ones((1, u.shape[1])), *extra])
-            inside, plain = slice(len(lead), len(lead) + self.rank), len(lead) + self.rank + 1
-            gram = (z * weight) @ z.T / total
-            ridge = np.full(len(z), 1e-9)
-            ridge[inside] = 1.0 + 1e-6 * np.trace(gram[inside, inside])
-            ridge[plain:] = 1e-5 * np.diag(gram)[plain:] + 1e-12
+            own = np.concatenate([np.zeros((0, len(pick))), *lead, *self._extra(band, polynomial, pick)])
+            whole = np.empty((size + len(own), size + len(own)))
+            whole[:size, :size] = gram
+            whole[size:, :size] = own @ weighted.T
+            whole[:size, size:] = whole[size:, :size].T
+            whole[size:, size:] = (own * weight) @ own.T
+            ridge = np.full(len(whole), 1e-9)
+            ridge[: self.rank] = 1.0 + 1e-6 * np.trace(gram[:-1, :-1])
+            ridge[size + len(lead) :] = 1e-5 * np.diag(whole)[size + len(lead) :] + 1e-12
             loading = np.diag(ridge)
-            loading[inside, inside] += self.level
-            found = np.linalg.solve(gram + loading, (z * weight) @ target[band, pick] / total)
-            inside_of[band], constant[band] = found[inside], found[plain - 1]
-            response[band] = found[0] if lead else 0.0
-            others.append(found[plain:])
+            loading[: self.rank, : self.rank] += self.level
+            found = np.linalg.solve(
+                whole + loading, np.concatenate([right[:, band], (own * weight) @ target[band, pick]])
+            )
+            inside_of[band], constant[band] = found[: self.rank], found[self.rank]
+            response[band] = found[size] if lead else 0.0
+            others.append(found[size + len(lead) :])
         seen = (inside_of.astype(self.u.dtype) @ self.u).astype(np.float64) + constant[:, None]
         if self.centred is not None:
             seen += response[:, None] * self.centred
@@ -291,15 +314,16 @@ class _Reweighted:
             parts.append(self.nuisance[band][:, pick])
         return parts
 
-    def reweight(self, *, hard: bool) -> None:
-        """Standardise the residuals and weigh the pixels by them."""
+    def reweight(self, *, hard: bool, look: bool = True) -> None:
+        """Standardise the residuals and weigh the pixels by them; ``look`` at the texture of what is seen anew."""
         if self.seen is None:
             raise RuntimeError("reweight() before fit()")
         w, ok = self.weight, self.valid
         total = w.sum()
-        detail = (self.seen - _smooth(self.seen, 1.0)) ** 2
-        texture = _smooth(detail, 1.5).reshape(self.bands, -1)
-        texture /= np.maximum(texture[:, ok].mean(axis=1, keepdims=True), 1e-30)
+        if look or self.texture is None:
+            texture = _smooth((self.seen - _smooth(self.seen, 1.0)) ** 2, 1.5).reshape(self.bands, -1)
+            self.texture = texture / np.maximum(texture[:, ok].mean(axis=1, keepdims=True), 1e-30)
+        texture = self.texture
         variance = np.empty_like(self.residual)
         for band in range(self.bands):
             square = self.residual[band] ** 2
