@@ -5,10 +5,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 STAMPS := $(VENV)/.stamps
 
-.PHONY: help demo test lint types imports pytest format clean
+.PHONY: help demo test docs tutorial lint types imports pytest format clean
 help:
 	@echo "make demo   install, simulate a scene, fuse it, score it (result in demo/)"
 	@echo "make test   install with test tools; lint, types, import contract, tests"
+	@echo "make docs   build the documentation site into build/site; links are checked"
+	@echo "make tutorial run the tutorial and the docstrings' examples on the demo"
 	@echo "make format put the code into its canonical form"
 	@echo "make clean  remove the environment and the demo"
 
@@ -21,11 +23,19 @@ $(STAMPS)/run: $(STAMPS)/venv pyproject.toml constraints.txt
 	touch $@
 
 $(STAMPS)/dev: $(STAMPS)/run
-	$(PIP) install --constraint constraints.txt --editable ".[dev]"
+	$(PIP) install --constraint constraints.txt --editable ".[dev,docs]"
 	touch $@
 
 demo: $(STAMPS)/run
 	$(BIN)/hsfuse demo demo
+
+docs: $(STAMPS)/dev
+	$(BIN)/mkdocs build --quiet --strict
+
+# The demonstration that is there is used.
+tutorial: $(STAMPS)/dev
+	test -f demo/products.json || $(BIN)/hsfuse demo demo
+	$(BIN)/python tests/run_tutorial.py demo
 
 test: lint types imports pytest
 
@@ -47,4 +57,4 @@ format: $(STAMPS)/dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) demo .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) demo build/site .mypy_cache .ruff_cache .import_linter_cache .hypothesis

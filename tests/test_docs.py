@@ -11,9 +11,11 @@ import typer
 from typer.main import get_command
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")] + sorted((ROOT / "docs").glob("*.md"))
-OTHER_PROGRAMS = {"pip", "python", "pytest", "make", "dask", "sbatch", "srun", "docker", "conda"}
-FOREIGN_OPTIONS = {"--nthreads", "--memory-limit"}
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")] + sorted(
+    (ROOT / "docs").rglob("*.md")
+)
+OTHER_PROGRAMS = {"torchrun", "pip", "python", "pytest", "make", "dask", "sbatch", "srun", "docker", "conda"}
+FOREIGN_OPTIONS = {"--nthreads", "--memory-limit", "--target", "--user", "--gpus"}
 """Of other programs that pages speak of."""
 MADE_BY_RUNS = {"out.qa/", "demo/"}
 FILE = re.compile(r"\.(py|md|toml|npz|json|cff)$")

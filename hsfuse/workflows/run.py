@@ -121,6 +121,13 @@ def fuse_scene(
     ------
     HsfuseError
         See :mod:`hsfuse.errors`; each error carries the exit code of the command.
+
+    Examples
+    --------
+    >>> import hsfuse
+    >>> result = hsfuse.fuse_scene("prisma.he5", "s2.SAFE", "out.tif", method="bicubic", bands=20, report=False)
+    >>> result.method, result.summary["bands"]["count"]
+    ('bicubic', 20)
     """
     base = config or RunConfig()
     resolved = RunConfig.resolve(None, **(base.model_dump(exclude_unset=True) | dict(settings)))

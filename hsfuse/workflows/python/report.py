@@ -72,7 +72,7 @@ def report(cube: str | Path | RunResult) -> Report:
     Examples
     --------
     >>> import hsfuse
-    >>> hsfuse.report("fused.tif").verdict in ("good", "usable with care", "failed")
+    >>> hsfuse.report("first.tif").verdict in ("good", "usable with care", "failed")
     True
     """
     page, numbers = _files(cube)

@@ -25,6 +25,7 @@ from hsfuse.writers.band_metadata import (
 from hsfuse.writers.encoding import SampleEncoding
 from hsfuse.writers.format import BuildOptions, CubeContent
 from hsfuse.writers.provenance import provenance_tags
+from hsfuse.writers.statistics import sampled_statistics
 
 LERC_MAX_ERROR = 1e-4
 """Largest change of a reflectance by LERC compression."""
@@ -97,6 +98,8 @@ def write_geotiff(
             crs=grid.crs, transform=grid.transform, nodata=encoding.nodata, photometric="MINISBLACK", **creation,
         ) as dataset:  # fmt: skip
             set_metadata(dataset, content.metadata, encoding, own_domains=own_domains)
+            for index, items in enumerate(sampled_statistics(source, encoding), start=1):
+                dataset.update_tags(index, **items)
             # Whole tiles, each exactly once, in one fixed order: the file's layout is then the same every time.
             for row0 in range(0, height, tile_px):
                 rows = min(tile_px, height - row0)
