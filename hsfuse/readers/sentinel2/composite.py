@@ -29,7 +29,7 @@ from hsfuse.spectral import SpectralResponse
 
 _log = get_logger(__name__)
 
-_STRIP_ROWS = 128
+_STRIP_ROWS = 64
 _JOIN_FACTOR = 16
 """Gain and offset are found on means over cells of so many pixels; fewer in small images."""
 _JOIN_CELLS = 48

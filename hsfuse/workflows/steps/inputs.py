@@ -121,6 +121,9 @@ def open_pair(hsi_path: Path, msi_paths: Sequence[Path], config: RunConfig, stac
 
 def used_sources(msi: MultispectralProduct, given: Sequence[Path]) -> tuple[Path, ...]:
     """Return the products that a run depends on: those given, or of folders that were searched those that are used."""
+    if not given:
+        # The guide is the hyperspectral product's own.
+        return ()
     own = {path.resolve() for path in msi.sources}
     return tuple(given) if {path.resolve() for path in given} >= own else msi.sources
 
