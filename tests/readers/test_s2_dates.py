@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from date_samples import NOON, bands_of, write_date
 from rasterio.crs import CRS
-from safe_samples import zip_product
+from safe_samples import make_safe, reflectance, zip_product
 
 from hsfuse.errors import InputError, OverlapError
-from hsfuse.grid import Grid, Slice2D
+from hsfuse.grid import Grid, Slice2D, reproject_xy
 from hsfuse.readers import open_msi
 from hsfuse.readers.base import MultispectralProduct
 from hsfuse.readers.sentinel2.composite import Sentinel2Composite
@@ -23,6 +23,7 @@ from hsfuse.readers.sentinel2.joining import join
 from hsfuse.readers.sentinel2.product import Sentinel2Product
 from hsfuse.readers.sentinel2.weights import shares
 from hsfuse.readers.source_dates import DateWish
+from hsfuse.sensors.sentinel2 import BANDS_ALL
 
 ZONE_32 = CRS.from_epsg(32632)
 GRID = Grid.from_origin(ZONE_32, 600_000, 5_000_040, 10, 200, 160)
@@ -255,3 +256,53 @@ def test_shares_add_up_and_the_first_date_covers_the_others() -> None:
     found = shares(weights)
     np.testing.assert_allclose(found.sum(axis=0)[0], [1, 1, 1, 0, 1, 1, 1, 1, 1])
     np.testing.assert_allclose(found[0, 0], [1, 126 / 253, 0, 0, 1, 0, 0, 1, 0], rtol=1e-6)
+
+
+def test_a_date_of_another_zone_fills_in_the_right_place(tmp_path: Path) -> None:
+    def wave(grid: Grid) -> np.ndarray:
+        rows, cols = np.mgrid[: grid.height, : grid.width].astype(float)
+        x, y = reproject_xy(grid.crs, ZONE_32, *grid.xy(rows, cols))
+        plane = 0.3 + 0.1 * np.sin((x - 736_000) / 90.0) * np.cos((y - 5_000_000) / 110.0)
+        return np.stack([plane] * 4)
+
+    own = Grid.from_origin(ZONE_32, 736_000, 5_000_000, 10, 150, 120)
+    zone_33 = CRS.from_epsg(32633)
+    x, y = reproject_xy(ZONE_32, zone_33, *(np.array([value]) for value in (735_700.0, 5_000_300.0)))
+    other = Grid.from_origin(zone_33, round(x[0] / 20) * 20, round(y[0] / 20) * 20, 10, 220, 200)
+    cloud = np.zeros((75, 60), bool)
+    cloud[:, 30:] = True
+    write_date(tmp_path, own, wave(own), cloud, 1)
+    write_date(tmp_path, other, wave(other), np.zeros((110, 100), bool), 30, gain=1.2, spacecraft="Sentinel-2B")
+    target = Grid.from_origin(ZONE_32, 736_000, 5_000_000, 30, 50, 40)
+    with open_msi(tmp_path, target=target, dates=WISH) as opened:
+        assert opened.grid.crs == ZONE_32
+        inside = own.block_in(opened.grid).slices
+        cube, hidden = opened.read(opened.grid.full), opened.cloud(opened.grid.full)
+        np.testing.assert_allclose(opened.dates[1].gain, 1 / 1.2, rtol=0.01)
+        assert opened.info.sensor == "Sentinel-2A + Sentinel-2B"
+    assert not hidden[inside].any()
+    # A shift of one pixel would show as 0.011.
+    assert np.abs(cube - wave(opened.grid))[(slice(None), *inside)].max() < 2.5e-3
+
+
+def test_swir_bands_come_from_the_same_dates(tmp_path: Path) -> None:
+    products = []
+    for number, days in enumerate((1, 3)):
+        scl = np.full((48, 66), 4, np.uint8)
+        scl[:, slice(0, 20) if number == 0 else slice(30, 66)] = 9
+        planes = reflectance(bands=BANDS_ALL, seed=number)
+        when = NOON + timedelta(days=days)
+        products.append(make_safe(tmp_path, reflectance=planes, scl=scl, sensing_time=when))
+    target = Grid.from_origin(ZONE_32, 600_030, 5_000_010, 30, 28, 40)
+    with open_msi(products, target=target, dates=WISH) as opened:
+        swir = opened.swir_reference()
+        assert swir is not None
+        with swir, Sentinel2Product(products[0], bands="swir") as alone:
+            assert swir.band_names == ("B02", "B11", "B12")
+            assert swir.grid == opened.grid
+            full = swir.grid.full
+            np.testing.assert_array_equal(swir.date_numbers(full), opened.date_numbers(full))
+            cube, first = swir.read(full), alone.read(alone.grid.full)
+            # Away from the clouds of the first date there is nothing but it.
+            np.testing.assert_allclose(cube[:, :, -8:], first[:, :, -8:], atol=1e-6)
+            assert np.isfinite(cube).all()
