@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from hsfuse.errors import InputError
-from hsfuse.readers.entry import CERTAIN, LIKELY
+from hsfuse.readers.entry import CERTAIN, LIKELY, POSSIBLE
 from hsfuse.readers.gdal import FolderAlias
 from hsfuse.readers.zip_files import DAMAGED_ZIP, stored_part
 
@@ -22,6 +22,8 @@ _PART = re.compile(
     r"^(?P<scene>.+)-(?P<part>METADATA|SPECTRAL_IMAGE|QL_[A-Z_0-9-]+?)(_COG)?\.(?P<suffix>xml|tiff?)$", re.I
 )
 _PEEK_BYTES = 4096
+_DAMAGED = LIKELY - 0.1
+"""Confidence in a package whose metadata are missing or damaged."""
 
 
 class ProductPackage:
@@ -164,7 +166,7 @@ def _names_below(folder: Path) -> list[str]:
     return [path.relative_to(folder).as_posix() for path in found if path.is_file()]
 
 
-def package_confidence(path: Path, mark: bytes, names: re.Pattern[str]) -> float:
+def package_confidence(path: Path, mark: bytes, mission: str) -> float:
     """How sure a path is a package of a mission: by the beginning of its metadata, in a zip by its names.
 
     Parameters
@@ -173,31 +175,46 @@ def package_confidence(path: Path, mark: bytes, names: re.Pattern[str]) -> float
         Folder, file or zip.
     mark
         What stands in the first kilobytes of the metadata file.
-    names
-        What the name of the metadata file in a zip looks like.
+    mission
+        What the names of its files begin with.
 
     Returns
     -------
     float
         As :attr:`~hsfuse.readers.entry.ReaderEntry.probe` does: less for parts that stand for the whole, so that a
-        search finds each product once.
+        search finds each product once, and for products without their metadata, which is worth being told.
     """
     if path.is_dir():
-        return CERTAIN if any(_peek(path / name, mark) for name in _names_below(path)) else 0.0
+        names = _names_below(path)
+        if any(_peek(path / name, mark) for name in names):
+            return CERTAIN
+        return _DAMAGED if any(_is_part(name, mission) for name in names) else 0.0
     if zipfile.is_zipfile(path):
         try:
             with zipfile.ZipFile(path) as archive:
-                listed = archive.namelist()
+                listed = [name.replace("\\", "/") for name in archive.namelist()]
         except DAMAGED_ZIP:
             return 0.0
-        return CERTAIN if any(names.search(PurePosixPath(n.replace("\\", "/")).name) for n in listed) else 0.0
+        mine = [name for name in listed if _is_part(name, mission)]
+        whole = any(name.lower().endswith("-metadata.xml") for name in mine)
+        return CERTAIN if whole else _DAMAGED if mine else 0.0
     match = _PART.match(path.name)
     if match is None:
         return 0.0
     if match["part"].upper() == "METADATA":
-        return CERTAIN if _peek(path, mark) else 0.0
+        return CERTAIN if _peek(path, mark) else _DAMAGED if _is_part(path.name, mission) else 0.0
     beside = [file for file in path.parent.iterdir() if file.name.lower().startswith(match["scene"].lower())]
-    return LIKELY - 0.05 if any(_peek(file, mark) for file in beside) else 0.0
+    if any(_peek(file, mark) for file in beside):
+        return LIKELY - 0.05
+    # An image that was given a header of its own is a raster like any other.
+    alone = not any(file.suffix.lower() == ".hdr" for file in beside)
+    return POSSIBLE if alone and _is_part(path.name, mission) else 0.0
+
+
+def _is_part(name: str, mission: str) -> bool:
+    """Whether a name is that of a mission's file."""
+    base = PurePosixPath(name).name
+    return base.upper().startswith(mission.upper()) and _PART.match(base) is not None
 
 
 def is_package_folder(folder: Path, mark: bytes) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from importlib import import_module
 from pathlib import Path
 
@@ -25,7 +24,6 @@ def package_reader(name: str, mission: str, mark: bytes, summary: str) -> Reader
     summary
         What the reader reads.
     """
-    in_zip = re.compile(rf"^{mission}.*-METADATA\.XML$", re.IGNORECASE)
 
     def open_package(path: Path, options: OpenOptions) -> HyperspectralProduct:
         # Libraries that read images take a moment to load, and other products need none of them.
@@ -43,7 +41,7 @@ def package_reader(name: str, mission: str, mark: bytes, summary: str) -> Reader
         name=name,
         summary=summary,
         roles=frozenset({"hsi"}),
-        probe=lambda path: package_confidence(path, mark, in_zip),
+        probe=lambda path: package_confidence(path, mark, mission),
         open=open_package,
         is_folder_product=lambda folder: is_package_folder(folder, mark),
     )

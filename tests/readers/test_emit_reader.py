@@ -149,3 +149,36 @@ def test_a_mask_of_another_scene(path: Path, tmp_path: Path) -> None:
         file["mask"] = np.zeros((5, 5, 8), np.float32)
     with pytest.raises(InputError, match=r"the mask has the shape \(5, 5, 8\)"):
         open_hsi(copy)
+
+
+class TestIncomplete:
+    @pytest.mark.parametrize("left", [0, 3000])
+    def test_a_file_that_is_cut_off(self, path: Path, tmp_path: Path, left: int) -> None:
+        cut = tmp_path / NAME
+        cut.write_bytes(path.read_bytes()[:left])
+        with pytest.raises(InputError, match=r"truncated|damaged|not an HDF5 file") as caught:
+            open_hsi(cut)
+        assert caught.value.exit_code == 3
+        assert "EMIT_L2A_RFL" in caught.value.hint or "Download" in caught.value.hint
+
+    def test_another_level(self, tmp_path: Path) -> None:
+        other = tmp_path / NAME.replace("L2A_RFL", "L1B_RAD")
+        with h5py.File(other, "w") as file:
+            file["radiance"] = np.zeros((4, 4, 3), np.float32)
+        with pytest.raises(InputError, match="'reflectance' is missing") as caught:
+            open_hsi(other)
+        assert "EMIT_L2A_RFL" in caught.value.hint
+
+    def test_lists_and_positions_of_another_size(self, path: Path, tmp_path: Path) -> None:
+        for number, (name, values, words) in enumerate((
+            ("sensor_band_parameters/fwhm", WIDTHS[:-1], "has 284 entries for 285 bands"),
+            ("location/lat", np.zeros((5, 5)), r"'location/lat' has \(5, 5\) pixels, the image \(110, 90\)"),
+        )):  # fmt: skip
+            copy = tmp_path / f"{number}{NAME}"
+            copy.write_bytes(path.read_bytes())
+            with h5py.File(copy, "r+") as file:
+                del file[name]
+                file[name] = values
+            with pytest.raises(InputError, match=words) as caught:
+                open_hsi(copy)
+            assert caught.value.exit_code == 3

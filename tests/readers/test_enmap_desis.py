@@ -240,3 +240,127 @@ def test_irradiance_of_wide_bands_is_that_of_the_standard() -> None:
     bands = BandTable.make([559.8, 664.6, 1613.7], [34.8, 30.6, 89.7])
     np.testing.assert_allclose(band_irradiance(bands) * 1000, [1822.61, 1512.06, 245.59], rtol=0.02)
     assert sun_distance_au(__import__("datetime").datetime(2024, 1, 3)) == pytest.approx(0.9833, abs=2e-4)
+
+
+@pytest.mark.parametrize("mission", ["enmap", "desis"])
+def test_every_number_by_independent_code(tmp_path: Path, mission: str) -> None:
+    """All that the metadata list of the bands and the scene, by ElementTree, and the image, by GDAL."""
+    count = 224 if mission == "enmap" else 235
+    gain, offset = np.linspace(0.8e-4, 1.2e-4, count), np.linspace(-0.01, 0.01, count)
+    make = samples.make_enmap if mission == "enmap" else samples.make_desis
+    make(tmp_path, numbers(count), GRID, gain=gain, offset=offset)
+    root = metadata(tmp_path)
+    tags = {
+        "enmap": ("bandID", "wavelengthCenterOfBand", "FWHMOfBand", "GainOfBand", "OffsetOfBand"),
+        "desis": ("band", "wavelengthCenterOfBand", "wavelengthWidthOfBand", "gainOfBand", "offsetOfBand"),
+    }[mission]
+    listed = np.array([[float(entry.findtext(tag)) for tag in tags[1:]] for entry in root.iter(tags[0])])
+    background = float(root.findtext("specific/backgroundValue") or -32768)
+    with open_hsi(tmp_path) as product, rasterio.open(next(tmp_path.glob("*SPECTRAL_IMAGE.*"))) as image:
+        slots = product.bands.slot
+        assert listed.shape == (image.count, 4)
+        assert np.array_equal(product.bands.centre_nm, listed[slots, 0])
+        assert np.array_equal(product.bands.fwhm_nm, listed[slots, 1])
+        stored = image.read()[slots].astype(np.float64)
+        want = stored * listed[slots, 2, None, None] + listed[slots, 3, None, None]
+        want[stored == background] = np.nan
+        np.testing.assert_allclose(product.read(product.grid.full), want, atol=1e-7)
+        info = product.info
+        assert info.start.isoformat()[:19] == root.findtext("base/temporalCoverage/startTime")[:19]
+        if mission == "enmap":
+            angle = {name: float(root.findtext(f"specific/{name}/center")) for name in (
+                "sunElevationAngle", "sunAzimuthAngle", "viewingZenithAngle")}  # fmt: skip
+            angles = (90 - angle["sunElevationAngle"], angle["sunAzimuthAngle"], angle["viewingZenithAngle"])
+            cover = {flag.tag: float(flag.text) for flag in root.find("specific/qualityFlag")}
+            assert dict(info.attributes["cover_percent"]) == cover
+            expected = {
+                name: [
+                    int(n)
+                    for n in root.findtext(f"specific/{name.lower()}ProductQuality/expectedChannelsList").split(",")
+                ]
+                for name in ("VNIR", "SWIR")
+            }
+            for slot, detector in zip(slots, product.bands.detector, strict=True):
+                assert slot + 1 in expected[detector]
+            assert info.attributes["schema_version"] == root.findtext("metadata/schema/versionSchema")
+            assert info.attributes["archived_version"] == root.findtext("base/archivedVersion")
+        else:
+            angles = tuple(float(root.findtext(f"specific/{name}")) for name in (
+                "sunZenithAngle", "sunAzimuthAngle", "sceneIncidenceAngle"))  # fmt: skip
+            assert info.attributes["cloud_percent"] == float(root.findtext("specific/cloudCoverage"))
+        assert (info.sun_zenith_deg, info.sun_azimuth_deg, info.view_zenith_deg) == pytest.approx(angles)
+        assert info.attributes["processor_version"] == root.findtext("base/revision")
+        assert info.attributes["product_name"] == root.findtext("metadata/name")
+        # The corners that the metadata state are those of the image.
+        for point in root.iter("point"):
+            if point.findtext("frame") == "upper_left":
+                place = float(point.findtext("longitude")), float(point.findtext("latitude"))
+                x, y = rasterio.warp.transform("EPSG:4326", product.grid.crs, *([v] for v in place))
+                assert (x[0], y[0]) == pytest.approx(product.grid.bounds[::3], abs=0.01)
+
+
+@pytest.mark.parametrize("mission", ["enmap", "desis"])
+class TestIncomplete:
+    """What a broken download leaves: one sentence, a hint, exit code 3, never a cube or another reader's words."""
+
+    def made(self, folder: Path, mission: str) -> Path:
+        if mission == "enmap":
+            samples.make_enmap(folder, numbers(224), GRID)
+        else:
+            samples.make_desis(folder, numbers(60), GRID)
+        return folder
+
+    @pytest.mark.parametrize("how", ["folder", "image", "zip"])
+    def test_missing_metadata(self, tmp_path: Path, mission: str, how: str) -> None:
+        folder = self.made(tmp_path / "p", mission)
+        next(path for path in folder.iterdir() if "METADATA" in path.name).unlink()
+        given = folder
+        if how == "image":
+            given = next(folder.glob("*SPECTRAL_IMAGE*"))
+        elif how == "zip":
+            given = samples.pack(folder, tmp_path / "p.zip", zipfile.ZIP_STORED)
+        with pytest.raises(InputError, match=r"product has no file '\*-METADATA'") as caught:
+            open_hsi(given)
+        assert caught.value.exit_code == 3
+        assert "Keep all files" in caught.value.hint
+
+    @pytest.mark.parametrize("left", [0, 200])
+    def test_metadata_that_are_cut_off(self, tmp_path: Path, mission: str, left: int) -> None:
+        folder = self.made(tmp_path, mission)
+        file = next(path for path in folder.iterdir() if "METADATA" in path.name)
+        file.write_bytes(file.read_bytes()[:left])
+        with pytest.raises(InputError, match="is damaged") as caught:
+            open_hsi(folder)
+        assert caught.value.exit_code == 3
+
+    def test_an_image_without_a_map_position(self, tmp_path: Path, mission: str) -> None:
+        folder = self.made(tmp_path, mission)
+        image = next(folder.glob("*SPECTRAL_IMAGE*"))
+        with rasterio.open(image) as file:
+            values = file.read()
+        with rasterio.open(image, "w", driver="GTiff", height=GRID.height, width=GRID.width, count=len(values),
+                           dtype="int16", nodata=-32768) as out:  # fmt: skip
+            out.write(values)
+        with pytest.raises(InputError, match="no map position"):
+            open_hsi(folder)
+
+    def test_a_zip_that_is_cut_off(self, tmp_path: Path, mission: str) -> None:
+        packed = samples.pack(self.made(tmp_path / "p", mission), tmp_path / f"{mission}.zip", zipfile.ZIP_STORED)
+        packed.write_bytes(packed.read_bytes()[:-3000])
+        with pytest.raises(InputError) as caught:
+            open_hsi(packed)
+        assert caught.value.exit_code == 3
+        assert caught.value.hint
+
+    def test_an_image_with_a_header_of_its_own_is_a_raster(self, tmp_path: Path, mission: str) -> None:
+        folder = self.made(tmp_path, mission)
+        image = next(folder.glob("*SPECTRAL_IMAGE*"))
+        next(path for path in folder.iterdir() if "METADATA" in path.name).unlink()
+        with rasterio.open(image) as file:
+            bands = file.count
+        listed = ", ".join(map(str, range(400, 400 + bands)))
+        image.with_suffix(".hdr").write_text(
+            f"ENVI\nbands = {bands}\nwavelength units = nm\nwavelength = {{{listed}}}\n"
+        )
+        with open_hsi(image) as product:
+            assert product.info.attributes["driver"] == "GTiff"

@@ -309,3 +309,27 @@ def test_exact_on_the_stored_pixels_of_a_plain_grid():
     rows, cols = np.nonzero(np.isfinite(got[0]))
     cut = got[:, rows.min() : rows.max() + 1, cols.min() : cols.max() + 1]
     np.testing.assert_allclose(cut, image, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "words"),
+    [
+        ("Data Fields/Cloud_Mask", np.zeros((9, 9), np.uint8), r"cloud mask has \(9, 9\) pixels, the cubes"),
+        ("Geolocation Fields/Latitude_VNIR", np.zeros((9, 9)), r"Latitude_VNIR' has \(9, 9\) pixels, the cubes"),
+        (
+            "Data Fields/VNIR_PIXEL_SAT_ERR_MATRIX",
+            np.zeros((9, 66, 9), np.uint8),
+            "does not have the shape of its cube",
+        ),
+    ],
+)
+def test_l1_layers_of_another_size(path, tmp_path, name, values, words):
+    source = as_radiance(path, tmp_path / "p.he5", "1")
+    with h5py.File(source, "r+") as file:
+        group = file["HDFEOS/SWATHS/PRS_L1_HCO"]
+        del group[name]
+        group[name] = values
+    with pytest.raises(InputError, match=words) as caught:
+        PrismaProduct(source)
+    assert caught.value.exit_code == 3
+    assert caught.value.hint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ import package_samples as samples
 import pytest
 from rasterio.crs import CRS
 
+from hsfuse.config import RunConfig
 from hsfuse.errors import InputError, OverlapError
 from hsfuse.grid import Grid, Slice2D
 from hsfuse.readers import open_msi
 from hsfuse.readers.choose import choose_reader
 from hsfuse.readers.given_path import given_path
 from hsfuse.sensors.sentinel2 import BANDS_10M, RESOLUTION_M
+from hsfuse.workflows.steps.inputs import open_pair
 
 GRID = Grid.from_origin(CRS.from_epsg(32632), 600_000.0, 5_000_000.0, 10.0, 24, 30)
 FULL = GRID.full
@@ -296,6 +299,25 @@ class TestLandsat:
             open_msi([tmp_path])
         with open_msi([tmp_path / f"{LANDSAT.replace('LC08', 'LC09')}_SR_B2.TIF"]) as product:
             assert product.info.sensor == "Landsat 9 OLI"
+
+
+def test_the_top_of_the_atmosphere_beside_the_surface(tmp_path: Path) -> None:
+    """Fusing both would put the air into the spectra: refused, or said where it is wanted all the same."""
+    hsi, msi = tmp_path / "hsi", tmp_path / "msi"
+    msi.mkdir()
+    grid = Grid.from_origin(GRID.crs, 600_000.0, 5_000_000.0, 30.0, 8, 10)
+    samples.make_enmap(hsi, np.full((224, 8, 10), 900, np.uint16), grid, level="L1C", gain=np.full(224, 5e-5))
+    browser(msi)
+    with (
+        ExitStack() as stack,
+        pytest.raises(InputError, match=r"top of the atmosphere, .* that of the surface") as caught,
+    ):
+        open_pair(hsi, [msi], RunConfig(), stack)
+    assert caught.value.exit_code == 3
+    assert "--allow-radiometry-mismatch" in caught.value.hint
+    with ExitStack() as stack:
+        pair = open_pair(hsi, [msi], RunConfig(allow_radiometry_mismatch=True), stack)
+        assert any("top of the atmosphere" in text for text in pair.warnings)
 
 
 @pytest.mark.parametrize(
