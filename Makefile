@@ -49,8 +49,9 @@ types: $(STAMPS)/dev
 imports: $(STAMPS)/dev
 	$(BIN)/lint-imports
 
+# As many tests at once as there are cores, a file's tests by one process: they share what they have prepared.
 pytest: $(STAMPS)/dev
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
 
 format: $(STAMPS)/dev
 	$(BIN)/ruff check --fix .

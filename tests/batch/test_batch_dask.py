@@ -47,6 +47,18 @@ class LoopbackCluster:
         self.address = f"tcp://127.0.0.1:{self.port}"
         self.workers: list[subprocess.Popen[bytes]] = []
         self.scheduler = self.start_scheduler()
+        self._wait_for_scheduler()
+
+    def _wait_for_scheduler(self) -> None:
+        """On a busy machine a scheduler takes longer to start than a batch waits for an answer."""
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1.0).close()
+            except OSError:
+                assert self.scheduler.poll() is None, (self._folder / "scheduler.log").read_text()
+                time.sleep(0.1)
+            else:
+                return
 
     def start_scheduler(self) -> subprocess.Popen[bytes]:
         options = ("--host", "127.0.0.1", "--port", str(self.port), "--no-dashboard", "--no-show")
