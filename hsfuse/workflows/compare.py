@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import metadata
@@ -27,7 +27,7 @@ from hsfuse.inference.speed import measure_speed, predict_stages
 from hsfuse.log import get_logger
 from hsfuse.outputs import check_new_files, refuse_inputs
 from hsfuse.process import bounded_block_cache
-from hsfuse.progress import Progress, format_seconds
+from hsfuse.progress import Progress, Step, expect, format_seconds
 from hsfuse.qa.compare_report import CompareData, MethodResult, write_compare_report
 from hsfuse.qa.page import OWN_PICTURE, picture_folder
 from hsfuse.qa.plain import to_plain, write_json
@@ -112,6 +112,7 @@ def compare(
     with StageClock(progress) as clock, ExitStack() as stack:
         stack.enter_context(bounded_block_cache())
         stack.enter_context(torch_threads(given.threads))
+        expect(clock, _to_come(config, {}))
         with clock.stage("open") as stage:
             source = open_source(paths, config, stack)
             stage.advance()
@@ -122,6 +123,7 @@ def compare(
                 setting = replace(setting, repaired=repaired_scene(setting.scene, config, given).scene)
                 stage.advance()
         expected = expected_seconds(specs, setting.fused_scene, config, given)
+        expect(clock, _to_come(config, expected))
         judge = Judge(setting)
         results, failed = _run_all(specs, named, setting, judge, headers, config, given, report, clock)
         notes = [*unsuited, *failed]
@@ -232,6 +234,17 @@ def _check_same_bands(label: str, header: NetworkHeader, others: dict[str, Netwo
                 f"{label} and {other} were trained on other bands; they cannot be compared on one cube.",
                 hint="Compare them in two calls.",
             )
+
+
+def _to_come(config: CompareConfig, expected: Mapping[str, float]) -> list[Step]:
+    """The steps of a comparison: the pair, then every method; how long those take is known once they are planned."""
+    pair = [Step("open", "read the headers, grids and masks", 0.7)]
+    if config.coregister != "off":
+        pair.append(Step("co-register", "match both images in windows, fit the displacement", 3.0))
+    if config.quality != "plain":
+        pair.append(Step("find changes", "find what changed between both images, and repair the guide there", 6.0))
+    methods = [Step(label, "fit, fuse and judge", seconds, measured=True) for label, seconds in expected.items()]
+    return [*pair, *(methods or [Step("methods", "fuse with every method, and judge", 60.0)])]
 
 
 def expected_seconds(

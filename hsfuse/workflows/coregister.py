@@ -18,7 +18,7 @@ from hsfuse.grid import Grid
 from hsfuse.log import get_logger
 from hsfuse.outputs import check_new_files
 from hsfuse.process import bounded_block_cache
-from hsfuse.progress import Progress
+from hsfuse.progress import Progress, Step, expect
 from hsfuse.qa.page import picture_folder
 from hsfuse.readers import open_hsi, open_msi, open_product
 from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct
@@ -30,6 +30,9 @@ from hsfuse.workflows.steps.report_files import report_files
 from hsfuse.writers import ReportFiles, WriteOptions, check_destination
 
 _log = get_logger(__name__)
+_MATCHING = Step("co-register", "match both images in windows, fit the displacement", 4.0)
+_RESAMPLING = Step("resample", "bring the image to its true place, in one resampling", 3.0)
+_REPORTING = Step("report", "draw before and after, field and errors", 3.0)
 
 _NEEDED_LATER = (
     "scipy.linalg",
@@ -94,6 +97,8 @@ def coregister_files(
     with StageClock(progress) as clock, ExitStack() as stack:
         stack.enter_context(one_blas_thread())
         stack.enter_context(bounded_block_cache())
+        to_come = [_MATCHING, _RESAMPLING, *([_REPORTING] if report is not None else [])]
+        expect(clock, to_come)
         moving = open_product(target)
         stack.callback(moving.close)
         fixed = _open_reference(reference, moving, config, stack)

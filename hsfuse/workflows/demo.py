@@ -23,7 +23,7 @@ from hsfuse.readers import open_hsi
 from hsfuse.resources import Resources
 from hsfuse.simulate.scene import Truth
 from hsfuse.workflows.run import run_scene
-from hsfuse.workflows.simulate import simulate_products
+from hsfuse.workflows.simulate import simulate_products, steps_of_simulation
 from hsfuse.workflows.steps.foresight import foreseen
 from hsfuse.workflows.steps.inputs import open_pair
 from hsfuse.workflows.steps.prepare import PreparedScene, prepare_scene
@@ -78,9 +78,10 @@ def run_demo(
     """
     progress = progress or SilentProgress()
     _check_folder(folder)
-    before = _simulating(size)
-    expect(progress, [*before, *foreseen(RunConfig(method=method), hsi_px=size * size), _BASELINES])
-    products = _products(folder, size, seed, progress)
+    before = steps_of_simulation(size * size)
+    after = [*foreseen(RunConfig(method=method), hsi_px=size * size), _BASELINES]
+    expect(progress, [*before, *after])
+    products = _products(folder, size, seed, Within(progress, [], after))
     truth = Truth.load(Path(products["truth"]))
     config = RunConfig(method=method, overwrite=True, seed=seed)
     hsi, msi, output = Path(products["hsi"]), Path(products["sentinel2"]), folder / "fused.tif"
@@ -122,15 +123,6 @@ def run_demo(
     }
     replace_file(folder / "scores.json", json.dumps(facts, indent=2, default=str).encode("utf-8"))
     return facts
-
-
-def _simulating(size: int) -> list[Step]:
-    mpx = size * size / 1e6
-    return [
-        Step("draw the scene", "grow a landscape with relief, fields, water and houses", 1.0 + 80.0 * mpx),
-        Step("write PRISMA product", "see it as PRISMA does, in the agency's file format", 0.5 + 60.0 * mpx),
-        Step("write Sentinel-2 product", "see it as Sentinel-2 does, as a .SAFE folder", 1.0 + 40.0 * mpx),
-    ]  # fmt: skip
 
 
 def _check_folder(folder: Path) -> None:

@@ -6,11 +6,22 @@ from pathlib import Path
 from typing import Any
 
 from hsfuse.errors import OutputError, UsageError
-from hsfuse.progress import Progress, SilentProgress
+from hsfuse.progress import Progress, SilentProgress, Step, expect
 from hsfuse.simulate.products import HsiSensor, SimulatedPair, simulate_pair
 
 _STRONG_SMILE_NM = 2.5
 _USUAL_M, _FINE_M = 10, 5
+
+
+def steps_of_simulation(hsi_px: int, *, full_tile: bool = False) -> list[Step]:
+    """What a simulation of so many HSI pixels does, and how long it should take."""
+    mpx = hsi_px / 1e6
+    tile_s = 40.0 if full_tile else 1.0 + 40.0 * mpx
+    return [
+        Step("draw the scene", "grow a landscape with relief, fields, water and houses", 1.0 + 40.0 * mpx),
+        Step("write hyperspectral product", "see it as the sensor does, in the agency's file format", 0.5 + 80.0 * mpx),
+        Step("write Sentinel-2 product", "see it as Sentinel-2 does, as a .SAFE folder", tile_s),
+    ]  # fmt: skip
 
 
 def simulate_products(
@@ -46,11 +57,13 @@ def simulate_products(
         raise OutputError(f"The folder {folder} cannot be used: {error.strerror}.") from error
     if occupied:
         raise OutputError(f"The folder {folder} is not empty.", hint="Choose a new folder.")
+    progress = progress or SilentProgress()
+    expect(progress, steps_of_simulation(rows * cols, full_tile=full_tile))
     smile: dict[str, Any] = {"smile_nm": _STRONG_SMILE_NM} if strong_smile else {}
     pair: SimulatedPair = simulate_pair(
         folder, sensor=sensor, size_px=(rows, cols), seed=seed, cloud_fraction=clouds, full_tile=full_tile,
         s2_bands=s2_bands, vnir_swir_shift_m=vnir_swir_shift_m, days_apart=days_apart, relief_m=relief_m, **smile,
         scene_pixel_m=_FINE_M if fine_truth else _USUAL_M,
-        progress=progress or SilentProgress(),
+        progress=progress,
     )  # fmt: skip
     return {"hsi": str(pair.hsi), "sentinel2": str(pair.sentinel2), "truth": str(pair.truth)}

@@ -32,13 +32,13 @@ _REFINE = {"plain": 0.0, "fast": 2.0, "standard": 4.0, "best": 8.0}
 LEARN, FUSE, WRITE, JUDGE = "learn from the scene", "fuse", "write", "judge"
 TEXTS = {
     "open": "read the headers, grids and masks of both products",
-    "co-register": "match PRISMA with Sentinel-2 in windows, fit the displacement, choose the bands",
+    "co-register": "match both images in windows, fit the displacement, choose the bands",
     "compare SWIR with VNIR": "measure how far the SWIR bands lie beside the VNIR bands",
     "estimate blur": "find the width of the point spread function (PSF) on the pair",
     "find changes": "find what changed between both images, and repair the guide there",
     "train": "adapt the network to the scene at reduced resolution",
     LEARN: "fit the method on the pair: blur, noise, gains",
-    FUSE: "inject the detail of Sentinel-2 into every band, tile by tile",
+    FUSE: "inject the detail of the finer image into every band, tile by tile",
     WRITE: "compress the cube",
     JUDGE: "write the cube, score it and draw the report",
 }
