@@ -6,12 +6,11 @@ spectral basis and all experts turn along.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from hsfuse.degrade import Offset
@@ -177,22 +176,29 @@ class ExpertBank:
         advice : torch.Tensor
             Shape (n, expert, component, row, col), experts as in :data:`EXPERTS`.
         """
+        x = mix(self.canonical.into, tile.estimate)
+        advice = x.new_empty((x.shape[0], len(EXPERTS), *x.shape[1:]))
+        # One after the other into its place: all of them twice would be the largest arrays of the fusion.
+        for number, said in enumerate(self._ask(tile, x, nonlocal_too)):
+            torch.clamp(said, -_LIMIT, _LIMIT, out=advice[:, number])
+        return x, advice
+
+    def _ask(self, tile: TileState, x: Tensor, nonlocal_too: bool) -> Iterator[Tensor]:
+        """Give what each expert says, in the order of :data:`EXPERTS`."""
         into, ratio = self.canonical.into, self.model.ratio
-        x = mix(into, tile.estimate)
         blur = TileBlur.of((x.shape[2], x.shape[3]), ratio, self.model.psf, self.offset_px, str(x.device))
-        found = [high_pass(x, _FINE_PX, ratio), high_pass(x, _COARSE_PX, ratio)]
-        found += [x - each for each in local_regressions(x, _LEADING, ratio)]
-        found += self._nonlocal(tile, x) if nonlocal_too else [torch.zeros_like(x)] * len(NONLOCAL)
-        found += self._guide_detail(tile, x, blur)
-        found.append(mix(self.noise_pull, tile.raw_guide - tile.guide))
+        yield from (high_pass(x, width, ratio) for width in (_FINE_PX, _COARSE_PX))
+        yield from (x - each for each in local_regressions(x, _LEADING, ratio))
+        yield from self._nonlocal(tile, x) if nonlocal_too else [torch.zeros_like(x)] * len(NONLOCAL)
+        yield from self._guide_detail(tile, x, blur)
+        yield mix(self.noise_pull, tile.raw_guide - tile.guide)
         if self.rehearsed is None:
-            found += [torch.zeros_like(x)] * len(REHEARSED_EXPERTS)
+            yield from [torch.zeros_like(x)] * len(REHEARSED_EXPERTS)
         else:
-            found += self.rehearsed.apply(x, ratio)
+            yield from self.rehearsed.apply(x, ratio)
         for estimator in self.settings:
-            found.append(mix(into, tile.start + estimator.solve(tile.seen, tile.guide, tile.start)) - x)
-        found.append(mix(into, tile.start + self.plain.solve(tile.seen, tile.raw_guide, tile.start)) - x)
-        return x, torch.stack(found, dim=1).clamp_(-_LIMIT, _LIMIT)
+            yield mix(into, tile.start + estimator.solve(tile.seen, tile.guide, tile.start)) - x
+        yield mix(into, tile.start + self.plain.solve(tile.seen, tile.raw_guide, tile.start)) - x
 
     def _nonlocal(self, tile: TileState, x: Tensor) -> list[Tensor]:
         loose = mix(self.canonical.into, tile.start + self.loose.solve(tile.seen, tile.guide, tile.start))
@@ -220,10 +226,3 @@ class ExpertBank:
         # Only the linear prediction is a whole component; the others are what is beyond it.
         parts[0] = parts[0] - own
         return [*found, *parts, self.guide.windowed(fine - up(coarse), coarse, seen, up)]
-
-
-def component_power(strips: Sequence[LowResolutionStrip], model: SceneModel) -> FloatMatrix:
-    """Covariance of the HSI's components over the valid pixels, shape (component, component)."""
-    values = np.concatenate([strip.hsi[:, strip.valid] for strip in strips], axis=1)
-    inside = model.space.forward @ (values - model.space.mean[:, None])
-    return np.asarray(inside @ inside.T / inside.shape[1])

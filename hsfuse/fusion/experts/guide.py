@@ -126,8 +126,6 @@ class GuideDetail:
         device = str(canonical.into.device)
         read = GuideRegressors.make(strips, model.synthesis.mean, variance, canonical.deviation)
         x, near, wide, y = _samples(strips, model, canonical, read)
-        step = max(len(x) // _MOST_SAMPLES, 1)
-        x, near, wide, y = (part[::step] for part in (x, near, wide, y))
         linear, left = LinearRegression.fit(x, y, device)
 
         def fourier(regressors: FloatMatrix, features: int, bandwidth: float, *ridges: float, own: int = 0,
@@ -202,7 +200,8 @@ class Upsampler:
 def _samples(
     strips: Sequence[LowResolutionStrip], model: SceneModel, canonical: CanonicalComponents, read: GuideRegressors
 ) -> tuple[FloatMatrix, FloatMatrix, FloatMatrix, FloatMatrix]:
-    """Regressors and targets of all valid pixels, each of shape (sample, value)."""
+    """Regressors and targets of valid pixels, spread evenly, each of shape (sample, value)."""
+    step = max(sum(int(strip.valid.sum()) for strip in strips) // _MOST_SAMPLES, 1)
     device = canonical.into.device
     forward = canonical.into @ torch.as_tensor(model.space.forward, dtype=torch.float32, device=device)
     mean = torch.as_tensor(model.space.mean, dtype=torch.float32, device=device)[:, None, None]
@@ -214,7 +213,7 @@ def _samples(
         guide = read.guide(torch.from_numpy(np.ascontiguousarray(strip.msi)).to(device)[None])
         images = (guide, read.neighbours(seen), read.surroundings(guide), seen)
         for part, image in zip(parts, images, strict=True):
-            part.append(image[0].double().cpu().numpy()[:, strip.valid].T)
+            part.append(image[0].cpu().numpy()[:, strip.valid][:, ::step].T.astype(np.float64))
     joined = [np.concatenate(part) for part in parts]
     if len(joined[0]) < MIN_PIXELS:
         raise OverlapError(

@@ -19,7 +19,7 @@ _LEADING = 4
 _SIGMAS_PX = (0.7, 1.5)
 _LINEAR_RIDGE = 0.1
 _FEATURES, _BANDWIDTH, _RIDGE = 128, 0.35, 3.0
-_LEAST_SAMPLES = 100
+_LEAST_SAMPLES, _MOST_SAMPLES = 100, 30_000
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ class RehearsedError:
         if not pairs or sum(len(part[0]) for part in pairs) < _LEAST_SAMPLES:
             return None
         x, y = (np.concatenate([part[k] for part in pairs]) for k in range(2))
+        step = max(len(x) // _MOST_SAMPLES, 1)
+        x, y = x[::step], y[::step]
         device = str(windows[0].estimate.device)
         gram = x.T @ x + _LINEAR_RIDGE * len(x) * np.eye(x.shape[1])
         scale = x.std(axis=0) + 1.0

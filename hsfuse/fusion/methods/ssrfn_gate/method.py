@@ -25,7 +25,7 @@ from hsfuse.fusion.create import create_method
 from hsfuse.fusion.diagnostics import CorrectionValidation, MethodDiagnostics
 from hsfuse.fusion.experts.bank import TileState
 from hsfuse.fusion.map.method import RefinedMethod, refined
-from hsfuse.fusion.map.posterior import HALO_PX, mix
+from hsfuse.fusion.map.posterior import mix
 from hsfuse.fusion.map.refinement import RefinementKind, nonlocal_halo_px
 from hsfuse.fusion.methods.ssrfn_gate.config import BASE, REFERENCE, GateConfig
 from hsfuse.fusion.methods.ssrfn_gate.network import Gate
@@ -39,9 +39,9 @@ from hsfuse.log import get_logger
 MIN_BANDS = 8
 """With fewer bands there is next to nothing that the guide does not say."""
 _MIN_GAIN_DB = 0.0
-_GATE_REACH_PX = 6
-"""Coarse pixels that local regressions and the network look at, beyond what has no weight."""
-_BYTES_PER_PIXEL = 9000
+_CONTEXT_PX = 8
+"""HSI pixels that estimates, windows and network look at: tiles differ from the whole by 1e-5, with 6 by 9e-5."""
+_BYTES_PER_PIXEL = 4500
 _FLOP_PER_PIXEL = {"standard": 6e5, "best": 2e6}
 _log = get_logger(__name__)
 
@@ -128,18 +128,17 @@ class GateMethod(NetworkMethod):
     @property
     def _context_px(self) -> int:
         """HSI pixels of context around the base estimate."""
-        reach = nonlocal_halo_px(self._ratio) if self._quality == "best" else 0
-        return 2 * HALO_PX + max(reach, _GATE_REACH_PX) + reach
+        return _CONTEXT_PX + (2 * nonlocal_halo_px(self._ratio) if self._quality == "best" else 0)
 
     @property
     def spec(self) -> ModelSpec:
         """Self-description."""
-        inner = refined_base(create_method(BASE), self._ratio).spec if self._base is None else self._base.spec
+        inner = create_method(BASE).spec
         return ModelSpec(
             name=self._name,
             kind="network",
-            halo_px=inner.halo_px + self._context_px,
-            preferred_tile_px=128,
+            halo_px=inner.halo_px + nonlocal_halo_px(self._ratio) + self._context_px,
+            preferred_tile_px=192,
             bytes_per_pixel=max(_BYTES_PER_PIXEL, inner.bytes_per_pixel),
             flop_per_pixel=inner.flop_per_pixel + _FLOP_PER_PIXEL["best" if self._quality == "best" else "standard"],
             centre_nm=None,

@@ -30,12 +30,14 @@ _START = {
 _DROPPED = 0.1
 """Share of the features that a training step leaves out."""
 _MIDDLE_STRENGTH = 1.5
+_ROWS = 48
+"""That are weighed at a time."""
 _PRESENT = 0.02
 """Components with less logarithmic strength count as absent."""
 
 
 class PlainBackbone(nn.Module):
-    """A few convolutions in residual pairs.
+    """A few convolutions in residual pairs; ``reach_px`` is how far they look, fine pixels.
 
     Parameters
     ----------
@@ -54,6 +56,7 @@ class PlainBackbone(nn.Module):
             for _ in range(2)
         )
         self.leave = nn.Conv2d(width, outputs, 3, padding=1, padding_mode="replicate")
+        self.reach_px: int | None = 2 + 2 * config.blocks
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
 
@@ -68,6 +71,8 @@ class PlainBackbone(nn.Module):
 
 class SsrfnBackbone(nn.Module):
     """The modules of SSRFN on what the gate sees: its first features at the HSI's resolution, and all of them.
+
+    Scans look as far as there is anything: ``reach_px`` is None.
 
     Parameters
     ----------
@@ -85,6 +90,7 @@ class SsrfnBackbone(nn.Module):
             dfe_sharing="msi", scm_residual=True, volume="depthwise", ffm_projection="last",
         ))  # fmt: skip
         self.network.ffm.scale_output(0.0)
+        self.reach_px: int | None = None
         self.outputs = outputs
 
     def forward(self, x: Tensor, ratio: int) -> Tensor:
@@ -135,9 +141,23 @@ class Gate(nn.Module):
         torch.Tensor
             The correction, shape (n, component, row, col).
         """
+        margin = self.backbone.reach_px
+        if torch.is_grad_enabled() or margin is None:
+            return self._weighed(state, advice, log_strength, ratio)
+        # Some rows at a time: features and weights would be several times as large as the advice.
+        rows = state.shape[2]
+        parts = []
+        for top in range(0, rows, _ROWS):
+            bottom = min(top + _ROWS, rows)
+            first, last = max(top - margin, 0), min(bottom + margin, rows)
+            part = self._weighed(state[:, :, first:last], advice[:, :, :, first:last], log_strength, ratio)
+            parts.append(part[:, :, top - first : bottom - first])
+        return torch.cat(parts, dim=2)
+
+    def _weighed(self, state: Tensor, advice: Tensor, log_strength: Tensor, ratio: int) -> Tensor:
         weights = self.weights(state, advice, log_strength, ratio)
         most = float(self.config.most)
-        return torch.einsum("njkhw,njkhw->nkhw", weights, most * torch.tanh(advice / most))
+        return torch.einsum("njkhw,njkhw->nkhw", weights, torch.tanh(advice / most).mul_(most))
 
     def weights(self, state: Tensor, advice: Tensor, log_strength: Tensor, ratio: int) -> Tensor:
         """Weight of every expert on every component, shape (n, expert, component, row, col)."""
