@@ -178,8 +178,10 @@ class Sentinel2Composite(MultispectralProduct):
             values = self._joined(number, part, bands, joins)
             target = (slice(None), slice(part.row0 - rows.row0, part.row1 - rows.row0),
                       slice(part.col0 - rows.col0, part.col1 - rows.col0))  # fmt: skip
-            found = np.where(np.isfinite(values), share[target[1:]], np.float32(0))
-            total[target] += found * np.nan_to_num(values)
+            measured = np.isfinite(values)
+            found = share[target[1:]] * measured
+            values[~measured] = 0.0
+            total[target] += found * values
             known[target] += found
         empty = known <= 0
         np.divide(total, known, out=total, where=~empty)
@@ -225,11 +227,13 @@ class Sentinel2Composite(MultispectralProduct):
     def _shown(self, block: Slice2D) -> NDArray[np.uint8]:
         """Date with the largest share, counted from 1; 0 without data."""
         weights = self._weights.read(block)
-        out = np.empty(block.shape, np.uint8)
+        out = np.zeros(block.shape, np.uint8)
         for top in range(0, block.shape[0], _STRIP_ROWS):
-            part = weights[:, top : top + _STRIP_ROWS]
-            share = shares(part)
-            out[top : top + _STRIP_ROWS] = np.where(share.any(axis=0), share.argmax(axis=0) + 1, 0)
+            largest = np.zeros(weights[0, top : top + _STRIP_ROWS].shape, np.float32)
+            for number, share in enumerate(shares(weights[:, top : top + _STRIP_ROWS]), start=1):
+                more = share > largest
+                out[top : top + _STRIP_ROWS][more] = number
+                np.maximum(largest, share, out=largest)
         return out
 
     def read_ahead(self, block: Slice2D, bands: Sequence[int] | None = None) -> None:

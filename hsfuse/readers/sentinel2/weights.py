@@ -125,8 +125,8 @@ def shares(weights: Weights) -> NDArray[np.float32]:
     for state in (RIM, HIDDEN):
         if shown.all():
             break
-        there = weights == state
-        row, col = np.nonzero(~shown & there.any(axis=0))
-        out[there.argmax(axis=0)[row, col], row, col] = 1.0
-        shown[row, col] = True
+        for weight, share in zip(weights, out, strict=True):
+            fresh = ~shown & (weight == state)
+            share[fresh] = 1.0
+            shown |= fresh
     return out
