@@ -78,6 +78,25 @@ def test_fill_that_nobody_declared(tmp_path, where, times, dtype, fill, nodata):
         assert any("were taken as fill" in text for text in product.info.warnings)
 
 
+def test_fill_that_no_sample_sees(tmp_path, caplog):
+    """Numbers that no reflectance can be are left out wherever they lie and however few, and it is said."""
+    truth = np.tile(TRUTH[:2, :, :1], (1, 6, 540))
+    truth[:, 101:103, 40] = 5.55  # 55537, which is -9999 in unsigned 16 bits
+    path = tmp_path / "h.tif"
+    with rasterio.open(
+        path, "w", driver="GTiff", height=540, width=540, count=2, dtype="float32", crs="EPSG:32633",
+        transform=Affine(30, 0, 500000, 0, -30, 5000000),
+    ) as out:  # fmt: skip
+        out.write(truth.astype("float32"))
+        for band in (1, 2):
+            out.update_tags(band, wavelength=450 + 30 * band, wavelength_units="nm", fwhm=10)
+    with caplog.at_level("WARNING", "hsfuse"), RasterHsi(path) as product:
+        got = product.read(product.grid.full)
+        product.read(product.grid.full)
+    assert np.isnan(got).sum() == 4
+    assert sum("far outside of reflectance" in record.getMessage() for record in caplog.records) == 1
+
+
 def test_true_measurements_are_no_fill(tmp_path):
     cube = TRUTH.copy()
     cube[:, 40:43, 40:43] = 1.6  # a roof in the sun, saturated

@@ -18,6 +18,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from hsfuse.errors import InputError
 from hsfuse.grid import Slice2D
+from hsfuse.log import get_logger
 from hsfuse.readers.base import BoolArray, FloatCube, ProductInfo
 from hsfuse.readers.blocks import check_block
 from hsfuse.readers.declarations import NOTHING, Declarations, read_wavelength_file
@@ -27,8 +28,17 @@ from hsfuse.readers.map_grid import OrientedPixels, read_grid, seen_from_grid
 from hsfuse.readers.raster.envi_header import check_size, data_file, header_of
 from hsfuse.readers.raster.metadata import BandMetadata, normalised, read_band_metadata, reflectance_scale_factor
 from hsfuse.readers.raster.tags import descriptions, tags
-from hsfuse.readers.raster.values import HUGE, LOWEST_REFLECTANCE, Declared, read_meaning, take_sample
+from hsfuse.readers.raster.values import (
+    BEYOND_REFLECTANCE,
+    HUGE,
+    LOWEST_REFLECTANCE,
+    Declared,
+    read_meaning,
+    take_sample,
+)
 from hsfuse.readers.stored import StoredAs
+
+_log = get_logger(__name__)
 
 PROBES = 8
 
@@ -72,6 +82,7 @@ class RasterFile:
         self.path = data_file(path)
         self._strict, self._user, self._any_grid = strict, declared, any_grid
         self._fill: tuple[float, ...] = ()
+        self._told_of_fill = False
         self.warnings: list[str] = []
         self._lock = threading.Lock()
         self._alias = FolderAlias(self.path.parent)
@@ -172,6 +183,7 @@ class RasterFile:
         meaning = read_meaning(declared, sample, str(self.path), strict=self._strict)
         self._scale, self._offset, self._zero_is_fill = meaning.scale, meaning.offset, meaning.zero_is_fill
         self._fill = meaning.fill
+        self._told_of_fill = bool(meaning.fill)
         self.warnings += meaning.warnings
 
     def _raw(self, indexes: list[int], block: Slice2D) -> NDArray[Any]:
@@ -219,11 +231,25 @@ class RasterFile:
         out: FloatCube = np.multiply(raw, self._scale[bands, None, None], out=in_place, dtype=np.float32)
         if self._offset[bands].any():
             out += self._offset[bands, None, None]
-        empty |= out < LOWEST_REFLECTANCE
+        beyond = (out < LOWEST_REFLECTANCE) | (out > BEYOND_REFLECTANCE)
+        beyond &= ~empty
+        if beyond.any():
+            self._tell_of_fill(int(beyond.sum()))
+            empty |= beyond
         np.copyto(out, np.float32(np.nan), where=empty)
         if self._has_mask or self._alpha or self._zero_is_fill:
             out[:, ~self.valid(block)] = np.nan
         return out
+
+    def _tell_of_fill(self, count: int) -> None:
+        """Say once that samples were left out which no reflectance can be, and which the sample did not hold."""
+        with self._lock:
+            told, self._told_of_fill = self._told_of_fill, True
+        if not told:
+            _log.warning(
+                "%s holds numbers far outside of reflectance (%d in the part that is being read) that it does not "
+                "declare as nodata: they are left out.", self.path.name, count,
+            )  # fmt: skip
 
     def valid(self, block: Slice2D) -> BoolArray:
         """Pixels with data, shape (row, col), judged by up to eight bands spread over the file."""
@@ -231,7 +257,8 @@ class RasterFile:
         raw = self._raw(self.probes, block)
         bands = np.array(self.probes) - 1
         has_data = self._has_data(raw, self.probes)
-        has_data &= raw * self._scale[bands, None, None] + self._offset[bands, None, None] >= LOWEST_REFLECTANCE
+        scaled = raw * self._scale[bands, None, None] + self._offset[bands, None, None]
+        has_data &= (scaled >= LOWEST_REFLECTANCE) & (scaled <= BEYOND_REFLECTANCE)
         if self._zero_is_fill:
             has_data &= raw != 0
         valid = np.asarray(has_data.any(axis=0), dtype=np.bool_)

@@ -1,7 +1,7 @@
 """What the numbers of a raster mean: fill that nobody declared, and the scale to reflectance.
 
 Declared nodata values, masks, scales and offsets come first. What they leave open is decided by a sample of the image
-(windows inside it, its corners, its first, middle and last row), and every guess is said: numbers that repeat far
+(windows inside it, its corners, lines across it), and every guess is said: numbers that repeat far
 outside the rest and cannot be reflectance are fill, and the bright end of the rest tells fractions, per cent and
 multiples of ten thousand apart, which lie a factor of a hundred from each other.
 """
@@ -21,10 +21,14 @@ LOWEST_REFLECTANCE = -0.5
 """Below this, a sample is fill: corrections of the atmosphere leave slightly negative values, never such."""
 HIGHEST_REFLECTANCE = 2.0
 """Above this, repeated numbers far from all others are fill: glint and snow stay below, or do not repeat."""
+BEYOND_REFLECTANCE = 5.0
+"""Above this, a sample is fill wherever it lies and however rare it is: even glint stays below."""
 HUGE = 1e30
 """Numbers that only fill is made of."""
 
 _WINDOW_PX = 128
+_LINES, _MANY_PX = 17, 4_000_000
+"""Lines across an image of up to so many pixels; of a larger one, whose tiles take long to decode, three."""
 _CORNER_PX = 64
 _REPEATED = 8
 _GAP = 3.0
@@ -107,13 +111,14 @@ class Sample:
 
 
 def windows(height: int, width: int) -> Iterator[Slice2D]:
-    """Parts of an image that are looked at: windows inside it, its corners, its first, middle and last row."""
+    """Parts of an image that are looked at: windows inside it, its corners, lines across it from first to last."""
     for row, col in ((0.5, 0.5), (0.25, 0.25), (0.25, 0.75), (0.75, 0.25), (0.75, 0.75)):
         row0 = max(0, min(int(row * height) - _WINDOW_PX // 2, height - _WINDOW_PX))
         col0 = max(0, min(int(col * width) - _WINDOW_PX // 2, width - _WINDOW_PX))
         yield Slice2D(row0, row0 + _WINDOW_PX, col0, col0 + _WINDOW_PX).clipped(height, width)
     yield from corners(height, width)
-    for line in sorted({0, height // 2, height - 1}):
+    count = _LINES if height * width <= _MANY_PX else 3
+    for line in np.unique(np.linspace(0, height - 1, count).round().astype(int)).tolist():
         yield Slice2D(line, line + 1, 0, width)
 
 

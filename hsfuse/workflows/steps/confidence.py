@@ -54,7 +54,12 @@ def check_confidence_path(output: Path, options: WriteOptions) -> None:
 def old_confidence(output: Path) -> tuple[Path, ...]:
     """Return the layer of an older cube, which goes when the cube is replaced; what is no layer of ours stays."""
     path = confidence_path(output)
-    return (path,) if path.exists() and _is_layer(path) else ()
+    try:
+        found = path.is_file()
+    except OSError:
+        # A name that cannot be is complained of where the output's place is checked.
+        return ()
+    return (path,) if found and _is_layer(path) else ()
 
 
 def _is_layer(path: Path) -> bool:

@@ -1,0 +1,82 @@
+"""What a command finds around it: encodings of the terminal and of paths, names, limits of the system."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from typer.testing import CliRunner
+
+from hsfuse.cli.app import app
+from hsfuse.testing import small_scene
+
+runner = CliRunner()
+SETTINGS = ["--method", "bicubic", "--bands", "all", "--coregister", "off", "--psf-fwhm", "1", "--no-report",
+            "--no-progress", "--threads", "1", "--device", "cpu"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes]:
+    folder = tmp_path_factory.mktemp("pair")
+    scene = small_scene(2, (20, 20))
+    return scene.write_hsi(folder / "h.tif").read_bytes(), scene.write_msi(folder / "m.tif").read_bytes()
+
+
+def _command(folder: bytes, pair: tuple[bytes, bytes], output: bytes) -> list[bytes]:
+    for name, content in zip((b"/h.tif", b"/m.tif"), pair, strict=True):
+        Path(os.fsdecode(folder + name)).write_bytes(content)
+    start = [sys.executable.encode(), b"-m", b"hsfuse", b"run", folder + b"/h.tif", folder + b"/m.tif", b"-o", output]
+    return [*start, *(text.encode() for text in SETTINGS)]
+
+
+@pytest.mark.parametrize("folder", [b"d\xfc", "dü".encode()], ids=["latin-1", "utf-8"])
+def test_a_terminal_and_paths_of_an_old_encoding(tmp_path: Path, pair: tuple[bytes, bytes], folder: bytes) -> None:
+    home = os.fsencode(tmp_path) + b"/" + folder
+    os.mkdir(home)  # noqa: PTH102 - bytes that are no text
+    output = os.fsencode(tmp_path) + "/ö.tif".encode()
+    old = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run(
+        _command(home, pair, output), capture_output=True, check=False, timeout=300, env={**os.environ, **old}
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"Traceback" not in done.stderr
+    assert b"Exception ignored" not in done.stderr
+    with rasterio.open(tmp_path / "ö.tif") as cube:
+        assert np.isfinite(cube.read()).all()
+
+
+def test_sixteen_open_files_are_enough_or_it_is_said(tmp_path: Path, pair: tuple[bytes, bytes]) -> None:
+    command = _command(os.fsencode(tmp_path), pair, os.fsencode(tmp_path / "o.tif"))
+    done = subprocess.run(
+        [b"bash", b"-c", b'ulimit -n 16; exec "$@"', b"x", *command], capture_output=True, check=False, timeout=300
+    )
+    said = done.stderr.decode()
+    assert done.returncode in (0, 6), said
+    assert (done.returncode == 0) == (tmp_path / "o.tif").exists()
+    assert done.returncode == 0 or "open files" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("command", ["run", "coregister", "compare"])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [(b"n" * 252 + b".tif", "too long"), (b"d\xfc/o.tif", "not valid UTF-8"), (b"\xfc.tif", "not valid UTF-8")],
+    ids=["long", "folder", "name"],
+)
+def test_outputs_that_cannot_be_are_refused_before_any_work(
+    tmp_path: Path, command: str, name: bytes, words: str
+) -> None:
+    """Before the inputs are even looked for."""
+    (Path(os.fsdecode(os.fsencode(tmp_path) + b"/d\xfc"))).mkdir()
+    output = os.fsdecode(os.fsencode(tmp_path) + b"/" + name)
+    if command == "compare":
+        output = output.removesuffix(".tif") + ".html"
+    done = runner.invoke(app, [command, str(tmp_path / "no.he5"), str(tmp_path / "no.tif"), "-o", output])
+    assert done.exit_code == 7, done.output
+    assert words in " ".join(done.output.split())
+    assert "hint" in done.output
