@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hsfuse.config import RunConfig
-from hsfuse.readers.declarations import Declarations
+
+if TYPE_CHECKING:
+    from hsfuse.readers.declarations import Declarations
 
 _FIELDS = RunConfig.model_fields
 
@@ -28,5 +30,8 @@ def declared_of(
     UsageError
         Something cannot be meant.
     """
+    # Readers load numpy and rasterio, which a help text does without.
+    from hsfuse.readers.declarations import Declarations
+
     checked = RunConfig.resolve(wavelengths=wavelengths, scale=scale, offset=offset, nodata=nodata)
     return Declarations(checked.wavelengths, checked.scale, checked.offset, checked.nodata)

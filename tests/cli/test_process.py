@@ -6,6 +6,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from hsfuse.process import undecodable_messages_to_log
+from hsfuse.readers.decoder import gdal_warnings
 
 
 def _python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -65,3 +71,16 @@ files = {name: getattr(sys.modules[name], "__file__", None) or "" for name in se
 print([name for name, file in files.items() if file.endswith(suffixes)])
 """
     assert _python(code).stdout.strip() == "[]"
+
+
+def test_messages_of_gdal_that_are_not_utf8_reach_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """rasterio decodes them where nothing can be caught; Python would print "Exception ignored" and they were lost."""
+    passed_on: list[object] = []
+    hook = undecodable_messages_to_log(passed_on.append)
+    error = UnicodeDecodeError("utf-8", b"tag \xfcx is cut off", 4, 5, "invalid start byte")
+    with gdal_warnings() as heard, caplog.at_level("WARNING", "rasterio"):
+        hook(SimpleNamespace(exc_value=error, object="rasterio._env.log_error"))
+    assert heard == ["tag \\xfcx is cut off"]
+    other = SimpleNamespace(exc_value=error, object="somebody.else")
+    hook(other)
+    assert passed_on == [other]
