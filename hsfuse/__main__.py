@@ -11,6 +11,7 @@ from hsfuse._early import load_torch_libraries, wait_for_loading
 
 _COMMANDS_WITH_TORCH = frozenset({"run", "coregister", "compare", "train-reduced", "demo"})
 _COMMANDS_WITH_LARGE_ARRAYS = frozenset({"run", "demo"})
+_PLANS = frozenset({"--dry-run", "--dry-run=quick"})
 _HELP = frozenset({"-h", "--help"})
 _COMPILED = (
     "array", "bisect", "bz2", "contextvars", "csv", "datetime", "decimal", "fcntl", "hashlib", "heapq", "inspect",
@@ -46,7 +47,8 @@ def _prepare(arguments: Sequence[str]) -> None:
     end_on_signals()
     command = arguments[0] if arguments and _HELP.isdisjoint(arguments) else ""
     own_process(keep_freed_memory=command in _COMMANDS_WITH_LARGE_ARRAYS, one_blas_thread=command == "coregister")
-    if command in _COMMANDS_WITH_TORCH:
+    # A plan does without torch.
+    if command in _COMMANDS_WITH_TORCH and _PLANS.isdisjoint(arguments):
         share_one_arena()
         ask_loader_first()
         load_torch_libraries()

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hsfuse.errors import HsfuseError, UsageError
-from hsfuse.fusion.base import FusionMethod, Precision
+from hsfuse.fusion.base import FusionMethod, ModelSpec, Precision
 from hsfuse.registry import Registry
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from hsfuse.fusion.nets.header import NetworkHeader
 
 FAMILIES = (
     "interpolation", "component substitution", "multiresolution analysis", "matrix factorisation",
@@ -73,6 +75,9 @@ class NetworkEntry:
         Weights that come with the method; None: those of the model zoo, where there are any.
     former
         For weights without the name of an architecture.
+    foresee
+        From the header of weights, their hash and a precision: what a method with them would say of itself, without
+        building the network, so that a plan takes little time; returns None, or is None, where that needs the network.
     any_bands
         It takes any bands, MSI bands and ratios: settings and weights say nothing of them.
     """
@@ -87,6 +92,7 @@ class NetworkEntry:
     precisions: tuple[Precision, ...] = ("fp32",)
     weights: Path | None = None
     former: FormerWeights | None = None
+    foresee: Callable[[NetworkHeader, str, Precision], ModelSpec | None] | None = None
     any_bands: bool = False
 
     def completed(self, settings: Settings) -> dict[str, Any]:

@@ -176,8 +176,9 @@ def run_scene(
             read_ahead(pair, config)
         # Their libraries take seconds to import, in which other cores decode images.
         given = resolved(resources) if resources else resources_of(config)
-        stack.enter_context(torch_threads(given.threads))
-        chosen = in_steps(suit_pair(choose_method(config, given.device), pair, config), pair)
+        if not quick:
+            stack.enter_context(torch_threads(given.threads))
+        chosen = in_steps(suit_pair(choose_method(config, given.device, planning=quick), pair, config), pair)
         to_come = partial(to_come, network=chosen.network)
         network_nm = chosen.method.spec.centre_nm
         if quick:

@@ -80,3 +80,24 @@ def test_outputs_that_cannot_be_are_refused_before_any_work(
     assert done.exit_code == 7, done.output
     assert words in " ".join(done.output.split())
     assert "hint" in done.output
+
+
+def test_a_dry_run_loads_no_torch(tmp_path: Path, pair: tuple[bytes, bytes]) -> None:
+    """Its import takes longer than the whole plan."""
+    for name, content in zip(("h.tif", "m.tif"), pair, strict=True):
+        (tmp_path / name).write_bytes(content)
+    code = """
+import sys
+from hsfuse.__main__ import main
+sys.argv = ["hsfuse", "run", "h.tif", "m.tif", "-o", "o.tif", "--dry-run", "--device", "cpu"]
+try:
+    main()
+finally:
+    print("torch" in sys.modules, "matplotlib" in sys.modules, "scipy.optimize" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "False False False"
+    assert "method" in done.stdout

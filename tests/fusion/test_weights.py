@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from hsfuse.degrade import Psf
-from hsfuse.errors import InputError, OutputError, UsageError
+from hsfuse.errors import HsfuseError, InputError, OutputError, UsageError
 from hsfuse.fusion.base import FusionContext, LowResolutionStrip
-from hsfuse.fusion.create import create_method
+from hsfuse.fusion.create import create_method, foresee_method
 from hsfuse.fusion.methods.ssrfn.config import PRESETS, SsrfnConfig
 from hsfuse.fusion.methods.ssrfn.method import SsrfnMethod
 from hsfuse.fusion.methods.ssrfn.network import Ssrfn
@@ -319,3 +319,13 @@ def test_shipped_weights_tell_no_paths_of_the_machine_that_made_them():
         training = json.dumps(read_header(entry.weights).training)
         assert not re.search(r"(?<![\w.])/\w+/", training)
         assert "/tmp/" not in entry.card.read_text()
+
+
+@pytest.mark.parametrize("name", ["ssrfn-lite", "ssrfn"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_a_plan_foresees_is_what_the_network_says(name: str, precision: str) -> None:
+    foreseen = foresee_method(name, precision)
+    assert foreseen is not None
+    assert foreseen.spec == create_method(name, precision=precision).spec
+    with pytest.raises(HsfuseError, match="not built"):
+        foreseen.fuse(torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 3, 3))

@@ -6,11 +6,12 @@ is wanted in the end is known, so layers need not compute context that only thos
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple
 
 from hsfuse.degrade import Window
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Context(NamedTuple):

@@ -12,9 +12,9 @@ import itertools
 import torch
 from torch import Tensor, nn
 
+from hsfuse.fusion.nets.denoising_effort import LAYERS
 from hsfuse.fusion.nets.layers import activation, arsinh, channels_last, conv3x3, mean3x3
 
-LAYERS = 6
 REACH_PX = LAYERS + 1
 """A result depends on so many pixels around its own."""
 _MIN_RELATIVE = 1e-4

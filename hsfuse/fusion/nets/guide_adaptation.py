@@ -21,15 +21,11 @@ from torch import Tensor
 
 from hsfuse.fusion.diagnostics import GuideDenoising
 from hsfuse.fusion.nets.denoiser import REACH_PX, GuideDenoiser
+from hsfuse.fusion.nets.denoising_effort import PATCH_PX, PATCHES, STEPS, TURNS
 
-STEPS, THOROUGH_STEPS = 100, 400
-"""As a matter of course, and where minutes are spent on adapting to the scene anyway."""
-TURNS = 8
-"""Versions of an image that are turned and mirrored."""
 RATE = 2e-3
 RECORRUPTION = 0.7
 """The a of the module's text: little noise is added to what the denoiser sees, more to what it shall return."""
-PATCH_PX, PATCHES = 64, 3
 LEAST_PX = 24
 """Blocks with a shorter side are not used."""
 _TEST_EVERY, _TEST_BLOCKS = 4, 4
@@ -124,11 +120,6 @@ def adapt_denoiser(
         return AdaptedDenoiser(denoiser, GuideDenoising(found, before, before))
     kind = next(denoiser.parameters()).dtype
     return AdaptedDenoiser(adapted.requires_grad_(False).to(kind), GuideDenoising(found, before, after))
-
-
-def learned_pixels(steps: int) -> float:
-    """Pixels that so many steps amount to, in evaluations of the denoiser: a step backwards costs two."""
-    return 3.0 * steps * PATCHES * PATCH_PX**2
 
 
 def _recorrupted(patches: Tensor, noise: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from hsfuse.config import CompareConfig, RunConfig
 from hsfuse.errors import HsfuseError, UsageError
-from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip
-from hsfuse.fusion.create import create_method
+from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, Precision, Quality
+from hsfuse.fusion.create import create_method, foresee_method
 from hsfuse.fusion.diagnostics import MethodDiagnostics
 from hsfuse.fusion.fidelity import FidelityOptions, GuardedMethod, guarded
-from hsfuse.fusion.map.method import Quality, RefinedMethod, refined
 from hsfuse.fusion.nets.band_matching import match_bands
 from hsfuse.fusion.nets.header import NetworkHeader
 from hsfuse.fusion.nets.zoo import find_model
@@ -71,11 +70,11 @@ class ChosenMethod:
         return self.method.diagnostics
 
 
-def choose_method(config: RunConfig, device: str = "cpu") -> ChosenMethod:
+def choose_method(config: RunConfig, device: str = "cpu", *, planning: bool = False) -> ChosenMethod:
     """Pick the method that the user named; with ``auto`` the best network that is proven, else the classical fallback.
 
     Whether a network picked automatically suits the scene is seen later, by :func:`suit_pair` and
-    :func:`fit_method`.
+    :func:`fit_method`. For ``planning``, networks of the zoo are not built where their weights say enough.
 
     Raises
     ------
@@ -86,7 +85,7 @@ def choose_method(config: RunConfig, device: str = "cpu") -> ChosenMethod:
     if name == "auto":
         if config.model is not None:
             raise UsageError("--model needs --method.", hint="Name the network that the weights belong to.")
-        return _automatic(config, device)
+        return _automatic(config, device, planning)
     if not is_network(name):
         if config.model is not None:
             raise UsageError(
@@ -105,12 +104,19 @@ def choose_method(config: RunConfig, device: str = "cpu") -> ChosenMethod:
             )
         return ChosenMethod(method, "Chosen with --method.", name=name)
     header = find_model(config.model or name).header()
-    return ChosenMethod(_network(name, config, device), "Chosen with --method.", header=header, name=name)
+    method = _network(name, config, device, planning)
+    return ChosenMethod(method, "Chosen with --method.", header=header, name=name)
 
 
-def _network(name: str, config: RunConfig, device: str) -> FusionMethod:
+def _network(name: str, config: RunConfig, device: str, planning: bool) -> FusionMethod:
+    precision = network_precision(name, config.precision, device)
+    # Weights of the user's are looked through completely, and what refines or adapts a network has to see it.
+    if planning and config.model is None and config.adapt is None and config.quality == "plain":
+        foreseen = foresee_method(name, cast(Precision, precision))
+        if foreseen is not None:
+            return foreseen
     options: dict[str, Any] = {} if config.model is None else {"model": config.model}
-    return create_method(name, **options, precision=network_precision(name, config.precision, device))
+    return create_method(name, **options, precision=precision)
 
 
 def network_precision(name: str, wanted: str, device: str) -> str:
@@ -121,12 +127,12 @@ def network_precision(name: str, wanted: str, device: str) -> str:
     network = METHODS.get(name).network
     if wanted != "auto" or network is None:
         return wanted
-    from hsfuse.fusion.nets.native.run import half_is_fast
+    from hsfuse.fusion.nets.native.build import half_is_fast
 
     return "bf16" if "bf16" in network.precisions and device == "cpu" and half_is_fast() else network.precisions[0]
 
 
-def _automatic(config: RunConfig, device: str) -> ChosenMethod:
+def _automatic(config: RunConfig, device: str, planning: bool) -> ChosenMethod:
     doubts: list[str] = []
     for name in automatic_methods("network"):
         try:
@@ -136,7 +142,7 @@ def _automatic(config: RunConfig, device: str) -> ChosenMethod:
             if not _proven(header):
                 doubts.append(f"'{name}' gained nothing over its base estimate in training")
                 continue
-            method = _network(name, config, device)
+            method = _network(name, config, device, planning)
         except HsfuseError as error:
             # The weights belong to the installation, not to the user's job: it must not fail with them.
             _log.warning("The network '%s' is not used: %s", name, error.message)
@@ -292,13 +298,12 @@ def refinement_quality(config: RunConfig | CompareConfig) -> Quality | None:
 
 def with_guards(chosen: ChosenMethod, config: RunConfig, scene: FusionScene) -> ChosenMethod:
     """Put the wanted refinement and fidelity guards behind the method; the scene's PSF decides their halo."""
-    method = guarded(
-        refined(chosen.method, refinement_quality(config), ratio=scene.ratio),
-        guard_options(config),
-        ratio=scene.ratio,
-        psf=scene.psf,
-    )
-    return replace(chosen, method=method)
+    method, quality = chosen.method, refinement_quality(config)
+    if quality is not None:
+        from hsfuse.fusion.map.method import refined
+
+        method = refined(method, quality, ratio=scene.ratio)
+    return replace(chosen, method=guarded(method, guard_options(config), ratio=scene.ratio, psf=scene.psf))
 
 
 def fit_method(
@@ -335,6 +340,8 @@ def fit_method(
             return replace(chosen, reason=reason)
         doubt = f"gains only {gain:.2f} dB over it on this scene at reduced resolution"
     spare = _fall_back(f"{_spare_name()}, because the network '{name}' {doubt}.", config)
+    from hsfuse.fusion.map.method import RefinedMethod
+
     if isinstance(chosen.method, GuardedMethod | RefinedMethod | TwoStepMethod):
         spare = replace(spare, method=chosen.method.around(spare.method))
     spare.method.fit(context, strips)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Protocol
 
 from hsfuse.errors import InputError, UsageError
 from hsfuse.process import is_own
 from hsfuse.processor import usable_cores
 from hsfuse.resources import Resources, parse_size
+
+_GPU_NODES = ("/dev/nvidiactl", "/dev/nvhost-ctrl", "/dev/dxg", "/dev/kfd")
+"""How Linux shows GPUs: NVIDIA's driver, its small boards, Windows' subsystem, AMD's driver."""
 
 
 class ResourceSettings(Protocol):
@@ -71,6 +76,9 @@ def resolve_device(wanted: str) -> str:
         return "cpu"
     if not (wanted in ("auto", "cuda") or (wanted.startswith("cuda:") and wanted[5:].isdigit())):
         raise UsageError(f"There is no device '{wanted}'.", hint="Choose auto, cpu, cuda or cuda:N.")
+    if wanted == "auto" and sys.platform == "linux" and not any(Path(node).exists() for node in _GPU_NODES):
+        # Loading torch to be told so takes a second.
+        return "cpu"
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from hsfuse.fusion.base import FusionMethod
+from hsfuse.fusion.base import FusionMethod, ModelSpec, Precision
 from hsfuse.fusion.methods.ssrfn.config import PRESETS, REFERENCE, SsrfnConfig
 from hsfuse.fusion.methods.ssrfn.former import recognises, settings_of_today, tensor_name_of_today
 from hsfuse.fusion.registry import FormerWeights, MethodEntry, NetworkEntry
@@ -13,6 +13,7 @@ from hsfuse.fusion.registry import FormerWeights, MethodEntry, NetworkEntry
 if TYPE_CHECKING:
     from torch import nn
 
+    from hsfuse.fusion.nets.header import NetworkHeader
     from hsfuse.fusion.nets.weights import LoadedNetwork
     from hsfuse.training.fusion_task import TaskSetup
     from hsfuse.training.task import TrainingTask
@@ -34,6 +35,12 @@ def _wrap(loaded: LoadedNetwork, **options: Any) -> FusionMethod:
     from hsfuse.fusion.methods.ssrfn.method import SsrfnMethod
 
     return SsrfnMethod.from_loaded(loaded, **options)
+
+
+def _foresee(header: NetworkHeader, sha256: str, precision: Precision) -> ModelSpec | None:
+    from hsfuse.fusion.methods.ssrfn.description import foresee
+
+    return foresee(header, sha256, precision)
 
 
 def _task(network: Any, setup: TaskSetup) -> TrainingTask:
@@ -58,6 +65,7 @@ def _entry(name: str, summary: str, auto_rank: int | None) -> MethodEntry:
             settings=PRESETS[name].to_dict(),
             build=_build,
             wrap=_wrap,
+            foresee=_foresee,
             task=_task,
             complete=_complete,
             recipes={"paper": PAPER_RECIPE},

@@ -27,33 +27,18 @@ from hsfuse.fusion.classical.statistics import gather, noise_std
 from hsfuse.fusion.create import create_method
 from hsfuse.fusion.diagnostics import CorrectionValidation, MethodDiagnostics
 from hsfuse.fusion.guide_noise import GuideSample, guide_noise
-from hsfuse.fusion.methods.ssrfn.config import DEFAULT_BASE, PRESETS, REFERENCE, SsrfnConfig
-from hsfuse.fusion.methods.ssrfn.cost import (
-    bytes_per_pixel,
-    denoiser_flop_per_pixel,
-    flop_per_pixel,
-    host_bytes_per_pixel,
-)
+from hsfuse.fusion.methods.ssrfn.config import DEFAULT_BASE, PRESETS, SsrfnConfig
+from hsfuse.fusion.methods.ssrfn.description import describe
 from hsfuse.fusion.methods.ssrfn.network import Ssrfn
 from hsfuse.fusion.nets.context import finer, grown, inside, whole
-from hsfuse.fusion.nets.guide_adaptation import (
-    STEPS,
-    THOROUGH_STEPS,
-    TURNS,
-    AdaptedDenoiser,
-    adapt_denoiser,
-    learned_pixels,
-)
+from hsfuse.fusion.nets.denoising_effort import STEPS, THOROUGH_STEPS
+from hsfuse.fusion.nets.guide_adaptation import AdaptedDenoiser, adapt_denoiser
 from hsfuse.fusion.nets.header import NetworkHeader
-from hsfuse.fusion.nets.native.build import native_library
 from hsfuse.fusion.nets.reduced_validation import estimate_error, reduced_windows, validate_correction
 from hsfuse.fusion.nets.scene_check import check_scene
 from hsfuse.fusion.nets.scene_statistics import SceneStatistics
 from hsfuse.fusion.nets.weights import LoadedNetwork, load_named
 from hsfuse.log import get_logger
-
-DEFAULT_OVERLAP_PX = 2
-"""Blended overlap of a network without own figures, HSI pixels."""
 
 _TYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _log = get_logger(__name__)
@@ -168,34 +153,13 @@ class SsrfnMethod(NetworkMethod):
     @property
     def spec(self) -> ModelSpec:
         """Self-description."""
-        header, config = self._header, self._network.config
-        sample_bytes = _TYPES[self._precision].itemsize
+        config = self._network.config
         estimate = self._base.spec if self._base else self._base_method().spec if config.base == "estimate" else None
-        return ModelSpec(
-            name=self._name,
-            kind="network",
-            halo_px=max(self._context_px, estimate.halo_px if estimate else 0),
-            overlap_px=header.overlap_px if header and header.overlap_px else DEFAULT_OVERLAP_PX,
-            multiple_px=1,
-            preferred_tile_px=128,
-            # The base estimate is finished before the network starts.
-            bytes_per_pixel=max(bytes_per_pixel(config, sample_bytes), estimate.bytes_per_pixel if estimate else 0),
-            host_bytes_per_pixel=max(
-                host_bytes_per_pixel(config, sample_bytes, compiled=native_library() is not None),
-                estimate.bytes_per_pixel if estimate else 0,
-            ),
-            flop_per_pixel=flop_per_pixel(config)
-            + (estimate.flop_per_pixel if estimate else 0.0)
-            + (TURNS - 1) * denoiser_flop_per_pixel(config) * self._thorough,
-            learn_flop=denoiser_flop_per_pixel(config) * learned_pixels(self._denoiser_steps),
-            centre_nm=header.centre_nm if header else None,
-            ratios=header.ratios if header else None,
-            n_msi=config.n_msi,
-            precisions=tuple(_TYPES),
-            precision=self._precision,
-            reference=REFERENCE,
-            weights_sha256=self._sha256,
-        )
+        return describe(
+            config, name=self._name, header=self._header, sha256=self._sha256, precision=self._precision,
+            context_px=self._context_px, estimate=estimate, denoiser_steps=self._denoiser_steps,
+            thorough=self._thorough,
+        )  # fmt: skip
 
     def fit(self, context: FusionContext, strips: Iterable[LowResolutionStrip]) -> None:
         """Fit the base estimate, take the scene's statistics and test how much of the correction helps.

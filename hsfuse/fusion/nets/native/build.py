@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hsfuse.native.build import Kernels, KernelSource, NativeLibrary
+from hsfuse.native.build import Kernels, KernelSource, NativeLibrary, best_isa
 
 _FILES = (
     "mamba2_train.c", "mamba2.c", "vectors.h", "product.h", "scan_half.h", "elementwise.c", "estimate.c",
@@ -15,6 +15,21 @@ KERNELS = Kernels(KernelSource("mamba2", tuple(Path(__file__).with_name(name) fo
 def native_library() -> NativeLibrary | None:
     """Return the kernels, building them on first use; None where that is not possible."""
     return KERNELS.loaded()
+
+
+def half_is_fast() -> bool:
+    """Whether bfloat16 is multiplied in hardware here; elsewhere float32 is at least as fast.
+
+    By the kernels, or without them by PyTorch, which knows the same instructions.
+    """
+    native = native_library()
+    if native is not None:
+        return bool(native.library.hsf_has_half_product())
+    if best_isa() != "avx512_bf16":
+        return False
+    import torch
+
+    return bool(torch.backends.mkldnn.is_available())
 
 
 def native_status() -> str:

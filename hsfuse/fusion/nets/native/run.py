@@ -14,7 +14,6 @@ from hsfuse.fusion.nets.native.abi import FLOAT_FIELDS, HALF_FIELDS, Block, Layo
 from hsfuse.fusion.nets.native.build import native_library
 from hsfuse.fusion.nets.native.packing import PreparedLayers, packed
 from hsfuse.native import NativeLibrary
-from hsfuse.native.build import best_isa
 
 MIN_LENGTH = 16
 """Shorter sequences are left to PyTorch: the kernels work in blocks of 48 tokens."""
@@ -41,17 +40,6 @@ def usable(mixer: Mixer, x: Tensor) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and native_library() is not None
     )
-
-
-def half_is_fast() -> bool:
-    """Whether bfloat16 is multiplied in hardware here; elsewhere float32 is at least as fast.
-
-    By the kernels, or without them by PyTorch, which knows the same instructions.
-    """
-    native = native_library()
-    if native is None:
-        return best_isa() == "avx512_bf16" and torch.backends.mkldnn.is_available()
-    return bool(native.library.hsf_has_half_product())
 
 
 def run_lines(mixer: Mixer, tokens: Tensor, out: Tensor, *, columns: bool, backwards: bool) -> None:
