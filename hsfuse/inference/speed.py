@@ -22,6 +22,8 @@ from hsfuse.threads import one_blas_thread, torch_threads
 _SIDE = 512
 _STREAM_VALUES = 4 << 20
 _SECONDS = 0.1
+_FULL_SHARE = 0.9
+"""Of all cores but the one that measures, how many keep others busy where none is left idle."""
 
 # Calibrated on tiles and whole scenes by processor time, as multiples of what the two tests below measure.
 _CLASSICAL_SHARE, _CLASSICAL_PLAIN_LOSS = 0.35, 2.5
@@ -140,12 +142,15 @@ def _numpy_tests() -> tuple[Callable[[], object], Callable[[], object]]:
 def free_share(workers: int, busy: float = math.inf) -> float:
     """Share of so many threads' time that other programs leave.
 
-    By the load of the last minute, for a moment may be a pause, but by no more than the cores that are ``busy`` with
-    others: the load remembers programs that have ended.
+    By the load of the last minute, for a moment may be a pause. Where a core is idle beside this process, by no more
+    than the cores that are ``busy`` with others: the load remembers programs that have ended. Where none is, only the
+    load tells how many of them wait for their turn.
     """
     process = psutil.Process()
     own = sum(process.cpu_times()[:2]) / max(time.time() - process.create_time(), 1.0)
-    others = min(max(os.getloadavg()[0] - own, 0.0), busy)
+    others = max(os.getloadavg()[0] - own, 0.0)
+    if busy < _FULL_SHARE * max(usable_cores() - 1, 1):
+        others = min(others, busy)
     # A load well below one is this machine's background, not a rival.
     return min(1.0, usable_cores() / (others + workers)) if others > 0.5 else 1.0
 

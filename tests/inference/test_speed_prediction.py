@@ -50,6 +50,11 @@ def test_other_programs_take_their_share(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(speed.os, "getloadavg", lambda: (1000.0, 0.0, 0.0))
     assert 0.0 < free_share(2) < 0.2
     assert free_share(2, busy=0.1) == 1.0  # they have ended
+    # Twenty wait for two cores: each of the two workers gets a tenth.
+    monkeypatch.setattr(speed.os, "getloadavg", lambda: (20.0, 0.0, 0.0))
+    monkeypatch.setattr(speed, "usable_cores", lambda: 2)
+    assert free_share(2, busy=1.9) == pytest.approx(2 / 22, rel=0.1)
+    assert free_share(2, busy=0.7) == pytest.approx(2 / 2.7, rel=0.1)
 
 
 def test_the_measurement_is_quick_and_leaves_torch_as_it_was() -> None:
