@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -17,6 +18,8 @@ from hsfuse.log import configure
 
 _SPELLINGS = {"--dry-run=full": "--dry-run-full", "--dry-run=quick": "--dry-run"}
 """Flags with an optional value, which the parser does not know."""
+
+_SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 class HsfuseGroup(TyperGroup):
@@ -57,7 +60,10 @@ def _exit_code(run: Callable[[list[str]], Any], given: list[str]) -> int:
     except typer.Abort:
         return 130
     except OSError as error:
-        # Commands explain their own errors; what is left is a help text that nobody could be shown.
+        # Commands explain their own errors; what is left is a help text that nobody could be shown, or a system that
+        # refuses what any program needs.
+        if error.errno in _SHORT:
+            return _reported(explained(error), given)
         return _reported(OutputError(f"Standard output takes no more: {error.strerror or error}."), given)
     except Exception as error:
         return _reported(_usage_error(error) or explained(error), given)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import rasterio
 from rasterio.transform import from_origin
-from rasterio.warp import calculate_default_transform, reproject
-from typer.testing import CliRunner
+from rasterio.warp import calculate_default_transform
+from typer.testing import CliRunner, Result
 
 from hsfuse.cli.app import app
 from hsfuse.testing import small_scene
@@ -40,24 +40,22 @@ def test_scenes_of_a_few_pixels(tmp_path: Path, size: tuple[int, int], flags: li
     assert not (tmp_path / "o.tif").exists()
 
 
-def test_the_hint_for_an_image_in_degrees_works(tmp_path: Path) -> None:
-    hsi = write(tmp_path / "h.tif", (30, 40), "EPSG:4326", from_origin(15.2, 45.1, 0.0004, 0.00028))
-    done = runner.invoke(app, ["bands", str(hsi), "--bands", "all", "--no-progress"])
+def test_the_hint_for_a_guide_in_degrees_works(tmp_path: Path) -> None:
+    hsi = write(tmp_path / "h.tif", (20, 20), "EPSG:32633", from_origin(500_300, 4_999_700, 30, 30))
+    msi = write(tmp_path / "m.tif", (150, 150), "EPSG:4326", from_origin(15.0, 45.153, 0.000127, 0.00009))
+
+    def plan(guide: Path) -> Result:
+        more = ["--no-progress", "--coregister", "off", "--method", "glp", "--bands", "all", "--dry-run"]
+        return runner.invoke(app, ["run", str(hsi), str(guide), "-o", str(tmp_path / "o.tif"), *more])
+
+    done = plan(msi)
     assert done.exit_code == 3, done.output
     hint = re.search(r"gdalwarp -t_srs (\S+) -tr (\S+) (\S+)", " ".join(done.output.split()))
     assert hint is not None, done.output
-    crs, across, down = hint[1], float(hint[2]), float(hint[3])
-    warped = tmp_path / "w.tif"
-    with rasterio.open(hsi) as source:
+    crs, size = hint[1], (float(hint[2]), float(hint[3]))
+    with rasterio.open(msi) as source:
         transform, width, height = calculate_default_transform(
-            source.crs, crs, source.width, source.height, *source.bounds, resolution=(across, down)
+            source.crs, crs, source.width, source.height, *source.bounds, resolution=size
         )
-        cube, _ = reproject(
-            source.read(), np.full((12, height, width), np.nan, np.float32), src_transform=source.transform,
-            src_crs=source.crs, dst_transform=transform, dst_crs=crs, dst_nodata=np.nan,
-        )  # fmt: skip
-    write(warped, (height, width), crs, transform)
-    with rasterio.open(warped, "r+") as out:
-        out.write(cube)
-    again = runner.invoke(app, ["bands", str(warped), "--bands", "all", "--no-progress"])
+    again = plan(write(tmp_path / "w.tif", (height, width), crs, transform))
     assert again.exit_code == 0, again.output
