@@ -251,5 +251,11 @@ def test_the_student_learns_from_its_teacher(scene: TrainingScene) -> None:
         for parameter in task.teacher.head.parameters():
             parameter.add_(0.3)
     assert not torch.allclose(before, task.loss(sample, "student", 0)), "what the teacher says counts"
+    small = made("csakd-lite", teacher_high=1, teacher_low=1, teacher_hsi=1, teacher_msi=1, grouped=False)
+    with pytest.raises(UsageError, match="needs a teacher"):
+        entry_of("csakd-lite").task(small, setup)  # type: ignore[misc]
+    patient = entry_of("csakd-lite").task(made("csakd-lite", teacher_steps=2).train(), setup)  # type: ignore[misc]
+    assert float(patient.loss(sample, "student", 1).sum().detach()) == 0.0
+    assert float(patient.loss(sample, "student", 2).sum().detach()) > 0.0
     alone = entry_of("csakd-lite").build(replace(task.network.settings, distil=False).to_dict())
     assert not isinstance(entry_of("csakd-lite").task(alone, setup), DistillationTask)  # type: ignore[misc]

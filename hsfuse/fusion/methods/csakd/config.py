@@ -33,6 +33,8 @@ class CsakdSettings(NetworkSettings):
         Train a teacher along, and the network as its student.
     teacher_high, teacher_low, teacher_hsi, teacher_msi
         Depths of that teacher.
+    teacher_steps
+        First steps in which the teacher learns alone; None: both learn from the start.
     """
 
     n_bands: int = 100
@@ -52,6 +54,7 @@ class CsakdSettings(NetworkSettings):
     teacher_low: int = 6
     teacher_hsi: int = 4
     teacher_msi: int = 4
+    teacher_steps: int | None = None
 
     @property
     def channels(self) -> int:

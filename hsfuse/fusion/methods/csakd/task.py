@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor, nn
 
+from hsfuse.errors import UsageError
 from hsfuse.fusion.methods.csakd.network import Csakd
-from hsfuse.fusion.nets.pair_network import PairNetwork
+from hsfuse.fusion.nets.pair_network import PairNetwork, n_parameters
 from hsfuse.training.fusion_task import TaskSetup
 from hsfuse.training.losses import smooth_l1_angle_loss
 from hsfuse.training.pair_task import PairTask
@@ -27,7 +28,7 @@ def loss(fused: Tensor, batch: Batch, unit: Tensor) -> Tensor:
 
 
 class DistillationTask(PairTask):
-    """Teacher and student are trained together, each with its own optimiser; the student is kept.
+    """A teacher is trained before or beside the student, each with its own optimiser; the student is kept.
 
     Parameters
     ----------
@@ -35,6 +36,11 @@ class DistillationTask(PairTask):
         The student.
     setup
         Data and settings.
+
+    Raises
+    ------
+    UsageError
+        The settings leave no teacher that is larger than the student.
     """
 
     network: Csakd
@@ -49,6 +55,11 @@ class DistillationTask(PairTask):
                 depth_msi=s.teacher_msi, grouped=False, distil=False,
             )  # fmt: skip
             self.teacher = Csakd(deep).to(setup.device)
+        if n_parameters(self.teacher) <= n_parameters(network):
+            raise UsageError(
+                "Distillation needs a teacher, and that of these settings is no larger than its student.",
+                hint="Raise teacher_high, teacher_low, teacher_hsi or teacher_msi, or set distil=false.",
+            )
 
     def modules(self) -> Mapping[str, nn.Module]:
         """Both networks."""
@@ -61,12 +72,14 @@ class DistillationTask(PairTask):
             ParameterGroup("student", self.trainable("network")),
         ]
 
-    def loss(self, sample: Batch, group: str, step: int) -> Tensor:  # noqa: ARG002 - all steps alike
+    def loss(self, sample: Batch, group: str, step: int) -> Tensor:
         """Return the teacher's own loss, or the student's with what the teacher says."""
         unit = self.unit(sample)
         if group == "teacher":
             return loss(self.call(self.teacher, sample), sample, unit)
         fused, own = self._with_features(self.network, sample)
+        if step < (self.network.settings.teacher_steps or 0):
+            return 0.0 * fused.mean(dim=(1, 2, 3))
         with torch.no_grad():
             taught, features = self._with_features(self.teacher, sample)
         cube = smooth_l1_angle_loss(fused, taught, unit, sample.valid, share=0.0)

@@ -64,7 +64,7 @@ class Nlstf(FusionMethod):
 
     def __init__(
         self, *, clusters: int = 151, atoms: int = 10, spectra: int = 14, sparsity: float = 1e-6, weight: float = 1e-2,
-        iterations: int = 50, back_projections: int = 3,
+        iterations: int = 30, back_projections: int = 1,
     ) -> None:  # fmt: skip
         if min(clusters, atoms, spectra, iterations) < 1 or min(sparsity, weight) <= 0 or back_projections < 0:
             raise UsageError("The settings of NLSTF must be positive.")

@@ -1,0 +1,56 @@
+"""The leaderboard: rows by quality, gains that may be losses, the same cells in table and page."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def leaderboard() -> ModuleType:
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        import leaderboard as module
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+    return module
+
+
+def record(method: str, scene: str, psnr: float, parameters: int | None = None) -> dict[str, Any]:
+    rest = dict.fromkeys(("SAM", "ERGAS", "Q2n", "SSIM", "seconds_per_mpx", "memory_mb"), 1.0)
+    return {
+        "setting": "ratio 3, 35dB",
+        "scene": scene,
+        "method": method,
+        "PSNR": psnr,
+        "parameters": parameters,
+        **rest,
+    }
+
+
+def test_what_loses_is_shown_losing(leaderboard: ModuleType) -> None:
+    records = [record("glp", "a", 40.0), record("glp", "b", 42.0), record("gsa", "a", 37.0), record("gsa", "b", 43.0),
+               record("net", "a", 40.5, 120_000), record("net", "b", 41.0, 120_000)]  # fmt: skip
+    rows = {row["method"]: row for row in leaderboard.rows_of(records, "ratio 3, 35dB")}
+    assert list(rows) == ["glp", "net", "gsa"]
+    assert (rows["net"]["over_glp"], rows["net"]["worst_glp"]) == (-0.25, -1.0)
+    assert (rows["net"]["over_classic"], rows["net"]["worst_classic"]) == (0.75, -2.0)
+    text = leaderboard.markdown(list(rows.values()), {"command": "x", "date": "today"})
+    assert "| net | 2 | 40.75 |" in text
+    assert "0.12 M" in text
+    page = leaderboard.page(list(rows.values()), {"date": "today"})
+    assert page.count("<tr>") == 4
+    assert "<td>-0.25</td>" in page
+    assert "http" not in page, "nothing is fetched"
+
+
+def test_the_command_is_told_without_places(leaderboard: ModuleType) -> None:
+    words = ["--data", "/some/where", "--quick", "--settings", "ratio 3, 35dB", "--output", "x.md"]
+    assert leaderboard._typed(words) == ["--quick", "--settings", '"ratio 3, 35dB"']
+    assert leaderboard.parse(["--quick"]).sites == list(leaderboard.QUICK_SITES)
