@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pytest
+import xarray as xr
 
 import hsfuse
 from hsfuse.readers import open_hsi
@@ -78,3 +79,13 @@ def test_sentinel_2_and_chunks(pair: SimulatedPair) -> None:
 def test_a_product_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(hsfuse.HsfuseError, match="no such file"):
         hsfuse.open(tmp_path / "nothing.he5")
+
+
+def test_xarray_opens_products_by_the_name_of_the_engine(
+    pair: SimulatedPair, reads: list[tuple[Any, list[int]]]
+) -> None:
+    with xr.open_dataset(pair.prisma, engine="hsfuse", drop_variables="error_code") as ds:
+        assert reads == []
+        assert set(ds.data_vars) == {"reflectance", "valid"}
+        assert ds.reflectance.sel(wavelength=850, method="nearest").isel(x=slice(40, 44), y=60).values.shape == (4,)
+        assert reads[0][0].shape == (1, 4)

@@ -23,7 +23,7 @@ from hsfuse.log import get_logger
 from hsfuse.progress import Progress
 from hsfuse.readers import open_msi
 from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct
-from hsfuse.readers.choose import choose_reader
+from hsfuse.readers.choose import choose_reader, likely_role
 from hsfuse.readers.known_responses import KnownResponses
 from hsfuse.readers.source_dates import DateWish
 
@@ -109,7 +109,9 @@ def open_guide(
 
 def brings_panchromatic(path: Path) -> bool:
     """Whether a file is of a kind that brings a panchromatic image; arrays in ``.npz`` files are no products."""
-    return path.suffix.lower() != ".npz" and "pan" in choose_reader(path, "hsi").roles
+    if path.suffix.lower() == ".npz" or likely_role(path) != "hsi":
+        return False
+    return "pan" in choose_reader(path, "hsi").roles
 
 
 def own_panchromatic(hsi: HyperspectralProduct, stack: ExitStack) -> MultispectralProduct:

@@ -149,16 +149,17 @@ class Explored:
                 self.confidence = Layer("change", "change map", planes, np.zeros(len(LAYERS)), LAYERS)
 
     def _add(self, title: str, make: Any, *, named: bool) -> None:
+        option = "--hsi" if title == "PRISMA" else "--msi"
+        why = f"the product was not found beside the cube; name it with {option}"
+        layer = None
         try:
             layer = make()
         except HsfuseError as error:
             if named:
                 raise
-            _log.debug("%s", error.message)
-            layer = None
+            why = error.message.rstrip(".")
         if layer is None:
-            self.notes.append(f"{title} is not shown: the product was not found beside the cube; name it with --"
-                              f"{'hsi' if title == 'PRISMA' else 'msi'}.")  # fmt: skip
+            self.notes.append(f"{title} is not shown: {why}.")
             return
         self.layers[layer.name] = layer
 
@@ -187,7 +188,7 @@ class Explored:
             return None
         product: MultispectralProduct = self._stack.enter_context(open_msi(list(paths), target=self.grid, verify=False))
         if product.grid.crs != self.grid.crs or not product.grid.aligned_with(self.grid):
-            raise InputError(f"{product.info.name} does not lie on the cube's grid.")
+            raise InputError(f"the pixels of {product.info.name} are not those of the cube.")
         offset = self.grid.block_in(product.grid)
         whole = product.grid.full
 

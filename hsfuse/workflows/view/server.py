@@ -57,7 +57,8 @@ class Explorer:
     def __init__(self, explored: Explored) -> None:
         self._explored = explored
         self._limits = lru_cache(maxsize=64)(self._limits_at)
-        threading.Thread(target=self._warm, name="hsfuse-view", daemon=True).start()
+        self._ahead = threading.Thread(target=self._warm, name="hsfuse-view", daemon=True)
+        self._ahead.start()
         self.tile = lru_cache(maxsize=_KEPT_TILES)(self._tile)
 
     def _warm(self) -> None:
@@ -66,6 +67,10 @@ class Explorer:
         with contextlib.suppress(HsfuseError, OSError):
             nm = tuple(float(each) for each in self.about()["composites"][0]["nm"])
             self.tile("fused", levels_of(self._explored.grid.shape) - 1, 0, 0, nm)
+
+    def close(self) -> None:
+        """Wait for what reads ahead: files are closed afterwards."""
+        self._ahead.join()
 
     def about(self) -> dict[str, Any]:
         """What the page needs to know before it draws."""
@@ -185,6 +190,11 @@ class ViewServer(ThreadingHTTPServer):
     def address(self) -> str:
         """What to open in the browser."""
         return f"http://{HOST}:{self.server_address[1]}/{self.token}/"
+
+    def server_close(self) -> None:
+        """Give the port back."""
+        super().server_close()
+        self.explorer.close()
 
     def knows(self, host: str) -> bool:
         """Whether a ``Host`` header names this server."""
