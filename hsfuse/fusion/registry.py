@@ -17,8 +17,6 @@ from hsfuse.registry import Registry
 if TYPE_CHECKING:
     from torch import nn
 
-    from hsfuse.fusion.nets.header import NetworkHeader
-
 FAMILIES = (
     "interpolation", "component substitution", "multiresolution analysis", "matrix factorisation",
     "tensor factorisation", "variational", "unsupervised network", "network",
@@ -76,7 +74,7 @@ class NetworkEntry:
     former
         For weights without the name of an architecture.
     foresee
-        From the header of weights, their hash and a precision: what a method with them would say of itself, without
+        From the header of weights (:class:`hsfuse.fusion.nets.header.NetworkHeader`), their hash and a precision: what a method with them would say of itself, without
         building the network, so that a plan takes little time; returns None, or is None, where that needs the network.
     any_bands
         It takes any bands, MSI bands and ratios: settings and weights say nothing of them.
@@ -92,7 +90,7 @@ class NetworkEntry:
     precisions: tuple[Precision, ...] = ("fp32",)
     weights: Path | None = None
     former: FormerWeights | None = None
-    foresee: Callable[[NetworkHeader, str, Precision], ModelSpec | None] | None = None
+    foresee: Callable[[Any, str, Precision], ModelSpec | None] | None = None
     any_bands: bool = False
 
     def completed(self, settings: Settings) -> dict[str, Any]:
