@@ -74,8 +74,9 @@ class NetworkEntry:
     former
         For weights without the name of an architecture.
     foresee
-        From the header of weights (:class:`hsfuse.fusion.nets.header.NetworkHeader`), their hash and a precision: what a method with them would say of itself, without
-        building the network, so that a plan takes little time; returns None, or is None, where that needs the network.
+        From the header of weights (:class:`hsfuse.fusion.nets.header.NetworkHeader`), their hash and a precision: what
+        a method with them would say of itself, so that a plan takes little time; returns None, or is None, where that
+        needs the network itself.
     any_bands
         It takes any bands, MSI bands and ratios: settings and weights say nothing of them.
     """

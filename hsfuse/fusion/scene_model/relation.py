@@ -206,7 +206,7 @@ def _weights_from_blocks(pair: CoarsePair, msi: FloatArray) -> FloatArray | None
     left = left - np.median(left[:, ok], axis=1)[:, None, None]
     spread = 1.48 * np.median(np.abs(left[:, ok]), axis=1)[:, None, None]
     distance = (left**2 / np.maximum(spread, 1e-9) ** 2).sum(axis=0)
-    distance /= max(float(np.quantile(distance[ok], 0.25)) / _lower_quartile(len(msi)), 1e-12)
+    distance /= max(float(np.quantile(distance[ok], 0.25)) / 2.0 * float(gammaincinv(len(msi) / 2.0, 0.25)), 1e-12)
     return np.asarray(1.0 / (1.0 + distance / _STUDENT_SCALE) ** 2)
 
 
@@ -237,7 +237,7 @@ class _Reweighted:
         self.gain, self.offset = np.ones_like(msi), np.zeros_like(msi)
         self.seen: FloatArray | None = None
         self.texture: FloatArray | None = None
-        self.quartile = _lower_quartile(self.bands)
+        self.quartile = 2.0 * float(gammaincinv(self.bands / 2.0, 0.25))
         self.weight = (self._start() if start is None else start.ravel()) * self.valid
         self.first = True
         self.scale = 1.0
@@ -394,8 +394,3 @@ class _Reweighted:
 def _smooth(x: FloatArray, sigma: float) -> FloatArray:
     """Gaussian of the last two axes, edges reflected."""
     return np.asarray(gaussian_filter(x, (0,) * (x.ndim - 2) + (sigma, sigma), mode="reflect"))
-
-
-def _lower_quartile(freedom: int) -> float:
-    """Lower quartile of the chi-squared distribution (scipy.stats would take a third of a second to import)."""
-    return 2.0 * float(gammaincinv(freedom / 2.0, 0.25))
