@@ -37,10 +37,15 @@ class PixelGeometry(Protocol):
         """(rows, cols)."""
         ...
 
+    @property
+    def is_smooth(self) -> bool:
+        """Whether :meth:`rowcol` is straight to a few centimetres over some pixels, so that it may be interpolated."""
+        ...
+
     def rowcol(
         self, x: NDArray[np.floating] | float, y: NDArray[np.floating] | float
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Fractional (row, col) of map coordinates; whole numbers are pixel centres."""
+        """Fractional (row, col) of map coordinates; whole numbers are pixel centres, NaN lies outside."""
         ...
 
 
@@ -143,6 +148,11 @@ class Grid:
     def pixel_m(self) -> float:
         """Pixel size (the mean of both axes) in map units."""
         return float((self.transform.a - self.transform.e) / 2)
+
+    @property
+    def is_smooth(self) -> bool:
+        """True: map coordinates are an affine function of rows and columns."""
+        return True
 
     @property
     def bounds(self) -> Bounds:

@@ -123,7 +123,8 @@ class Resampler:
         """Positions for :meth:`positions`.
 
         The mapping is computed exactly on a lattice that is fixed to the output grid and interpolated bilinearly in
-        between, where it is straight to a few centimetres.
+        between, where it is straight to a few centimetres; of swaths whose positions follow the terrain, the map
+        position is interpolated and the pixel looked up exactly.
         """
         i0, i1 = block.row0 // _LATTICE_PX, -(-block.row1 // _LATTICE_PX)
         j0, j1 = block.col0 // _LATTICE_PX, -(-block.col1 // _LATTICE_PX)
@@ -131,7 +132,9 @@ class Resampler:
         at_col = np.arange(j0, j1 + 1, dtype=np.float64) * _LATTICE_PX
         x, y = np.broadcast_arrays(*self._target.xy(at_row[:, None], at_col[None, :]))
         x, y = reproject_xy(self._target.crs, self._source.crs, x, y)
-        knots = np.stack(self._source.rowcol(*self._field.claimed(x, y)))
+        smooth = self._source.is_smooth
+        claimed = self._field.claimed(x, y)
+        knots = np.stack(self._source.rowcol(*claimed) if smooth else claimed)
         ti, tj = (
             np.arange(block.row0, block.row1) / _LATTICE_PX - i0,
             np.arange(block.col0, block.col1) / _LATTICE_PX - j0,
@@ -140,6 +143,8 @@ class Resampler:
         j = np.minimum(tj.astype(np.int64), j1 - j0 - 1)
         along = knots[:, i] + (knots[:, i + 1] - knots[:, i]) * (ti - i)[None, :, None]
         full = along[:, :, j] + (along[:, :, j + 1] - along[:, :, j]) * (tj - j)
+        if not smooth:
+            full = np.stack(self._source.rowcol(*full))
         # Grids that differ by whole pixels must reproduce their samples exactly, whatever the rounding.
         whole = np.rint(full)
         full = np.where(np.abs(full - whole) < _SNAP_PX, whole, full)

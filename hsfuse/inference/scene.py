@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -22,6 +22,10 @@ FloatCube = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 
 _EXPECTED_ROWS = 128
+_MOST_AROUND = 3
+"""How many times larger than a block the window may be that it is resampled from."""
+_WINDOW_BYTES = 32 << 20
+_LEAST_SIDE_PX = 32
 _FIT_ROWS = 32
 _FIT_PIXELS = 200_000
 _FIT_ENOUGH = 5_000
@@ -160,6 +164,10 @@ class FusionScene:
         source = resampler.source_block(rows)
         if min(source.shape) < 1:
             return np.full((len(index), *rows.shape), np.nan, np.float32)
+        parts = _halves(rows, source, len(index))
+        if parts is not None:
+            # Of a rotated image, a long strip needs a window that is mostly something else.
+            return np.concatenate([self._resampled(resampler, part, index) for part in parts[1:]], axis=parts[0])
         return resampler.apply(self.hsi.stored_pixels.read(source, index), source, rows)
 
     def read_msi(self, rows: Slice2D) -> tuple[FloatCube, BoolArray]:
@@ -317,6 +325,18 @@ class FusionScene:
         low, _ = fill_missing(coarse[:, inner].astype(np.float32))
         fine = np.where(usable, msi, np.float32(np.nan))
         return LowResolutionStrip(hsi, low, complete, fine, inner.start)
+
+
+def _halves(block: Slice2D, source: Slice2D, bands: int) -> tuple[int, Slice2D, Slice2D] | None:
+    """Axis of a cube, and the halves along it, where a block is better read in two; None where it is not."""
+    size, needed = block.shape[0] * block.shape[1], source.shape[0] * source.shape[1]
+    if needed <= _MOST_AROUND * size or 4 * needed * bands <= _WINDOW_BYTES or max(block.shape) < 2 * _LEAST_SIDE_PX:
+        return None
+    if block.shape[1] >= block.shape[0]:
+        middle = block.col0 + block.shape[1] // 2
+        return 2, replace(block, col1=middle), replace(block, col0=middle)
+    middle = block.row0 + block.shape[0] // 2
+    return 1, replace(block, row1=middle), replace(block, row0=middle)
 
 
 def _numbers(cube: FloatCube) -> FloatCube:

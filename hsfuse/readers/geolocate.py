@@ -10,12 +10,15 @@ rasterio cannot do), and when it is given windows of an array, results near thei
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 
 from hsfuse.errors import InputError
 from hsfuse.grid import Grid, Slice2D, reproject_xy, utm_crs
+from hsfuse.readers.blocks import BandIndex
 from hsfuse.readers.geocode import Geocoder
 
 TOLERANCE_PX = 0.01
@@ -44,6 +47,8 @@ class SwathGeocoder(Geocoder):
     ----------
     grid
         The target grid: the UTM zone of the image's middle, edges on multiples of the pixel size.
+    planes
+        Stored row and column of every pixel of the grid, continued beyond the stored image.
 
     Raises
     ------
@@ -75,10 +80,10 @@ class SwathGeocoder(Geocoder):
         width = int(np.ceil((x.max() - left) / pixel_m + 0.5))
         height = int(np.ceil((top - y.min()) / pixel_m + 0.5))
         self.grid = Grid.from_origin(crs, float(left), float(top), pixel_m, height, width)
-        self._row = np.full((height, width), np.nan, dtype=np.float32)
-        self._col = np.full((height, width), np.nan, dtype=np.float32)
+        self.planes = np.empty((height, width), np.float32), np.empty((height, width), np.float32)
         for block in self.grid.row_blocks(128):
-            self._row[block.slices], self._col[block.slices] = self._invert(x, y, to_pixels, block)
+            for plane, found in zip(self.planes, self._invert(x, y, to_pixels, block), strict=True):
+                plane[block.slices] = found
 
     def _fail(self, problem: str) -> InputError:
         return InputError(
@@ -116,7 +121,7 @@ class SwathGeocoder(Geocoder):
     def _invert(
         self, x: FloatPlane, y: FloatPlane, to_pixels: FloatPlane, block: Slice2D
     ) -> tuple[FloatPlane, FloatPlane]:
-        """Stored (row, col) of the pixel centres of a block of the grid; NaN outside the stored image."""
+        """Stored (row, col) of the pixel centres of a block of the grid, continued beyond the stored image."""
         rows, cols = self.shape
         middle = (rows - 1) / 2, (cols - 1) / 2
         want_x, want_y = np.broadcast_arrays(
@@ -138,14 +143,90 @@ class SwathGeocoder(Geocoder):
                 break
         else:
             raise self._fail("its latitude and longitude arrays cannot be inverted")
-        return np.where(inside, row, np.nan), np.where(inside, col, np.nan)
+        return row, col
 
     def positions(self, block: Slice2D) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Stored (row, col) of the pixel centres of a block of the grid; NaN outside the stored image."""
-        return self._row[block.slices], self._col[block.slices]
+        row, col = (plane[block.slices] for plane in self.planes)
+        rows, cols = self.shape
+        inside = (row >= -0.5) & (row < rows - 0.5) & (col >= -0.5) & (col < cols - 0.5)
+        return np.where(inside, row, np.float32(np.nan)), np.where(inside, col, np.float32(np.nan))
 
 
-def _bilinear(plane: FloatPlane, row: FloatPlane | float, col: FloatPlane | float) -> FloatPlane:
+class SwathPixels:
+    """Where the stored pixels of a swath lie, seen from the map grid that it was put on.
+
+    Parameters
+    ----------
+    geocoder
+        What found it out.
+    """
+
+    def __init__(self, geocoder: SwathGeocoder) -> None:
+        self._geocoder = geocoder
+
+    @property
+    def crs(self) -> CRS:
+        """Reference system of the map grid."""
+        return self._geocoder.grid.crs
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, cols) as they are stored."""
+        return self._geocoder.shape
+
+    @property
+    def is_smooth(self) -> bool:
+        """False: positions follow the terrain and the motion of the platform."""
+        return False
+
+    def rowcol(
+        self, x: NDArray[np.floating] | float, y: NDArray[np.floating] | float
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Fractional stored (row, col) of map coordinates; NaN outside the swath."""
+        row, col = self._geocoder.grid.rowcol(x, y)
+        height, width = self._geocoder.grid.shape
+        with np.errstate(invalid="ignore"):
+            outside = ~((row > -0.5) & (row < height - 0.5) & (col > -0.5) & (col < width - 0.5))
+        row, col = np.where(outside, 0.0, row), np.where(outside, 0.0, col)
+        at_row, at_col = (_bilinear(plane, row, col) for plane in self._geocoder.planes)
+        return np.where(outside, np.nan, at_row), np.where(outside, np.nan, at_col)
+
+
+class StoredSwath:
+    """A swath image as it is stored, with where its pixels lie; see :class:`~hsfuse.readers.base.PixelSource`.
+
+    Parameters
+    ----------
+    geocoder
+        Its geocoder.
+    read, valid
+        What the methods of these names do.
+    """
+
+    def __init__(
+        self,
+        geocoder: SwathGeocoder,
+        read: Callable[[Slice2D, BandIndex], NDArray[np.float32]],
+        valid: Callable[[Slice2D], NDArray[np.bool_]],
+    ) -> None:
+        self._pixels, self._read, self._valid = SwathPixels(geocoder), read, valid
+
+    @property
+    def grid(self) -> SwathPixels:
+        """Where the stored pixels lie."""
+        return self._pixels
+
+    def read(self, block: Slice2D, bands: BandIndex = None) -> NDArray[np.float32]:
+        """Read reflectance of stored rows and columns, shape (band, row, col)."""
+        return self._read(block, bands)
+
+    def valid(self, block: Slice2D) -> NDArray[np.bool_]:
+        """Pixels with data, shape (row, col)."""
+        return self._valid(block)
+
+
+def _bilinear(plane: NDArray[np.floating], row: FloatPlane | float, col: FloatPlane | float) -> FloatPlane:
     """Values at fractional positions; linear beyond the edge."""
     row, col = np.asarray(row, dtype=np.float64), np.asarray(col, dtype=np.float64)
     r = np.clip(np.floor(row), 0, plane.shape[0] - 2).astype(np.int64)

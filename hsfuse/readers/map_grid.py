@@ -145,6 +145,11 @@ class OrientedPixels:
         """(rows, cols)."""
         return self.height, self.width
 
+    @property
+    def is_smooth(self) -> bool:
+        """True: map projections are straight over some pixels."""
+        return True
+
     def xy(
         self, row: NDArray[np.floating], col: NDArray[np.floating]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -9,8 +9,9 @@ from pyproj import Transformer
 from rasterio.crs import CRS
 from rasterio.warp import Resampling, reproject
 
+from hsfuse.coregister.warp import Resampler
 from hsfuse.errors import InputError
-from hsfuse.grid import Slice2D
+from hsfuse.grid import Grid, Slice2D
 from hsfuse.readers.base import ERROR_INVALID_L1, ERROR_SATURATED
 from hsfuse.readers.geolocate import SwathGeocoder
 from hsfuse.readers.prisma.product import PrismaProduct
@@ -333,3 +334,24 @@ def test_l1_layers_of_another_size(path, tmp_path, name, values, words):
         PrismaProduct(source)
     assert caught.value.exit_code == 3
     assert caught.value.hint
+
+
+def test_stored_pixels_reach_any_cells_in_one_resampling(path):
+    """What a run does: no detour through the product's own map grid, whose view stays as it is."""
+    with PrismaProduct(path) as product:
+        stored, grid = product.stored_pixels, product.grid
+        bands = [0, 100, 229]
+        assert stored.grid.shape == (SIDE, SIDE)
+        assert np.array_equal(stored.valid(Slice2D(0, SIDE, 0, SIDE)), np.ones((SIDE, SIDE), bool))
+        for cells in (grid, Grid.from_origin(grid.crs, grid.bounds.left + 11, grid.bounds.top - 7, 30.0, *grid.shape)):
+            resampler = Resampler(stored.grid, cells)
+            source = resampler.source_block(cells.full)
+            got = resampler.apply(stored.read(source, bands), source, cells.full)
+            x, y = cells.xy(*(axis.astype(float) for axis in np.indices(cells.shape)))
+            inside = np.isfinite(got[0])
+            assert inside.sum() == pytest.approx(SIDE**2 * abs(29.5 * 28.9 + 7.5 * 7.7) / 900, rel=0.015)
+            assert np.sqrt(np.nanmean((got - ground(x, y)) ** 2)) < 1e-3
+            if cells is grid:
+                seen = product.read(grid.full, bands)
+                both = inside & np.isfinite(seen[0])
+                assert np.quantile(np.abs(got - seen)[:, both], 0.98) < 1e-5

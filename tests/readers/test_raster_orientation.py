@@ -14,8 +14,10 @@ from rasterio.transform import Affine
 
 from hsfuse.config import RunConfig
 from hsfuse.coregister.warp import Resampler
+from hsfuse.degrade import Psf
 from hsfuse.errors import UsageError
 from hsfuse.grid import Grid, Slice2D
+from hsfuse.inference.scene import FusionScene
 from hsfuse.readers.base import MultispectralProduct
 from hsfuse.readers.raster.hsi import RasterHsi
 from hsfuse.readers.raster.msi import RasterMsi
@@ -219,3 +221,33 @@ def test_ratios(coarse: float, fine: float, wanted: int | None, expected: Any) -
     with pytest.raises(UsageError, match=expected) as caught:
         pixel_ratio(*grids, wanted)
     assert caught.value.hint
+
+
+def test_a_rotated_image_is_read_in_small_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long strip of cells across a rotated image would otherwise need nearly all of it at a time."""
+    crs, steps = UTM, turned(40.0, 10.0)
+    side = 240
+    transform = Affine(steps[0], steps[1], MIDDLE[0] - side / 2 * (steps[0] + steps[1]),
+                       steps[2], steps[3], MIDDLE[1] - side / 2 * (steps[2] + steps[3]))  # fmt: skip
+    cells = Grid.from_origin(UTM, MIDDLE[0] - 1500, MIDDLE[1] + 1500, 10.0, 300, 300)
+    with RasterHsi(write(tmp_path / "c.tif", crs, transform, side)) as product, RasterMsi(
+        guide(tmp_path / "m.tif")
+    ) as msi:  # fmt: skip
+        every = np.arange(len(product.bands))
+        scene = FusionScene(product, msi, every, Resampler(product.stored_pixels.grid, cells), cells, 1, Psf(1.0))
+        strip = Slice2D(120, 140, 0, 300)
+        whole = scene.read_hsi(strip)
+        areas = []
+        stored = product.stored_pixels
+        read = type(stored).read
+
+        def counted(self: Any, block: Slice2D, bands: Any = None) -> Any:
+            areas.append(block.shape[0] * block.shape[1])
+            return read(self, block, bands)
+
+        monkeypatch.setattr(type(stored), "read", counted)
+        monkeypatch.setattr("hsfuse.inference.scene._WINDOW_BYTES", 1000)
+        np.testing.assert_allclose(scene.read_hsi(strip), whole, atol=1e-6, equal_nan=True)
+        assert len(areas) > 3
+        assert max(areas) < 0.12 * side**2
+        assert sum(areas) < 0.6 * side**2

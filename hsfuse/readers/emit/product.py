@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from hsfuse.errors import InputError
 from hsfuse.grid import Grid, Slice2D
-from hsfuse.readers.base import BoolArray, FloatCube, HyperspectralProduct, ProductInfo
+from hsfuse.readers.base import BoolArray, FloatCube, HyperspectralProduct, PixelSource, ProductInfo
 from hsfuse.readers.blocks import BandIndex, band_index, check_block
-from hsfuse.readers.geolocate import SwathGeocoder
+from hsfuse.readers.geolocate import StoredSwath, SwathGeocoder
 from hsfuse.readers.hdf5_file import DAMAGED, Hdf5File
 from hsfuse.readers.xml import time_of
 from hsfuse.spectral import BandTable
@@ -173,14 +173,27 @@ class EmitProduct(HyperspectralProduct):
                 out[group] = self._geocoder.resample(self._stored(source, wanted[group]), source, block)
         return out
 
+    @property
+    def stored_pixels(self) -> PixelSource:
+        """The image in stored rows and columns."""
+
+        def read(block: Slice2D, bands: BandIndex) -> FloatCube:
+            return self._stored(block, band_index(bands, len(self._bands)))
+
+        return StoredSwath(self._geocoder, read, self._known)
+
+    def _known(self, source: Slice2D) -> BoolArray:
+        """Stored pixels with data in a band in the middle of the spectrum, shape (row, col)."""
+        middle = np.array([int(self._bands.nearest(850.0)[0])])
+        return np.asarray(np.isfinite(self._stored(source, middle))[0], dtype=np.bool_)
+
     def valid(self, block: Slice2D) -> BoolArray:
         """Pixels inside the swath with data in a band in the middle of the spectrum, shape (row, col)."""
         check_block(block, self.grid.shape)
         source = self._geocoder.source_block(block)
         if source is None:
             return np.zeros(block.shape, dtype=np.bool_)
-        middle = np.array([int(self._bands.nearest(850.0)[0])])
-        known = np.isfinite(self._stored(source, middle)).astype(np.uint8)
+        known = self._known(source).astype(np.uint8)[None]
         return np.asarray(self._geocoder.resample_codes(known, source, block)[0], dtype=np.bool_)
 
     def cloud(self, block: Slice2D) -> BoolArray | None:

@@ -22,10 +22,11 @@ from hsfuse.readers.base import (
     FloatCube,
     HyperspectralProduct,
     MultispectralProduct,
+    PixelSource,
     ProductInfo,
 )
 from hsfuse.readers.blocks import BandIndex, band_index, check_block
-from hsfuse.readers.geolocate import SwathGeocoder
+from hsfuse.readers.geolocate import StoredSwath, SwathGeocoder
 from hsfuse.readers.overlap import DEFAULT_CUT_NM, OverlapReport
 from hsfuse.readers.prisma import header
 from hsfuse.readers.prisma.cubes import PrismaCubes
@@ -233,6 +234,13 @@ class PrismaProduct(HyperspectralProduct):
         if self._geocoder is None:
             return self._cubes.read(block, bands)
         return self._geocode(self._geocoder, block, bands)
+
+    @property
+    def stored_pixels(self) -> PixelSource:
+        """The image in stored rows and columns; the product itself where they are those of a map."""
+        if self._geocoder is None:
+            return self
+        return StoredSwath(self._geocoder, self._cubes.read, self._cubes.footprint)
 
     def _geocode(self, geocoder: SwathGeocoder, block: Slice2D, bands: BandIndex) -> FloatCube:
         wanted = band_index(bands, len(self.bands))
