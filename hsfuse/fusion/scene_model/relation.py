@@ -206,7 +206,8 @@ def _weights_from_blocks(pair: CoarsePair, msi: FloatArray) -> FloatArray | None
     left = left - np.median(left[:, ok], axis=1)[:, None, None]
     spread = 1.48 * np.median(np.abs(left[:, ok]), axis=1)[:, None, None]
     distance = (left**2 / np.maximum(spread, 1e-9) ** 2).sum(axis=0)
-    distance /= max(float(np.quantile(distance[ok], 0.25)) / 2.0 * float(gammaincinv(len(msi) / 2.0, 0.25)), 1e-12)
+    # The lower quartile of the chi-squared distribution is twice that of the gamma distribution.
+    distance /= max(float(np.quantile(distance[ok], 0.25)) / (2.0 * gammaincinv(len(msi) / 2.0, 0.25)), 1e-12)
     return np.asarray(1.0 / (1.0 + distance / _STUDENT_SCALE) ** 2)
 
 
