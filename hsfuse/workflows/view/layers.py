@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,6 +111,8 @@ class Explored:
     def __init__(self, path: Path, *, hsi: Path | None = None, msi: Sequence[Path] = ()) -> None:
         self.path = path
         self.notes: list[str] = []
+        self.read_ahead: Callable[[], None] = lambda: None
+        """Begin to decode the multispectral image under the cube: later reads find it ready."""
         self._stack = ExitStack()
         try:
             self._open(hsi, msi)
@@ -203,6 +205,7 @@ class Explored:
                 out[:, rows, cols] = product.read(inside, list(bands))
             return out
 
+        self.read_ahead = lambda: product.read_ahead(offset.clipped(*whole.shape))
         responses = product.responses
         count = len(product.band_names)
         centre = np.array([r.centre_nm for r in responses]) if responses else np.full(count, np.nan)

@@ -57,9 +57,9 @@ class Explorer:
     def __init__(self, explored: Explored) -> None:
         self._explored = explored
         self._limits = lru_cache(maxsize=64)(self._limits_at)
+        self.tile = lru_cache(maxsize=_KEPT_TILES)(self._tile)
         self._ahead = threading.Thread(target=self._warm, name="hsfuse-view", daemon=True)
         self._ahead.start()
-        self.tile = lru_cache(maxsize=_KEPT_TILES)(self._tile)
 
     def _warm(self) -> None:
         """Begin with what the page will ask for first, while the browser starts."""
@@ -67,6 +67,7 @@ class Explorer:
         with contextlib.suppress(HsfuseError, OSError):
             nm = tuple(float(each) for each in self.about()["composites"][0]["nm"])
             self.tile("fused", levels_of(self._explored.grid.shape) - 1, 0, 0, nm)
+            self._explored.read_ahead()
 
     def close(self) -> None:
         """Wait for what reads ahead: files are closed afterwards."""
