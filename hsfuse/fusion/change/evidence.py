@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from hsfuse.fusion.change.local import best_correction
+from hsfuse.fusion.change.local import LEAST_BLIND_GAIN, LEAST_GAIN, best_correction
 from hsfuse.fusion.change.response import Response
 from hsfuse.fusion.scene_model.contradiction import Contradiction
 from hsfuse.fusion.scene_model.relation import CoarsePair, GuideRelation, relate, some_blocks
@@ -95,7 +95,7 @@ def gather_evidence(
         corrected, count = more, count + 1
         relation = _keep_field(relate(pair, response.down(corrected)), relation)
     blurred = response.down(corrected)
-    found = Contradiction.find(relation, blurred, pair.valid)
+    found = Contradiction.find(relation, blurred, pair.valid, blind=pair.predicted is None)
     return Evidence(relation, blurred, found, count, unexplained), corrected
 
 
@@ -119,10 +119,11 @@ def _locally_corrected(
     )
     weight = np.where(pair.valid, weight, 1e-9)
     stacked = some_blocks(pair.valid.shape)
-    if stacked is not None and best_correction(stacked(seen), stacked(blurred), noise, stacked(weight)) is None:
+    least = LEAST_BLIND_GAIN if pair.predicted is None else LEAST_GAIN
+    if stacked is not None and best_correction(stacked(seen), stacked(blurred), noise, stacked(weight), least) is None:
         # Seasons and sensors differ all over a scene.
         return None
-    change = best_correction(seen, blurred, noise, weight)
+    change = best_correction(seen, blurred, noise, weight, least)
     if change is None:
         return None
     bands = len(guide)

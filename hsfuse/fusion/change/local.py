@@ -14,14 +14,17 @@ FloatArray = NDArray[np.float64]
 
 CANDIDATES = ((2.0, 0.03), (2.0, 0.3), (4.0, 0.1))
 """Width of the window (standard deviation, HSI pixels) and ridge in pseudo-pixels."""
-LEAST_GAIN = 0.85
-"""The leave-one-out error must fall to this share of what it was."""
+LEAST_GAIN, LEAST_BLIND_GAIN = 0.8, 0.6
+"""The leave-one-out error must fall to this share of what it was, with the MSI's responses and without: then windows
+correct the relation rather than the guide."""
 _CHOICE_PX, _DECISIVENESS = 2.0, 8.0
 """Width of the window that errors are compared in, and how much the better candidate is preferred there."""
 _BLOCK_ROWS = 64
 
 
-def best_correction(seen: FloatArray, guide: FloatArray, noise: FloatArray, weight: FloatArray) -> FloatArray | None:
+def best_correction(
+    seen: FloatArray, guide: FloatArray, noise: FloatArray, weight: FloatArray, least_gain: float = LEAST_GAIN
+) -> FloatArray | None:
     """Return the correction of a guide at low resolution, or None where none is clearly better.
 
     Parameters
@@ -34,6 +37,8 @@ def best_correction(seen: FloatArray, guide: FloatArray, noise: FloatArray, weig
         Variance that differences are measured in, shape (msi band,).
     weight
         Trust in each pixel, shape (row, col).
+    least_gain
+        Share of the error that must not be exceeded.
 
     Returns
     -------
@@ -55,7 +60,7 @@ def best_correction(seen: FloatArray, guide: FloatArray, noise: FloatArray, weig
     share = (local + 1e-3 * local[0].mean()) ** -_DECISIVENESS
     share /= share.sum(axis=0)
     blended = sum(part * error for part, error in zip(share, errors, strict=True))
-    if loss(np.asarray(blended)).sum() >= LEAST_GAIN * loss(before).sum():
+    if loss(np.asarray(blended)).sum() >= least_gain * loss(before).sum():
         return None
     return np.asarray(sum(part.astype(np.float32) * each for part, each in zip(share[1:], corrections, strict=True)))
 

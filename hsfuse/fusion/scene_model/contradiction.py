@@ -19,6 +19,8 @@ _LEAST_CONTRAST = 4e-4
 _STEEP = 0.9
 """Quantile of the slope from which on pixels tell the displacement."""
 _MOST_DISPLACEMENT_PX = 0.4
+_BLIND_DISTANCE = 3.0 * OUTLIER_DISTANCE
+"""The same without responses: rare materials are then predicted less well."""
 
 
 def neighbour_mean(x: NDArray[np.floating]) -> FloatArray:
@@ -54,8 +56,13 @@ class Contradiction:
     displacement_px: float
 
     @classmethod
-    def find(cls, relation: GuideRelation, msi: FloatArray, valid: NDArray[np.bool_]) -> Contradiction:
-        """Compare a relation with the MSI at low resolution, shape (msi band, row, col)."""
+    def find(
+        cls, relation: GuideRelation, msi: FloatArray, valid: NDArray[np.bool_], *, blind: bool = False
+    ) -> Contradiction:
+        """Compare a relation with the MSI at low resolution, shape (msi band, row, col).
+
+        ``blind`` tells that the relation was fitted without the MSI's responses.
+        """
         seen = relation.seen
         power = np.maximum(seen[:, valid].var(axis=1), 1e-12)
         scale = power[:, None, None]
@@ -67,7 +74,11 @@ class Contradiction:
         contrast = ((seen - neighbour_mean(seen)) ** 2 / scale).mean(axis=0)
         soft_misfit, soft_contrast = (gaussian_filter(x, 0.7, mode="constant") for x in (misfit, contrast))
         rivalry = soft_misfit / (soft_contrast + _LEAST_CONTRAST)
-        candidates = (relation.distance * unexplained > OUTLIER_DISTANCE) & (rivalry > 1.0) & valid
+        candidates = (
+            (relation.distance * unexplained > (_BLIND_DISTANCE if blind else OUTLIER_DISTANCE))
+            & (rivalry > 1.0)
+            & valid
+        )
         return cls(np.asarray(candidates, dtype=np.bool_), rivalry, misfit, power, displacement)
 
 
