@@ -10,7 +10,7 @@ from rich.console import Console
 
 from hsfuse.config import RunConfig
 from hsfuse.progress import LineProgress, RichProgress, Step, Within, expect, note
-from hsfuse.progress.course import Course
+from hsfuse.progress.course import Course, State, Steady
 from hsfuse.progress.terminal import figures, headline
 from hsfuse.workflows.steps.foresight import TEXTS, foreseen
 
@@ -166,3 +166,17 @@ def test_a_run_says_what_it_will_do(settings: dict[str, object], names: str) -> 
     assert ", ".join(step.name for step in steps) == names
     assert all(step.seconds > 0 and TEXTS[step.name] for step in steps)
     assert [step.name for step in foreseen(RunConfig(), dry_run=True)] == ["open"]
+
+
+def test_what_is_shown_follows_without_jumps() -> None:
+    def seen(elapsed: float, left: float) -> State:
+        return State(1, 1, "fuse", "", "", None, elapsed, left)
+
+    steady = Steady(lag_s=3.0)
+    assert steady(seen(0.0, 30.0)).left == 30.0
+    spike = steady(seen(0.25, 60.0)).left or 0.0
+    assert 30.0 < spike < 35.0
+    shown = 0.0
+    for quarter in range(2, 80):
+        shown = steady(seen(quarter / 4, 40.0 - quarter / 4)).left or 0.0
+    assert shown == pytest.approx(40.0 - 79 / 4, abs=0.1)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hsfuse.progress.protocol import Step
 
@@ -54,6 +55,31 @@ class State:
     def fraction(self) -> float | None:
         """Of the whole run's time that has passed, 0 to 1; None where nothing is expected."""
         return None if self.left is None else self.elapsed / max(self.elapsed + self.left, 1e-9)
+
+
+class Steady:
+    """Lets the estimate that is shown follow the reckoning without jumps.
+
+    A plan that is just being corrected, or a rival that computes for a second, is no news.
+
+    Parameters
+    ----------
+    lag_s
+        Seconds after which two thirds of a change are shown.
+    """
+
+    def __init__(self, lag_s: float = 3.0) -> None:
+        self._lag, self._total, self._seen = lag_s, 0.0, 0.0
+
+    def __call__(self, state: State) -> State:
+        """Return the state with the steady estimate."""
+        if state.left is None:
+            return state
+        total, passed = state.elapsed + state.left, state.elapsed - self._seen
+        follow = 1.0 if not self._total else 1.0 - math.exp(-max(passed, 0.0) / self._lag)
+        self._total += follow * (total - self._total)
+        self._seen = state.elapsed
+        return replace(state, left=max(self._total - state.elapsed, 0.0))
 
 
 class Course:

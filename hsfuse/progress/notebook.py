@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from hsfuse.progress.course import Course
+from hsfuse.progress.course import Course, Steady
 from hsfuse.progress.protocol import Stage, Step, format_seconds
 from hsfuse.progress.terminal import figures, headline
 
@@ -27,7 +27,7 @@ class NotebookProgress:
     """A bar with the step that is being done, brought up to date twice a second; use :meth:`close` at the end."""
 
     def __init__(self) -> None:
-        self._course = Course()
+        self._course, self._steady = Course(), Steady()
         self._handle: Any = None
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
@@ -84,7 +84,7 @@ class NotebookProgress:
             self._handle.update(HTML(text))
 
     def _text(self) -> str:
-        state = self._course.state()
+        state = self._steady(self._course.state())
         value = "" if state.fraction is None else f" value='{state.fraction:.3f}'"
         bar = f"<progress{value} max='1' style='width:20em'></progress>"
         return f"<div>{html.escape(headline(state))}</div><div>{bar} {html.escape(figures(state))}</div>"

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from hsfuse.progress.course import Course, State
+from hsfuse.progress.course import Course, State, Steady
 from hsfuse.progress.protocol import Stage, Step, format_seconds
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class _View:
     """What is drawn: always of this moment."""
 
     def __init__(self, course: Course) -> None:
-        self._course = course
+        self._course, self._steady = course, Steady()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from rich.console import Group
@@ -101,7 +101,7 @@ class _View:
         from rich.table import Table
         from rich.text import Text
 
-        state = self._course.state()
+        state = self._steady(self._course.state())
         yield Text(headline(state), style="bold", overflow="fold")
         times = Text(figures(state), no_wrap=True)
         room = options.max_width - _INDENT - times.cell_len - 2
