@@ -149,6 +149,7 @@ class _MethodConfig(_Config):
 
     method: str = Field("auto", description="fusion method; auto: the best one that is proven for the scene")
     model: Path | None = Field(None, description="weights file (.safetensors) for a network method")
+    prior: Path | None = Field(None, description="weights of a diffusion prior, for methods that sample one")
 
 
 class _PairConfig(CoregisterConfig):

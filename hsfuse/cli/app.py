@@ -21,6 +21,7 @@ from hsfuse.cli import (
     mosaic,
     run,
     simulate,
+    train_prior,
     train_reduced,
     view,
 )
@@ -58,8 +59,8 @@ def _root(
 
 
 _COMMANDS = (
-    run, view, batch, batch_status, mosaic, info, bands, coregister, compare, train_reduced, models, simulate, demo,
-    doctor, config,
+    run, view, batch, batch_status, mosaic, info, bands, coregister, compare, train_reduced, train_prior, models,
+    simulate, demo, doctor, config,
 )  # fmt: skip
 for module in _COMMANDS:
     module.add_to(app)

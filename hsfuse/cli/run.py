@@ -13,7 +13,7 @@ from hsfuse.config import CoregisterConfig, RunConfig
 from hsfuse.errors import EXIT_CODES
 
 _PANEL_FIELDS = {
-    "Fusion": "method guide quality model adapt bands vnir_swir_cut_nm s2_bands allow_radiometry_mismatch ratio"
+    "Fusion": "method guide quality model prior adapt bands vnir_swir_cut_nm s2_bands allow_radiometry_mismatch ratio"
     " psf_fwhm clip seed",
     "HSI raster": "wavelengths scale offset nodata",
     "Fidelity guards": "back_projection back_projection_weight srf_weight",

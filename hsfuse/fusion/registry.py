@@ -79,6 +79,8 @@ class NetworkEntry:
         needs the network itself.
     any_bands
         It takes any bands, MSI bands and ratios: settings and weights say nothing of them.
+    takes_prior
+        Whether ``wrap`` takes ``prior``, weights of a diffusion prior.
     """
 
     architecture: str
@@ -93,6 +95,7 @@ class NetworkEntry:
     former: FormerWeights | None = None
     foresee: Callable[[Any, str, Precision], ModelSpec | None] | None = None
     any_bands: bool = False
+    takes_prior: bool = False
 
     def completed(self, settings: Settings) -> dict[str, Any]:
         """Return complete settings.

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from hsfuse.errors import MemoryBudgetError
 from hsfuse.fusion.base import FusionMethod
+from hsfuse.fusion.place import at_places
 from hsfuse.inference.accelerator import Accelerator, Mark
 from hsfuse.inference.tile_batches import TileBatch
 from hsfuse.inference.tiling import Tile
@@ -168,7 +169,8 @@ class DevicePipeline:
             window = batch.window.slices
 
             def work() -> torch.Tensor:
-                return self._method.fuse_window(on_hsi, on_msi, window)
+                with at_places(batch.places):
+                    return self._method.fuse_window(on_hsi, on_msi, window)
 
             result, computed = self._accelerator.compute(work, (hsi_there, msi_there))
             host = slot.buffer("result", tuple(result.shape))

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse.fusion.base import FusionMethod
+from hsfuse.fusion.place import Place, at_places
 from hsfuse.grid import Slice2D
 from hsfuse.inference.scene import SceneStrip
 from hsfuse.inference.statistics import FusionStatistics
@@ -91,6 +92,11 @@ class TileBatch:
                 place[:, :height, width:] = part[:, :, -1:]
                 place[:, height:] = place[:, height - 1 : height]
 
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """Where the tiles lie in the scene."""
+        return tuple((tile.read.row0, tile.read.col0) for tile in self.tiles)
+
     def arrays(self) -> tuple[FloatCube, FloatCube]:
         """The tiles in memory of their own."""
         hsi, msi = np.empty(self.hsi_shape, np.float32), np.empty(self.msi_shape, np.float32)
@@ -138,5 +144,6 @@ def fuse_batch(method: FusionMethod, batch: TileBatch) -> list[FloatCube]:
 
     with torch.inference_mode():
         hsi, msi = (torch.from_numpy(array) for array in batch.arrays())
-        fused: torch.Tensor = method.fuse_window(hsi, msi, batch.window.slices)
+        with at_places(batch.places):
+            fused: torch.Tensor = method.fuse_window(hsi, msi, batch.window.slices)
         return batch.results(fused.float().numpy())

@@ -222,7 +222,12 @@ def run_scene(
 def _input_files(hsi_path: Path, msi_paths: Sequence[Path], config: RunConfig) -> tuple[Path, ...]:
     """Everything that a run reads and must not touch."""
     named = [Path(text) for text in (config.aoi, config.bands, config.wavelengths) if text is not None]
-    return hsi_path, *msi_paths, *filter(None, [config.model]), *(path for path in named if path.is_file())
+    return (
+        hsi_path,
+        *msi_paths,
+        *filter(None, [config.model, config.prior]),
+        *(path for path in named if path.is_file()),
+    )
 
 
 def _open(

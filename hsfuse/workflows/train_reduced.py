@@ -32,6 +32,7 @@ from hsfuse.training.task import TrainingTask
 from hsfuse.workflows.steps.clock import StageClock
 from hsfuse.workflows.steps.resources import resolved, resources_of
 from hsfuse.workflows.training.outputs import check_training_outputs
+from hsfuse.workflows.training.prior_settings import TrainPriorConfig
 from hsfuse.workflows.training.recipes import Recipe, loop_settings, loss_of, recipe_of, sampling
 from hsfuse.workflows.training.start import StartNetwork, start_network, start_weights
 from hsfuse.workflows.training.training_data import TrainingData, collect
@@ -164,7 +165,7 @@ def _task(
     return task
 
 
-def check_files(output: Path, config: TrainConfig) -> TrainingFiles:
+def check_files(output: Path, config: TrainConfig | TrainPriorConfig) -> TrainingFiles:
     """Decide where everything goes, before any work.
 
     Raises

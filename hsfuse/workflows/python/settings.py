@@ -40,6 +40,7 @@ class RunSettings(TypedDict, total=False):
     # Which method fuses which bands.
     method: str
     model: Path | str | None
+    prior: Path | str | None
     bands: str | int
     vnir_swir_cut_nm: float
     wavelengths: Path | str | None

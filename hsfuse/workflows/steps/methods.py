@@ -82,6 +82,10 @@ def choose_method(config: RunConfig, device: str = "cpu", *, planning: bool = Fa
         The method is unknown, a network lacks weights, or an option does not fit the method.
     """
     name = config.method
+    if config.prior is not None and not takes_prior(name):
+        raise UsageError(
+            f"The method '{name}' takes no --prior.", hint="Name one that samples a prior; `hsfuse models` lists them."
+        )
     if name == "auto":
         if config.model is not None:
             raise UsageError("--model needs --method.", hint="Name the network that the weights belong to.")
@@ -111,12 +115,21 @@ def choose_method(config: RunConfig, device: str = "cpu", *, planning: bool = Fa
 def _network(name: str, config: RunConfig, device: str, planning: bool) -> FusionMethod:
     precision = network_precision(name, config.precision, device)
     # Weights of the user's are looked through completely, and what refines or adapts a network has to see it.
-    if planning and config.model is None and config.adapt is None and config.quality == "plain":
+    own = (config.model, config.prior, config.adapt)
+    if planning and not any(own) and config.quality == "plain":
         foreseen = foresee_method(name, cast(Precision, precision))
         if foreseen is not None:
             return foreseen
     options: dict[str, Any] = {} if config.model is None else {"model": config.model}
+    if config.prior is not None:
+        options["prior"] = config.prior
     return create_method(name, **options, precision=precision)
+
+
+def takes_prior(name: str) -> bool:
+    """Whether a method samples a diffusion prior."""
+    network = METHODS.get(name).network if name in METHODS else None
+    return network is not None and network.takes_prior
 
 
 def network_precision(name: str, wanted: str, device: str) -> str:
