@@ -9,9 +9,8 @@ Sources that contradict it are named.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +19,17 @@ from numpy.typing import ArrayLike, NDArray
 from rasterio.io import DatasetReader
 
 from hsfuse.errors import InputError
+from hsfuse.readers.raster.band_names import band_names
+from hsfuse.readers.raster.band_numbers import FloatList, Found, flags_of, nanometres_per_unit, per_band
 from hsfuse.readers.raster.envi_header import EnviHeader
-from hsfuse.readers.raster.tags import descriptions, domains, tags
+from hsfuse.readers.raster.tags import domains, tags
 from hsfuse.spectral import BandTable
 
-FloatList = NDArray[np.float64]
-
-_IN_DESCRIPTION = re.compile(r"(\d{1,9}(?:\.\d{1,12})?) ?(nm|nanomet|[µμu]m|micromet)", re.IGNORECASE)
-_DESCRIPTION_LENGTH = 200
 _CENTRE_ITEMS = (
     "wavelength", "center_wavelength", "centre_wavelength", "central_wavelength", "wavelength_nm", "wavelengths",
     "center_wavelengths", "centre_wavelengths",
 )  # fmt: skip
 _WIDTH_ITEMS = ("fwhm", "full_width_half_max", "fwhm_nm")
-_PLAIN_NUMBER = re.compile(r"\d{1,9}(?:\.\d{1,12})?")
-_FEWEST_PLAIN = 10
-"""Names of fewer bands may hold numbers that mean something else."""
-_OPTICAL_NM = (340.0, 2700.0)
-_BEYOND_NM = 3000.0
-_WAVENUMBERS = 5e4
-"""Beyond 3 µm no sunlight is reflected; wavenumbers (cm⁻¹) of light end at 50 000."""
-_GOOD_WORDS = {"true": True, "yes": True, "good": True, "false": False, "no": False, "bad": False}
 _AGREEMENT_NM = 0.05
 """Sources may differ by this much beyond their rounding: 0.1 nm decides nothing."""
 
@@ -75,28 +64,6 @@ class BandMetadata:
         return self.centre_nm.size > 0
 
 
-@dataclass(frozen=True)
-class _Numbers:
-    """Numbers as they were written: values, and the last digit's worth."""
-
-    values: FloatList
-    step: float
-
-    def times(self, factor: float) -> _Numbers:
-        return self if factor == 1.0 else _Numbers(self.values * factor, self.step * factor)
-
-
-@dataclass(frozen=True)
-class _Found:
-    """What one source says."""
-
-    source: str
-    centre: _Numbers | None = None
-    fwhm: _Numbers | None = None
-    good: NDArray[np.bool_] | None = None
-    problems: tuple[str, ...] = ()
-
-
 def read_band_metadata(dataset: DatasetReader, indexes: list[int], header: EnviHeader) -> BandMetadata:
     """Return the spectral metadata of some bands.
 
@@ -126,7 +93,7 @@ def read_band_metadata(dataset: DatasetReader, indexes: list[int], header: EnviH
         ]
     if all(source.centre is None and not source.problems for source in found):
         # Names are often nominal; they only count where there is nothing else.
-        found.append(_descriptions(dataset, indexes))
+        found.append(band_names(dataset, indexes))
     problems = [problem for source in found for problem in source.problems]
     named = [(source, source.centre) for source in found if source.centre is not None]
     good = next((source.good for source in found if source.good is not None), np.ones(len(indexes), np.bool_))
@@ -157,17 +124,17 @@ def list_domains(dataset: DatasetReader) -> list[str | None]:
     return [*sorted(others, key=lambda name: name != "ENVI"), None]
 
 
-def _imagery(dataset: DatasetReader, indexes: list[int]) -> _Found:
+def _imagery(dataset: DatasetReader, indexes: list[int]) -> Found:
     name = "IMAGERY metadata"
     imagery = [tags(dataset, index, ns="IMAGERY") for index in indexes]
-    centre, problems = _per_band([item.get("CENTRAL_WAVELENGTH_UM") for item in imagery], indexes, name)
-    fwhm, _ = _per_band([item.get("FWHM_UM") for item in imagery], indexes, name)
+    centre, problems = per_band([item.get("CENTRAL_WAVELENGTH_UM") for item in imagery], indexes, name)
+    fwhm, _ = per_band([item.get("FWHM_UM") for item in imagery], indexes, name)
     if centre is None:
-        return _Found(name, problems=problems)
-    return _Found(name, centre.times(1000.0), None if fwhm is None else fwhm.times(1000.0), problems=problems)
+        return Found(name, problems=problems)
+    return Found(name, centre.times(1000.0), None if fwhm is None else fwhm.times(1000.0), problems=problems)
 
 
-def _band_items(dataset: DatasetReader, indexes: list[int]) -> _Found:
+def _band_items(dataset: DatasetReader, indexes: list[int]) -> Found:
     name = "band metadata"
     bands = []
     for index in indexes:
@@ -176,22 +143,22 @@ def _band_items(dataset: DatasetReader, indexes: list[int]) -> _Found:
             items |= normalised(tags(dataset, index, ns=domain))
         bands.append(items)
     key = next((key for key in _CENTRE_ITEMS if any(key in item for item in bands)), _CENTRE_ITEMS[0])
-    centre, problems = _per_band([item.get(key) for item in bands], indexes, name)
+    centre, problems = per_band([item.get(key) for item in bands], indexes, name)
     flags = [item.get("bbl", "1") for item in bands] if any("bbl" in item for item in bands) else None
-    good, flag_problems = _flags(flags, name)
+    good, flag_problems = flags_of(flags, name)
     problems += flag_problems
     if centre is None:
-        return _Found(name, good=good, problems=problems)
+        return Found(name, good=good, problems=problems)
     unit = bands[0].get("wavelength_units", bands[0].get("wavelength_unit", ""))
     factor, unit_problem = nanometres_per_unit(unit, centre.values, name)
     if factor is None:
-        return _Found(name, good=good, problems=(*problems, *unit_problem))
+        return Found(name, good=good, problems=(*problems, *unit_problem))
     width_key = next((key for key in _WIDTH_ITEMS if any(key in item for item in bands)), _WIDTH_ITEMS[0])
-    fwhm, _ = _per_band([item.get(width_key) for item in bands], indexes, name)
-    return _Found(name, centre.times(factor), None if fwhm is None else fwhm.times(factor), good, problems)
+    fwhm, _ = per_band([item.get(width_key) for item in bands], indexes, name)
+    return Found(name, centre.times(factor), None if fwhm is None else fwhm.times(factor), good, problems)
 
 
-def _lists(entries: Mapping[str, str], indexes: list[int], count: int, source: str) -> _Found:
+def _lists(entries: Mapping[str, str], indexes: list[int], count: int, source: str) -> Found:
     items = normalised(entries)
     problems: list[str] = []
 
@@ -211,118 +178,23 @@ def _lists(entries: Mapping[str, str], indexes: list[int], count: int, source: s
 
     centre = fwhm = None
     if (listed := texts(_CENTRE_ITEMS, "wavelengths")) is not None:
-        centre, wrong = _per_band(listed, indexes, source)
+        centre, wrong = per_band(listed, indexes, source)
         problems += wrong
     if centre is not None:
         factor, wrong = nanometres_per_unit(items.get("wavelength_units", ""), centre.values, source)
         problems += wrong
         if (widths := texts(_WIDTH_ITEMS, "widths")) is not None and factor is not None:
-            fwhm, _ = _per_band(widths, indexes, source)
+            fwhm, _ = per_band(widths, indexes, source)
             fwhm = None if fwhm is None else fwhm.times(factor)
         centre = None if factor is None else centre.times(factor)
-    good, wrong = _flags(texts(("bbl",), "bad-band flags"), source)
+    good, wrong = flags_of(texts(("bbl",), "bad-band flags"), source)
     problems += wrong
-    return _Found(source, centre, fwhm, good, tuple(problems))
-
-
-def _descriptions(dataset: DatasetReader, indexes: list[int]) -> _Found:
-    centres: list[str] = []
-    units = set()
-    texts = descriptions(dataset)
-    for index in indexes:
-        match = _IN_DESCRIPTION.search((texts[index - 1] or "")[:_DESCRIPTION_LENGTH])
-        if match is None:
-            return _plain_names([texts[i - 1] or "" for i in indexes], indexes)
-        units.add(match[2][0].lower() == "n")
-        centres.append(match[1])
-    centre, problems = _per_band(centres, indexes, "band descriptions")
-    if centre is None or len(units) > 1:
-        return _Found("band descriptions", problems=problems)
-    return _Found("band descriptions", centre.times(1.0 if units.pop() else 1000.0))
-
-
-def _plain_names(texts: Sequence[str], indexes: list[int]) -> _Found:
-    """Wavelengths of band names without a unit, such as ``Band 12 (512.4)`` or ``0.5124``: the last number of each.
-
-    Only where all of them can be wavelengths of light and are none that merely count.
-    """
-    name = "band names, which give no unit"
-    last = [numbers[-1] for text in texts if (numbers := _PLAIN_NUMBER.findall(text[:_DESCRIPTION_LENGTH]))]
-    if len(last) < len(texts) or len(texts) < _FEWEST_PLAIN:
-        return _Found(name)
-    centre, problems = _per_band(last, indexes, name)
-    if centre is None:
-        return _Found(name, problems=problems)
-    factor = 1000.0 if centre.values.max() < _OPTICAL_NM[0] else 1.0
-    values = centre.values * factor
-    optical = _OPTICAL_NM[0] <= values.min() and values.max() <= _OPTICAL_NM[1]
-    counting = np.all(np.abs(np.diff(values)) == 1.0)
-    if not optical or counting or np.unique(values).size < values.size:
-        return _Found(name)
-    unit = "nanometres" if factor == 1.0 else "micrometres"
-    said = f"The band names give wavelengths without a unit; they were taken as {unit}."
-    return _Found(name, centre.times(factor), problems=(said,))
+    return Found(source, centre, fwhm, good, tuple(problems))
 
 
 def normalised(items: Mapping[str, str]) -> dict[str, str]:
     """Return metadata items by lower-case name with underscores."""
     return {name.strip().lower().replace(" ", "_"): value for name, value in items.items()}
-
-
-def _per_band(
-    texts: Sequence[str | None], indexes: Sequence[int], source: str
-) -> tuple[_Numbers | None, tuple[str, ...]]:
-    """Return one number for each band; None, and what is wrong, when some are missing or no numbers."""
-    given = [text for text in texts if text is not None]
-    if not given:
-        return None, ()
-    if len(given) < len(texts):
-        band = indexes[list(texts).index(None)]
-        return None, (f"The {source} names {len(given)} of {len(texts)} wavelengths (none for band {band}).",)
-    values, steps = [], []
-    for band, text in zip(indexes, given, strict=True):
-        try:
-            number = Decimal(text.strip())
-        except InvalidOperation:
-            number = Decimal("nan")
-        if not number.is_finite():
-            return None, (f"The {source} gives band {band} the wavelength '{text.strip()[:40]}'.",)
-        values.append(float(number))
-        steps.append(int(number.as_tuple().exponent))
-    return _Numbers(np.array(values), 10.0 ** min(0, *steps)), ()
-
-
-def _flags(texts: Iterable[str] | None, source: str) -> tuple[NDArray[np.bool_] | None, tuple[str, ...]]:
-    if texts is None:
-        return None, ()
-    flags = []
-    for text in texts:
-        word = text.strip().lower()
-        try:
-            flags.append(_GOOD_WORDS[word] if word in _GOOD_WORDS else float(word) > 0)
-        except ValueError:
-            return None, (f"The {source} marks bad bands by '{text.strip()[:40]}', which was not understood.",)
-    return np.array(flags, dtype=np.bool_), ()
-
-
-def nanometres_per_unit(unit: str, wavelengths: FloatList, source: str) -> tuple[float | None, tuple[str, ...]]:
-    """Return the factor to nanometres; None, and what is wrong, for units that are no wavelengths of light.
-
-    Without a unit, numbers below 100 are taken for micrometres.
-    """
-    name = unit.strip().lower()
-    if name.startswith(("nano", "nm")):
-        return 1.0, ()
-    if name.startswith(("micro", "um", "µm", "μm")):
-        return 1000.0, ()
-    if name in ("", "unknown", "none") and wavelengths.min() > _BEYOND_NM and wavelengths.max() < _WAVENUMBERS:
-        return None, (
-            f"The {source} gives wavelengths from {wavelengths.min():g} to {wavelengths.max():g} without a unit, which "
-            "are no nanometres: they look like Angstrom or wavenumbers.",
-        )
-    if name in ("", "unknown", "none"):
-        return 1000.0 if wavelengths.max() < 100 else 1.0, ()
-    return None, (f"The {source} gives wavelengths in '{unit.strip()[:40]}', not in nanometres or micrometres.",)
 
 
 def reflectance_scale_factor(dataset: DatasetReader, header: EnviHeader) -> float | None:
