@@ -30,10 +30,23 @@ def main() -> None:
         say("interrupted")
         wait_for_loading()
         sys.exit(130)
+    except Exception as error:
+        # Nothing is set up yet: a system with too little of something says so here.
+        sys.exit(_told(error))
     try:
         app()
     finally:
         wait_for_loading()
+
+
+def _told(error: Exception) -> int:
+    """Say what went wrong before there was a command; return its exit code."""
+    from hsfuse.cli.streams import say
+    from hsfuse.errors import explained
+
+    found = explained(error)
+    say(f"error: {found.message}\nhint: {found.hint}")
+    return found.exit_code
 
 
 def _prepare(arguments: Sequence[str]) -> None:

@@ -99,6 +99,8 @@ class TrainingDivergedError(HsfuseError):
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 _SHORT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE})
 _NO_MEMORY = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "std::bad_alloc")
+_NO_ROOM_FOR_LIBRARIES = ("failed to map segment", "llocate memory", "cannot map")
+"""Of the system's loader."""
 
 
 def explained(error: Exception) -> HsfuseError:
@@ -111,6 +113,11 @@ def explained(error: Exception) -> HsfuseError:
     if isinstance(error, RuntimeError) and "can't start new thread" in text:
         return MemoryBudgetError(
             "The system allows no further threads.", hint="Use a smaller --threads, or raise the limit (ulimit -u)."
+        )
+    if isinstance(error, ImportError) and any(t in text for t in _NO_ROOM_FOR_LIBRARIES):
+        return MemoryBudgetError(
+            "There is too little memory to load the libraries that this command needs.",
+            hint="Raise the limit (ulimit -v), or free some memory.",
         )
     if isinstance(error, OSError):
         return _explained_os_error(error)

@@ -184,3 +184,27 @@ def test_ignored_signals_stay_ignored() -> None:
         preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
     )  # fmt: skip
     assert done.returncode == 130
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        ("ImportError('libtorch_cpu.so: failed to map segment from shared object')", "too little memory to load"),
+        ("RuntimeError(\"can't start new thread\")", "no further threads"),
+        ("OSError(24, 'Too many open files')", "too few open files"),
+    ],
+)
+def test_a_system_that_refuses_what_any_command_needs(error: str, words: str) -> None:
+    code = f"""
+import sys, hsfuse.__main__ as process
+def refuse(arguments):
+    raise {error}
+process._prepare = refuse
+sys.argv = ["hsfuse", "info", "x"]
+process.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 6, done.stderr
+    assert words in done.stderr
+    assert "hint: " in done.stderr
+    assert "Traceback" not in done.stderr

@@ -22,19 +22,20 @@ def fuzz() -> Iterator[ModuleType]:
 
     module.preload()
     yield module
+    module.end_worker()
     sys.path.remove(str(BENCHMARKS))
 
 
 @pytest.fixture(scope="module")
 def bench(fuzz: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return fuzz.prepare(tmp_path_factory.mktemp("fuzz") / "inputs")
+    return fuzz.fuzz_inputs.prepare(tmp_path_factory.mktemp("fuzz") / "inputs", fuzz.call)
 
 
 def _is_good(fuzz: ModuleType, outcome: Any) -> None:
     assert outcome.outcome in fuzz.GOOD, outcome
 
 
-@pytest.mark.parametrize("number", range(5))
+@pytest.mark.parametrize("number", range(12))
 def test_damaged_inputs(fuzz: ModuleType, bench: Any, number: int) -> None:
     _is_good(fuzz, fuzz.run_case(bench, f"mutation:{number}", fuzz.mutation))
 
@@ -57,6 +58,6 @@ def test_every_case_has_its_own_name_and_the_table_counts(fuzz: ModuleType) -> N
     kinds = [name.split(":")[0] for name in names]
     assert (kinds.count("mutation"), kinds.count("kill") >= 60, kinds.count("limit") >= 40) == (1500, True, True)
     bad = fuzz.Outcome("kill:a:b:c", "lost", 0, 1.0, "gone")
-    shown = fuzz.table([fuzz.Outcome("mutation:1", "same", 0, 1.0), bad])
-    assert "lost" in shown
-    assert "mutation" in shown
+    shown = fuzz.table([fuzz.Outcome("mutation:1", "same", 0, 1.0, about="zips/x"), bad])
+    assert "lost   kill:a:b:c" in shown
+    assert "mutations" in shown
