@@ -190,7 +190,7 @@ def test_ignored_signals_stay_ignored() -> None:
     ("error", "words"),
     [
         ("ImportError('libtorch_cpu.so: failed to map segment from shared object')", "too little memory to load"),
-        ("RuntimeError(\"can't start new thread\")", "no further threads"),
+        ('RuntimeError("can\'t start new thread")', "no further threads"),
         ("OSError(24, 'Too many open files')", "too few open files"),
     ],
 )
