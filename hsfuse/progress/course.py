@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from hsfuse.progress.protocol import Step
 
-_TRUST_S = 3.0
+_TRUST_S = 1.5
 """Expected seconds that must have passed until the machine's own pace counts as much as what was foreseen."""
 _PACE = (0.2, 20.0)
 """How much faster or slower than foreseen a machine is believed to be."""
