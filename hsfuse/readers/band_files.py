@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from hsfuse.readers.base import BoolArray, FloatCube, MultispectralProduct, Prod
 from hsfuse.readers.blocks import BandIndex, band_index, check_block
 from hsfuse.readers.decoder import DecoderError, decoder_warnings_are_errors
 from hsfuse.readers.gdal import TIFF_DRIVERS, closed_world, gdal_name, open_image
-from hsfuse.readers.map_grid import read_grid
+from hsfuse.readers.geocode import PixelGeocoder
+from hsfuse.readers.map_grid import OrientedPixels, seen_from_grid
 from hsfuse.readers.placement import Placement
 from hsfuse.spectral import SpectralResponse
 
@@ -72,6 +73,9 @@ class MaskFile:
 class BandFileImage(MultispectralProduct):
     """Bands of one scene on grids that nest, coarser ones brought to the finest by bilinear interpolation.
 
+    Images in degrees, in Web Mercator or not north-up are resampled to a metric grid (cubic convolution); all of them
+    have to have the same pixels.
+
     Parameters
     ----------
     bands
@@ -95,13 +99,15 @@ class BandFileImage(MultispectralProduct):
         self._bands, self._mask, self._hint = tuple(bands), mask, hint
         self._lock = threading.Lock()
         self._files: dict[Path, DatasetReader] = {}
+        self._pixels: dict[Path, OrientedPixels | None] = {}
         try:
             grids = {band.path: self._open(band.path) for band in self._bands}
             self._grid = min(grids.values(), key=lambda grid: grid.pixel_m)
             if mask is not None:
                 grids[mask.path] = self._open(mask.path)
             self._places = {path: self._place(path, grid) for path, grid in grids.items()}
-            self._info = describe()
+            self._geocoder = self._make_geocoder()
+            self._info = describe() if self._geocoder is None else self._warped(describe())
         except BaseException:
             self.close()
             raise
@@ -114,7 +120,24 @@ class BandFileImage(MultispectralProduct):
             raise self._unreadable(path, error) from error
         if file.count != 1:
             raise InputError(f"{path}: {file.count} layers instead of a single band.", hint=self._hint)
-        return read_grid(file, path)
+        grid, self._pixels[path] = seen_from_grid(file, path)
+        return grid
+
+    def _make_geocoder(self) -> PixelGeocoder | None:
+        """Return what resamples the bands, where they do not lie on a map grid."""
+        kinds = list(dict.fromkeys(self._pixels.values()))
+        if kinds == [None]:
+            return None
+        if len(kinds) > 1 or kinds[0] is None:
+            raise InputError(
+                f"{self._bands[0].path.parent}: the bands have different pixels, and are not north-up in metres.",
+                hint="Download all of them with one resolution, best in a UTM reference system.",
+            )
+        return PixelGeocoder(self._grid, kinds[0])
+
+    def _warped(self, info: ProductInfo) -> ProductInfo:
+        said = f"The bands were resampled to {self._grid.pixel_m:g} m in {self._grid.crs.to_string()}."
+        return replace(info, warnings=(*info.warnings, said))
 
     def _unreadable(self, path: Path, error: Exception) -> InputError:
         return InputError(f"{path}: the image cannot be read ({' '.join(str(error).split())}).", hint=self._hint)
@@ -166,8 +189,8 @@ class BandFileImage(MultispectralProduct):
         for plane, index in zip(out, wanted, strict=True):
             band = self._bands[int(index)]
             place = self._places[band.path]
-            source = place.source(block, margin=0 if place.ratio == 1 else 1)
-            if min(source.shape) < 1:
+            source = self._source(place, block)
+            if source is None:
                 continue
             raw = self._raw(band.path, source)
             values = raw.astype(np.float32) * np.float32(band.scale) + np.float32(band.offset)
@@ -175,12 +198,20 @@ class BandFileImage(MultispectralProduct):
             if band.saturated is not None:
                 empty |= raw == band.saturated
             values[empty] = np.nan
-            plane[:] = (
-                values if place.ratio == 1 and source.shape == block.shape else self._fine(place, values, source, block)
-            )
+            plane[:] = self._fine(place, values, source, block)
         return out
 
+    def _source(self, place: Placement, block: Slice2D) -> Slice2D | None:
+        """Stored pixels that a block needs; None where there are none."""
+        if self._geocoder is not None:
+            return self._geocoder.source_block(block)
+        source = place.source(block, margin=0 if place.ratio == 1 else 1)
+        return source if min(source.shape) > 0 else None
+
     def _fine(self, place: Placement, values: FloatCube, source: Slice2D, block: Slice2D) -> FloatCube:
+        if self._geocoder is not None:
+            seen: FloatCube = self._geocoder.resample(values[None], source, block)[0]
+            return seen
         if place.ratio > 1:
             return place.bilinear(values, source, block)
         filled: FloatCube = np.full(block.shape, np.nan, np.float32)
@@ -193,6 +224,13 @@ class BandFileImage(MultispectralProduct):
         if self._mask is None:
             return None
         place = self._places[self._mask.path]
+        if self._geocoder is not None:
+            stored = self._geocoder.source_block(block)
+            if stored is None:
+                return np.zeros(block.shape, np.uint8)
+            codes = self._raw(self._mask.path, stored)[None].astype(np.uint8)
+            nearest: NDArray[np.uint8] = self._geocoder.resample_codes(codes, stored, block)[0]
+            return nearest
         source = place.source(block)
         if min(source.shape) < 1:
             return np.zeros(block.shape, np.uint8)

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import package_samples as samples
 import pytest
+from pyproj import Transformer
 from rasterio.crs import CRS
+from scipy.ndimage import binary_erosion
 
 from hsfuse.config import RunConfig
 from hsfuse.errors import InputError, OverlapError
@@ -110,14 +112,9 @@ class TestBrowser:
             ("two", lambda f: (browser(f), browser(f, level="L1C")), "the bands of 2 scenes"),
             ("few", lambda f: browser(f, bands=("B02", "B03", "B04")), "10 m bands B08 are not beside"),
             (
-                "deg",
-                lambda f: browser(f, grid=Grid.from_origin(CRS.from_epsg(4326), 10, 45, 1e-4, 24, 30)),
-                "in degrees",
-            ),
-            (
-                "web",
-                lambda f: browser(f, grid=Grid.from_origin(CRS.from_epsg(3857), 1e6, 6e6, 14, 24, 30)),
-                "stretches",
+                "mixed",
+                lambda f: (browser(f, grid=in_system(4326, 10, 45, 1e-4)), browser(f, bands=("B08",))),
+                "the bands have different pixels|does not lie on the grid",
             ),
         ):
             folder = tmp_path / name
@@ -134,6 +131,34 @@ class TestBrowser:
         browser(tmp_path, "float32", bands=("B08",))
         with pytest.raises(OverlapError):
             open_msi([tmp_path], target=far)
+
+    @pytest.mark.parametrize(("epsg", "pixel"), [(4326, 9e-5), (3857, 14.2)], ids=["degrees", "Web Mercator"])
+    def test_downloads_that_are_not_in_metres(self, tmp_path: Path, epsg: int, pixel: float) -> None:
+        """As the browser delivers them unless told otherwise: warped to where they are."""
+        to_utm = Transformer.from_crs(epsg, 32632, always_xy=True)
+        left, top = Transformer.from_crs(32632, epsg, always_xy=True).transform(600_000.0, 5_000_000.0)
+        grid = Grid.from_origin(CRS.from_epsg(epsg), left, top, pixel, 90, 120)
+
+        def ground(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+            return 0.3 + 0.1 * np.sin(x / 70) + 0.1 * np.cos(y / 60)
+
+        seen = ground(*to_utm.transform(*grid.xy(*(axis.astype(float) for axis in np.indices(grid.shape)))))
+        for band in BANDS_10M:
+            name = f"2024-06-23-00:00_2024-06-23-23:59_Sentinel-2_L2A_{band}_(Raw).tiff"
+            samples.write_tif(tmp_path / name, seen[None].astype(np.float32), grid)
+        with open_msi([tmp_path]) as product:
+            assert product.grid.crs == CRS.from_epsg(32632)
+            assert product.grid.pixel_m == pytest.approx(10.0, abs=0.2)
+            x, y = product.grid.xy(*(axis.astype(float) for axis in np.indices(product.grid.shape)))
+            got = product.read(product.grid.full)
+            inside = np.isfinite(got[0])
+            assert inside.mean() > 0.9
+            # At the rim the kernel has no neighbours to see a slope by.
+            well = binary_erosion(inside, iterations=2)
+            assert np.abs(got - ground(x, y))[:, well].max() < 0.001
+            block = Slice2D(11, 40, 7, 60)
+            np.testing.assert_allclose(product.read(block), got[:, *block.slices], atol=1e-6)
+            assert any("The bands were resampled to" in text for text in product.info.warnings)
 
 
 class TestCloudOptimised:
