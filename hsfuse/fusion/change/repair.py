@@ -40,6 +40,9 @@ _SHARP_FROM, _SHARP_OVER = 0.38, 0.34
 _BLOCK_PX, _CONTEXT_PX = 96, 16
 _GAIN_WIDTH_PX = 1.2
 _BACK_PROJECTION = 0.5
+_LEFT_OVER, _DOUBT_FROM, _DOUBT_OVER = 20.0, 0.2, 0.2
+"""Squared contradiction that is left after the repair, in units of its variance, from which less of a foreign share is
+enough; and from which share on, over which range."""
 _SOME_DETAIL = 0.1
 """Share of a block's change whose detail must belong to the ground for its edges to be looked for once more."""
 
@@ -160,6 +163,14 @@ def _repair_block(
     own = belongs * (change > 0)
     inside = belongs * gain * guide + (1.0 - belongs) * expected
     repaired = guide * (1.0 - change) + inside * change
+    # What still contradicts the HSI is foreign where the matting suspected as much, only less surely.
+    left = ((response.down(repaired) - seen) ** 2 / relation.variance[:, *where]).mean(axis=0)
+    doubted = binary_dilation(candidates, np.ones((3, 3), bool)) & (left > _LEFT_OVER)
+    doubt = np.repeat(np.repeat(doubted, response.ratio, 0), response.ratio, 1).astype(np.float64)
+    doubt = np.maximum(gaussian_filter(doubt, 0.8), doubt)
+    doubt *= np.clip((share - _DOUBT_FROM) / _DOUBT_OVER, 0.0, 1.0) * (1.0 - belongs)
+    repaired = repaired * (1.0 - doubt) + expected * doubt
+    change, own = np.maximum(change, doubt), own * (1.0 - doubt)
     near = gaussian_filter(binary_dilation(candidates, np.ones((3, 3), bool)).astype(np.float64), 0.7, mode="constant")
     repaired -= _BACK_PROJECTION * response.up((response.down(repaired) - seen) * near)
     return _Block(repaired, share, change, own)
