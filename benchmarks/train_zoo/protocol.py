@@ -217,7 +217,7 @@ def card(header: NetworkHeader, rows: Sequence[dict[str, Any]], spread: Sequence
         lines += _scores(rows)
     lines += [
         "Test sites: docs/leaderboard.md.", "",
-        "## Limits", "", "- Minutes of training on small airborne scenes; no PRISMA product among them.",
+        "## Limits", "", "- A short training on small airborne scenes; no PRISMA product among them.",
         "- Other ratios, MSI bands or wavelengths need a training of their own.", "",
     ]  # fmt: skip
     return "\n".join(lines)
