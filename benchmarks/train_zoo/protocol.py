@@ -87,7 +87,11 @@ class CoreTimeTrainer(Trainer):
 
 def lite_networks() -> list[str]:
     """Small networks that are trained as they stand, without a stage of their own before."""
-    return sorted(name for name, entry in network_entries() if name.endswith("-lite") and entry.architecture != "ssrfn")
+    return sorted(
+        name
+        for name, entry in network_entries()
+        if name.endswith("-lite") and entry.architecture != "ssrfn" and not entry.takes_prior
+    )
 
 
 def training_data(data: Path, seed: int) -> TrainingData:

@@ -24,7 +24,11 @@ from hsfuse.workflows.training.training_data import nominal_bands
 from hsfuse.writers import CubeWriter
 
 BANDS = nominal_bands(16)
-NETWORKS = [name for name, entry in network_entries() if name.endswith("-lite") and entry.architecture != "ssrfn"]
+NETWORKS = [
+    name
+    for name, entry in network_entries()
+    if name.endswith("-lite") and entry.architecture != "ssrfn" and not entry.takes_prior
+]
 QUICK: dict[str, Any] = {
     "coregister": "global", "report": False, "dtype": "float32", "quality": "plain", "bands": "16", "threads": 1,
 }  # fmt: skip

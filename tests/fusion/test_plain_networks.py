@@ -43,7 +43,9 @@ PUBLISHED = {
     "fusion-mamba": (145, 1, 0.51),
 }
 LITE = tuple(
-    name for name, entry in network_entries() if name.endswith("-lite") and entry.architecture not in ("ssrfn",)
+    name
+    for name, entry in network_entries()
+    if name.endswith("-lite") and entry.architecture != "ssrfn" and not entry.takes_prior
 )
 TINY: dict[str, dict[str, Any]] = {
     "csakd-lite": {"teacher_high": 1, "teacher_low": 1},
