@@ -68,13 +68,23 @@ def _place(dataset: rasterio.io.DatasetReader, path: Path) -> Bounds:
             f"{path}: the image has no map position (reference system and geotransform).",
             hint="Georeference it first, for example with gdal_translate -a_srs and -a_ullr.",
         )
-    try:
-        return reproject_bounds(crs, CRS.from_epsg(4326), _bounds(dataset))
-    except OverlapError as error:
+    # What is not finite here would be met as a number that is none in every place that computes with it.
+    if not np.all(np.isfinite(dataset.transform)) or abs(dataset.transform.determinant) < 1e-12:
         raise InputError(
-            f"{path}: the reference system of the image cannot be related to longitude and latitude.",
-            hint="Assign the right one, for example with gdal_edit -a_srs EPSG:32632.",
-        ) from error
+            f"{path}: the geotransform gives its pixels no extent.",
+            hint="Georeference the image again, for example with gdal_translate -a_ullr.",
+        )
+    unrelated = InputError(
+        f"{path}: the reference system of the image cannot be related to longitude and latitude.",
+        hint="Assign the right one, for example with gdal_edit -a_srs EPSG:32632.",
+    )
+    try:
+        place = reproject_bounds(crs, CRS.from_epsg(4326), _bounds(dataset))
+    except OverlapError as error:
+        raise unrelated from error
+    if not np.all(np.isfinite(place)):
+        raise unrelated
+    return place
 
 
 def _stretch(crs: CRS, box: Bounds) -> float:
@@ -83,7 +93,8 @@ def _stretch(crs: CRS, box: Bounds) -> float:
     at_x, at_y = np.array([x, x + _PROBE_M, x]), np.array([y, y, y + _PROBE_M])
     lon, lat = (np.deg2rad(part) for part in reproject_xy(crs, CRS.from_epsg(4326), at_x, at_y))
     east = (lon[1:] - lon[0] + np.pi) % (2 * np.pi) - np.pi
-    metres = np.hypot(east * np.cos(lat[0]), lat[1:] - lat[0]) * np.rad2deg(1.0) * _METRES_PER_DEGREE
+    with np.errstate(invalid="ignore"):
+        metres = np.hypot(east * np.cos(lat[0]), lat[1:] - lat[0]) * np.rad2deg(1.0) * _METRES_PER_DEGREE
     return float(_PROBE_M / metres.mean()) if np.all(metres > 0) and np.all(np.isfinite(metres)) else math.inf
 
 
@@ -192,11 +203,6 @@ def seen_from_grid(dataset: rasterio.io.DatasetReader, path: Path) -> tuple[Grid
     plain = t.b == 0 and t.d == 0 and t.a > 0 and t.e < 0 and abs(t.a + t.e) <= 1e-4 * t.a
     if metric and plain:
         return Grid(crs, t, dataset.height, dataset.width), None
-    if not np.all(np.isfinite(t)) or abs(t.determinant) < 1e-12:
-        raise InputError(
-            f"{path}: the geotransform gives its pixels no extent.",
-            hint="Georeference the image again, for example with gdal_translate -a_ullr.",
-        )
     if not metric:
         longitude = t.c + t.a * dataset.width / 2 if crs.is_geographic else (place.left + place.right) / 2
         zone = utm_crs((longitude + 180.0) % 360.0 - 180.0, (place.bottom + place.top) / 2)

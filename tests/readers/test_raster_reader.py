@@ -284,6 +284,7 @@ class TestBadInput:
         [
             ({"crs": None}, "no map position", "Georeference"),
             ({"transform": Affine(30, 0, 0, 60, 0, 0)}, "no extent", "gdal_translate"),
+            ({"transform": Affine(30, 0, 1e30, 0, -30, 5e6)}, "cannot be related", "gdal_edit"),
         ],
     )
     def test_unusable_grids(self, tmp_path, profile, message, hint):
