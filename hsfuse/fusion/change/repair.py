@@ -36,6 +36,8 @@ UNRELATED = 0.25
 a third of other ground stay below 0.1, because that ground carries no weight."""
 FOREIGN = 0.5
 """Change from which a pixel counts as changed ground."""
+_LEAST_BLIND_SHARE = 0.005
+"""Without the MSI's responses, less change than this cannot be told from rare materials, and the guide stays."""
 _SHARP_FROM, _SHARP_OVER = 0.38, 0.34
 _BLOCK_PX, _CONTEXT_PX = 96, 16
 _GAIN_WIDTH_PX = 1.2
@@ -54,7 +56,7 @@ class RepairedGuide:
     Attributes
     ----------
     msi
-        The guide that the fusion should use, shape (msi band, row, col).
+        The guide that the fusion should use, shape (msi band, row, col); that which came where nothing was repaired.
     change
         Share of foreign ground, 0 to 1, shape (row, col).
     own_detail
@@ -109,13 +111,11 @@ def repair_guide(pair: CoarsePair, msi: FloatCube, response: Response, *, correc
         Take smooth differences (haze, calibration, season) out of the guide.
     """
     evidence, corrected = gather_evidence(pair, msi, response, correct=correct)
-    rows, cols = msi.shape[1:]
-    repaired = corrected if corrected is not msi else msi.copy()
-    foreign, change, own = np.zeros((3, rows, cols), np.float32)
+    foreign, change, own = np.zeros((3, *msi.shape[1:]), np.float32)
     candidates = evidence.contradiction.candidates
+    parts: list[tuple[tuple[slice, slice], FloatCube]] = []
     if candidates.any():
         contrast = float(np.median(neighbour_contrast(corrected[:, ::7], evidence.contradiction.power)))
-        parts: list[tuple[tuple[slice, slice], FloatCube]] = []
         for read, core in blocks(pair.valid.shape):
             if not candidates[read].any():
                 continue
@@ -125,11 +125,16 @@ def repair_guide(pair: CoarsePair, msi: FloatCube, response: Response, *, correc
             parts.append((fine_core, block.guide[:, *inner].astype(np.float32)))
             foreign[fine_core] = block.foreign[inner]
             change[fine_core], own[fine_core] = block.change[inner], block.own[inner]
-        # Only now: every block looks at its neighbours as they were.
-        for place, pixels in parts:
-            repaired[:, *place] = pixels
     valid = np.repeat(np.repeat(pair.valid, response.ratio, 0), response.ratio, 1)
     changed = float((change[valid] > FOREIGN).mean()) if valid.any() else 0.0
+    if pair.predicted is None and changed < _LEAST_BLIND_SHARE:
+        # Told by the matting's share, not acted upon.
+        parts, changed = [], 0.0
+        change[:], own[:] = 0.0, 0.0
+    repaired = corrected if corrected is not msi or not parts else msi.copy()
+    # Only now: every block looks at its neighbours as they were.
+    for place, pixels in parts:
+        repaired[:, *place] = pixels
     return RepairedGuide(repaired, change, own, evidence, foreign, changed)
 
 
