@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import numpy as np
@@ -123,6 +124,18 @@ class TestBelonging:
         path.write_bytes(whole[:-200])
         with pytest.raises(InputError, match=r"too small|cut off"):
             open_hsi(path)
+
+    @pytest.mark.parametrize("word", ["[[[[", "nan", "", "x1"])
+    def test_a_position_that_is_no_number(self, tmp_path, word):
+        """GDAL takes it for 0."""
+        path, header = envi(tmp_path, "m.img", "m.hdr"), tmp_path / "m.hdr"
+        text = header.read_text()
+        changed = re.sub(r"(map info = \{[^,]*,)[^,]*,", lambda found: f"{found[1]} {word},", text, count=1)
+        assert changed != text
+        header.write_text(changed)
+        with pytest.raises(InputError, match="where a number belongs") as caught:
+            open_hsi(path)
+        assert caught.value.exit_code == 3
 
 
 class TestLists:

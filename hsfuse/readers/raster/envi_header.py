@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,8 @@ _NO_DATA_SUFFIXES = frozenset(
 )
 _SAMPLE_BYTES = {1: 1, 2: 2, 3: 4, 4: 4, 5: 8, 6: 8, 9: 16, 12: 2, 13: 4, 14: 8, 15: 8}
 """Bytes a sample of each ENVI ``data type``."""
+_MAP_NUMBERS = 7
+"""Of ``map info``, reference pixel, position and pixel size stand behind the projection's name."""
 
 
 @dataclass(frozen=True)
@@ -200,6 +203,31 @@ def data_file(path: Path) -> Path:
             f"{path}: there is no data file beside this ENVI header.", hint="Copy both files to one folder."
         )
     return found[0]
+
+
+def check_map_info(header: EnviHeader, data: Path) -> None:
+    """Make sure that the numbers of a header's ``map info`` are numbers.
+
+    GDAL takes what it cannot read for 0, which moves the image without a word.
+
+    Raises
+    ------
+    InputError
+        One is none.
+    """
+    listed = header.entries.get("map info", "").strip("{} ")
+    if header.path is None or not listed:
+        return
+    for text in [piece.strip() for piece in listed.split(",")][1:_MAP_NUMBERS]:
+        try:
+            wrong = not math.isfinite(float(text))
+        except ValueError:
+            wrong = True
+        if wrong:
+            raise InputError(
+                f"{data}: 'map info' of {header.path.name} holds '{text[:40]}' where a number belongs.",
+                hint="Restore the header; it lists projection, reference pixel, position and pixel size in this order.",
+            )
 
 
 def check_size(header: EnviHeader, data: Path) -> str | None:
