@@ -10,10 +10,12 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import rasterio
 from typer.testing import CliRunner
 
 from hsfuse.cli.app import app
 from hsfuse.errors import InputError, UsageError
+from hsfuse.readers import open_hsi
 from hsfuse.simulate.products import SimulatedPair, simulate_pair
 from hsfuse.simulate.scene import Truth
 from hsfuse.workflows.batch.plan import make_plan
@@ -85,6 +87,32 @@ def test_runs_are_planned_and_gone_on_with_through_the_command_line(fine_pair: S
     assert plan["grid"]["ratio"] == 6
     assert plan["guide"]["bands"] == ["PAN"]
     assert not list(tmp_path.iterdir())
+
+
+def test_rasters_of_other_sensors_take_one_band_as_guide(fine_pair: SimulatedPair, tmp_path: Path) -> None:
+    """As a cube of Hyperion with the panchromatic image of ALI: nothing is known of the guide but its pixels."""
+    with open_hsi(fine_pair.prisma) as product:
+        index = np.flatnonzero((product.bands.centre_nm > 430.0) & (product.bands.centre_nm < 900.0))[::2]
+        cube, grid = np.nan_to_num(product.read(product.grid.full, index)), product.grid
+        pan = product.panchromatic()
+        assert pan is not None
+        image = pan.read(pan.grid.full).reshape(1, pan.grid.height // 2, 2, -1, 2).mean(axis=(2, 4))
+        bands = product.bands.take(index)
+    for name, values, where in (("hsi", cube, grid), ("pan", image, grid.nested(3))):
+        with rasterio.open(
+            tmp_path / f"{name}.tif", "w", driver="GTiff", count=len(values), height=where.height, width=where.width,
+            dtype="float32", crs=where.crs, transform=where.transform,
+        ) as file:  # fmt: skip
+            file.write(values.astype(np.float32))
+            for number, (centre, fwhm) in enumerate(zip(bands.centre_nm, bands.fwhm_nm, strict=True), start=1):
+                if name == "hsi":
+                    file.update_tags(number, wavelength=f"{centre:.2f}", fwhm=f"{fwhm:.2f}", wavelength_units="nm")
+    result = fuse_scene(tmp_path / "hsi.tif", tmp_path / "pan.tif", tmp_path / "o.tif", method="glp", **FEW)
+    assert result.summary["grid"]["ratio"] == 3
+    found = result.summary["guide"]["response"]
+    assert found["measured"]
+    assert found["explained"] > 0.98
+    assert found["centre_nm"] == pytest.approx(570.0, abs=25.0)
 
 
 def test_a_batch_needs_no_archive(fine_pair: SimulatedPair, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,12 @@ from numpy.testing import assert_allclose, assert_array_equal
 from typer.testing import CliRunner
 
 from hsfuse.cli.app import app
+from hsfuse.config import RunConfig
 from hsfuse.degrade import Psf, lowpass_decimate, upsample
 from hsfuse.errors import InputError, UsageError
 from hsfuse.fusion.base import LowResolutionStrip
 from hsfuse.fusion.classical.statistics import gather
+from hsfuse.fusion.create import create_method
 from hsfuse.fusion.methods.mpsrnet_diff.low_rank import LowRankModel, select_bands
 from hsfuse.fusion.methods.mpsrnet_diff.network import factors
 from hsfuse.fusion.methods.mpsrnet_diff.sampling import PriorSampler
@@ -24,12 +27,14 @@ from hsfuse.fusion.nets.diffusion.noise import pixel_noise
 from hsfuse.fusion.nets.diffusion.schedule import signal_power, strided
 from hsfuse.fusion.nets.diffusion.settings import PriorSettings
 from hsfuse.fusion.nets.diffusion.unet import SPREAD, PatchPrior, balance
+from hsfuse.fusion.nets.zoo import find_model
 from hsfuse.grid import Slice2D
 from hsfuse.simulate.training_scene import training_scene
 from hsfuse.spectral import BandTable
 from hsfuse.training.loop import train
 from hsfuse.training.prior_task import PriorImage, PriorTask
 from hsfuse.training.settings import LoopSettings, TrainingFiles
+from hsfuse.workflows.steps.methods import choose_method
 
 BANDS = BandTable.make(np.linspace(450.0, 900.0, 10), np.full(10, 15.0))
 
@@ -106,6 +111,23 @@ def test_the_shipped_prior_knows_what_it_was_trained_on() -> None:
     shipped = load_prior(n_bands=3)
     assert shipped.training["validation"]["denoised_db"] > shipped.training["validation_before"]["denoised_db"]
     assert shipped.training["scenes"]
+
+
+def test_the_shipped_network_loads_with_its_prior_and_has_seen_no_test_site() -> None:
+    method = create_method("mpsrnet-diff-lite")
+    assert (method.spec.ratios, method.spec.n_msi, method.spec.name) == ((6,), 1, "mpsrnet-diff-lite")
+    header = find_model("mpsrnet-diff-lite").header()
+    assert header is not None
+    sites = tomllib.loads((Path(__file__).parents[2] / "benchmarks" / "sites.toml").read_text(encoding="utf-8"))
+    held = {name for split in ("validation", "test") for names in sites[split].values() for name in names}
+    assert not held & set(header.training["scenes"])
+    assert not held & set(load_prior().training["scenes"])
+
+
+def test_methods_without_a_prior_refuse_one(tmp_path: Path) -> None:
+    path = save_prior(tmp_path / "p.safetensors", tiny_prior(), "mine", {})
+    with pytest.raises(UsageError, match="'glp' takes no --prior"):
+        choose_method(RunConfig(method="glp", prior=path))
 
 
 def images() -> list[PriorImage]:

@@ -154,14 +154,17 @@ class Mpsrnet(PairNetwork):
             side *= factor
             size = torch.Size([cube.shape[-2] * factor, cube.shape[-1] * factor])
             start = resized(pair.fine, size)
-            correction = self._step(cube, resized(pair.msi, size), start, resized(ahead, size), side)
+            here = resized(ahead, size)
+            correction = self._step(cube, resized(pair.msi, size), here, side)
+            if self.share is not None:
+                correction = correction + self.share[:, None, None] * (here - start) / unit
             cube = start + unit * correction
             made.append(cube)
         return made, correction
 
-    def _step(self, cube: Tensor, seen: Tensor, start: Tensor, ahead: Tensor, side: int) -> Tensor:
-        """Correction of what a step starts from; scans run over blocks of ``fold`` x ``fold`` pixels."""
-        fold, size = self.settings.fold, start.shape[-2:]
+    def _step(self, cube: Tensor, seen: Tensor, ahead: Tensor, side: int) -> Tensor:
+        """What is added to what a step starts from; scans run over blocks of ``fold`` x ``fold`` pixels."""
+        fold, size = self.settings.fold, seen.shape[-2:]
         folded = [-(-length // fold) for length in size]
         own = F.interpolate(self.hsi_stem(cube), size=folded, mode="bilinear", align_corners=False)
         streams = [own, self.guide_stem(_folded(seen, fold))]
@@ -170,10 +173,7 @@ class Mpsrnet(PairNetwork):
         stack = torch.cat(streams, dim=1)
         for block in self.blocks:
             stack = block(stack, side // fold)
-        added = F.pixel_shuffle(self.head(stack), fold)[..., : size[0], : size[1]]
-        if self.share is None:
-            return added
-        return added + self.share[:, None, None] * (ahead - start)
+        return F.pixel_shuffle(self.head(stack), fold)[..., : size[0], : size[1]]
 
 
 def _folded(x: Tensor, fold: int) -> Tensor:
