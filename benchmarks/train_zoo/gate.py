@@ -162,7 +162,7 @@ def main() -> None:
         steps=given.steps, validate_every=max(given.steps // 15, 20), micro_batch=8,
     )  # fmt: skip
     given.output.mkdir(parents=True, exist_ok=True)
-    result = train(task, settings, files=TrainingFiles(log=given.output / "log.csv"))
+    result = train(task, settings, files=TrainingFiles(given.output / "checkpoint.safetensors", given.output / "log.csv"))
     record: dict[str, Any] = {
         "hsfuse": __version__, "torch": torch.__version__, "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "network": "ssrfn-gate", "base": task.base, "seed": given.seed,
