@@ -162,7 +162,9 @@ def main() -> None:
         steps=given.steps, validate_every=max(given.steps // 15, 20), micro_batch=8,
     )  # fmt: skip
     given.output.mkdir(parents=True, exist_ok=True)
-    result = train(task, settings, files=TrainingFiles(given.output / "checkpoint.safetensors", given.output / "log.csv"))
+    # What a training found is not lost with what comes after it.
+    checkpoint = given.output / "checkpoint.safetensors"
+    result = train(task, settings, files=TrainingFiles(checkpoint, given.output / "log.csv"))
     record: dict[str, Any] = {
         "hsfuse": __version__, "torch": torch.__version__, "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "network": "ssrfn-gate", "base": task.base, "seed": given.seed,
@@ -178,6 +180,7 @@ def main() -> None:
         "ssrfn-gate", "ssrfn-gate", config.to_dict(), (), (), (), base=task.base, training=record
     )  # fmt: skip
     save_weights(given.output / WEIGHTS_FILE, result.network, header, dtype="bf16")
+    checkpoint.unlink(missing_ok=True)
     words = [f"--{key.replace('_', '-')} {value}" for key, value in vars(given).items()
              if key not in ("data", "output", "cache", "prepare")]  # fmt: skip
     text = card(header, "python benchmarks/train_zoo/gate.py " + " ".join(words))
