@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import tomllib
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from hsfuse.errors import UsageError
-
-_LARGEST_FILE = 2**20
-"""Bytes; a configuration has a few kilobytes."""
+from hsfuse.small_text import read_small_text
 
 
 def number_as_text(value: Any) -> Any:
@@ -28,22 +25,13 @@ def read_toml(file: Path) -> dict[str, Any]:
         It is missing, not readable, or not TOML.
     """
     try:
-        return tomllib.loads(_text_of(file))
+        return tomllib.loads(read_small_text(file, "configuration"))
     except OSError as error:
         raise UsageError(f"The configuration file {file} cannot be read: {error.strerror}.") from error
     except RecursionError as error:
         raise UsageError(f"The configuration file {file} is nested too deeply.") from error
     except ValueError as error:  # also of numbers with thousands of digits
         raise UsageError(f"The configuration file {file} is not valid TOML: {error}.") from error
-
-
-def _text_of(file: Path) -> str:
-    """The text of a file that is no pipe and not endless."""
-    if not file.is_file() and file.exists() and not file.is_dir():
-        raise OSError(errno.EINVAL, "it is no regular file")
-    if file.is_file() and file.stat().st_size > _LARGEST_FILE:
-        raise OSError(errno.EFBIG, "it is larger than any configuration")
-    return file.read_text(encoding="utf-8")
 
 
 def parse_days(text: str) -> tuple[date, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse.errors import InputError, UsageError
+from hsfuse.small_text import read_small_text
 from hsfuse.spectral import BandTable
 
 BandCount = int | Literal["all"] | None
@@ -67,7 +68,7 @@ def read_wavelengths(path: Path) -> tuple[float, ...]:
         The file cannot be read, is empty, or holds something that is not a plausible wavelength.
     """
     try:
-        content = path.read_text(encoding="utf-8-sig")
+        content = read_small_text(path, "list of wavelengths")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text"
         raise UsageError(

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse.errors import UsageError
+from hsfuse.small_text import read_small_text
 
 FloatList = NDArray[np.float64]
 
 _MICROMETRES_BELOW = 100.0
-_LARGEST_FILE = 1 << 20
 _SEPARATOR = re.compile(r"[\s,;]+")
 _HINT = "Write a line for each band: its wavelength in nm and, if known, its width (FWHM); '#' starts a comment."
 
@@ -92,9 +92,7 @@ def read_wavelength_file(path: Path) -> tuple[FloatList, FloatList | None]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        if path.is_file() and path.stat().st_size > _LARGEST_FILE:
-            raise UsageError(f"Option 'wavelengths': {path} is larger than any list of wavelengths.", hint=_HINT)
-        return path.read_text(encoding="utf-8-sig").splitlines()
+        return read_small_text(path, "list of wavelengths").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text"
         raise UsageError(f"Option 'wavelengths': {path} cannot be read: {reason}.", hint=_HINT) from error

@@ -13,6 +13,7 @@ import rasterio
 from typer.testing import CliRunner
 
 from hsfuse.cli.app import app
+from hsfuse.small_text import read_small_text
 from hsfuse.testing import small_scene
 
 runner = CliRunner()
@@ -101,3 +102,22 @@ finally:
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "False False False"
     assert "method" in done.stdout
+
+
+@pytest.mark.parametrize("option", ["--wavelengths", "--bands", "--config"])
+@pytest.mark.parametrize("endless", ["/dev/zero", "pipe"])
+def test_lists_and_settings_that_never_end(tmp_path: Path, option: str, endless: str) -> None:
+    """A device would fill the memory, a pipe would be waited for."""
+    if endless == "pipe":
+        endless = str(tmp_path / "pipe")
+        os.mkfifo(endless)
+    done = runner.invoke(app, ["run", "h.tif", "m.tif", "-o", str(tmp_path / "o.tif"), "--dry-run", option, endless])
+    assert done.exit_code in (2, 3), done.output
+    with pytest.raises(OSError, match="no regular file"):
+        read_small_text(Path(endless), "list")
+
+
+def test_lists_that_are_too_long(tmp_path: Path) -> None:
+    (tmp_path / "long").write_bytes(b"1\n" * 20)
+    with pytest.raises(OSError, match="larger than any list"):
+        read_small_text(tmp_path / "long", "list", largest=10)

@@ -16,9 +16,11 @@ from typing import Any
 
 from hsfuse.config import RunConfig
 from hsfuse.errors import InputError, UsageError
+from hsfuse.small_text import read_small_text
 from hsfuse.workflows.batch.settings import PER_BATCH
 
 SUFFIXES = (".csv", ".jsonl", ".ndjson")
+_LARGEST_BYTES = 64 << 20
 _OWN = ("hsi", "s2", "output")
 _SETTINGS = tuple(sorted(set(RunConfig.model_fields) - PER_BATCH))
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
@@ -65,7 +67,7 @@ def read_manifest(path: Path) -> list[ManifestScene]:
         A column or value is wrong, or there are no scenes.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_small_text(path, "manifest", largest=_LARGEST_BYTES)
     except OSError as error:
         raise InputError(f"The manifest {path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
