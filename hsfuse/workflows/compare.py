@@ -117,7 +117,7 @@ def compare(
             source = open_source(paths, config, stack)
             stage.advance()
         specs, headers, unsuited = _that_suit(wanted, named, source)
-        setting = source.prepare(next(iter(headers.values()), None), clock)
+        setting = source.prepare(next((h for h in headers.values() if h.centre_nm), None), clock)
         if config.quality != "plain":
             with clock.stage("find changes") as stage:
                 setting = replace(setting, repaired=repaired_scene(setting.scene, config, given).scene)
@@ -207,7 +207,8 @@ def _that_suit(
             if spec.network:
                 header = spec.header()
                 source.check(header)
-                _check_same_bands(spec.label, header, headers)
+                if header.centre_nm:
+                    _check_same_bands(spec.label, header, {k: h for k, h in headers.items() if h.centre_nm})
                 headers[spec.label] = header
             else:
                 spec.create()

@@ -168,7 +168,8 @@ class _CubeSource:
 
     def check(self, header: NetworkHeader) -> None:
         check_network(header, [r.name for r in self._responses], self.ratio, None)
-        resampling_matrix(self._product.bands.take(self._usable), header.bands, self._path.name)
+        if header.centre_nm:
+            resampling_matrix(self._product.bands.take(self._usable), header.bands, self._path.name)
 
     def prepare(self, header: NetworkHeader | None, progress: Progress) -> ComparisonSetting:
         product, config, ratio = self._product, self._config, self.ratio
