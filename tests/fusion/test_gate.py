@@ -39,7 +39,7 @@ def _estimate() -> RefinedMethod:
 
 
 def test_shipped_weights_gain_with_best(pair: Pair) -> None:
-    """On this mixture of five materials ``standard`` loses 0.15 dB to the estimate: docs/quality-benchmark.md says so."""
+    """``standard`` loses 0.15 dB to the estimate on this mixture of materials: docs/quality-benchmark.md says so."""
     before = psnr(pair.truth, _fused(_estimate(), pair))
     assert psnr(pair.truth, _fused(create_method("ssrfn-gate", quality="best"), pair)) > before + 0.3
 
