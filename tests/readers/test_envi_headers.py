@@ -137,6 +137,12 @@ class TestBelonging:
             open_hsi(path)
         assert caught.value.exit_code == 3
 
+    def test_samples_of_no_data_type(self, tmp_path):
+        path, header = envi(tmp_path, "m.img", "m.hdr"), tmp_path / "m.hdr"
+        header.write_text(header.read_text().replace("data type", "data tape"))
+        with pytest.raises(InputError, match="does not say 'data type'"):
+            open_hsi(path)
+
 
 class TestLists:
     @pytest.mark.parametrize(

@@ -205,16 +205,22 @@ def data_file(path: Path) -> Path:
     return found[0]
 
 
-def check_map_info(header: EnviHeader, data: Path) -> None:
-    """Make sure that the numbers of a header's ``map info`` are numbers.
+def check_numbers(header: EnviHeader, data: Path) -> None:
+    """Make sure that a header says how the samples are stored, and that the numbers of its ``map info`` are numbers.
 
-    GDAL takes what it cannot read for 0, which moves the image without a word.
+    GDAL takes bytes for granted where no data type is named, and 0 for what it cannot read of a position.
 
     Raises
     ------
     InputError
-        One is none.
+        Something is missing, or no number.
     """
+    for name in ("samples", "lines", "bands", "data type") if header.path is not None else ():
+        if header.number(name) is None:
+            raise InputError(
+                f"{data}: the header {header.path.name if header.path else ''} does not say '{name}' in a number.",
+                hint="Restore the header: without it nobody knows how the samples are stored.",
+            )
     listed = header.entries.get("map info", "").strip("{} ")
     if header.path is None or not listed:
         return

@@ -25,7 +25,7 @@ from hsfuse.readers.declarations import NOTHING, Declarations, read_wavelength_f
 from hsfuse.readers.decoder import DecoderError, decoder_warnings_are_errors, gdal_warnings
 from hsfuse.readers.gdal import RASTER_DRIVERS, FolderAlias, closed_world, open_image
 from hsfuse.readers.map_grid import OrientedPixels, read_grid, seen_from_grid
-from hsfuse.readers.raster.envi_header import check_map_info, check_size, data_file, header_of
+from hsfuse.readers.raster.envi_header import check_numbers, check_size, data_file, header_of
 from hsfuse.readers.raster.metadata import BandMetadata, normalised, read_band_metadata, reflectance_scale_factor
 from hsfuse.readers.raster.tags import descriptions, tags
 from hsfuse.readers.raster.values import (
@@ -124,7 +124,7 @@ class RasterFile:
         self.header = header_of(self.path, tuple(Path(name) for name in dataset.files), shape)
         self.warnings += self.header.notes
         if dataset.driver == "ENVI":
-            check_map_info(self.header, self.path)
+            check_numbers(self.header, self.path)
         if dataset.driver == "ENVI" and (note := check_size(self.header, self.path)) is not None:
             self.warnings.append(note)
         if any(np.dtype(kind).kind == "c" for kind in dataset.dtypes):
