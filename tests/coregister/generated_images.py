@@ -67,7 +67,14 @@ class Cube:
     def error_codes(self, block: Slice2D, bands: Sequence[int] | None = None) -> None:
         return None
 
+    @property
+    def stored_pixels(self) -> Self:
+        return self
+
     def cloud(self, block: Slice2D) -> None:
+        return None
+
+    def panchromatic(self) -> None:
         return None
 
     def read_ahead(self, block: Slice2D, bands: Sequence[int] | None = None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from real_pairs import RATIO, Pair, make_pair
+from pair_support import RATIO, Pair, make_pair
 from scipy.ndimage import binary_dilation, gaussian_filter, map_coordinates
 
 from hsfuse.degrade import Psf

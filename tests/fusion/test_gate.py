@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from real_pairs import RATIO, Pair, make_pair, psnr
+from pair_support import RATIO, Pair, make_pair, psnr
 
 from hsfuse.degrade import Psf, lowpass_decimate_array
 from hsfuse.errors import HsfuseError, UsageError

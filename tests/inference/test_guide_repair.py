@@ -24,7 +24,7 @@ from hsfuse.spectral import BandTable
 from hsfuse.workflows.steps.array_scene import array_scene
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "fusion"))
-from real_pairs import RATIO, Pair, make_pair, psnr
+from pair_support import RATIO, Pair, make_pair, psnr
 
 PARCEL = (slice(30, 57), slice(42, 69))
 ONE_THREAD = Resources(threads=1)

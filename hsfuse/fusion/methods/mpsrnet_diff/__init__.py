@@ -63,6 +63,6 @@ def _entry(name: str, settings: MpsrnetSettings, summary: str) -> MethodEntry:
 PUBLISHED = _entry("mpsrnet-diff", MpsrnetSettings(), "MPSRNet-Diff, for a panchromatic guide; needs a GPU to train")
 LITE = _entry(
     "mpsrnet-diff-lite",
-    MpsrnetSettings(width=24, blocks=1, state=8, fold=2, base="estimate"),
+    MpsrnetSettings(width=24, blocks=1, state=8, fold=2, base="estimate", prior_steps=4),
     "MPSRNet-Diff for two CPU cores, corrects a base estimate",
 )
