@@ -9,7 +9,7 @@ import typer
 
 from hsfuse.cli.options import with_config
 from hsfuse.cli.run import MATTER, PANELS
-from hsfuse.cli.session import AsJson, LogFile, LogFormat, NoProgress, Quiet, Session, Verbose
+from hsfuse.cli.session import AsJson, ConfigFile, LogFile, LogFormat, NoProgress, Quiet, Session, Verbose
 from hsfuse.errors import EXIT_CODES, UsageError
 from hsfuse.workflows.batch.settings import BatchConfig
 
@@ -40,9 +40,7 @@ def add_to(app: typer.Typer) -> None:
             list[str] | None,
             typer.Option("--s2", help="Sentinel-2 archive: folder, products or patterns; may be given several times"),
         ] = None,
-        config: Annotated[
-            Path | None, typer.Option("--config", help="TOML file with the same names as the flags")
-        ] = None,
+        config: ConfigFile = None,
         dry_run: Annotated[
             bool, typer.Option("--dry-run", help="print the plan, then stop; reads headers only")
         ] = False,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from hsfuse.cli.options import with_config
-from hsfuse.cli.session import AsJson, LogFile, LogFormat, NoProgress, Quiet, Session, Verbose
+from hsfuse.cli.session import AsJson, ConfigFile, LogFile, LogFormat, NoProgress, Quiet, Session, Verbose
 from hsfuse.config import CompareConfig, CoregisterConfig
 from hsfuse.errors import EXIT_CODES
 
@@ -38,9 +38,7 @@ def add_to(app: typer.Typer) -> None:
         output: Annotated[
             Path | None, typer.Option("-o", "--output", help="report (.html); default: NAME.compare.html here")
         ] = None,
-        config: Annotated[
-            Path | None, typer.Option("--config", help="TOML file with the same names as the flags")
-        ] = None,
+        config: ConfigFile = None,
         verbose: Verbose = False,
         quiet: Quiet = False,
         as_json: AsJson = False,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from hsfuse.cli.options import with_config
-from hsfuse.cli.session import AsJson, LogFile, LogFormat, NoProgress, Quiet, Session, Verbose
+from hsfuse.cli.session import AsJson, ConfigFile, LogFile, LogFormat, NoProgress, Quiet, Session, Verbose
 from hsfuse.workflows.batch.settings import MosaicConfig
 
 
@@ -21,9 +21,7 @@ def add_to(app: typer.Typer) -> None:
         sources: Annotated[list[Path], typer.Argument(metavar="FOLDER|CUBE...", help="batch folders, or single cubes")],
         output: Annotated[Path, typer.Option("-o", "--output", help="the mosaic, such as mosaic.tif")],
         settings: dict[str, Any],
-        config: Annotated[
-            Path | None, typer.Option("--config", help="TOML file with the same names as the flags")
-        ] = None,
+        config: ConfigFile = None,
         verbose: Verbose = False,
         quiet: Quiet = False,
         as_json: AsJson = False,

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from hsfuse.cli.options import with_config
-from hsfuse.cli.session import AsJson, LogFile, LogFormat, NoProgress, Quiet, Session, Verbose
+from hsfuse.cli.session import AsJson, ConfigFile, LogFile, LogFormat, NoProgress, Quiet, Session, Verbose
 from hsfuse.config import CoregisterConfig, RunConfig
 from hsfuse.errors import EXIT_CODES
 
@@ -56,9 +56,7 @@ def add_to(app: typer.Typer) -> None:
                 help="Sentinel-2 .SAFE, MTD_*.xml, .zip, several, or a folder of many dates; none with --guide pan",
             ),
         ] = None,
-        config: Annotated[
-            Path | None, typer.Option("--config", help="TOML file with the same names as the flags")
-        ] = None,
+        config: ConfigFile = None,
         dry_run: Annotated[
             bool,
             typer.Option("--dry-run", help="check everything within seconds, print the plan and its memory, then stop"),

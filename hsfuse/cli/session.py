@@ -34,6 +34,7 @@ NoProgress = Annotated[bool, typer.Option("--no-progress", help="no progress dis
 LogFormat = Annotated[
     Literal["text", "json"] | None, typer.Option("--log-format", help="text or json lines", rich_help_panel=_PANEL)
 ]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file with the same names as the flags")]
 LogFile = Annotated[Path | None, typer.Option("--log-file", help="write the log there too", rich_help_panel=_PANEL)]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from hsfuse.cli.options import with_config
-from hsfuse.cli.session import AsJson, LogFile, LogFormat, NoProgress, Quiet, Session, Verbose
+from hsfuse.cli.session import AsJson, ConfigFile, LogFile, LogFormat, NoProgress, Quiet, Session, Verbose
 from hsfuse.errors import EXIT_CODES
 from hsfuse.workflows.training.prior_settings import TrainPriorConfig
 
@@ -34,9 +34,7 @@ def add_to(app: typer.Typer) -> None:
         ],
         output: Annotated[Path, typer.Option("-o", "--output", help="the weights: .safetensors")],
         settings: dict[str, Any],
-        config: Annotated[
-            Path | None, typer.Option("--config", help="TOML file with the same names as the flags")
-        ] = None,
+        config: ConfigFile = None,
         verbose: Verbose = False,
         quiet: Quiet = False,
         as_json: AsJson = False,

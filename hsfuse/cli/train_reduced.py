@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from hsfuse.cli.options import with_config
-from hsfuse.cli.session import AsJson, LogFile, LogFormat, NoProgress, Quiet, Session, Verbose
+from hsfuse.cli.session import AsJson, ConfigFile, LogFile, LogFormat, NoProgress, Quiet, Session, Verbose
 from hsfuse.config import CoregisterConfig, TrainConfig
 from hsfuse.errors import EXIT_CODES
 
@@ -42,9 +42,7 @@ def add_to(app: typer.Typer) -> None:
                 " wavelength_nm; their MSI is simulated), or one .csv with hsi,msi a line"
             ),
         ] = None,
-        config: Annotated[
-            Path | None, typer.Option("--config", help="TOML file with the same names as the flags")
-        ] = None,
+        config: ConfigFile = None,
         verbose: Verbose = False,
         quiet: Quiet = False,
         as_json: AsJson = False,

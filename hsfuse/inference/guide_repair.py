@@ -33,8 +33,8 @@ from hsfuse.fusion.scene_model.relation import CoarsePair
 from hsfuse.grid import Slice2D
 from hsfuse.inference.scene import FusionScene
 from hsfuse.log import get_logger
-from hsfuse.readers.base import MultispectralProduct, ProductInfo
-from hsfuse.spectral import SpectralResponse
+from hsfuse.readers.base import MultispectralProduct
+from hsfuse.readers.decorator import MultispectralDecorator
 
 FloatCube = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
@@ -51,31 +51,12 @@ _SOME_CHANGE = 0.002
 MAX_RANK = 32
 
 
-class RepairedMsi(MultispectralProduct):
+class RepairedMsi(MultispectralDecorator):
     """A multispectral product whose pixels under the scene are those of the repaired guide."""
 
     def __init__(self, product: MultispectralProduct, place: Slice2D, pixels: FloatCube) -> None:
-        self._product, self._place, self._pixels = product, place, pixels
-
-    @property
-    def info(self) -> ProductInfo:
-        """Facts about the product."""
-        return self._product.info
-
-    @property
-    def grid(self) -> Any:
-        """Grid of the product."""
-        return self._product.grid
-
-    @property
-    def band_names(self) -> tuple[str, ...]:
-        """Names in reading order."""
-        return self._product.band_names
-
-    @property
-    def responses(self) -> tuple[SpectralResponse, ...] | None:
-        """Spectral responses in reading order."""
-        return self._product.responses
+        super().__init__(product)
+        self._place, self._pixels = place, pixels
 
     def read(self, block: Slice2D, bands: Sequence[int] | None = None) -> FloatCube:
         """Cut out a window; what lies outside the scene is read from the product."""
@@ -101,18 +82,6 @@ class RepairedMsi(MultispectralProduct):
     def _local(self, block: Slice2D) -> tuple[slice, slice]:
         top, left = self._place.row0, self._place.col0
         return slice(block.row0 - top, block.row1 - top), slice(block.col0 - left, block.col1 - left)
-
-    def cloud(self, block: Slice2D) -> BoolArray | None:
-        """Pixels hidden by cloud, by the product's mask."""
-        return self._product.cloud(block)
-
-    def classes(self, block: Slice2D) -> NDArray[np.uint8] | None:
-        """Scene classification."""
-        return self._product.classes(block)
-
-    def close(self) -> None:
-        """Close the product."""
-        self._product.close()
 
 
 @dataclass(frozen=True)

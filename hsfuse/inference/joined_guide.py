@@ -19,6 +19,7 @@ from hsfuse.coregister.warp import Resampler
 from hsfuse.errors import UsageError
 from hsfuse.grid import Grid, Slice2D
 from hsfuse.readers.base import BoolArray, FloatCube, MultispectralProduct, ProductInfo
+from hsfuse.readers.decorator import MultispectralDecorator
 from hsfuse.readers.source_dates import SourceDate
 from hsfuse.spectral import SpectralResponse
 
@@ -180,32 +181,18 @@ class JoinedGuide(MultispectralProduct):
         self.fine.close()
 
 
-class CoarsePixels(MultispectralProduct):
+class CoarsePixels(MultispectralDecorator):
     """A product seen with pixels of ``factor`` x ``factor`` of its own: enough to find out where it lies."""
 
     def __init__(self, product: MultispectralProduct, factor: int) -> None:
-        self._product, self._factor = product, factor
+        super().__init__(product)
+        self._factor = factor
         self._grid = product.grid.coarsened(factor)
-
-    @property
-    def info(self) -> ProductInfo:
-        """Facts about the product."""
-        return self._product.info
 
     @property
     def grid(self) -> Grid:
         """Grid of the larger pixels."""
         return self._grid
-
-    @property
-    def band_names(self) -> tuple[str, ...]:
-        """Names in reading order."""
-        return self._product.band_names
-
-    @property
-    def responses(self) -> tuple[SpectralResponse, ...] | None:
-        """Spectral responses in reading order."""
-        return self._product.responses
 
     def read(self, block: Slice2D, bands: Sequence[int] | None = None) -> FloatCube:
         """Read means of pixels, NaN where one of them has no data."""
@@ -229,21 +216,12 @@ class CoarsePixels(MultispectralProduct):
         """Nothing: the product is closed by who opened it."""
 
 
-class SomeBands(MultispectralProduct):
+class SomeBands(MultispectralDecorator):
     """Some bands of a product; everything else is its own, and it is closed by who opened it."""
 
     def __init__(self, product: MultispectralProduct, bands: Sequence[int]) -> None:
-        self._product, self._bands = product, tuple(bands)
-
-    @property
-    def info(self) -> ProductInfo:
-        """Facts about the product."""
-        return self._product.info
-
-    @property
-    def grid(self) -> Grid:
-        """Grid of the product."""
-        return self._product.grid
+        super().__init__(product)
+        self._bands = tuple(bands)
 
     @property
     def band_names(self) -> tuple[str, ...]:
@@ -260,14 +238,6 @@ class SomeBands(MultispectralProduct):
         """Read bands, counted among these."""
         chosen = self._bands if bands is None else [self._bands[int(band)] for band in bands]
         return self._product.read(block, list(chosen))
-
-    def cloud(self, block: Slice2D) -> BoolArray | None:
-        """Pixels hidden by cloud, by the product's mask."""
-        return self._product.cloud(block)
-
-    def classes(self, block: Slice2D) -> NDArray[np.uint8] | None:
-        """Scene classification of the product."""
-        return self._product.classes(block)
 
     def close(self) -> None:
         """Nothing: the product is closed by who opened it."""

@@ -208,6 +208,21 @@ class Course:
         return share * reported + (1.0 - share) * foreseen
 
 
+class CourseStage:
+    """A stage of a course, for displays that show the course themselves."""
+
+    def __init__(self, course: Course, name: str) -> None:
+        self._course, self._name = course, name
+
+    def advance(self, amount: float = 1.0) -> None:
+        """Move the bar."""
+        self._course.advance(self._name, amount)
+
+    def note(self, text: str) -> None:
+        """Show what is done just now."""
+        self._course.note(self._name, text)
+
+
 def _expected(step: Step, pace: Mapping[bool, float]) -> float:
     return step.seconds if step.timed else step.seconds * pace[step.measured]
 

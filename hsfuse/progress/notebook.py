@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from hsfuse.progress.course import Course, Steady
+from hsfuse.progress.course import Course, CourseStage, Steady
 from hsfuse.progress.protocol import Stage, Step, format_seconds
 from hsfuse.progress.terminal import figures, headline
 
@@ -50,7 +50,7 @@ class NotebookProgress:
         """Open a stage."""
         self._open()
         self._course.begin(name, total)
-        yield _NotebookStage(self._course, name)
+        yield CourseStage(self._course, name)
         self._course.end(name)
 
     def close(self) -> None:
@@ -88,16 +88,3 @@ class NotebookProgress:
         value = "" if state.fraction is None else f" value='{state.fraction:.3f}'"
         bar = f"<progress{value} max='1' style='width:20em'></progress>"
         return f"<div>{html.escape(headline(state))}</div><div>{bar} {html.escape(figures(state))}</div>"
-
-
-class _NotebookStage:
-    def __init__(self, course: Course, name: str) -> None:
-        self._course, self._name = course, name
-
-    def advance(self, amount: float = 1.0) -> None:
-        """Move the bar."""
-        self._course.advance(self._name, amount)
-
-    def note(self, text: str) -> None:
-        """Show what is done just now."""
-        self._course.note(self._name, text)

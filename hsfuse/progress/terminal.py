@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from hsfuse.progress.course import Course, State, Steady
+from hsfuse.progress.course import Course, CourseStage, State, Steady
 from hsfuse.progress.protocol import Stage, Step, format_seconds
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class RichProgress:
         self.open()
         start, course = time.monotonic(), self._course
         course.begin(name, total)
-        yield _TerminalStage(course, name)
+        yield CourseStage(course, name)
         took = course.end(name)
         spent = time.monotonic() - start if took is None else took
         self._console.print(f"{course.label(name)}: {format_seconds(spent)}", style="dim", markup=False)
@@ -74,19 +74,6 @@ class RichProgress:
         if self._live is not None:
             self._live.stop()
             self._live = None
-
-
-class _TerminalStage:
-    def __init__(self, course: Course, name: str) -> None:
-        self._course, self._name = course, name
-
-    def advance(self, amount: float = 1.0) -> None:
-        """Move the bar."""
-        self._course.advance(self._name, amount)
-
-    def note(self, text: str) -> None:
-        """Show what is done just now."""
-        self._course.note(self._name, text)
 
 
 class _View:

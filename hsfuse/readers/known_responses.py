@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hsfuse.grid import Grid, Slice2D
-from hsfuse.readers.base import BoolArray, FloatCube, MultispectralProduct, ProductInfo
+from hsfuse.grid import Slice2D
+from hsfuse.readers.base import MultispectralProduct
+from hsfuse.readers.decorator import MultispectralDecorator
 from hsfuse.readers.source_dates import SourceDate
 from hsfuse.readers.stored import StoredAs
 from hsfuse.spectral import SpectralResponse
 
 
-class KnownResponses(MultispectralProduct):
+class KnownResponses(MultispectralDecorator):
     """A product whose responses were found out elsewhere, such as on the scene.
 
     Parameters
@@ -27,22 +28,8 @@ class KnownResponses(MultispectralProduct):
     """
 
     def __init__(self, product: MultispectralProduct, responses: Sequence[SpectralResponse]) -> None:
-        self._product, self._responses = product, tuple(responses)
-
-    @property
-    def info(self) -> ProductInfo:
-        """Facts about the product."""
-        return self._product.info
-
-    @property
-    def grid(self) -> Grid:
-        """Grid of the product."""
-        return self._product.grid
-
-    @property
-    def band_names(self) -> tuple[str, ...]:
-        """Names in reading order."""
-        return self._product.band_names
+        super().__init__(product)
+        self._responses = tuple(responses)
 
     @property
     def responses(self) -> tuple[SpectralResponse, ...] | None:
@@ -73,18 +60,6 @@ class KnownResponses(MultispectralProduct):
         """As the product."""
         return self._product.stored
 
-    def read(self, block: Slice2D, bands: Sequence[int] | None = None) -> FloatCube:
-        """Read the product."""
-        return self._product.read(block, bands)
-
-    def cloud(self, block: Slice2D) -> BoolArray | None:
-        """Pixels hidden by cloud, by the product's mask."""
-        return self._product.cloud(block)
-
-    def classes(self, block: Slice2D) -> NDArray[np.uint8] | None:
-        """Scene classification of the product."""
-        return self._product.classes(block)
-
     def read_ahead(self, block: Slice2D, bands: Sequence[int] | None = None) -> None:
         """Fetch ahead, as the product does."""
         self._product.read_ahead(block, bands)
@@ -92,7 +67,3 @@ class KnownResponses(MultispectralProduct):
     def swir_reference(self) -> MultispectralProduct | None:
         """Open the product with its SWIR bands."""
         return self._product.swir_reference()
-
-    def close(self) -> None:
-        """Close the product."""
-        self._product.close()

@@ -86,8 +86,8 @@ def low_resolution_strip(pair: ReducedPair) -> LowResolutionStrip:
     return LowResolutionStrip(pair.hsi.cpu().numpy(), low.cpu().numpy(), np.asarray(valid), fine=seen)
 
 
-class FusionTask(TrainingTask):
-    """A network that fuses pairs. Subclasses say how, in :meth:`fuse`.
+class PatchTask(TrainingTask):
+    """A network that learns from patches of reduced pairs. Subclasses say what from, and how.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ class FusionTask(TrainingTask):
         Data and settings.
     """
 
-    columns = COLUMNS
+    network: nn.Module
 
     def __init__(self, network: nn.Module, setup: TaskSetup) -> None:
         self.network = network.to(setup.device)
@@ -118,6 +118,24 @@ class FusionTask(TrainingTask):
     def validation_pairs(self) -> list[ReducedPair]:
         """Windows that validate."""
         return self.source.validation()
+
+    @abstractmethod
+    def prepare(self, pair: ReducedPair) -> ReducedPair:
+        """Turn a pair into what the network learns from; done once for each window."""
+
+    def start(self) -> None:
+        """Make the windows that validate."""
+        _ = self.validation_pairs
+
+    def close(self) -> None:
+        """End the source's helper thread."""
+        self.source.close()
+
+
+class FusionTask(PatchTask):
+    """A network that fuses pairs. Subclasses say how, in :meth:`fuse`."""
+
+    columns = COLUMNS
 
     def prepare(self, pair: ReducedPair) -> ReducedPair:
         """Add to a pair what the network needs beside HSI and MSI; done once for each window.
@@ -191,14 +209,6 @@ class FusionTask(TrainingTask):
     def validate(self, team: Team) -> ValidationScores:
         """Score the network on the validation windows."""
         return validate(self.predict, self.baseline, self.validation_pairs, team)
-
-    def start(self) -> None:
-        """Make the windows that validate."""
-        _ = self.validation_pairs
-
-    def close(self) -> None:
-        """End the source's helper thread."""
-        self.source.close()
 
 
 class SupervisedTask(FusionTask):

@@ -82,8 +82,8 @@ def test_the_spectral_basis_does_not_matter(pair: Pair) -> None:
     """Experts, gate and what follows turn with a random rotation of the signal subspace."""
     base = refined_base(create_method("glp"), RATIO)
     base.fit(pair.context(), pair.strips())
-    rehearsal, model = base.take_rehearsal(), base.scene_model
-    assert rehearsal is not None
+    reduced_fit, model = base.take_reduced_fit(), base.scene_model
+    assert reduced_fit is not None
     assert model is not None
     space, synthesis = model.space, model.synthesis
     turn, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((space.rank, space.rank)))
@@ -91,14 +91,15 @@ def test_the_spectral_basis_does_not_matter(pair: Pair) -> None:
         model, space=replace(space, forward=turn @ space.forward, back=space.back @ turn.T),
         synthesis=replace(synthesis, matrix=synthesis.matrix @ turn.T),
     )  # fmt: skip
-    prior = replace(rehearsal.prior, covariance=turn @ rehearsal.prior.covariance @ turn.T)
+    prior = replace(reduced_fit.prior, covariance=turn @ reduced_fit.prior.covariance @ turn.T)
     other = replace(
-        rehearsal, prior=prior, power=turn @ rehearsal.power @ turn.T, hsi_error=turn @ rehearsal.hsi_error @ turn.T,
+        reduced_fit, prior=prior, power=turn @ reduced_fit.power @ turn.T,
+        hsi_error=turn @ reduced_fit.hsi_error @ turn.T,
     )  # fmt: skip
     gate = _random_gate()
     hsi, msi = torch.from_numpy(pair.hsi)[None], torch.from_numpy(pair.msi)[None]
     results = []
-    for tried, known in ((rehearsal, model), (other, turned)):
+    for tried, known in ((reduced_fit, model), (other, turned)):
         scene = GateScene.fit(tried, known, "clean", seed=0, device="cpu")
         guide = scene.step.clean(msi)
         cube = base.inner.fuse(hsi, guide)
@@ -140,13 +141,13 @@ def _random_gate(backbone: str = "plain") -> Gate:
 @pytest.mark.parametrize("backbone", ["plain", "ssrfn"])
 def test_weights_turn_with_components_and_stay_bounded(backbone: str) -> None:
     gate = _random_gate(backbone)
-    state, advice = torch.randn(1, 6, 9, 9), torch.randn(1, len(EXPERTS), 6, 9, 9)
+    state, outputs = torch.randn(1, 6, 9, 9), torch.randn(1, len(EXPERTS), 6, 9, 9)
     strength = torch.tensor([[3.0, 2.0, 1.5, 1.0, 0.7, 0.5]])
     signs = torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0, 1.0])[:, None, None]
     with torch.no_grad():
-        plain, turned = gate(state, advice, strength, 3), gate(state * signs, advice * signs, strength, 3)
+        plain, turned = gate(state, outputs, strength, 3), gate(state * signs, outputs * signs, strength, 3)
         assert torch.allclose(plain * signs, turned, atol=1e-5)
-        assert float(gate.weights(state, advice, strength, 3).abs().max()) <= 2.0
+        assert float(gate.weights(state, outputs, strength, 3).abs().max()) <= 2.0
 
 
 def test_quality_and_errors() -> None:

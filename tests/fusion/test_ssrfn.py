@@ -322,7 +322,7 @@ def test_a_scene_too_small_to_test_on_keeps_its_base_estimate():
     assert result.to_json()["gain_db"] is None
 
 
-def test_expected_error_of_the_draft_is_that_of_the_rehearsal():
+def test_expected_error_of_the_base_estimate_is_that_at_reduced_resolution():
     context, strip, _ = scene()
     noisy = LowResolutionStrip(strip.hsi + 0.05 * np.random.default_rng(0).standard_normal(strip.hsi.shape, np.float32),
                                strip.msi, strip.valid)  # fmt: skip
@@ -333,7 +333,7 @@ def test_expected_error_of_the_draft_is_that_of_the_rehearsal():
     assert clean is not None
     assert worse is not None
     assert clean.shape == (8,)
-    # The noise of the rehearsal's truth does not count, only what the base estimate has of it.
+    # The noise of the truth at reduced resolution does not count, only what the base estimate has of it.
     assert (worse > clean).all()
     assert (worse < np.hypot(clean, 0.05)).all()
 

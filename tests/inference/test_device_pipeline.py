@@ -38,6 +38,7 @@ class InstrumentedDevice:
         self.spans: list[tuple[str, float, float]] = []
         self.buffers = 0
         self.calls = dict.fromkeys(STEPS, 0)
+        self.memory = threading.Lock()
         self.queues = {name: ThreadPoolExecutor(1, thread_name_prefix=f"device-{name}") for name in STEPS[1:4]}
 
     def close(self) -> None:
@@ -70,11 +71,19 @@ class InstrumentedDevice:
 
     def upload(self, host: torch.Tensor) -> tuple[torch.Tensor, Any]:
         target = torch.zeros_like(host)
-        return target, self._queue("upload", lambda: target.copy_(host))
+
+        def copy() -> None:
+            with self.memory:
+                target.copy_(host)
+
+        return target, self._queue("upload", copy)
 
     def compute(self, work: Callable[[], torch.Tensor], after: tuple[Any, ...]) -> tuple[torch.Tensor, Any]:
         # As on a GPU the shape is known before the work is done: here by doing it on what is there already.
-        target = torch.full(work().shape, torch.nan)
+        # Nothing may be copied there meanwhile: a number that changes under a comparison with itself looks like NaN.
+        with self.memory:
+            shape = work().shape
+        target = torch.full(shape, torch.nan)
         return target, self._queue("compute", lambda: target.copy_(work()), *after)
 
     def download(self, result: torch.Tensor, host: torch.Tensor, after: Any) -> Any:

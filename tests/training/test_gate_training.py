@@ -13,7 +13,7 @@ import torch
 from hsfuse.fusion.experts.bank import EXPERTS
 from hsfuse.fusion.methods.ssrfn_gate.config import GateConfig
 from hsfuse.fusion.methods.ssrfn_gate.network import MOST_COMPONENTS, Gate
-from hsfuse.fusion.methods.ssrfn_gate.task import ADVICE, METRIC, STATE, STRENGTH, GateTask, fewer_bands
+from hsfuse.fusion.methods.ssrfn_gate.task import METRIC, OUTPUTS, STATE, STRENGTH, GateTask, fewer_bands
 from hsfuse.training.fusion_task import TaskSetup
 from hsfuse.training.loop import train
 from hsfuse.training.scenes import SceneEntry, TrainingScene
@@ -52,7 +52,7 @@ def test_learns_keeps_the_best_and_works_experts_out_once(task: GateTask, whole:
     fresh = GateTask(_gate(), whole)
     for one, other in ((again, task), (fresh, task)):
         found, wanted = one.sample(2), other.sample(2)
-        for name in (ADVICE, STATE):
+        for name in (OUTPUTS, STATE):
             assert torch.equal(found.images[name], wanted.images[name])
         assert torch.equal(found.target, wanted.target)
     assert {path: path.stat().st_mtime_ns for path in cache.iterdir()} == files
@@ -60,7 +60,7 @@ def test_learns_keeps_the_best_and_works_experts_out_once(task: GateTask, whole:
 
 def test_patches_have_bases_of_their_own_and_the_same_error(task: GateTask) -> None:
     plain, turned = task.source.batch(0), task.sample(0)
-    assert turned.images[ADVICE].shape[1] == len(EXPERTS) * MOST_COMPONENTS
+    assert turned.images[OUTPUTS].shape[1] == len(EXPERTS) * MOST_COMPONENTS
     for number in range(len(plain)):
         energies = []
         for batch in (plain, turned):

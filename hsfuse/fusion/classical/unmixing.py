@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
+from hsfuse.errors import OverlapError
 from hsfuse.fusion.base import LowResolutionStrip
-from hsfuse.fusion.classical.statistics import FloatMatrix
+from hsfuse.fusion.classical.statistics import MIN_PIXELS, FloatMatrix
 
 EPSILON = 1e-9
 
@@ -40,6 +41,14 @@ def sample_pixels(strips: Iterable[LowResolutionStrip], limit: int, seed: int) -
     if kept is None:
         return np.zeros((0, 0)), np.zeros((0, 0))
     return kept[:bands].astype(np.float64), kept[bands:].astype(np.float64)
+
+
+def too_few_pixels(count: int) -> OverlapError:
+    """Return the error for a scene with fewer valid pixels than the least that can be learnt from."""
+    return OverlapError(
+        f"Only {count} HSI pixels are valid in both images; at least {MIN_PIXELS} are needed.",
+        hint="Check the overlap, the cloud mask and the nodata areas of both products.",
+    )
 
 
 def endmembers_vca(pixels: FloatMatrix, count: int, seed: int) -> FloatMatrix:

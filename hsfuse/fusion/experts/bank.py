@@ -19,7 +19,7 @@ from hsfuse.fusion.classical.statistics import FloatMatrix
 from hsfuse.fusion.experts.canonical import CanonicalComponents
 from hsfuse.fusion.experts.guide import GUIDE_EXPERTS, GuideDetail, Upsampler
 from hsfuse.fusion.experts.neighbourhood import high_pass, local_regressions
-from hsfuse.fusion.experts.rehearsed import REHEARSED_EXPERTS, RehearsedError, RehearsedWindow
+from hsfuse.fusion.experts.reduced_error import REDUCED_ERROR_EXPERTS, ReducedError, ReducedErrorWindow
 from hsfuse.fusion.map import nonlocal_bayes
 from hsfuse.fusion.map.blur import TileBlur
 from hsfuse.fusion.map.posterior import MapEstimator, mix
@@ -40,7 +40,7 @@ _LEAST_INTENSITY = 0.05
 
 EXPERTS = (
     "fine detail", "coarse detail", "local regression, narrow", "local regression, wide", "non-local",
-    "non-local, loose", "multiplied detail", *GUIDE_EXPERTS, "guide's noise", *REHEARSED_EXPERTS,
+    "non-local, loose", "multiplied detail", *GUIDE_EXPERTS, "guide's noise", *REDUCED_ERROR_EXPERTS,
     *(f"prior x {factor:g}" for factor in PRIORS), *(f"guide error x {factor:g}" for factor in GUIDES),
     "guide as measured",
 )  # fmt: skip
@@ -80,7 +80,7 @@ class ExpertBank:
         Their coordinates.
     guide
         Regressions on the guide.
-    rehearsed
+    reduced_error
         The estimate's error; None where it could not be learned.
     settings
         Estimates with other priors and other trust in the guide, in the order of :data:`PRIORS` and :data:`GUIDES`.
@@ -96,7 +96,7 @@ class ExpertBank:
 
     canonical: CanonicalComponents
     guide: GuideDetail
-    rehearsed: RehearsedError | None
+    reduced_error: ReducedError | None
     settings: tuple[MapEstimator, ...]
     plain: MapEstimator
     loose: MapEstimator
@@ -107,8 +107,9 @@ class ExpertBank:
     @classmethod
     def fit(
         cls, strips: Sequence[LowResolutionStrip], model: SceneModel, prior: FloatMatrix, variance: FloatMatrix,
-        power: FloatMatrix, *, rehearsal: Sequence[RehearsedWindow] = (), canonical: CanonicalComponents | None = None,
-        aligned: bool = False, hsi_error: FloatMatrix | None = None, seed: int = 0, device: str = "cpu",
+        power: FloatMatrix, *, reduced_windows: Sequence[ReducedErrorWindow] = (),
+        canonical: CanonicalComponents | None = None, aligned: bool = False, hsi_error: FloatMatrix | None = None,
+        seed: int = 0, device: str = "cpu",
     ) -> ExpertBank:  # fmt: skip
         """Fit all experts.
 
@@ -121,7 +122,7 @@ class ExpertBank:
             (msi band,) of the estimate.
         power
             Covariance of the HSI's components, shape (component, component).
-        rehearsal
+        reduced_windows
             Degraded windows with the estimate's error.
         canonical
             Coordinates; found here when None.
@@ -146,7 +147,7 @@ class ExpertBank:
         pull = canonical.into @ (plain.leave / plain.precision) @ plain.pull
         return cls(
             canonical, GuideDetail.fit(strips, model, variance, canonical, seed),
-            RehearsedError.fit(rehearsal, model.ratio, seed=seed), tuple(settings), plain,
+            ReducedError.fit(reduced_windows, model.ratio, seed=seed), tuple(settings), plain,
             estimator(_LOOSE_PRIOR, _LOOSE_GUIDE), pull, model, aligned,
         )  # fmt: skip
 
@@ -173,15 +174,15 @@ class ExpertBank:
         -------
         state : torch.Tensor
             Canonical components of the estimate, shape (n, component, row, col).
-        advice : torch.Tensor
+        outputs : torch.Tensor
             Shape (n, expert, component, row, col), experts as in :data:`EXPERTS`.
         """
         x = mix(self.canonical.into, tile.estimate)
-        advice = x.new_empty((x.shape[0], len(EXPERTS), *x.shape[1:]))
+        outputs = x.new_empty((x.shape[0], len(EXPERTS), *x.shape[1:]))
         # One after the other into its place: all of them twice would be the largest arrays of the fusion.
         for number, said in enumerate(self._ask(tile, x, nonlocal_too)):
-            torch.clamp(said, -_LIMIT, _LIMIT, out=advice[:, number])
-        return x, advice
+            torch.clamp(said, -_LIMIT, _LIMIT, out=outputs[:, number])
+        return x, outputs
 
     def _ask(self, tile: TileState, x: Tensor, nonlocal_too: bool) -> Iterator[Tensor]:
         """Give what each expert says, in the order of :data:`EXPERTS`."""
@@ -192,10 +193,10 @@ class ExpertBank:
         yield from self._nonlocal(tile, x) if nonlocal_too else [torch.zeros_like(x)] * len(NONLOCAL)
         yield from self._guide_detail(tile, x, blur)
         yield mix(self.noise_pull, tile.raw_guide - tile.guide)
-        if self.rehearsed is None:
-            yield from [torch.zeros_like(x)] * len(REHEARSED_EXPERTS)
+        if self.reduced_error is None:
+            yield from [torch.zeros_like(x)] * len(REDUCED_ERROR_EXPERTS)
         else:
-            yield from self.rehearsed.apply(x, ratio)
+            yield from self.reduced_error.apply(x, ratio)
         for estimator in self.settings:
             yield mix(into, tile.start + estimator.solve(tile.seen, tile.guide, tile.start)) - x
         yield mix(into, tile.start + self.plain.solve(tile.seen, tile.raw_guide, tile.start)) - x

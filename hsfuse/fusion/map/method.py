@@ -48,7 +48,7 @@ _log = get_logger(__name__)
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class ReducedFit:
     """What a fit tried at reduced resolution, for steps that go on from there.
 
     Attributes
@@ -85,25 +85,25 @@ class RefinedMethod(FusionMethod):
         How much is spent.
     ratio
         That of the scene, when it is known before the fit.
-    keep_rehearsal
-        Keep what the fit tries at reduced resolution until :meth:`take_rehearsal`; it is as large as the HSI.
+    keep_reduced_fit
+        Keep what the fit tries at reduced resolution until :meth:`take_reduced_fit`; it is as large as the HSI.
     """
 
     def __init__(
-        self, method: FusionMethod, quality: Quality = "standard", *, ratio: int = 2, keep_rehearsal: bool = False
+        self, method: FusionMethod, quality: Quality = "standard", *, ratio: int = 2, keep_reduced_fit: bool = False
     ) -> None:
         self._method, self._quality, self._ratio = method, quality, ratio
         self._fitted = False
         self._refinement: Refinement | None = None
         self._record: RefinementRecord | None = None
         self._model: SceneModel | None = None
-        self._keep = keep_rehearsal
-        self._rehearsal: Rehearsal | None = None
+        self._keep = keep_reduced_fit
+        self._reduced_fit: ReducedFit | None = None
 
-    def take_rehearsal(self) -> Rehearsal | None:
+    def take_reduced_fit(self) -> ReducedFit | None:
         """Hand over what the fit tried at reduced resolution, once; None where nothing could be tried."""
-        rehearsal, self._rehearsal = self._rehearsal, None
-        return rehearsal
+        reduced_fit, self._reduced_fit = self._reduced_fit, None
+        return reduced_fit
 
     @property
     def step(self) -> Refinement | None:
@@ -197,7 +197,7 @@ class RefinedMethod(FusionMethod):
         slope, slope_low = _slope_covariance(strips, model), _slope_covariance_low(windows, model)
         identity = np.eye(model.space.rank)
 
-        def rehearsed(kind: RefinementKind, displacement: float) -> float:
+        def reduced_error(kind: RefinementKind, displacement: float) -> float:
             error = identity + displacement**2 * slope_low
             trial = Refinement.make(
                 model, prior, power, kind=kind, hsi_error=error, device=context.device, aligned=True
@@ -208,14 +208,14 @@ class RefinedMethod(FusionMethod):
         if held_out:
             tried = {px: held_out.gain("map", identity + px**2 * slope) for px in DISPLACEMENTS_PX}
         else:
-            tried = {px: rehearsed("map", px) for px in DISPLACEMENTS_PX}
+            tried = {px: reduced_error("map", px) for px in DISPLACEMENTS_PX}
         displacement = max(tried, key=lambda px: tried[px])
         error = identity + displacement**2 * slope
         if self._keep:
             low_error = identity + displacement**2 * slope_low
-            self._rehearsal = Rehearsal(strips, windows, fresh, fused, prior, power, error, low_error)
+            self._reduced_fit = ReducedFit(strips, windows, fresh, fused, prior, power, error, low_error)
         kinds = KINDS[self._quality]
-        gains: dict[str, float] = {kind: rehearsed(kind, displacement) for kind in kinds}
+        gains: dict[str, float] = {kind: reduced_error(kind, displacement) for kind in kinds}
         held: dict[str, float] = {"map": tried[displacement]}
         held |= {kind: held_out.gain(kind, error) if held_out else gains[kind] for kind in kinds if kind != "map"}
         least = MIN_HELD_OUT_DB if displacement > 0 else -MOST_LOSS_DB

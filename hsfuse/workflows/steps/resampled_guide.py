@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from hsfuse.coregister.warp import Resampler
 from hsfuse.grid import Grid, Slice2D
-from hsfuse.readers.base import BoolArray, FloatCube, MultispectralProduct, ProductInfo
+from hsfuse.readers.base import BoolArray, FloatCube, MultispectralProduct
+from hsfuse.readers.decorator import MultispectralDecorator
 from hsfuse.readers.source_dates import SourceDate
-from hsfuse.spectral import SpectralResponse
 
 
-class ResampledGuide(MultispectralProduct):
+class ResampledGuide(MultispectralDecorator):
     """A multispectral product resampled to another pixel size, window by window.
 
     Reflectance goes through cubic convolution, widened in proportion where pixels become larger; clouds and classes are
@@ -31,7 +31,7 @@ class ResampledGuide(MultispectralProduct):
     """
 
     def __init__(self, inner: MultispectralProduct, pixel_m: float) -> None:
-        self._inner = inner
+        super().__init__(inner)
         own = inner.grid
         left, top = own.bounds.left, own.bounds.top
         # Whole pixels only: a sliver at the end has no ground under half of it.
@@ -41,44 +41,29 @@ class ResampledGuide(MultispectralProduct):
         self._resampler = Resampler(own, self._grid)
 
     @property
-    def info(self) -> ProductInfo:
-        """Facts about the product."""
-        return self._inner.info
-
-    @property
     def grid(self) -> Grid:
         """Grid of the resampled image."""
         return self._grid
 
     @property
-    def band_names(self) -> tuple[str, ...]:
-        """Names in reading order."""
-        return self._inner.band_names
-
-    @property
-    def responses(self) -> tuple[SpectralResponse, ...] | None:
-        """Spectral responses in reading order; None when unknown."""
-        return self._inner.responses
-
-    @property
     def offers_band_choice(self) -> bool:
         """Whether the product was opened with a choice of its bands."""
-        return self._inner.offers_band_choice
+        return self._product.offers_band_choice
 
     @property
     def sources(self) -> tuple[Path, ...]:
         """The products that the image is made of."""
-        return self._inner.sources
+        return self._product.sources
 
     @property
     def dates(self) -> tuple[SourceDate, ...]:
         """The dates that the image is composed of; none for an image of one date."""
-        return self._inner.dates
+        return self._product.dates
 
     def date_numbers(self, block: Slice2D) -> NDArray[np.uint8]:
         """Which of :attr:`dates` a pixel shows, counted from 1, shape (row, col)."""
         source, rows, cols = self._nearest(block)
-        return self._inner.date_numbers(source)[np.ix_(rows, cols)]
+        return self._product.date_numbers(source)[np.ix_(rows, cols)]
 
     def read(self, block: Slice2D, bands: Sequence[int] | None = None) -> FloatCube:
         """Read reflectance, shape (band, row, col), NaN where there is no data."""
@@ -86,11 +71,11 @@ class ResampledGuide(MultispectralProduct):
         if min(source.shape) < 1:
             count = len(self.band_names) if bands is None else len(bands)
             return np.full((count, *block.shape), np.nan, np.float32)
-        return self._resampler.apply(self._inner.read(source, bands), source, block)
+        return self._resampler.apply(self._product.read(source, bands), source, block)
 
     def _nearest(self, block: Slice2D) -> tuple[Slice2D, NDArray[np.intp], NDArray[np.intp]]:
         """Block of the product's own pixels, and the nearest row and column in it of each pixel of a block."""
-        own, scale = self._inner.grid, self._grid.pixel_m / self._inner.grid.pixel_m
+        own, scale = self._product.grid, self._grid.pixel_m / self._product.grid.pixel_m
         rows = np.minimum(((np.arange(block.row0, block.row1) + 0.5) * scale).astype(np.intp), own.height - 1)
         cols = np.minimum(((np.arange(block.col0, block.col1) + 0.5) * scale).astype(np.intp), own.width - 1)
         source = Slice2D(int(rows[0]), int(rows[-1]) + 1, int(cols[0]), int(cols[-1]) + 1)
@@ -99,25 +84,21 @@ class ResampledGuide(MultispectralProduct):
     def cloud(self, block: Slice2D) -> BoolArray | None:
         """Pixels hidden by cloud, cloud shadow or cirrus; None when the product has no such mask."""
         source, rows, cols = self._nearest(block)
-        mask = self._inner.cloud(source)
+        mask = self._product.cloud(source)
         return None if mask is None else mask[np.ix_(rows, cols)]
 
     def classes(self, block: Slice2D) -> NDArray[np.uint8] | None:
         """Scene classes; None when not delivered."""
         source, rows, cols = self._nearest(block)
-        classes = self._inner.classes(source)
+        classes = self._product.classes(source)
         return None if classes is None else classes[np.ix_(rows, cols)]
 
     def read_ahead(self, block: Slice2D, bands: Sequence[int] | None = None) -> None:
         """Begin to fetch what will be read soon."""
         inside = block.clipped(*self._grid.shape)
         if min(inside.shape) > 0:
-            self._inner.read_ahead(self._resampler.source_block(inside), bands)
+            self._product.read_ahead(self._resampler.source_block(inside), bands)
 
     def swir_reference(self) -> MultispectralProduct | None:
         """The same image with its SWIR bands, on its own pixels; None when there are none."""
-        return self._inner.swir_reference()
-
-    def close(self) -> None:
-        """Close the product."""
-        self._inner.close()
+        return self._product.swir_reference()

@@ -13,10 +13,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hsfuse.degrade import UPSAMPLE_HALO_PX, upsample
-from hsfuse.errors import HsfuseError, OverlapError
+from hsfuse.errors import HsfuseError
 from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, ModelSpec
 from hsfuse.fusion.classical.statistics import MIN_PIXELS, FloatMatrix
-from hsfuse.fusion.classical.unmixing import EPSILON, endmembers_vca, factorise, response_between, sample_pixels
+from hsfuse.fusion.classical.unmixing import (
+    EPSILON,
+    endmembers_vca,
+    factorise,
+    response_between,
+    sample_pixels,
+    too_few_pixels,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -80,10 +87,7 @@ class Cnmf(FusionMethod):
         self._ratio = context.ratio
         hsi, msi = sample_pixels(strips, _SAMPLES, context.seed)
         if hsi.shape[1] < MIN_PIXELS:
-            raise OverlapError(
-                f"Only {hsi.shape[1]} HSI pixels are valid in both images; at least {MIN_PIXELS} are needed.",
-                hint="Check the overlap, the cloud mask and the nodata areas of both products.",
-            )
+            raise too_few_pixels(hsi.shape[1])
         hsi = np.maximum(hsi, 0.0)
         weights, offset = response_between(hsi, msi)
         self._weights = _sum_to_one_weight(hsi), _sum_to_one_weight(msi)

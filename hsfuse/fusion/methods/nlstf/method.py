@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse.degrade import Psf, psf_kernel
-from hsfuse.errors import HsfuseError, OverlapError, UsageError
+from hsfuse.errors import HsfuseError, UsageError
 from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, ModelSpec
 from hsfuse.fusion.classical.statistics import MIN_PIXELS
-from hsfuse.fusion.classical.unmixing import response_between, sample_pixels
+from hsfuse.fusion.classical.unmixing import response_between, sample_pixels, too_few_pixels
 from hsfuse.fusion.fidelity import back_project
 from hsfuse.fusion.methods.nlstf.dictionaries import Dictionaries, learn, sample_patches
 
@@ -111,10 +111,7 @@ class Nlstf(FusionMethod):
         hsi, msi = sample_pixels(strips, _SAMPLES, context.seed)
         patches = sample_patches(strips, 2 * self._step_px, self._step_px, context.ratio, context.seed)
         if hsi.shape[1] < MIN_PIXELS or len(patches) == 0:
-            raise OverlapError(
-                f"Only {hsi.shape[1]} HSI pixels are valid in both images; at least {MIN_PIXELS} are needed.",
-                hint="Check the overlap, the cloud mask and the nodata areas of both products.",
-            )
+            raise too_few_pixels(hsi.shape[1])
         response, offset = response_between(np.maximum(hsi, 0.0), msi)
         found = learn(patches, np.maximum(hsi, 0.0), msi, **self._sizes, seed=context.seed)
         self._learned = self._on_device(found, response, offset, _basis(hsi, self._sizes["spectra"]), context.device)

@@ -24,7 +24,7 @@ class GateConfig(NetworkSettings):
     blocks
         Residual pairs of convolutions; of ``backbone="ssrfn"``, blocks of deep features.
     most
-        Advice beyond so many units of the estimate's error is compressed.
+        Outputs beyond so many units of the estimate's error is compressed.
     backbone
         ``plain`` convolutions, or the modules of SSRFN: shallow and deep features of both images, cyclic correction,
         spatial and spectral refinement, feature fusion.

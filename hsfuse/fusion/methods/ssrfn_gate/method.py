@@ -155,38 +155,38 @@ class GateMethod(NetworkMethod):
         self._base = refined_base(create_method(BASE), context.ratio)
         self._base.fit(context, strips)
         self._network.to(context.device)
-        rehearsal, model = self._base.take_rehearsal(), self._base.scene_model
+        reduced_fit, model = self._base.take_reduced_fit(), self._base.scene_model
         bands = context.centre_nm.size
         # A scene that cannot tell leaves it open; one without experts uses nothing of the gate.
         self._validation = None
-        if rehearsal is None or model is None or bands < MIN_BANDS:
+        if reduced_fit is None or model is None or bands < MIN_BANDS:
             self._validation = CorrectionValidation.untested(bands)
             _log.info("%s: the scene is too small or has too few bands for experts; the estimate stays.", self._name)
             return
         kind = self._kind()
-        scene = GateScene.fit(rehearsal, model, kind, seed=context.seed, device=context.device)
-        if self._validate and scene.testable(rehearsal):
+        scene = GateScene.fit(reduced_fit, model, kind, seed=context.seed, device=context.device)
+        if self._validate and scene.testable(reduced_fit):
             with torch.no_grad():
-                gain = scene.reduced(rehearsal, kind, seed=context.seed, device=context.device).validated_gain(
-                    rehearsal, self._network, nonlocal_too=self._quality == "best"
+                gain = scene.reduced(reduced_fit, kind, seed=context.seed, device=context.device).validated_gain(
+                    reduced_fit, self._network, nonlocal_too=self._quality == "best"
                 )
             used = gain >= _MIN_GAIN_DB
             share = np.full(bands, float(used), np.float32)
-            self._validation = CorrectionValidation(share, gain if used else 0.0, len(rehearsal.windows))
+            self._validation = CorrectionValidation(share, gain if used else 0.0, len(reduced_fit.windows))
             _log.info("%s: %.2f dB over the estimate at reduced resolution.", self._name, gain)
             if not used:
                 return
         self._scene = scene
 
     @torch.no_grad()
-    def advice(self, hsi: Tensor, msi: Tensor) -> tuple[GateScene, TileState, Tensor, Tensor, Tensor] | None:
+    def expert_outputs(self, hsi: Tensor, msi: Tensor) -> tuple[GateScene, TileState, Tensor, Tensor, Tensor] | None:
         """Return what a training needs of one tile; None where there are no experts.
 
         Returns
         -------
         scene, tile : GateScene, TileState
             What was learned from the scene, and the tile.
-        base, state, advice : Tensor
+        base, state, outputs : Tensor
             Base estimate (1, band, row, col), and what :meth:`ExpertBank.evaluate` returns.
         """
         if self._base is None or self._scene is None:
@@ -195,8 +195,8 @@ class GateMethod(NetworkMethod):
         guide = step.clean(msi.float())
         base = self._base.inner.fuse(hsi.float(), guide)
         tile = tile_state(step, hsi.float(), guide, msi.float(), base)
-        state, advice = self._scene.bank.evaluate(tile)
-        return self._scene, tile, base, state, advice
+        state, outputs = self._scene.bank.evaluate(tile)
+        return self._scene, tile, base, state, outputs
 
     def _kind(self) -> RefinementKind:
         """How the guide is used: as the estimate uses it, cleaned where the estimate is not used."""

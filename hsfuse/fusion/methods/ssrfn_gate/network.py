@@ -1,6 +1,6 @@
 """The gate: per pixel a weight for every expert, from what does not change when the spectral basis is turned.
 
-Its inputs are norms of the experts' advice and inner products with two of them, the number of components and the
+Its inputs are norms of the experts' outputs and inner products with two of them, the number of components and the
 strength of the strongest. For expert j it returns a_j and b_j; its weight on component k is
 ``2 tanh((a_j + b_j s_k) / 2)`` with the logarithmic signal-to-noise ratio s_k of the component. So corrections turn
 with the spectral basis, and one network serves any bands, any MSI and any ratio; it cannot learn spectra by heart.
@@ -23,7 +23,7 @@ _COMPARED = ("fine detail", "non-local", "fourier detail, mixed")
 """Experts whose inner products with all others the gate sees."""
 _START = {
     "non-local": 0.4, "fourier detail, loose": 0.1, "fourier detail, mixed": 0.1, "guide's noise": 0.1,
-    "rehearsed error, linear": 0.1, "prior x 0.25": -0.3, "prior x 4": 0.3, "guide error x 3": 0.3,
+    "reduced-resolution error, linear": 0.1, "prior x 0.25": -0.3, "prior x 4": 0.3, "guide error x 3": 0.3,
     "non-local, loose": 0.5,
 }  # fmt: skip
 """Weights that an untrained gate gives everywhere: near the best constant ones."""
@@ -122,14 +122,14 @@ class Gate(nn.Module):
         self.constant = nn.Parameter(start)
         self.drop = nn.Dropout2d(_DROPPED)
 
-    def forward(self, state: Tensor, advice: Tensor, log_strength: Tensor, ratio: int) -> Tensor:
-        """Weigh the experts' advice.
+    def forward(self, state: Tensor, outputs: Tensor, log_strength: Tensor, ratio: int) -> Tensor:
+        """Weigh the experts' outputs.
 
         Parameters
         ----------
         state
             Canonical components of the estimate, shape (n, component, row, col).
-        advice
+        outputs
             What the experts would add, shape (n, expert, component, row, col).
         log_strength
             Logarithm of one plus the signal-to-noise ratio of the components, shape (n or 1, component).
@@ -143,41 +143,41 @@ class Gate(nn.Module):
         """
         margin = self.backbone.reach_px
         if torch.is_grad_enabled() or margin is None:
-            return self._weighed(state, advice, log_strength, ratio)
-        # Some rows at a time: features and weights would be several times as large as the advice.
+            return self._weighed(state, outputs, log_strength, ratio)
+        # Some rows at a time: features and weights would be several times as large as the outputs.
         rows = state.shape[2]
         parts = []
         for top in range(0, rows, _ROWS):
             bottom = min(top + _ROWS, rows)
             first, last = max(top - margin, 0), min(bottom + margin, rows)
-            part = self._weighed(state[:, :, first:last], advice[:, :, :, first:last], log_strength, ratio)
+            part = self._weighed(state[:, :, first:last], outputs[:, :, :, first:last], log_strength, ratio)
             parts.append(part[:, :, top - first : bottom - first])
         return torch.cat(parts, dim=2)
 
-    def _weighed(self, state: Tensor, advice: Tensor, log_strength: Tensor, ratio: int) -> Tensor:
-        weights = self.weights(state, advice, log_strength, ratio)
+    def _weighed(self, state: Tensor, outputs: Tensor, log_strength: Tensor, ratio: int) -> Tensor:
+        weights = self.weights(state, outputs, log_strength, ratio)
         most = float(self.config.most)
-        return torch.einsum("njkhw,njkhw->nkhw", weights, torch.tanh(advice / most).mul_(most))
+        return torch.einsum("njkhw,njkhw->nkhw", weights, torch.tanh(outputs / most).mul_(most))
 
-    def weights(self, state: Tensor, advice: Tensor, log_strength: Tensor, ratio: int) -> Tensor:
+    def weights(self, state: Tensor, outputs: Tensor, log_strength: Tensor, ratio: int) -> Tensor:
         """Weight of every expert on every component, shape (n, expert, component, row, col)."""
-        features = self.drop(self.features(state, advice, log_strength))
+        features = self.drop(self.features(state, outputs, log_strength))
         found = self.backbone(features, ratio) + self.constant[:, None, None]
         common, sloped = found.chunk(2, dim=1)
         slope = (log_strength - _MIDDLE_STRENGTH) / _MIDDLE_STRENGTH
         return 2.0 * torch.tanh(0.5 * (common[:, :, None] + sloped[:, :, None] * slope[:, None, :, None, None]))
 
-    def features(self, state: Tensor, advice: Tensor, log_strength: Tensor) -> Tensor:
+    def features(self, state: Tensor, outputs: Tensor, log_strength: Tensor) -> Tensor:
         """What the gate sees: nothing that a rotation of the components would change much."""
-        here = (log_strength > _PRESENT).to(advice.dtype)[:, None, :, None, None]
+        here = (log_strength > _PRESENT).to(outputs.dtype)[:, None, :, None, None]
         number = here.sum(dim=2).clamp(min=1.0)
-        all_of_it = torch.asinh(torch.cat([state[:, None], advice], dim=1)) * here
+        all_of_it = torch.asinh(torch.cat([state[:, None], outputs], dim=1)) * here
         parts = [torch.log1p(all_of_it.square().sum(dim=2) / number)]
         parts += [
             torch.asinh((all_of_it * all_of_it[:, index + 1 : index + 2]).sum(dim=2) / number)
             for index in self._compared
         ]
-        size = (len(advice), 1, *advice.shape[-2:])
+        size = (len(outputs), 1, *outputs.shape[-2:])
         parts.append(log_strength.amax(dim=1)[:, None, None, None].expand(size))
         parts.append((number[:, 0] / MOST_COMPONENTS)[:, :, None, None].reshape(-1, 1, 1, 1).expand(size))
         return torch.cat(parts, dim=1)

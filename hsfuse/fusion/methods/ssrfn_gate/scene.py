@@ -14,8 +14,8 @@ from hsfuse.fusion.base import FusionMethod
 from hsfuse.fusion.classical.statistics import FloatMatrix
 from hsfuse.fusion.experts.bank import ExpertBank, TileState
 from hsfuse.fusion.experts.canonical import CanonicalComponents
-from hsfuse.fusion.experts.rehearsed import RehearsedWindow
-from hsfuse.fusion.map.method import RefinedMethod, Rehearsal
+from hsfuse.fusion.experts.reduced_error import ReducedErrorWindow
+from hsfuse.fusion.map.method import ReducedFit, RefinedMethod
 from hsfuse.fusion.map.posterior import MapEstimator, mix
 from hsfuse.fusion.map.prior import DegradedWindow, degraded_strip, validated_gain
 from hsfuse.fusion.map.refinement import Refinement, RefinementKind, guide_variance
@@ -26,7 +26,7 @@ AGAIN, AGAIN_GUIDE = 0.1, 3.0
 LEAST_REDUCED_PIXELS = 900
 """Degraded HSI pixels from which experts can learn: a scene of 90 x 90 HSI pixels at a ratio of 3."""
 Weigh = Callable[[Tensor, Tensor, Tensor, int], Tensor]
-"""The network: state, advice, logarithmic strengths and the ratio to a correction."""
+"""The network: state, outputs, logarithmic strengths and the ratio to a correction."""
 
 
 @dataclass(frozen=True)
@@ -48,25 +48,27 @@ class GateScene:
     bank: ExpertBank
 
     @classmethod
-    def fit(cls, rehearsal: Rehearsal, model: SceneModel, kind: RefinementKind, *, seed: int, device: str) -> GateScene:
+    def fit(
+        cls, reduced_fit: ReducedFit, model: SceneModel, kind: RefinementKind, *, seed: int, device: str
+    ) -> GateScene:
         """Learn from the scene; ``kind`` says whether the guide is cleaned."""
-        return cls._make(rehearsal, model, kind, seed=seed, device=device, reduced=None)
+        return cls._make(reduced_fit, model, kind, seed=seed, device=device, reduced=None)
 
-    def reduced(self, rehearsal: Rehearsal, kind: RefinementKind, *, seed: int, device: str) -> GateScene:
+    def reduced(self, reduced_fit: ReducedFit, kind: RefinementKind, *, seed: int, device: str) -> GateScene:
         """Return the same for the degraded windows, with experts that learn from those."""
-        return self._make(rehearsal, self.bank.model, kind, seed=seed, device=device, reduced=self.bank.canonical)
+        return self._make(reduced_fit, self.bank.model, kind, seed=seed, device=device, reduced=self.bank.canonical)
 
     @classmethod
     def _make(
-        cls, rehearsal: Rehearsal, model: SceneModel, kind: RefinementKind, *, seed: int, device: str,
+        cls, reduced_fit: ReducedFit, model: SceneModel, kind: RefinementKind, *, seed: int, device: str,
         reduced: CanonicalComponents | None,
     ) -> GateScene:  # fmt: skip
-        prior, power = rehearsal.prior, rehearsal.power
+        prior, power = reduced_fit.prior, reduced_fit.power
         covariance, variance = prior.covariance, guide_variance(model, kind)
         aligned = reduced is not None
 
         def error(is_aligned: bool) -> FloatMatrix:
-            return rehearsal.low_hsi_error if is_aligned else rehearsal.hsi_error
+            return reduced_fit.low_hsi_error if is_aligned else reduced_fit.hsi_error
 
         def make(is_aligned: bool) -> Refinement:
             return Refinement.make(
@@ -78,25 +80,25 @@ class GateScene:
             model, AGAIN * covariance, AGAIN_GUIDE * variance, hsi_error=error(aligned), device=device, aligned=aligned
         )  # fmt: skip
         canonical = reduced or CanonicalComponents.make(model, step.first, power)
-        strips = rehearsal.strips
-        learned: Sequence[RehearsedWindow] = ()
+        strips = reduced_fit.strips
+        learned: Sequence[ReducedErrorWindow] = ()
         if aligned:
-            strips = [degraded_strip(window, model.ratio, model.psf) for window in rehearsal.windows]
+            strips = [degraded_strip(window, model.ratio, model.psf) for window in reduced_fit.windows]
         else:
             learned = [
-                _rehearsed(trial, canonical, rehearsal.method, window, fused)
-                for window, fused in zip(rehearsal.windows, rehearsal.fused, strict=True)
+                _error_window(trial, canonical, reduced_fit.method, window, fused)
+                for window, fused in zip(reduced_fit.windows, reduced_fit.fused, strict=True)
             ]
         bank = ExpertBank.fit(
-            strips, model, covariance, variance, power, rehearsal=learned, canonical=canonical, aligned=aligned,
+            strips, model, covariance, variance, power, reduced_windows=learned, canonical=canonical, aligned=aligned,
             hsi_error=error(aligned), seed=seed, device=device,
         )  # fmt: skip
         return cls(step, last, bank)
 
     @staticmethod
-    def testable(rehearsal: Rehearsal) -> bool:
+    def testable(reduced_fit: ReducedFit) -> bool:
         """Whether experts can learn from the degraded windows."""
-        return sum(window.low[0].size for window in rehearsal.windows) >= LEAST_REDUCED_PIXELS
+        return sum(window.low[0].size for window in reduced_fit.windows) >= LEAST_REDUCED_PIXELS
 
     def change(self, tile: TileState, weigh: Weigh, *, nonlocal_too: bool) -> Tensor:
         """Return what to add to the base estimate's components, shape (n, component, row, col).
@@ -111,9 +113,9 @@ class GateScene:
             Non-local Bayes among the experts, and once more at the end.
         """
         canonical = self.bank.canonical
-        state, advice = self.bank.evaluate(tile, nonlocal_too=nonlocal_too)
-        correction = weigh(state, advice, canonical.log_strength[None], self.bank.model.ratio)
-        del state, advice
+        state, outputs = self.bank.evaluate(tile, nonlocal_too=nonlocal_too)
+        correction = weigh(state, outputs, canonical.log_strength[None], self.bank.model.ratio)
+        del state, outputs
         better = tile.estimate + mix(canonical.out, correction)
         better = better + self.last.solve(tile.seen, tile.guide, better)
         if nonlocal_too:
@@ -121,15 +123,15 @@ class GateScene:
             better = better + mix(canonical.out, self.bank.denoise(x) - x)
         return better - tile.start
 
-    def validated_gain(self, rehearsal: Rehearsal, weigh: Weigh, *, nonlocal_too: bool) -> float:
+    def validated_gain(self, reduced_fit: ReducedFit, weigh: Weigh, *, nonlocal_too: bool) -> float:
         """Gain over the estimate without a gate on the degraded windows, dB; of a :meth:`reduced` scene."""
         before, after = [], []
-        for window, fused in zip(rehearsal.windows, rehearsal.fused, strict=True):
-            tile, base = _state_of(self.step, rehearsal.method, window, fused)
+        for window, fused in zip(reduced_fit.windows, reduced_fit.fused, strict=True):
+            tile, base = _state_of(self.step, reduced_fit.method, window, fused)
             change = self.change(tile, weigh, nonlocal_too=nonlocal_too)
             before.append(base + mix(self.step.back, tile.estimate - tile.start))
             after.append(base + mix(self.step.back, change))
-        return validated_gain(rehearsal.windows, before, after, self.bank.model)
+        return validated_gain(reduced_fit.windows, before, after, self.bank.model)
 
 
 def tile_state(step: Refinement, hsi: Tensor, guide: Tensor, raw_guide: Tensor, base: Tensor) -> TileState:
@@ -163,17 +165,17 @@ def _state_of(
     return tile_state(step, low, guide, raw, base), base
 
 
-def _rehearsed(
+def _error_window(
     step: Refinement, canonical: CanonicalComponents, method: FusionMethod, window: DegradedWindow, fused: Tensor
-) -> RehearsedWindow:
+) -> ReducedErrorWindow:
     tile, _ = _state_of(step, method, window, fused)
     truth = torch.from_numpy(window.truth)[None].to(fused.device)
     estimate = mix(canonical.into, tile.estimate)
     missed = mix(canonical.into, mix(step.forward, truth) - (step.forward @ step.mean)[:, None, None]) - estimate
     counted: NDArray[np.bool_] = window.counted
-    return RehearsedWindow(estimate, missed, counted)
+    return ReducedErrorWindow(estimate, missed, counted)
 
 
 def refined_base(base: FusionMethod, ratio: int) -> RefinedMethod:
     """Return the base method with the step that the gate starts from, not yet fitted."""
-    return RefinedMethod(base, "standard", ratio=ratio, keep_rehearsal=True)
+    return RefinedMethod(base, "standard", ratio=ratio, keep_reduced_fit=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +27,11 @@ from hsfuse.fusion.methods.ssrfn_gate.method import GateMethod
 from hsfuse.fusion.methods.ssrfn_gate.network import MOST_COMPONENTS, Gate
 from hsfuse.outputs import part_name
 from hsfuse.training.distributed import Team
-from hsfuse.training.fusion_task import TaskSetup, low_resolution_strip
+from hsfuse.training.fusion_task import PatchTask, TaskSetup, low_resolution_strip
 from hsfuse.training.pairs import Batch, ReducedPair
-from hsfuse.training.task import TrainingTask, step_rng
+from hsfuse.training.task import step_rng
 
-ADVICE, STATE = "advice", "state"
+OUTPUTS, STATE = "expert_outputs", "state"
 STRENGTH, METRIC, CAP = "log_strength", "metric", "cap"
 _CAP_PERCENTILE = 99.0
 """Of pixel errors; beyond, they count with their root: a few saturated pixels would hold half the error."""
@@ -80,7 +79,7 @@ class GateScores:
         return {name: round(value, 4) for name, value in asdict(self).items()}
 
 
-class GateTask(TrainingTask):
+class GateTask(PatchTask):
     """The gate on reduced pairs.
 
     Parameters
@@ -93,41 +92,22 @@ class GateTask(TrainingTask):
 
     columns = ("gain_db", "worst_gain_db", "gain_without_db")
 
+    network: Gate
+
     def __init__(self, network: Gate, setup: TaskSetup) -> None:
-        self.network: Gate = network.to(setup.device)
-        self.setup = setup
         self.base = "glp"
-        self.source = setup.source(self.prepare)
-
-    @property
-    def batch_size(self) -> int:
-        """Patches of a step, over all processes."""
-        return self.source.batch_size
-
-    @property
-    def epoch_steps(self) -> int:
-        """Steps in which the patches cover the area of all training strips once."""
-        return self.source.epoch_steps
-
-    @cached_property
-    def validation_pairs(self) -> list[ReducedPair]:
-        """Windows that validate."""
-        return self.source.validation()
+        super().__init__(network, setup)
 
     def start(self) -> None:
         """Make the windows that validate, and those that train where they can be kept."""
-        _ = self.validation_pairs
+        super().start()
         rounds = self.setup.sampling.rounds
         if self.setup.cache is not None and rounds is not None:
             for number in range(rounds):
                 self.source.batch(number * self.source.round_steps)
 
-    def close(self) -> None:
-        """End the source's helper thread."""
-        self.source.close()
-
     def prepare(self, pair: ReducedPair) -> ReducedPair:
-        """Turn a pair into experts' advice and what should be added, in canonical components.
+        """Turn a pair into experts' outputs and what should be added, in canonical components.
 
         Raises
         ------
@@ -144,7 +124,7 @@ class GateTask(TrainingTask):
                 part = part_name(file)
                 save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, part)
                 os.replace(part, file)  # noqa: PTH105 - atomic
-        images = {ADVICE: tensors[ADVICE], STATE: tensors[STATE]}
+        images = {OUTPUTS: tensors[OUTPUTS], STATE: tensors[STATE]}
         values = {name: tensors[name].to(self.setup.device) for name in (STRENGTH, METRIC, CAP)}
         # What follows needs neither image but their sizes; patches of them would only be copied.
         return replace(
@@ -167,10 +147,10 @@ class GateTask(TrainingTask):
             pair.ratio, facts.centre_nm, facts.fwhm_nm, facts.srf, facts.psf, device, facts.seed
         )  # fmt: skip
         method.fit(context, [low_resolution_strip(pair)])
-        found = method.advice(pair.hsi[None], pair.msi[None])
+        found = method.expert_outputs(pair.hsi[None], pair.msi[None])
         if found is None:
             raise OverlapError("The window is too small for experts.")
-        scene, tile, base, state, advice = found
+        scene, tile, base, state, outputs = found
         step, canonical = scene.step, scene.bank.canonical
         constant = (step.forward @ step.mean)[:, None, None]
         miss = mix(canonical.into, mix(step.forward, pair.target[None]) - constant) - state
@@ -186,7 +166,7 @@ class GateTask(TrainingTask):
         more = MOST_COMPONENTS - count
         pad = torch.nn.functional.pad
         return {
-            ADVICE: pad(advice[0], (0, 0, 0, 0, 0, more)).flatten(0, 1).half(),
+            OUTPUTS: pad(outputs[0], (0, 0, 0, 0, 0, more)).flatten(0, 1).half(),
             STATE: pad(state[0], (0, 0, 0, 0, 0, more)).half(),
             "target": pad(miss[0], (0, 0, 0, 0, 0, more)).float(),
             STRENGTH: pad(canonical.log_strength, (0, more))[None].clone(),
@@ -208,8 +188,8 @@ class GateTask(TrainingTask):
 
     def _left(self, batch: Batch, *, plain: bool = False) -> Tensor:
         """Error by pixel, shape (n, pixel)."""
-        advice = batch.images[ADVICE].float().unflatten(1, (len(EXPERTS), -1))
-        correction = self.network(batch.images[STATE].float(), advice, batch.values[STRENGTH], batch.ratio)
+        outputs = batch.images[OUTPUTS].float().unflatten(1, (len(EXPERTS), -1))
+        correction = self.network(batch.images[STATE].float(), outputs, batch.values[STRENGTH], batch.ratio)
         metric, cap = batch.values[METRIC], batch.values[CAP][:, None]
         left = (_energy(batch.target - correction, metric) * batch.valid).flatten(1)
         if plain:
@@ -270,8 +250,8 @@ def _huber(energy: Tensor, cap: Tensor) -> Tensor:
 def _without_nonlocal(batch: Batch) -> Batch:
     kept = torch.ones(len(EXPERTS))
     kept[[EXPERTS.index(name) for name in NONLOCAL]] = 0.0
-    advice = batch.images[ADVICE].unflatten(1, (len(EXPERTS), -1)) * kept[:, None, None, None].to(batch.target)
-    return replace(batch, images={**batch.images, ADVICE: advice.flatten(1, 2)})
+    outputs = batch.images[OUTPUTS].unflatten(1, (len(EXPERTS), -1)) * kept[:, None, None, None].to(batch.target)
+    return replace(batch, images={**batch.images, OUTPUTS: outputs.flatten(1, 2)})
 
 
 def _disturbed(batch: Batch, rng: np.random.Generator) -> Batch:
@@ -302,12 +282,12 @@ def _disturbed(batch: Batch, rng: np.random.Generator) -> Batch:
         turned = torch.rot90(x, turns, (-2, -1))
         return (turned.flip(-1) if flip else turned).contiguous()
 
-    advice = batch.images[ADVICE].float().unflatten(1, (len(EXPERTS), -1))
-    advice = torch.einsum("lk,njkhw,j->njlhw", m, orient(advice), weight)
+    outputs = batch.images[OUTPUTS].float().unflatten(1, (len(EXPERTS), -1))
+    outputs = torch.einsum("lk,njkhw,j->njlhw", m, orient(outputs), weight)
     inverse = torch.as_tensor(kept[:, None] * basis / unit, dtype=torch.float32, device=m.device)
     return Batch(
         batch.hsi, batch.msi, mix(m, orient(batch.target)), orient(batch.valid),
-        {ADVICE: advice.flatten(1, 2), STATE: mix(m, orient(batch.images[STATE].float()))},
+        {OUTPUTS: outputs.flatten(1, 2), STATE: mix(m, orient(batch.images[STATE].float()))},
         {
             STRENGTH: torch.as_tensor(np.log1p(deviation), dtype=torch.float32, device=m.device)[None],
             METRIC: inverse @ batch.values[METRIC] @ inverse.T,

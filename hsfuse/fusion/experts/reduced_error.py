@@ -1,4 +1,4 @@
-"""What a rehearsal at reduced resolution teaches about the error of the maximum a posteriori estimate."""
+"""What fusing at reduced resolution teaches about the error of the maximum a posteriori estimate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hsfuse.fusion.experts.neighbourhood import high_pass
 from hsfuse.fusion.experts.regressions import FourierRegression
 from hsfuse.fusion.map.posterior import mix
 
-REHEARSED_EXPERTS = ("rehearsed error, linear", "rehearsed error, fourier")
+REDUCED_ERROR_EXPERTS = ("reduced-resolution error, linear", "reduced-resolution error, fourier")
 _LEADING = 4
 _SIGMAS_PX = (0.7, 1.5)
 _LINEAR_RIDGE = 0.1
@@ -23,7 +23,7 @@ _LEAST_SAMPLES, _MOST_SAMPLES = 100, 30_000
 
 
 @dataclass(frozen=True)
-class RehearsedWindow:
+class ReducedErrorWindow:
     """A degraded window: the estimate there, shape (1, component, row, col), what it misses, and what counts."""
 
     estimate: Tensor
@@ -32,7 +32,7 @@ class RehearsedWindow:
 
 
 @dataclass(frozen=True)
-class RehearsedError:
+class ReducedError:
     """Regressions of the estimate's error on its own high-pass detail.
 
     Attributes
@@ -50,7 +50,7 @@ class RehearsedError:
     fourier: FourierRegression
 
     @classmethod
-    def fit(cls, windows: Sequence[RehearsedWindow], ratio: int, *, seed: int = 0) -> RehearsedError | None:
+    def fit(cls, windows: Sequence[ReducedErrorWindow], ratio: int, *, seed: int = 0) -> ReducedError | None:
         """Fit both; None where there are too few samples."""
         pairs = []
         for window in windows:
