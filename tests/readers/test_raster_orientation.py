@@ -19,6 +19,7 @@ from hsfuse.errors import UsageError
 from hsfuse.grid import Grid, Slice2D
 from hsfuse.inference.scene import FusionScene
 from hsfuse.readers.base import MultispectralProduct
+from hsfuse.readers.decorator import MultispectralDecorator
 from hsfuse.readers.raster.hsi import RasterHsi
 from hsfuse.readers.raster.msi import RasterMsi
 from hsfuse.workflows.run import run_scene
@@ -194,7 +195,8 @@ def test_a_resampled_guide_is_the_same_for_every_choice_of_windows(tmp_path: Pat
 def test_a_resampled_guide_answers_for_its_product() -> None:
     # What has a default must not fall back to it; numbers as they are stored are those of no single file any more.
     offered = {name for name in vars(MultispectralProduct) if not name.startswith("_")}
-    assert offered - vars(ResampledGuide).keys() <= {"stored"}
+    answers = {name for kind in (ResampledGuide, MultispectralDecorator) for name in vars(kind)}
+    assert offered - answers <= {"stored"}
 
 
 @pytest.mark.parametrize(
