@@ -13,7 +13,7 @@ pytest.importorskip("triton", reason="needs triton (no wheel for this platform)"
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("with a GPU, tests/gpu runs the kernels themselves", allow_module_level=True)
 
-from hsfuse.fusion.nets.gpu import choice, ssd
+from hsfuse.fusion.nets.gpu import ssd
 from hsfuse.fusion.nets.gpu.block import mamba2_forward
 from hsfuse.fusion.nets.gpu.convolution import causal_conv_silu
 from hsfuse.fusion.nets.gpu.gated_norm import gated_rms_norm
@@ -143,29 +143,3 @@ def test_a_block_by_kernels_equals_the_plain_block() -> None:
     assert _relative(found, expected) < 1e-5
     for name, parameter in block.named_parameters():
         assert _relative(parameter.grad, gradients[name]) < 1e-4, name
-
-
-def test_the_faster_kernels_are_chosen_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    block, u = Mamba2(32, d_state=16, headdim=16), torch.zeros(1, 8, 32)
-    timed: list[str] = []
-    seconds = {"hsfuse": 2.0, "mamba_ssm": 1.0}
-
-    def measure(forward: object, *_: object) -> float:
-        name = "hsfuse" if forward is mamba2_forward else "mamba_ssm"
-        timed.append(name)
-        return seconds[name]
-
-    monkeypatch.setattr(choice, "_chosen", {})
-    monkeypatch.setattr(choice, "_seconds", measure)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "card")
-    monkeypatch.setattr(choice.mamba_cuda, "usable", lambda *_: True)
-    with torch.no_grad():
-        assert choice.kernels_for(block, u) is choice.mamba_cuda.mamba2_forward
-        assert choice.kernels_for(block, u) is choice.mamba_cuda.mamba2_forward
-        assert timed == ["hsfuse", "mamba_ssm"]
-        seconds["hsfuse"] = 0.5
-        assert choice.kernels_for(block, u.bfloat16()) is mamba2_forward
-    monkeypatch.setattr(choice.mamba_cuda, "usable", lambda *_: False)
-    assert choice.kernels_for(block, u) is mamba2_forward
-    monkeypatch.setattr(choice.own, "usable", lambda *_: False)
-    assert choice.kernels_for(block, u) is None
