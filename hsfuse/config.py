@@ -220,7 +220,7 @@ _PAIR_FIELDS = tuple(_PairConfig.model_fields)
 
 
 NOT_CONTENT = frozenset(
-    {"overwrite", "resume", "max_memory", "max_vram", "threads", "report", "figures", "min_quality", "verify"}
+    {"overwrite", "resume", "device", "threads", "max_memory", "max_vram", "report", "figures", "min_quality", "verify"}
 )
 """Settings of :class:`RunConfig` that say how or where a cube is computed, not what it holds."""
 

@@ -96,9 +96,26 @@ class TrainingDivergedError(HsfuseError):
     exit_code = 10
 
 
+class DeviceError(HsfuseError):
+    """A GPU that was asked for is missing or cannot be used, or a GPU failed in the middle of its work."""
+
+    exit_code = 11
+
+
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 _SHORT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE})
-_NO_MEMORY = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "std::bad_alloc")
+_NO_MEMORY = ("can't allocate memory", "out of memory", "std::bad_alloc")
+_FROM_GPU = (
+    "CUDA error",
+    "CUDA out of memory",
+    "CUDA driver error",
+    "cuDNN error",
+    "CUBLAS_STATUS_",
+    "CUFFT_",
+    "cuFFT error",
+)
+"""Of PyTorch's messages."""
+_NO_GPU_MEMORY = ("out of memory", "_ALLOC_FAILED")
 _NO_ROOM_FOR_LIBRARIES = ("failed to map segment", "llocate memory", "cannot map")
 """Of the system's loader."""
 
@@ -108,6 +125,8 @@ def explained(error: Exception) -> HsfuseError:
     if isinstance(error, HsfuseError):
         return error
     text = str(error)
+    if isinstance(error, RuntimeError) and any(t in text for t in _FROM_GPU):
+        return _explained_gpu_error(error)
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(t in text for t in _NO_MEMORY)):
         return MemoryBudgetError("The computer ran out of memory.", hint="Use --max-memory or a smaller --tile.")
     if isinstance(error, RuntimeError) and "can't start new thread" in text:
@@ -124,6 +143,27 @@ def explained(error: Exception) -> HsfuseError:
     return HsfuseError(
         f"Unexpected error: {type(error).__name__}: {text}",
         hint="This is a bug in hsfuse; run again with --verbose and report the traceback.",
+    )
+
+
+def short_of_gpu_memory(error: BaseException) -> bool:
+    """Tell whether PyTorch says by an error that the memory of a GPU was too small."""
+    text = str(error)
+    return (
+        isinstance(error, RuntimeError) and any(t in text for t in _FROM_GPU) and any(t in text for t in _NO_GPU_MEMORY)
+    )
+
+
+def _explained_gpu_error(error: RuntimeError) -> HsfuseError:
+    if short_of_gpu_memory(error):
+        return MemoryBudgetError(
+            "The GPU ran out of memory.",
+            hint="Use --max-vram or a smaller --tile, end what else uses it, or --device cpu.",
+        )
+    first = str(error).splitlines()[0].rstrip(".")
+    return DeviceError(
+        f"The GPU failed: {first}.",
+        hint="Rows that are done are kept: go on with --resume, on another --device (such as cpu) if need be.",
     )
 
 
@@ -155,6 +195,7 @@ EXIT_CODES: dict[int, str] = {
     8: "quality thresholds failed (product written)",
     9: "batch: some scenes failed",
     10: "training diverged",
+    11: "GPU missing, unusable or lost",
     129: "stopped by SIGHUP",
     130: "interrupted",
     143: "stopped by SIGTERM",

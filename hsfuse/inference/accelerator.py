@@ -6,8 +6,11 @@ Tests put an instrumented device in the GPU's place.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
+
+from hsfuse.errors import short_of_gpu_memory
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +43,11 @@ class Accelerator(Protocol):
         ...
 
     def out_of_memory(self, error: BaseException) -> bool:
-        """Tell whether an error says that the device's memory is too small; free what is kept for later use if so."""
+        """Tell whether an error says that the device's memory is too small."""
+        ...
+
+    def release_memory(self) -> None:
+        """Free what is kept for later use."""
         ...
 
 
@@ -101,16 +108,35 @@ class CudaAccelerator:
         mark.synchronize()
 
     def out_of_memory(self, error: BaseException) -> bool:
-        """Tell whether CUDA ran out of memory, and give its cache back if so."""
+        """Tell whether CUDA, or one of its libraries, ran out of memory."""
         import torch
 
-        if not isinstance(error, torch.cuda.OutOfMemoryError):
-            return False
+        return isinstance(error, torch.cuda.OutOfMemoryError) or short_of_gpu_memory(error)
+
+    def release_memory(self) -> None:
+        """Wait for the card and give back what PyTorch keeps."""
+        import torch
+
         torch.cuda.synchronize(self._device)
         torch.cuda.empty_cache()
-        return True
 
 
 def accelerator_for(device: str) -> Accelerator | None:
     """The device behind a name; None for the CPU, whose threads fuse tiles side by side."""
     return CudaAccelerator(device) if device.startswith("cuda") else None
+
+
+@contextmanager
+def bounded_vram(device: str, limit: int | None) -> Iterator[None]:
+    """Let this process take no more than so many bytes of a card; nothing changes on the CPU or without a limit."""
+    if limit is None or not device.startswith("cuda"):
+        yield
+        return
+    import torch
+
+    total = torch.cuda.get_device_properties(torch.device(device)).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(limit / total, 1.0), torch.device(device))
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, torch.device(device))

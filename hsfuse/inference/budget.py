@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hsfuse.errors import MemoryBudgetError, UsageError
 from hsfuse.fusion.base import ModelSpec
+from hsfuse.inference.cards import free_bytes
 from hsfuse.inference.layout import computed_pixels
 from hsfuse.inference.tiling import TilePlan
 from hsfuse.resources import Resources, held_bytes
@@ -113,11 +114,9 @@ def make_budget(resources: Resources) -> Budget:
     comfort = None if resources.memory is not None else min(_COMFORT_BYTES, host)
     if not resources.on_gpu:
         return Budget(host, None, comfort, held)
-    import torch
-
-    free, _ = torch.cuda.mem_get_info(torch.device(resources.device))
-    vram = resources.vram if resources.vram is not None else int(free * _VRAM_SHARE)
-    return Budget(host, vram, comfort, held)
+    # Of what is free now, whatever the card has: other processes keep what they hold.
+    free = int(free_bytes(resources.device) * _VRAM_SHARE)
+    return Budget(host, free if resources.vram is None else min(resources.vram, free), comfort, held)
 
 
 def choose_plan(
@@ -210,10 +209,11 @@ def choose_plan(
     needed = max(estimate.host_bytes, 1)
     short = "GPU" if not vram_fits else "host"
     needed = estimate.vram_bytes if not vram_fits else needed
+    elsewhere = ", or use --device cpu" if not vram_fits else ""
     raise MemoryBudgetError(
         f"The job needs at least {needed / 1e9:.1f} GB of {short} memory"
         f" and may use {(budget.vram if not vram_fits and budget.vram else budget.host) / 1e9:.1f} GB.",
-        hint="Raise --max-memory or --max-vram, choose a smaller --tile, or cut the area with --aoi.",
+        hint=f"Raise --max-memory or --max-vram, choose a smaller --tile, or cut the area with --aoi{elsewhere}.",
     )
 
 

@@ -184,6 +184,7 @@ class DevicePipeline:
         """Halve the number of tiles per call after the device ran out of memory; False for any other error."""
         if not self._accelerator.out_of_memory(error):
             return False
+        self._accelerator.release_memory()
         if len(job.batch.tiles) == 1:
             shape = " x ".join(map(str, job.batch.tiles[0].read.shape))
             self._fail(

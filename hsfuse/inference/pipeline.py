@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, ModelSpec
+from hsfuse.inference.accelerator import bounded_vram
 from hsfuse.inference.budget import Estimate, choose_plan, make_budget
 from hsfuse.inference.engine import fuse_scene_tiles
 from hsfuse.inference.handover import RowEncoder, Sink
@@ -117,11 +118,12 @@ def fuse(
 
     ``tiles`` replaces the estimate's plan: a run that is gone on with keeps to the tiles that it began with.
     """
-    return fuse_scene_tiles(
-        scene, method, tiles or estimate.plan, sink, device=resources.device, batch=estimate.batch,
-        workers=resources.threads, rows_done=rows_done, clip=clip, memory=estimate.host_bytes, encoder=encoder,
-        progress=progress,
-    )  # fmt: skip
+    with bounded_vram(resources.device, resources.vram):
+        return fuse_scene_tiles(
+            scene, method, tiles or estimate.plan, sink, device=resources.device, batch=estimate.batch,
+            workers=resources.threads, rows_done=rows_done, clip=clip, memory=estimate.host_bytes, encoder=encoder,
+            progress=progress,
+        )  # fmt: skip
 
 
 def fuse_scene_with(

@@ -15,6 +15,7 @@ from hsfuse._version import __version__
 from hsfuse.inference.budget import available_memory
 from hsfuse.native import image, match
 from hsfuse.processor import usable_cores
+from hsfuse.workflows.gpu_diagnosis import diagnose_gpus
 
 _LIBRARIES = ("numpy", "scipy", "torch", "rasterio", "pyproj", "h5py", "safetensors", "pydantic", "typer", "matplotlib")
 _OPTIONAL = ("mamba_ssm", "causal_conv1d", "triton", "dask", "tensorboard")
@@ -29,8 +30,9 @@ def _version(name: str) -> str | None:
 
 
 def diagnose() -> dict[str, Any]:
-    """Return what was found; ``problems`` lists what keeps hsfuse from working."""
+    """Return what was found; ``problems`` keep hsfuse, or a card, from working, ``notes`` make it slower."""
     problems: list[str] = []
+    notes: list[str] = []
     versions = {name: _version(name) for name in _LIBRARIES}
     problems += [f"{name} is not installed" for name, version in versions.items() if version is None]
     facts: dict[str, Any] = {
@@ -45,10 +47,11 @@ def diagnose() -> dict[str, Any]:
         "dropped_variables": dict(process.dropped_variables),
     }
     facts["gdal"] = _gdal(problems)
-    facts["torch"] = _torch(problems)
+    facts["torch"] = _torch(problems, notes)
     facts["mamba2"] = _mamba_backend()
     facts["image_kernels"] = image.KERNELS.status()
     facts["match_kernels"] = match.KERNELS.status()
+    facts["notes"] = notes
     facts["problems"] = problems
     return facts
 
@@ -72,20 +75,16 @@ def _gdal(problems: list[str]) -> dict[str, Any]:
             "cache_mb": os.environ.get("GDAL_CACHEMAX")}  # fmt: skip
 
 
-def _torch(problems: list[str]) -> dict[str, Any]:
+def _torch(problems: list[str], notes: list[str]) -> dict[str, Any]:
     try:
         import torch
     except ImportError as error:
         problems.append(f"torch cannot be imported ({error})")
         return {}
-    gpus = []
-    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        properties = torch.cuda.get_device_properties(index)
-        gpus.append({"name": properties.name, "memory_bytes": properties.total_memory})
     return {
         "version": torch.__version__,
         "cuda": torch.version.cuda,
-        "gpus": gpus,
+        "gpus": diagnose_gpus(problems, notes),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
     }
 
@@ -102,7 +101,10 @@ def _mamba_backend() -> str:
 def diagnosis_text(facts: dict[str, Any]) -> str:
     """Lay out the findings for reading."""
     torch_facts = facts["torch"]
-    gpus = ", ".join(f"{g['name']} ({g['memory_bytes'] / 1e9:.0f} GB)" for g in torch_facts.get("gpus", []))
+    gpus = ", ".join(
+        f"{g['name']} ({(g['free_bytes'] or 0) / 1e9:.0f} of {g['memory_bytes'] / 1e9:.0f} GB free)"
+        for g in torch_facts.get("gpus", [])
+    )
     lines = [
         f"hsfuse {facts['hsfuse']}, Python {facts['python']}, {facts['platform']}",
         f"cores     {facts['cores']}, free memory {facts['free_memory_bytes'] / 1e9:.1f} GB",
@@ -117,6 +119,7 @@ def diagnosis_text(facts: dict[str, Any]) -> str:
     ]
     for name, value in facts["dropped_variables"].items():
         lines.append(f"note      {name}={value} belongs to another GDAL or PROJ and is ignored")
+    lines += [f"note      {text}" for text in facts["notes"]]
     lines += [f"PROBLEM   {text}" for text in facts["problems"]]
     lines.append("all is well" if not facts["problems"] else f"{len(facts['problems'])} problem(s)")
     return "\n".join(lines)

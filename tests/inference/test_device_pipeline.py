@@ -96,6 +96,9 @@ class InstrumentedDevice:
     def out_of_memory(self, error: BaseException) -> bool:
         return isinstance(error, torch.cuda.OutOfMemoryError)
 
+    def release_memory(self) -> None:
+        pass
+
 
 @pytest.fixture
 def device_of() -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hsfuse.config import RunConfig
-from hsfuse.errors import HsfuseError, InputError, UsageError
+from hsfuse.errors import DeviceError, HsfuseError, InputError, UsageError
 from hsfuse.fusion.create import create_method
 from hsfuse.fusion.nets import zoo
 from hsfuse.fusion.registry import automatic_methods, available_methods, is_network
@@ -109,5 +109,6 @@ def test_bad_weights_are_named(tmp_path: Path) -> None:
 def test_devices() -> None:
     assert resolve_device("cpu") == "cpu"
     assert resolve_device("auto") in ("cpu", "cuda:0")
-    with pytest.raises(InputError, match="There is no GPU 99"):
+    with pytest.raises(DeviceError, match="There is no GPU 99") as caught:
         resolve_device("cuda:99")
+    assert caught.value.exit_code == 11

@@ -13,6 +13,7 @@ from hsfuse.allocator import release_freed_memory
 from hsfuse.config import NOT_CONTENT, RunConfig
 from hsfuse.inference import pipeline
 from hsfuse.inference.budget import Estimate
+from hsfuse.inference.cards import computed_on
 from hsfuse.inference.guide_repair import SceneRepair
 from hsfuse.inference.tiling import TilePlan
 from hsfuse.log import get_logger
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from hsfuse.workflows.steps.quality import Quality
 
 _log = get_logger(__name__)
+
+COMPUTED_ON = "computed_on"
+"""Key of a journal's plan: device and arithmetic of the rows."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,8 @@ def make_product(
     with _writer(prepared, chosen, estimate, output, inputs, options, config, resources, about) as writer:
         if writer.rows_done:
             _log.info("Going on at row %d of %d.", writer.rows_done, scene.fine_grid.height)
-        tiles = _tiles_to_follow(writer, estimate)
+        here = computed_on(resources.device, chosen.method.spec.precision)
+        tiles = _tiles_to_follow(writer, estimate, here)
         statistics = pipeline.fuse(
             scene, chosen.method, estimate, writer.write_rows, resources, tiles=tiles, rows_done=writer.rows_done,
             clip=config.clip, encoder=writer.encoding, progress=clock,
@@ -120,14 +125,26 @@ def _writer(
         identity=run_identity(config.identity(), inputs, f"{spec.name} {spec.weights_sha256 or ''}".rstrip()),
         description=f"hsfuse {__version__}: {scene.hsi.info.name} fused with {scene.msi.info.name}",
         sensor=scene.hsi.info.sensor, acquired=scene.hsi.info.start, threads=resources.threads,
-        plan=estimate.plan.to_dict(), layers=date_map_writer(scene),
+        plan=estimate.plan.to_dict() | {COMPUTED_ON: computed_on(resources.device, spec.precision)},
+        layers=date_map_writer(scene),
     )  # fmt: skip
 
 
-def _tiles_to_follow(writer: CubeWriter, estimate: Estimate) -> TilePlan:
-    """Return the tiles to work with: those of the interrupted run that is gone on with."""
+def _tiles_to_follow(writer: CubeWriter, estimate: Estimate, now: str) -> TilePlan:
+    """Return the tiles to work with: those of the interrupted run that is gone on with.
+
+    Where that run computed elsewhere or otherwise than ``now``, the log says that the rows differ.
+    """
     kept = writer.plan_to_keep
-    if not writer.rows_done or not kept or kept == estimate.plan.to_dict():
+    before = kept.pop(COMPUTED_ON, now)
+    if not writer.rows_done:
+        return estimate.plan
+    if before != now:
+        _log.warning(
+            "The first %d rows were computed on %s, those that follow are on %s: they agree within rounding, not bit "
+            "for bit.", writer.rows_done, before, now,
+        )  # fmt: skip
+    if not kept or kept == estimate.plan.to_dict():
         return estimate.plan
     _log.info("Going on with the tiles of the interrupted run (%d HSI pixels high).", kept["tile"])
     return TilePlan(**kept)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Protocol
 
-from hsfuse.errors import InputError, UsageError
+from hsfuse.errors import UsageError
+from hsfuse.inference.cards import automatic_device, named_device, node_present
 from hsfuse.process import is_own
 from hsfuse.processor import usable_cores
 from hsfuse.resources import Resources, parse_size
-
-_GPU_NODES = ("/dev/nvidiactl", "/dev/nvhost-ctrl", "/dev/dxg", "/dev/kfd")
-"""How Linux shows GPUs: NVIDIA's driver, its small boards, Windows' subsystem, AMD's driver."""
 
 
 class ResourceSettings(Protocol):
@@ -37,8 +34,8 @@ def resources_of(config: ResourceSettings) -> Resources:
 
     Raises
     ------
-    UsageError, InputError
-        There is no such device.
+    UsageError, DeviceError
+        There is no such device, or it cannot be used.
     """
     memory, vram = (
         None if text is None else parse_size(text)
@@ -57,37 +54,30 @@ def resolved(resources: Resources | None) -> Resources:
 
     Raises
     ------
-    UsageError, InputError
-        There is no such device.
+    UsageError, DeviceError
+        There is no such device, or it cannot be used.
     """
     given = resources or Resources()
     return replace(given, device=resolve_device(given.device))
 
 
 def resolve_device(wanted: str) -> str:
-    """Turn ``auto`` into a device and check that a GPU which was asked for exists.
+    """Turn ``auto`` and ``cuda`` into the GPU with the most free memory, and check a GPU that was named.
 
     Raises
     ------
-    UsageError, InputError
-        The name is none of a device, or there is no such GPU.
+    UsageError
+        The name is none of a device.
+    DeviceError
+        There is no such GPU, or it cannot be used.
     """
     if wanted == "cpu":
         return "cpu"
     if not (wanted in ("auto", "cuda") or (wanted.startswith("cuda:") and wanted[5:].isdigit())):
         raise UsageError(f"There is no device '{wanted}'.", hint="Choose auto, cpu, cuda or cuda:N.")
-    if wanted == "auto" and sys.platform == "linux" and not any(Path(node).exists() for node in _GPU_NODES):
+    if wanted == "auto" and sys.platform == "linux" and not node_present():
         # Loading torch to be told so takes a second.
         return "cpu"
-    import torch
-
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if wanted == "auto":
-        return "cuda:0" if count else "cpu"
-    index = int(wanted.partition(":")[2] or 0)
-    if index >= count:
-        raise InputError(
-            f"There is no GPU {index}: {count} CUDA device{'s' if count != 1 else ''} found.",
-            hint="Use --device cpu; `hsfuse doctor` shows what PyTorch sees.",
-        )
-    return f"cuda:{index}"
+    if wanted.startswith("cuda:"):
+        return named_device(int(wanted[5:]))
+    return automatic_device(needed=wanted == "cuda")
