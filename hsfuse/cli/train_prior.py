@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,13 +44,17 @@ def add_to(app: typer.Typer) -> None:
         log_file: LogFile = None,
     ) -> None:
         """Train a diffusion prior on single images: what the ground looks like, without any pairs."""
-        session = Session(verbose, quiet, as_json, no_progress, log_format, log_file, interrupted=_INTERRUPTED)
+        # Of several processes that train together, only the first one talks.
+        follower = os.environ.get("RANK", "0") != "0"
+        session = Session(verbose, quiet or follower, as_json and not follower, no_progress, log_format, log_file,
+                          interrupted=_INTERRUPTED)  # fmt: skip
         with session.errors():
             resolved = TrainPriorConfig.resolve(config, **settings)
             from hsfuse.workflows.train_prior import train_prior as run
 
             result = run(images, output, resolved, progress=session.progress)
-            session.show(result.summary, lambda: result_text(result.summary))
+            if not follower:
+                session.show(result.summary, lambda: result_text(result.summary))
 
 
 def result_text(summary: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ _PANEL_FIELDS = {
     "Training": "recipe minutes steps epochs batch micro_batch validate_every patience lr loss schedule ema clip seed",
     "Co-registration": " ".join(CoregisterConfig.model_fields),
     "Files": "overwrite resume checkpoint_minutes tensorboard",
-    "Computing": "device precision recompute threads verify",
+    "Computing": "device precision recompute deterministic threads verify",
 }
 _INTERRUPTED = "; the same command with --resume goes on where it stopped"
 _PANELS = {name: panel for panel, names in _PANEL_FIELDS.items() for name in names.split()}
@@ -72,7 +72,7 @@ def result_text(summary: dict[str, Any]) -> str:
         [
             f"{summary['output']}  {summary['network']}, {summary['parameters'] / 1e6:.2f} M parameters",
             f"  trained     {summary['steps']} steps in {summary['training_seconds']:.0f} s on {summary['device']}"
-            f" (best at step {summary['best_step']}; ended by {stopped})",
+            f" (best at step {summary['best_step']}; ended by {stopped}), {summary['megapixels_per_second']:.3g} Mpx/s",
             f"  validation  PSNR {scores['psnr_db']:.2f} dB, SAM {scores['sam_deg']:.2f} deg",
             f"  base        PSNR {scores['base_psnr_db']:.2f} dB, SAM {scores['base_sam_deg']:.2f} deg"
             f"  (gain {scores['gain_db']:+.2f} dB, at worst {scores['worst_gain_db']:+.2f} dB)",

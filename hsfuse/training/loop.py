@@ -10,11 +10,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from hsfuse.errors import HsfuseError, MemoryBudgetError, TrainingDivergedError, UsageError
+from hsfuse.errors import HsfuseError, TrainingDivergedError, UsageError
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress, SilentProgress, Stage, format_seconds, note
 from hsfuse.training.checkpoint import save_checkpoint
+from hsfuse.training.determinism import deterministic_algorithms
 from hsfuse.training.distributed import Team
+from hsfuse.training.gradients import BatchGradients
 from hsfuse.training.interruption import Interruption
 from hsfuse.training.run_log import RunLog
 from hsfuse.training.settings import LoopSettings, TrainingFiles, TrainingResult
@@ -75,7 +77,7 @@ def train(
     gpus = [torch.device(device)] if device.startswith("cuda") else []
     try:
         # The caller's random numbers are the caller's.
-        with torch.random.fork_rng(devices=gpus):
+        with torch.random.fork_rng(devices=gpus), deterministic_algorithms(settings.deterministic):
             return trainer.run(progress or SilentProgress())
     finally:
         task.close()
@@ -94,8 +96,13 @@ class Trainer:
         self._learners = [self._learner(group) for group in task.groups()]
         if not any(learner.group.parameters for learner in self._learners):
             raise HsfuseError("The training task has no parameters to train.")
+        if task.batch_size < team.size:
+            raise UsageError(
+                f"A batch of {task.batch_size} cannot be shared by {team.size} processes.", hint="Use a larger --batch."
+            )
         self._best: dict[str, Tensor] = self._snapshot()
         self._state = TrainingState(micro_batch=max(1, settings.micro_batch), recompute=settings.recompute)
+        self.gradients = BatchGradients(task, self._learners, settings, self._state, team, device)
         self._limit = self._step_limit()
         self._interruption = Interruption()
 
@@ -140,7 +147,7 @@ class Trainer:
             raise HsfuseError("Training ended without a validation.")
         return TrainingResult(
             task.network, state.best, state.first, state.step, state.best_step, state.seconds, stopped,
-            tuple(state.history),
+            tuple(state.history), round(state.megapixels_per_second, 4),
         )  # fmt: skip
 
     def _loop(self, log: RunLog, stage: Stage) -> str:
@@ -178,14 +185,17 @@ class Trainer:
             if time.monotonic() - saved > 60.0 * settings.checkpoint_minutes:
                 self._save()
                 saved = time.monotonic()
+            begun = time.monotonic()
             loss = self._step(log, used)
-            note(stage, f"step {state.step}, loss {loss:.4g}")
+            state.step_seconds += time.monotonic() - begun
+            note(stage, f"step {state.step}, loss {loss:.4g}, {state.megapixels_per_second:.3g} Mpx/s")
 
     def _step(self, log: RunLog, used: float) -> float:
         """Train on one batch; return its loss."""
         state = self._state
         rate = self._learning_rate(used)
         sample = self._task.sample(state.step, self._team.rank, self._team.size)
+        state.pixels += sample.pixels * self._task.batch_size // len(sample)
         row: dict[str, float] = {"step": state.step + 1, "seconds": state.seconds, "learning_rate": rate}
         finite = True
         for learner in self._learners:
@@ -208,8 +218,7 @@ class Trainer:
         clip = self._settings.clip
         for settings in learner.optimizer.param_groups:
             settings["lr"] = rate * learner.group.rate
-        with self._alone(learner):
-            loss = self.gradients(learner, sample)
+        loss = self.gradients.of(learner, sample)
         norm = _norm(learner)
         if math.isfinite(loss) and math.isfinite(norm):
             if clip and norm > clip:
@@ -219,63 +228,6 @@ class Trainer:
             learner.optimizer.step()
             self._update_average(learner)
         return loss, norm
-
-    @contextmanager
-    def _alone(self, learner: Learner) -> Iterator[None]:
-        """Let no other group collect gradients meanwhile."""
-        own = set(learner.names)
-        others = [p for other in self._learners for name, p in other.group.parameters.items() if name not in own]
-        for parameter in others:
-            parameter.requires_grad_(False)
-        try:
-            yield
-        finally:
-            for parameter in others:
-                parameter.requires_grad_(True)
-
-    def gradients(self, learner: Learner, sample: Sample) -> float:
-        """Leave the gradient of the global batch's mean loss in a group's parameters; return that loss."""
-        while True:
-            try:
-                total = self._accumulate(learner, sample)
-                break
-            except torch.OutOfMemoryError:
-                self._spare_memory()
-        shared = [p.grad for p in learner.parameters if p.grad is not None]
-        loss = total.reshape(1)
-        self._team.add([*shared, loss])
-        return float(loss)
-
-    def _accumulate(self, learner: Learner, sample: Sample) -> Tensor:
-        learner.optimizer.zero_grad(set_to_none=False)
-        for parameter in learner.parameters:
-            if parameter.grad is None:
-                # Every process must send the same list of gradients.
-                parameter.grad = torch.zeros_like(parameter)
-        total = torch.zeros((), device=self._device)
-        count = self._task.batch_size
-        kind = torch.device(self._device).type
-        for start in range(0, len(sample), self._state.micro_batch):
-            part = sample.part(start, start + self._state.micro_batch)
-            with torch.autocast(kind, dtype=torch.bfloat16, enabled=self._settings.precision == "bf16"):
-                losses = self._task.loss(part, learner.group.name, self._state.step)
-            loss = losses.sum() / count
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
-        return total
-
-    def _spare_memory(self) -> None:
-        """Halve what is computed at a time, then recompute; give up after that."""
-        state = self._state
-        torch.cuda.empty_cache()
-        if state.micro_batch > 1:
-            state.micro_batch = (state.micro_batch + 1) // 2
-            _log.warning("The GPU's memory is full; going on with %d patches at a time.", state.micro_batch)
-        elif not state.recompute and self._task.save_memory(True):
-            state.recompute = True
-            _log.warning("The GPU's memory is full; going on with parts computed twice (slower).")
-        else:
-            raise MemoryBudgetError("Not even one patch fits into the GPU's memory.", hint="Use a smaller --patch.")
 
     def _guard(self, loss: float | None, finite: bool) -> None:
         state = self._state
@@ -370,7 +322,7 @@ class Trainer:
     def _save(self) -> None:
         path = self._files.checkpoint
         if path is not None and self._team.leads:
-            kept = pack(self._task, self._learners, self._best, self._state, self._files.identity, self._device)
+            kept = pack(self._task, self._learners, self._best, self._state, self._files.identity)
             save_checkpoint(path, kept)
 
     def _restore(self) -> None:
@@ -378,6 +330,7 @@ class Trainer:
         if path is None:
             raise UsageError("There is no checkpoint to resume from.")
         self._state, self._best = unpack(path, self._task, self._learners, self._files.identity, self._device)
+        self.gradients.state = self._state
         _log.info("Going on at step %d.", self._state.step)
 
 

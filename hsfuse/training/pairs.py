@@ -135,6 +135,11 @@ class Batch:
         return int(self.hsi.shape[0])
 
     @property
+    def pixels(self) -> int:
+        """Fine pixels of all patches."""
+        return self.valid.numel()
+
+    @property
     def ratio(self) -> int:
         """Fine pixels per coarse pixel."""
         return int(self.msi.shape[-1] // self.hsi.shape[-1])

@@ -60,6 +60,11 @@ class NoisyPatches:
         return type(self)(self.clean[start:stop], self.noise[start:stop], self.power[start:stop])
 
     @property
+    def pixels(self) -> int:
+        """Pixels of all patches."""
+        return self.clean[:, 0].numel()
+
+    @property
     def noisy(self) -> Tensor:
         """What the network is given."""
         root = self.power.sqrt()[:, None, None, None]
@@ -199,7 +204,8 @@ class PriorTask(TrainingTask):
         snr = 10.0 ** (np.array(_SNR_DB) / 10.0) / SPREAD**2
         levels = self._power[np.abs(self._power[:, None] - (snr / (1.0 + snr))[None]).argmin(axis=0)]
         totals = torch.zeros(3, device=self._device)
-        for number, image in enumerate(self._validation[team.rank :: team.size]):
+        for number in range(team.rank, len(self._validation), team.size):
+            image = self._validation[number]
             rng = np.random.default_rng([self._seed, 11, number])
             clean = [self._patch_of(image, rng) for _ in levels]
             noise = [pixel_noise(self._seed, number * len(levels) + i, 0, 0, c.shape) for i, c in enumerate(clean)]

@@ -38,7 +38,14 @@ class TrainingState:
     micro_batch: int = 1
     recompute: bool = False
     validated: bool = False
+    pixels: int = 0
+    step_seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def megapixels_per_second(self) -> float:
+        """Fine pixels that were learned from, over all processes, per second of steps (validations left out)."""
+        return 1e-6 * self.pixels / self.step_seconds if self.step_seconds else 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, exact ones."""
@@ -106,7 +113,7 @@ def set_weights(task: TrainingTask, weights: Mapping[str, Tensor]) -> None:
 
 def pack(
     task: TrainingTask, learners: list[Learner], best: Mapping[str, Tensor], state: TrainingState,
-    identity: dict[str, Any], device: str,
+    identity: dict[str, Any],
 ) -> Checkpoint:  # fmt: skip
     """Collect everything that a training needs to go on."""
     tensors = {f"model/{name}": tensor for name, tensor in weights_of(task).items()}
@@ -115,9 +122,6 @@ def pack(
         tensors |= {f"average/{name}": tensor for name, tensor in learner.average.items()}
         kept = optimizer_tensors(learner.optimizer, learner.names)
         tensors |= {f"optimizer/{name}": tensor for name, tensor in kept.items()}
-    tensors["random/torch"] = torch.get_rng_state()
-    if device.startswith("cuda"):
-        tensors["random/cuda"] = torch.cuda.get_rng_state(device)
     return Checkpoint(tensors, {"state": state.to_json(), "identity": identity})
 
 
@@ -146,10 +150,6 @@ def unpack(
             own = {key: t for key, t in kept.items() if key.rpartition("/")[0] in learner.group.parameters}
             restore_optimizer(learner.optimizer, learner.names, own)
         best = {name: tensor.to(device) for name, tensor in checkpoint.part("best").items()}
-        random = checkpoint.part("random")
-        torch.set_rng_state(random["torch"])
-        if device.startswith("cuda") and "cuda" in random:
-            torch.cuda.set_rng_state(random["cuda"], device)
         return TrainingState.from_json(checkpoint.record["state"], task), best
     except (RuntimeError, KeyError, TypeError) as error:
         raise InputError(

@@ -31,6 +31,11 @@ class Sample(Protocol):
 
     def __len__(self) -> int: ...
 
+    @property
+    def pixels(self) -> int:
+        """Fine pixels of all items: what the throughput counts."""
+        ...
+
     def part(self, start: int, stop: int) -> Self:
         """Return some of the items."""
         ...

@@ -31,6 +31,7 @@ from hsfuse.readers.overlap import DEFAULT_CUT_NM
 from hsfuse.resources import Resources
 from hsfuse.threads import torch_threads
 from hsfuse.training.checkpoint import check_space
+from hsfuse.training.distributed import Team, check_team, is_leader, joined, local_size, own_device
 from hsfuse.training.loop import train
 from hsfuse.training.prior_task import PriorImage, PriorTask
 from hsfuse.training.settings import LoopSettings, TrainingFiles, TrainingResult
@@ -91,41 +92,54 @@ def train_prior(
     KeyboardInterrupt
         Interrupted; the checkpoint allows ``resume``.
     """
-    given = resolved(resources or Resources(config.device, config.threads or usable_cores()))
-    with StageClock(progress) as clock, torch_threads(given.threads):
-        files = check_files(output, config)
-        paths = find_images(inputs)
-        check_training_outputs(output, files, paths, (), TrainConfig())
-        check_space(output.resolve().parent, 10_000_000)
-        with clock.stage("read images", len(paths)) as stage:
-            images = []
-            for path in paths:
-                images.append(read_image(path))
-                stage.advance()
-        training, validation = split(images, config)
-        settings = PriorSettings(
-            config.bands, config.fold, config.width, config.levels, config.blocks, config.levels_of_noise
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            network = PatchPrior(settings)
-        count = sum(p.numel() for p in network.parameters())
-        check_space(output.resolve().parent, 4 * _STATE_COPIES * count + 10_000_000)
-        task = PriorTask(
-            network, training, validation, patch_px=config.patch, batch=config.batch, seed=config.seed,
-            device=given.device,
-        )  # fmt: skip
-        identity = config.identity() | {"images": [[i.name, *i.bands.shape, zlib.crc32(i.bands[0])] for i in images]}
-        _log.info("Training a prior (%.2f M parameters) on %d images, on %s.", count / 1e6, len(training), given.device)
-        result = train(
-            task, _loop(config), files=TrainingFiles(files.checkpoint, files.log, files.tensorboard, files.resume,
-                                                     identity),
-            device=given.device, progress=clock,
-        )  # fmt: skip
-        summary = _summary(result, config, images, count, given.device)
+    check_team()
+    given = resolved(resources or Resources(config.device, config.threads or usable_cores())).share(local_size())
+    device = own_device(given.device)
+    with (
+        StageClock(progress if is_leader() else None) as clock, torch_threads(given.threads), joined(device) as team
+    ):  # fmt: skip
+        return _train(inputs, output, config, device, team, clock)
+
+
+def _train(
+    inputs: Sequence[Path], output: Path, config: TrainPriorConfig, device: str, team: Team, clock: StageClock
+) -> TrainPriorResult:
+    files = check_files(output, config)
+    paths = find_images(inputs)
+    check_training_outputs(output, files, paths, (), TrainConfig())
+    check_space(output.resolve().parent, 10_000_000)
+    # What the first process refuses, no other begins to read for.
+    team.wait()
+    with clock.stage("read images", len(paths)) as stage:
+        images = []
+        for path in paths:
+            images.append(read_image(path))
+            stage.advance()
+    training, validation = split(images, config)
+    settings = PriorSettings(
+        config.bands, config.fold, config.width, config.levels, config.blocks, config.levels_of_noise
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        network = PatchPrior(settings)
+    count = sum(p.numel() for p in network.parameters())
+    check_space(output.resolve().parent, 4 * _STATE_COPIES * count + 10_000_000)
+    task = PriorTask(
+        network, training, validation, patch_px=config.patch, batch=config.batch, seed=config.seed, device=device
+    )
+    identity = config.identity() | {"images": [[i.name, *i.bands.shape, zlib.crc32(i.bands[0])] for i in images]}
+    _log.info("Training a prior (%.2f M parameters) on %d images, on %s.", count / 1e6, len(training), device)
+    result = train(
+        task, _loop(config), files=TrainingFiles(files.checkpoint, files.log, files.tensorboard, files.resume,
+                                                 identity),
+        team=team, device=device, progress=clock,
+    )  # fmt: skip
+    summary = _summary(result, config, images, count, device) | {"processes": team.size}
+    if team.leads:
         save_prior(output, network, config.name or output.stem, summary, dtype=config.weights)
         if files.checkpoint is not None:
             files.checkpoint.unlink(missing_ok=True)
+    team.wait()
     summary |= {"output": str(output), "log": str(files.log), "peak_memory_bytes": clock.memory.bytes}
     return TrainPriorResult(output, summary)
 
@@ -222,6 +236,7 @@ def _loop(config: TrainPriorConfig) -> LoopSettings:
     return LoopSettings(
         learning_rate=config.lr, warmup_steps=100, ema=config.ema, steps=steps, minutes=config.minutes,
         validate_every=every, micro_batch=config.micro_batch, checkpoint_minutes=config.checkpoint_minutes,
+        seed=config.seed,
     )  # fmt: skip
 
 
@@ -232,7 +247,8 @@ def _summary(
         "hsfuse": __version__, "torch": torch.__version__,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"), "config": config.model_dump(mode="json"),
         "parameters": count, "scenes": [image.name for image in images], "steps": result.steps,
-        "best_step": result.best_step, "training_seconds": round(result.seconds, 1), "stopped": result.stopped,
+        "best_step": result.best_step, "training_seconds": round(result.seconds, 1),
+        "megapixels_per_second": result.megapixels_per_second, "stopped": result.stopped,
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine(),
         "validation": result.best.to_json(), "validation_before": result.first.to_json(),
         "history": list(result.history),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ import torch
 
 from hsfuse._version import __version__
 from hsfuse.config import TrainConfig
-from hsfuse.errors import InputError, OutputError, UsageError
+from hsfuse.errors import OutputError, UsageError
 from hsfuse.fusion.nets.header import NetworkHeader
 from hsfuse.fusion.nets.weights import save_weights
 from hsfuse.log import get_logger
@@ -23,7 +22,7 @@ from hsfuse.progress import Progress, Step, expect
 from hsfuse.resources import Resources
 from hsfuse.threads import torch_threads
 from hsfuse.training.checkpoint import check_space
-from hsfuse.training.distributed import Team, is_leader, joined, own_device, world_size
+from hsfuse.training.distributed import Team, check_team, is_leader, joined, local_size, own_device
 from hsfuse.training.fusion_task import TaskSetup
 from hsfuse.training.loop import train
 from hsfuse.training.settings import LoopSettings, TrainingFiles, TrainingResult
@@ -91,15 +90,21 @@ def train_reduced(
         Interrupted; the checkpoint allows ``resume``.
     """
     check_team()
-    team_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    given = (resolved(resources) if resources else resources_of(config)).share(team_size)
-    with StageClock(progress if is_leader() else None) as clock, torch_threads(given.threads):
-        return _train(inputs, output, config, own_device(given.device), clock)
+    given = (resolved(resources) if resources else resources_of(config)).share(local_size())
+    device = own_device(given.device)
+    with (
+        StageClock(progress if is_leader() else None) as clock, torch_threads(given.threads), joined(device) as team
+    ):  # fmt: skip
+        return _train(inputs, output, config, device, team, clock)
 
 
-def _train(inputs: Sequence[Path], output: Path, config: TrainConfig, device: str, clock: StageClock) -> TrainResult:
+def _train(
+    inputs: Sequence[Path], output: Path, config: TrainConfig, device: str, team: Team, clock: StageClock
+) -> TrainResult:
     files, scenes = check_files(output, config), parse_inputs(inputs)
     check_training_outputs(output, files, inputs, scenes, config)
+    # What the first process refuses, no other begins to read for.
+    team.wait()
     expect(clock, _to_come(config))
     with clock.stage("start weights") as stage:
         loaded = start_weights(config)
@@ -124,17 +129,18 @@ def _train(inputs: Sequence[Path], output: Path, config: TrainConfig, device: st
         start.name, start.n_parameters / 1e6, len(data.entries), "" if len(data.entries) == 1 else "s",
         task.epoch_steps, device,
     )  # fmt: skip
-    with joined(device) as team:
-        result = train(
-            task, settings, files=replace(files, identity=identity), team=team, device=device, progress=clock
-        )  # fmt: skip
-        summary = _summary(result, config, recipe, data, settings, start, task, device, team, clock)
-        if team.leads:
-            _write(output, result, data, config, start, task, summary)
-            if files.checkpoint is not None:
-                files.checkpoint.unlink(missing_ok=True)
-            shutil.rmtree(cache, ignore_errors=True)
-        team.wait()
+    result = train(
+        task, settings, files=replace(files, identity=identity), team=team, device=device, progress=clock
+    )  # fmt: skip
+    summary = _summary(result, config, recipe, data, settings, start, task, device, team, clock)
+    # Others may still read their windows.
+    team.wait()
+    if team.leads:
+        _write(output, result, data, config, start, task, summary)
+        if files.checkpoint is not None:
+            files.checkpoint.unlink(missing_ok=True)
+        shutil.rmtree(cache, ignore_errors=True)
+    team.wait()
     gain = summary["validation"].get("gain_db")
     if gain is not None and gain <= 0.0:
         _log.warning("The network is no better than its base estimate on the validation strips (%.2f dB).", gain)
@@ -218,12 +224,14 @@ def _summary(
         "recipe": config.recipe, "config": given,
         "loop": {"learning_rate": settings.learning_rate, "loss": loss_of(config, recipe).kind,
                  "optimizer": settings.optimizer,
-                 "schedule": settings.schedule, "ema": settings.ema, "precision": settings.precision},
+                 "schedule": settings.schedule, "ema": settings.ema, "precision": settings.precision,
+                 "recompute": settings.recompute, "deterministic": settings.deterministic},
         "network": start.name, "parameters": start.n_parameters, "base": task.base,
         "init_sha256": start.sha256, "scenes": list(dict.fromkeys(entry.name for entry in data.entries))[:200],
         "ratios": list(data.ratios),
         "steps": result.steps, "best_step": result.best_step, "training_seconds": round(result.seconds, 1),
-        "stopped": result.stopped, "device": hardware, "processes": team.size, "total_seconds": round(clock.total, 1),
+        "megapixels_per_second": result.megapixels_per_second, "stopped": result.stopped, "device": hardware,
+        "processes": team.size, "total_seconds": round(clock.total, 1),
         "validation": result.best.to_json(), "validation_before": result.first.to_json(),
         "history": list(result.history),
     }  # fmt: skip
@@ -249,13 +257,3 @@ def _write(
         training=dict(record),
     )
     save_weights(output, result.network, header, dtype=config.weights)
-
-
-def check_team() -> None:
-    """Raise InputError where torchrun's variables contradict each other."""
-    try:
-        size, rank = world_size(), int(os.environ.get("RANK", "0"))
-    except ValueError as error:
-        raise InputError("RANK and WORLD_SIZE must be whole numbers.", hint="Start with torchrun.") from error
-    if not 0 <= rank < size:
-        raise InputError(f"RANK {rank} does not fit WORLD_SIZE {size}.", hint="Start with torchrun.")

@@ -83,6 +83,24 @@ def test_weights_describe_themselves(trained: Path, cube: Path) -> None:
     assert [row["step"] for row in rows if row["psnr_db"]] == ["0", "2", "4"]
 
 
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed")
+def test_torchrun_gives_the_same_weights_and_one_answer(trained: Path, cube: Path, tmp_path: Path) -> None:
+    output = tmp_path / "model.safetensors"
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "hsfuse",
+         "train-reduced", str(cube), "-o", str(output), *QUICK, "--json"],
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    answer = json.loads(done.stdout)
+    assert answer["processes"] == 2
+    assert answer["megapixels_per_second"] > 0.0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.log.csv", "model.safetensors"]
+    alone, together = (load_weights(path).network.state_dict() for path in (trained, output))
+    for name, tensor in alone.items():
+        torch.testing.assert_close(together[name], tensor, atol=1e-3, rtol=1e-2, msg=name)
+
+
 def test_models_lists_and_describes(trained: Path) -> None:
     listed = runner.invoke(app, ["models", "--json"])
     names = {entry["name"] for entry in json.loads(listed.stdout)["models"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,10 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def small_scene() -> TrainingScene:
+    return make_small_scene()
+
+
+def make_small_scene() -> TrainingScene:
     truth = training_scene(3, (96, 60))
     reference = truth.reflectance(BANDS, truth.grid.full)
     srf = tuple(srf_weights(BANDS, table_responses(name, BANDS_10M)) for name in SPACECRAFT)
@@ -54,20 +59,19 @@ def make_source(small_scene: TrainingScene) -> Callable[..., PatchSource]:
 @pytest.fixture
 def setup(small_scene: TrainingScene) -> Callable[..., TaskSetup]:
     """What a task on the small scene is made from."""
+    return partial(make_setup, small_scene)
 
-    def make(**changes: Any) -> TaskSetup:
-        return TaskSetup(
-            [SceneEntry.of(small_scene)], Sampling(**{**SAMPLING, **changes}), BANDS.centre_nm, BANDS.fwhm_nm
-        )
 
-    return make
+def make_setup(scene: TrainingScene, **changes: Any) -> TaskSetup:
+    return TaskSetup([SceneEntry.of(scene)], Sampling(**{**SAMPLING, **changes}), BANDS.centre_nm, BANDS.fwhm_nm)
 
 
 @pytest.fixture
 def tiny() -> Callable[[], Ssrfn]:
-    def make() -> Ssrfn:
-        torch.manual_seed(0)
-        return make_network("ssrfn-lite", n_bands=12, width=8, dfe_blocks=1, cfe_cycles=1, scm_steps=1, headdim=8,
-                            d_state=8, estimate_features=4)  # fmt: skip
+    return make_tiny
 
-    return make
+
+def make_tiny() -> Ssrfn:
+    torch.manual_seed(0)
+    return make_network("ssrfn-lite", n_bands=12, width=8, dfe_blocks=1, cfe_cycles=1, scm_steps=1, headdim=8,
+                        d_state=8, estimate_features=4)  # fmt: skip

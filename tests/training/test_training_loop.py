@@ -134,7 +134,7 @@ def test_two_members_do_the_work_of_one(setup: Setup, tiny: Network) -> None:
         task = SsrfnTask(tiny(), setup())
         trainer = Trainer(task, QUICK, TrainingFiles(), Team(), "cpu")
         learners.append(trainer.learners[0])
-        total[rank, size] = trainer.gradients(learners[-1], task.sample(0, rank, size))
+        total[rank, size] = trainer.gradients.of(learners[-1], task.sample(0, rank, size))
     assert total[0, 1] == pytest.approx(total[0, 2] + total[1, 2], rel=1e-5)
     for whole, first, second in zip(*(learner.parameters for learner in learners), strict=True):
         assert whole.grad is not None

@@ -305,6 +305,10 @@ class Rows:
     def __len__(self) -> int:
         return len(self.values)
 
+    @property
+    def pixels(self) -> int:
+        return self.values.numel()
+
     def part(self, start: int, stop: int) -> Rows:
         return Rows(self.values[start:stop])
 

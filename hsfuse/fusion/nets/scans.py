@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor
 
+from hsfuse.fusion.nets.running_sum import running_sum
+
 
 def ssd_scan(
     x: Tensor,
@@ -56,7 +58,7 @@ def ssd_scan(
     b = b.reshape(n_seq, count, 1, size, n_state)
     c = c.reshape(n_seq, count, 1, size, n_state)
     dt = dt.reshape(n_seq, count, size, n_head).transpose(2, 3)
-    summed = torch.cumsum((dt * decay[:, None]).double(), dim=-1)  # log decay from the chunk's start to each token
+    summed = running_sum((dt * decay[:, None]).double(), -1)  # log decay from the chunk's start to each token
     log_decay = summed.to(torch.promote_types(x.dtype, torch.float32))
     total = log_decay[..., -1]
     x_dt = x * dt.to(x.dtype)[..., None]
@@ -106,7 +108,7 @@ def _pass_states(added: Tensor, total: Tensor, state: Tensor | None) -> tuple[Te
     if count == 1:
         return state[:, None], state * torch.exp(total[:, 0])[..., None, None] + added[:, 0]
     sources = torch.cat([state[:, None], added], dim=1)  # source k is complete at boundary k
-    passed = torch.cumsum(F.pad(total.transpose(1, 2), (1, 0)).double(), dim=-1)  # log decay up to boundary k
+    passed = running_sum(F.pad(total.transpose(1, 2), (1, 0)).double(), -1)  # log decay up to boundary k
     mask = _decay_between(passed, passed.to(added.dtype))
     flat = sources.transpose(1, 2).reshape(n_seq, n_head, count + 1, n_channel * n_state)
     states = (mask @ flat).reshape(n_seq, n_head, count + 1, n_channel, n_state).transpose(1, 2)
@@ -159,7 +161,7 @@ def selective_scan(
         rows.append(torch.einsum("kgen,kgn->kge", running, c[:, :, t]))
     y = torch.stack(rows, dim=2)
 
-    elapsed = torch.cumsum(dt, dim=2)
+    elapsed = running_sum(dt, 2)
     state = x.new_zeros(n_seq, n_channel, n_state) if state is None else state
     before = []
     for k in range(count):
@@ -199,13 +201,13 @@ def windowed_selective_scan(x: Tensor, dt: Tensor, decay: Tensor, b: Tensor, c: 
     count = -(-length // _SHORT_CHUNK)
     fill = (0, 0, 0, count * _SHORT_CHUNK - length)
     x, dt, b, c = (F.pad(t, fill).reshape(n_seq, count, _SHORT_CHUNK, -1) for t in (x, dt, b, c))
-    log_decay = (dt[..., None] * decay).clamp(min=_STEEPEST).cumsum(dim=2)  # sequence, chunk, token, channel, state
+    log_decay = running_sum((dt[..., None] * decay).clamp(min=_STEEPEST), 2)  # sequence, chunk, token, channel, state
     taken = (dt * x)[..., None] * b[..., None, :]
-    states = torch.exp(log_decay) * (torch.exp(-log_decay) * taken).cumsum(dim=2)
+    states = torch.exp(log_decay) * running_sum(torch.exp(-log_decay) * taken, 2)
 
     # What each chunk inherits: the sum over earlier chunks of what they left, less what decayed in between.
     total = log_decay[:, :, -1]
-    reached = F.pad(total.cumsum(dim=1), (0, 0, 0, 0, 1, 0))  # up to the start of each chunk
+    reached = F.pad(running_sum(total, 1), (0, 0, 0, 0, 1, 0))  # up to the start of each chunk
     between = reached[:, :-1, None] - reached[:, None, 1:]  # from the end of one (third axis) to the start of another
     earlier = torch.ones(count, count, dtype=torch.bool, device=x.device).tril(-1)[:, :, None, None]
     passed = between.masked_fill(~earlier, -math.inf).exp()

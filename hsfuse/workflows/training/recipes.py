@@ -71,6 +71,7 @@ def loop_settings(config: TrainConfig, recipe: Recipe, epoch_steps: int, device:
         validate_every=every, patience=chosen("patience"),
         micro_batch=config.micro_batch or (config.batch if gpu else _CPU_MICRO_BATCH),
         precision=precision, recompute=config.recompute, checkpoint_minutes=config.checkpoint_minutes,
+        seed=config.seed, deterministic=config.deterministic,
     )  # fmt: skip
 
 

@@ -121,7 +121,8 @@ class GateTask(PatchTask):
             tensors = self._work_out(fewer_bands(pair))
             if file is not None:
                 file.parent.mkdir(parents=True, exist_ok=True)
-                part = part_name(file)
+                # Processes that train together may work out the same window at a time.
+                part = part_name(file.with_stem(f"{file.stem}-{os.getpid()}"))
                 save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, part)
                 os.replace(part, file)  # noqa: PTH105 - atomic
         images = {OUTPUTS: tensors[OUTPUTS], STATE: tensors[STATE]}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hsfuse.fusion.nets.gpu import ssd_backward, ssd_forward
+from hsfuse.fusion.nets.running_sum import running_sum
 
 TOKENS = 64
 """Tokens of a chunk; 64 x 64 products fill the tensor cores, and longer chunks do more work than they save."""
@@ -154,7 +155,7 @@ class _Scan(torch.autograd.Function):
         )  # fmt: skip
         raw = dt.float() + bias.float()
         step = torch.nn.functional.softplus(raw)
-        d_log = d_sum.flip(1).cumsum(1).flip(1)
+        d_log = running_sum(d_sum.flip(1), 1).flip(1)
         d_raw = (d_step + d_log * decay.float()) * torch.sigmoid(raw)
         return (
             dx, d_raw.to(dt.dtype), d_raw.sum((0, 1)).to(bias.dtype), (d_log * step).sum((0, 1)).to(decay.dtype),
