@@ -166,7 +166,9 @@ class PatchSource:
         side = self.patch_px(self._ratio(round_number))
         patches = []
         for item in range(rank, self._sampling.batch, size):
-            pair = self._window(round_number, item % self._sampling.pool)
+            # A batch smaller than the pool goes through it, step by step: windows that no step drew from would be lost.
+            slot = (step * self._sampling.batch + item) % self._sampling.pool
+            pair = self._window(round_number, slot)
             patches.append(pair.patch(side, self._rng(_STREAM_PATCH, step, item)))
         return Batch.stack(patches)
 

@@ -63,6 +63,13 @@ def test_windows_made_ahead_are_the_same(make_source: Callable[..., PatchSource]
     ahead.close()
 
 
+def test_small_batches_draw_from_every_window_of_the_pool(make_source: Callable[..., PatchSource]) -> None:
+    source = make_source(batch=2, pool=6)
+    for step in range(3):
+        source.batch(step)
+    assert {slot for _, slot in source._pool} == set(range(6))
+
+
 def test_processes_share_one_batch(make_source: Callable[..., PatchSource]) -> None:
     source = make_source()
     whole = source.batch(3)
