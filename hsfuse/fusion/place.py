@@ -10,23 +10,38 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 
 Place = tuple[int, int]
 """(row, col) of a tile's first pixel in the scene, HSI pixels."""
-_PLACES: ContextVar[tuple[Place, ...]] = ContextVar("places", default=())
+
+
+@dataclass
+class Places:
+    """Places of the tiles of one call, and whether anybody ``asked`` for them."""
+
+    known: tuple[Place, ...] = ()
+    asked: bool = False
+
+
+_PLACES: ContextVar[Places] = ContextVar("places")
 
 
 @contextmanager
-def at_places(places: Sequence[Place]) -> Iterator[None]:
+def at_places(places: Sequence[Place]) -> Iterator[Places]:
     """Fuse tiles that lie there, one place for each tile of the batch."""
-    token = _PLACES.set(tuple(places))
+    told = Places(tuple(places))
+    token = _PLACES.set(told)
     try:
-        yield
+        yield told
     finally:
         _PLACES.reset(token)
 
 
 def tile_places(count: int) -> tuple[Place, ...]:
     """Places of the ``count`` tiles that are being fused; the scene's origin where nobody says."""
-    known = _PLACES.get()
-    return known if len(known) == count else ((0, 0),) * count
+    told = _PLACES.get(None)
+    if told is None:
+        return ((0, 0),) * count
+    told.asked = True
+    return told.known if len(told.known) == count else ((0, 0),) * count

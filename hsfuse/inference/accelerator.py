@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hsfuse.errors import short_of_gpu_memory
+from hsfuse.inference.graphs import GraphBackend, graph_backend
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +41,10 @@ class Accelerator(Protocol):
 
     def wait(self, mark: Mark) -> None:
         """Wait, without holding the interpreter's lock, until a mark is reached."""
+        ...
+
+    def graphs(self) -> GraphBackend | None:
+        """What records work, so that it is launched as a whole; None: nothing does."""
         ...
 
     def out_of_memory(self, error: BaseException) -> bool:
@@ -106,6 +111,10 @@ class CudaAccelerator:
     def wait(self, mark: Mark) -> None:
         """Wait for an event."""
         mark.synchronize()
+
+    def graphs(self) -> GraphBackend | None:
+        """CUDA graphs, unless they are switched off."""
+        return graph_backend(str(self._device))
 
     def out_of_memory(self, error: BaseException) -> bool:
         """Tell whether CUDA, or one of its libraries, ran out of memory."""

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 from hsfuse.errors import MemoryBudgetError
 from hsfuse.fusion.base import FusionMethod
-from hsfuse.fusion.place import at_places
 from hsfuse.inference.accelerator import Accelerator, Mark
+from hsfuse.inference.graphs import TileGraphs
 from hsfuse.inference.tile_batches import TileBatch
 from hsfuse.inference.tiling import Tile
 from hsfuse.log import get_logger
@@ -100,7 +100,8 @@ class DevicePipeline:
         self, accelerator: Accelerator, method: FusionMethod, batch: int, halved: Callable[[int], None],
         slots: int = SLOTS,
     ) -> None:  # fmt: skip
-        self._accelerator, self._method, self._halved = accelerator, method, halved
+        self._accelerator, self._halved = accelerator, halved
+        self._graphs = TileGraphs(method, accelerator.graphs())
         self.batch = batch
         self._slots: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
         for _ in range(slots):
@@ -169,8 +170,7 @@ class DevicePipeline:
             window = batch.window.slices
 
             def work() -> torch.Tensor:
-                with at_places(batch.places):
-                    return self._method.fuse_window(on_hsi, on_msi, window)
+                return self._graphs.fuse(on_hsi, on_msi, window, batch.places)
 
             result, computed = self._accelerator.compute(work, (hsi_there, msi_there))
             host = slot.buffer("result", tuple(result.shape))
@@ -184,6 +184,7 @@ class DevicePipeline:
         """Halve the number of tiles per call after the device ran out of memory; False for any other error."""
         if not self._accelerator.out_of_memory(error):
             return False
+        self._graphs.drop()
         self._accelerator.release_memory()
         if len(job.batch.tiles) == 1:
             shape = " x ".join(map(str, job.batch.tiles[0].read.shape))

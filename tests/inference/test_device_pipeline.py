@@ -31,10 +31,13 @@ class InstrumentedDevice:
         How long each copy and each piece of work takes.
     fail
         Step that fails, and the number of the call that does.
+    recorder
+        What stands for CUDA graphs.
     """
 
-    def __init__(self, seconds: float = 0.0, fail: tuple[str, int] | None = None) -> None:
-        self.seconds, self.fail = seconds, fail
+    def __init__(self, seconds: float = 0.0, fail: tuple[str, int] | None = None, recorder: Any = None) -> None:
+        self.seconds, self.fail, self.recorder = seconds, fail, recorder
+        self.released = 0
         self.spans: list[tuple[str, float, float]] = []
         self.buffers = 0
         self.calls = dict.fromkeys(STEPS, 0)
@@ -97,7 +100,10 @@ class InstrumentedDevice:
         return isinstance(error, torch.cuda.OutOfMemoryError)
 
     def release_memory(self) -> None:
-        pass
+        self.released += 1
+
+    def graphs(self) -> Any:
+        return self.recorder
 
 
 @pytest.fixture
