@@ -43,7 +43,6 @@ def from_planes(planes: FloatArray, like: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(planes).reshape(*like.shape[:2], *planes.shape[1:])
 
 
-@lru_cache(maxsize=128)
 def _block_matrix(unit: Unit, step: int, count: int) -> NDArray[np.float64]:
     """Repeat a unit (outputs x taps) ``count`` times along the diagonal, ``step`` inputs apart."""
     weights = np.asarray(unit)
@@ -70,10 +69,10 @@ def along_rows(x: torch.Tensor, unit: Unit, step: int, before: int, after: int) 
     units = x.shape[-2] // step
     blocks, size = _plan(units)
     padded = _replicate(x, (0, 0, before, after + (blocks * size - units) * step))
-    matrix = _block_matrix(unit, step, size)
+    matrix = _on_device(unit, step, size, x.dtype, x.device)
     windows = padded.flatten(0, 1).unfold(1, matrix.shape[1], step * size).transpose(-1, -2)
     with torch.autocast(x.device.type, enabled=False):
-        out = _as_tensor(matrix, x) @ windows
+        out = matrix @ windows
     rows = units * len(unit)
     return out.reshape(*x.shape[:2], -1, x.shape[-1])[:, :, :rows]
 
@@ -85,19 +84,23 @@ def along_columns(x: torch.Tensor, unit: Unit, step: int, before: int, after: in
     units = x.shape[-1] // step
     blocks, size = _plan(units)
     padded = _replicate(x, (before, after + (blocks * size - units) * step, 0, 0))
-    matrix = _block_matrix(unit, step, size)
+    matrix = _on_device(unit, step, size, x.dtype, x.device)
     # Copied: of overlapping windows PyTorch makes one product per row instead of a single one, up to ten times as slow.
     windows = padded.unfold(-1, matrix.shape[1], step * size).contiguous()
     with torch.autocast(x.device.type, enabled=False):
-        out = windows @ _as_tensor(matrix.T, x)
+        out = windows @ matrix.T.contiguous()
     cols = units * len(unit)
     return out.flatten(-2)[..., :cols]
 
 
-def _as_tensor(matrix: NDArray[np.float64], like: torch.Tensor) -> torch.Tensor:
+@lru_cache(maxsize=256)
+def _on_device(unit: Unit, step: int, count: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """The block matrix where the image lies: copied there once, for a copy makes the host wait for a GPU."""
     import torch
 
-    return torch.as_tensor(np.ascontiguousarray(matrix), dtype=like.dtype, device=like.device)
+    # Made outside of inference, for products with gradients too.
+    with torch.inference_mode(False):
+        return torch.as_tensor(_block_matrix(unit, step, count), dtype=dtype, device=device)
 
 
 def _replicate(x: torch.Tensor, padding: tuple[int, int, int, int]) -> torch.Tensor:

@@ -23,6 +23,8 @@ _CACHE_BYTES = 40 * 2**20
 """What libraries still take once they work: GDAL's blocks, code that is loaded later."""
 _NETWORK_BYTES = 128 * 2**20
 """Weights in the forms that kernels want, and what torch keeps for its convolutions."""
+_RESULTS_UNDERWAY = 2
+"""On a GPU besides the one that is computed: that of recorded work, which stays where it is, and one copied back."""
 _FINISH_BYTES = 420 * 2**20
 """Building the product and judging it side by side, whatever the scene."""
 _CGROUP = Path("/sys/fs/cgroup")
@@ -262,7 +264,8 @@ def _estimate(
     working = spec.bytes_per_pixel
     if budget.vram is None and spec.host_bytes_per_pixel is not None:
         working = spec.host_bytes_per_pixel
-    per_tile = tile_pixels * (working + 2 * 4 * n_bands + 4 * n_msi)
+    copies = 2 if budget.vram is None else 2 + _RESULTS_UNDERWAY
+    per_tile = tile_pixels * (working + copies * 4 * n_bands + 4 * n_msi)
     batch = 1
     vram = 0
     base = budget.base + _CACHE_BYTES

@@ -26,6 +26,7 @@ import numpy as np
 from hsfuse.degrade import NO_OFFSET, UPSAMPLE_HALO_PX, Offset, Window, inject, psf_kernel, smooth
 from hsfuse.fusion.base import FusionContext
 from hsfuse.fusion.classical.statistics import DETAIL_TAPS, FloatMatrix, PairStatistics, Subspace, signal_subspace
+from hsfuse.fusion.host import may_ask
 
 if TYPE_CHECKING:
     import torch
@@ -160,7 +161,7 @@ class AdaptiveInjection:
         fine = torch.empty(
             (hsi.shape[0], self.rank + 1, *details.shape[2:]), dtype=details.dtype, device=details.device
         )
-        fine[:, self.rank :] = 1.0
+        fine[:, self.rank :].fill_(1.0)
         inject(trusted, coefficients, details, ratio, (rows, cols), out=fine[:, : self.rank], offset_px=self.offset_px)
         out = _mix(torch.cat([self.back, self.mean[:, None]], dim=1), fine)
         rare = self._outstanding(centred, components)
@@ -206,7 +207,7 @@ class AdaptiveInjection:
         return solution, components - shrink * beyond
 
     def _outstanding(self, centred: torch.Tensor, components: torch.Tensor) -> torch.Tensor | None:
-        """Return what lies outside the subspace where it is far above the noise, or None where nothing does.
+        """Return what lies outside the subspace where it is far above the noise, or None where nothing is known to.
 
         The mean square of pure noise over the (band - rank) directions left has the standard deviation
         sqrt(2 / (band - rank)); from 4 of them on a pixel counts as a rare material rather than noise.
@@ -218,7 +219,7 @@ class AdaptiveInjection:
         power = (rest / self.noise[:, None, None]).square().sum(dim=1, keepdim=True) / free
         start = 1.0 + 4.0 * (2.0 / free) ** 0.5
         gate = ((power - start) / start).clamp(0.0, 1.0)
-        return rest * gate if bool((gate > 0).any()) else None
+        return None if may_ask(gate) and not bool((gate > 0).any()) else rest * gate
 
 
 def _synthesis(statistics: PairStatistics, space: Subspace, srf: FloatMatrix | None) -> tuple[FloatMatrix, FloatMatrix]:

@@ -194,7 +194,7 @@ class PlainNetworkMethod(NetworkMethod):
         if self._base is None:
             return self._fused(hsi, msi, self._scene)
         estimate = self._base.fuse(hsi, msi).float()
-        if self._share is not None and not self._share.any():
+        if self._validation is not None and not self._validation.share.any():
             return estimate
         change = self._fused(hsi, msi, self._scene, estimate) - estimate
         return estimate + (change if self._share is None else self._share * change)

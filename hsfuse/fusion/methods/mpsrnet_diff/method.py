@@ -120,7 +120,7 @@ class MpsrnetMethod(PlainNetworkMethod):
             made: Tensor = self._network(hsi, msi, self._scene, None, self._prior_cube(hsi, msi, window, self._steps))
             return made[..., rows, cols]
         estimate = self._base.fuse(hsi, msi).float()
-        if self._share is not None and not self._share.any():
+        if self._validation is not None and not self._validation.share.any():
             return estimate[..., rows, cols]
         prior = self._prior_cube(hsi, msi, window, self._steps)
         change = (self._network(hsi, msi, self._scene, estimate, prior) - estimate)[..., rows, cols]

@@ -214,7 +214,7 @@ class SsrfnMethod(NetworkMethod):
         if self._base is None:
             base, change = self._network.parts(hsi, msi, None, self._scene, window)
             return base + change
-        if self._share is not None and not self._share.any():
+        if self._validation is not None and not self._validation.share.any():
             return self._base.fuse_window(hsi, msi, window).float()
         near = grown(window, self._context_px, size)
         estimate = self._base.fuse_window(hsi, msi, near).float()
