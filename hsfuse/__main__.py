@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from hsfuse._early import load_torch_libraries, wait_for_loading
 
 _COMMANDS_WITH_TORCH = frozenset({"run", "coregister", "compare", "train-reduced", "demo"})
+_COMMANDS_WITH_TORCH_LATER = frozenset({"batch", "train-prior", "doctor"})
+_COMMANDS_WITH_ARRAYS = frozenset({"info", "bands", "view", "simulate", "mosaic", "models", "batch-status"})
 _COMMANDS_WITH_LARGE_ARRAYS = frozenset({"run", "demo"})
 _PLANS = frozenset({"--dry-run", "--dry-run=quick"})
 _HELP = frozenset({"-h", "--help"})
@@ -24,47 +26,86 @@ def main() -> None:
     try:
         _prepare(sys.argv[1:])
         from hsfuse.cli.app import app
-    except KeyboardInterrupt:
+
+        app()
+    except Exception as error:
+        # There is no command yet, or none any more: a system with too little of something says so here.
+        sys.exit(_told(error, sys.argv[1:]))
+    except BaseException as leaving:
         from hsfuse.cli.streams import say
 
-        say("interrupted")
-        wait_for_loading()
-        sys.exit(130)
-    except Exception as error:
-        # Nothing is set up yet: a system with too little of something says so here.
-        sys.exit(_told(error))
-    try:
-        app()
+        if isinstance(leaving, KeyboardInterrupt):
+            say("interrupted")
+            sys.exit(130)
+        code = getattr(leaving, "exit_code", None)
+        if code is None:
+            raise
+        say(f"stopped by {leaving}")
+        sys.exit(code)
     finally:
+        from hsfuse.cli.signals import die_at_signals
+
         wait_for_loading()
+        die_at_signals()
 
 
-def _told(error: Exception) -> int:
-    """Say what went wrong before there was a command; return its exit code."""
+def _told(error: Exception, arguments: Sequence[str]) -> int:
+    """Say what went wrong where no command does; return its exit code."""
     from hsfuse.cli.streams import say
     from hsfuse.errors import explained
 
     found = explained(error)
-    say(f"error: {found.message}\nhint: {found.hint}")
-    return found.exit_code
+    try:
+        from hsfuse.cli.group import reported
+
+        return reported(found, arguments)
+    except Exception:  # What is short may be short for that, too.
+        say(f"error: {found.message}\nhint: {found.hint}")
+        return found.exit_code
 
 
 def _prepare(arguments: Sequence[str]) -> None:
     """Set this process up for the command."""
+    from hsfuse.address_space import is_tight
     from hsfuse.allocator import share_one_arena
     from hsfuse.cli.signals import end_on_signals
     from hsfuse.cli.streams import prepare_streams
     from hsfuse.process import own_process
+    from hsfuse.processor import usable_cores
 
     prepare_streams()
-    end_on_signals()
     command = arguments[0] if arguments and _HELP.isdisjoint(arguments) else ""
-    own_process(keep_freed_memory=command in _COMMANDS_WITH_LARGE_ARRAYS, one_blas_thread=command == "coregister")
     # A plan does without torch.
-    if command in _COMMANDS_WITH_TORCH and _PLANS.isdisjoint(arguments):
+    with_torch = command in _COMMANDS_WITH_TORCH and _PLANS.isdisjoint(arguments)
+    if command in _COMMANDS_WITH_TORCH | _COMMANDS_WITH_TORCH_LATER | _COMMANDS_WITH_ARRAYS:
+        _check_room(command, with_torch=with_torch or command in _COMMANDS_WITH_TORCH_LATER)
+    end_on_signals()
+    own_process(
+        keep_freed_memory=command in _COMMANDS_WITH_LARGE_ARRAYS,
+        one_blas_thread=command == "coregister" or is_tight(usable_cores()),
+    )
+    if with_torch:
         share_one_arena()
         ask_loader_first()
         load_torch_libraries()
+
+
+def _check_room(command: str, *, with_torch: bool) -> None:
+    """Make sure that the libraries of a command can be loaded: some do not survive it when they cannot."""
+    from hsfuse.address_space import limit, needed
+
+    allowed = limit()
+    if allowed is None:
+        return
+    least = needed(with_torch=with_torch)
+    if allowed < least:
+        from hsfuse.errors import MemoryBudgetError
+
+        raise MemoryBudgetError(
+            f"The limit of the address space, {allowed >> 20} MB, is too low: hsfuse {command} needs {least >> 20} MB "
+            "to load its libraries, and more for the data.",
+            hint="Raise the limit (ulimit -v), or lift it (ulimit -v unlimited).",
+        )
 
 
 def ask_loader_first() -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable
 
+from hsfuse.address_space import was_used_up
+
 
 class HsfuseError(Exception):
     """Base of every deliberate error.
@@ -131,7 +133,8 @@ def explained(error: Exception) -> HsfuseError:
         return MemoryBudgetError("The computer ran out of memory.", hint="Use --max-memory or a smaller --tile.")
     if isinstance(error, RuntimeError) and "can't start new thread" in text:
         return MemoryBudgetError(
-            "The system allows no further threads.", hint="Use a smaller --threads, or raise the limit (ulimit -u)."
+            "The system allows no further threads.",
+            hint="Use a smaller --threads, or raise the limits (ulimit -u, ulimit -v).",
         )
     if isinstance(error, ImportError) and any(t in text for t in _NO_ROOM_FOR_LIBRARIES):
         return MemoryBudgetError(
@@ -140,6 +143,12 @@ def explained(error: Exception) -> HsfuseError:
         )
     if isinstance(error, OSError):
         return _explained_os_error(error)
+    if was_used_up():
+        # Compiled parts of libraries do not look at every request for memory that is refused.
+        return MemoryBudgetError(
+            f"There is too little room in the address space ({type(error).__name__}: {text}).",
+            hint="Raise the limit (ulimit -v), or use --max-memory or a smaller --tile.",
+        )
     return HsfuseError(
         f"Unexpected error: {type(error).__name__}: {text}",
         hint="This is a bug in hsfuse; run again with --verbose and report the traceback.",

@@ -65,6 +65,9 @@ def check_log_file(path: Path) -> None:
         There is another file.
     """
     try:
+        # A pipe would be waited for.
+        if not path.is_file():
+            return
         with path.open("rb") as stream:
             line = stream.readline(_LOOK_BYTES)
     except OSError:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hsfuse import allocator
+from hsfuse.thread_start import raise_where_threads_cannot_start
 
 _FOREIGN = ("PROJ_DATA", "PROJ_LIB", "GDAL_DATA", "GDAL_DRIVER_PATH")
 _GDAL_CACHE_MB = "128"
@@ -41,7 +42,7 @@ def own_process(*, keep_freed_memory: bool = False, one_blas_thread: bool = Fals
     Foreign PROJ and GDAL data folders are dropped: rasterio's wheels bring their own data, and a variable that points
     at another version's database makes every reference system fail. Where rasterio uses the system's libraries
     (conda) the variables are right and stay. GDAL's block cache is bounded, none of its messages is lost, idle threads
-    sleep.
+    sleep, and threads that cannot start say so.
 
     Parameters
     ----------
@@ -68,6 +69,7 @@ def own_process(*, keep_freed_memory: bool = False, one_blas_thread: bool = Fals
     # Threads that wait for each other by spinning become many times slower as soon as another process wants a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _allow_open_files()
+    raise_where_threads_cannot_start()
     sys.unraisablehook = undecodable_messages_to_log(sys.unraisablehook)
     if one_blas_thread:
         os.environ.update(dict.fromkeys(BLAS_THREADS, "1"))

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from hsfuse.cli.session import report
 from hsfuse.errors import HsfuseError, OutputError, UsageError, did_you_mean, explained
 from hsfuse.log import configure
+from hsfuse.outputs import check_log_file
 
 _SPELLINGS = {"--dry-run=full": "--dry-run-full", "--dry-run=quick": "--dry-run"}
 """Flags with an optional value, which the parser does not know."""
@@ -63,10 +64,10 @@ def _exit_code(run: Callable[[list[str]], Any], given: list[str]) -> int:
         # Commands explain their own errors; what is left is a help text that nobody could be shown, or a system that
         # refuses what any program needs.
         if error.errno in _SHORT:
-            return _reported(explained(error), given)
-        return _reported(OutputError(f"Standard output takes no more: {error.strerror or error}."), given)
+            return reported(explained(error), given)
+        return reported(OutputError(f"Standard output takes no more: {error.strerror or error}."), given)
     except Exception as error:
-        return _reported(_usage_error(error) or explained(error), given)
+        return reported(_usage_error(error) or explained(error), given)
     return code if isinstance(code, int) else 0
 
 
@@ -89,19 +90,21 @@ def _usage_error(error: Exception) -> HsfuseError | None:
     return UsageError(f"{str(message()).rstrip('.')}.", hint=see)
 
 
-def _reported(error: HsfuseError, given: list[str]) -> int:
-    """Report an error that was met before a command could say how it talks to its user."""
+def reported(error: HsfuseError, given: Sequence[str]) -> int:
+    """Report an error that was met before a command could say how it talks to its user; return its exit code."""
     file = _value(given, "--log-file")
     as_json = _value(given, "--log-format") == "json"
     try:
+        if file:
+            check_log_file(Path(file))
         configure(log_format="json" if as_json else "text", log_file=Path(file) if file else None)
-    except (OSError, ValueError):
+    except (OutputError, OSError, ValueError):
         configure(log_format="json" if as_json else "text")
     report(error, as_json="--json" in given)
     return error.exit_code
 
 
-def _value(given: list[str], option: str) -> str:
+def _value(given: Sequence[str], option: str) -> str:
     for index, text in enumerate(given):
         if text == option and index + 1 < len(given):
             return given[index + 1]

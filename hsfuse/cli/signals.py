@@ -49,6 +49,13 @@ def end_on_signals() -> None:
     threading.Thread(target=_acknowledge, args=(reader, frozenset(watched)), name="hsfuse-signals", daemon=True).start()
 
 
+def die_at_signals() -> None:
+    """Let signals end this process at once: the command is over, and nothing is left to be made safe."""
+    for number in _ENDING:
+        if signal.getsignal(number) is _stop:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def tell_also(progress: Progress) -> None:
     """Let what is drawn on the terminal show the answer to a signal: it would wipe away what is written past it."""
     _shown[:] = [progress]
@@ -66,9 +73,7 @@ def _acknowledge(reader: int, watched: frozenset[int]) -> None:
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
-    for each in _ENDING:
-        if signal.getsignal(each) is _stop:
-            signal.signal(each, signal.SIG_DFL)
+    die_at_signals()
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise Stopped(number)

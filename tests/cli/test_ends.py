@@ -208,3 +208,56 @@ process.main()
     assert words in done.stderr
     assert "hint: " in done.stderr
     assert "Traceback" not in done.stderr
+
+
+SET_UP = """
+import os, signal, sys
+import hsfuse.__main__ as process
+{change}
+sys.argv = ["hsfuse", "--version"]
+process.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "word"),
+    [
+        ("process._prepare = lambda _: exec('raise MemoryError')", 6, "ran out of memory"),
+        ("import hsfuse.cli.app as a; a.app = lambda: exec('raise MemoryError')", 6, "ran out of memory"),
+        ("import hsfuse.cli.app as a; a.app = lambda: os.kill(os.getpid(), signal.SIGTERM)", 143, "by SIGTERM"),
+        ("import hsfuse.cli.app as a; a.app = lambda: os.kill(os.getpid(), signal.SIGINT)", 130, "interrupted"),
+    ],
+)
+def test_ends_before_and_after_a_command(change: str, code: int, word: str) -> None:
+    """The parser of the command line has no memory, or a signal comes while modules are loaded."""
+    done = subprocess.run(
+        [sys.executable, "-c", SET_UP.format(change=change)], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == code, done.stderr
+    assert word in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_signal_while_the_process_leaves_has_nothing_to_make_safe() -> None:
+    change = "import atexit; atexit.register(os.kill, os.getpid(), signal.SIGTERM)"
+    done = subprocess.run(
+        [sys.executable, "-c", SET_UP.format(change=change)], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == -signal.SIGTERM
+    assert done.stdout.startswith("hsfuse ")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--no-such-option"], []])
+def test_a_mistake_on_the_command_line_is_not_written_into_a_foreign_file(tmp_path: Path, arguments: list[str]) -> None:
+    foreign = tmp_path / "scene.he5"
+    foreign.write_bytes(b"samples")
+    done = runner.invoke(app, ["coregister", "a.tif", *arguments, "--log-file", str(foreign)])
+    assert done.exit_code == 2, done.output
+    assert foreign.read_bytes() == b"samples"
+
+
+def test_a_log_goes_into_a_pipe(tmp_path: Path) -> None:
+    """As shells make for ``--log-file >(less)``: to look what is in it would be to wait for ever."""
+    done = _shell(f"{COMMAND} coregister no.tif b.tif -o c.tif --log-file >(cat > {tmp_path}/log); sleep 0.2")
+    assert "there is no such file" in (tmp_path / "log").read_text(), done.stderr

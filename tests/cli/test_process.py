@@ -84,3 +84,32 @@ def test_messages_of_gdal_that_are_not_utf8_reach_the_log(caplog: pytest.LogCapt
     other = SimpleNamespace(exc_value=error, object="somebody.else")
     hook(other)
     assert passed_on == [other]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux holds a process to the limit")
+def test_threads_without_memory_for_their_first_line_are_refused_as_others_are() -> None:
+    """CPython's ``Thread.start`` would wait for that line for ever."""
+    code = """
+import resource, threading
+from pathlib import Path
+from hsfuse.thread_start import raise_where_threads_cannot_start
+raise_where_threads_cannot_start()
+stack, page = 1 << 20, 4096
+threading.stack_size(stack)
+words = []
+for room in range(stack - 4 * page, stack + 16 * page, page):
+    thread = threading.Thread(target=int)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * page
+    resource.setrlimit(resource.RLIMIT_AS, (used + room, resource.RLIM_INFINITY))
+    try:
+        thread.start()
+    except RuntimeError as error:
+        words.append(str(error))
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+assert not threading._limbo
+print(len(words), any("no memory" in text for text in words), all("start new thread" in text for text in words))
+"""
+    done = _python(code)
+    assert done.stdout.split()[1:] == ["True", "True"], done.stderr
+    assert int(done.stdout.split()[0]) < 20
+    assert "Traceback" not in done.stderr

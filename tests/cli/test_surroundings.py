@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,11 +13,14 @@ import pytest
 import rasterio
 from typer.testing import CliRunner
 
+from hsfuse import address_space
 from hsfuse.cli.app import app
+from hsfuse.errors import explained
 from hsfuse.small_text import read_small_text
 from hsfuse.testing import small_scene
 
 runner = CliRunner()
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux holds a process to the limit")
 SETTINGS = ["--method", "bicubic", "--bands", "all", "--coregister", "off", "--psf-fwhm", "1", "--no-report",
             "--no-progress", "--threads", "1", "--device", "cpu"]  # fmt: skip
 
@@ -61,6 +65,36 @@ def test_sixteen_open_files_are_enough_or_it_is_said(tmp_path: Path, pair: tuple
     assert (done.returncode == 0) == (tmp_path / "o.tif").exists()
     assert done.returncode == 0 or "open files" in said
     assert "Traceback" not in said
+
+
+@linux
+@pytest.mark.parametrize("megabytes", [300, 500])
+def test_an_address_space_without_room_for_libraries_is_refused_at_once(
+    tmp_path: Path, pair: tuple[bytes, bytes], megabytes: int
+) -> None:
+    """OpenBLAS would ask for its buffers for ever, the loader would end the process."""
+    command = [*_command(os.fsencode(tmp_path), pair, os.fsencode(tmp_path / "o.tif")), b"--json"]
+    done = subprocess.run(
+        [b"bash", b"-c", f'ulimit -v {megabytes * 1024}; exec "$@"'.encode(), b"x", *command],
+        capture_output=True, check=False, timeout=120,
+    )  # fmt: skip
+    said = done.stderr.decode()
+    assert done.returncode == 6, said
+    assert said.startswith(f"error: The limit of the address space, {megabytes} MB, is too low: hsfuse run needs")
+    assert "ulimit -v" in said
+    assert "Traceback" not in said
+    assert json.loads(done.stdout)["exit_code"] == 6
+    assert not (tmp_path / "o.tif").exists()
+
+
+@linux
+def test_what_fails_at_the_limit_of_the_address_space_is_no_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled parts that miss a refused request fail in odd ways."""
+    assert explained(SystemError("error return without exception set")).exit_code == 1
+    monkeypatch.setattr(address_space, "limit", lambda: address_space._mapped("VmPeak") + 2**20)
+    found = explained(SystemError("error return without exception set"))
+    assert found.exit_code == 6
+    assert "SystemError" in found.message
 
 
 @pytest.mark.parametrize("command", ["run", "coregister", "compare"])
