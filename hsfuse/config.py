@@ -205,9 +205,9 @@ class _FusionConfig(_MachineConfig, _PairConfig):
     aoi_crs: str | None = Field(None, description="reference system of a bounding box, such as EPSG:4326")
     tile: int | None = Field(None, ge=8, le=1_000_000, description="tile side in MSI pixels; default: from the memory")
     quality: Literal["plain", "fast", "standard", "best"] = Field(
-        "plain",
-        description="plain: the method's result; the others find what changed between both images, repair the guide "
-        "and refine the result: fast in closed form, standard on a denoised guide, best with non-local Bayes too",
+        "standard",
+        description="plain: the method's result alone; the others find what changed between both images, repair the "
+        "guide and refine the result: fast in closed form, standard on a denoised guide, best with non-local Bayes too",
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="arithmetic of networks; auto: bf16 where the processor has it, else fp32"
@@ -257,6 +257,14 @@ class RunConfig(_FusionConfig, _MethodConfig):
     min_confidence: float | None = Field(
         None, ge=0.0, le=1.0, description="nodata where the probability that both images show the same ground is lower"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_in_two_steps(cls, values: Any) -> Any:
+        # Two guides are fused in two steps, which know no repair and no refinement.
+        if isinstance(values, dict) and values.get("guide") == "pan+s2":
+            return {"quality": "plain"} | values
+        return values
 
     @field_validator("figures")
     @classmethod

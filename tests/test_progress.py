@@ -153,10 +153,11 @@ def test_a_part_stands_within_the_whole() -> None:
 @pytest.mark.parametrize(
     ("settings", "names"),
     [
-        ({"method": "glp"}, "open, co-register, estimate blur, learn from the scene, fuse, judge"),
-        ({"method": "glp", "report": False}, "open, co-register, estimate blur, learn from the scene, fuse, write"),
+        ({"method": "glp"}, "open, co-register, estimate blur, find changes, learn from the scene, fuse, judge"),
+        ({"method": "glp", "quality": "plain", "report": False},
+             "open, co-register, estimate blur, learn from the scene, fuse, write"),
         ({"method": "ssrfn-lite", "adapt": 1.0, "coregister": "off", "psf_fwhm": 1.2},
-         "open, train, learn from the scene, fuse, judge"),
+         "open, find changes, train, learn from the scene, fuse, judge"),
         ({"quality": "fast", "compress": "lerc", "dtype": "float32"},
          "open, co-register, estimate blur, find changes, learn from the scene, fuse, write, judge"),
     ],

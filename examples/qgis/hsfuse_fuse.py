@@ -26,7 +26,7 @@ from qgis.core import (
 )
 
 METHODS = ["auto", "glp", "ssrfn-lite", "ssrfn", "cnmf", "gsa", "bicubic"]
-QUALITIES = ["plain", "fast", "standard", "best"]
+QUALITIES = ["standard", "fast", "best", "plain"]
 
 
 def command_line(program: str, values: dict[str, Any]) -> list[str]:

@@ -133,6 +133,8 @@ class MethodEntry:
         methods, and the first classical one is the fallback. None: never chosen automatically.
     variants
         Options under which a comparison of all methods shows it, as on the command line; empty: not at all.
+    uses_guide
+        Whether it looks at the MSI at all. What does not is left as it is by ``--quality``.
     """
 
     name: str
@@ -144,6 +146,7 @@ class MethodEntry:
     network: NetworkEntry | None = None
     auto_rank: int | None = None
     variants: tuple[str, ...] = ("",)
+    uses_guide: bool = True
 
     @property
     def kind(self) -> Literal["classical", "network"]:
@@ -168,6 +171,11 @@ def listed_methods() -> list[MethodEntry]:
 def available_methods() -> dict[str, str]:
     """Names of all methods with one line about each."""
     return {entry.name: entry.summary for entry in listed_methods()}
+
+
+def uses_guide(name: str) -> bool:
+    """Tell whether a method looks at the MSI; where it does not, there is nothing to repair or to refine."""
+    return name not in METHODS or METHODS.get(name).uses_guide
 
 
 def is_network(name: str) -> bool:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hsfuse.degrade import Psf
-from hsfuse.errors import UsageError
+from hsfuse.errors import OverlapError, UsageError
 from hsfuse.fusion.create import create_method
 from hsfuse.fusion.map.method import Quality, refined
+from hsfuse.fusion.registry import uses_guide
 from hsfuse.inference import pipeline
 from hsfuse.inference.fallback import dependable
 from hsfuse.inference.guide_repair import SceneRepair, repair_scene
@@ -85,7 +86,7 @@ def fuse(
     clip: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
-    quality: Quality | None = None,
+    quality: Quality | Literal["plain"] | None = "standard",
     full_output: bool = False,
     **method_options: MethodOption,
 ) -> FloatCube | FusedArrays | xr.DataArray | xr.Dataset:
@@ -124,10 +125,11 @@ def fuse(
     progress
         Where to show progress; None: in a notebook below the cell, else nowhere.
     quality
-        None: the method's result. ``fast``, ``standard`` and ``best`` find what changed between both images, repair the
-        MSI there, and refine the result: in closed form, on a denoised MSI, and with non-local Bayes too.
+        ``fast``, ``standard`` and ``best`` find what changed between both images, repair the MSI there, and refine the
+        result: in closed form, on a denoised MSI, and with non-local Bayes too. ``plain`` or None: the method's result
+        alone, as always of a method that does not look at the MSI (``bicubic``).
     full_output
-        Return what is known about the result too; needs ``quality``.
+        Return what is known about the result too; not with ``plain``.
     **method_options
         Options of the method, by name; ``hsfuse compare --help`` and docs/methods.md name them.
 
@@ -173,10 +175,7 @@ def fuse(
     tile_px = None if tile is None else whole("tile", tile, least=1)
     overlap_px = None if overlap is None else whole("overlap", overlap, least=0)
     random_seed = whole("seed", seed, least=0)
-    if full_output and quality is None:
-        raise UsageError("full_output needs a quality: 'fast', 'standard' or 'best'.")
-    if quality not in (None, "fast", "standard", "best"):
-        raise UsageError(f"There is no quality '{quality}'.", hint="Choose 'fast', 'standard' or 'best', or None.")
+    spent = _quality(quality, method, full_output=full_output)
     bands = band_table(centre_nm, fwhm_nm, len(low))
     weights, responses = spectral_weights(srf, bands, len(high))
     scene = array_scene(low, high, bands, responses, nested, Psf(psf_width(psf_fwhm) or 1.0), weights)
@@ -185,11 +184,16 @@ def fuse(
     given = resolved(resources)
     repair: SceneRepair | None = None
     free = psf_fwhm is None
-    if quality is not None:
-        repair = repair_scene(scene, pipeline.scene_context(scene, given.device, random_seed, calibrate=free))
-        scene = repair.scene
+    if spent is not None:
+        try:
+            repair = repair_scene(scene, pipeline.scene_context(scene, given.device, random_seed, calibrate=free))
+            scene = repair.scene
+        except OverlapError:
+            # Too few pixels to tell anything by: they are interpolated below, and that is said.
+            if full_output:
+                raise
     fusion = dependable(
-        lambda: refined(create_method(method, **options), quality, ratio=nested),
+        lambda: refined(create_method(method, **options), spent, ratio=nested),
         lambda: create_method(INTERPOLATION),
         scene, pipeline.scene_context(scene, given.device, random_seed, calibrate=free),
     )  # fmt: skip
@@ -206,6 +210,16 @@ def fuse(
     return labels.dataset(
         named, repair.error_bound, record, change_probability=repair.change, expected_error=repair.expected_error
     )  # fmt: skip
+
+
+def _quality(quality: str | None, method: str, *, full_output: bool) -> Quality | None:
+    """What is spent behind a method; None: nothing."""
+    if quality not in (None, "plain", "fast", "standard", "best"):
+        raise UsageError(f"There is no quality '{quality}'.", hint="Choose 'plain', 'fast', 'standard' or 'best'.")
+    spent = None if quality in (None, "plain") or not uses_guide(method) else cast(Quality, quality)
+    if full_output and spent is None:
+        raise UsageError("full_output needs a quality 'fast', 'standard' or 'best' and a method that looks at the MSI.")
+    return spent
 
 
 def _unknown(name: str) -> UsageError:

@@ -41,6 +41,7 @@ from hsfuse.workflows.steps.methods import (
     in_steps,
     may_calibrate,
     suit_pair,
+    suited_quality,
     with_guards,
 )
 from hsfuse.workflows.steps.prepare import PreparedScene, claim_scene, prepare_scene
@@ -148,6 +149,7 @@ def run_scene(
 ) -> RunResult:
     """Run all steps in order; see :func:`fuse_scene` for the parameters."""
     hsi_path, msi_paths = given_path(hsi_path), [given_path(path) for path in msi_paths]
+    config = suited_quality(config)
     options = WriteOptions(
         format=config.format, dtype=config.dtype, compress=config.compress,
         overwrite=config.overwrite, resume=config.resume, inputs=_input_files(hsi_path, msi_paths, config),

@@ -12,9 +12,9 @@ import h5py
 
 from hsfuse.simulate.products import simulate_pair
 
-QUICK = ("--method", "glp", "--bands", "8", "--no-report", "--coregister", "off")
+QUICK = ("--method", "glp", "--quality", "plain", "--bands", "8", "--no-report", "--coregister", "off")
 """Settings with which a scene takes a second."""
-SETTINGS = {"method": "glp", "bands": "8", "report": False, "coregister": "off"}
+SETTINGS = {"method": "glp", "quality": "plain", "bands": "8", "report": False, "coregister": "off"}
 
 
 @dataclass(frozen=True)

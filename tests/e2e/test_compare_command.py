@@ -43,7 +43,7 @@ def no_shipped_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _compare(*arguments: object) -> Result:
-    return runner.invoke(app, ["compare", "-q", "--threads", "1", *map(str, arguments)])
+    return runner.invoke(app, ["compare", "-q", "--quality", "plain", "--threads", "1", *map(str, arguments)])
 
 
 def _scores(result: Result) -> dict[str, dict[str, Any]]:
@@ -90,7 +90,7 @@ def test_scores_are_those_of_the_benchmark(cube: Path, tmp_path: Path) -> None:
 
 def test_a_table_is_printed_for_people(cube: Path, tmp_path: Path) -> None:
     arguments = [str(cube), "-o", str(tmp_path / "r.html"), "--methods", "bicubic glp:adaptive=false,gsa"]
-    result = runner.invoke(app, ["compare", "--no-progress", "--threads", "1", *arguments])
+    result = runner.invoke(app, ["compare", "--no-progress", "--quality", "plain", "--threads", "1", *arguments])
     assert result.exit_code == 0, result.output
     for text in ("PSNR", "glp:adaptive=false", "gsa", "time/s", "report:"):
         assert text in result.stdout

@@ -60,7 +60,7 @@ TRAIN = ("train-reduced", "@scene.img", "--method", "ssrfn-lite", "--steps", "1"
         (*RUN, "-o", "@hard.tif"),
         (*RUN, "--dry-run", "-o", "@m.tif"),
         (*RUN, "-o", "@new.tif", "--log-file", "@m.tif"),
-        (*RUN, "-o", "@layer.tif", "--quality", "fast"),
+        (*RUN, "-o", "@layer.tif", "--method", "gsa", "--quality", "fast"),
         (*COREGISTER, "-o", "@m.tif"),
         (*COREGISTER, "-o", "@new.tif", "--field", "@soft.tif"),
         (*COREGISTER, "-o", "@new.tif", "--tie-points", "@link.geojson"),

@@ -50,7 +50,7 @@ def archive(scene: SimulatedPair, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def _run(scene: SimulatedPair, msi: Path, output: Path, *flags: str) -> dict[str, Any]:
-    given = ["--method", "glp", "--bands", "20", "--no-progress", "--json", *flags]
+    given = ["--method", "glp", "--quality", "plain", "--bands", "20", "--no-progress", "--json", *flags]
     done = runner.invoke(app, ["run", str(scene.prisma), str(msi), "-o", str(output), *given])
     assert done.exit_code == 0, done.output
     summary: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
@@ -104,7 +104,7 @@ def test_eight_half_cloudy_dates_are_as_good_as_one_clear_date(
 
     # A cube of one date takes the map of the older cube away.
     with pytest.raises(OutputError, match=r"many\.tif exists"):
-        hsfuse.fuse_scene(scene.prisma, scene.sentinel2, many, method="glp", bands="20", report=False)
+        hsfuse.fuse_scene(scene.prisma, scene.sentinel2, many, method="glp", quality="plain", bands="20", report=False)
     _run(scene, scene.sentinel2, many, "--no-report", "--overwrite")
     assert not path.exists()
 

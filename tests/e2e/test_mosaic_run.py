@@ -26,7 +26,7 @@ from hsfuse.workflows.demo import read_cube
 
 runner = CliRunner()
 ZONE_33 = CRS.from_epsg(32633)
-_SETTINGS = ["--method", "glp", "--bands", "24", "--no-report", "--no-progress", "--json"]
+_SETTINGS = ["--method", "glp", "--quality", "plain", "--bands", "24", "--no-report", "--no-progress", "--json"]
 
 
 def run(hsi: Path, msi: list[Path], output: Path, *flags: str) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def test_a_psf_that_cannot_be_estimated_is_called_assumed(pair: SimulatedPair, t
 
 
 def test_methods_find_blur_and_shift_unless_they_are_given(pair: SimulatedPair, tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"method": "glp", "coregister": "global", "bands": "24"}
+    settings: dict[str, Any] = {"method": "glp", "quality": "plain", "coregister": "global", "bands": "24"}
     free = hsfuse.fuse_scene(pair.prisma, pair.sentinel2, tmp_path / "free.tif", **settings)
     found = free.summary["method"]["calibration"]
     assert found["psf_fwhm_px"] == pytest.approx(free.summary["psf_fwhm_px"], abs=0.15)

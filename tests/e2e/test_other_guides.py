@@ -14,7 +14,14 @@ from hsfuse.cli.app import app
 from hsfuse.readers import open_msi
 from hsfuse.simulate.products import simulate_pair
 
-SETTINGS = {"method": "gsa", "bands": "12", "coregister": "global", "cloud_mask": False, "report": False}
+SETTINGS = {
+    "method": "gsa",
+    "quality": "plain",
+    "bands": "12",
+    "coregister": "global",
+    "cloud_mask": False,
+    "report": False,
+}
 
 
 def test_bands_of_the_copernicus_browser(tmp_path: Path) -> None:

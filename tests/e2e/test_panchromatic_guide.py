@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from pan import PAN_SHIFT_M, scores
 
 sys.path.pop(0)
-FEW = {"bands": "24", "report": False, "threads": 1}
+FEW = {"bands": "24", "report": False, "threads": 1, "quality": "plain"}
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_what_cannot_guide_is_refused_before_anything_is_written(fine_pair: Simu
     with pytest.raises(UsageError, match="no other image"):
         fuse_scene(fine_pair.prisma, fine_pair.sentinel2, out, guide="pan", **FEW)
     with pytest.raises(UsageError, match="two steps"):
-        fuse_scene(fine_pair.prisma, fine_pair.sentinel2, out, guide="pan+s2", quality="fast", **FEW)
+        fuse_scene(fine_pair.prisma, fine_pair.sentinel2, out, guide="pan+s2", **(FEW | {"quality": "fast"}))
     bare = tmp_path / "bare.he5"
     bare.write_bytes(fine_pair.prisma.read_bytes())
     with h5py.File(bare, "r+") as file:

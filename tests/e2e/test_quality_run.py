@@ -1,4 +1,4 @@
-"""`hsfuse run --quality`: the confidence layer, the report and the summary of a pair with a missed cloud."""
+"""`hsfuse run` as it is, and `--quality`: confidence layer, report and summary of a pair with a missed cloud."""
 
 from __future__ import annotations
 
@@ -42,14 +42,15 @@ def guide(pair: SimulatedPair, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture(scope="module")
 def made(pair: SimulatedPair, guide: Path, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
     output = tmp_path_factory.mktemp("quality") / "out.tif"
-    return hsfuse.fuse_scene(pair.prisma, guide, output, method="glp", bands="24", quality="fast")
+    return hsfuse.fuse_scene(pair.prisma, guide, output, method="glp", bands="24")
 
 
 def test_the_cloud_is_in_the_summary_the_report_and_the_layer(made: RunResult) -> None:
     changes = made.summary["changes"]
     assert 0.001 < changes["changed_share"] < 0.1
     assert changes["trusted"]
-    assert made.summary["method"]["refinement"]["used"] in ("none", "map")
+    assert made.summary["config"]["quality"] == "standard"
+    assert made.summary["method"]["refinement"]["used"] in ("map", "clean")
     assert made.report is not None
     assert "Changes between both images" in made.report.read_text(encoding="utf-8")
     with rasterio.open(made.summary["confidence"]) as layer:
@@ -104,7 +105,18 @@ def test_a_plain_cube_takes_the_layer_of_the_old_one_away(made: RunResult, tmp_p
 
 def test_without_quality_there_is_no_layer(pair: SimulatedPair, tmp_path: Path) -> None:
     result = runner.invoke(
-        app, ["run", str(pair.prisma), str(pair.sentinel2), "-o", str(tmp_path / "x.tif"), "--min-confidence", "0.5"]
+        app,
+        [
+            "run",
+            str(pair.prisma),
+            str(pair.sentinel2),
+            "-o",
+            str(tmp_path / "x.tif"),
+            "--quality",
+            "plain",
+            "--min-confidence",
+            "0.5",
+        ],
     )
     assert result.exit_code == 2
     assert "--quality" in result.output

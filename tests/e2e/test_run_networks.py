@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflows"))
 from network_weights import BANDS, write_tiny
 
 runner = CliRunner()
-QUICK: dict[str, Any] = {"coregister": "global", "report": False}
+QUICK: dict[str, Any] = {"coregister": "global", "report": False, "quality": "plain"}
 ADAPT = {"method": "ssrfn-lite", "adapt": 0.03, **QUICK}
 
 

@@ -33,7 +33,7 @@ BANDS = "24"
 @pytest.fixture(scope="module")
 def fused(pair: SimulatedPair, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
     output = tmp_path_factory.mktemp("fused") / "out.tif"
-    return hsfuse.fuse_scene(pair.prisma, pair.sentinel2, output, method="glp", bands="100")
+    return hsfuse.fuse_scene(pair.prisma, pair.sentinel2, output, method="glp", bands="100", quality="plain")
 
 
 def test_the_cube_has_grid_wavelengths_and_truth(pair: SimulatedPair, fused: RunResult) -> None:
@@ -94,7 +94,14 @@ def test_report_and_numbers_lie_beside_the_cube(fused: RunResult) -> None:
 
 def test_tiles_leave_no_seams(pair: SimulatedPair, fused: RunResult, tmp_path: Path) -> None:
     """Many tiles and one tile differ by rounding only: less than half a step of the stored integers."""
-    settings = {"method": "glp", "bands": BANDS, "report": False, "dtype": "float32", "compress": "none"}
+    settings = {
+        "method": "glp",
+        "quality": "plain",
+        "bands": BANDS,
+        "report": False,
+        "dtype": "float32",
+        "compress": "none",
+    }
     results = [
         hsfuse.fuse_scene(pair.prisma, pair.sentinel2, tmp_path / f"{name}.tif", tile=tile, **settings)
         for name, tile in (("one", 3000), ("many", 60))
@@ -112,7 +119,7 @@ def test_dry_run_writes_nothing_and_tells_what_the_run_does(
     pair: SimulatedPair, fused: RunResult, tmp_path: Path
 ) -> None:
     command = ["run", str(pair.prisma), str(pair.sentinel2), "-o", str(tmp_path / "o.tif"), "-q", "--json"]
-    command += ["--method", "glp"]
+    command += ["--method", "glp", "--quality", "plain"]
     plans = []
     for flag in ("--dry-run", "--dry-run=full"):
         result = runner.invoke(app, [*command, flag])
@@ -160,7 +167,7 @@ def test_area_of_interest_as_box_and_file(pair: SimulatedPair, fused: RunResult,
     left, bottom, right, top = fused.summary["grid"]["bounds"]
     x, y = (left + right) / 2, (bottom + top) / 2
     box = (x - 400, y - 300, x + 400, y + 300)
-    settings = {"method": "glp", "bands": BANDS, "report": False}
+    settings = {"method": "glp", "quality": "plain", "bands": BANDS, "report": False}
     hsfuse.fuse_scene(
         pair.prisma, pair.sentinel2, tmp_path / "box.tif", aoi=",".join(f"{v:.1f}" for v in box), **settings
     )
@@ -185,8 +192,8 @@ def test_area_of_interest_as_box_and_file(pair: SimulatedPair, fused: RunResult,
 def _command(pair: SimulatedPair, output: Path, *flags: str) -> list[str]:
     return [
         sys.executable, "-m", "hsfuse", "run", str(pair.prisma), str(pair.sentinel2), "-o", str(output),
-        "--method", "cnmf", "--bands", BANDS, "--tile", "24", "--no-report", "--coregister", "global",
-        "--no-progress", *flags,
+        "--method", "cnmf", "--quality", "plain", "--bands", BANDS, "--tile", "24", "--no-report",
+        "--coregister", "global", "--no-progress", *flags,
     ]  # fmt: skip
 
 
@@ -215,7 +222,7 @@ def test_resuming_keeps_to_the_tiles_of_the_first_run(
     pair: SimulatedPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tiles follow from free memory, which may be another when an interrupted run is gone on with."""
-    settings = {"method": "glp", "bands": "24", "report": False, "coregister": "global"}
+    settings = {"method": "glp", "quality": "plain", "bands": "24", "report": False, "coregister": "global"}
     whole, broken = tmp_path / "whole.tif", tmp_path / "broken.tif"
     monkeypatch.setattr(budget, "_SIZES_PX", (24, 16))
     hsfuse.fuse_scene(pair.prisma, pair.sentinel2, whole, **settings)
@@ -250,7 +257,7 @@ def test_existing_output_is_kept(pair: SimulatedPair, tmp_path: Path) -> None:
 
 
 def test_all_bands_with_empty_ones_among_them(pair: SimulatedPair, tmp_path: Path) -> None:
-    settings = {"method": "gsa", "bands": "all", "coregister": "global"}
+    settings = {"method": "gsa", "quality": "plain", "bands": "all", "coregister": "global"}
     result = hsfuse.fuse_scene(pair.prisma, pair.sentinel2, tmp_path / "o.tif", **settings)
     cube = read_cube(tmp_path / "o.tif")
     assert cube.shape[0] == result.summary["bands"]["of"]

@@ -93,7 +93,7 @@ def test_fusing_arrays_leaves_the_process_as_it_was(tmp_path: Path) -> None:
 def test_a_whole_run_leaves_the_process_as_it_was(pair: SimulatedPair, tmp_path: Path) -> None:
     torch.set_num_threads(3)
     try:
-        settings = {"method": "glp", "bands": "12", "coregister": "global"}
+        settings = {"method": "glp", "quality": "plain", "bands": "12", "coregister": "global"}
         hsfuse.fuse_scene(pair.prisma, pair.sentinel2, tmp_path / "first.tif", dry_run=True, **settings)
         before = _state()
         result = hsfuse.fuse_scene(pair.prisma, pair.sentinel2, tmp_path / "out.tif", threads=2, **settings)

@@ -39,7 +39,7 @@ def askew(tmp_path_factory: pytest.TempPathFactory) -> SimulatedPair:
 
 
 def run(pair: SimulatedPair, output: Path, **settings: Any) -> RunResult:
-    return hsfuse.fuse_scene(pair.prisma, pair.sentinel2, output, method="glp", bands="24", **settings)
+    return hsfuse.fuse_scene(pair.prisma, pair.sentinel2, output, method="glp", quality="plain", bands="24", **settings)
 
 
 @pytest.mark.parametrize("mode", ["auto", "global"])

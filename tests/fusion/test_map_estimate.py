@@ -114,6 +114,18 @@ def test_any_tiling_gives_the_same(pair: Pair, quality: str, tolerance: float) -
     assert float((part - whole[..., start * RATIO : (start + 6) * RATIO]).abs().max()) < tolerance
 
 
+def test_methods_that_fuse_in_inference_mode_are_refined(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As networks do: what they return must not be changed in place outside that mode."""
+    from hsfuse.fusion.classical.adaptive import AdaptiveInjection
+
+    inject = AdaptiveInjection.apply
+    monkeypatch.setattr(AdaptiveInjection, "apply", torch.inference_mode()(inject))
+    method = RefinedMethod(create_method("glp"), "standard")
+    method.fit(pair.context(), pair.strips())
+    assert method.refinement is not None
+    assert method.refinement.used in ("map", "clean")
+
+
 def test_a_perfect_base_is_left_alone() -> None:
     """Where the method leaves nothing to gain, the step must not be used, or not cost anything."""
     pair = make_pair(noise=0.0, seed=5)

@@ -94,14 +94,14 @@ def images() -> tuple[xr.DataArray, xr.DataArray]:
 
 def test_data_arrays_tell_ratio_and_wavelengths_and_come_back() -> None:
     hsi, msi = images()
-    fused = hsfuse.fuse(hsi.transpose("y", "x", "wavelength"), msi, method="gsa")
+    fused = hsfuse.fuse(hsi.transpose("y", "x", "wavelength"), msi, method="gsa", quality="plain")
     assert isinstance(fused, xr.DataArray)
     assert fused.dims == ("wavelength", "y", "x")
     assert fused.shape == (NM.size, 72, 72)
     xr.testing.assert_equal(fused.x, msi.x)
     assert {"fwhm", "spatial_ref"} <= set(fused.coords)
     assert fused.attrs["sensor"] == "PRISMA"
-    plain = hsfuse.fuse(hsi.values, msi.values, ratio=3, wavelengths_nm=NM, method="gsa")
+    plain = hsfuse.fuse(hsi.values, msi.values, ratio=3, wavelengths_nm=NM, method="gsa", quality="plain")
     assert isinstance(plain, np.ndarray)
     np.testing.assert_allclose(fused.values, plain, atol=0.05)
     assert float(fused.sel(wavelength=850, method="nearest").mean()) > 0

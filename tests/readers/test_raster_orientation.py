@@ -149,7 +149,9 @@ def test_longitudes_beyond_the_180th_meridian(tmp_path: Path) -> None:
 def test_a_run_ends_where_the_truth_is(tmp_path: Path, case: str, guide_m: float, ratio: int, pixel_m: float) -> None:
     crs, steps = CASES.get(case, (UTM, turned(0.0, 36.0 if case == "CHRIS" else 30.0)))
     hsi, msi = write(tmp_path / "c.tif", crs, around(crs, *steps)), guide(tmp_path / "m.tif", guide_m)
-    config = RunConfig(method="gsa", coregister="off", report=False, bands="all", psf_fwhm=0.8, dtype="float32")
+    config = RunConfig(
+        method="gsa", quality="plain", coregister="off", report=False, bands="all", psf_fwhm=0.8, dtype="float32"
+    )
     result = run_scene(hsi, [msi], tmp_path / "o.tif", config)
     assert (result.summary["grid"]["ratio"], result.summary["grid"]["pixel_m"]) == (ratio, pytest.approx(pixel_m))
     said = result.summary["guide_resampled"]

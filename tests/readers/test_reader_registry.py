@@ -75,7 +75,18 @@ def test_a_foreign_reader_serves_the_command_line(tmp_path: Path) -> None:
     assert info.returncode == 0, info.stderr
     assert "Folder camera" in info.stdout
     assert "23" in info.stdout
-    options = ["--method", "glp", "--bands", "all", "--coregister", "off", "--no-report", "--no-progress"]
+    options = [
+        "--method",
+        "glp",
+        "--quality",
+        "plain",
+        "--bands",
+        "all",
+        "--coregister",
+        "off",
+        "--no-report",
+        "--no-progress",
+    ]
     run = hsfuse("run", str(scene), str(msi), "-o", str(tmp_path / "o.tif"), *options)
     assert run.returncode == 0, run.stderr
     # What is wrong with another package is said, and keeps nobody else from their files.

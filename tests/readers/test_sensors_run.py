@@ -31,7 +31,7 @@ def test_a_cube_where_the_truth_is(tmp_path: Path, sensor: HsiSensor) -> None:
     side = 184 if sensor == "emit" else 104
     pair = simulate_pair(tmp_path, sensor=sensor, rows=side, cols=side, seed=3, s2_bands="10m", pan=False)
     out = tmp_path / "o.tif"
-    config = RunConfig(method="glp", report=False, bands="12", cloud_mask=False)
+    config = RunConfig(method="glp", quality="plain", report=False, bands="12", cloud_mask=False)
     result = run_scene(pair.hsi, [pair.sentinel2], out, config)
     assert result.summary["coregistration"]["verdict"] != "rejected"
     assert result.summary["grid"]["ratio"] == (6 if sensor == "emit" else 3)

@@ -38,7 +38,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SimulatedPair]
     folder = tmp_path_factory.mktemp("view")
     pair = simulate_pair(folder, size_px=(90, 84), seed=2, shift_m=(60.0, -30.0), s2_bands="10m", pan=False)
     output = folder / "cube.tif"
-    fuse_scene(pair.prisma, pair.sentinel2, output, method="bicubic", bands="24", quality="fast", report=False)
+    fuse_scene(pair.prisma, pair.sentinel2, output, method="glp", bands="24", quality="fast", report=False)
     (folder / "products").mkdir()
     for product in (pair.prisma, pair.sentinel2):
         (folder / "products" / product.name).symlink_to(product)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from hsfuse.degrade import Psf, lowpass_decimate_array
 from hsfuse.errors import HsfuseError, OverlapError
 
 METHODS = ("bicubic", "gsa", "glp", "cnmf")
+USUAL = "glp standard"
+"""The one case here with the default quality, which takes longer."""
 
 
 def _pair(bands: int = 12, side: int = 16, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -26,8 +29,11 @@ def _pair(bands: int = 12, side: int = 16, seed: int = 0) -> tuple[np.ndarray, n
 
 
 def _fuse(hsi: Any, msi: Any, method: str = "glp", **options: Any) -> np.ndarray:
+    """Fuse; a method is named alone, which is fast, or with its quality."""
     nm = np.linspace(450.0, 900.0, len(hsi)) if len(hsi) > 1 else [600.0]
-    return hsfuse.fuse(hsi, msi, **({"ratio": 3, "method": method, "wavelengths_nm": nm} | options))
+    name, _, quality = method.partition(" ")
+    usual = {"ratio": 3, "method": name, "quality": quality or "plain", "wavelengths_nm": nm}
+    return hsfuse.fuse(hsi, msi, **(usual | options))
 
 
 def _error(cube: np.ndarray, truth: np.ndarray) -> float:
@@ -35,9 +41,8 @@ def _error(cube: np.ndarray, truth: np.ndarray) -> float:
     return float(np.sqrt(np.mean((cube - truth)[known] ** 2)))
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_one_value_that_is_no_number_costs_its_pixel_only(method: str, value: float) -> None:
+@pytest.mark.parametrize(("value", "method"), [*itertools.product([np.nan, np.inf, -np.inf], METHODS), (np.nan, USUAL)])
+def test_one_value_that_is_no_number_costs_its_pixel_only(value: float, method: str) -> None:
     hsi, msi, truth = _pair()
     clean = _error(_fuse(hsi, msi, method), truth)
     broken = msi.copy()
@@ -64,7 +69,7 @@ def test_masks_of_masked_arrays_count() -> None:
     assert np.isnan(_fuse(low, msi)).sum() == 9 * low.mask.sum()
 
 
-@pytest.mark.parametrize("method", ["gsa", "glp", "cnmf"])
+@pytest.mark.parametrize("method", ["gsa", "glp", "cnmf", USUAL])
 @pytest.mark.parametrize("bands", [1, 2, 3, 5])
 def test_with_few_bands_no_method_is_worse_than_interpolation(
     method: str, bands: int, caplog: pytest.LogCaptureFixture
@@ -80,7 +85,7 @@ def test_with_few_bands_no_method_is_worse_than_interpolation(
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 20), (2, 3), (5, 5)])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, USUAL])
 def test_tiny_scenes_are_interpolated_and_it_is_said(
     method: str, shape: tuple[int, int], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -124,6 +129,22 @@ def test_what_cannot_be_meant_gets_a_sentence(change: dict[str, Any], text: str)
     options = {"hsi": hsi, "msi": msi} | change
     with pytest.raises((HsfuseError, TypeError, ValueError), match=text):
         _fuse(options.pop("hsi"), options.pop("msi"), **options)
+
+
+def test_the_default_is_standard_and_tells_what_it_knows() -> None:
+    hsi, msi, _ = _pair()
+    nm = np.linspace(450.0, 900.0, len(hsi))
+    usual, told, plain = (
+        hsfuse.fuse(hsi, msi, ratio=3, wavelengths_nm=nm, **options)
+        for options in ({}, {"quality": "standard", "full_output": True}, {"quality": "plain"})
+    )
+    np.testing.assert_array_equal(usual, told.cube)
+    assert usual.shape == plain.shape
+    assert not np.array_equal(usual, plain)
+    assert told.record["method"]["refinement"]["used"] in ("map", "clean")
+    for options in ({"quality": "plain"}, {"method": "bicubic"}):
+        with pytest.raises(HsfuseError, match="full_output needs"):
+            hsfuse.fuse(hsi, msi, ratio=3, wavelengths_nm=nm, full_output=True, **options)
 
 
 def test_nothing_valid_is_no_fall_back() -> None:

@@ -309,7 +309,8 @@ def _trial_gain(
     for window, plain in zip(windows, fused, strict=True):
         low, guide = (torch.from_numpy(image)[None].to(plain.device) for image in (window.low, window.guide))
         cleaned = trial.clean(guide)
-        base = plain.clone() if cleaned is guide else fitted.fuse(low, cleaned).float().contiguous()
+        # A copy in either case: what networks return in inference mode must not be changed in place outside it.
+        base = (plain if cleaned is guide else fitted.fuse(low, cleaned).float()).clone().contiguous()
         after.append(trial.apply(low, cleaned, base))
     return validated_gain(windows, fused, after, model)
 

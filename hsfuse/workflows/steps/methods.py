@@ -15,7 +15,7 @@ from hsfuse.fusion.fidelity import FidelityOptions, GuardedMethod, guarded
 from hsfuse.fusion.nets.band_matching import match_bands
 from hsfuse.fusion.nets.header import NetworkHeader
 from hsfuse.fusion.nets.zoo import find_model
-from hsfuse.fusion.registry import METHODS, automatic_methods, fallback_method, is_network
+from hsfuse.fusion.registry import METHODS, automatic_methods, fallback_method, is_network, uses_guide
 from hsfuse.fusion.two_step import TwoGuides, TwoStepMethod
 from hsfuse.inference.joined_guide import JoinedGuide
 from hsfuse.inference.scene import FusionScene
@@ -114,9 +114,9 @@ def choose_method(config: RunConfig, device: str = "cpu", *, planning: bool = Fa
 
 def _network(name: str, config: RunConfig, device: str, planning: bool) -> FusionMethod:
     precision = network_precision(name, config.precision, device)
-    # Weights of the user's are looked through completely, and what refines or adapts a network has to see it.
+    # Weights of the user's are looked through completely, and what adapts a network has to see it.
     own = (config.model, config.prior, config.adapt)
-    if planning and not any(own) and config.quality == "plain":
+    if planning and not any(own):
         foreseen = foresee_method(name, cast(Precision, precision))
         if foreseen is not None:
             return foreseen
@@ -307,6 +307,26 @@ def guard_text(config: Mapping[str, Any]) -> str:
 def refinement_quality(config: RunConfig | CompareConfig) -> Quality | None:
     """How much is spent behind the method; None: nothing."""
     return None if config.quality == "plain" else config.quality
+
+
+def suited_quality(config: RunConfig) -> RunConfig:
+    """Settings whose quality suits the method: one that does not look at the guide is left as it is.
+
+    Raises
+    ------
+    UsageError
+        Pixels are to be left out by their confidence, which is then not known.
+    """
+    if config.quality == "plain" or uses_guide(config.method):
+        return config
+    if config.min_confidence is not None:
+        raise UsageError(
+            f"The method '{config.method}' takes no --min-confidence: it does not look at the guide.",
+            hint="Leave out --min-confidence, or use another method.",
+        )
+    if "quality" in config.model_fields_set:
+        _log.warning("--quality is not used: %s does not look at the guide.", config.method)
+    return config.model_copy(update={"quality": "plain"})
 
 
 def with_guards(chosen: ChosenMethod, config: RunConfig, scene: FusionScene) -> ChosenMethod:

@@ -20,4 +20,5 @@ METHOD = MethodEntry(
     summary="cubic interpolation of the HSI alone: the baseline of every comparison",
     reference="Keys 1981",
     create=_create,
+    uses_guide=False,
 )

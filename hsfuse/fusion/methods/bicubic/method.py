@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from hsfuse.degrade import UPSAMPLE_HALO_PX, upsample
-from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, ModelSpec
+from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, ModelSpec, Quality
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +30,10 @@ class Bicubic(FusionMethod):
             flop_per_pixel=4e3,
             reference="Keys 1981",
         )
+
+    def at_quality(self, quality: Quality) -> Bicubic:  # noqa: ARG002 - there is none to choose
+        """Return another one: with a step behind it that looks at the guide, it would be no interpolation."""
+        return Bicubic()
 
     def fit(self, context: FusionContext, strips: Iterable[LowResolutionStrip]) -> None:  # noqa: ARG002
         """Remember the ratio; there is nothing to learn."""
