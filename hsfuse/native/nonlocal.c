@@ -19,12 +19,6 @@ typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4)));
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
-static inline float total_of(lanes parts) {
-  float sum = 0.0f;
-  for (int l = 0; l < LANES; l++) sum += parts[l];
-  return sum;
-}
-
 /* y += w * x over `vectors` registers. */
 static inline void add_scaled(float *restrict y, const float *restrict x, float w, int64_t vectors) {
   for (int64_t v = 0; v < vectors; v++) *(lanes *)(y + v * LANES) += w * *(const lanes *)(x + v * LANES);
@@ -50,64 +44,115 @@ static void mean_of(const float *group, int64_t count, int64_t length, float *me
   for (int64_t i = 0; i < count; i++) add_scaled(mean, group + i * length, 1.0f / (float)count, length / LANES);
 }
 
-/* Inner products of all rows of `a` with those of `b`; the lower triangle only when `half`. Four at a time. */
-static void products(const float *a, const float *b, int64_t count, int64_t length, int half, float *out) {
-  for (int64_t i = 0; i < count; i++) {
-    const float *x = a + i * length;
-    const int64_t end = half ? i + 1 : count;
-    int64_t j = 0;
-    for (; j + 4 <= end; j += 4) {
-      const float *y = b + j * length;
-      lanes s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
-      for (int64_t v = 0; v < length; v += LANES) {
-        const lanes p = *(const lanes *)(x + v);
-        s0 += p * *(const lanes *)(y + v);
-        s1 += p * *(const lanes *)(y + length + v);
-        s2 += p * *(const lanes *)(y + 2 * length + v);
-        s3 += p * *(const lanes *)(y + 3 * length + v);
+/* Rows become columns: `to` has rows of `stride` floats, zero beyond `count`. */
+static void transpose(const float *from, int64_t count, int64_t length, int64_t values, int64_t stride, float *to) {
+  for (int64_t v = 0; v < values; v++) {
+    float *row = to + v * stride;
+    for (int64_t i = 0; i < count; i++) row[i] = from[i * length + v];
+    for (int64_t i = count; i < stride; i++) row[i] = 0.0f;
+  }
+}
+
+/* The sum of the outer products of the rows of `x` (each of `stride` floats) with themselves, `n` x `n`, the upper
+ * triangle, in rows of `stride`: four rows and two registers at a time. Rows up to a multiple of four are written. */
+static void outer_products(const float *x, int64_t rows, int64_t n, int64_t stride, float *out) {
+  for (int64_t i = 0; i < n; i += 4)
+    for (int64_t j = i / LANES * LANES; j < stride; j += 2 * LANES) {
+      const int two = j + LANES < stride;
+      lanes s[4][2] = {{{0}}};
+      const float *row = x;
+      if (two)
+        for (int64_t l = 0; l < rows; l++, row += stride) {
+          const lanes p = *(const lanes *)(row + j), q = *(const lanes *)(row + j + LANES);
+          for (int k = 0; k < 4; k++) {
+            s[k][0] += row[i + k] * p;
+            s[k][1] += row[i + k] * q;
+          }
+        }
+      else
+        for (int64_t l = 0; l < rows; l++, row += stride)
+          for (int k = 0; k < 4; k++) s[k][0] += row[i + k] * *(const lanes *)(row + j);
+      for (int k = 0; k < 4; k++) {
+        *(lanes *)(out + (i + k) * stride + j) = s[k][0];
+        if (two) *(lanes *)(out + (i + k) * stride + j + LANES) = s[k][1];
       }
-      out[i * count + j] = total_of(s0);
-      out[i * count + j + 1] = total_of(s1);
-      out[i * count + j + 2] = total_of(s2);
-      out[i * count + j + 3] = total_of(s3);
     }
-    for (; j < end; j++) {
-      lanes s = {0};
-      for (int64_t v = 0; v < length; v += LANES) s += *(const lanes *)(x + v) * *(const lanes *)(b + j * length + v);
-      out[i * count + j] = total_of(s);
+}
+
+/* Cholesky factor of a symmetric matrix given by its upper triangle, in place; reciprocals on the diagonal. */
+static void factor(float *a, int64_t n, int64_t stride) {
+  for (int64_t k = 0; k < n; k++) {
+    float *row = a + k * stride;
+    const float scale = 1.0f / sqrtf(row[k] > 1e-12f ? row[k] : 1e-12f);
+    for (int64_t j = k / LANES * LANES; j < stride; j += LANES) *(lanes *)(row + j) *= scale;
+    for (int64_t i = k + 1; i < n; i++) {
+      const int64_t start = i / LANES * LANES;
+      add_scaled(a + i * stride + start, row + start, -row[i], (stride - start) / LANES);
+    }
+    row[k] = scale;
+  }
+}
+
+/* Part of `solve`: `SOME` registers of every row, two rows at a time. */
+#define SOME 3
+static inline void solve_some(const float *a, int64_t n, int64_t stride, float *x, int64_t width, const int some) {
+  for (int64_t i = 0; i < n; i += 2) {
+    lanes s[SOME], t[SOME];
+    float *row = x + i * width;
+    const int pair = i + 1 < n;
+    for (int v = 0; v < some; v++) {
+      s[v] = *(lanes *)(row + v * LANES);
+      if (pair) t[v] = *(lanes *)(row + width + v * LANES);
+    }
+    for (int64_t k = 0; k < i; k++) {
+      const float p = a[k * stride + i], q = a[k * stride + i + 1];
+      for (int v = 0; v < some; v++) {
+        const lanes y = *(const lanes *)(x + k * width + v * LANES);
+        s[v] -= p * y;
+        if (pair) t[v] -= q * y;
+      }
+    }
+    for (int v = 0; v < some; v++) {
+      s[v] *= a[i * stride + i];
+      *(lanes *)(row + v * LANES) = s[v];
+      if (pair) *(lanes *)(row + width + v * LANES) = (t[v] - a[i * stride + i + 1] * s[v]) * a[(i + 1) * stride + i + 1];
+    }
+  }
+  for (int64_t i = n - 1; i >= 0; i -= 2) {
+    lanes s[SOME], t[SOME];
+    float *row = x + i * width;
+    const int pair = i > 0;
+    const float *own = a + i * stride, *other = own - (pair ? stride : 0);
+    for (int v = 0; v < some; v++) {
+      s[v] = *(lanes *)(row + v * LANES);
+      if (pair) t[v] = *(lanes *)(row - width + v * LANES);
+    }
+    for (int64_t k = i + 1; k < n; k++)
+      for (int v = 0; v < some; v++) {
+        const lanes y = *(const lanes *)(x + k * width + v * LANES);
+        s[v] -= own[k] * y;
+        if (pair) t[v] -= other[k] * y;
+      }
+    for (int v = 0; v < some; v++) {
+      s[v] *= own[i];
+      *(lanes *)(row + v * LANES) = s[v];
+      if (pair) *(lanes *)(row - width + v * LANES) = (t[v] - other[i] * s[v]) * other[i - 1];
     }
   }
 }
 
-/* Cholesky factor of a symmetric matrix given by its lower triangle, in place; reciprocals on the diagonal. */
-static void factor(float *a, int64_t n) {
-  for (int64_t j = 0; j < n; j++) {
-    float *row = a + j * n;
-    for (int64_t k = 0; k < j; k++) {
-      const float *other = a + k * n;
-      float sum = row[k];
-      for (int64_t l = 0; l < k; l++) sum -= row[l] * other[l];
-      row[k] = sum * other[k];
-    }
-    float square = row[j];
-    for (int64_t l = 0; l < j; l++) square -= row[l] * row[l];
-    row[j] = 1.0f / sqrtf(square > 1e-12f ? square : 1e-12f);
-  }
+/* Solve with the factor for `n` rows of `width` right-hand sides, in place. */
+static void solve(const float *a, int64_t n, int64_t stride, float *x, int64_t width) {
+  int64_t v = 0;
+  for (; v + SOME * LANES <= width; v += SOME * LANES) solve_some(a, n, stride, x + v, width, SOME);
+  for (; v < width; v += LANES) solve_some(a, n, stride, x + v, width, 1);
 }
 
-/* Solve with the factor for rows of `length` right-hand sides, in place. */
-static void solve(const float *a, int64_t n, float *x, int64_t length) {
-  const int64_t vectors = length / LANES;
-  for (int64_t i = 0; i < n; i++) {
-    float *row = x + i * length;
-    for (int64_t k = 0; k < i; k++) add_scaled(row, x + k * length, -a[i * n + k], vectors);
-    for (int64_t v = 0; v < length; v++) row[v] *= a[i * n + i];
-  }
-  for (int64_t i = n - 1; i >= 0; i--) {
-    float *row = x + i * length;
-    for (int64_t v = 0; v < length; v++) row[v] *= a[i * n + i];
-    for (int64_t k = 0; k < i; k++) add_scaled(x + k * length, row, -a[i * n + k], vectors);
-  }
+/* Take from the `n` rows of `x` (each of `width` floats) `weight` times what solving with the factor makes of them. */
+static void take_solved(const float *a, int64_t n, int64_t stride, float weight, float *x, int64_t width, float *work) {
+  memcpy(work, x, n * width * sizeof(float));
+  solve(a, n, stride, work, width);
+  for (int64_t i = 0; i < n; i++) add_scaled(x + i * width, work + i * width, -weight, width / LANES);
 }
 
 /* The `wanted` smallest of `count` distances come first, with their places. */
@@ -171,42 +216,54 @@ static void deinterleave(const float *image, int64_t rows, int64_t cols, int64_t
       for (int64_t b = 0; b < bands; b++) planes[(b * rows + i) * stride + j] = image[(i * cols + j) * bands + b];
 }
 
-/* Keep the directions of a group that stand out of the noise: (v / (v + shrink))^2 of variance v. */
-static void shrink_group(float *group, int64_t n, int64_t length, float shrink, float *gram, float *work) {
-  products(group, group, n, length, 1, gram);
-  for (int64_t i = 0; i < n; i++)
-    for (int64_t j = 0; j <= i; j++) gram[i * n + j] = gram[i * n + j] / (float)(n - 1) + (i == j ? shrink : 0.0f);
-  factor(gram, n);
-  for (int pass = 0; pass < 2; pass++) {
-    memcpy(work, group, n * length * sizeof(float));
-    solve(gram, n, work, length);
-    for (int64_t i = 0; i < n; i++) add_scaled(group + i * length, work + i * length, -shrink, length / LANES);
-  }
+/* A group of patches and room to filter it.
+ *
+ * `patches` and `guide` have a row of `length` floats for each of `n` patches; `turned` has a row of `across` floats
+ * for each of `values` entries of a patch. `gram` and `work` hold the largest matrix that comes up. */
+typedef struct {
+  float *patches, *guide, *turned, *gram, *work;
+  int64_t n, values, length, across;
+} group;
+
+/* Keep the directions of a group that stand out of the noise: (v / (v + shrink))^2 of variance v.
+ *
+ * By the smaller of two matrices: the covariance of the entries, or the patches' Gram matrix. */
+static void shrink_group(group *g, float shrink) {
+  const int64_t n = g->n, by_entry = g->values <= n, size = by_entry ? g->values : n;
+  const int64_t stride = by_entry ? g->length : g->across, width = by_entry ? g->across : g->length;
+  float *x = by_entry ? g->turned : g->patches;
+  transpose(g->patches, n, g->length, g->values, g->across, g->turned);
+  outer_products(by_entry ? g->patches : g->turned, by_entry ? n : g->values, size, stride, g->gram);
+  // The noise is scaled instead of the matrix.
+  const float weight = shrink * (float)(n - 1);
+  for (int64_t i = 0; i < size; i++) g->gram[i * stride + i] += weight;
+  factor(g->gram, size, stride);
+  for (int pass = 0; pass < 2; pass++) take_solved(g->gram, size, stride, weight, x, width, g->work);
+  if (by_entry) transpose(g->turned, g->values, g->across, n, g->length, g->patches);
 }
 
-/* Filter a group by the covariance of its first estimate `guide`. */
-static void wiener_group(float *group, float *guide, int64_t n, int64_t length, float *gram, float *cross,
-                         float *work) {
-  products(guide, guide, n, length, 1, gram);
-  for (int64_t i = 0; i < n; i++) gram[i * n + i] += (float)(n - 1);
-  products(group, guide, n, length, 0, cross);
-  factor(gram, n);
-  memcpy(work, guide, n * length * sizeof(float));
-  solve(gram, n, work, length);
-  memset(group, 0, n * length * sizeof(float));
-  for (int64_t i = 0; i < n; i++)
-    for (int64_t k = 0; k < n; k++) add_scaled(group + i * length, work + k * length, cross[i * n + k], length / LANES);
+/* Filter a group by the covariance of its first estimate, `guide`: in the entries' basis one factor and one solution
+ * do. */
+static void wiener_group(group *g) {
+  const int64_t n = g->n, size = g->values, stride = g->length;
+  const float weight = (float)(n - 1);
+  outer_products(g->guide, n, size, stride, g->gram);
+  for (int64_t i = 0; i < size; i++) g->gram[i * stride + i] += weight;
+  factor(g->gram, size, stride);
+  transpose(g->patches, n, g->length, size, g->across, g->turned);
+  take_solved(g->gram, size, stride, weight, g->turned, g->across, g->work);
+  transpose(g->turned, size, g->across, n, g->length, g->patches);
 }
 
 /* Add filtered patches to `total` (row, col, band), and their number to `norm` (row, col). */
-static void scatter(const float *group, const float *mean, const int64_t *place, int64_t n, int64_t length,
+static void scatter(const float *patches, const float *mean, const int64_t *place, int64_t n, int64_t length,
                     int64_t cols, int64_t bands, float *total, float *norm) {
   const int64_t run = SIDE * bands, wide = cols - SIDE + 1;
   for (int64_t i = 0; i < n; i++) {
     const int64_t at = place[i] / wide * cols + place[i] % wide;
     for (int64_t d = 0; d < SIDE; d++) {
       float *restrict to = total + (at + d * cols) * bands;
-      const float *restrict from = group + i * length + d * run, *restrict level = mean + d * run;
+      const float *restrict from = patches + i * length + d * run, *restrict level = mean + d * run;
       for (int64_t v = 0; v < run; v++) to[v] += from[v] + level[v];
       for (int64_t v = 0; v < SIDE; v++) norm[at + d * cols + v] += 1.0f;
     }
@@ -218,11 +275,12 @@ static void scatter(const float *group, const float *mean, const int64_t *place,
  * `total` (row, col, band) and `norm` (row, col) are zero before and hold sums of patches and their number after. */
 int hsf_nonlocal(const float *image, const float *basic, int64_t rows, int64_t cols, int64_t bands, int64_t similar,
                  int64_t reach, int64_t step, float shrink, float *total, float *norm) {
-  const int64_t length = (SIDE * SIDE * bands + LANES - 1) / LANES * LANES, window = (2 * reach + 1) * (2 * reach + 1);
-  const int64_t high = rows - SIDE + 1, wide = cols - SIDE + 1;
-  float *memory = calloc(3 * similar * length + 2 * similar * similar + length + window, sizeof(float));
+  const int64_t values = SIDE * SIDE * bands, window = (2 * reach + 1) * (2 * reach + 1);
+  const int64_t length = (values + LANES - 1) / LANES * LANES, across = (similar + LANES - 1) / LANES * LANES;
+  const int64_t high = rows - SIDE + 1, wide = cols - SIDE + 1, stride = cols + 2 * LANES, side = most(length, across);
+  // The square matrices have the larger side: whole registers and rows of four are written.
+  float *memory = calloc(3 * across * length + 2 * side * side + length + window, sizeof(float));
   int64_t *place = malloc(window * sizeof(int64_t));
-  const int64_t stride = cols + 2 * LANES;
   float *planes = malloc(bands * rows * stride * sizeof(float));
   if (!memory || !place || !planes) {
     free(memory);
@@ -230,9 +288,12 @@ int hsf_nonlocal(const float *image, const float *basic, int64_t rows, int64_t c
     free(planes);
     return 1;
   }
-  float *group = memory, *guide = group + similar * length, *work = guide + similar * length;
-  float *gram = work + similar * length, *cross = gram + similar * similar, *mean = cross + similar * similar;
-  float *distance = mean + length;
+  group g = {.values = values, .length = length, .across = across, .patches = memory};
+  g.guide = g.patches + across * length;
+  g.turned = g.guide + across * length;
+  g.gram = g.turned + across * length;
+  g.work = g.gram + side * side;
+  float *mean = g.work + side * side, *distance = mean + length;
   deinterleave(basic ? basic : image, rows, cols, stride, bands, planes);
   for (int64_t row = 0; row < high; row = row + step < high || row == high - 1 ? row + step : high - 1)
     for (int64_t col = 0; col < wide; col = col + step < wide || col == wide - 1 ? col + step : wide - 1) {
@@ -240,19 +301,18 @@ int hsf_nonlocal(const float *image, const float *basic, int64_t rows, int64_t c
       const int64_t n = least(similar, found);
       if (n < 2) continue;
       if (n < found) select_nearest(distance, place, found, n);
-      gather(image, cols, bands, place, n, length, group);
+      g.n = n;
+      gather(image, cols, bands, place, n, length, g.patches);
+      if (basic) gather(basic, cols, bands, place, n, length, g.guide);
+      mean_of(basic ? g.guide : g.patches, n, length, mean);
+      centre(g.patches, n, length, mean);
       if (basic) {
-        gather(basic, cols, bands, place, n, length, guide);
-        mean_of(guide, n, length, mean);
-        centre(group, n, length, mean);
-        centre(guide, n, length, mean);
-        wiener_group(group, guide, n, length, gram, cross, work);
+        centre(g.guide, n, length, mean);
+        wiener_group(&g);
       } else {
-        mean_of(group, n, length, mean);
-        centre(group, n, length, mean);
-        shrink_group(group, n, length, shrink, gram, work);
+        shrink_group(&g, shrink);
       }
-      scatter(group, mean, place, n, length, cols, bands, total, norm);
+      scatter(g.patches, mean, place, n, length, cols, bands, total, norm);
     }
   free(memory);
   free(place);

@@ -26,7 +26,7 @@ from hsfuse.fusion.map.prior import (
     fuse_windows,
     validated_gain,
 )
-from hsfuse.fusion.map.refinement import NOISE_LEFT, Refinement, RefinementKind, nonlocal_halo_px
+from hsfuse.fusion.map.refinement import NOISE_LEFT, Refinement, RefinementKind, component_halo_px, nonlocal_halo_px
 from hsfuse.fusion.scene_model.model import SceneModel, estimate_scene_model
 from hsfuse.log import get_logger
 
@@ -145,7 +145,7 @@ class RefinedMethod(FusionMethod):
     @property
     def _halo_px(self) -> int:
         reach = nonlocal_halo_px(self._ratio)
-        return {"fast": HALO_PX, "standard": HALO_PX + reach, "best": 2 * HALO_PX + 2 * reach}[self._quality]
+        return {"fast": HALO_PX, "standard": HALO_PX + reach, "best": 2 * HALO_PX + reach + component_halo_px(self._ratio)}[self._quality]
 
     @property
     def spec(self) -> ModelSpec:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import torch
 
 PATCH_PX, WINDOW_PX, SIMILAR = 3, 9, 48
+COMPONENT_WINDOW_PX, COMPONENT_SIMILAR = 12, 64
+"""The same for the components of a fused image, whose patches are longer: chosen on the validation sites."""
 _SHRINK = 1.5
 """A direction of variance v, in units of the noise, counts (v / (v + this))^2 in the first pass: samples of pure noise
 reach several times its variance where a group has fewer patches than a patch has values."""

@@ -31,7 +31,10 @@ already in the base estimate, with the same sign."""
 NOISE_LEFT = 0.6
 """Share of the noise variance that cleaning leaves in the guide."""
 _COMPONENTS = 10
-_WHITENING, _AGAIN = 0.7, 0.4
+_AGAIN = 0.4
+WHITENING, LOOSE_WHITENING = 0.7, 1.0
+"""Shares of the posterior covariance that count as noise: of the estimate itself, and of the looser one that non-local
+Bayes cleans best. Whitened by another estimate's covariance, half of what it could remove would stay."""
 _FIRST_PRIOR, _FIRST_GUIDE = 4.0, 2.0
 _REFERENCE_PX = 96
 _LEAST_RELATIVE_NOISE = 1e-4
@@ -52,8 +55,22 @@ class NonlocalStep:
     out: torch.Tensor
 
     @classmethod
-    def make(cls, model: SceneModel, first: MapEstimator, power: FloatMatrix) -> NonlocalStep:
-        """Prepare the step; ``power`` is the covariance of the HSI's components, shape (component, component)."""
+    def make(
+        cls, model: SceneModel, first: MapEstimator, power: FloatMatrix, whitening: float = WHITENING
+    ) -> NonlocalStep:
+        """Prepare the step.
+
+        Parameters
+        ----------
+        model
+            The pair.
+        first
+            What made the components that are denoised.
+        power
+            Covariance of the HSI's components, shape (component, component).
+        whitening
+            Share of the posterior covariance of ``first`` that counts as noise.
+        """
         import torch
 
         leave, precision = first.leave.double().cpu().numpy(), first.precision.double().cpu().numpy()
@@ -62,7 +79,7 @@ class NonlocalStep:
         values[: len(axis)] = np.maximum(np.linalg.eigvalsh(axis @ axis.T), 0.0)
         response = np.outer(values, values)
         posterior = np.array([(1.0 / (response + a)).mean() for a in precision])
-        lower = np.linalg.cholesky(_WHITENING * (leave * posterior) @ leave.T)
+        lower = np.linalg.cholesky(whitening * (leave * posterior) @ leave.T)
         white = np.linalg.inv(lower)
         _, vectors = np.linalg.eigh(white @ power @ white.T)
         leading = vectors[:, ::-1][:, :_COMPONENTS]
@@ -78,7 +95,7 @@ class NonlocalStep:
         import torch
 
         leading = mix(self.into, state)
-        cleaned = torch.stack([nonlocal_bayes.denoise(image, step=step) for image in leading])
+        cleaned = torch.stack([denoise_components(image, step) for image in leading])
         return state + mix(self.out, cleaned - leading)
 
 
@@ -151,13 +168,11 @@ class Refinement:
                 aligned=aligned,
             )  # fmt: skip
 
-        plain = estimator(1.0, 1.0)
-        if kind == "map":
-            return cls(mean, forward, back, first=plain)
-        if kind == "clean":
-            return cls(mean, forward, back, first=plain, guide_noise=level)
+        if kind != "nonlocal":
+            cleaned = level if kind == "clean" else None
+            return cls(mean, forward, back, first=estimator(1.0, 1.0), guide_noise=cleaned)
         first, last = estimator(_FIRST_PRIOR, _FIRST_GUIDE), estimator(_AGAIN, 1.0)
-        step = NonlocalStep.make(model, plain, power)
+        step = NonlocalStep.make(model, first, power, LOOSE_WHITENING)
         return cls(mean, forward, back, first=first, nonlocal_step=step, last=last, guide_noise=level)
 
     @property
@@ -165,7 +180,7 @@ class Refinement:
         """HSI pixels of context that the refinement looks at beyond the base estimate's."""
         if self.nonlocal_step is None:
             return HALO_PX
-        return 2 * HALO_PX + nonlocal_halo_px(self.first.ratio)
+        return 2 * HALO_PX + component_halo_px(self.first.ratio)
 
     def clean(self, msi: torch.Tensor) -> torch.Tensor:
         """Return the guide (n, msi band, row, col) without noise, or as it is."""
@@ -222,8 +237,20 @@ def guide_variance(model: SceneModel, kind: RefinementKind) -> FloatMatrix:
 
 
 def nonlocal_halo_px(ratio: int) -> int:
-    """HSI pixels of context for one denoising; what lies farther has next to no weight."""
+    """HSI pixels of context for denoising a guide; what lies farther has next to no weight."""
     return -(-nonlocal_bayes.reach_px() // (2 * ratio))
+
+
+def component_halo_px(ratio: int) -> int:
+    """The same for denoising components."""
+    return -(-nonlocal_bayes.reach_px(nonlocal_bayes.COMPONENT_WINDOW_PX) // (2 * ratio))
+
+
+def denoise_components(x: torch.Tensor, step: int) -> torch.Tensor:
+    """Clean components (component, row, col) whose error has unit variance."""
+    return nonlocal_bayes.denoise(
+        x, similar=nonlocal_bayes.COMPONENT_SIMILAR, window_px=nonlocal_bayes.COMPONENT_WINDOW_PX, step=step
+    )  # fmt: skip
 
 
 def reference_step(ratio: int) -> int:
