@@ -144,8 +144,9 @@ class RefinedMethod(FusionMethod):
 
     @property
     def _halo_px(self) -> int:
-        reach = nonlocal_halo_px(self._ratio)
-        return {"fast": HALO_PX, "standard": HALO_PX + reach, "best": 2 * HALO_PX + reach + component_halo_px(self._ratio)}[self._quality]
+        standard = HALO_PX + nonlocal_halo_px(self._ratio)
+        best = standard + HALO_PX + component_halo_px(self._ratio)
+        return {"fast": HALO_PX, "standard": standard, "best": best}[self._quality]
 
     @property
     def spec(self) -> ModelSpec:
