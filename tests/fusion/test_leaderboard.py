@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -51,6 +52,22 @@ def test_what_loses_is_shown_losing(leaderboard: ModuleType) -> None:
 
 
 def test_the_command_is_told_without_places(leaderboard: ModuleType) -> None:
-    words = ["--data", "/some/where", "--quick", "--settings", "ratio 3, 35dB", "--output", "x.md"]
+    words = ["--data", "/some/where", "--quick", "--settings", "ratio 3, 35dB", "--records", "x.jsonl"]
     assert leaderboard._typed(words) == ["--quick", "--settings", '"ratio 3, 35dB"']
     assert leaderboard.parse(["--quick"]).sites == list(leaderboard.QUICK_SITES)
+
+
+def test_without_options_everything_is_written(leaderboard: ModuleType) -> None:
+    assert leaderboard.parse([]).output == BENCHMARKS.parent / "docs" / "leaderboard.md"
+    assert leaderboard.parse(["--quick"]).output is None
+
+
+def test_an_interrupted_run_goes_on_where_it_was(leaderboard: ModuleType, tmp_path: Path) -> None:
+    records = tmp_path / "records.jsonl"
+    assert leaderboard.kept_rows(records, "a") == []
+    row = record("glp", "a", 40.0) | {"weights": ""}
+    with records.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+    assert leaderboard.kept_rows(records, "a") == [row]
+    assert leaderboard.kept_rows(records, "b") == [], "rows of other code are not mixed in"
+    assert records.with_suffix(".old").is_file()
