@@ -150,6 +150,25 @@ def test_weights_turn_with_components_and_stay_bounded(backbone: str) -> None:
         assert float(gate.weights(state, outputs, strength, 3).abs().max()) <= 2.0
 
 
+@pytest.mark.parametrize(("sign", "used"), [(-1.0, False), (1.0, True)])
+def test_the_scene_decides_how_much_of_the_correction_is_used(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, sign: float, used: bool
+) -> None:
+    monkeypatch.setattr("hsfuse.fusion.methods.ssrfn_gate.scene.LEAST_REDUCED_PIXELS", 0)
+    gate = Gate(GateConfig())
+    with torch.no_grad():
+        # Wrong by far where the sign is turned: every expert is believed the other way round.
+        gate.constant[: len(EXPERTS)] *= 1.0 if used else 20.0 * sign
+    method = GateMethod(gate, quality="best")
+    found = _fused(method, pair)
+    validation = method.diagnostics.validation
+    assert validation is not None
+    assert (float(validation.share.max()) > 0.0) is used
+    assert (validation.gain_db > 0.0) is used
+    if not used:
+        assert np.allclose(found, _fused(_estimate(), pair), atol=1e-6)
+
+
 def test_quality_and_errors() -> None:
     method = GateMethod.untrained()
     assert refined(method, "fast").spec.name == "glp"

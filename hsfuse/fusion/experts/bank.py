@@ -189,7 +189,7 @@ class ExpertBank:
 
     def _ask(self, tile: TileState, x: Tensor, nonlocal_too: bool) -> Iterator[Tensor]:
         """Give what each expert says, in the order of :data:`EXPERTS`."""
-        into, ratio = self.canonical.into, self.model.ratio
+        ratio = self.model.ratio
         blur = TileBlur.of((x.shape[2], x.shape[3]), ratio, self.model.psf, self.offset_px, str(x.device))
         yield from (high_pass(x, width, ratio) for width in (_FINE_PX, _COARSE_PX))
         yield from (x - each for each in local_regressions(x, _LEADING, ratio))
@@ -200,9 +200,15 @@ class ExpertBank:
             yield from [torch.zeros_like(x)] * len(REDUCED_ERROR_EXPERTS)
         else:
             yield from self.reduced_error.apply(x, ratio)
+        yield from self._other_settings(tile, x)
+
+    def _other_settings(self, tile: TileState, x: Tensor) -> Iterator[Tensor]:
+        into = self.canonical.into
+        before = mix(into, tile.start) - x
+        misfit = self.plain.misfit(tile.seen, tile.guide, tile.start)
         for estimator in self.settings:
-            yield mix(into, tile.start + estimator.solve(tile.seen, tile.guide, tile.start)) - x
-        yield mix(into, tile.start + self.plain.solve(tile.seen, tile.raw_guide, tile.start)) - x
+            yield estimator.correct(misfit, into) + before
+        yield self.plain.correct(misfit.with_guide(tile.raw_guide - tile.guide), into) + before
 
     def _nonlocal(self, tile: TileState, x: Tensor) -> list[Tensor]:
         loose = tile.start + self.loose.solve(tile.seen, tile.guide, tile.start)

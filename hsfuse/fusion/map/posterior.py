@@ -15,7 +15,7 @@ made it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +30,30 @@ if TYPE_CHECKING:
 
 HALO_PX = 6
 """HSI pixels of context beyond which nothing reaches: a whole image is reproduced to 1e-4."""
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """What a state leaves unexplained.
+
+    Attributes
+    ----------
+    blur
+        The HSI's response to the tile.
+    hsi
+        Of the HSI's components, shape (n, component, row, col).
+    msi, low_msi
+        Of the guide on both grids, shape (n, msi band, row * ratio, col * ratio) and (n, msi band, row, col).
+    """
+
+    blur: TileBlur
+    hsi: torch.Tensor
+    msi: torch.Tensor
+    low_msi: torch.Tensor
+
+    def with_guide(self, change: torch.Tensor) -> Misfit:
+        """Return the misfit after something was added to the guide, shape (n, msi band, row * ratio, col * ratio)."""
+        return replace(self, msi=self.msi + change, low_msi=self.low_msi + self.blur.apply(change))
 
 
 @dataclass(frozen=True)
@@ -127,14 +151,37 @@ class MapEstimator:
         torch.Tensor
             Shape of ``state``.
         """
+        return self.correct(self.misfit(seen, msi, state))
+
+    def misfit(self, seen: torch.Tensor, msi: torch.Tensor, state: torch.Tensor) -> Misfit:
+        """Return what a state leaves unexplained; the same for all estimates of a pair, whatever they trust.
+
+        Parameters
+        ----------
+        seen, msi, state
+            As in :meth:`solve`.
+        """
         blur = TileBlur.of((state.shape[2], state.shape[3]), self.ratio, self.psf, self.offset_px, str(state.device))
         unexplained = msi - self.msi_mean[:, None, None] - mix(self.synthesis, state)
-        weight = self.precision[:, None, None]
+        return Misfit(blur, seen - blur.apply(state), unexplained, blur.apply(unexplained))
+
+    def correct(self, misfit: Misfit, into: torch.Tensor | None = None) -> torch.Tensor:
+        """Return what to add to the state, or to linear functions of it.
+
+        Parameters
+        ----------
+        misfit
+            Of the state.
+        into
+            Functions of the components, shape (function, component); None: the components themselves.
+        """
+        blur, weight = misfit.blur, self.precision[:, None, None]
+        leave = self.leave if into is None else into @ self.leave
         # The identity (B'B + a)^-1 = (1 - B' (B B' + a)^-1 B) / a leaves one blur and one transpose on the fine grid;
         # all that mixes components commutes with both and is done on the coarse one.
-        missing = weight * mix(self.enter, seen - blur.apply(state)) - mix(self.pull, blur.apply(unexplained))
-        coarse = mix(self.leave, blur.solve_coarse(missing, self.precision) / weight)
-        return blur.transpose(coarse).add_(mix(self.leave @ (self.pull / self.precision[:, None]), unexplained))
+        missing = weight * mix(self.enter, misfit.hsi) - mix(self.pull, misfit.low_msi)
+        coarse = mix(leave, blur.solve_coarse(missing, self.precision) / weight)
+        return blur.transpose(coarse).add_(mix(leave @ (self.pull / self.precision[:, None]), misfit.msi))
 
 
 def mix(matrix: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

@@ -38,7 +38,6 @@ from hsfuse.log import get_logger
 
 MIN_BANDS = 8
 """With fewer bands there is next to nothing that the guide does not say."""
-_MIN_GAIN_DB = 0.0
 _CONTEXT_PX = 8
 """HSI pixels that estimates, windows and network look at: tiles differ from the whole by 1e-5, with 6 by 9e-5."""
 _BYTES_PER_PIXEL = 4500
@@ -62,7 +61,8 @@ class GateMethod(NetworkMethod):
     quality
         ``best`` asks non-local Bayes too.
     validate
-        Use the gate only where it gains on the scene at reduced resolution, on scenes that are large enough to tell.
+        Use as much of the gate's correction as gains most on the scene at reduced resolution, none where it loses, on
+        scenes that are large enough to tell.
     """
 
     architecture = "ssrfn-gate"
@@ -86,7 +86,7 @@ class GateMethod(NetworkMethod):
         self._base: RefinedMethod | None = None
         self._scene: GateScene | None = None
         self._validation: CorrectionValidation | None = None
-        self._ratio = 3
+        self._ratio, self._share = 3, 1.0
 
     @classmethod
     def from_loaded(cls, loaded: LoadedNetwork, **options: Any) -> GateMethod:
@@ -151,7 +151,7 @@ class GateMethod(NetworkMethod):
     def fit(self, context: FusionContext, strips: Iterable[LowResolutionStrip]) -> None:
         """Fit the estimate and the experts, and test the gate at reduced resolution."""
         strips = list(strips)
-        self._ratio, self._scene = context.ratio, None
+        self._ratio, self._scene, self._share = context.ratio, None, 1.0
         self._base = refined_base(create_method(BASE), context.ratio)
         self._base.fit(context, strips)
         self._network.to(context.device)
@@ -167,14 +167,14 @@ class GateMethod(NetworkMethod):
         scene = GateScene.fit(reduced_fit, model, kind, seed=context.seed, device=context.device)
         if self._validate and scene.testable(reduced_fit):
             with torch.no_grad():
-                gain = scene.reduced(reduced_fit, kind, seed=context.seed, device=context.device).validated_gain(
-                    reduced_fit, self._network, nonlocal_too=self._quality == "best"
-                )
-            used = gain >= _MIN_GAIN_DB
-            share = np.full(bands, float(used), np.float32)
-            self._validation = CorrectionValidation(share, gain if used else 0.0, len(reduced_fit.windows))
-            _log.info("%s: %.2f dB over the estimate at reduced resolution.", self._name, gain)
-            if not used:
+                self._share, gain = scene.reduced(
+                    reduced_fit, kind, seed=context.seed, device=context.device
+                ).best_share(reduced_fit, self._network, nonlocal_too=self._quality == "best")
+            shares = np.full(bands, self._share, np.float32)
+            self._validation = CorrectionValidation(shares, gain, len(reduced_fit.windows))
+            _log.info("%s: %.2f dB over the estimate at reduced resolution with %g of the correction.",
+                      self._name, gain, self._share)  # fmt: skip
+            if self._share == 0.0:
                 return
         self._scene = scene
 
@@ -231,6 +231,8 @@ class GateMethod(NetworkMethod):
             tile = tile_state(
                 scene.step, hsi[one, :, *wide], guide[one, :, *fine], msi[one, :, *fine], base[one]
             )  # fmt: skip
-            change = scene.change(tile, self._network, nonlocal_too=self._quality == "best")
+            change = scene.change(
+                tile, self._network, nonlocal_too=self._quality == "best", share=self._share
+            )  # fmt: skip
             results.append(base[one][..., *shown] + mix(scene.step.back, change[..., *shown].contiguous()))
         return torch.cat(results)

@@ -23,6 +23,8 @@ from hsfuse.fusion.scene_model.model import SceneModel
 
 AGAIN, AGAIN_GUIDE = 0.1, 3.0
 """Factors on prior and guide error of the estimate that follows the gate; chosen on the validation sites."""
+SHARES = (1.0, 0.75, 0.5, 0.25)
+"""Of the gate's correction that are tried at reduced resolution; none where all lose."""
 LEAST_REDUCED_PIXELS = 900
 """Degraded HSI pixels from which experts can learn: a scene of 90 x 90 HSI pixels at a ratio of 3."""
 Weigh = Callable[[Tensor, Tensor, Tensor, int], Tensor]
@@ -100,7 +102,7 @@ class GateScene:
         """Whether experts can learn from the degraded windows."""
         return sum(window.low[0].size for window in reduced_fit.windows) >= LEAST_REDUCED_PIXELS
 
-    def change(self, tile: TileState, weigh: Weigh, *, nonlocal_too: bool) -> Tensor:
+    def change(self, tile: TileState, weigh: Weigh, *, nonlocal_too: bool, share: float = 1.0) -> Tensor:
         """Return what to add to the base estimate's components, shape (n, component, row, col).
 
         Parameters
@@ -111,11 +113,19 @@ class GateScene:
             The network.
         nonlocal_too
             Non-local Bayes among the experts, and once more at the end.
+        share
+            Of the correction that is used.
         """
-        canonical = self.bank.canonical
+        return self._followed(tile, share * self._correction(tile, weigh, nonlocal_too), nonlocal_too)
+
+    def _correction(self, tile: TileState, weigh: Weigh, nonlocal_too: bool) -> Tensor:
+        """What the network adds to the estimate, in canonical components."""
         state, outputs = self.bank.evaluate(tile, nonlocal_too=nonlocal_too)
-        correction = weigh(state, outputs, canonical.log_strength[None], self.bank.model.ratio)
-        del state, outputs
+        return weigh(state, outputs, self.bank.canonical.log_strength[None], self.bank.model.ratio)
+
+    def _followed(self, tile: TileState, correction: Tensor, nonlocal_too: bool) -> Tensor:
+        """Make the last estimate from a correction."""
+        canonical = self.bank.canonical
         better = tile.estimate + mix(canonical.out, correction)
         better = better + self.last.solve(tile.seen, tile.guide, better)
         if nonlocal_too:
@@ -123,15 +133,28 @@ class GateScene:
             better = better + mix(canonical.out, self.bank.denoise(x) - x)
         return better - tile.start
 
-    def validated_gain(self, reduced_fit: ReducedFit, weigh: Weigh, *, nonlocal_too: bool) -> float:
-        """Gain over the estimate without a gate on the degraded windows, dB; of a :meth:`reduced` scene."""
-        before, after = [], []
+    def best_share(self, reduced_fit: ReducedFit, weigh: Weigh, *, nonlocal_too: bool) -> tuple[float, float]:
+        """Choose how much of the gate's correction is used, on the degraded windows; of a :meth:`reduced` scene.
+
+        Returns
+        -------
+        share : float
+            Of :data:`SHARES`, or 0 where none gains over the estimate without a gate.
+        gain : float
+            Over that estimate, dB, mean over the bands; 0 without the gate.
+        """
+        before: list[Tensor] = []
+        after: list[list[Tensor]] = [[] for _ in SHARES]
         for window, fused in zip(reduced_fit.windows, reduced_fit.fused, strict=True):
             tile, base = _state_of(self.step, reduced_fit.method, window, fused)
-            change = self.change(tile, weigh, nonlocal_too=nonlocal_too)
+            correction = self._correction(tile, weigh, nonlocal_too)
             before.append(base + mix(self.step.back, tile.estimate - tile.start))
-            after.append(base + mix(self.step.back, change))
-        return validated_gain(reduced_fit.windows, before, after, self.bank.model)
+            for share, results in zip(SHARES, after, strict=True):
+                change = self._followed(tile, share * correction, nonlocal_too)
+                results.append(base + mix(self.step.back, change))
+        gains = [validated_gain(reduced_fit.windows, before, results, self.bank.model) for results in after]
+        best = int(np.argmax(gains))
+        return (SHARES[best], gains[best]) if gains[best] > 0.0 else (0.0, 0.0)
 
 
 def tile_state(step: Refinement, hsi: Tensor, guide: Tensor, raw_guide: Tensor, base: Tensor) -> TileState:
