@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hsfuse.errors import short_of_gpu_memory
-from hsfuse.inference.graphs import GraphBackend, graph_backend
+from hsfuse.inference.graphs import GraphBackend, cuda_graphs
 
 if TYPE_CHECKING:
     import torch
@@ -114,7 +114,7 @@ class CudaAccelerator:
 
     def graphs(self) -> GraphBackend | None:
         """CUDA graphs, unless they are switched off."""
-        return graph_backend(str(self._device))
+        return cuda_graphs(self._work)
 
     def out_of_memory(self, error: BaseException) -> bool:
         """Tell whether CUDA, or one of its libraries, ran out of memory."""

@@ -16,6 +16,7 @@ import contextlib
 import math
 import queue
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
@@ -39,6 +40,11 @@ _log = get_logger(__name__)
 
 FloatCube = NDArray[np.float32]
 Use = Callable[[Tile, FloatCube], int]
+
+
+class TileMemoryError(MemoryBudgetError):
+    """The device's memory is too small for a single tile: smaller ones may fit."""
+
 
 SLOTS = 3
 """One batch is cut out or copied there, one computed, one copied back or used."""
@@ -134,6 +140,9 @@ class DevicePipeline:
         self._given.put(None)
         for thread in self._threads:
             thread.join()
+        # A card that is lost says so once more: what ends the run is said already.
+        with contextlib.suppress(RuntimeError) if kind is not None else contextlib.nullcontext():
+            self._graphs.drop()
 
     def _send(self) -> None:
         """Cut out, queue copies and work, batch after batch."""
@@ -184,21 +193,23 @@ class DevicePipeline:
         """Halve the number of tiles per call after the device ran out of memory; False for any other error."""
         if not self._accelerator.out_of_memory(error):
             return False
+        # What the failed call had made so far lives in its frames.
+        traceback.clear_frames(error.__traceback__)
         self._graphs.drop()
         self._accelerator.release_memory()
         if len(job.batch.tiles) == 1:
             shape = " x ".join(map(str, job.batch.tiles[0].read.shape))
             self._fail(
                 job,
-                MemoryBudgetError(
-                    f"The device ran out of memory on a single tile of {shape} HSI pixels.",
+                TileMemoryError(
+                    f"The GPU ran out of memory on a single tile of {shape} HSI pixels.",
                     hint="Choose a smaller --tile, a lower --precision, or --device cpu.",
                 ),
             )
             return False
         self.batch = max(len(job.batch.tiles) // 2, 1)
         self._halved(self.batch)
-        _log.warning("The device ran out of memory; going on with %d tiles at a time.", self.batch)
+        _log.warning("The GPU ran out of memory; going on with %d tiles at a time.", self.batch)
         return True
 
     def _receive(self) -> None:

@@ -6,6 +6,7 @@ fuse and handed to the sink by a thread of its own. Peak memory is a few strips,
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -20,7 +21,7 @@ from hsfuse.inference.accelerator import Accelerator, accelerator_for
 from hsfuse.inference.device_pipeline import DevicePipeline
 from hsfuse.inference.handover import Handover, RowEncoder, Sink
 from hsfuse.inference.row_jobs import RowJob, blended_rows
-from hsfuse.inference.row_masks import MasksAhead
+from hsfuse.inference.row_masks import MasksAhead, RowMasks
 from hsfuse.inference.row_pipeline import RowPipeline
 from hsfuse.inference.scene import FusionScene
 from hsfuse.inference.statistics import FusionStatistics
@@ -54,6 +55,7 @@ def fuse_scene_tiles(
     memory: int | None = None,
     encoder: RowEncoder | None = None,
     progress: Progress | None = None,
+    statistics: FusionStatistics | None = None,
 ) -> FusionStatistics:
     """Fuse a scene tile by tile and pass finished rows on.
 
@@ -77,22 +79,26 @@ def fuse_scene_tiles(
         Threads that fuse tiles side by side on the CPU, each with one torch thread: two threads inside every small
         operation would spend their time waiting for each other.
     rows_done
-        Fine rows that an interrupted run has finished (a value the sink was given as ``row0``).
+        Fine rows that are finished already: a value that the sink was given as ``row0`` in a run with this plan, or
+        the plan's first row.
     clip
         Cut reflectance to :data:`PHYSICAL_RANGE`.
     memory
         Bytes that the process is planned to take. Near them, memory that tiles of other shapes have freed goes back.
     encoder
         Makes the samples that the sink takes; float32 reflectance when None.
+    statistics
+        What was counted of the finished rows; it is added to. None: those rows are counted anew.
 
     Raises
     ------
-    MemoryBudgetError
+    TileMemoryError
         The GPU is too small for a single tile.
     """
-    statistics = FusionStatistics(tiles=len(plan), batch=batch)
-    if rows_done:
-        _count_finished(scene, rows_done, statistics)
+    if statistics is None:
+        statistics = count_finished(scene, rows_done)
+    statistics.tiles += len(plan)
+    statistics.batch = batch
     first = _first_tile_row(plan, rows_done, scene.ratio)
     if first == plan.shape[0]:
         return statistics
@@ -104,8 +110,8 @@ def fuse_scene_tiles(
     # Those of classical methods are closed only where they would break the plan.
     tidy = on_cpu and method.spec.kind == "network"
     tidy_above = int(_TIDY_ABOVE * memory) if on_cpu and memory else 0
-    masks = MasksAhead(top=plan.finished_rows(start - 1) * scene.ratio if start else 0, ratio=scene.ratio,
-                   bands=len(scene.bands))  # fmt: skip
+    top = plan.finished_rows(start - 1) if start else plan.first_row
+    masks = MasksAhead(top=top * scene.ratio, ratio=scene.ratio, bands=len(scene.bands))
     with (
         large_arrays_apart() if tidy else nullcontext(),
         _workers(workers if on_cpu else 1) as pool,
@@ -115,8 +121,14 @@ def fuse_scene_tiles(
     ):
         job = RowJob(scene, method, plan, pipeline_of_device, pool, statistics, handover, limits, tidy_above)
 
+        underway: deque[RowMasks | None] = deque()
+
         def finished(clipped: int) -> None:
             statistics.clipped += clipped
+            masked = underway.popleft()
+            if masked is not None:
+                _count(masked.valid, masked.cloud, statistics)
+                statistics.computed_pixels += int(masked.valid.sum())
             if tidy:
                 release_freed_memory()
             stage.advance()
@@ -128,10 +140,8 @@ def fuse_scene_tiles(
                 rows = _finished(plan, tile_row, masks.top, scene.ratio)
                 ready = rows.row0 >= rows_done
                 masked = masks.take(rows.shape[0])
+                underway.append(masked if ready else None)
                 pipeline.add(begin_row(tile_row, strip, rows, masked, ready))
-                if ready:
-                    _count(masked.valid, masked.cloud, statistics)
-                    statistics.computed_pixels += int(masked.valid.sum())
                 del strip
     return statistics
 
@@ -147,12 +157,14 @@ def _count(valid: BoolArray, cloud: BoolArray, statistics: FusionStatistics) -> 
     statistics.total_pixels += valid.size
 
 
-def _count_finished(scene: FusionScene, rows_done: int, statistics: FusionStatistics) -> None:
-    """Count the rows of an interrupted run too: coverage is a fact about the product, not about this run."""
+def count_finished(scene: FusionScene, rows_done: int) -> FusionStatistics:
+    """Count the fine rows of an interrupted run: coverage is a fact about the product, not about this run."""
+    statistics = FusionStatistics()
     rows = rows_done // scene.ratio
     for row0 in range(0, rows, _COUNT_ROWS):
         strip = scene.read(Slice2D(row0, min(row0 + _COUNT_ROWS, rows), 0, scene.grid.width))
         _count(strip.valid, strip.cloud, statistics)
+    return statistics
 
 
 def _first_tile_row(plan: TilePlan, rows_done: int, ratio: int) -> int:

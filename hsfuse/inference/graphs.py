@@ -58,18 +58,25 @@ class GraphBackend(Protocol):
 
 
 class CudaGraphs:
-    """Graphs of one CUDA device, captured on the stream on which they are replayed."""
+    """Graphs of one CUDA device.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    stream
+        They are captured, and replayed, on this one, which must not be the default stream.
+    """
+
+    def __init__(self, stream: Any) -> None:
         import torch
 
+        self._stream = stream
         self._pool: Any = torch.cuda.graph_pool_handle()
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Capture on the current stream, which must not be the default one."""
+        """Capture; the stream is the current one."""
         import torch
 
-        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        graph, stream = torch.cuda.CUDAGraph(), self._stream
         try:
             # Graphs share their memory: they run one after the other, and results are copied out before the next.
             # Other threads go on waiting for events and using pinned memory meanwhile.
@@ -80,10 +87,8 @@ class CudaGraphs:
         return graph.replay
 
     def settle(self) -> None:
-        """Wait for the stream of work."""
-        import torch
-
-        torch.cuda.current_stream().synchronize()
+        """Wait for the stream."""
+        self._stream.synchronize()
 
     def forget(self) -> None:
         """Take another pool of memory: one that nobody used any more cannot be used again."""
@@ -92,10 +97,10 @@ class CudaGraphs:
         self._pool = torch.cuda.graph_pool_handle()
 
 
-def graph_backend(device: str) -> GraphBackend | None:
-    """What records work for a device; None where it is switched off or the device has nothing like it."""
+def cuda_graphs(stream: Any) -> GraphBackend | None:
+    """What records work on a stream of a CUDA device; None where that is switched off."""
     off = os.environ.get(SWITCH, "").lower() in ("off", "0", "no", "false")
-    return CudaGraphs() if device.startswith("cuda") and not off else None
+    return None if off else CudaGraphs(stream)
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, ModelSpec
-from hsfuse.inference.accelerator import bounded_vram
+from hsfuse.inference.accelerator import Accelerator, bounded_vram
+from hsfuse.inference.backing_off import fuse_backing_off
 from hsfuse.inference.budget import Estimate, choose_plan, make_budget
-from hsfuse.inference.engine import fuse_scene_tiles
+from hsfuse.inference.engine import count_finished, fuse_scene_tiles
 from hsfuse.inference.handover import RowEncoder, Sink
 from hsfuse.inference.scene import FusionScene
 from hsfuse.inference.statistics import FusionStatistics
@@ -113,16 +115,28 @@ def fuse(
     clip: bool = True,
     encoder: RowEncoder | None = None,
     progress: Progress | None = None,
+    changed: Callable[[TilePlan], None] | None = None,
+    accelerator: Accelerator | None = None,
 ) -> FusionStatistics:
     """Fuse a scene with a fitted method as planned; see :func:`hsfuse.inference.engine.fuse_scene_tiles`.
 
-    ``tiles`` replaces the estimate's plan: a run that is gone on with keeps to the tiles that it began with.
+    ``tiles`` replaces the estimate's plan: a run that is gone on with keeps to the tiles that it began with. Where a
+    GPU's memory is too small for a tile, smaller ones follow (:mod:`hsfuse.inference.backing_off`), and ``changed`` is
+    given their plan.
+
+    Raises
+    ------
+    MemoryBudgetError
+        The GPU is too small for the smallest tile.
     """
+    fuse_rows = partial(
+        fuse_scene_tiles, scene, method, device=resources.device, accelerator=accelerator, workers=resources.threads,
+        clip=clip, memory=estimate.host_bytes, encoder=encoder, progress=progress,
+    )  # fmt: skip
     with bounded_vram(resources.device, resources.vram):
-        return fuse_scene_tiles(
-            scene, method, tiles or estimate.plan, sink, device=resources.device, batch=estimate.batch,
-            workers=resources.threads, rows_done=rows_done, clip=clip, memory=estimate.host_bytes, encoder=encoder,
-            progress=progress,
+        return fuse_backing_off(
+            fuse_rows, tiles or estimate.plan, sink, ratio=scene.ratio, batch=estimate.batch,
+            statistics=count_finished(scene, rows_done), rows_done=rows_done, changed=changed,
         )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from the pixels that are wanted (:func:`hsfuse.inference.layout.tiles_around`).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 
 from hsfuse.errors import UsageError
 from hsfuse.grid import Slice2D
+
+_LEAST_TILE_PX = 8
+"""Of a core, HSI pixels: smaller ones would compute little but context."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ class TilePlan:
         holds whole rows of tiles.
     abreast
         Tiles of a row that are computed at the same time: where tiles are cut to fit, the cut shares the work evenly.
+    first_row
+        The first row of the partition: those above are finished, by another plan.
     """
 
     height: int
@@ -77,10 +82,13 @@ class TilePlan:
     multiple: int = 1
     tile_width: int | None = None
     abreast: int = 1
+    first_row: int = 0
 
     def __post_init__(self) -> None:
         if min(self.tile, self.columns) < 1 or self.overlap < 0 or self.halo < 0 or self.multiple < 1:
             raise UsageError("Tile, overlap, halo and multiple must not be negative.")
+        if not 0 <= self.first_row < self.height:
+            raise UsageError(f"Tiles cannot begin in row {self.first_row} of {self.height}.")
         if self.overlap % 2:
             raise UsageError(f"The overlap must be an even number of HSI pixels, not {self.overlap}.")
         if self.overlap > min(self.tile, self.columns):
@@ -100,8 +108,15 @@ class TilePlan:
 
     @property
     def row_edges(self) -> NDArray[np.int64]:
-        """Row borders of the cores, from 0 to the height, as even as possible."""
-        return _edges(self.height, self.tile, self.overlap)
+        """Row borders of the cores, from the first row to the height, as even as possible."""
+        edges = _edges(self.height - self.first_row, self.tile, self.overlap)
+        return edges + self.first_row if self.first_row else edges
+
+    @property
+    def row_seams(self) -> NDArray[np.int64]:
+        """Rows of the image at which tiles meet, the border to rows that another plan made included."""
+        edges = self.row_edges
+        return edges[(edges > 0) & (edges < self.height)]
 
     @property
     def col_edges(self) -> NDArray[np.int64]:
@@ -138,11 +153,13 @@ class TilePlan:
         rows, cols = self.row_edges, self.col_edges
         core = Slice2D(int(rows[row]), int(rows[row + 1]), int(cols[col]), int(cols[col + 1]))
         half = self.overlap // 2
-        blend = Slice2D(core.row0 - half, core.row1 + half, core.col0 - half, core.col1 + half)
-        blend = blend.clipped(self.height, self.width)
+        grown = Slice2D(core.row0 - half, core.row1 + half, core.col0 - half, core.col1 + half)
+        grown = grown.clipped(self.height, self.width)
+        # Rows above the first are finished: they are context, and as much of it as any other tile has.
+        blend = replace(grown, row0=max(grown.row0, self.first_row))
         return Tile(
-            row, col, core, blend, self.around(blend),
-            core.row0 > 0, core.row1 < self.height, core.col0 > 0, core.col1 < self.width,
+            row, col, core, blend, self.around(grown),
+            core.row0 > self.first_row, core.row1 < self.height, core.col0 > 0, core.col1 < self.width,
         )  # fmt: skip
 
     def around(self, blend: Slice2D) -> Slice2D:
@@ -150,6 +167,18 @@ class TilePlan:
         row0, row1 = self._padded(blend.row0, blend.row1, self.height)
         col0, col1 = self._padded(blend.col0, blend.col1, self.width)
         return Slice2D(row0, row1, col0, col1)
+
+    def below(self, row: int) -> TilePlan:
+        """Return equal tiles for the rows from ``row`` on; those above are finished."""
+        return replace(self, first_row=row)
+
+    def halved(self) -> TilePlan | None:
+        """Return tiles of half the sides; None where they would be too small for their overlap."""
+        least = max(2 * self.overlap, _LEAST_TILE_PX)
+        side, width = (size if size <= least else max(size // 2, least) for size in (self.tile, self.columns))
+        if (side, width) == (self.tile, self.columns):
+            return None
+        return replace(self, tile=side, tile_width=None if self.tile_width is None else width)
 
     def row_of_tiles(self, row: int) -> Iterator[Tile]:
         """Tiles of one row, from left to right."""

@@ -137,6 +137,11 @@ class CubeWriter:
         """Plan that the remaining rows have to follow: that of the run which made the first ones."""
         return {} if self._journal is None else dict(self._journal.plan)
 
+    def change_plan(self, plan: Mapping[str, Any]) -> None:
+        """Let the rows that follow have another plan, also for a run that goes on with them."""
+        if self._journal is not None:
+            self._journal.plan = dict(plan)
+
     def stored_rows(self) -> StoredRows | None:
         """Return a reader of the rows that works while and after :meth:`finish`; None for a finished product."""
         return None if self._journal is None else self._journal.view()

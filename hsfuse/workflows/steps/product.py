@@ -82,9 +82,15 @@ def make_product(
             _log.info("Going on at row %d of %d.", writer.rows_done, scene.fine_grid.height)
         here = computed_on(resources.device, chosen.method.spec.precision)
         tiles = _tiles_to_follow(writer, estimate, here)
+
+        def changed(plan: TilePlan) -> None:
+            nonlocal tiles
+            tiles = plan
+            writer.change_plan(plan.to_dict() | {COMPUTED_ON: here})
+
         statistics = pipeline.fuse(
             scene, chosen.method, estimate, writer.write_rows, resources, tiles=tiles, rows_done=writer.rows_done,
-            clip=config.clip, encoder=writer.encoding, progress=clock,
+            clip=config.clip, encoder=writer.encoding, progress=clock, changed=changed,
         )  # fmt: skip
         facts: dict[str, Any] = {"statistics": vars(statistics)}
         release_freed_memory()

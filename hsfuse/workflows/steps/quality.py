@@ -337,7 +337,7 @@ def _alignment(prepared: PreparedScene, details: tuple[DetailPair, ...]) -> Alig
 
 def _seams(scene: FusionScene, fused: ImageSource, plan: TilePlan, centre: NDArray[np.float64]) -> SeamReport | None:
     r = scene.ratio
-    rows, cols = plan.row_edges[1:-1] * r, plan.col_edges[1:-1] * r
+    rows, cols = plan.row_seams * r, plan.col_edges[1:-1] * r
     if rows.size + cols.size == 0:
         return None
     bands = sorted({int(np.abs(centre - nm).argmin()) for nm in _SEAM_NM})
