@@ -211,6 +211,11 @@ def predict_stages(
     return StageSeconds(learning / speed.free, fusing / speed.workers / speed.free, finishing / speed.free)
 
 
+def seconds_of_host(samples: int, speed: MachineSpeed) -> float:
+    """Seconds of cutting out, masking, encoding and storing while a GPU computes: in threads that overlap."""
+    return samples * _FUSE_BYTES / speed.stream / min(speed.workers, 2) / speed.free
+
+
 def _method_seconds(estimate: Estimate, spec: ModelSpec, speed: MachineSpeed) -> float:
     """Seconds of one core that the method itself takes."""
     if spec.kind != "network":

@@ -22,8 +22,9 @@ from hsfuse.fusion.nets.band_matching import match_bands
 from hsfuse.fusion.nets.header import NetworkHeader
 from hsfuse.fusion.registry import available_methods
 from hsfuse.inference import pipeline
+from hsfuse.inference.card_speed import card_speed, predict_stages_with
 from hsfuse.inference.scene import FusionScene
-from hsfuse.inference.speed import measure_speed, predict_stages
+from hsfuse.inference.speed import measure_speed
 from hsfuse.log import get_logger
 from hsfuse.outputs import check_new_files, refuse_inputs
 from hsfuse.process import bounded_block_cache
@@ -251,15 +252,14 @@ def _to_come(config: CompareConfig, expected: Mapping[str, float]) -> list[Step]
 def expected_seconds(
     specs: Sequence[MethodSpecification], scene: FusionScene, config: CompareConfig, resources: Resources
 ) -> dict[str, float]:
-    """Say how long the methods will take on this machine; empty on a GPU, of which that is not known."""
-    if resources.on_gpu:
-        return {}
+    """Say how long the methods will take on this machine."""
+    card = card_speed(resources.device) if resources.on_gpu else None
     speed, found = measure_speed(resources.threads), {}
     samples = int(np.prod(scene.fine_grid.shape)) * len(scene.bands)
     for spec in specs:
         method = spec.create().spec
         plan = pipeline.plan(scene, method, resources, tile=config.tile)
-        stages = predict_stages(plan, method, samples, speed, judged=False)
+        stages = predict_stages_with(card, plan, method, samples, speed, judged=False)
         found[spec.label] = round(stages.learn + stages.fuse + 60.0 * (spec.adapt_minutes or 0.0), 1)
     slow = sorted(found, key=lambda label: -found[label])[:3]
     _log.info(

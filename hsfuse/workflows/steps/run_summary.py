@@ -8,15 +8,14 @@ from typing import Any
 from hsfuse._version import __version__
 from hsfuse.config import RunConfig
 from hsfuse.inference.budget import Estimate
-from hsfuse.inference.speed import StageSeconds, measure_speed, predict_stages
+from hsfuse.inference.card_speed import card_speed, predict_stages_with
+from hsfuse.inference.speed import StageSeconds, measure_speed
 from hsfuse.readers.base import ProductInfo
 from hsfuse.resources import Resources
 from hsfuse.workflows.steps.methods import ChosenMethod
 from hsfuse.workflows.steps.prepare import PreparedScene
 
 SAMPLE_BYTES = {"int16": 2, "uint16": 2, "float32": 4}
-_IO_BYTES_PER_SECOND = 150e6
-_GPU_FLOP_PER_SECOND = 2e13
 
 
 def plan_summary(
@@ -27,7 +26,7 @@ def plan_summary(
     fine = scene.fine_grid
     samples = fine.height * fine.width * len(scene.bands)
     raw = samples * SAMPLE_BYTES[config.dtype]
-    stages = _guess_seconds(estimate, chosen, config, samples, raw, resources)
+    stages = _guess_seconds(estimate, chosen, config, samples, resources)
     return {
         "hsfuse": __version__,
         "config": config.model_dump(mode="json"),
@@ -76,13 +75,12 @@ def method_summary(chosen: ChosenMethod) -> dict[str, Any]:
 
 
 def _guess_seconds(
-    estimate: Estimate, chosen: ChosenMethod, config: RunConfig, samples: int, raw_bytes: int, resources: Resources
+    estimate: Estimate, chosen: ChosenMethod, config: RunConfig, samples: int, resources: Resources
 ) -> StageSeconds:
     """Seconds from the plan to the finished product: by what this machine is measured to do right now."""
-    if resources.on_gpu:
-        return StageSeconds(0.0, estimate.flop / _GPU_FLOP_PER_SECOND, raw_bytes / _IO_BYTES_PER_SECOND)
+    card = card_speed(resources.device) if resources.on_gpu else None
     speed = measure_speed(resources.threads)
-    return predict_stages(estimate, chosen.method.spec, samples, speed, judged=config.report)
+    return predict_stages_with(card, estimate, chosen.method.spec, samples, speed, judged=config.report)
 
 
 def _adapt_seconds(chosen: ChosenMethod, config: RunConfig) -> float:
