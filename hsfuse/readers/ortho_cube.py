@@ -26,6 +26,8 @@ from hsfuse.readers.package import ProductPackage
 from hsfuse.spectral import BandTable
 
 _PROBES = 8
+_NOT_MEASURED = 255
+"""In a layer of defects: nothing was measured there."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ class CubeFacts:
     hidden
         Layers of cloud, cloud shadow and cirrus; those that were not delivered are passed over.
     defects
-        File with one layer a band whose non-zero samples are defective; None when there is none.
+        File with one layer a band whose non-zero samples are defective, 255 being outside the image; None when there
+        is none.
     """
 
     sensor: str
@@ -114,6 +117,8 @@ class OrthoCube(HyperspectralProduct):
                     hint="The files belong to different products; download the product again.",
                 )
             self._grid = read_grid(cube, package.path)
+            # Some metadata state another number than the image, which is to be believed then too.
+            self._fill = np.unique([facts.nodata, facts.nodata if cube.nodata is None else cube.nodata])
             self._hidden = tuple(layer for layer in facts.hidden if self._matching(layer.part))
             self._defects = facts.defects if facts.defects is not None and self._matching(facts.defects) else None
         except BaseException:
@@ -217,14 +222,20 @@ class OrthoCube(HyperspectralProduct):
         raw = self._raw("SPECTRAL_IMAGE", [int(slot) + 1 for slot in slots], block)
         out: FloatCube = np.multiply(raw, self._facts.scale[slots, None, None].astype(np.float32), dtype=np.float32)
         out += self._facts.offset[slots, None, None].astype(np.float32)
-        out[(raw == self._facts.nodata) | ~np.isfinite(out)] = np.nan
+        out[self._is_fill(raw) | ~np.isfinite(out)] = np.nan
         return out
 
     def valid(self, block: Slice2D) -> BoolArray:
         """Pixels with data in any of some bands spread over the spectrum, shape (row, col)."""
         slots = self._bands.slot[self._probes]
         raw = self._raw("SPECTRAL_IMAGE", [int(slot) + 1 for slot in slots], block)
-        return np.asarray((raw != self._facts.nodata).any(axis=0), dtype=np.bool_)
+        return np.asarray((~self._is_fill(raw)).any(axis=0), dtype=np.bool_)
+
+    def _is_fill(self, raw: NDArray[Any]) -> BoolArray:
+        found: BoolArray = raw == self._fill[0]
+        for number in self._fill[1:]:
+            found |= raw == number
+        return found
 
     def cloud(self, block: Slice2D) -> BoolArray | None:
         """Pixels under cloud, cloud shadow or cirrus by the producer's layers, shape (row, col); None without any."""
@@ -245,10 +256,10 @@ class OrthoCube(HyperspectralProduct):
         count = self._layers[self._defects].count
         if count != len(self._facts.bands):
             # One layer for all bands.
-            defect = np.repeat(self._raw(self._defects, [1], block) != 0, slots.size, axis=0)
+            marks = np.repeat(self._raw(self._defects, [1], block), slots.size, axis=0)
         else:
-            defect = self._raw(self._defects, [int(slot) + 1 for slot in slots], block) != 0
-        return np.where(defect, np.uint8(ERROR_INVALID_L1), np.uint8(0))
+            marks = self._raw(self._defects, [int(slot) + 1 for slot in slots], block)
+        return np.where((marks != 0) & (marks != _NOT_MEASURED), np.uint8(ERROR_INVALID_L1), np.uint8(0))
 
     def close(self) -> None:
         """Close all files and remove what was unpacked."""

@@ -19,8 +19,10 @@ MAX_IMAGE_BYTES = 8 << 30
 """Several times the largest image of the missions that come in such packages."""
 
 _PART = re.compile(
-    r"^(?P<scene>.+)-(?P<part>METADATA|SPECTRAL_IMAGE|QL_[A-Z_0-9-]+?)(_COG)?\.(?P<suffix>xml|tiff?)$", re.I
+    r"^(?:(?P<scene>.+)-)?(?P<part>METADATA|SPECTRAL_IMAGE|QL_[A-Z_0-9-]+?)(_COG)?\.(?P<suffix>xml(?:\.xml)?|tiff?)$",
+    re.I,
 )
+"""Catalogues deliver some products with ``.XML.XML``, and some without the scene's name before their parts."""
 _PEEK_BYTES = 4096
 _DAMAGED = LIKELY - 0.1
 """Confidence in a package whose metadata are missing or damaged."""
@@ -47,12 +49,12 @@ class ProductPackage:
         self._zip: zipfile.ZipFile | None = None
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._infos: Mapping[str, zipfile.ZipInfo] = {}
+        self._folder = path if path.is_dir() else path.parent
         if path.is_file() and zipfile.is_zipfile(path):
             names = self._open_zip()
         else:
-            self._folder = path if path.is_dir() else path.parent
             names = _names_below(self._folder)
-        self._alias = FolderAlias(path.parent if self._zip is not None else self._folder)
+        self._alias = FolderAlias(self._folder)
         self.scene, self._parts = self._choose(names)
 
     def _open_zip(self) -> list[str]:
@@ -69,10 +71,10 @@ class ProductPackage:
         scenes: dict[str, dict[str, str]] = {}
         for name in sorted(names):
             if (match := _PART.match(PurePosixPath(name).name)) is not None:
-                scenes.setdefault(match["scene"], {}).setdefault(match["part"].upper(), name)
+                scenes.setdefault(match["scene"] or "", {}).setdefault(match["part"].upper(), name)
         own = _PART.match(self.path.name) if self.path.is_file() else None
         if own is not None:
-            scenes = {scene: parts for scene, parts in scenes.items() if scene == own["scene"]}
+            scenes = {scene: parts for scene, parts in scenes.items() if scene == (own["scene"] or "")}
         scenes = {scene: parts for scene, parts in scenes.items() if "METADATA" in parts or len(scenes) == 1}
         if len(scenes) != 1:
             self.close()
@@ -81,7 +83,8 @@ class ProductPackage:
                 f"{self.path} holds {found} of {self.mission} instead of one.",
                 hint="Pass the *-METADATA.XML of the scene, with its other files beside it.",
             )
-        return next(iter(scenes.items()))
+        scene, parts = next(iter(scenes.items()))
+        return scene or (self.path.stem if self.path.is_file() and own is None else self._folder.name), parts
 
     def has(self, part: str) -> bool:
         """Tell whether a part (``QL_QUALITY_CLOUD``) was delivered."""
@@ -192,18 +195,18 @@ def package_confidence(path: Path, mark: bytes, mission: str) -> float:
     if zipfile.is_zipfile(path):
         try:
             with zipfile.ZipFile(path) as archive:
-                listed = [name.replace("\\", "/") for name in archive.namelist()]
+                infos = {info.filename.replace("\\", "/"): info for info in archive.infolist()}
+                whole = any(_is_metadata(name) and _is_marked(archive, infos[name], mark) for name in infos)
         except DAMAGED_ZIP:
             return 0.0
-        mine = [name for name in listed if _is_part(name, mission)]
-        whole = any(name.lower().endswith("-metadata.xml") for name in mine)
-        return CERTAIN if whole else _DAMAGED if mine else 0.0
+        return CERTAIN if whole else _DAMAGED if any(_is_part(name, mission) for name in infos) else 0.0
     match = _PART.match(path.name)
     if match is None:
         return 0.0
     if match["part"].upper() == "METADATA":
         return CERTAIN if _peek(path, mark) else _DAMAGED if _is_part(path.name, mission) else 0.0
-    beside = [file for file in path.parent.iterdir() if file.name.lower().startswith(match["scene"].lower())]
+    scene = (match["scene"] or "").lower()
+    beside = [file for file in path.parent.iterdir() if file.name.lower().startswith(scene)]
     if any(_peek(file, mark) for file in beside):
         return LIKELY - 0.05
     # An image that was given a header of its own is a raster like any other.
@@ -219,11 +222,21 @@ def _is_part(name: str, mission: str) -> bool:
 
 def is_package_folder(folder: Path, mark: bytes) -> bool:
     """Tell whether a folder itself holds one scene of a mission."""
-    return sum(_peek(file, mark) for file in folder.glob("*") if file.name.lower().endswith("-metadata.xml")) == 1
+    return sum(_peek(file, mark) for file in folder.glob("*")) == 1
+
+
+def _is_metadata(name: str) -> bool:
+    match = _PART.match(PurePosixPath(name).name)
+    return match is not None and match["part"].upper() == "METADATA"
+
+
+def _is_marked(archive: zipfile.ZipFile, info: zipfile.ZipInfo, mark: bytes) -> bool:
+    with archive.open(info) as member:
+        return mark in member.read(_PEEK_BYTES)
 
 
 def _peek(file: Path, mark: bytes) -> bool:
-    if not file.name.lower().endswith("-metadata.xml") or not file.is_file():
+    if not _is_metadata(file.name) or not file.is_file():
         return False
     with file.open("rb") as stream:
         return mark in stream.read(_PEEK_BYTES)

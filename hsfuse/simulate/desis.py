@@ -10,13 +10,17 @@ from numpy.typing import NDArray
 
 from hsfuse.errors import OutputError
 from hsfuse.simulate.blocks import CubeBlock
-from hsfuse.simulate.dlr_package import Marks, Numbers, PackageLayout, write_layer
+from hsfuse.simulate.dlr_package import Marks, Numbers, PackageLayout, tag, tags, write_layer
 from hsfuse.spectral import BandTable
 
 _BANDS, _FIRST_NM, _STEP_NM, _FWHM_NM = 235, 401.9, 2.553, 3.5
 _QUALITY_LAYERS = 10
 _SHADOW, _LAND, _CLOUD_OVER_LAND = 0, 1, 5
 """Layers of ``QL_QUALITY-2``, from 0."""
+_FRAMES = {
+    "upper_left": "point_1", "lower_left": "point_2", "lower_right": "point_3", "upper_right": "point_4",
+    "center": "center",
+}  # fmt: skip
 
 
 def desis_bands(count: int = _BANDS) -> BandTable:
@@ -63,30 +67,51 @@ def write_desis_numbers(
 
 
 def metadata_xml(layout: PackageLayout) -> str:
-    """Metadata of a product."""
-    bands, level, scene = layout.bands, layout.level, scene_name(layout)
-    entries = "".join(
-        f"<band><bandNumber>{i}</bandNumber><wavelengthCenterOfBand>{float(centre)}</wavelengthCenterOfBand>"
-        f"<wavelengthWidthOfBand>{float(width)}</wavelengthWidthOfBand><response>0.1,1,0.1</response>"
-        f"<wavelengths>{centre - 2:.3f},{centre:.3f},{centre + 2:.3f}</wavelengths>"
-        f"<gainOfBand>{float(gain)!r}</gainOfBand><offsetOfBand>{float(offset)!r}</offsetOfBand></band>"
-        for i, (centre, width, gain, offset) in enumerate(
-            zip(bands.centre_nm, bands.fwhm_nm, layout.gains, layout.offsets, strict=True), start=1
-        )
-    )
-    points = "".join(
-        f"<point><frame>{name}</frame><latitude>{lat:.8f}</latitude><longitude>{lon:.8f}</longitude></point>"
+    """Metadata of a product: all elements that SISTER's, acolite's and other public readers look for."""
+    level, scene = layout.level, scene_name(layout)
+    time = f"{layout.start:%Y-%m-%dT%H:%M:%S.%f}Z"
+    points = (
+        tag("point", tags(frame=_FRAMES[name], latitude=f"{lat:.8f}", longitude=f"{lon:.8f}"))
         for name, lon, lat in layout.corners()
     )
-    return f"""<?xml version="1.0" encoding="UTF-8"?>
-<hsi_doc xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">
- <metadata><name>{scene}-METADATA.xml</name><schema><versionSchema>1.0</versionSchema></schema></metadata>
- <base><format>HSI_{level}</format><revision>02.20</revision><altitudeCoverage>412000</altitudeCoverage>
-  <temporalCoverage><startTime>{layout.start:%Y-%m-%dT%H:%M:%S.%f}Z</startTime>
-   <endTime>{layout.start:%Y-%m-%dT%H:%M:%S.%f}Z</endTime></temporalCoverage>
-  <spatialCoverage><boundingPolygon>{points}</boundingPolygon></spatialCoverage></base>
- <specific><mission>MUSES</mission><sensor>DESIS</sensor><numberOfBands>{len(bands)}</numberOfBands>
-  <sunZenithAngle>{layout.sun_zenith_deg}</sunZenithAngle><sunAzimuthAngle>{layout.sun_azimuth_deg}</sunAzimuthAngle>
-  <sceneAzimuthAngle>221.0</sceneAzimuthAngle><sceneIncidenceAngle>{layout.view_zenith_deg}</sceneIncidenceAngle>
-  <cloudCoverage>{layout.cover("cloud")}</cloudCoverage><tilingTileID>11</tilingTileID>
-  <bandCharacterisation>{entries}</bandCharacterisation></specific></hsi_doc>"""
+    parts = (
+        tag("metadata", tags(name=f"{scene}-METADATA.xml"), tag("schema", tags(versionSchema="1.0"))),
+        tag("processing", tags(terrainCorrection="Yes", ozoneValue=330, productFormat="GeoTIFF+Metadata")),
+        tag("base", tags(format=f"HSI_{level}", level=level, revision="02.20", altitudeCoverage=412000),
+            tag("temporalCoverage", tags(startTime=time, endTime=time)),
+            tag("spatialCoverage", tag("boundingPolygon", *points))),
+        tag("specific", *_specific(layout, time)),
+    )  # fmt: skip
+    head = '<?xml version="1.0" encoding="UTF-8"?>\n<hsi_doc xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">'
+    return "\n".join([head, *parts, "</hsi_doc>\n"])
+
+
+def _specific(layout: PackageLayout, time: str) -> list[str]:
+    """Facts of the scene, the orbit, and the bands, which are listed twice: by geometry and by spectrum."""
+    grid, bands = layout.grid, layout.bands
+    entries = (
+        tag("band", tags(
+            bandNumber=i, wavelengthCenterOfBand=float(centre), wavelengthWidthOfBand=float(width),
+            response="0.1,1,0.1", wavelengths=f"{centre - 2:.3f},{centre:.3f},{centre + 2:.3f}",
+            gainOfBand=float(gain), offsetOfBand=float(offset), deadPixels=0, suspiciousPixel=0))
+        for i, (centre, width, gain, offset) in enumerate(
+            zip(bands.centre_nm, bands.fwhm_nm, layout.gains, layout.offsets, strict=True), start=1)
+    )  # fmt: skip
+    orbit = tag("point", tags(timeUTC=time), tag("location", tags(X=4074000.0, Y=1080000.0, Z=5270000.0)))
+    return [
+        tags(mission="MUSES", satelliteID="ISS", sensor="DESIS", productType=layout.level, numberOfBands=len(bands),
+             widthOfScene=grid.width, heightOfScene=grid.height, pixelSize=f"{grid.pixel_m:g}",
+             sunZenithAngle=layout.sun_zenith_deg, sunAzimuthAngle=layout.sun_azimuth_deg, sceneAzimuthAngle=221.0,
+             sceneIncidenceAngle=layout.view_zenith_deg, pointingMirrorAngle=0.5, backgroundValue=layout.nodata,
+             matchingMethod="automatic", orthoRMSE_x=0.4, orthoRMSE_y=0.4, tilingTileID=11),
+        tag("terrain", tags(meanGroundElevation=50, meanSlope=2)),
+        tag("waterVapour", tags(meanWaterVapour=1.5)),
+        tags(meanAerosolOpticalThickness=0.1),
+        tag("haze", tags(percentageHaze=layout.cover("haze"))),
+        tag("clouds", tags(percentageClouds=layout.cover("cloud"))),
+        tag("cloudShadow", tags(percentageCloudShadow=layout.cover("shadow"))),
+        tag("topoShadow", tags(percentageTopoShadow=0)),
+        tag("orbit", orbit),
+        tag("interiorOrientation", *(tag("band", tags(bandNumber=i)) for i in range(1, len(bands) + 1))),
+        tag("bandCharacterisation", *entries),
+    ]  # fmt: skip

@@ -87,7 +87,7 @@ class PackageLayout:
         box = self.grid.bounds
         places = {
             "upper_left": (box.left, box.top), "upper_right": (box.right, box.top),
-            "lower_right": (box.right, box.bottom), "lower_left": (box.left, box.bottom),
+            "lower_left": (box.left, box.bottom), "lower_right": (box.right, box.bottom),
             "center": ((box.left + box.right) / 2, (box.bottom + box.top) / 2),
         }  # fmt: skip
         x, y = (np.array([place[axis] for place in places.values()]) for axis in (0, 1))
@@ -105,6 +105,17 @@ class PackageLayout:
             stored[~good] = self.nodata
             marks.keep(span, block)
             yield span.start, stored
+
+
+def tag(name: str, *content: object, **attributes: str) -> str:
+    """Write an XML element around its content: elements already written, or one value."""
+    noted = "".join(f' {key}="{value}"' for key, value in attributes.items())
+    return f"<{name}{noted}>{''.join(map(str, content))}</{name}>"
+
+
+def tags(**values: object) -> str:
+    """Write one XML element for each name and value."""
+    return "".join(tag(name, value) for name, value in values.items())
 
 
 class Marks:

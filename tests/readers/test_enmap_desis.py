@@ -250,11 +250,12 @@ def test_every_number_by_independent_code(tmp_path: Path, mission: str) -> None:
     make = samples.make_enmap if mission == "enmap" else samples.make_desis
     make(tmp_path, numbers(count), GRID, gain=gain, offset=offset)
     root = metadata(tmp_path)
-    tags = {
+    place, *names = {
         "enmap": ("bandID", "wavelengthCenterOfBand", "FWHMOfBand", "GainOfBand", "OffsetOfBand"),
         "desis": ("band", "wavelengthCenterOfBand", "wavelengthWidthOfBand", "gainOfBand", "offsetOfBand"),
     }[mission]
-    listed = np.array([[float(entry.findtext(tag)) for tag in tags[1:]] for entry in root.iter(tags[0])])
+    entries = root.findall(f"specific/bandCharacterisation/{place}")
+    listed = np.array([[float(entry.findtext(name)) for name in names] for entry in entries])
     background = float(root.findtext("specific/backgroundValue") or -32768)
     with open_hsi(tmp_path) as product, rasterio.open(next(tmp_path.glob("*SPECTRAL_IMAGE.*"))) as image:
         slots = product.bands.slot
@@ -271,7 +272,8 @@ def test_every_number_by_independent_code(tmp_path: Path, mission: str) -> None:
             angle = {name: float(root.findtext(f"specific/{name}/center")) for name in (
                 "sunElevationAngle", "sunAzimuthAngle", "viewingZenithAngle")}  # fmt: skip
             angles = (90 - angle["sunElevationAngle"], angle["sunAzimuthAngle"], angle["viewingZenithAngle"])
-            cover = {flag.tag: float(flag.text) for flag in root.find("specific/qualityFlag")}
+            cover = {flag.tag: float(flag.text) for flag in root.find("specific/qualityFlag")
+                     if flag.tag.endswith(("Cover", "Shadow"))}  # fmt: skip
             assert dict(info.attributes["cover_percent"]) == cover
             expected = {
                 name: [
@@ -287,16 +289,129 @@ def test_every_number_by_independent_code(tmp_path: Path, mission: str) -> None:
         else:
             angles = tuple(float(root.findtext(f"specific/{name}")) for name in (
                 "sunZenithAngle", "sunAzimuthAngle", "sceneIncidenceAngle"))  # fmt: skip
-            assert info.attributes["cloud_percent"] == float(root.findtext("specific/cloudCoverage"))
+            assert info.attributes["cloud_percent"] == float(root.findtext("specific/clouds/percentageClouds"))
         assert (info.sun_zenith_deg, info.sun_azimuth_deg, info.view_zenith_deg) == pytest.approx(angles)
         assert info.attributes["processor_version"] == root.findtext("base/revision")
         assert info.attributes["product_name"] == root.findtext("metadata/name")
         # The corners that the metadata state are those of the image.
         for point in root.iter("point"):
-            if point.findtext("frame") == "upper_left":
+            if point.findtext("frame") in ("upper_left", "point_1"):
                 place = float(point.findtext("longitude")), float(point.findtext("latitude"))
                 x, y = rasterio.warp.transform("EPSG:4326", product.grid.crs, *([v] for v in place))
                 assert (x[0], y[0]) == pytest.approx(product.grid.bounds[::3], abs=0.01)
+
+
+ELEMENTS = {
+    "enmap": """
+metadata: schema/processingLevel schema/versionSchema name comment
+processing: terrainCorrection ozoneValue season productFormat mapProjection DEMDBVersion correctionType
+ cirrusHazeRemoval bandInterpolation waterType
+base: level format size revision archivedVersion temporalCoverage/startTime temporalCoverage/stopTime
+ spatialCoverage/boundingPolygon/point/frame spatialCoverage/boundingPolygon/point/latitude
+ spatialCoverage/boundingPolygon/point/longitude
+specific: code mission satelliteID datatakeID tileID datatakeStart datatakeStop backgroundValue widthOfScene
+ heightOfScene widthOfOrthoScene heightOfOrthoScene pixelSize pixelSizeOfOrthoScene orthoRMSE orthoRMSE_x orthoRMSE_y
+ meanGroundElevation numberOfVNIRBands numberOfSWIRBands SWIRAOrSWIRBSelected
+ spatialCoverageOfOrthoScene/boundingPolygon/point/latitude spatialCoverageOfDatatake/boundingPolygon/point/longitude
+ qualityFlag/cloudCover qualityFlag/cloudShadow qualityFlag/hazeCover qualityFlag/cirrusCover qualityFlag/snowCover
+ qualityFlag/waterCover qualityFlag/deadPixelsVNIR qualityFlag/deadPixelsSWIR qualityFlag/sceneSZA qualityFlag/sceneAOT
+ qualityFlag/sceneWV sunElevationAngle/center sunAzimuthAngle/upper_left acrossOffNadirAngle/upper_right
+ alongOffNadirAngle/lower_left sceneAzimuthAngle/lower_right viewingZenithAngle/center viewingAzimuthAngle/center
+ vnirProductQuality/expectedChannelsList vnirProductQuality/numChannelsExpected swirProductQuality/expectedChannelsList
+ swirProductQuality/numChannelsExpected bandCharacterisation/bandID/wavelengthCenterOfBand
+ bandCharacterisation/bandID/FWHMOfBand bandCharacterisation/bandID/GainOfBand bandCharacterisation/bandID/OffsetOfBand
+product: productFileInformation/file/name productFileInformation/file/size productFileInformation/file/version
+ productFileInformation/file/format image/merge/name image/merge/channels image/merge/dimension/rows
+ image/merge/dimension/columns ortho/projection ortho/resolution""",
+    "desis": """
+metadata: name
+processing: ozoneValue
+base: altitudeCoverage revision temporalCoverage/startTime temporalCoverage/endTime
+ spatialCoverage/boundingPolygon/point/frame spatialCoverage/boundingPolygon/point/latitude
+ spatialCoverage/boundingPolygon/point/longitude
+specific: mission satelliteID sensor productType sunZenithAngle sunAzimuthAngle sceneAzimuthAngle sceneIncidenceAngle
+ pointingMirrorAngle pixelSize widthOfScene heightOfScene matchingMethod orthoRMSE_x orthoRMSE_y
+ terrain/meanGroundElevation terrain/meanSlope waterVapour/meanWaterVapour meanAerosolOpticalThickness
+ haze/percentageHaze clouds/percentageClouds cloudShadow/percentageCloudShadow topoShadow/percentageTopoShadow
+ orbit/point/timeUTC orbit/point/location/X interiorOrientation/band bandCharacterisation/band/bandNumber
+ bandCharacterisation/band/wavelengthCenterOfBand bandCharacterisation/band/wavelengthWidthOfBand
+ bandCharacterisation/band/response bandCharacterisation/band/wavelengths bandCharacterisation/band/gainOfBand
+ bandCharacterisation/band/offsetOfBand bandCharacterisation/band/deadPixels
+ bandCharacterisation/band/suspiciousPixel""",
+}
+"""What SNAP, EnPT, EnMAP-Box, SISTER, acolite and others look for in these files, in the order of their parts."""
+
+
+@pytest.mark.parametrize("mission", ["enmap", "desis"])
+def test_the_metadata_have_all_elements_in_their_places(tmp_path: Path, mission: str) -> None:
+    getattr(samples, f"make_{mission}")(tmp_path, numbers(224), GRID)
+    root = metadata(tmp_path)
+    wanted = {}
+    for section in ELEMENTS[mission].replace("\n ", " ").split("\n")[1:]:
+        name, _, places = section.partition(": ")
+        wanted[name] = places.split()
+    assert [part.tag for part in root] == list(wanted)
+    missing = [
+        f"{name}/{place}" for name, places in wanted.items() for place in places if root.find(f"{name}/{place}") is None
+    ]
+    assert not missing
+    band = "bandID" if mission == "enmap" else "band"
+    assert len(root.findall(f"specific/bandCharacterisation/{band}")) == 224
+    if mission == "enmap":
+        order = ["upper_left", "upper_right", "lower_left", "lower_right", "center"]
+        assert [corner.tag for corner in root.find("specific/sunElevationAngle")] == order
+        assert root.find("specific/sunElevationAngle").get("unit") == "DEG"
+        listed = {file.text for file in root.iterfind("product/productFileInformation/file/name")}
+        assert {file.name for file in tmp_path.iterdir()} <= {*listed, *(f.name for f in tmp_path.glob("*HISTORY*"))}
+
+
+class TestDelivered:
+    """Names and numbers that real deliveries have, beside those that are described."""
+
+    @pytest.mark.parametrize("mission", ["enmap", "desis"])
+    @pytest.mark.parametrize("packed", [False, True])
+    def test_parts_without_the_name_of_the_scene(self, tmp_path: Path, mission: str, packed: bool) -> None:
+        getattr(samples, f"make_{mission}")(tmp_path / "scene_7", numbers(224), GRID)
+        folder = tmp_path / "scene_7"
+        for file in list(folder.iterdir()):
+            name = next(name for name in ("METADATA", "SPECTRAL_IMAGE", "HISTORY") if name in file.name)
+            file.rename(folder / f"{name}{file.suffix}")
+        given = samples.pack(folder, tmp_path / "scene_7.zip", zipfile.ZIP_STORED) if packed else folder
+        for path in (given,) if packed else (given, *folder.glob("METADATA.*"), *folder.glob("SPECTRAL_IMAGE.*")):
+            with open_hsi(path) as product:
+                assert product.info.name == "scene_7"
+                assert product.info.sensor.lower() == mission
+
+    def test_metadata_named_xml_twice(self, tmp_path: Path) -> None:
+        samples.make_enmap(tmp_path, numbers(224), GRID, cog=True)
+        file = next(tmp_path.glob("*-METADATA.XML"))
+        file.rename(file.with_name(f"{file.name}.XML"))
+        for path in (tmp_path, next(tmp_path.glob("*SPECTRAL_IMAGE_COG.TIF"))):
+            with open_hsi(path) as product:
+                assert product.info.sensor == "EnMAP"
+
+    def test_the_mask_of_pixels_is_255_outside_the_image(self, tmp_path: Path) -> None:
+        mask = np.zeros((224, *GRID.shape), np.uint8)
+        mask[:, :3] = 255
+        mask[9, 8, 8] = 1
+        samples.make_enmap(tmp_path, numbers(224), GRID, layers={"QL_PIXELMASK": mask})
+        with open_hsi(tmp_path) as product:
+            codes = product.error_codes(product.grid.full)
+            assert np.argwhere(codes).tolist() == [[int(np.flatnonzero(product.bands.slot == 9)[0]), 8, 8]]
+
+    def test_a_background_that_is_not_that_of_the_image(self, tmp_path: Path) -> None:
+        dn = numbers(224)
+        samples.make_enmap(tmp_path, dn, GRID, changes={"<backgroundValue>-32768<": "<backgroundValue>-9999<"})
+        with open_hsi(tmp_path) as product:
+            cube = product.read(product.grid.full)
+            assert np.array_equal(np.isnan(cube), dn[product.bands.slot] == -32768)
+            assert np.array_equal(product.valid(product.grid.full), (dn != -32768).any(axis=0))
+
+    def test_cloud_cover_of_desis_in_the_older_place(self, tmp_path: Path) -> None:
+        changes = {"<clouds><percentageClouds>11</percentageClouds></clouds>": "<cloudCoverage>12</cloudCoverage>"}
+        samples.make_desis(tmp_path, numbers(60), GRID, changes=changes)
+        with open_hsi(tmp_path) as product:
+            assert product.info.attributes["cloud_percent"] == 12
 
 
 @pytest.mark.parametrize("mission", ["enmap", "desis"])

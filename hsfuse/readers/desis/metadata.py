@@ -72,11 +72,15 @@ def read_facts(package: ProductPackage) -> CubeFacts:
         attributes={
             "product_name": (root.findtext("metadata/name") or "").strip() or None,
             "processor_version": (root.findtext("base/revision") or "").strip() or None,
-            "cloud_percent": number_at(root, "specific/cloudCoverage"),
+            "cloud_percent": _first_number(root, "specific/clouds/percentageClouds", "specific/cloudCoverage"),
             "radiometry": "surface" if level == "L2A" else "top of atmosphere",
         },
         warnings=(*warnings, "DESIS sees 400 to 1000 nm only: the cube has no SWIR bands."),
     )
+
+
+def _first_number(root: Element, *places: str) -> float | None:
+    return next((number for place in places if (number := number_at(root, place)) is not None), None)
 
 
 def _level(root: Element, scene: str) -> str:
