@@ -36,7 +36,7 @@ from hsfuse.fusion.methods.ssrfn_gate.config import GateConfig
 from hsfuse.fusion.methods.ssrfn_gate.network import Gate
 from hsfuse.fusion.methods.ssrfn_gate.task import GateTask
 from hsfuse.fusion.nets.header import NetworkHeader
-from hsfuse.fusion.nets.weights import save_weights
+from hsfuse.fusion.nets.weights import load_weights, save_weights
 from hsfuse.fusion.nets.zoo import CARD_FILE, WEIGHTS_FILE
 from hsfuse.log import get_logger
 from hsfuse.sensors.sentinel2 import BANDS_ALL, table_responses
@@ -127,6 +127,7 @@ def main() -> None:
     parser.add_argument("--validation-windows", type=int, default=9)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--start", type=Path, help="weights to go on from, of the same shape")
     parser.add_argument("--width", type=int, default=GateConfig().width)
     parser.add_argument("--blocks", type=int, default=GateConfig().blocks)
     parser.add_argument("--backbone", choices=["plain", "ssrfn"], default="plain")
@@ -142,6 +143,8 @@ def main() -> None:
     torch.manual_seed(given.seed)
     config = GateConfig(width=given.width, blocks=given.blocks, backbone=given.backbone, mamba=given.mamba)
     network = Gate(config)
+    if given.start is not None:
+        network.load_state_dict(load_weights(given.start).network.state_dict())
     sampling = Sampling(
         ratios=RATIOS, patch_px=given.patch, window_px=given.window, batch=8, pool=8,
         validation_windows=given.validation_windows, seed=given.windows_seed, rounds=given.rounds,
@@ -159,7 +162,7 @@ def main() -> None:
         return
     settings = LoopSettings(
         learning_rate=given.lr, weight_decay=RECIPE["weight_decay"], ema=RECIPE["ema"], warmup_steps=RECIPE["warmup"],
-        steps=given.steps, validate_every=max(given.steps // 15, 20), micro_batch=8,
+        steps=given.steps, validate_every=max(given.steps // 15, 40), micro_batch=8,
     )  # fmt: skip
     given.output.mkdir(parents=True, exist_ok=True)
     # What a training found is not lost with what comes after it.
@@ -168,6 +171,7 @@ def main() -> None:
     record: dict[str, Any] = {
         "hsfuse": __version__, "torch": torch.__version__, "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "network": "ssrfn-gate", "base": task.base, "seed": given.seed,
+        "start": None if given.start is None else str(given.start),
         "parameters": sum(p.numel() for p in network.parameters()), "scenes": [entry.name for entry in training],
         "windows": 8 * given.rounds, "loop": {"learning_rate": given.lr, "weight_decay": settings.weight_decay,
                                               "ema": settings.ema, "patch": given.patch, "batch": 8},
@@ -182,7 +186,7 @@ def main() -> None:
     save_weights(given.output / WEIGHTS_FILE, result.network, header, dtype="bf16")
     checkpoint.unlink(missing_ok=True)
     words = [f"--{key.replace('_', '-')} {value}" for key, value in vars(given).items()
-             if key not in ("data", "output", "cache", "prepare")]  # fmt: skip
+             if value is not None and key not in ("data", "output", "cache", "prepare")]  # fmt: skip
     text = card(header, "python benchmarks/train_zoo/gate.py " + " ".join(words))
     (given.output / CARD_FILE).write_text(text, encoding="utf-8")
     print(text)

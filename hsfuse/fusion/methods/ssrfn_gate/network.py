@@ -31,7 +31,9 @@ _DROPPED = 0.1
 """Share of the features that a training step leaves out."""
 _MIDDLE_STRENGTH = 1.5
 _ROWS = 48
-"""That are weighed at a time."""
+"""That the backbone sees at a time."""
+_CACHE_VALUES = 1 << 18
+"""Experts' outputs that are looked at in one go."""
 _PRESENT = 0.02
 """Components with less logarithmic strength count as absent."""
 
@@ -141,38 +143,53 @@ class Gate(nn.Module):
         torch.Tensor
             The correction, shape (n, component, row, col).
         """
-        margin = self.backbone.reach_px
-        if torch.is_grad_enabled() or margin is None:
-            return self._weighed(state, outputs, log_strength, ratio)
-        # Some rows at a time: features and weights would be several times as large as the outputs.
-        rows = state.shape[2]
+        if torch.is_grad_enabled():
+            return self._applied(self._found(self.features(state, outputs, log_strength), ratio), outputs, log_strength)
+        # Work on single pixels goes over few rows at a time, so that what it makes stays in the processor's cache.
+        columns = state.shape[3]
+        few = max(_CACHE_VALUES // (outputs.shape[1] * outputs.shape[2] * columns), 1)
+        pieces = [slice(top, top + few) for top in range(0, state.shape[2], few)]
+        features = [self.features(state[:, :, p], outputs[:, :, :, p], log_strength) for p in pieces]
+        found = self._found_by_rows(torch.cat(features, dim=2), ratio)
+        return torch.cat([self._applied(found[:, :, p], outputs[:, :, :, p], log_strength) for p in pieces], dim=2)
+
+    def _found(self, features: Tensor, ratio: int) -> Tensor:
+        """What the weights are made of, shape (n, 2 * expert, row, col)."""
+        found: Tensor = self.backbone(self.drop(features), ratio) + self.constant[:, None, None]
+        return found
+
+    def _found_by_rows(self, features: Tensor, ratio: int) -> Tensor:
+        """The same some rows at a time, where the backbone looks no farther than that."""
+        margin, rows = self.backbone.reach_px, features.shape[2]
+        if margin is None:
+            return self._found(features, ratio)
         parts = []
         for top in range(0, rows, _ROWS):
             bottom = min(top + _ROWS, rows)
             first, last = max(top - margin, 0), min(bottom + margin, rows)
-            part = self._weighed(state[:, :, first:last], outputs[:, :, :, first:last], log_strength, ratio)
-            parts.append(part[:, :, top - first : bottom - first])
+            parts.append(self._found(features[:, :, first:last], ratio)[:, :, top - first : bottom - first])
         return torch.cat(parts, dim=2)
 
-    def _weighed(self, state: Tensor, outputs: Tensor, log_strength: Tensor, ratio: int) -> Tensor:
-        weights = self.weights(state, outputs, log_strength, ratio)
+    def _applied(self, found: Tensor, outputs: Tensor, log_strength: Tensor) -> Tensor:
         most = float(self.config.most)
-        return torch.einsum("njkhw,njkhw->nkhw", weights, torch.tanh(outputs / most).mul_(most))
+        return (self._weights(found, log_strength) * torch.tanh(outputs * (1.0 / most))).sum(dim=1) * most
 
     def weights(self, state: Tensor, outputs: Tensor, log_strength: Tensor, ratio: int) -> Tensor:
         """Weight of every expert on every component, shape (n, expert, component, row, col)."""
-        features = self.drop(self.features(state, outputs, log_strength))
-        found = self.backbone(features, ratio) + self.constant[:, None, None]
-        common, sloped = found.chunk(2, dim=1)
+        return self._weights(self._found(self.features(state, outputs, log_strength), ratio), log_strength)
+
+    @staticmethod
+    def _weights(found: Tensor, log_strength: Tensor) -> Tensor:
+        common, sloped = (0.5 * found[:, :, None]).chunk(2, dim=1)
         slope = (log_strength - _MIDDLE_STRENGTH) / _MIDDLE_STRENGTH
-        return 2.0 * torch.tanh(0.5 * (common[:, :, None] + sloped[:, :, None] * slope[:, None, :, None, None]))
+        return 2.0 * torch.tanh(torch.addcmul(common, sloped, slope[:, None, :, None, None]))
 
     def features(self, state: Tensor, outputs: Tensor, log_strength: Tensor) -> Tensor:
         """What the gate sees: nothing that a rotation of the components would change much."""
         here = (log_strength > _PRESENT).to(outputs.dtype)[:, None, :, None, None]
         number = here.sum(dim=2).clamp(min=1.0)
         all_of_it = compressed(torch.cat([state[:, None], outputs], dim=1)) * here
-        parts = [torch.log1p(all_of_it.square().sum(dim=2) / number)]
+        parts = [torch.log1p((all_of_it * all_of_it).sum(dim=2) / number)]
         parts += [
             compressed((all_of_it * all_of_it[:, index + 1 : index + 2]).sum(dim=2) / number)
             for index in self._compared
