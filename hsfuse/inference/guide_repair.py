@@ -19,6 +19,7 @@ from hsfuse.fusion.base import FusionContext
 from hsfuse.fusion.change.confidence import (
     CoarseTraits,
     ErrorModel,
+    SceneTraits,
     apply_change,
     apply_error,
     change_features,
@@ -193,16 +194,26 @@ def repair_scene(scene: FusionScene, context: FusionContext) -> SceneRepair:
     OverlapError
         No pixel is valid in both images.
     """
-    survey = survey_scene(scene, context)
-    alignment = _align(survey, context) if context.calibrate else None
+    return repair_surveyed(scene, context, survey_scene(scene, context), ErrorModel.load())[0]
+
+
+def repair_surveyed(
+    scene: FusionScene, context: FusionContext, survey: Survey, model: ErrorModel | None
+) -> tuple[SceneRepair, RepairedGuide]:
+    """:func:`repair_scene` of a scene that was read; also return what the repair found.
+
+    Without a ``model`` probability and expected error are 0: what a model is fitted on needs none.
+    """
+    alignment = align_survey(survey, context) if context.calibrate else None
     psf, offset = (context.psf, context.offset_px) if alignment is None else (alignment.psf, alignment.offset_px)
     response = Response(scene.ratio, psf, offset)
     guide = repair_guide(survey.pair, survey.msi, response)
     pixels = guide.msi if guide.trusted else response.up(guide.evidence.relation.seen).astype(np.float32)
     if not guide.trusted:
         _log.warning("The images differ on most of the ground: the result follows the hyperspectral image alone.")
-    model = ErrorModel.load()
-    change, error = _confidence(survey, guide, pixels, response, model)
+    change, error = np.zeros((2, *pixels.shape[1:]), np.float32)
+    if model is not None:
+        change, error = _confidence(survey, guide, pixels, response, model)
     fine = np.repeat(np.repeat(survey.valid, scene.ratio, 0), scene.ratio, 1)
     hsi_only = guide.change * (1.0 - guide.own_detail) > _HSI_ONLY
     pixels[:, survey.gaps] = np.nan
@@ -213,10 +224,12 @@ def repair_scene(scene: FusionScene, context: FusionContext) -> SceneRepair:
             repaired = replace(repaired, psf=alignment.psf, offset_px=alignment.offset_px)
     if not guide.trusted:
         change, hsi_only = np.ones_like(change), np.ones_like(hsi_only)
-    return SceneRepair(
+    repair = SceneRepair(
         repaired, guide.to_json(), guide.share, guide.trusted, change, error, hsi_only, fine,
-        ~survey.gaps & survey.seen, survey.traits.brightness, model.bound, alignment, response,
+        ~survey.gaps & survey.seen, survey.traits.brightness, 1.0 if model is None else model.bound, alignment,
+        response,
     )  # fmt: skip
+    return repair, guide
 
 
 def survey_scene(scene: FusionScene, context: FusionContext) -> Survey:
@@ -258,7 +271,7 @@ def survey_scene(scene: FusionScene, context: FusionContext) -> Survey:
     )
 
 
-def _align(survey: Survey, context: FusionContext) -> Calibration | None:
+def align_survey(survey: Survey, context: FusionContext) -> Calibration | None:
     """Search blur and shift in the window with the most valid pixels."""
     valid = survey.pair.valid
     height, width = valid.shape
@@ -292,14 +305,14 @@ def confidence_features(
     tuple
         Fine pixels of the block, and the features of both regressions there, shape (feature, row, col).
     """
-    noise = float((survey.space.noise**2).mean())
+    traits = SceneTraits.of(survey.pair, survey.traits, guide.evidence.relation.seen, survey.space)
     for read, core in blocks(survey.valid.shape):
         fine_read, fine_core = fine_block(read, response.ratio), fine_block(core, response.ratio)
         rows, cols = (slice(c.start - r.start, c.stop - r.start) for c, r in zip(fine_core, fine_read, strict=True))
         change = change_features(guide.evidence, read, guide.foreign[fine_read], response)
         error = error_features(
-            guide.evidence, survey.traits, read, pixels[:, *fine_read], guide.change[fine_read],
-            guide.own_detail[fine_read], response, noise,
+            guide.evidence, traits, read, pixels[:, *fine_read], guide.change[fine_read],
+            guide.own_detail[fine_read], response,
         )  # fmt: skip
         yield fine_core, change[:, rows, cols], error[:, rows, cols]
 

@@ -9,6 +9,7 @@ from pair_support import RATIO, Pair, make_pair
 from scipy.ndimage import binary_dilation, gaussian_filter, map_coordinates
 
 from hsfuse.degrade import Psf
+from hsfuse.fusion.change.illumination import common_light
 from hsfuse.fusion.change.repair import RepairedGuide, repair_guide
 from hsfuse.fusion.change.response import Response
 from hsfuse.fusion.classical.statistics import gather, signal_subspace
@@ -98,6 +99,54 @@ def test_cast_shadow_keeps_its_detail() -> None:
     found = _repaired(pair)
     assert float(found.own_detail[PARCEL].mean()) > 0.3
     assert _rms((found.msi - pair.clean_msi)[:, *PARCEL]) < 0.25 * _rms((pair.msi - pair.clean_msi)[:, *PARCEL])
+
+
+def _relation_of(seen: NDArray[np.float64], blurred: NDArray[np.float64]) -> tuple[GuideRelation, Contradiction]:
+    one, zero = np.ones_like(seen), np.zeros_like(seen)
+    noise = np.full_like(seen, 1e-5)
+    distance = ((blurred - seen) ** 2 / noise).sum(axis=0)
+    relation = GuideRelation(seen, one, zero, distance, noise, np.eye(len(seen)), one[0], np.zeros((len(seen), 0)))
+    return relation, Contradiction.find(relation, blurred, np.ones(seen.shape[1:], bool))
+
+
+def test_all_shadows_of_a_scene_share_one_gain() -> None:
+    rng = np.random.default_rng(0)
+    seen = np.stack([0.2 + 0.05 * gaussian_filter(rng.standard_normal((40, 44)), 1.0) / 0.28 for _ in range(4)])
+    cover = np.zeros((40, 44))
+    cover[5:10, 5:11] = cover[20:24, 30:36] = 1.0
+    soft = gaussian_filter(cover, 0.6)
+    gain = np.array([2.0, 1.9, 1.8, 1.7])[:, None, None]
+    found = common_light(
+        seen, seen * (1.0 - soft * (1.0 - 1.0 / gain)), _relation_of(seen, seen * (1.0 - soft * (1.0 - 1.0 / gain)))[1]
+    )
+    assert found is not None
+    # Pixels that a shadow covers in part have any gain below the common one.
+    assert np.allclose(found.gain, gain[:, 0, 0], rtol=0.03)
+    assert found.agreeing[cover == 1.0].mean() > 0.4
+    assert not found.agreeing[soft < 0.5].any()
+    other = np.where(
+        cover > 0, np.roll(seen, (17, 21), axis=(1, 2)) * np.array([1.3, 0.7, 1.2, 0.6])[:, None, None], seen
+    )
+    assert common_light(seen, other, _relation_of(seen, other)[1]) is None
+
+
+def test_thin_shadows_keep_their_detail_by_the_light_of_wide_ones() -> None:
+    stripe = (slice(12, 15), slice(12, 100))
+
+    def shadows(clean: NDArray[np.float32]) -> NDArray[np.float32]:
+        out = clean.copy()
+        out[:, *PARCEL] *= 0.5
+        out[:, 60:84, 12:33] *= 0.5
+        out[:, *stripe] *= 0.5
+        return out
+
+    pair = make_pair(COARSE, change=shadows)
+    found = _repaired(pair)
+    low = Response(RATIO, Psf(1.0))
+    interpolated = low.up(low.down(pair.clean_msi))
+    for place in (stripe, PARCEL):
+        repaired, plain = (_rms((image - pair.clean_msi)[:, *place]) for image in (found.msi, interpolated))
+        assert repaired < 0.6 * plain, (place, repaired, plain)
 
 
 def test_most_of_the_ground_changed_is_said() -> None:

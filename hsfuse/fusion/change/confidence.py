@@ -11,15 +11,19 @@ from importlib.resources import files
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, sobel
 
 from hsfuse.fusion.change.evidence import Evidence
 from hsfuse.fusion.change.response import Response
+from hsfuse.fusion.classical.statistics import Subspace
 from hsfuse.fusion.scene_model.contradiction import neighbour_mean
+from hsfuse.fusion.scene_model.relation import CoarsePair
 
 FloatArray = NDArray[np.float64]
 
 _TINY = 1e-4
+_OF_NOISE = 0.1
+"""Share of the HSI's noise that the signal subspace holds, about."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,67 @@ class CoarseTraits:
         return cls(rough / len(hsi), (np.asarray(hsi, np.float64) ** 2).mean(axis=0))
 
 
+@dataclass(frozen=True)
+class SceneTraits:
+    """What the expected error follows from beside the guide itself.
+
+    Attributes
+    ----------
+    coarse
+        Roughness and brightness of the HSI.
+    unexplained
+        Squared difference of the HSI and its neighbours that the guide's does not explain, mean over the bands, shape
+        (row, col): what is missing at this resolution is like what will be missing at the next finer one.
+    colour_mean, colour_precision
+        Of the guide's colours over the scene, shapes (msi band,) and (msi band, msi band): rare colours are fused
+        less well.
+    noise_variance
+        Of the HSI, mean over the bands.
+    """
+
+    coarse: CoarseTraits
+    unexplained: NDArray[np.floating]
+    colour_mean: FloatArray
+    colour_precision: FloatArray
+    noise_variance: float
+
+    @classmethod
+    def of(cls, pair: CoarsePair, coarse: CoarseTraits, seen: FloatArray, space: Subspace) -> SceneTraits:
+        """Measure on the HSI's components, and on the guide as the HSI shows it (``seen``)."""
+        colours = seen[:, pair.valid]
+        covariance = np.cov(colours) + 1e-6 * max(float(colours.var()), 1e-12) * np.eye(len(seen))
+        return cls(
+            coarse, _unexplained_roughness(pair, seen, space.back), colours.mean(axis=1),
+            np.linalg.inv(covariance), float((space.noise**2).mean()),
+        )  # fmt: skip
+
+    def rareness(self, guide: NDArray[np.floating]) -> FloatArray:
+        """Squared distance of every pixel's colours from the scene's, shape (row, col)."""
+        off = guide - self.colour_mean[:, None, None]
+        return np.asarray((off * np.tensordot(self.colour_precision, off, axes=1)).sum(axis=0))
+
+
+def _unexplained_roughness(pair: CoarsePair, seen: FloatArray, back: FloatArray) -> NDArray[np.float32]:
+    """Regress what the components have beyond their neighbours on what the guide has; mean square that is left."""
+    rank, bands = len(pair.components), len(seen)
+    contrast = seen - neighbour_mean(seen)
+    own, cross = contrast[:, pair.valid], np.zeros((rank, bands))
+    inner = own @ own.T
+    for index, component in enumerate(pair.components):
+        rough = component[None] - neighbour_mean(component[None])
+        cross[index] = own @ rough[0][pair.valid]
+    inner += 1e-6 * max(float(np.trace(inner)), 1e-20) * np.eye(bands)
+    slope = np.linalg.solve(inner, cross.T).T
+    # Mean over the HSI's bands: the components' metric, one row of its root at a time.
+    values, vectors = np.linalg.eigh(back.T @ back / len(back))
+    left = np.zeros(pair.valid.shape)
+    for value, vector in zip(values, vectors.T, strict=True):
+        image = np.tensordot(vector.astype(pair.components.dtype), pair.components, axes=1)[None].astype(np.float64)
+        rest = image - neighbour_mean(image) - np.tensordot(vector @ slope, contrast, axes=1)
+        left += max(float(value), 0.0) * rest[0] ** 2
+    return left.astype(np.float32)
+
+
 def change_features(
     evidence: Evidence, where: tuple[slice, slice], share: NDArray[np.floating], response: Response
 ) -> FloatArray:
@@ -88,13 +153,12 @@ def change_features(
 
 def error_features(
     evidence: Evidence,
-    traits: CoarseTraits,
+    traits: SceneTraits,
     where: tuple[slice, slice],
     guide: NDArray[np.floating],
     change: NDArray[np.floating],
     own_detail: NDArray[np.floating],
     response: Response,
-    noise_variance: float,
 ) -> FloatArray:
     """Features of the squared error of a block, shape (feature, row, col) on the fine grid.
 
@@ -108,20 +172,25 @@ def error_features(
         Of the block, shape (row, col).
     response
         The HSI's response.
-    noise_variance
-        Of the HSI, mean over the bands.
     """
     seen, power = evidence.relation.seen[:, *where], evidence.contradiction.power[:, None, None]
     detail = ((guide - response.up(seen)) ** 2 / power).mean(axis=0)
-    rough = np.asarray(traits.roughness)[where]
+    noise_variance, coarse = traits.noise_variance, traits.coarse
+    rough, unexplained = np.asarray(coarse.roughness)[where], np.asarray(traits.unexplained)[where]
+    slope = sobel(guide, axis=1) ** 2 + sobel(guide, axis=2) ** 2
     lines = [
         np.full(detail.shape, np.log(noise_variance)),
         np.log(gaussian_filter(detail, 0.7) + _TINY),
         _log(response, _soft(rough), noise_variance),
         _log(response, _soft(evidence.contradiction.misfit[where]), 1e-5),
-        _log(response, np.asarray(traits.brightness)[where], 1e-5),
+        _log(response, np.asarray(coarse.brightness)[where], 1e-5),
         np.log(gaussian_filter(detail, 3.0) + _TINY),
-        np.full(detail.shape, np.log(float(np.mean(traits.roughness)) + noise_variance)),
+        np.full(detail.shape, np.log(float(np.mean(coarse.roughness)) + noise_variance)),
+        _log(response, _soft(unexplained), _OF_NOISE * noise_variance),
+        _log(response, np.asarray(gaussian_filter(unexplained, 2.0)), _OF_NOISE * noise_variance),
+        np.log(gaussian_filter((guide**2).mean(axis=0), 0.7) + 1e-5),
+        np.log(gaussian_filter((slope / power).mean(axis=0), 0.7) + 1e-3),
+        np.log1p(np.maximum(traits.rareness(guide), 0.0)),
     ]
     base = np.stack([np.ones(detail.shape), *lines])
     replaced = change * (1.0 - own_detail)

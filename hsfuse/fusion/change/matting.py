@@ -26,7 +26,7 @@ _RESIDUAL_SHARE, _MODEL_ERROR = 0.9, 0.022
 _EDGE_CONTRAST, _TEXTURE_WEIGHT = 0.1, 1.8
 _EPSILON = 0.027
 _ROUNDS, _STEPS = 6, 20
-_NEAR_PX, _DATA_PX = 2, 3
+NEAR_PX, _DATA_PX = 2, 3
 """Growth of the candidates, HSI pixels: where shares are unknown, and where the data are looked at."""
 _START_DISTANCE = 240.0
 
@@ -66,12 +66,12 @@ def foreign_share(data: MattingData, response: Response) -> FloatArray:
     """Return the foreign share of every fine pixel of the block, shape (row, col)."""
     bands, rows, cols = data.guide.shape
     ratio = response.ratio
-    near = np.repeat(np.repeat(_grown(data.candidates, _NEAR_PX), ratio, 0), ratio, 1)
+    near = np.repeat(np.repeat(grown(data.candidates, NEAR_PX), ratio, 0), ratio, 1)
     ids = np.flatnonzero(near)
     share = np.zeros(rows * cols)
     if ids.size == 0:
         return share.reshape(rows, cols)
-    looked = np.flatnonzero(_grown(data.candidates, _DATA_PX))
+    looked = np.flatnonzero(grown(data.candidates, _DATA_PX))
     blur = response.sparse(data.seen.shape[1:])[looked][:, ids]
     blur_t = blur.T.tocsr()
     square_t = blur_t.power(2)
@@ -169,7 +169,8 @@ def _conjugate_gradients(
     return x
 
 
-def _grown(mask: BoolArray, steps: int) -> BoolArray:
+def grown(mask: BoolArray, steps: int) -> BoolArray:
+    """Add all eight neighbours to a mask, so many times."""
     return np.asarray(binary_dilation(mask, np.ones((3, 3), bool), iterations=steps), dtype=np.bool_)
 
 

@@ -2,9 +2,10 @@
 
 1. A robust relation of both images with a smooth gain and offset takes out haze and calibration; a local affine
    correction, chosen by leave-one-out errors, takes out seasons (:mod:`hsfuse.fusion.change.evidence`).
-2. Matting finds which share of each fine pixel is foreign (:mod:`hsfuse.fusion.change.matting`).
-3. There the guide is multiplied by a local gain where that predicts the HSI better than its neighbours do (shadows: the
-   detail belongs to the ground, its light does not), and replaced by what the HSI says elsewhere.
+2. Matting finds which share of each fine pixel is foreign (:mod:`hsfuse.fusion.change.matting`), and a gain is found
+   that turns the guide's light into the HSI's there (shadows: the detail belongs to the ground, its light does not).
+3. A small network decides what becomes of each fine pixel: the guide, the guide in other light, or what the HSI says
+   (:mod:`hsfuse.fusion.change.decision`).
 
 The coarse steps see the whole scene; the fine ones run in blocks of fixed size with context, so memory is bounded and
 nothing depends on how a fusion cuts its tiles.
@@ -20,8 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, gaussian_filter
 
+from hsfuse.fusion.change.decision import DecisionData, decide
 from hsfuse.fusion.change.evidence import Evidence, gather_evidence
-from hsfuse.fusion.change.matting import MattingData, foreign_share, neighbour_contrast
+from hsfuse.fusion.change.illumination import CommonLight, common_light
+from hsfuse.fusion.change.matting import NEAR_PX, MattingData, foreign_share, grown, neighbour_contrast
 from hsfuse.fusion.change.response import Response
 from hsfuse.fusion.scene_model.contradiction import neighbour_mean
 from hsfuse.fusion.scene_model.relation import CoarsePair
@@ -42,9 +45,7 @@ _SHARP_FROM, _SHARP_OVER = 0.38, 0.34
 _BLOCK_PX, _CONTEXT_PX = 96, 16
 _GAIN_WIDTH_PX = 1.2
 _BACK_PROJECTION = 0.5
-_LEFT_OVER, _DOUBT_FROM, _DOUBT_OVER = 20.0, 0.2, 0.2
-"""Squared contradiction that is left after the repair, in units of its variance, from which less of a foreign share is
-enough; and from which share on, over which range."""
+_LIGHT_WIDTH_PX = 0.7
 _SOME_DETAIL = 0.1
 """Share of a block's change whose detail must belong to the ground for its edges to be looked for once more."""
 
@@ -58,13 +59,13 @@ class RepairedGuide:
     msi
         The guide that the fusion should use, shape (msi band, row, col); that which came where nothing was repaired.
     change
-        Share of foreign ground, 0 to 1, shape (row, col).
+        How far the guide was not left as it is, 0 to 1, shape (row, col).
     own_detail
         Of the change: how far the guide's detail was kept (a local gain) rather than replaced, shape (row, col).
     evidence
         At low resolution.
     foreign
-        What the matting found: share of foreign ground before it was sharpened, shape (row, col).
+        Probability of foreign ground or light near the candidates, 0 elsewhere, shape (row, col).
     share
         Share of the valid ground that changed.
     """
@@ -116,12 +117,15 @@ def repair_guide(pair: CoarsePair, msi: FloatCube, response: Response, *, correc
     parts: list[tuple[tuple[slice, slice], FloatCube]] = []
     if candidates.any():
         contrast = float(np.median(neighbour_contrast(corrected[:, ::7], evidence.contradiction.power)))
+        light = common_light(evidence.relation.seen, evidence.blurred, evidence.contradiction)
         for read, core in blocks(pair.valid.shape):
             if not candidates[read].any():
                 continue
             fine_read, fine_core = fine_block(read, response.ratio), fine_block(core, response.ratio)
             inner = tuple(slice(c.start - r.start, c.stop - r.start) for c, r in zip(fine_core, fine_read, strict=True))
-            block = _repair_block(evidence, corrected[:, *fine_read].astype(np.float64), read, response, contrast)
+            block = _repair_block(
+                evidence, corrected[:, *fine_read].astype(np.float64), read, response, contrast, light
+            )
             parts.append((fine_core, block.guide[:, *inner].astype(np.float32)))
             foreign[fine_core] = block.foreign[inner]
             change[fine_core], own[fine_core] = block.change[inner], block.own[inner]
@@ -147,8 +151,47 @@ class _Block:
 
 
 def _repair_block(
-    evidence: Evidence, guide: FloatArray, where: tuple[slice, slice], response: Response, contrast: float
+    evidence: Evidence,
+    guide: FloatArray,
+    where: tuple[slice, slice],
+    response: Response,
+    contrast: float,
+    light: CommonLight | None,
 ) -> _Block:
+    data = decision_data(evidence, guide, where, response, contrast, light)
+    candidates = evidence.contradiction.candidates[where]
+    decision = decide(data, grown(candidates, NEAR_PX), response)
+    repaired = decision.blend(guide, data.lit, data.expected)
+    near = gaussian_filter(binary_dilation(candidates, np.ones((3, 3), bool)).astype(np.float64), 0.7, mode="constant")
+    repaired -= _BACK_PROJECTION * response.up((response.down(repaired) - data.seen) * near)
+    return _Block(repaired, decision.probability, decision.change, decision.own_detail)
+
+
+def decision_data(
+    evidence: Evidence,
+    guide: FloatArray,
+    where: tuple[slice, slice],
+    response: Response,
+    contrast: float,
+    light: CommonLight | None,
+) -> DecisionData:
+    """Collect what the decision about a block follows from: the matting, and the gain inside of what it found.
+
+    Parameters
+    ----------
+    evidence
+        Of the whole scene.
+    guide
+        Corrected guide of the block, shape (msi band, row, col).
+    where
+        Coarse pixels of the block.
+    response
+        The HSI's response.
+    contrast
+        See :class:`~hsfuse.fusion.change.matting.MattingData`.
+    light
+        Of the whole scene.
+    """
     seen, relation = evidence.relation.seen[:, *where], evidence.relation
     blurred = evidence.blurred[:, *where]
     candidates, power = evidence.contradiction.candidates[where], evidence.contradiction.power
@@ -160,25 +203,29 @@ def _repair_block(
     )  # fmt: skip
     share = foreign_share(data, response)
     change, gain, belongs = _judged(share, seen, blurred, power, response)
-    if float((belongs * change).sum()) > _SOME_DETAIL * float(change.sum()):
+    shaded = np.zeros(share.shape)
+    if light is not None:
+        near = gaussian_filter(grown(light.agreeing[where], 1).astype(np.float64), _LIGHT_WIDTH_PX, mode="nearest")
+        shaded = np.clip(response.up(near[None])[0], 0.0, 1.0)
+
+    def lightened(gain: FloatArray) -> FloatArray:
+        common = gain if light is None else light.gain[:, None, None]
+        return np.asarray(guide * (shaded * common + (1.0 - shaded) * gain))
+
+    belongs = np.maximum(belongs, shaded)
+    if shaded.any() or float((belongs * change).sum()) > _SOME_DETAIL * float(change.sum()):
         # Ground whose detail belongs there (a shadow) is known better than by what the HSI says: its edge too.
-        lit = belongs * gain * guide + (1.0 - belongs) * expected
-        share = foreign_share(replace(data, expected=lit), response)
+        known = belongs * lightened(gain) + (1.0 - belongs) * expected
+        share = foreign_share(replace(data, expected=known), response)
         change, gain, belongs = _judged(share, seen, blurred, power, response)
-    own = belongs * (change > 0)
-    inside = belongs * gain * guide + (1.0 - belongs) * expected
+        belongs = np.maximum(belongs, shaded)
+    lit = lightened(gain)
+    inside = belongs * lit + (1.0 - belongs) * expected
     repaired = guide * (1.0 - change) + inside * change
-    # What still contradicts the HSI is foreign where the matting suspected as much, only less surely.
-    left = ((response.down(repaired) - seen) ** 2 / relation.variance[:, *where]).mean(axis=0)
-    doubted = binary_dilation(candidates, np.ones((3, 3), bool)) & (left > _LEFT_OVER)
-    doubt = np.repeat(np.repeat(doubted, response.ratio, 0), response.ratio, 1).astype(np.float64)
-    doubt = np.maximum(gaussian_filter(doubt, 0.8), doubt)
-    doubt *= np.clip((share - _DOUBT_FROM) / _DOUBT_OVER, 0.0, 1.0) * (1.0 - belongs)
-    repaired = repaired * (1.0 - doubt) + expected * doubt
-    change, own = np.maximum(change, doubt), own * (1.0 - doubt)
-    near = gaussian_filter(binary_dilation(candidates, np.ones((3, 3), bool)).astype(np.float64), 0.7, mode="constant")
-    repaired -= _BACK_PROJECTION * response.up((response.down(repaired) - seen) * near)
-    return _Block(repaired, share, change, own)
+    return DecisionData(
+        guide, lit, expected, share, belongs, seen, seen - response.down(repaired),
+        data.variance, data.distance, evidence.contradiction.rivalry[where], power, contrast,
+    )  # fmt: skip
 
 
 def _judged(

@@ -1,0 +1,176 @@
+"""Train the decision about pixels near a change (hsfuse.fusion.change.decision) on simulated changes of training sites.
+
+python benchmarks/fit_decision.py --data ../shared/data --out hsfuse/fusion/change/decision.npz
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from pair_changes import changed_guide
+from quality_scenes import ReferenceScene
+from real_pairs import RATIO, SHARP, make_pair, split_scenes
+
+from hsfuse.degrade import Psf
+from hsfuse.fusion.change.decision import decision_features
+from hsfuse.fusion.change.evidence import gather_evidence
+from hsfuse.fusion.change.illumination import common_light
+from hsfuse.fusion.change.matting import NEAR_PX, grown, neighbour_contrast
+from hsfuse.fusion.change.repair import decision_data
+from hsfuse.fusion.change.response import Response
+from hsfuse.inference import pipeline
+from hsfuse.inference.guide_repair import align_survey, survey_scene
+from hsfuse.workflows.steps.array_scene import array_scene
+
+CUBES = (
+    "airport-1", "airport-3", "beach-1", "cuprite_50x90", "cuprite_half50", "samson", "muufl", "deephorizon_half50",
+    "mlbs", "osbs", "botswana",
+)  # fmt: skip
+PAIRS = (
+    ("35dB", "parcels", 11, False), ("35dB", "parcels", 12, False), ("35dB", "cloud", 11, False),
+    ("35dB", "shadow", 11, False), ("35dB", "mix", 11, False), ("field", "parcels", 14, False),
+    ("real", "none", 17, True), ("35dB", "season", 15, False), ("field", "none", 16, False),
+)  # fmt: skip
+"""Setting, change, seed, and whether the responses are withheld."""
+FUSED_SHARE = 1.0 / 25.0
+"""Squared error of a fusion relative to that of interpolation: what error added outside of a change is measured by."""
+HIDDEN, BATCH, RATE, DECAY = 32, 16, 3e-3, 1e-3
+INSIDE, HARM, HARM_FROM_DB, OUTSIDE, ENTROPY = 0.5, 3.0, 0.3, 2.0, 2.0
+"""Weights of the error inside, of what of it exceeds that of what the HSI says by so many decibels, of the error
+outside, and of the probability."""
+THINNED = 3
+"""Each step looks at one pixel of so many."""
+_LEAST_PIXELS = 20
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Pixels near the candidates of a pair; images in units of each MSI band's spread, shape (msi band, pixel)."""
+
+    features: torch.Tensor
+    guide: torch.Tensor
+    lit: torch.Tensor
+    expected: torch.Tensor
+    wanted: torch.Tensor
+    changed: torch.Tensor
+    sharp: bool
+    missed: float
+    allowed: float
+
+    def thinned(self, first: int, step: int) -> Sample:
+        """Return every so many pixels."""
+        images = (self.features, self.guide, self.lit, self.expected, self.wanted)
+        few = [image[:, first::step] for image in images]
+        return Sample(*few, self.changed[first::step], self.sharp, self.missed / step, self.allowed / step)
+
+
+def sample(scene: ReferenceScene, setting: str, change: str, seed: int, blind: bool) -> Sample | None:
+    """Everything about a pair that the training needs; None where it has no candidates."""
+    pair, mask = make_pair(scene, setting, change, seed)
+    whole = array_scene(pair.hsi, pair.msi, scene.bands, None if blind else scene.responses, RATIO, Psf(1.0))
+    context = pipeline.scene_context(whole, "cpu", 0)
+    survey = survey_scene(whole, context)
+    found = align_survey(survey, context)
+    response = Response(RATIO, context.psf) if found is None else Response(RATIO, found.psf, found.offset_px)
+    evidence, guide = gather_evidence(survey.pair, survey.msi, response)
+    candidates, power = evidence.contradiction.candidates, evidence.contradiction.power
+    if not candidates.any():
+        return None
+    contrast = float(np.median(neighbour_contrast(guide[:, ::7], power)))
+    rows, cols = mask.shape
+    everything = (slice(0, rows // RATIO), slice(0, cols // RATIO))
+    light = common_light(evidence.relation.seen, evidence.blurred, evidence.contradiction)
+    data = decision_data(evidence, guide.astype(np.float64), everything, response, contrast, light)
+    near = np.repeat(np.repeat(grown(candidates, NEAR_PX), RATIO, 0), RATIO, 1)
+    truth = scene.msi[:, :rows, :cols].astype(np.float64)
+    touched = mask if change in SHARP else np.zeros_like(mask)
+    mask = touched
+    if change in SHARP and change != "mix":
+        shown, _ = changed_guide(scene.msi, change, seed)
+        touched = (np.abs(shown - scene.msi).max(axis=0) > 0)[:rows, :cols]
+    wanted = np.where(touched, truth, data.guide)
+    spread = np.sqrt(power)[:, None, None]
+
+    def taken(image: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy((image / spread)[:, near].astype(np.float32))
+
+    interpolated = float((((response.up(data.seen) - truth) / spread) ** 2).mean())
+    missed = float((((data.guide - wanted) / spread) ** 2).mean(axis=0)[mask & ~near].sum())
+    return Sample(
+        torch.from_numpy(decision_features(data, response)[:, near].astype(np.float32)), taken(data.guide),
+        taken(data.lit), taken(data.expected), taken(wanted), torch.from_numpy(mask[near].astype(np.float32)),
+        change in SHARP, missed, int((~mask).sum()) * interpolated * FUSED_SHARE,
+    )  # fmt: skip
+
+
+def loss(answer: torch.Tensor, pair: Sample) -> torch.Tensor:
+    """Error inside over that of what the HSI says and what is added outside, dB, and the entropy of the probability."""
+    share = torch.softmax(answer[:, :3], dim=1).T
+    repaired = share[0] * pair.guide + share[1] * pair.lit + share[2] * pair.expected
+    square = ((repaired - pair.wanted) ** 2).mean(dim=0)
+    outside = 10.0 * torch.log10(1.0 + (square * (1.0 - pair.changed)).sum() / pair.allowed)
+    entropy = torch.nn.functional.binary_cross_entropy_with_logits(answer[:, 3], pair.changed)
+    if not pair.sharp:
+        return OUTSIDE * outside + ENTROPY * entropy
+    interpolated = (((pair.expected - pair.wanted) ** 2).mean(dim=0) * pair.changed).sum() + 1e-6
+    inside = 10.0 * torch.log10(((square * pair.changed).sum() + pair.missed) / interpolated + 0.03)
+    inside = INSIDE * inside + HARM * torch.relu(inside - HARM_FROM_DB)
+    return inside + OUTSIDE * outside + ENTROPY * entropy
+
+
+def train(parts: Sequence[Sequence[Sample]], steps: int) -> dict[str, np.ndarray]:
+    """Train on the pairs of several sites; every site counts alike."""
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    joined = torch.cat([pair.features for site in parts for pair in site], dim=1)
+    mean, spread = joined.mean(dim=1), joined.std(dim=1) + 1e-6
+    linear = [torch.nn.Linear(len(mean), HIDDEN), torch.nn.Linear(HIDDEN, HIDDEN), torch.nn.Linear(HIDDEN, 4)]
+    model = torch.nn.Sequential(linear[0], torch.nn.SiLU(), linear[1], torch.nn.SiLU(), linear[2])
+    optimizer = torch.optim.AdamW(model.parameters(), RATE, weight_decay=DECAY)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for step in range(steps):
+        total = torch.zeros(())
+        for _ in range(BATCH):
+            site = parts[int(rng.integers(len(parts)))]
+            pair = site[int(rng.integers(len(site)))]
+            pair = pair.thinned(int(rng.integers(THINNED)), THINNED)
+            x = ((pair.features - mean[:, None]) / spread[:, None]).clamp(-5.0, 5.0).T
+            total = total + loss(model(x), pair) / BATCH
+        optimizer.zero_grad()
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 100 == 0:
+            print(step, round(float(total), 3), flush=True)
+    stored = {"mean": mean, "spread": spread}
+    for index, layer in enumerate(linear, start=1):
+        stored |= {f"weight{index}": layer.weight.detach(), f"bias{index}": layer.bias.detach()}
+    return {name: value.numpy() for name, value in stored.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--cubes", nargs="*", default=list(CUBES))
+    parser.add_argument("--steps", type=int, default=700)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    sites: dict[str, list[Sample]] = {}
+    for site, scene in split_scenes("train", args.data, args.cubes):
+        found = [sample(scene, *pair) for pair in PAIRS]
+        usable = [pair for pair in found if pair is not None and pair.features.shape[1] >= _LEAST_PIXELS]
+        if usable:
+            sites.setdefault(site, []).extend(usable)
+        print(scene.name, len(usable), flush=True)
+    np.savez(args.out, **train(list(sites.values()), args.steps))
+
+
+if __name__ == "__main__":
+    main()
