@@ -101,12 +101,12 @@ def test_cast_shadow_keeps_its_detail() -> None:
     assert _rms((found.msi - pair.clean_msi)[:, *PARCEL]) < 0.25 * _rms((pair.msi - pair.clean_msi)[:, *PARCEL])
 
 
-def _relation_of(seen: NDArray[np.float64], blurred: NDArray[np.float64]) -> tuple[GuideRelation, Contradiction]:
+def _contradiction(seen: NDArray[np.float64], blurred: NDArray[np.float64]) -> Contradiction:
     one, zero = np.ones_like(seen), np.zeros_like(seen)
     noise = np.full_like(seen, 1e-5)
     distance = ((blurred - seen) ** 2 / noise).sum(axis=0)
     relation = GuideRelation(seen, one, zero, distance, noise, np.eye(len(seen)), one[0], np.zeros((len(seen), 0)))
-    return relation, Contradiction.find(relation, blurred, np.ones(seen.shape[1:], bool))
+    return Contradiction.find(relation, blurred, np.ones(seen.shape[1:], bool))
 
 
 def test_all_shadows_of_a_scene_share_one_gain() -> None:
@@ -116,18 +116,16 @@ def test_all_shadows_of_a_scene_share_one_gain() -> None:
     cover[5:10, 5:11] = cover[20:24, 30:36] = 1.0
     soft = gaussian_filter(cover, 0.6)
     gain = np.array([2.0, 1.9, 1.8, 1.7])[:, None, None]
-    found = common_light(
-        seen, seen * (1.0 - soft * (1.0 - 1.0 / gain)), _relation_of(seen, seen * (1.0 - soft * (1.0 - 1.0 / gain)))[1]
-    )
+    shaded = seen * (1.0 - soft * (1.0 - 1.0 / gain))
+    found = common_light(seen, shaded, _contradiction(seen, shaded))
     assert found is not None
     # Pixels that a shadow covers in part have any gain below the common one.
     assert np.allclose(found.gain, gain[:, 0, 0], rtol=0.03)
     assert found.agreeing[cover == 1.0].mean() > 0.4
     assert not found.agreeing[soft < 0.5].any()
-    other = np.where(
-        cover > 0, np.roll(seen, (17, 21), axis=(1, 2)) * np.array([1.3, 0.7, 1.2, 0.6])[:, None, None], seen
-    )
-    assert common_light(seen, other, _relation_of(seen, other)[1]) is None
+    foreign = np.roll(seen, (17, 21), axis=(1, 2)) * np.array([1.3, 0.7, 1.2, 0.6])[:, None, None]
+    other = np.where(cover > 0, foreign, seen)
+    assert common_light(seen, other, _contradiction(seen, other)) is None
 
 
 def test_thin_shadows_keep_their_detail_by_the_light_of_wide_ones() -> None:

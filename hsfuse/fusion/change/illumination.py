@@ -28,6 +28,7 @@ _AGREEMENT = 0.5
 """Squared error that is left, over that of the four neighbours' prediction, below which a pixel agrees."""
 _TOLERANCE = 0.06
 """Log of a pixel's own gain over the common one, at most: pixels that are covered in part have any gain."""
+_MUCH_SUPPORT = 0.5
 _ROUNDS = 3
 
 
@@ -75,7 +76,10 @@ def common_light(seen: FloatArray, blurred: FloatArray, contradiction: Contradic
     usable = (np.log(ratio) > _DARKER).all(axis=0) & (ratio.max(axis=0) < _MOST_COLOUR * ratio.min(axis=0))
     if not usable.any():
         return None
-    gain = max(ratio.T[usable], key=lambda each: int(agreeing(each).sum()))
+    hypotheses = ratio.T[usable]
+    counts = np.array([int(agreeing(each).sum()) for each in hypotheses])
+    # Along a straight edge many pixels are covered by the same part: of gains with much support the largest is whole.
+    gain = max(hypotheses[counts >= _MUCH_SUPPORT * counts.max()], key=lambda each: float(each.mean()))
     for _ in range(_ROUNDS):
         inside = agreeing(gain)
         if inside.sum() < max(_LEAST_PIXELS, _LEAST_SHARE * places.size):
