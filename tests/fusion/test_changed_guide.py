@@ -121,30 +121,27 @@ def test_all_shadows_of_a_scene_share_one_gain() -> None:
     assert found is not None
     # Pixels that a shadow covers in part have any gain below the common one.
     assert np.allclose(found.gain, gain[:, 0, 0], rtol=0.03)
-    assert found.agreeing[cover == 1.0].mean() > 0.4
+    assert found.agreeing[soft > 0.99].mean() > 0.5
     assert not found.agreeing[soft < 0.5].any()
     foreign = np.roll(seen, (17, 21), axis=(1, 2)) * np.array([1.3, 0.7, 1.2, 0.6])[:, None, None]
     other = np.where(cover > 0, foreign, seen)
     assert common_light(seen, other, _contradiction(seen, other)) is None
 
 
-def test_thin_shadows_keep_their_detail_by_the_light_of_wide_ones() -> None:
-    stripe = (slice(12, 15), slice(12, 100))
+def test_foreign_ground_that_is_hardly_seen_is_no_worse_than_what_the_hsi_says() -> None:
+    """Missed pixels inside a parcel cost more than detail: what is left inside must not exceed interpolation."""
 
-    def shadows(clean: NDArray[np.float32]) -> NDArray[np.float32]:
+    def alike(clean: NDArray[np.float32]) -> NDArray[np.float32]:
         out = clean.copy()
-        out[:, *PARCEL] *= 0.5
-        out[:, 60:84, 12:33] *= 0.5
-        out[:, *stripe] *= 0.5
+        out[:, *PARCEL] = np.roll(clean, (45, 50), axis=(1, 2))[:, *PARCEL]
         return out
 
-    pair = make_pair(COARSE, change=shadows)
+    pair = make_pair(COARSE, change=alike)
     found = _repaired(pair)
-    low = Response(RATIO, Psf(1.0))
-    interpolated = low.up(low.down(pair.clean_msi))
-    for place in (stripe, PARCEL):
-        repaired, plain = (_rms((image - pair.clean_msi)[:, *place]) for image in (found.msi, interpolated))
-        assert repaired < 0.6 * plain, (place, repaired, plain)
+    response = Response(RATIO, Psf(1.0))
+    interpolated = response.up(response.down(pair.clean_msi))
+    repaired, plain = (_rms((image - pair.clean_msi)[:, *PARCEL]) for image in (found.msi, interpolated))
+    assert repaired < 1.05 * plain
 
 
 def test_most_of_the_ground_changed_is_said() -> None:
