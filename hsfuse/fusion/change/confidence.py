@@ -106,7 +106,7 @@ class SceneTraits:
         covariance = np.cov(colours) + 1e-6 * max(float(colours.var()), 1e-12) * np.eye(len(seen))
         return cls(
             coarse, _unexplained_roughness(pair, seen, space.back), colours.mean(axis=1),
-            np.linalg.inv(covariance), float((space.noise**2).mean()),
+            np.asarray(np.linalg.inv(covariance), np.float64), float((space.noise**2).mean()),
         )  # fmt: skip
 
     def rareness(self, guide: NDArray[np.floating]) -> FloatArray:

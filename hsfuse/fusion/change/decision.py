@@ -131,7 +131,7 @@ def decision_features(data: DecisionData, response: Response) -> FloatArray:
         return np.asarray((x**2 / scale).mean(axis=0))
 
     def up(x: FloatArray) -> FloatArray:
-        return response.up(x[None])[0]
+        return np.asarray(response.up(x[None])[0])
 
     share, step = data.share, data.expected - data.guide
     off, off_lit = size(step), size(data.expected - data.lit)
