@@ -10,8 +10,8 @@ from rich.console import Console
 
 from hsfuse.config import RunConfig
 from hsfuse.progress import LineProgress, RichProgress, Step, Within, expect, note
-from hsfuse.progress.course import Course, State, Steady
 from hsfuse.progress.terminal import figures, headline
+from hsfuse.progress.tracker import ProgressTracker, SmoothedEstimate, State
 from hsfuse.workflows.steps.foresight import TEXTS, foreseen
 
 
@@ -25,66 +25,66 @@ class Clock:
         return self.now
 
 
-def course_of(*seconds: float) -> tuple[Course, Clock]:
+def tracker_of(*seconds: float) -> tuple[ProgressTracker, Clock]:
     clock = Clock()
-    course = Course(clock)
-    course.expect([Step(f"s{i}", f"text {i}", value) for i, value in enumerate(seconds, start=1)])
-    return course, clock
+    tracker = ProgressTracker(clock)
+    tracker.expect([Step(f"s{i}", f"text {i}", value) for i, value in enumerate(seconds, start=1)])
+    return tracker, clock
 
 
 def test_the_whole_is_estimated_from_the_first_second() -> None:
-    course, _ = course_of(10.0, 30.0)
-    state = course.state()
+    tracker, _ = tracker_of(10.0, 30.0)
+    state = tracker.state()
     assert (state.number, state.count, state.name, state.left) == (1, 2, "s1", 40.0)
     assert headline(state) == "1/2 s1: text 1"
 
 
 def test_a_slow_machine_shows_in_what_is_to_come() -> None:
-    course, clock = course_of(10.0, 30.0)
-    course.begin("s1", 1.0)
+    tracker, clock = tracker_of(10.0, 30.0)
+    tracker.begin("s1", 1.0)
     clock.now = 40.0
-    course.end("s1")
+    tracker.end("s1")
     # 40 s instead of 10: the other step will take more than the 30 s that were foreseen, less than four times as much.
-    assert 60.0 < (course.state().left or 0.0) < 120.0
+    assert 60.0 < (tracker.state().left or 0.0) < 120.0
 
 
 def test_what_a_step_reports_counts_the_more_the_more_is_done() -> None:
-    course, clock = course_of(100.0)
-    course.begin("s1", 10.0)
+    tracker, clock = tracker_of(100.0)
+    tracker.begin("s1", 10.0)
     clock.now = 10.0
-    course.advance("s1", 5.0)
-    assert 10.0 < (course.state().left or 0.0) < 60.0
-    course.advance("s1", 4.5)
-    assert (course.state().left or 0.0) < 6.0
+    tracker.advance("s1", 5.0)
+    assert 10.0 < (tracker.state().left or 0.0) < 60.0
+    tracker.advance("s1", 4.5)
+    assert (tracker.state().left or 0.0) < 6.0
 
 
 def test_measured_and_timed_steps_keep_their_own_time() -> None:
     clock = Clock()
-    course = Course(clock)
-    course.expect([Step("a", "", 1.0), Step("train", "", 60.0, timed=True), Step("fuse", "", 20.0, measured=True)])
-    course.begin("a", 1.0)
+    tracker = ProgressTracker(clock)
+    tracker.expect([Step("a", "", 1.0), Step("train", "", 60.0, timed=True), Step("fuse", "", 20.0, measured=True)])
+    tracker.begin("a", 1.0)
     clock.now = 10.0
-    course.end("a")
-    assert course.state().left == 80.0
+    tracker.end("a")
+    assert tracker.state().left == 80.0
 
 
 def test_a_step_that_is_passed_over_is_not_waited_for() -> None:
-    course, _ = course_of(10.0, 30.0, 5.0)
-    course.begin("s3", 1.0)
-    state = course.state()
+    tracker, _ = tracker_of(10.0, 30.0, 5.0)
+    tracker.begin("s3", 1.0)
+    state = tracker.state()
     assert (state.number, state.left) == (3, 5.0)
-    course.end("s3")
-    assert course.state().left == 0.0
-    assert headline(course.state()).startswith("end:")
+    tracker.end("s3")
+    assert tracker.state().left == 0.0
+    assert headline(tracker.state()).startswith("end:")
 
 
 def test_a_stage_that_nobody_expected_is_a_note() -> None:
-    course, _ = course_of(10.0)
-    course.begin("s1", 1.0)
-    course.end("s1")
-    course.begin("something", 2.0)
-    course.advance("something", 1.0)
-    assert "something" in headline(course.state())
+    tracker, _ = tracker_of(10.0)
+    tracker.begin("s1", 1.0)
+    tracker.end("s1")
+    tracker.begin("something", 2.0)
+    tracker.advance("something", 1.0)
+    assert "something" in headline(tracker.state())
 
 
 def test_lines_stand_for_every_twentieth_of_the_run() -> None:
@@ -133,11 +133,11 @@ def test_words_stay_whole(width: int) -> None:
 
 
 def test_figures_name_step_and_whole() -> None:
-    course, clock = course_of(10.0, 10.0)
-    course.begin("s1", 2.0)
+    tracker, clock = tracker_of(10.0, 10.0)
+    tracker.begin("s1", 2.0)
     clock.now = 5.0
-    course.advance("s1", 1.0)
-    assert figures(course.state()) == "25 %  step 50 %, 5 s gone, about 15 s left"
+    tracker.advance("s1", 1.0)
+    assert figures(tracker.state()) == "25 %  step 50 %, 5 s gone, about 15 s left"
 
 
 def test_a_part_stands_within_the_whole() -> None:
@@ -173,11 +173,11 @@ def test_what_is_shown_follows_without_jumps() -> None:
     def seen(elapsed: float, left: float) -> State:
         return State(1, 1, "fuse", "", "", None, elapsed, left)
 
-    steady = Steady(lag_s=3.0)
-    assert steady(seen(0.0, 30.0)).left == 30.0
-    spike = steady(seen(0.25, 60.0)).left or 0.0
+    smoothed = SmoothedEstimate(lag_s=3.0)
+    assert smoothed(seen(0.0, 30.0)).left == 30.0
+    spike = smoothed(seen(0.25, 60.0)).left or 0.0
     assert 30.0 < spike < 35.0
     shown = 0.0
     for quarter in range(2, 80):
-        shown = steady(seen(quarter / 4, 40.0 - quarter / 4)).left or 0.0
+        shown = smoothed(seen(quarter / 4, 40.0 - quarter / 4)).left or 0.0
     assert shown == pytest.approx(40.0 - 79 / 4, abs=0.1)

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TextIO
 
-from hsfuse.progress.course import Course
 from hsfuse.progress.protocol import Stage, Step, format_seconds
+from hsfuse.progress.tracker import ProgressTracker
 
 _EVERY = 5
 """Percent between lines."""
@@ -28,35 +28,35 @@ class LineProgress:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream
-        self._course = Course()
+        self._tracker = ProgressTracker()
         self._shown = 0
 
     def expect(self, steps: Sequence[Step]) -> None:
         """Say which stages are to come."""
-        self._course.expect(steps)
+        self._tracker.expect(steps)
 
     @contextmanager
     def stage(self, name: str, total: float = 1.0) -> Iterator[Stage]:
         """Open a stage that reports in lines."""
-        course = self._course
-        course.begin(name, total)
-        start, state = time.monotonic(), course.state()
+        tracker = self._tracker
+        tracker.begin(name, total)
+        start, state = time.monotonic(), tracker.state()
         planned = state.fraction is not None and state.name == name
         if planned:
             left = f"; about {format_seconds(state.left)} left" if state.left else ""
-            self._write(f"{course.label(name)}: {state.text or name}{left}")
+            self._write(f"{tracker.label(name)}: {state.text or name}{left}")
         yield _LineStage(self, name, total, planned)
-        course.end(name)
-        self._write(f"{course.label(name)}: done in {format_seconds(time.monotonic() - start)}")
+        tracker.end(name)
+        self._write(f"{tracker.label(name)}: done in {format_seconds(time.monotonic() - start)}")
 
     def advanced(self, name: str, amount: float) -> None:
         """Count what a stage did, and write a line where the run got on by 5 %."""
-        self._course.advance(name, amount)
-        state = self._course.state()
+        self._tracker.advance(name, amount)
+        state = self._tracker.state()
         percent = int(100 * (state.fraction or 0.0)) // _EVERY * _EVERY
         if self._shown < percent < 100:
             self._shown = percent
-            self._write(f"{percent} % of the run ({self._course.label(name)}), about "
+            self._write(f"{percent} % of the run ({self._tracker.label(name)}), about "
                         f"{format_seconds(state.left or 0.0)} left")  # fmt: skip
 
     def _write(self, text: str) -> None:

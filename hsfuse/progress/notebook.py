@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from hsfuse.progress.course import Course, CourseStage, Steady
 from hsfuse.progress.protocol import Stage, Step, format_seconds
 from hsfuse.progress.terminal import figures, headline
+from hsfuse.progress.tracker import ProgressTracker, SmoothedEstimate, TrackedStage
 
 _EVERY_S = 0.5
 
@@ -27,7 +27,7 @@ class NotebookProgress:
     """A bar with the step that is being done, brought up to date twice a second; use :meth:`close` at the end."""
 
     def __init__(self) -> None:
-        self._course, self._steady = Course(), Steady()
+        self._tracker, self._smoothed = ProgressTracker(), SmoothedEstimate()
         self._handle: Any = None
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
@@ -42,16 +42,16 @@ class NotebookProgress:
 
     def expect(self, steps: Sequence[Step]) -> None:
         """Say which stages are to come."""
-        self._course.expect(steps)
+        self._tracker.expect(steps)
         self._open()
 
     @contextmanager
     def stage(self, name: str, total: float = 1.0) -> Iterator[Stage]:
         """Open a stage."""
         self._open()
-        self._course.begin(name, total)
-        yield CourseStage(self._course, name)
-        self._course.end(name)
+        self._tracker.begin(name, total)
+        yield TrackedStage(self._tracker, name)
+        self._tracker.end(name)
 
     def close(self) -> None:
         """Stop; what was reached stays to be seen."""
@@ -60,7 +60,7 @@ class NotebookProgress:
         self._ended.set()
         self._thread.join()
         self._thread = None
-        took = format_seconds(self._course.state().elapsed)
+        took = format_seconds(self._tracker.state().elapsed)
         self._show(f"<progress value='1' max='1' style='width:20em'></progress> {html.escape(took)}")
 
     def _open(self) -> None:
@@ -84,7 +84,7 @@ class NotebookProgress:
             self._handle.update(HTML(text))
 
     def _text(self) -> str:
-        state = self._steady(self._course.state())
+        state = self._smoothed(self._tracker.state())
         value = "" if state.fraction is None else f" value='{state.fraction:.3f}'"
         bar = f"<progress{value} max='1' style='width:20em'></progress>"
         return f"<div>{html.escape(headline(state))}</div><div>{bar} {html.escape(figures(state))}</div>"

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from hsfuse.progress.course import Course, CourseStage, State, Steady
 from hsfuse.progress.protocol import Stage, Step, format_seconds
+from hsfuse.progress.tracker import ProgressTracker, SmoothedEstimate, State, TrackedStage
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -35,7 +35,7 @@ class RichProgress:
         from rich.console import Console
 
         self._console = console or Console(stderr=True, highlight=False)
-        self._course = Course()
+        self._tracker = ProgressTracker()
         self._live: Live | None = None
 
     def open(self) -> None:
@@ -43,7 +43,7 @@ class RichProgress:
         from rich.live import Live
 
         if self._live is None:
-            view = _View(self._course)
+            view = _View(self._tracker)
             self._live = Live(view, console=self._console, refresh_per_second=_PER_SECOND, transient=True)
             self._live.start()
             # A process that is killed could not show it again.
@@ -51,19 +51,19 @@ class RichProgress:
 
     def expect(self, steps: Sequence[Step]) -> None:
         """Say which stages are to come."""
-        self._course.expect(steps)
+        self._tracker.expect(steps)
         self.open()
 
     @contextmanager
     def stage(self, name: str, total: float = 1.0) -> Iterator[Stage]:
         """Open a stage."""
         self.open()
-        start, course = time.monotonic(), self._course
-        course.begin(name, total)
-        yield CourseStage(course, name)
-        took = course.end(name)
+        start, tracker = time.monotonic(), self._tracker
+        tracker.begin(name, total)
+        yield TrackedStage(tracker, name)
+        took = tracker.end(name)
         spent = time.monotonic() - start if took is None else took
-        self._console.print(f"{course.label(name)}: {format_seconds(spent)}", style="dim", markup=False)
+        self._console.print(f"{tracker.label(name)}: {format_seconds(spent)}", style="dim", markup=False)
 
     def say(self, text: str) -> None:
         """Print a line above the display."""
@@ -79,8 +79,8 @@ class RichProgress:
 class _View:
     """What is drawn: always of this moment."""
 
-    def __init__(self, course: Course) -> None:
-        self._course, self._steady = course, Steady()
+    def __init__(self, tracker: ProgressTracker) -> None:
+        self._tracker, self._smoothed = tracker, SmoothedEstimate()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from rich.console import Group
@@ -88,7 +88,7 @@ class _View:
         from rich.table import Table
         from rich.text import Text
 
-        state = self._steady(self._course.state())
+        state = self._smoothed(self._tracker.state())
         yield Text(headline(state), style="bold", overflow="fold")
         times = Text(figures(state), no_wrap=True)
         room = options.max_width - _INDENT - times.cell_len - 2

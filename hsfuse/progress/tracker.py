@@ -57,7 +57,7 @@ class State:
         return None if self.left is None else self.elapsed / max(self.elapsed + self.left, 1e-9)
 
 
-class Steady:
+class SmoothedEstimate:
     """Lets the estimate that is shown follow the reckoning without jumps.
 
     A plan that is just being corrected, or a rival that computes for a second, is no news.
@@ -72,7 +72,7 @@ class Steady:
         self._lag, self._total, self._seen = lag_s, 0.0, 0.0
 
     def __call__(self, state: State) -> State:
-        """Return the state with the steady estimate."""
+        """Return the state with the estimate that is shown."""
         if state.left is None:
             return state
         total, passed = state.elapsed + state.left, state.elapsed - self._seen
@@ -82,7 +82,7 @@ class Steady:
         return replace(state, left=max(self._total - state.elapsed, 0.0))
 
 
-class Course:
+class ProgressTracker:
     """The steps of a run with their times; all methods may be called from any thread.
 
     The rest of the running step is taken from what is reported of it, the more so the more of it is done; steps to
@@ -208,19 +208,19 @@ class Course:
         return share * reported + (1.0 - share) * foreseen
 
 
-class CourseStage:
-    """A stage of a course, for displays that show the course themselves."""
+class TrackedStage:
+    """A stage that is reported to a tracker, for displays that show the tracker themselves."""
 
-    def __init__(self, course: Course, name: str) -> None:
-        self._course, self._name = course, name
+    def __init__(self, tracker: ProgressTracker, name: str) -> None:
+        self._tracker, self._name = tracker, name
 
     def advance(self, amount: float = 1.0) -> None:
         """Move the bar."""
-        self._course.advance(self._name, amount)
+        self._tracker.advance(self._name, amount)
 
     def note(self, text: str) -> None:
         """Show what is done just now."""
-        self._course.note(self._name, text)
+        self._tracker.note(self._name, text)
 
 
 def _expected(step: Step, pace: Mapping[bool, float]) -> float:
