@@ -23,9 +23,10 @@ from hsfuse.fusion.nets.header import read_header
 from hsfuse.inference.budget import make_budget
 from hsfuse.inference.scene import FusionScene
 from hsfuse.log import get_logger
-from hsfuse.outputs import check_paths, part_name, refuse_inputs
+from hsfuse.outputs import part_name
 from hsfuse.progress import Progress
 from hsfuse.resources import Resources
+from hsfuse.workflows.steps.companion import check_companion
 from hsfuse.workflows.steps.methods import ChosenMethod, network_precision
 from hsfuse.writers import WriteOptions, journal_folder, run_identity
 from hsfuse.writers.provenance import InputIdentity
@@ -62,26 +63,16 @@ def remove_unpublished(output: Path) -> None:
 
 
 def check_adapted_path(output: Path, options: WriteOptions) -> None:
-    """Check the place of the adapted weights before any work.
+    """Check the place of the adapted weights before any work; see :func:`.companion.check_companion`."""
+    check_companion("file of adapted weights", (adapted_path(output), unpublished_path(output)), options, _are_weights)
 
-    Raises
-    ------
-    OutputError
-        They exist already, or an input or another file is in their place.
-    """
-    path = adapted_path(output)
-    check_paths([path, part_name(unpublished_path(output))])
-    refuse_inputs([path, unpublished_path(output)], options.inputs)
-    if path.exists() and not (options.overwrite or options.resume):
-        raise OutputError(f"The adapted weights {path} exist already.", hint="Use --overwrite to replace them.")
-    for found in filter(Path.exists, (path, unpublished_path(output))):
-        try:
-            read_header(found)
-        except InputError as error:
-            raise OutputError(
-                f"{found} is in the way of the adapted weights and holds none.",
-                hint="Move it, or choose another output.",
-            ) from error
+
+def _are_weights(path: Path) -> bool:
+    try:
+        read_header(path)
+    except InputError:
+        return False
+    return True
 
 
 def adapt_to_scene(

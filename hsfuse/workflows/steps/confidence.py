@@ -18,8 +18,9 @@ from rasterio.shutil import copy as copy_raster
 from hsfuse._version import __version__
 from hsfuse.errors import OutputError
 from hsfuse.inference.guide_repair import SceneRepair
-from hsfuse.outputs import check_paths, part_name, refuse_inputs
+from hsfuse.outputs import part_name
 from hsfuse.qa.coregistration import diagnose
+from hsfuse.workflows.steps.companion import check_companion
 from hsfuse.workflows.steps.prepare import PreparedScene
 from hsfuse.writers import WriteOptions
 from hsfuse.writers.confidence_layer import LAYERS, SOURCES, confidence_path
@@ -31,24 +32,9 @@ _SOFTWARE = "hsfuse confidence layer"
 
 
 def check_confidence_path(output: Path, options: WriteOptions) -> None:
-    """Check the layer's place before any work.
-
-    Raises
-    ------
-    OutputError
-        It exists already, or an input or another file is in its place.
-    """
+    """Check the layer's place before any work; see :func:`~hsfuse.workflows.steps.companion.check_companion`."""
     path = confidence_path(output)
-    check_paths([path, part_name(path)])
-    refuse_inputs([path], options.inputs)
-    if not path.exists():
-        return
-    if not (options.overwrite or options.resume):
-        raise OutputError(f"The confidence layer {path} exists already.", hint="Use --overwrite to replace it.")
-    if not _is_layer(path):
-        raise OutputError(
-            f"{path} is in the way of the confidence layer and is none.", hint="Move it, or choose another output."
-        )
+    check_companion("confidence layer", (path,), options, _is_layer)
 
 
 def old_confidence(output: Path) -> tuple[Path, ...]:
