@@ -73,13 +73,14 @@ def runs_on(card: Card) -> bool:
     """Whether this PyTorch was built for a card."""
     import torch
 
-    for name in torch.cuda.get_arch_list():
+    names = [name for name in torch.cuda.get_arch_list() if "_" in name]  # AMD's have none
+    for name in names:
         built = _capability_of(name)
         # Machine code serves later cards of its generation, PTX ("compute_") all later ones.
         same = name.startswith("compute") or card.capability[0] == built[0]
         if same and card.capability >= built:
             return True
-    return not torch.cuda.get_arch_list()
+    return not names
 
 
 def _capability_of(architecture: str) -> tuple[int, int]:

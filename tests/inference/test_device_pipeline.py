@@ -13,7 +13,7 @@ import pytest
 import torch
 from test_engine import Hungry, Repeat, make_scene, pair, run
 
-from hsfuse.errors import MemoryBudgetError
+from hsfuse.errors import MemoryBudgetError, explained
 from hsfuse.inference import device_pipeline, row_jobs
 from hsfuse.inference.engine import fuse_scene_tiles
 from hsfuse.inference.row_jobs import RowJob
@@ -178,6 +178,50 @@ def test_a_fault_at_any_step_is_what_the_caller_sees(device_of: Any, step: str, 
         accelerator=device_of(), rows_done=done,
     )  # fmt: skip
     np.testing.assert_array_equal(out[:, done:], run(scene, plan)[:, done:])
+
+
+LOST = "CUDA error: unspecified launch failure\nCUDA kernel errors might be asynchronously reported"
+
+
+class LostCard(InstrumentedDevice):
+    """From some call on, everything that is asked of it fails: as CUDA does once a card is lost."""
+
+    def _count(self, step: str) -> None:
+        super()._count(step)
+        if self.calls["compute"] >= 3:
+            raise RuntimeError(LOST)
+
+    def capture(self, _: object) -> None:
+        raise RuntimeError(LOST)
+
+    def settle(self) -> None:
+        raise RuntimeError(LOST)
+
+
+def test_after_a_lost_card_the_cpu_goes_on_with_the_rows_that_are_done() -> None:
+    hsi, msi = pair(24, 32, 2)
+    scene, plan = make_scene(hsi, msi, 2), TilePlan(24, 32, 8)
+    out, done = np.full((3, 48, 64), np.nan, np.float32), 0
+
+    def keep(row0: int, data: np.ndarray) -> None:
+        nonlocal done
+        out[:, row0 : row0 + data.shape[1]] = data
+        done = row0 + data.shape[1]
+
+    card = LostCard()
+    card.recorder = card
+    try:
+        with pytest.raises(RuntimeError, match="unspecified launch failure") as caught:
+            fuse_scene_tiles(scene, Repeat(), plan, keep, accelerator=card, batch=4)
+    finally:
+        card.close()
+    error = explained(caught.value)
+    assert error.exit_code == 11
+    assert error.message == "The GPU failed: CUDA error: unspecified launch failure."
+    assert "--resume" in error.hint
+    assert not _threads()
+    fuse_scene_tiles(scene, Repeat(), plan, keep, rows_done=done)
+    np.testing.assert_array_equal(out, run(scene, plan))
 
 
 def test_a_fault_where_results_are_used_ends_the_run(device_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:

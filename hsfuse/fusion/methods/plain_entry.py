@@ -98,6 +98,6 @@ def plain_entry(
             task=task,
             complete=lambda values: kind.from_dict(values).to_dict(),
             recipes=recipes or {},
-            precisions=("fp32", "bf16"),
+            precisions=("fp32", "bf16", "fp16"),
         ),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cached_property
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from hsfuse.degrade import upsample
 from hsfuse.errors import HsfuseError, UsageError
 from hsfuse.fusion.base import (
     FusionContext,
@@ -21,10 +22,12 @@ from hsfuse.fusion.base import (
     NetworkMethod,
     Precision,
 )
-from hsfuse.fusion.classical.statistics import gather, noise_std
+from hsfuse.fusion.classical.statistics import PairStatistics, gather, noise_std
 from hsfuse.fusion.create import create_method
 from hsfuse.fusion.diagnostics import CorrectionValidation, MethodDiagnostics
 from hsfuse.fusion.guide_noise import GuideSample, guide_noise
+from hsfuse.fusion.nets.compiling import compiled
+from hsfuse.fusion.nets.half import TYPES, probe_pair, settle
 from hsfuse.fusion.nets.reduced_validation import estimate_error, reduced_windows, validate_correction
 from hsfuse.fusion.nets.scene_check import check_scene
 from hsfuse.fusion.nets.scene_statistics import SceneStatistics
@@ -33,7 +36,6 @@ from hsfuse.log import get_logger
 
 _log = get_logger(__name__)
 
-TYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _COUNTED_PX = 16
 """Side of the HSI for which operations are counted; a multiple of usual windows."""
 
@@ -86,6 +88,7 @@ class PlainNetworkMethod(NetworkMethod):
         self._tiling = (loaded.header.halo_px or halo_px, loaded.header.overlap_px or overlap_px, multiple_px)
         self._tile, self._bytes = preferred_tile_px, bytes_per_pixel
         self._reference, self._precision = reference, precision
+        self._run: Callable[..., Tensor] = self._network
         self._scene: SceneStatistics | None = None
         self._validate = validate
         self._base: FusionMethod | None = None
@@ -161,11 +164,20 @@ class PlainNetworkMethod(NetworkMethod):
         check_scene(self._header, context)
         statistics = gather(strips)
         self._scene = SceneStatistics.of_pair(statistics, context.device)
-        self._network.to(device=context.device, dtype=TYPES[self._precision])
         self._base, self._share, self._validation = None, None, None
-        name = self._header.base
-        if not name:
-            return
+        self._run = self._network
+        self._precision = settle(self._network, context.device, self._precision, self._probe(strips, context))
+        if self._header.base:
+            self._fit_correction(self._header.base, context, strips, statistics)
+        self._run = compiled(self._network, context.device)
+
+    def _fit_correction(
+        self, name: str, context: FusionContext, strips: Iterable[LowResolutionStrip], statistics: PairStatistics
+    ) -> None:
+        """Fit the base estimate, learn its error and how much of the correction helps."""
+        scene = self._scene
+        if scene is None:
+            raise HsfuseError("The fusion method was not fitted to the scene.")
         self._base = create_method(name)
         self._base.fit(context, strips)
         calibration = self._base.diagnostics.calibration
@@ -177,7 +189,7 @@ class PlainNetworkMethod(NetworkMethod):
         error = estimate_error(windows)
         if error is not None:
             told = torch.as_tensor(error, dtype=torch.float32, device=context.device)[None]
-            self._scene = self._scene._replace(error=told)
+            self._scene = scene._replace(error=told)
         if self._validate:
             self._validation = validate_correction(self._correction, windows, bands)
             self._share = torch.as_tensor(self._validation.share, device=context.device)[:, None, None]
@@ -205,8 +217,21 @@ class PlainNetworkMethod(NetworkMethod):
             raise HsfuseError("The fusion method was not fitted to the scene.")
         return self._fused(hsi, msi, self._scene, estimate) - estimate
 
+    def _probe(self, strips: Iterable[LowResolutionStrip], context: FusionContext) -> Callable[[], Tensor]:
+        """What runs the network on a piece of the scene, for its precision."""
+
+        def probe() -> Tensor:
+            if self._scene is None:
+                raise HsfuseError("The fusion method was not fitted to the scene.")
+            hsi, msi = probe_pair(strips, context.ratio, context.device)
+            estimate = upsample(hsi, context.ratio) if self._header.base else None
+            fused = self._fused(hsi, msi, self._scene, estimate)
+            return fused if estimate is None else fused - estimate
+
+        return probe
+
     def _fused(self, hsi: Tensor, msi: Tensor, scene: SceneStatistics, estimate: Tensor | None = None) -> Tensor:
-        kind = TYPES[self._precision]
+        kind = next(self._network.parameters()).dtype
         fused = self._call(hsi.to(kind), msi.to(kind), scene, estimate).float()
         expected = (*hsi.shape[:2], *msi.shape[2:])
         if fused.shape != expected:
@@ -217,8 +242,7 @@ class PlainNetworkMethod(NetworkMethod):
         more: tuple[object, ...] = (scene,) if self._takes_statistics else ()
         if estimate is not None:
             more = (scene, estimate)
-        out: Tensor = self._network(hsi, msi, *more)
-        return out
+        return self._run(hsi, msi, *more)
 
 
 def _noise_of_guide(strips: Iterable[LowResolutionStrip]) -> NDArray[np.float64] | None:

@@ -69,7 +69,7 @@ def _entry(name: str, summary: str, auto_rank: int | None) -> MethodEntry:
             task=_task,
             complete=_complete,
             recipes={"paper": PAPER_RECIPE},
-            precisions=("fp32", "bf16"),
+            precisions=("fp32", "bf16", "fp16"),
             former=FormerWeights(recognises, settings_of_today, tensor_name_of_today),
         ),
         auto_rank=auto_rank,

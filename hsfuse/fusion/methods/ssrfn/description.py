@@ -18,7 +18,7 @@ from hsfuse.fusion.nets.native.build import native_library
 
 DEFAULT_OVERLAP_PX = 2
 """Blended overlap of a network without own figures, HSI pixels."""
-SAMPLE_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2}
+SAMPLE_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
 def describe(

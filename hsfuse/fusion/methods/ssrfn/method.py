@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hsfuse.degrade import Window
+from hsfuse.degrade import Window, upsample
 from hsfuse.errors import HsfuseError, UsageError
 from hsfuse.fusion.base import (
     FusionContext,
@@ -30,9 +30,11 @@ from hsfuse.fusion.guide_noise import GuideSample, guide_noise
 from hsfuse.fusion.methods.ssrfn.config import DEFAULT_BASE, PRESETS, SsrfnConfig
 from hsfuse.fusion.methods.ssrfn.description import describe
 from hsfuse.fusion.methods.ssrfn.network import Ssrfn
+from hsfuse.fusion.nets.compiling import compiled
 from hsfuse.fusion.nets.context import finer, grown, inside, whole
 from hsfuse.fusion.nets.denoising_effort import STEPS, THOROUGH_STEPS
 from hsfuse.fusion.nets.guide_adaptation import AdaptedDenoiser, adapt_denoiser
+from hsfuse.fusion.nets.half import TYPES, probe_pair, settle
 from hsfuse.fusion.nets.header import NetworkHeader
 from hsfuse.fusion.nets.reduced_validation import estimate_error, reduced_windows, validate_correction
 from hsfuse.fusion.nets.scene_check import check_scene
@@ -40,7 +42,6 @@ from hsfuse.fusion.nets.scene_statistics import SceneStatistics
 from hsfuse.fusion.nets.weights import LoadedNetwork, load_named
 from hsfuse.log import get_logger
 
-_TYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _log = get_logger(__name__)
 
 
@@ -78,9 +79,9 @@ class SsrfnMethod(NetworkMethod):
         validate: bool = True,
         denoiser_steps: int = STEPS,
     ) -> None:
-        if precision not in _TYPES:
+        if precision not in TYPES:
             raise UsageError(
-                f"SSRFN does not run in precision '{precision}'.", hint=f"Choose one of: {', '.join(_TYPES)}."
+                f"SSRFN does not run in precision '{precision}'.", hint=f"Choose one of: {', '.join(TYPES)}."
             )
         self._network = network.eval()
         self._name, self._header, self._sha256 = name, header, sha256
@@ -89,6 +90,7 @@ class SsrfnMethod(NetworkMethod):
         self._scene: SceneStatistics | None = None
         self._share: Tensor | None = None
         self._validation: CorrectionValidation | None = None
+        self._parts = self._network.parts
         self._denoiser_steps = denoiser_steps
         self._thorough = False
         self._denoising: AdaptedDenoiser | None = None
@@ -175,8 +177,9 @@ class SsrfnMethod(NetworkMethod):
         bands = statistics.bands
         noise = noise_std(statistics.covariance[:bands, :bands], statistics.count)
         self._scene = SceneStatistics.of_pair(statistics, context.device)
-        self._network.to(device=context.device, dtype=_TYPES[self._precision])
-        self._share = None
+        self._precision = settle(self._network, context.device, self._precision, self._probe(strips, context))
+        self._parts = compiled(self._network.parts, context.device)
+        self._share = self._validation = None
         noise_of_guide = self._learn_denoising(strips, self._scene, context)
         if config.base != "estimate":
             return
@@ -212,13 +215,13 @@ class SsrfnMethod(NetworkMethod):
         ratio, size = msi.shape[2] // hsi.shape[2], (hsi.shape[2], hsi.shape[3])
         msi = self._clean(msi)
         if self._base is None:
-            base, change = self._network.parts(hsi, msi, None, self._scene, window)
+            base, change = self._parts(hsi, msi, None, self._scene, window)
             return base + change
         if self._validation is not None and not self._validation.share.any():
             return self._base.fuse_window(hsi, msi, window).float()
         near = grown(window, self._context_px, size)
         estimate = self._base.fuse_window(hsi, msi, near).float()
-        base, change = self._network.parts(
+        base, change = self._parts(
             hsi[..., *near], msi[..., *finer(near, ratio)], estimate, self._scene, inside(window, near)
         )
         return base.add_(change) if self._share is None else base.addcmul_(change, self._share)
@@ -234,6 +237,16 @@ class SsrfnMethod(NetworkMethod):
     @torch.inference_mode()
     def _correction(self, hsi: Tensor, msi: Tensor, estimate: Tensor) -> Tensor:
         return self._network.parts(hsi, msi, estimate, self._scene)[1]
+
+    def _probe(self, strips: Iterable[LowResolutionStrip], context: FusionContext) -> Callable[[], Tensor]:
+        """What runs the network on a piece of the scene, for its precision."""
+
+        def probe() -> Tensor:
+            hsi, msi = probe_pair(strips, context.ratio, context.device)
+            estimate = upsample(hsi, context.ratio) if self._network.config.base == "estimate" else None
+            return self._network.parts(hsi, msi, estimate, self._scene)[1].float()
+
+        return probe
 
     def _learn_denoising(
         self, strips: Iterable[LowResolutionStrip], scene: SceneStatistics, context: FusionContext
