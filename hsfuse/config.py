@@ -346,7 +346,7 @@ class TrainConfig(_MachineConfig, _PairConfig):
     checkpoint_minutes: float = Field(10.0, gt=0.0, description="time between checkpoints")
     tensorboard: bool = Field(False, description="write a TensorBoard log as well as the CSV file")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on a GPU, fp32 on a CPU")
-    recompute: bool = Field(False, description="less memory, more time: compute the network's blocks twice")
+    recompute: bool = Field(False, description="less memory, more time: compute Mamba blocks twice")
     deterministic: bool = Field(
         False, description="the same numbers on every run on a GPU too: slower algorithms, no atomic additions"
     )

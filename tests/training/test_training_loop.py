@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from hsfuse.errors import InputError, OutputError, TrainingDivergedError, UsageError
-from hsfuse.fusion.methods.ssrfn.network import Ssrfn
+from hsfuse.fusion.methods.ssrfn.network import Ssrfn, make_network
 from hsfuse.fusion.methods.ssrfn.task import SsrfnTask
 from hsfuse.progress import Stage
 from hsfuse.training.distributed import Team
@@ -125,6 +125,32 @@ def test_micro_batches_add_up(setup: Setup, tiny: Network) -> None:
         networks.append(_weights(network))
     for name, tensor in networks[0].items():
         torch.testing.assert_close(tensor, networks[1][name], atol=2e-4, rtol=1e-2)
+
+
+def test_recomputing_changes_no_gradient() -> None:
+    """The paper's network, made narrow: what is computed twice gives the gradients of what was kept."""
+    torch.manual_seed(0)
+    network = make_network("ssrfn-paper", n_bands=12, width=16, headdim=16, d_state=8, dfe_blocks=1, scm_steps=2,
+                           cfe_cycles=2, refine_stages=1)  # fmt: skip
+    hsi, msi, kept = torch.rand(2, 12, 4, 4), torch.rand(2, 4, 12, 12), []
+    found: list[dict[str, torch.Tensor]] = []
+    for recompute in (False, True):
+        network.set_recompute(recompute)
+        network.zero_grad()
+        saved: dict[int, int] = {}
+
+        def pack(tensor: torch.Tensor, saved: dict[int, int] = saved) -> torch.Tensor:
+            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = network(hsi, msi).square().mean()
+        kept.append(sum(saved.values()))
+        loss.backward()
+        found.append({name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None})
+    assert kept[1] < 0.7 * kept[0]
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, msg=name)
 
 
 def test_two_members_do_the_work_of_one(setup: Setup, tiny: Network) -> None:
