@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 STAMPS := $(VENV)/.stamps
 
-.PHONY: help demo test docs tutorial lint types imports pytest format clean
+.PHONY: help demo test docs tutorial gpu-benchmark lint types imports pytest format clean
 help:
 	@echo "make demo   install, simulate a scene, fuse it, score it (result in demo/)"
 	@echo "make test   install with test tools; lint, types, import contract, tests"
 	@echo "make docs   build the documentation site into build/site; links are checked"
 	@echo "make tutorial run the tutorial and the docstrings' examples on the demo"
+	@echo "make gpu-benchmark every part of the GPU's benchmark on the CPU, in two minutes at most"
 	@echo "make format put the code into its canonical form"
 	@echo "make clean  remove the environment and the demo"
 
@@ -36,6 +37,10 @@ docs: $(STAMPS)/dev
 tutorial: $(STAMPS)/dev
 	test -f demo/products.json || $(BIN)/hsfuse demo demo
 	$(BIN)/python tests/run_tutorial.py demo
+
+# Small sizes: it says whether the benchmark runs, not how fast anything is.
+gpu-benchmark: $(STAMPS)/dev
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/gpu.py --device cpu --minutes 2 --work build/gpu-benchmark
 
 test: lint types imports pytest
 

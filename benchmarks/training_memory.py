@@ -2,7 +2,7 @@
 
     python benchmarks/training_memory.py [--methods ssrfn-paper ssrfn] [--card-gb 24]
 
-A network runs forward once on two small patches under bf16 autocast, and every tensor that autograd keeps is counted once
+A network runs forward once on two small patches under bf16 autocast; each tensor that autograd keeps is counted once
 (``torch.autograd.graph.saved_tensors_hooks``, by storage). What grows with the patch is the share of a pixel. Mamba
 blocks keep what this package's GPU kernels keep (``hsfuse/fusion/nets/gpu``): the projection, the convolution's output,
 the scan's. To that come float32 weights, gradients, two moments of the optimiser, the average and the best weights.
@@ -47,7 +47,7 @@ class _Keep(torch.autograd.Function):
         return inputs[0].new_zeros(shape)
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *_: Tensor) -> tuple[Tensor | None, ...]:
         return (None, *(torch.zeros_like(t) for t in ctx.saved_tensors))
 
 

@@ -15,15 +15,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _full_precision():
-    """TF32 would hide real differences."""
-    matmul, conv = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    yield
-    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, conv
-
-
 def relative(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a.cpu().double() - b.cpu().double()).abs().max() / b.cpu().double().abs().max())
 

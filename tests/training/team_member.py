@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import make_setup, make_small_scene
 from safetensors.torch import save_file
 from test_training_tasks import SETTINGS, Adversarial, make_adversarial
 from torch import Tensor
+from training_support import make_setup, make_small_scene
 
 from hsfuse.errors import HsfuseError, OutputError
 from hsfuse.training.distributed import Team, joined

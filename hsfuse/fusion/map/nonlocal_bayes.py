@@ -121,7 +121,7 @@ def _shrunk(group: torch.Tensor) -> torch.Tensor:
     gram = torch.bmm(centred, centred.transpose(1, 2)) / (members - 1)
     loaded = gram.clone()
     loaded.diagonal(dim1=1, dim2=2).add_(_SHRINK)
-    weights = torch.cholesky_solve(gram, torch.linalg.cholesky(loaded))
+    weights = _solved(loaded, gram)
     return torch.baddbmm(mean.expand_as(group), torch.bmm(weights, weights), centred)
 
 
@@ -135,8 +135,19 @@ def _wiener(group: torch.Tensor, guide: torch.Tensor) -> torch.Tensor:
     gram = torch.bmm(structure, structure.transpose(1, 2))
     gram.diagonal(dim1=1, dim2=2).add_(float(members - 1))
     seen = torch.bmm(structure, (group - mean).transpose(1, 2))
-    weights = torch.cholesky_solve(seen, torch.linalg.cholesky(gram))
+    weights = _solved(gram, seen)
     return torch.baddbmm(mean.expand_as(group), weights.transpose(1, 2), structure)
+
+
+def _solved(matrices: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Solve positive definite systems; NaN where single precision cannot factor one, as the compiled kernel gives.
+
+    Nothing is asked of the device: an error would end the run for one group, and the host would wait for each batch.
+    """
+    import torch
+
+    lower, failed = torch.linalg.cholesky_ex(matrices)
+    return torch.cholesky_solve(right, lower.masked_fill(failed.ne(0)[:, None, None], torch.nan))
 
 
 def _groups(

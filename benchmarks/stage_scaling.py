@@ -1,0 +1,117 @@
+"""How the stages of a run would spread over more cores than this machine has: counted by sampling, whatever the load.
+
+    python benchmarks/stage_scaling.py PRISMA SENTINEL2 OUTPUT.tif [--method glp] [--threads 16] [--json OUT.json]
+
+``hsfuse run`` is started with as many threads as the workstation has cores. Every 20 ms the threads of the process that
+run or could run (state R of ``/proc/PID/task/*/stat``) are counted, and the processor time since the last look noted.
+Work that was done while k threads could run takes a k-th of its processor time where there are k cores or more, so
+
+    seconds on n cores = sum over samples of (processor time / min(k, n)).
+
+Threads that wait for a lock, for the disk or for each other are not counted. Memory bandwidth, which all cores share,
+and faster or slower cores are left out: the figures are what the threads allow, at this machine's speed of one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections import defaultdict
+from pathlib import Path
+
+_TICK = os.sysconf("SC_CLK_TCK")
+_PERIOD_S = 0.02
+CORES = (1, 2, 4, 8, 16)
+
+
+class OpenStages:
+    """The stages that a run says it has begun and not ended, read from its log."""
+
+    def __init__(self) -> None:
+        self._open: list[str] = []
+        self.lines: list[str] = []
+
+    def read(self, stream: object) -> None:
+        """Follow the log until it ends."""
+        for line in stream:  # type: ignore[attr-defined]
+            self.lines.append(line)
+            begun = re.search(r"(?:\bD )?([A-Za-z][\w \-]*): begins", line)
+            ended = re.search(r"(?:\bD )?([A-Za-z][\w \-]*): done in", line)
+            if begun:
+                self._open.append(begun[1].strip())
+            elif ended and ended[1].strip() in self._open:
+                self._open.remove(ended[1].strip())
+
+    def __str__(self) -> str:
+        return " + ".join(sorted(set(self._open))) or "start, between stages, end"
+
+
+def threads_of(pid: int) -> tuple[int, float]:
+    """Threads that run or could run, and the processor time of the process, seconds."""
+    running = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        try:
+            state = (task / "stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+        running += state == "R"
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return running, (int(fields[11]) + int(fields[12])) / _TICK
+
+
+def sample(command: list[str]) -> dict[str, dict[int, float]]:
+    """Run a command; return stage -> cores -> seconds."""
+    found: dict[str, dict[int, float]] = defaultdict(lambda: dict.fromkeys(CORES, 0.0))
+    stages = OpenStages()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    reader = threading.Thread(target=stages.read, args=(process.stderr,), daemon=True)
+    reader.start()
+    before = 0.0
+    while process.poll() is None:
+        try:
+            running, now = threads_of(process.pid)
+        except OSError:
+            break
+        row = found[str(stages)]
+        for cores in CORES:
+            row[cores] += (now - before) / min(max(running, 1), cores)
+        before = now
+        time.sleep(_PERIOD_S)
+    reader.join(timeout=10.0)
+    if process.wait():
+        sys.exit("".join(stages.lines[-5:]))
+    return dict(found)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("prisma")
+    parser.add_argument("sentinel2")
+    parser.add_argument("output")
+    parser.add_argument("--method", default="glp")
+    parser.add_argument("--threads", type=int, default=16)
+    parser.add_argument("--json", type=Path, help="write the table there, for roofline.py --stages")
+    parser.add_argument("--flags", default="", help="further flags of hsfuse run")
+    args = parser.parse_args()
+    command = [
+        sys.executable, "-m", "hsfuse", "run", args.prisma, args.sentinel2, "-o", args.output, "--method", args.method,
+        "--threads", str(args.threads), "--overwrite", "--verbose", "--no-progress", *args.flags.split(),
+    ]  # fmt: skip
+    found = sample(command)
+    print("| stages | " + " | ".join(f"{n} core{'s' if n > 1 else ''}, s" for n in CORES) + " |")
+    print("|---|" + "---|" * len(CORES))
+    for name, row in found.items():
+        print(f"| {name} | " + " | ".join(f"{row[n]:.1f}" for n in CORES) + " |")
+    print("| **total** | " + " | ".join(f"{sum(r[n] for r in found.values()):.1f}" for n in CORES) + " |")
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
