@@ -81,6 +81,9 @@ class NetworkEntry:
         It takes any bands, MSI bands and ratios: settings and weights say nothing of them.
     takes_prior
         Whether ``wrap`` takes ``prior``, weights of a diffusion prior.
+    refines
+        It has a refinement of its own (``FusionMethod.at_quality``) that gains over the step behind the classical
+        method: ``--method auto`` tries the others with ``--quality plain`` and ``--adapt`` only.
     """
 
     architecture: str
@@ -96,6 +99,7 @@ class NetworkEntry:
     foresee: Callable[[Any, str, Precision], ModelSpec | None] | None = None
     any_bands: bool = False
     takes_prior: bool = False
+    refines: bool = False
 
     def completed(self, settings: Settings) -> dict[str, Any]:
         """Return complete settings.

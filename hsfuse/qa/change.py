@@ -83,8 +83,9 @@ def _change_figure(view: ChangeView) -> Figure:
         shown = left.imshow(change, cmap="magma_r", vmin=0.0, vmax=1.0, interpolation="nearest")
         figure.colorbar(shown, ax=left, shrink=0.8)
         left.set_title("Probability of other ground")
-        if view.hsi_only.any() and not view.hsi_only.all():
-            left.contour(view.hsi_only.astype(float), levels=[0.5], colors=[style.SKY], linewidths=0.8)
+        alone = view.hsi_only & view.valid
+        if alone.any() and not alone[view.valid].all():
+            left.contour(alone.astype(float), levels=[0.5], colors=[style.SKY], linewidths=0.8)
         top = float(np.quantile(view.expected_error[view.valid], 0.99))
         shown = right.imshow(error, cmap="viridis", vmin=0.0, vmax=max(top, 1e-6), interpolation="nearest")
         figure.colorbar(shown, ax=right, shrink=0.8)

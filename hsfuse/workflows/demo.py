@@ -1,4 +1,4 @@
-"""Simulate a small scene in the true file formats, run the main job, score it against the known truth."""
+"""Simulate a small pair of two days in the true file formats, run the main job, score it against the known truth."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from numpy.typing import NDArray
 
 from hsfuse.config import RunConfig
 from hsfuse.errors import InputError, OutputError
-from hsfuse.fusion.create import create_method
 from hsfuse.inference import pipeline
 from hsfuse.log import get_logger
-from hsfuse.metrics.reference import ReferenceScores, score_all
+from hsfuse.metrics.reference import ReferenceScores, psnr, score_all
 from hsfuse.outputs import replace_file, schema_of
 from hsfuse.progress import Progress, SilentProgress, Step, Within, expect
 from hsfuse.readers import open_hsi
 from hsfuse.resources import Resources
+from hsfuse.simulate.other_day import CHANGED_PARCEL, MISSED_CLOUD
 from hsfuse.simulate.scene import Truth
 from hsfuse.workflows.run import run_scene
 from hsfuse.workflows.simulate import simulate_products, steps_of_simulation
 from hsfuse.workflows.steps.foresight import foreseen
 from hsfuse.workflows.steps.inputs import open_pair
+from hsfuse.workflows.steps.method_specification import parse_specification
 from hsfuse.workflows.steps.prepare import PreparedScene, prepare_scene
 from hsfuse.workflows.steps.resources import resolved, resources_of
 from hsfuse.writers import read_identity, resolve_format
@@ -34,15 +35,37 @@ from hsfuse.writers.storage import remove
 _log = get_logger(__name__)
 
 FloatCube = NDArray[np.float32]
+BoolArray = NDArray[np.bool_]
 _SCHEMA = "hsfuse-demo/1"
-BASELINES = ("bicubic", "gsa", "glp", "cnmf")
-_BASELINES = Step("baselines", "fuse the same pair with the classical methods, and score all against the truth", 16.0)
+DAYS_APART = 14
+BASELINES = ("bicubic", "gsa", "cnmf", "glp:adaptive=false", "glp")
+"""Methods that are scored beside the main job: alone, as papers have them."""
+_VERSION = 2
+_DIFFERENT = 0.5
+"""Probability of change from which the confidence layer says that a pixel shows other ground."""
+_BASELINES = Step("baselines", "fuse the same pair with the classical methods, and score all against the truth", 18.0)
 
 
 @dataclass(frozen=True)
 class _Scored:
+    """Scores of a cube: of all of it, and PSNR where both images show other ground and where they show the same."""
+
     name: str
     scores: ReferenceScores
+    changed_db: float | None
+    same_db: float | None
+
+    @classmethod
+    def of(
+        cls, name: str, truth: FloatCube, cube: FloatCube, ratio: int, valid: BoolArray, changed: BoolArray
+    ) -> _Scored:
+        parts = (valid & changed, valid & ~changed)
+        inside, outside = (psnr(truth, cube, part) if part.any() else None for part in parts)
+        return cls(name, score_all(truth, cube, ratio, valid), inside, outside)
+
+    def to_json(self) -> dict[str, float | None]:
+        """Return the scores as plain values."""
+        return self.scores.to_json() | {"PSNR_changed": self.changed_db, "PSNR_same": self.same_db}
 
 
 def run_demo(
@@ -99,14 +122,16 @@ def run_demo(
         reference = truth.reflectance(bands, prepared.scene.fine_grid.block_in(truth.grid))
         fused = read_cube(output)
         valid = np.all(np.isfinite(fused), axis=0)
-        rows.append(_Scored(f"hsfuse ({result.method})", score_all(reference, fused, pair.ratio, valid)))
+        changed = _changed(truth, prepared)
+        rows.append(_Scored.of(f"hsfuse ({result.method})", reference, fused, pair.ratio, valid, changed))
         with progress.stage("baselines", total=len(BASELINES)) as stage:
             for name in BASELINES:
-                if name != result.method:
-                    fused_so = pipeline.fuse_to_array(create_method(name), prepared.scene, given, seed=seed)
-                    cube = np.where(valid, fused_so, np.nan)
-                    rows.append(_Scored(name, score_all(reference, cube, pair.ratio, valid)))
+                alone = parse_specification(name).create()
+                cube = np.where(valid, pipeline.fuse_to_array(alone, prepared.scene, given, seed=seed), np.nan)
+                rows.append(_Scored.of(f"{name} alone", reference, cube, pair.ratio, valid, changed))
                 stage.advance()
+        layer = result.summary.get("confidence")
+        found = None if layer is None else _found_changes(Path(layer), changed & valid, valid)
         error = _field_error(truth, prepared)
     facts: dict[str, Any] = {
         "schema": _SCHEMA,
@@ -117,7 +142,10 @@ def run_demo(
         "verdict": result.summary.get("verdict"),
         "coregistration": result.summary["coregistration"],
         "coregistration_error_m": error,
-        "scores": {row.name: row.scores.to_json() for row in rows},
+        "changes": result.summary.get("changes"),
+        "confidence": layer,
+        "changes_found": found,
+        "scores": {row.name: row.to_json() for row in rows},
         "seconds": result.summary["total_seconds"],
         "peak_memory_bytes": result.summary["peak_memory_bytes"],
     }
@@ -154,7 +182,7 @@ def _remove_products(home: Path, known: dict[str, Any]) -> None:
 
 def _products(folder: Path, size: int, seed: int, progress: Progress) -> dict[str, str]:
     """Simulate, or use what an earlier demonstration of the same size and seed left."""
-    wanted = {"size": size, "seed": seed, "version": 1}
+    wanted = {"size": size, "seed": seed, "version": _VERSION}
     home, marker = folder / "products", folder / "products.json"
     if marker.is_file():
         try:
@@ -167,9 +195,30 @@ def _products(folder: Path, size: int, seed: int, progress: Progress) -> dict[st
         marker.unlink()
     elif home.exists():
         raise OutputError(f"{home} exists and was not made by `hsfuse demo`.", hint="Choose another folder.")
-    paths = simulate_products(home, rows=size, cols=size, seed=seed, s2_bands="10m", progress=progress)
+    paths = simulate_products(
+        home, rows=size, cols=size, seed=seed, s2_bands="10m", days_apart=DAYS_APART, progress=progress
+    )
     marker.write_text(json.dumps({"wanted": wanted, "paths": paths}), encoding="utf-8")
     return paths
+
+
+def _changed(truth: Truth, prepared: PreparedScene) -> BoolArray:
+    """Fine pixels of the scene that show another surface, or a cloud that no mask knows, on the other day."""
+    block = prepared.scene.fine_grid.block_in(truth.grid)
+    if truth.change is None:
+        return np.zeros(block.shape, bool)
+    return np.asarray(truth.change[block.slices] & (CHANGED_PARCEL | MISSED_CLOUD) > 0, dtype=np.bool_)
+
+
+def _found_changes(layer: Path, changed: BoolArray, valid: BoolArray) -> dict[str, float | None]:
+    """How much of the ground the confidence layer marks, and how much of what really changed is marked."""
+    marked = (read_cube(layer)[0] >= _DIFFERENT) & valid
+    return {
+        "marked_share": float(marked[valid].mean()) if valid.any() else None,
+        "changed_share": float(changed[valid].mean()) if valid.any() else None,
+        "changed_marked": float(marked[changed].mean()) if changed.any() else None,
+        "marked_changed": float(changed[marked].mean()) if marked.any() else None,
+    }
 
 
 def read_cube(path: Path) -> FloatCube:
@@ -210,24 +259,3 @@ def _field_error(truth: Truth, prepared: PreparedScene) -> dict[str, float]:
         "p95": float(np.percentile(distance, 95)),
         "max": float(distance.max()),
     }
-
-
-def demo_text(facts: dict[str, Any]) -> str:
-    """Lay out the scores for reading."""
-    columns = ("PSNR", "SAM", "ERGAS", "CC", "RMSE")
-    width = max(len(name) for name in facts["scores"]) + 2
-    lines = [" " * width + "".join(f"{c:>9}" for c in ("PSNR dB", "SAM deg", "ERGAS", "CC", "RMSE"))]
-    for name, scores in facts["scores"].items():
-        lines.append(
-            f"{name:<{width}}"
-            + "".join(f"{scores[c]:9.4f}" if c in ("CC", "RMSE") else f"{scores[c]:9.3f}" for c in columns)
-        )
-    error = facts["coregistration_error_m"]
-    lines += [
-        f"co-registration error against the truth: {error['rmse']:.2f} m RMSE (was {error['before_rmse']:.0f} m);"
-        f" stated as {facts['coregistration']['rmse_m']} m",
-        f"cube    {facts['output']}",
-        f"report  {facts['report']}",
-        f"took {facts['seconds']:.0f} s for the main job, peak memory {facts['peak_memory_bytes'] / 1e9:.2f} GB",
-    ]
-    return "\n".join(lines)

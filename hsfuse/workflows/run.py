@@ -13,6 +13,7 @@ from hsfuse.allocator import release_freed_memory
 from hsfuse.config import RunConfig
 from hsfuse.errors import HsfuseError, QualityError
 from hsfuse.inference import pipeline
+from hsfuse.log import get_logger
 from hsfuse.process import bounded_block_cache
 from hsfuse.progress import Progress, expect, progress_here
 from hsfuse.readers.given_path import given_path
@@ -51,6 +52,8 @@ from hsfuse.workflows.steps.resources import resolved, resources_of
 from hsfuse.workflows.steps.run_summary import SAMPLE_BYTES, method_summary, plan_summary
 from hsfuse.writers import WriteOptions, check_destination, check_output, input_identity
 from hsfuse.writers.provenance import InputIdentity
+
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -181,6 +184,8 @@ def run_scene(
         if not quick:
             stack.enter_context(torch_threads(given.threads))
         chosen = in_steps(suit_pair(choose_method(config, given.device, planning=quick), pair, config), pair)
+        if chosen.name != config.method:
+            _log.info("Method: %s", chosen.reason)
         to_come = partial(to_come, network=chosen.network)
         network_nm = chosen.method.spec.centre_nm
         if quick:

@@ -123,7 +123,7 @@ def test_scenes_outside_the_network_are_seen_before_any_work(
     as_shipped(weights)
     try:
         result = hsfuse.fuse_scene(
-            pair.prisma, pair.sentinel2, tmp_path / "o.tif", dry_run=True, coregister="off", **settings
+            pair.prisma, pair.sentinel2, tmp_path / "o.tif", dry_run=True, coregister="off", quality="plain", **settings
         )
     except InputError as error:
         assert settings == {"s2_bands": "all"}, error  # noqa: PT017 - this pair has no 20 m bands

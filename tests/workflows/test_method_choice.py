@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,16 @@ from hsfuse.config import RunConfig
 from hsfuse.errors import DeviceError, HsfuseError, InputError, UsageError
 from hsfuse.fusion.create import create_method
 from hsfuse.fusion.nets import zoo
-from hsfuse.fusion.registry import automatic_methods, available_methods, is_network
+from hsfuse.fusion.registry import METHODS, automatic_methods, available_methods, is_network
 from hsfuse.workflows.steps import methods
 from hsfuse.workflows.steps.methods import choose_method
 from hsfuse.workflows.steps.resources import resolve_device
 
 sys.path.insert(0, str(Path(__file__).parent))
 from network_weights import write_tiny
+
+ALONE = RunConfig(quality="plain")
+"""Nothing is put behind the method: networks are tried."""
 
 
 @pytest.fixture
@@ -38,14 +42,32 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
 
 
 def test_the_default_is_explained(shelf: Callable[..., Path]) -> None:
-    chosen = choose_method(RunConfig())
+    chosen = choose_method(ALONE)
     assert chosen.method.spec.name == "glp"
     assert chosen.reason == "GLP, because no network has trained weights."
     shelf("ssrfn", gain_db=0.01)
     shelf("ssrfn-lite").write_bytes(b"damaged")
-    reason = choose_method(RunConfig()).reason
+    reason = choose_method(ALONE).reason
     assert "the weights of 'ssrfn-lite' cannot be used" in reason
     assert "'ssrfn' gained nothing over its base estimate in training" in reason
+
+
+def test_with_a_step_behind_the_method_auto_spares_networks_that_gain_nothing_beside_it(
+    shelf: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf("ssrfn")
+    shelf("ssrfn-lite")
+    chosen = choose_method(RunConfig())
+    assert (chosen.method.spec.name, chosen.automatic) == ("glp", False)
+    assert "no network gains enough" in chosen.reason
+    assert choose_method(RunConfig(adapt=1.0)).method.spec.name == "ssrfn-lite"
+    # One with a refinement of its own is tried.
+    entry = METHODS.get("ssrfn")
+    assert entry.network is not None
+    own = replace(entry, network=replace(entry.network, refines=True))
+    get = METHODS.get
+    monkeypatch.setattr(METHODS, "get", lambda name: own if name == "ssrfn" else get(name))
+    assert choose_method(RunConfig()).method.spec.name == "ssrfn"
 
 
 def test_the_best_proven_network_is_tried_first(
@@ -53,17 +75,17 @@ def test_the_best_proven_network_is_tried_first(
 ) -> None:
     shelf("ssrfn")
     shelf("ssrfn-lite")
-    chosen = choose_method(RunConfig())
+    chosen = choose_method(ALONE)
     assert (chosen.method.spec.name, chosen.automatic) == ("ssrfn-lite", True)
     shelf("ssrfn-lite", gain_db=-0.3)
-    assert choose_method(RunConfig()).method.spec.name == "ssrfn"
+    assert choose_method(ALONE).method.spec.name == "ssrfn"
     assert "decides" in chosen.reason
     # Which one is the best is what the entries say.
     assert automatic_methods("network") == ("ssrfn-lite", "ssrfn")
     monkeypatch.setattr(methods, "automatic_methods", lambda kind: ())
-    assert choose_method(RunConfig()).method.spec.name == "glp"
+    assert choose_method(ALONE).method.spec.name == "glp"
     with caplog.at_level("WARNING"):
-        choose_method(RunConfig(adapt=1.0, precision="bf16"))
+        choose_method(RunConfig(quality="plain", adapt=1.0, precision="bf16"))
     assert "--adapt and --precision had no effect" in caplog.text
 
 
@@ -73,7 +95,7 @@ def test_damaged_weights_of_the_installation_do_not_stop_a_job(
     path = shelf("ssrfn")
     path.write_bytes(path.read_bytes()[:-100])
     with caplog.at_level("WARNING"):
-        chosen = choose_method(RunConfig())
+        chosen = choose_method(ALONE)
     assert chosen.method.spec.name == "glp"
     assert "'ssrfn' is not used" in caplog.text
     with pytest.raises(InputError, match="damaged"):

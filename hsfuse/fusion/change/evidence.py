@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from hsfuse.fusion.change.local import LEAST_BLIND_GAIN, LEAST_GAIN, best_correction
 from hsfuse.fusion.change.response import Response
 from hsfuse.fusion.scene_model.contradiction import Contradiction
-from hsfuse.fusion.scene_model.relation import CoarsePair, GuideRelation, relate, some_blocks
+from hsfuse.fusion.scene_model.relation import CoarsePair, GuideRelation, first_weights, relate, some_blocks
 
 FloatArray = NDArray[np.float64]
 
@@ -75,8 +75,9 @@ def gather_evidence(
     low = response.down(msi)
     smooth = correct and int(pair.valid.sum()) >= _LEAST_PIXELS
     correct = correct and int(pair.valid.sum()) >= _LEAST_LOCAL_PIXELS
-    plain = relate(pair, low)
-    relation = relate(pair, low, field=True) if smooth else plain
+    start = first_weights(pair, low)
+    plain = relate(pair, low, start=start)
+    relation = relate(pair, low, field=True, start=start) if smooth else plain
     unexplained = unexplained_share(plain, low, pair.valid)
     corrected = msi
     count = 0

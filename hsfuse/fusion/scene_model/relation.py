@@ -136,7 +136,12 @@ def ridge_synthesis(
 
 
 def relate(
-    pair: CoarsePair, msi: NDArray[np.floating], *, field: bool = False, nuisance: FloatArray | None = None
+    pair: CoarsePair,
+    msi: NDArray[np.floating],
+    *,
+    field: bool = False,
+    nuisance: FloatArray | None = None,
+    start: FloatArray | None = None,
 ) -> GuideRelation:
     """Regress the MSI at low resolution on the HSI.
 
@@ -150,12 +155,12 @@ def relate(
         Fit a smooth gain and offset too.
     nuisance
         Further regressors of each band, shape (msi band, regressor, row, col); they do not count as ``seen``.
+    start
+        :func:`first_weights` of the pair, where they are known already.
     """
     measured: FloatArray = np.asarray(msi, np.float64)
-    start = None
-    if nuisance is None:
-        # The coefficients of a few blocks say which pixels of a large scene to trust; two steps do the rest.
-        start = _weights_from_blocks(pair, measured)
+    if nuisance is None and start is None:
+        start = first_weights(pair, measured)
     solver = _Reweighted(pair, measured, nuisance, start)
     if start is None:
         rounds = _FIELD_ROUNDS if field else _PLAIN_ROUNDS
@@ -189,8 +194,11 @@ def some_blocks(shape: tuple[int, int]) -> Callable[[NDArray[Any]], NDArray[Any]
     return stacked
 
 
-def _weights_from_blocks(pair: CoarsePair, msi: FloatArray) -> FloatArray | None:
-    """Weights of all pixels by the relation of a few blocks; None where these hold too little, and of small scenes."""
+def first_weights(pair: CoarsePair, msi: FloatArray) -> FloatArray | None:
+    """Weights of all pixels by the relation of a few blocks; None where these hold too little, and of small scenes.
+
+    The coefficients of a few blocks say which pixels of a large scene to trust; two steps of the iteration do the rest.
+    """
     stacked = some_blocks(pair.valid.shape)
     if stacked is None:
         return None
@@ -234,7 +242,14 @@ class _Reweighted:
         rows, cols = (np.linspace(-1.0, 1.0, size) for size in self.shape)
         self.position = np.stack(np.meshgrid(rows, cols, indexing="ij")).reshape(2, -1)
         where = np.flatnonzero(self.valid)
-        self.sample = where[:: max(len(where) // _MOST_SAMPLES, 1)]
+        self.sample = pick = where[:: max(len(where) // _MOST_SAMPLES, 1)]
+        # What all bands share: the components and the constant, last.
+        self.common = np.concatenate([u[:, pick].astype(np.float64), np.ones((1, len(pick)))])
+        # What the responses' prediction is in component space, for the synthesis.
+        self.shared = None
+        if self.centred is not None:
+            inside = self.common[:-1]
+            self.shared = np.linalg.solve(inside @ inside.T + 1e-9 * np.eye(rank), inside @ self.centred[:, pick].T)
         self.gain, self.offset = np.ones_like(msi), np.zeros_like(msi)
         self.seen: FloatArray | None = None
         self.texture: FloatArray | None = None
@@ -258,15 +273,9 @@ class _Reweighted:
         target = ((self.msi - self.offset) / self.gain).reshape(self.bands, -1)
         pick = self.sample
         weight = self.weight[pick] / self.weight[pick].sum()
-        # What all bands share is multiplied once: the components and the constant, last.
-        common = np.concatenate([self.u[:, pick].astype(np.float64), np.ones((1, len(pick)))])
+        common, shared = self.common, self.shared
         weighted = common * weight
         gram, right = weighted @ common.T, weighted @ target[:, pick].T
-        # What the responses' prediction is in component space, for the synthesis.
-        shared = None
-        if self.centred is not None:
-            u = common[:-1]
-            shared = np.linalg.solve(u @ u.T + 1e-9 * np.eye(self.rank), u @ self.centred[:, pick].T)
         inside_of, constant, response = np.zeros((self.bands, self.rank)), np.zeros(self.bands), np.zeros(self.bands)
         others: list[FloatArray] = []
         size = self.rank + 1

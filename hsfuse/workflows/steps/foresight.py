@@ -60,7 +60,7 @@ def foreseen(
     config
         Settings.
     network
-        Whether a network fuses; None: by the name of the method, and ``auto`` takes one.
+        Whether a network fuses; None: by the name of the method and by what ``auto`` tries.
     hsi_px, ratio
         Pixels of the HSI, and how many fine ones lie along the side of each.
     planned
@@ -69,7 +69,8 @@ def foreseen(
         As of the run.
     """
     if network is None:
-        network = config.method == "auto" or is_network(config.method)
+        tried = config.quality == "plain" or config.adapt is not None
+        network = (config.method == "auto" and tried) or is_network(config.method)
     kind = "network" if network else "classical"
     mpx, fine_mpx = hsi_px / 1e6, hsi_px * ratio**2 / 1e6
     seconds = {"open": 0.7}

@@ -55,5 +55,6 @@ GATE = MethodEntry(
         complete=_complete,
         recipes={"default": RECIPE},
         any_bands=True,
+        refines=True,
     ),
 )
