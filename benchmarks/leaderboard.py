@@ -173,6 +173,20 @@ def _typed(words: Sequence[str]) -> list[str]:
     return [f'"{word}"' if " " in word else word for i, word in enumerate(words) if i not in places]
 
 
+def reasons_of(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Why methods did not run: a line for each reason, with the methods, and the settings with their scenes."""
+    found: dict[str, tuple[dict[str, None], dict[str, set[str]]]] = {}
+    for row in rows:
+        # What differs between the networks of a reason is their name alone.
+        methods, settings = found.setdefault(row["left_out"].replace(f" '{row['method']}'", ""), ({}, {}))
+        methods[row["method"]] = None
+        settings.setdefault(row["setting"], set()).add(row["scene"])
+    return [
+        f"{reason} {', '.join(methods)} ({'; '.join(f'{name}: {len(sites)}' for name, sites in settings.items())})"
+        for reason, (methods, settings) in found.items()
+    ]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     args = parse(arguments)
     rows = score(args)
@@ -180,13 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     kept = current(rows, args)
     done = [r for r in kept if "left_out" not in r]
     table = [row for setting in SETTINGS for row in rows_of(done, setting.name)]
-    reasons: dict[tuple[str, str], dict[str, list[str]]] = {}
-    for r in (r for r in kept if "left_out" in r):
-        reasons.setdefault((r["method"], r["left_out"]), {}).setdefault(r["setting"], []).append(r["scene"])
-    left_out = [
-        f"{method}: {reason} ({'; '.join(f'{name}: {len(where)} scenes' for name, where in found.items())})"
-        for (method, reason), found in reasons.items()
-    ]
+    left_out = reasons_of([r for r in kept if "left_out" in r])
     words = sys.argv[1:] if arguments is None else arguments
     load = ", ".join(f"{s['load'][0]:.0f}" for s in sittings)
     wall, core = (sum(s[key] for s in sittings) for key in ("wall_minutes", "core_minutes"))

@@ -65,19 +65,20 @@ def markdown(rows: Sequence[dict[str, Any]], facts: dict[str, str], left_out: Se
         "ERGAS with 100 / ratio; processor time and memory of fit and fusion; gains in PSNR, mean and worst scene,",
         f"over `glp` and over the best published classic of each scene ({', '.join(TEXTBOOK)}).",
         "",
-        "Networks correct `glp` and use as much of the correction as helps on the scene; where a scene is too small to",
-        "test that on, they give what `glp` gives. Small networks (`-lite`) were trained alike, for minutes on a core:",
-        "their cards say how far they got. Seconds per megapixel come from crops of a hundredth of one, so that what a",
-        "method does once for a scene weighs more than on a whole product. The setting *other bands* holds the sites",
-        "whose cubes end near 1 um: networks of fixed bands do not take them.",
-        "`docs/leaderboard.html` sorts by any column.",
+        "Trained networks but for `ssrfn-gate` correct `glp` and use as much of the correction as helps on the",
+        "scene; where a scene is too small to test that on (at ratio 6 all are), they give what `glp` gives. Small",
+        "ones (`-lite`) were trained alike, for minutes on a core: their cards say how far they got. Seconds per",
+        "megapixel come from crops of a hundredth of one, so that what a method does once for a scene weighs more",
+        "than on a whole product; a busy machine makes them longer. The setting *other bands* holds the sites whose",
+        "cubes end near 1 um: networks of fixed bands do not take them. Methods of fewer scenes compare by their",
+        "gains, not by their means. `docs/leaderboard.html` sorts by any column.",
     )
     known = [f"- {name}: `{value}`" if name == "command" else f"- {name}: {value}" for name, value in facts.items()]
     lines = ["# Leaderboard", "", *about, "", *known, ""]
     lines += ["| " + " | ".join(HEADS) + " |", "|---" * len(HEADS) + "|"]
     lines += ["| " + " | ".join(cells(row)) + " |" for row in rows]
     if left_out:
-        lines += ["", "## Left out", "", *(f"- {text}" for text in left_out)]
+        lines += ["", "## Left out, with the number of scenes", "", *(f"- {text}" for text in left_out)]
     return "\n".join([*lines, ""])
 
 

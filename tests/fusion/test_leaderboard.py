@@ -71,3 +71,9 @@ def test_an_interrupted_run_goes_on_where_it_was(leaderboard: ModuleType, tmp_pa
     assert leaderboard.kept_rows(records, "a") == [row]
     assert leaderboard.kept_rows(records, "b") == [], "rows of other code are not mixed in"
     assert records.with_suffix(".old").is_file()
+
+
+def test_a_reason_is_told_once_for_all_methods(leaderboard: ModuleType) -> None:
+    rows = [record(name, scene, 0.0) | {"left_out": f"The network '{name}' takes 100 bands."}
+            for name in ("a-lite", "b-lite") for scene in ("x", "y")]  # fmt: skip
+    assert leaderboard.reasons_of(rows) == ["The network takes 100 bands. a-lite, b-lite (ratio 3, 35dB: 2)"]
