@@ -66,12 +66,12 @@ def markdown(rows: Sequence[dict[str, Any]], facts: dict[str, str], left_out: Se
         f"over `glp` and over the best published classic of each scene ({', '.join(TEXTBOOK)}).",
         "",
         "Trained networks but for `ssrfn-gate` correct `glp` and use as much of the correction as helps on the",
-        "scene; where a scene is too small to test that on (at ratio 6 all are), they give what `glp` gives. Small",
-        "ones (`-lite`) were trained alike, for minutes on a core: their cards say how far they got. Seconds per",
-        "megapixel come from crops of a hundredth of one, so that what a method does once for a scene weighs more",
-        "than on a whole product; a busy machine makes them longer. The setting *other bands* holds the sites whose",
-        "cubes end near 1 um: networks of fixed bands do not take them. Methods of fewer scenes compare by their",
-        "gains, not by their means. `docs/leaderboard.html` sorts by any column.",
+        "scene; where a scene is too small to test that on, they stay at `glp`. Small ones (`-lite`) were trained",
+        "alike, for minutes on a core: their cards say how far they got. Seconds per megapixel come from crops of a",
+        "hundredth of one, so that what a method does once for a scene weighs more than on a whole product; a busy",
+        "machine makes them longer. The setting *other bands* holds the sites whose cubes end near 1 um: networks",
+        "of fixed bands do not take them. Methods of fewer scenes compare by their gains, not by their means.",
+        "`docs/leaderboard.html` sorts by any column.",
     )
     known = [f"- {name}: `{value}`" if name == "command" else f"- {name}: {value}" for name, value in facts.items()]
     lines = ["# Leaderboard", "", *about, "", *known, ""]
