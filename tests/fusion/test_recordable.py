@@ -15,6 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hsfuse.fusion.base import FusionMethod
 from hsfuse.fusion.classical import adaptive
 from hsfuse.fusion.create import create_method
+from hsfuse.fusion.map import nonlocal_bayes
+from hsfuse.fusion.map.method import refined
 from hsfuse.fusion.methods.ssrfn.method import SsrfnMethod
 from hsfuse.fusion.nets.ssm import Mamba2
 from hsfuse.native import build
@@ -43,6 +45,7 @@ METHODS = {
     "bicubic": lambda: create_method("bicubic"),
     "gsa": lambda: create_method("gsa"),
     "glp": lambda: create_method("glp"),
+    "glp, standard": lambda: refined(create_method("glp"), "standard", ratio=3),
     "ssrfn-lite": lambda: SsrfnMethod.untrained("ssrfn-lite", validate=False),
     "ssrfn": lambda: SsrfnMethod.untrained("ssrfn", validate=False),
 }
@@ -69,6 +72,18 @@ def test_nothing_waits_for_the_host(name: str, monkeypatch: pytest.MonkeyPatch) 
     finally:
         build.Kernels.forget()
     np.testing.assert_array_equal(again.numpy(), expected.numpy())
+
+
+def test_the_non_local_filter_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    noisy = torch.randn(2, 24, 20, generator=torch.Generator().manual_seed(0))
+    noisy[:, :9] = 0.0  # no structure at all: its groups have no Wiener filter but the noise's
+    monkeypatch.setattr(nonlocal_bayes, "_compiled", lambda *_: None)
+    expected = nonlocal_bayes.denoise(noisy, window_px=5, similar=16)
+    monkeypatch.setattr(torch, "tensor", _refuse("tensor"))
+    with NothingAsked():
+        again = nonlocal_bayes.denoise(noisy, window_px=5, similar=16)
+    torch.testing.assert_close(again, expected, rtol=0, atol=0)
+    assert bool(again.isfinite().all())
 
 
 def _refuse(function: str) -> Any:

@@ -11,6 +11,7 @@ step: images cut at such multiples give the same result away from the cut.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -154,30 +155,29 @@ def _groups(
     image: torch.Tensor, high: int, wide: int, similar: int, window_px: int, step: int
 ) -> Iterator[torch.Tensor]:
     """Indices of the patches that look most like each reference patch, shape (reference, similar), some at a time."""
-    import torch
-
-    device = image.device
-    ref_rows = _grid(high, step)
-    ref_cols = torch.tensor(_grid(wide, step), device=device)
+    ref_rows, ref_cols = _grid(high, step), _grid_on(wide, step, image.device)
+    on_device = _grid_on(high, step, image.device)
     length = image.shape[0] * PATCH_PX**2
     at_once = max(_GROUP_BYTES // (4 * similar * length * max(len(ref_cols), 1)), 1)
     side = 2 * window_px + 1
     similar = min(similar, high * wide, side * side)
     for start in range(0, len(ref_rows), at_once):
-        chosen = torch.tensor(ref_rows[start : start + at_once], device=device)
-        yield from _search(image, chosen, ref_cols, (high, wide), similar, window_px)
+        chosen = slice(start, start + at_once)
+        span = ref_rows[chosen][0], ref_rows[chosen][-1]
+        yield from _search(image, on_device[chosen], span, ref_cols, (high, wide), similar, window_px)
 
 
 def _search(
-    image: torch.Tensor, ref_rows: torch.Tensor, ref_cols: torch.Tensor, size: tuple[int, int], similar: int, reach: int
-) -> Iterator[torch.Tensor]:
-    """Compare reference patches with everything in their window."""
+    image: torch.Tensor, ref_rows: torch.Tensor, span: tuple[int, int], ref_cols: torch.Tensor, size: tuple[int, int],
+    similar: int, reach: int,
+) -> Iterator[torch.Tensor]:  # fmt: skip
+    """Compare reference patches, from the first to the last row of ``span``, with everything in their window."""
     import torch
 
     high, wide = size
     side = 2 * reach + 1
-    top = int((ref_rows[0] - reach).clamp(min=0))
-    bottom = int((ref_rows[-1] + reach + PATCH_PX).clamp(max=image.shape[1]))
+    top = max(span[0] - reach, 0)
+    bottom = min(span[1] + reach + PATCH_PX, image.shape[1])
     band = image[:, top:bottom]
     # Infinite outside the image: nothing there is ever similar.
     padded = torch.nn.functional.pad(band, (reach, reach, reach, reach), value=0.0)
@@ -220,6 +220,15 @@ def _box(x: torch.Tensor) -> torch.Tensor:
 def _grid(size: int, step: int) -> list[int]:
     """Multiples of the step, and the last place."""
     return sorted({*range(0, size, step), size - 1})
+
+
+@lru_cache(maxsize=64)
+def _grid_on(size: int, step: int, device: torch.device) -> torch.Tensor:
+    """The grid where the image lies, copied there once."""
+    import torch
+
+    with torch.inference_mode(False):
+        return torch.tensor(_grid(size, step), device=device)
 
 
 def _patches(x: torch.Tensor) -> torch.Tensor:

@@ -113,6 +113,8 @@ class Refinement:
         Denoising of its components and the estimate after it; None without.
     guide_noise
         What the guide is cleaned of, shape (msi band,); None: it stays as it is.
+    cleanable
+        Whether the noise of every band of the guide is known.
     """
 
     mean: torch.Tensor
@@ -122,6 +124,7 @@ class Refinement:
     nonlocal_step: NonlocalStep | None = None
     last: MapEstimator | None = None
     guide_noise: torch.Tensor | None = None
+    cleanable: bool = True
 
     @classmethod
     def make(
@@ -160,7 +163,7 @@ class Refinement:
             torch.as_tensor(np.ascontiguousarray(array), dtype=torch.float32, device=device)
             for array in (space.mean, space.forward, space.back, model.guide_noise)
         )
-        variance = guide_variance(model, kind)
+        variance, known = guide_variance(model, kind), bool((model.guide_noise > 0).all())
 
         def estimator(on_prior: float, on_guide: float) -> MapEstimator:
             return MapEstimator.make(
@@ -170,10 +173,10 @@ class Refinement:
 
         if kind != "nonlocal":
             cleaned = level if kind == "clean" else None
-            return cls(mean, forward, back, first=estimator(1.0, 1.0), guide_noise=cleaned)
+            return cls(mean, forward, back, first=estimator(1.0, 1.0), guide_noise=cleaned, cleanable=known)
         first, last = estimator(_FIRST_PRIOR, _FIRST_GUIDE), estimator(_AGAIN, 1.0)
         step = NonlocalStep.make(model, first, power, LOOSE_WHITENING)
-        return cls(mean, forward, back, first=first, nonlocal_step=step, last=last, guide_noise=level)
+        return cls(mean, forward, back, first, step, last, guide_noise=level, cleanable=known)
 
     @property
     def halo_px(self) -> int:
@@ -186,10 +189,7 @@ class Refinement:
         """Return the guide (n, msi band, row, col) without noise, or as it is."""
         import torch
 
-        if self.guide_noise is None:
-            return msi
-        usable = self.guide_noise > 0
-        if not bool(usable.all()):
+        if self.guide_noise is None or not self.cleanable:
             return msi
         # In units of no noise at all numbers would overflow; what is as clean as this floor stays as it is.
         floor = _LEAST_RELATIVE_NOISE * self.first.msi_mean.abs().max()
