@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from hsfuse._early import load_torch_libraries, wait_for_loading
 
@@ -14,6 +17,8 @@ _COMMANDS_WITH_TORCH_LATER = frozenset({"batch", "train-prior", "doctor"})
 _COMMANDS_WITH_ARRAYS = frozenset({"info", "bands", "view", "simulate", "mosaic", "models", "batch-status"})
 _COMMANDS_WITH_LARGE_ARRAYS = frozenset({"run", "demo"})
 _PLANS = frozenset({"--dry-run", "--dry-run=quick"})
+_SHORT_OF_MEMORY = 6
+"""Exit code of :class:`hsfuse.errors.MemoryBudgetError`."""
 _HELP = frozenset({"-h", "--help"})
 _COMPILED = (
     "array", "bisect", "bz2", "contextvars", "csv", "datetime", "decimal", "fcntl", "hashlib", "heapq", "inspect",
@@ -45,8 +50,21 @@ def main() -> None:
     finally:
         from hsfuse.cli.signals import die_at_signals
 
+        ending = sys.exc_info()[1]
+        if isinstance(ending, SystemExit) and ending.code == _SHORT_OF_MEMORY:
+            _leave_at_once(_SHORT_OF_MEMORY)
         wait_for_loading()
         die_at_signals()
+
+
+def _leave_at_once(code: int) -> NoReturn:
+    """Leave without waiting for threads: one that found no memory may never end, in a loader or a library."""
+    with contextlib.suppress(Exception):
+        atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _told(error: Exception, arguments: Sequence[str]) -> int:

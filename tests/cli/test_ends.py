@@ -238,6 +238,20 @@ def test_ends_before_and_after_a_command(change: str, code: int, word: str) -> N
     assert "Traceback" not in done.stderr
 
 
+def test_without_memory_no_thread_is_waited_for() -> None:
+    """One that found none may never end, inside the system's loader or OpenBLAS."""
+    change = (
+        "import atexit, threading, time; atexit.register(print, 'cleaned up'); import hsfuse.cli.app as a; "
+        "threading.Thread(target=time.sleep, args=(900,)).start(); a.app = lambda: exec('raise MemoryError')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", SET_UP.format(change=change)], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 6, done.stderr
+    assert "ran out of memory" in done.stderr
+    assert done.stdout == "cleaned up\n"
+
+
 def test_a_signal_while_the_process_leaves_has_nothing_to_make_safe() -> None:
     change = "import atexit; atexit.register(os.kill, os.getpid(), signal.SIGTERM)"
     done = subprocess.run(
