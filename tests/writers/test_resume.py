@@ -45,6 +45,23 @@ def test_bytes_do_not_depend_on_strips_threads_or_cache(
     assert all(result == results[0] for result in results[1:])
 
 
+def test_a_plan_that_was_changed_on_the_way_is_what_a_later_run_keeps_to(
+    tmp_path: Path, grid: Grid, bands: BandTable, cube: Cube
+) -> None:
+    def start(tile: int, *, resume: bool = False) -> CubeWriter:
+        return CubeWriter(
+            tmp_path / "out.tif", grid, bands, WriteOptions(resume=resume), identity="1234abcd", provenance={},
+            plan={"tile": tile},
+        )  # fmt: skip
+
+    with start(96) as writer:
+        writer.write_rows(0, cube[:, :30])
+        writer.change_plan({"tile": 48})  # a GPU was too small
+        writer.write_rows(30, cube[:, 30:60])
+    with start(96, resume=True) as writer:
+        assert (writer.rows_done, writer.plan_to_keep) == (60, {"tile": 48})
+
+
 @pytest.mark.parametrize(("name", "file_format"), FORMATS)
 def test_an_exception_keeps_the_rows_and_resume_goes_on(
     tmp_path: Path, grid: Grid, bands: BandTable, cube: Cube, write_cube: WriteCube, name: str, file_format: str
