@@ -47,7 +47,8 @@ from hsfuse.workflows.steps.method_specification import (
     split_specifications,
     usual_specifications,
 )
-from hsfuse.workflows.steps.methods import may_calibrate, network_precision, refinement_quality
+from hsfuse.workflows.steps.methods import may_calibrate, refinement_quality
+from hsfuse.workflows.steps.precision import network_precision
 from hsfuse.workflows.steps.resources import resolved, resources_of
 from hsfuse.writers import ReportFiles
 

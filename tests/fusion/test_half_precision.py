@@ -15,7 +15,7 @@ from hsfuse.fusion.nets import compiling
 from hsfuse.fusion.nets.compiling import SWITCH, compiled
 from hsfuse.fusion.nets.half import TYPES, exact_enough, precision_for_card, probe_pair, settle
 from hsfuse.testing.scene import small_scene
-from hsfuse.workflows.steps.methods import network_precision
+from hsfuse.workflows.steps.precision import network_precision
 
 ALL = ("fp32", "bf16", "fp16")
 

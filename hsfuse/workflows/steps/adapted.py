@@ -27,7 +27,8 @@ from hsfuse.outputs import part_name
 from hsfuse.progress import Progress
 from hsfuse.resources import Resources
 from hsfuse.workflows.steps.companion import check_companion
-from hsfuse.workflows.steps.methods import ChosenMethod, network_precision
+from hsfuse.workflows.steps.methods import ChosenMethod
+from hsfuse.workflows.steps.precision import network_precision
 from hsfuse.writers import WriteOptions, journal_folder, run_identity
 from hsfuse.writers.provenance import InputIdentity
 
