@@ -50,6 +50,7 @@ _HSI_ONLY = 0.5
 _SOME_CHANGE = 0.002
 """Share of changed ground below which methods learn from everything and find blur and shift themselves."""
 MAX_RANK = 32
+_PICTURE_PX = 450
 
 
 class RepairedMsi(MultispectralDecorator):
@@ -117,6 +118,9 @@ class SceneRepair:
         Blur and shift that were found without the changed ground; None where these are as told.
     response
         The HSI's response that all of it was found with.
+    pictures
+        What the HSI and the guide (its colours corrected) show of the guide's bands, NaN where not measured, shape
+        (image, msi band, row, col) on the HSI's grid, thinned out.
     """
 
     scene: FusionScene
@@ -132,6 +136,7 @@ class SceneRepair:
     error_bound: float
     alignment: Calibration | None
     response: Response
+    pictures: FloatCube
 
     @property
     def brightness(self) -> FloatCube:
@@ -227,9 +232,15 @@ def repair_surveyed(
     repair = SceneRepair(
         repaired, guide.to_json(), guide.share, guide.trusted, change, error, hsi_only, fine,
         ~survey.gaps & survey.seen, survey.traits.brightness, 1.0 if model is None else model.bound, alignment,
-        response,
+        response, _pictures(guide, survey.valid),
     )  # fmt: skip
     return repair, guide
+
+
+def _pictures(guide: RepairedGuide, valid: BoolArray) -> FloatCube:
+    step = max(-(-max(valid.shape) // _PICTURE_PX), 1)
+    both = np.stack([guide.evidence.relation.seen[:, ::step, ::step], guide.evidence.blurred[:, ::step, ::step]])
+    return np.where(valid[::step, ::step], both, np.nan).astype(np.float32)
 
 
 def survey_scene(scene: FusionScene, context: FusionContext) -> Survey:

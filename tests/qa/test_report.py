@@ -463,7 +463,9 @@ def test_spectra_show_all_bands_of_the_product():
 def test_changes_between_the_images_are_mapped_and_judged(tmp_path):
     change = np.zeros((20, 30))
     change[5:15, 5:25] = 1.0
-    view = ChangeView(change, np.full((20, 30), 0.01), change > 0.5, np.ones((20, 30), bool), 1 / 3, 12.4)
+    pictures = np.full((2, 3, 10, 15), 0.1)
+    pictures[:, :, :3] = np.nan
+    view = ChangeView(change, np.full((20, 30), 0.01), change > 0.5, np.ones((20, 30), bool), 1 / 3, 12.4, pictures)
     verdict = judge({"qnr": 0.9}, change_share=view.share)
     assert verdict.level == "usable with care"
     assert "differs between the images: 0.333, good is at most 0.100" in verdict.reasons[0]
@@ -473,6 +475,11 @@ def test_changes_between_the_images_are_mapped_and_judged(tmp_path):
     assert dict(mpl.rcParams) == before
     words = words_of(write_report(tmp_path / "x.html", report, [figure]))
     assert "33.3 % of the ground differs between the images. The images were taken 12.4 days apart." in words
+    assert "both images in the same colours, changed ground outlined in both" in words
+    titles = [axes.get_title(loc="left") for axes in figure.drawing.axes]
+    assert titles[:2] == ["Hyperspectral image", "Multispectral image, as blurred"]
+    (alone,) = change_figures(replace(view, pictures=None))
+    assert "outlined in both" not in alone.caption
     data = json.loads(write_json(tmp_path / "x.json", report).read_text())
     assert data["changes"] == {"share": pytest.approx(1 / 3), "days": 12.4, "hsi_only_share": pytest.approx(1 / 3)}
     assert "changes" in {f.key for f in make_figures(report)}

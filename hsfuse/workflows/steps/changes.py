@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -78,14 +78,22 @@ def days_apart(scene: FusionScene) -> float | None:
     return None if first is None or second is None else abs((first - second).total_seconds()) / 86400.0
 
 
-def change_view(repair: SceneRepair, days: float | None = None) -> ChangeView:
-    """Thin out what is known about every pixel to the size of a picture."""
+def change_view(repair: SceneRepair, names: Sequence[str], days: float | None = None) -> ChangeView:
+    """Thin out what is known about every pixel to the size of a picture; ``names`` are those of the guide's bands."""
     step = max(-(-max(repair.change.shape) // _VIEW_PX), 1)
     part = (slice(None, None, step), slice(None, None, step))
     return ChangeView(
         repair.change[part], repair.expected_error[part], repair.hsi_only[part], repair.valid[part],
-        repair.share, days,
+        repair.share, days, repair.pictures[:, _shown_bands(names)],
     )  # fmt: skip
+
+
+def _shown_bands(names: Sequence[str]) -> list[int]:
+    """Three bands that show fields: near infrared, red and green where they are there, else the last ones."""
+    wanted = [names.index(name) for name in ("B08", "B04", "B03") if name in names]
+    if len(wanted) == 3:
+        return wanted
+    return [len(names) - 1 - k for k in range(3)] if len(names) >= 3 else [0]
 
 
 def change_text(changes: Mapping[str, Any]) -> str:

@@ -130,7 +130,7 @@ def assess(
         aligned = diagnose(prepared.coregistration, scene.hsi.grid.bounds)
         queue.draw(coregistration_figures, aligned)
         queue.draw(band_figures, prepared.selection.table)
-        changes = None if repair is None else change_view(repair, days_apart(scene))
+        changes = None if repair is None else change_view(repair, list(scene.msi.band_names), days_apart(scene))
         queue.draw(change_figures, changes)
         dates = dates_view(scene)
         queue.draw(date_figures, dates)
