@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hsfuse.errors import HsfuseError, UsageError
-from hsfuse.fusion.base import FusionMethod, ModelSpec, Precision
+from hsfuse.fusion.base import FusionMethod, ModelSpec, Precision, Quality
 from hsfuse.registry import Registry
 
 if TYPE_CHECKING:
@@ -81,9 +81,9 @@ class NetworkEntry:
         It takes any bands, MSI bands and ratios: settings and weights say nothing of them.
     takes_prior
         Whether ``wrap`` takes ``prior``, weights of a diffusion prior.
-    refines
-        It has a refinement of its own (``FusionMethod.at_quality``) that gains over the step behind the classical
-        method: ``--method auto`` tries the others with ``--quality plain`` and ``--adapt`` only.
+    refines_with
+        Qualities with which its own refinement (``FusionMethod.at_quality``) gains over the step behind the classical
+        method: ``--method auto`` tries it with these, and the others with ``--quality plain`` and ``--adapt`` only.
     """
 
     architecture: str
@@ -99,7 +99,7 @@ class NetworkEntry:
     foresee: Callable[[Any, str, Precision], ModelSpec | None] | None = None
     any_bands: bool = False
     takes_prior: bool = False
-    refines: bool = False
+    refines_with: tuple[Quality, ...] = ()
 
     def completed(self, settings: Settings) -> dict[str, Any]:
         """Return complete settings.

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from hsfuse.config import RunConfig
+from hsfuse.degrade import Psf
 from hsfuse.errors import DeviceError, HsfuseError, InputError, UsageError
 from hsfuse.fusion.create import create_method
+from hsfuse.fusion.map.method import RefinedMethod
 from hsfuse.fusion.nets import zoo
 from hsfuse.fusion.registry import METHODS, automatic_methods, available_methods, is_network
 from hsfuse.workflows.steps import methods
@@ -61,13 +63,30 @@ def test_with_a_step_behind_the_method_auto_spares_networks_that_gain_nothing_be
     assert (chosen.method.spec.name, chosen.automatic) == ("glp", False)
     assert "no network gains enough" in chosen.reason
     assert choose_method(RunConfig(adapt=1.0)).method.spec.name == "ssrfn-lite"
-    # One with a refinement of its own is tried.
+    # One whose own refinement gains with this quality is tried.
     entry = METHODS.get("ssrfn")
     assert entry.network is not None
-    own = replace(entry, network=replace(entry.network, refines=True))
+    own = replace(entry, network=replace(entry.network, refines_with=("best",)))
     get = METHODS.get
     monkeypatch.setattr(METHODS, "get", lambda name: own if name == "ssrfn" else get(name))
-    assert choose_method(RunConfig()).method.spec.name == "ssrfn"
+    assert choose_method(RunConfig()).method.spec.name == "glp"
+    assert choose_method(RunConfig(quality="best")).method.spec.name == "ssrfn"
+
+
+def test_auto_takes_the_gate_with_best() -> None:
+    assert choose_method(RunConfig(quality="best")).name == "ssrfn-gate"
+    assert choose_method(RunConfig()).name == "glp"
+
+
+def test_the_fallback_of_a_network_that_refines_itself_is_refined() -> None:
+    config = RunConfig(quality="best")
+    network = choose_method(config).method.at_quality("best")
+    assert network is not None
+    for method in (network, methods.guarded(network, methods.FidelityOptions(1), ratio=3, psf=Psf(1.0))):
+        spare = methods._in_place_of(method, create_method("glp"), config, 3)
+        step = spare.inner if isinstance(spare, methods.GuardedMethod) else spare
+        assert isinstance(step, RefinedMethod)
+        assert step.inner.spec.name == "glp"
 
 
 def test_the_best_proven_network_is_tried_first(
@@ -81,7 +100,7 @@ def test_the_best_proven_network_is_tried_first(
     assert choose_method(ALONE).method.spec.name == "ssrfn"
     assert "decides" in chosen.reason
     # Which one is the best is what the entries say.
-    assert automatic_methods("network") == ("ssrfn-lite", "ssrfn")
+    assert automatic_methods("network") == ("ssrfn-lite", "ssrfn", "ssrfn-gate")
     monkeypatch.setattr(methods, "automatic_methods", lambda kind: ())
     assert choose_method(ALONE).method.spec.name == "glp"
     with caplog.at_level("WARNING"):

@@ -69,7 +69,7 @@ def foreseen(
         As of the run.
     """
     if network is None:
-        tried = config.quality == "plain" or config.adapt is not None
+        tried = config.quality in ("plain", "best") or config.adapt is not None
         network = (config.method == "auto" and tried) or is_network(config.method)
     kind = "network" if network else "classical"
     mpx, fine_mpx = hsi_px / 1e6, hsi_px * ratio**2 / 1e6

@@ -166,14 +166,14 @@ def _worth_trying(config: RunConfig) -> tuple[str, ...]:
     """Networks that ``auto`` tries, in their order.
 
     What most of them bring to an unseen scene is a cleaned guide, which the step behind the classical method has too:
-    beside it they gain 0.05 dB on the validation sites and take several times as long. What remains are networks with a
-    refinement of their own, and all where they are adapted to the scene or nothing is put behind the method.
+    beside it they gain 0.05 dB on the validation sites and take several times as long. What remains are networks whose
+    own refinement gains with this quality, and all where they are adapted to the scene or nothing is put behind.
     """
     names = automatic_methods("network")
     if config.quality == "plain" or config.adapt is not None:
         return names
     entries = {name: METHODS.get(name).network for name in names}
-    return tuple(name for name, entry in entries.items() if entry is not None and entry.refines)
+    return tuple(name for name, entry in entries.items() if entry is not None and config.quality in entry.refines_with)
 
 
 def _proven(header: NetworkHeader) -> bool:
@@ -382,9 +382,18 @@ def fit_method(
             return replace(chosen, reason=reason)
         doubt = f"gains only {gain:.2f} dB over it on this scene at reduced resolution"
     spare = _fall_back(f"{_spare_name()}, because the network '{name}' {doubt}.", config)
-    from hsfuse.fusion.map.method import RefinedMethod
-
-    if isinstance(chosen.method, GuardedMethod | RefinedMethod | TwoStepMethod):
-        spare = replace(spare, method=chosen.method.around(spare.method))
+    spare = replace(spare, method=_in_place_of(chosen.method, spare.method, config, context.ratio))
     spare.method.fit(context, strips)
     return spare
+
+
+def _in_place_of(method: FusionMethod, spare: FusionMethod, config: RunConfig, ratio: int) -> FusionMethod:
+    """Put the fallback where a network was, with the guards, the refinement or the second step behind it."""
+    from hsfuse.fusion.map.method import RefinedMethod, refined
+
+    quality = refinement_quality(config)
+    stands = method.inner if isinstance(method, GuardedMethod) else method
+    if quality is not None and not isinstance(stands, RefinedMethod | TwoStepMethod):
+        # The network refined its result itself.
+        spare = refined(spare, quality, ratio=ratio)
+    return method.around(spare) if isinstance(method, GuardedMethod | RefinedMethod | TwoStepMethod) else spare
