@@ -155,7 +155,7 @@ LIMITS: dict[str, tuple[dict[str, int], dict[str, str]]] = {
     **{f"NOFILE={n}": ({"NOFILE": n}, {}) for n in (8, 12, 16, 20, 24, 32, 48, 64)},
     **{f"AS={n}M": ({"AS": n << 20}, {}) for n in (300, 500, 700, 900, 1100, 1300, 1500, 2000, 3000, 5000)},
     # Where the libraries are still to be loaded; the others have them.
-    **{f"ulimit -v={n}M": ({"fresh": n << 20}, {}) for n in (150, 250, 310, 450, 500, 930, 1100, 1500)},
+    **{f"ulimit -v={n}M": ({"fresh": n << 20}, {}) for n in (150, 250, 310, 450, 500, 930, 1120, 1500)},
     **{f"STACK={n}K": ({"STACK": n << 10}, {}) for n in (64, 256, 1024)},
     "stdout=full": ({}, {"stdout": "/dev/full"}),
     "stderr=full": ({}, {"stderr": "/dev/full"}),

@@ -15,6 +15,8 @@ from hsfuse._early import load_torch_libraries, wait_for_loading
 _COMMANDS_WITH_TORCH = frozenset({"run", "coregister", "compare", "train-reduced", "demo"})
 _COMMANDS_WITH_TORCH_LATER = frozenset({"batch", "train-prior", "doctor"})
 _COMMANDS_WITH_ARRAYS = frozenset({"info", "bands", "view", "simulate", "mosaic", "models", "batch-status"})
+_COMMANDS_WITHOUT_FUSION = frozenset({"coregister", "doctor"})
+"""Of those with torch."""
 _COMMANDS_WITH_LARGE_ARRAYS = frozenset({"run", "demo"})
 _PLANS = frozenset({"--dry-run", "--dry-run=quick"})
 _SHORT_OF_MEMORY = 6
@@ -96,7 +98,8 @@ def _prepare(arguments: Sequence[str]) -> None:
     # A plan does without torch.
     with_torch = command in _COMMANDS_WITH_TORCH and _PLANS.isdisjoint(arguments)
     if command in _COMMANDS_WITH_TORCH | _COMMANDS_WITH_TORCH_LATER | _COMMANDS_WITH_ARRAYS:
-        _check_room(command, with_torch=with_torch or command in _COMMANDS_WITH_TORCH_LATER)
+        loads = with_torch or command in _COMMANDS_WITH_TORCH_LATER
+        _check_room(command, with_torch=loads, fuses=loads and command not in _COMMANDS_WITHOUT_FUSION)
     end_on_signals()
     own_process(
         keep_freed_memory=command in _COMMANDS_WITH_LARGE_ARRAYS,
@@ -108,20 +111,20 @@ def _prepare(arguments: Sequence[str]) -> None:
         load_torch_libraries()
 
 
-def _check_room(command: str, *, with_torch: bool) -> None:
-    """Make sure that the libraries of a command can be loaded: some do not survive it when they cannot."""
+def _check_room(command: str, *, with_torch: bool, fuses: bool) -> None:
+    """Make sure that a command can load its libraries and begin: some of them do not survive it when it cannot."""
     from hsfuse.address_space import limit, needed
 
     allowed = limit()
     if allowed is None:
         return
-    least = needed(with_torch=with_torch)
+    least = needed(with_torch=with_torch, fuses=fuses)
     if allowed < least:
         from hsfuse.errors import MemoryBudgetError
 
         raise MemoryBudgetError(
             f"The limit of the address space, {allowed >> 20} MB, is too low: hsfuse {command} needs {least >> 20} MB "
-            "to load its libraries, and more for the data.",
+            "to load its libraries and begin, and more for the data.",
             hint="Raise the limit (ulimit -v), or lift it (ulimit -v unlimited).",
         )
 

@@ -17,6 +17,11 @@ _TORCH_MODULES = 60 * _MB
 """What the modules that come with torch take besides its libraries (measured: 56 MB)."""
 _WORK = 64 * _MB
 """Stacks of a few threads and the first small arrays."""
+_FUSION = 236 * _MB
+"""What fusing a small product takes besides (measured with the pair of ``hsfuse demo``: 290 MB).
+
+OpenBLAS ends the process, with exit code 1, where it gets no buffer for its work.
+"""
 _BLAS_THREAD = 48 * _MB
 """Stack and buffers of one more thread for matrices, in each of the two copies of OpenBLAS (measured: 40 MB)."""
 
@@ -31,9 +36,17 @@ def limit() -> int | None:
     return None if soft == resource.RLIM_INFINITY else int(soft)
 
 
-def needed(*, with_torch: bool) -> int:
-    """Bytes that this process maps once the libraries of a command are loaded, and a few threads have started."""
-    return _mapped("VmSize") + _still_to_load(with_torch=with_torch) + _WORK
+def needed(*, with_torch: bool, fuses: bool = False) -> int:
+    """Bytes that this process maps once the libraries of a command are loaded, and a few threads have started.
+
+    Parameters
+    ----------
+    with_torch
+        Whether torch is among the libraries.
+    fuses
+        Whether the command fuses or trains: what the smallest scene takes is counted too.
+    """
+    return _mapped("VmSize") + _still_to_load(with_torch=with_torch) + _WORK + (_FUSION if fuses else 0)
 
 
 def is_tight(cores: int) -> bool:
