@@ -16,6 +16,7 @@ from hsfuse.band_selection import BandSelection
 from hsfuse.config import RunConfig
 from hsfuse.coregister.field import DisplacementField
 from hsfuse.coregister.warp import Resampler
+from hsfuse.fusion.change.repair import FOREIGN
 from hsfuse.grid import Slice2D
 from hsfuse.inference.guide_repair import SceneRepair
 from hsfuse.inference.scene import FusionScene
@@ -135,7 +136,7 @@ def assess(
         dates = dates_view(scene)
         queue.draw(date_figures, dates)
         try:
-            windows = score_windows(scene, fused)
+            windows = score_windows(scene, fused, None if repair is None else repair.change >= FOREIGN)
             queue.draw(consistency_figures, centre, windows.band_rmse, windows.msi_bands)
             stage.advance()
             spectra, shares = _spectra(scene, prepared.selection, fused, centre)

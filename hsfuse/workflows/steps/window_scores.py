@@ -60,7 +60,7 @@ def sample_windows(height: int, width: int, side: int = _SIDE_PX, per_axis: int 
     ]
 
 
-def score_windows(scene: FusionScene, fused: ImageSource) -> WindowScores:
+def score_windows(scene: FusionScene, fused: ImageSource, changed: NDArray[np.bool_] | None = None) -> WindowScores:
     """Score up to nine windows of 64 x 64 HSI pixels.
 
     Parameters
@@ -69,6 +69,9 @@ def score_windows(scene: FusionScene, fused: ImageSource) -> WindowScores:
         Where HSI and MSI come from.
     fused
         The finished cube.
+    changed
+        Fine pixels that show other ground in the MSI: what the cube should not agree with there says nothing about it.
+        None: nobody looked.
     """
     blocks = sample_windows(*scene.grid.shape)
     low = [scene.read_hsi(block) for block in blocks]
@@ -76,7 +79,9 @@ def score_windows(scene: FusionScene, fused: ImageSource) -> WindowScores:
     weights = _weights(scene, alive)
     # Metrics that need what a scene lacks stand in the table all the same, as not computed.
     metrics = metrics_for(frozenset({"hsi", "msi", "srf"}))
-    scoring = Scoring(metrics)
+    # What compares with the MSI's own bands looks at ground that both images show alike.
+    scoring = Scoring([metric for metric in metrics if "srf" not in metric.needs])
+    agreeing = Scoring([metric for metric in metrics if "srf" in metric.needs])
     differences: list[Difference] = []
     msi_differences: list[Difference] = []
     for block, hsi in zip(blocks, low, strict=True):
@@ -85,17 +90,23 @@ def score_windows(scene: FusionScene, fused: ImageSource) -> WindowScores:
             continue
         msi, cloud = scene.read_msi(block)
         window = Evidence(cube, ~cloud, scene.ratio, scene.psf, hsi=hsi[alive], msi=msi, srf=weights)
+        alike = window
+        if changed is not None:
+            clear = ~cloud & ~changed[block.scaled(scene.ratio).slices]
+            alike = Evidence(cube, clear, scene.ratio, scene.psf, hsi=hsi[alive], msi=msi, srf=weights)
         scoring.add(window)
+        agreeing.add(alike)
         found = hsi_difference(window)
         differences += [] if found is None else [found]
-        found = None if weights is None else msi_difference(window)
+        found = None if weights is None else msi_difference(alike)
         msi_differences += [] if found is None else [found]
     curves = {}
     if differences:
         curve = np.full(len(scene.bands), np.nan)
         curve[alive] = band_rmse(differences)
         curves["fused against HSI"] = curve
-    scores = scoring.scores()
+    both = scoring.scores() | agreeing.scores()
+    scores = {metric.key: both[metric.key] for metric in metrics}
     reasons = {metric.key: _why(metric, scene) for metric in metrics if scores[metric.key] is None}
     return WindowScores(scores, curves, _msi_bands(scene, msi_differences), reasons)
 
