@@ -15,6 +15,9 @@ def add_to(app: typer.Typer) -> None:
     @app.command("models")
     def models(
         name: Annotated[str | None, typer.Argument(help="a network of the list, or a .safetensors file")] = None,
+        speed: Annotated[
+            bool, typer.Option("--speed", help="also say how fast they are on this machine (takes some seconds)")
+        ] = False,
         verbose: Verbose = False,
         quiet: Quiet = False,
         as_json: AsJson = False,
@@ -22,13 +25,14 @@ def add_to(app: typer.Typer) -> None:
         """List the networks that can fuse, or describe one of them."""
         session = Session(verbose, quiet, as_json)
         with session.errors():
-            from hsfuse.workflows.models import describe_model, describe_models
+            from hsfuse.workflows.models import describe_model, describe_models, with_speed
 
             if name is not None:
                 entry = describe_model(name)
+                entry = with_speed([entry])[0] if speed else entry
                 session.show(entry, lambda: model_text(entry))
             else:
-                entries = describe_models()
+                entries = with_speed(describe_models()) if speed else describe_models()
                 session.show({"models": entries}, lambda: list_text(entries))
 
 
@@ -45,6 +49,8 @@ def list_text(entries: list[dict[str, Any]]) -> str:
         lines.append(" " * 21 + _weights(entry))
         if entry.get("training_scenes"):
             lines.append(" " * 21 + "trained on " + ", ".join(entry["training_scenes"]))
+        if "threads" in entry:
+            lines.append(" " * 21 + _speed(entry))
     return "\n".join(lines) or "There are no networks."
 
 
@@ -54,6 +60,8 @@ def model_text(entry: dict[str, Any]) -> str:
     lines += [f"  {label:<11} {entry[key]}" for key, label in (("reference", "reference"), ("licence", "released"))
               if entry[key]]  # fmt: skip
     training = entry.get("training") or {}
+    if "threads" in entry:
+        lines.append(f"  speed       {_speed(entry)}")
     if entry["trained"]:
         lines.append(f"  network     {entry['architecture']}")
         lines.append(f"  base        {entry['base'] or 'none'}")
@@ -72,6 +80,11 @@ def model_text(entry: dict[str, Any]) -> str:
         lines.append(f"  card        {entry['card']}")
     lines.append("  settings    " + ", ".join(f"{key}={value}" for key, value in entry["config"].items()))
     return "\n".join(lines)
+
+
+def _speed(entry: dict[str, Any]) -> str:
+    threads = f"{entry['threads']} thread{'' if entry['threads'] == 1 else 's'}"
+    return f"about {entry['seconds_per_megapixel']:.0f} s for a megapixel of the product here, {threads}"
 
 
 def _weights(entry: dict[str, Any]) -> str:

@@ -110,6 +110,10 @@ def test_models_lists_and_describes(trained: Path) -> None:
     text = runner.invoke(app, ["models", str(trained)]).stdout
     assert "12 bands from 440 to 876 nm, ratio 3" in text
     assert "width=8" in text
+    assert "megapixel" not in text
+    measured = runner.invoke(app, ["models", str(trained), "--speed", "--json"])
+    assert json.loads(measured.stdout)["seconds_per_megapixel"] > 0.0
+    assert "s for a megapixel of the product here" in runner.invoke(app, ["models", str(trained), "--speed"]).stdout
 
 
 def test_further_training_starts_from_the_weights(trained: Path, cube: Path, tmp_path: Path) -> None:

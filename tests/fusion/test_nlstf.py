@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from hsfuse.errors import OverlapError, UsageError
+from hsfuse.fusion.base import LowResolutionStrip
 from hsfuse.fusion.create import create_method
 from hsfuse.fusion.methods.nlstf.coding import Modes, product
 from hsfuse.metrics.reference import psnr
@@ -58,3 +59,15 @@ def test_bad_input(scene: SmallScene) -> None:
     hidden = [replace(strip, valid=np.zeros_like(strip.valid)) for strip in scene.strips]
     with pytest.raises(OverlapError, match="valid in both images"):
         create_method("nlstf").fit(scene.context, hidden)
+
+
+def test_a_guide_full_of_gaps_is_no_lack_of_pixels(scene: SmallScene) -> None:
+    def torn(strip: LowResolutionStrip) -> LowResolutionStrip:
+        assert strip.fine is not None
+        fine = strip.fine.copy()
+        fine[:, ::2, ::2] = np.nan
+        return replace(strip, fine=fine)
+
+    with pytest.raises(OverlapError, match="no patch of 6 x 6 pixels without gaps") as caught:
+        create_method("nlstf").fit(scene.context, [torn(strip) for strip in scene.strips])
+    assert "such as glp" in str(caught.value.hint)

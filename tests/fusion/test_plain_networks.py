@@ -1,9 +1,7 @@
-"""Networks of the field: published sizes, any sizes of input, tiles that agree, training tasks that improve."""
+"""Networks of the field: published sizes, any sizes of input, tiles that agree, a student that has a teacher."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import torch
 from hsfuse.degrade import Psf, lowpass_decimate, upsample
 from hsfuse.errors import UsageError
 from hsfuse.fusion.base import FusionContext, LowResolutionStrip
+from hsfuse.fusion.methods.qis_gan.network import Query
 from hsfuse.fusion.nets.header import NetworkHeader
 from hsfuse.fusion.nets.pair_network import PairNetwork, in_windows, n_parameters
 from hsfuse.fusion.nets.plain_network import PlainNetworkMethod
@@ -25,34 +24,31 @@ from hsfuse.inference.tiling import TilePlan
 from hsfuse.simulate.training_scene import training_scene
 from hsfuse.spectral import BandTable
 from hsfuse.training.fusion_task import TaskSetup
-from hsfuse.training.loop import train
 from hsfuse.training.scenes import SceneEntry, TrainingScene
-from hsfuse.training.settings import LoopSettings, TrainingFiles
 from hsfuse.training.source import Sampling
 
-PUBLISHED = {
-    # name: bands, MSI bands, million parameters as published or counted in the authors' release
-    "ssrnet": (100, 4, 0.270),
-    "csakd-teacher": (172, 4, 26.81),
-    "csakd": (172, 4, 8.75),
-    "s3rnet": (172, 4, 26.8),
-    "qis-gan": (102, 4, 0.262),
-    # 4.98 M are registered there, of which so many take part in the result.
-    "mimo-sst": (31, 3, 1.62),
-    # 0.44 to 0.51 M, by the bands of the data sets (31 to 145).
-    "fusion-mamba": (145, 1, 0.51),
-}
+PUBLISHED = [
+    # name, bands, MSI bands, million parameters as published or counted in the authors' release
+    ("ssrnet", 100, 4, 0.270),
+    ("ssrnet", 102, 5, 0.281),
+    ("ssrnet", 145, 5, 0.568),
+    ("csakd-teacher", 172, 4, 26.81),
+    # 7.44 M of them are executed there: the release skips a chain of the student that it defines.
+    ("csakd", 172, 4, 8.75),
+    ("s3rnet", 172, 4, 26.8),
+    ("qis-gan", 102, 4, 0.262),
+    # 4.98 M are registered there, of which so many take part in the result: those are built.
+    ("mimo-sst", 31, 3, 1.62),
+    ("fusion-mamba", 31, 3, 0.44),
+    ("fusion-mamba", 145, 1, 0.51),
+    # The width is not published: of the round numbers 256 comes nearest.
+    ("ssrfn-paper", 100, 4, 38.63),
+]
 LITE = tuple(
     name
     for name, entry in network_entries()
     if name.endswith("-lite") and entry.architecture != "ssrfn" and not entry.takes_prior
 )
-TINY: dict[str, dict[str, Any]] = {
-    "csakd-lite": {"teacher_high": 1, "teacher_low": 1},
-    # Its features are few and behind norms: a correction needs more steps than a test has, a cube of its own does not.
-    "fusion-mamba-lite": {"base": "none"},
-}
-"""Settings with which a network is trained here."""
 QUICK: dict[str, dict[str, Any]] = {"mpsrnet-diff-lite": {"prior_steps": 1}}
 """Settings with which a network fuses here."""
 BANDS = BandTable.make(np.linspace(440.0, 900.0, 12))
@@ -86,9 +82,8 @@ def made(name: str, bands: int = 12, msi: int = 4, *, spoilt: bool = False, **ch
     return network.eval()
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_published_shapes_have_the_published_size(name: str) -> None:
-    bands, msi, millions = PUBLISHED[name]
+@pytest.mark.parametrize(("name", "bands", "msi", "millions"), PUBLISHED)
+def test_published_shapes_have_the_published_size(name: str, bands: int, msi: int, millions: float) -> None:
     entry = entry_of(name)
     with torch.device("meta"):
         network = entry.build(entry.completed({**entry.settings, "n_bands": bands, "n_msi": msi}))
@@ -131,6 +126,16 @@ def test_windows_are_counted_from_the_origin() -> None:
     assert torch.equal(part, means[..., 4:, :])
 
 
+def test_half_precision_asks_the_same_cells() -> None:
+    """Places of a wide image differ by less than half precision can tell."""
+    query = Query(4, 3, 8, 5)
+    features, guide = torch.rand(1, 4, 66, 70), torch.rand(1, 3, 99, 105)
+    with torch.no_grad():
+        exact = query(features, guide)
+        half = query.bfloat16()(features.bfloat16(), guide.bfloat16())
+    assert float((half.float() - exact).abs().max()) < 0.02
+
+
 def fitted(name: str, hsi: torch.Tensor, msi: torch.Tensor) -> PlainNetworkMethod:
     network = made(name, spoilt=True)
     entry = entry_of(name)
@@ -146,7 +151,7 @@ def fitted(name: str, hsi: torch.Tensor, msi: torch.Tensor) -> PlainNetworkMetho
     return method
 
 
-@pytest.mark.parametrize("name", LITE)
+@pytest.mark.parametrize("name", [*LITE, *QUICK])
 def test_tiles_give_what_the_whole_image_gives(name: str) -> None:
     truth = training_scene(4, (144, 120))
     cube = torch.from_numpy(truth.reflectance(BANDS, truth.grid.full))[None]
@@ -190,56 +195,6 @@ def scene() -> TrainingScene:
     srf = np.zeros((4, 12))
     srf[np.arange(4), [1, 4, 7, 11]] = 1.0
     return TrainingScene("small", reference, np.ones(reference.shape[1:], bool), None, (srf,), Psf(1.0))
-
-
-class _Stop:
-    """Ends a training at its n-th step, as a user would."""
-
-    def __init__(self, at: int) -> None:
-        self._left = at
-
-    @contextmanager
-    def stage(self, name: str, total: float = 1.0) -> Iterator[_Stop]:
-        yield self
-
-    def advance(self, amount: float = 1.0) -> None:
-        self._left -= 1
-        if self._left == 0:
-            raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize("name", LITE)
-def test_training_improves_on_the_start_and_resumes_exactly(name: str, scene: TrainingScene, tmp_path: Path) -> None:
-    sampling = Sampling(patch_px=24, window_px=48, batch=2, pool=2, validation_windows=1, gap_px=6, augment=False)
-    setup = TaskSetup([SceneEntry.of(scene)], sampling, BANDS.centre_nm, BANDS.fwhm_nm)
-    make: Callable[..., Any] | None = entry_of(name).task
-    assert make is not None
-    settings = LoopSettings(steps=8, validate_every=4, learning_rate=4e-3, micro_batch=2, warmup_steps=1, ema=0.5)
-
-    def untrained() -> PairNetwork:
-        # On this scene the classical estimate leaves nothing to learn; interpolation does.
-        return made(name, **{"base": "bicubic", **TINY.get(name, {})})
-
-    whole = make(untrained().train(), setup)
-    result = train(whole, settings)
-    assert result.best.quality > result.first.quality + 0.02
-    assert result.network is whole.network
-    files = TrainingFiles(tmp_path / "state.safetensors", tmp_path / "log.csv")
-    with pytest.raises(KeyboardInterrupt):
-        train(
-            make(untrained().train(), setup),
-            settings,
-            files=files,
-            progress=_Stop(7),
-        )
-    resumed = train(
-        make(untrained().train(), setup),
-        settings,
-        files=replace(files, resume=True),
-    )
-    assert resumed.history == result.history
-    theirs = resumed.network.state_dict()
-    assert all(torch.equal(value, theirs[key]) for key, value in whole.network.state_dict().items())
 
 
 def test_the_student_learns_from_its_teacher(scene: TrainingScene) -> None:

@@ -23,7 +23,7 @@ def _entry(name: str, settings: MimoSstSettings, summary: str) -> MethodEntry:
     )  # fmt: skip
 
 
-PUBLISHED = _entry("mimo-sst", MimoSstSettings(), "MIMO-SST as published, 2.0 M parameters; needs a GPU to train")
+PUBLISHED = _entry("mimo-sst", MimoSstSettings(), "MIMO-SST as published, 1.9 M parameters; needs a GPU to train")
 LITE = _entry(
     "mimo-sst-lite",
     MimoSstSettings(width=12, window_px=8, base="estimate"),

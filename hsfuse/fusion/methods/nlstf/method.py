@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse.degrade import Psf, psf_kernel
-from hsfuse.errors import HsfuseError, UsageError
+from hsfuse.errors import HsfuseError, OverlapError, UsageError
 from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, ModelSpec
 from hsfuse.fusion.classical.statistics import MIN_PIXELS
 from hsfuse.fusion.classical.unmixing import response_between, sample_pixels, too_few_pixels
@@ -105,13 +105,19 @@ class Nlstf(FusionMethod):
         Raises
         ------
         OverlapError
-            Too few pixels are valid in both images.
+            Too few pixels are valid in both images, or the guide has no whole patch.
         """
         self._ratio, self._psf = context.ratio, context.psf
         hsi, msi = sample_pixels(strips, _SAMPLES, context.seed)
         patches = sample_patches(strips, 2 * self._step_px, self._step_px, context.ratio, context.seed)
-        if hsi.shape[1] < MIN_PIXELS or len(patches) == 0:
+        if hsi.shape[1] < MIN_PIXELS:
             raise too_few_pixels(hsi.shape[1])
+        if len(patches) == 0:
+            side = 2 * self._step_px
+            raise OverlapError(
+                f"The guide has no patch of {side} x {side} pixels without gaps, and NLSTF learns from whole patches.",
+                hint="Use a larger area, or a method that learns from single pixels, such as glp.",
+            )
         response, offset = response_between(np.maximum(hsi, 0.0), msi)
         found = learn(patches, np.maximum(hsi, 0.0), msi, **self._sizes, seed=context.seed)
         self._learned = self._on_device(found, response, offset, _basis(hsi, self._sizes["spectra"]), context.device)

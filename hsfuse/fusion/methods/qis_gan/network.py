@@ -12,10 +12,20 @@ from hsfuse.fusion.methods.qis_gan.config import QisGanSettings
 from hsfuse.fusion.nets.pair_network import PairNetwork, ScaledPair, zeroed
 
 
-def _centres(size: torch.Size, like: Tensor) -> Tensor:
-    """Pixel centres, (row, col) from -1 to 1 between the image's edges, shape (2, row, col)."""
-    v, u = ((torch.arange(side, device=like.device, dtype=torch.float32) + 0.5) * (2.0 / side) - 1.0 for side in size)
-    return torch.stack(torch.meshgrid(v, u, indexing="ij"))
+def _neighbours(wanted: int, given: int, side: float) -> tuple[Tensor, Tensor]:
+    """Nearest cell before (side -1) or behind (side 1) each wanted place of one axis, and how far it lies from it.
+
+    Places are counted in cells, in double precision: half precision would mistake a neighbour for another.
+
+    Returns
+    -------
+    (cell, distance)
+        Index and distance in cells, both of shape (wanted,).
+    """
+    place = (torch.arange(wanted, dtype=torch.float64) + 0.5) * (given / wanted)
+    # Not quite half a cell: a place at a cell's centre stays in that cell.
+    cell = torch.floor(place + side * 0.5 * (1.0 - 1e-4)).clamp(0, given - 1)
+    return cell.long(), place - (cell + 0.5)
 
 
 class Query(nn.Module):
@@ -38,21 +48,15 @@ class Query(nn.Module):
 
     def forward(self, features: Tensor, guide: Tensor) -> Tensor:
         """Query (n, feature, row, col) where the guide (n, guide, row', col') lies."""
-        rows, cols = features.shape[-2:]
-        wanted = _centres(guide.shape[-2:], features)
-        given = _centres(features.shape[-2:], features)[None]
-        step = torch.tensor([1.0 / rows, 1.0 / cols], device=features.device)
+        rows, cols = guide.shape[-2:]
         values, logits = [], []
         for up in (-1.0, 1.0):
+            row, below = _neighbours(rows, features.shape[-2], up)
             for left in (-1.0, 1.0):
-                shift = torch.tensor([up, left], device=features.device) * step * (1.0 - 1e-4)
-                place = (wanted + shift[:, None, None]).clamp(-1.0 + 1e-6, 1.0 - 1e-6)
-                grid = place.flip(0).permute(1, 2, 0)[None].to(features.dtype)
-                many = grid.expand(features.shape[0], -1, -1, -1)
-                near = F.grid_sample(features, many, mode="nearest", align_corners=False)
-                cell = F.grid_sample(given, grid.float(), mode="nearest", align_corners=False)
-                away = (wanted[None] - cell) / (2.0 * step[:, None, None])
-                away = away.to(features.dtype).expand(features.shape[0], -1, -1, -1)
+                col, beside = _neighbours(cols, features.shape[-1], left)
+                near = features.index_select(-2, row.to(features.device)).index_select(-1, col.to(features.device))
+                away = torch.stack([below[:, None].expand(rows, cols), beside[None].expand(rows, cols)])
+                away = away.to(features.device, features.dtype).expand(features.shape[0], -1, -1, -1)
                 answer = self.last(self.mlp(torch.cat([near, guide, away], dim=1)))
                 values.append(answer[:, :-1])
                 logits.append(answer[:, -1:])
