@@ -18,7 +18,8 @@ from hsfuse.fusion.diagnostics import Calibration
 from hsfuse.fusion.guide_noise import GuideSample, guide_noise
 from hsfuse.fusion.scene_model.alignment import align_strips
 from hsfuse.fusion.scene_model.contradiction import Contradiction
-from hsfuse.fusion.scene_model.relation import CoarsePair, relate, ridge_synthesis
+from hsfuse.fusion.scene_model.relation import CoarsePair, relate
+from hsfuse.fusion.scene_model.ridge import ridge_synthesis
 
 MAX_RANK = 32
 PIXELS_PER_BAND = 1.2
