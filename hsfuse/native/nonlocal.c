@@ -79,11 +79,15 @@ static void outer_products(const float *x, int64_t rows, int64_t n, int64_t stri
     }
 }
 
-/* Cholesky factor of a symmetric matrix given by its upper triangle, in place; reciprocals on the diagonal. */
-static void factor(float *a, int64_t n, int64_t stride) {
+/* Cholesky factor of a symmetric matrix given by its upper triangle, in place; reciprocals on the diagonal.
+ *
+ * `loading` was added to the diagonal, so no pivot is smaller. Returns 0 where one is: there rounding errors exceed the
+ * noise, and the factor means nothing. */
+static int factor(float *a, int64_t n, int64_t stride, float loading) {
   for (int64_t k = 0; k < n; k++) {
     float *row = a + k * stride;
-    const float scale = 1.0f / sqrtf(row[k] > 1e-12f ? row[k] : 1e-12f);
+    if (!(row[k] > 0.5f * loading)) return 0;
+    const float scale = 1.0f / sqrtf(row[k]);
     for (int64_t j = k / LANES * LANES; j < stride; j += LANES) *(lanes *)(row + j) *= scale;
     for (int64_t i = k + 1; i < n; i++) {
       const int64_t start = i / LANES * LANES;
@@ -91,6 +95,7 @@ static void factor(float *a, int64_t n, int64_t stride) {
     }
     row[k] = scale;
   }
+  return 1;
 }
 
 /* Part of `solve`: `SOME` registers of every row, two rows at a time. */
@@ -237,7 +242,8 @@ static void shrink_group(group *g, float shrink) {
   // The noise is scaled instead of the matrix.
   const float weight = shrink * (float)(n - 1);
   for (int64_t i = 0; i < size; i++) g->gram[i * stride + i] += weight;
-  factor(g->gram, size, stride);
+  // Structure that dwarfs the noise stays as it is.
+  if (!factor(g->gram, size, stride, weight)) return;
   for (int pass = 0; pass < 2; pass++) take_solved(g->gram, size, stride, weight, x, width, g->work);
   if (by_entry) transpose(g->turned, g->values, g->across, n, g->length, g->patches);
 }
@@ -249,7 +255,7 @@ static void wiener_group(group *g) {
   const float weight = (float)(n - 1);
   outer_products(g->guide, n, size, stride, g->gram);
   for (int64_t i = 0; i < size; i++) g->gram[i * stride + i] += weight;
-  factor(g->gram, size, stride);
+  if (!factor(g->gram, size, stride, weight)) return;
   transpose(g->patches, n, g->length, size, g->across, g->turned);
   take_solved(g->gram, size, stride, weight, g->turned, g->across, g->work);
   transpose(g->turned, size, g->across, n, g->length, g->patches);

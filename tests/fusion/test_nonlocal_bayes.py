@@ -50,6 +50,13 @@ def test_a_group_that_cannot_be_factored_stays_as_it_is(plain: Callable[..., Any
     assert float((found - strong).abs().max()) < 0.1 * float(strong.abs().max())
 
 
+@pytest.mark.parametrize("factor", [1e3, 1e6])
+def test_structure_that_dwarfs_the_noise_stays(factor: float) -> None:
+    """Sums of squares of such structure round to more than the noise."""
+    _, noisy = _image(4, 30, 30)
+    assert float((denoise(factor * noisy) - factor * noisy).abs().max()) < 0.01 * factor
+
+
 def test_cut_at_multiples_of_the_step_gives_the_same() -> None:
     _, noisy = _image(4, 30, 150)
     first = 150 - reach_px() - 36
