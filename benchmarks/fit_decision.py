@@ -102,7 +102,7 @@ def sample(scene: ReferenceScene, setting: str, change: str, seed: int, blind: b
     interpolated = float((((response.up(data.seen) - truth) / spread) ** 2).mean())
     missed = float((((data.guide - wanted) / spread) ** 2).mean(axis=0)[mask & ~near].sum())
     return Sample(
-        torch.from_numpy(decision_features(data, response)[:, near].astype(np.float32)), taken(data.guide),
+        torch.from_numpy(decision_features(data, near, response).astype(np.float32)), taken(data.guide),
         taken(data.lit), taken(data.expected), taken(wanted), torch.from_numpy(mask[near].astype(np.float32)),
         change in SHARP, missed, int((~mask).sum()) * interpolated * FUSED_SHARE,
     )  # fmt: skip

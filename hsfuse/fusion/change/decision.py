@@ -105,7 +105,7 @@ def decide(data: DecisionData, near: NDArray[np.bool_], response: Response) -> D
     inside = np.repeat(np.repeat(near, response.ratio, 0), response.ratio, 1)
     if inside.any():
         net = _network()
-        x = (decision_features(data, response)[:, inside].T - net["mean"]) / net["spread"]
+        x = (decision_features(data, inside, response).T - net["mean"]) / net["spread"]
         x = np.clip(x, -_LARGEST_FEATURE, _LARGEST_FEATURE)
         for layer in ("1", "2"):
             x = x @ net["weight" + layer].T + net["bias" + layer]
@@ -123,8 +123,8 @@ def _network() -> dict[str, FloatArray]:
         return {name: stored[name].astype(np.float64) for name in stored.files}
 
 
-def decision_features(data: DecisionData, response: Response) -> FloatArray:
-    """Return what the decision follows from, shape (feature, row, col) on the fine grid."""
+def decision_features(data: DecisionData, inside: NDArray[np.bool_], response: Response) -> FloatArray:
+    """Return what the decision about the pixels in ``inside`` (row, col) follows from, shape (feature, pixel)."""
     scale = data.power[:, None, None]
 
     def size(x: FloatArray) -> FloatArray:
@@ -140,33 +140,36 @@ def decision_features(data: DecisionData, response: Response) -> FloatArray:
     # How much more of the step would take the contradiction away that is left.
     wanted = (response.up(data.left) * step / scale).mean(axis=0)
     wanted = np.clip(_smooth(wanted, 0.7) / (_smooth(off, 0.7) + _TINY), -1.5, 1.5)
-    return np.stack([
-        share, _smooth(share, 1.0), _smooth(share, 2.5), maximum_filter(share, 3), minimum_filter(share, 3),
-        _alike(data.guide, share, data.power, data.contrast), _alike(data.expected, share, data.power, data.contrast),
+    alike = [_alike(image, share, inside, data.power, data.contrast) for image in (data.guide, data.expected)]
+    before = [share, _smooth(share, 1.0), _smooth(share, 2.5), maximum_filter(share, 3), minimum_filter(share, 3)]
+    after = [
         _log(off), _log(off_lit), _log(_smooth(off, 1.5)), _log(_smooth(off_lit, 1.5)), _log(detail),
         np.log(np.maximum(up(np.log1p(data.distance)), 0.0) + 0.1), _log(np.maximum(up(data.rivalry), 0.0)),
         up(np.log1p((data.left**2 / data.variance).mean(axis=0))), wanted, _smooth(wanted, 1.5),
         up(np.log(texture + _TINY)), data.belongs, np.full(share.shape, np.log(data.contrast + 1e-6)),
-    ])  # fmt: skip
+    ]  # fmt: skip
+    return np.stack([*(image[inside] for image in before), *alike, *(image[inside] for image in after)])
 
 
-def _alike(image: FloatArray, share: FloatArray, power: FloatArray, contrast: float) -> FloatArray:
-    """Mean share of the neighbours, each as far as its colours are alike."""
-    rows, cols = share.shape
+def _alike(
+    image: FloatArray, share: FloatArray, inside: NDArray[np.bool_], power: FloatArray, contrast: float
+) -> FloatArray:
+    """Mean share of the neighbours of some pixels, each as far as its colours are alike, shape (pixel,)."""
     width = 2.0 * _REACH_PX + 1.0
     padded = np.pad(image / np.sqrt(power[:, None, None]), ((0, 0), *((_REACH_PX, _REACH_PX),) * 2), mode="reflect")
     shares = np.pad(share, _REACH_PX, mode="reflect")
-    own = padded[:, _REACH_PX : _REACH_PX + rows, _REACH_PX : _REACH_PX + cols]
-    total, weights = np.zeros(share.shape), np.zeros(share.shape)
+    # Gathered pixel by pixel: those near a change are few.
+    rows, cols = np.nonzero(inside)
+    own = padded[:, rows + _REACH_PX, cols + _REACH_PX]
+    total, weights = np.zeros(rows.size), np.zeros(rows.size)
     for row in range(2 * _REACH_PX + 1):
         for col in range(2 * _REACH_PX + 1):
             far = ((row - _REACH_PX) ** 2 + (col - _REACH_PX) ** 2) / (2.0 * (width / 4.0) ** 2)
-            other = padded[:, row : row + rows, col : col + cols]
-            unlike = ((own - other) ** 2).mean(axis=0) / (2.0 * contrast + 1e-9)
+            unlike = ((own - padded[:, rows + row, cols + col]) ** 2).mean(axis=0) / (2.0 * contrast + 1e-9)
             weight = np.exp(-far - np.minimum(unlike, 30.0))
-            total += weight * shares[row : row + rows, col : col + cols]
+            total += weight * shares[rows + row, cols + col]
             weights += weight
-    return total / weights
+    return np.asarray(total / weights)
 
 
 def _smooth(x: FloatArray, sigma: float) -> FloatArray:
