@@ -168,6 +168,8 @@ class Trainer:
             shown = max(shown, min(used, 1.0) * _PROGRESS_UNITS)
             if interrupted:
                 self._save()
+                # torchrun ends the others as soon as one is gone: none may go before the checkpoint is written.
+                self._team.wait()
                 raise KeyboardInterrupt
             due = state.step > 0 and (state.step % settings.validate_every == 0 or used >= 1.0)
             if due and not state.validated:

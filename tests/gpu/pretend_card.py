@@ -119,6 +119,8 @@ def pretended() -> Iterator[torch.device]:
         patch.object(torch, "tensor", made(torch.tensor)),
         patch.object(torch, "as_tensor", made(torch.as_tensor)),
         patch.object(choice, "kernels_for", lambda block, u: None),
+        # Modules get new parameters on the card: the memory of theirs cannot be exchanged for that of a wrapper.
+        patch.object(torch.__future__, "_overwrite_module_params_on_conversion", True),
         _Factories(),
     ):
         yield DEVICE
