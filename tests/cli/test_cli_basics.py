@@ -42,7 +42,7 @@ def test_version() -> None:
         (["run", "no.he5", "no.SAFE", "-o", "x.tif"], 3, "no.he5"),
         (["run", "no.he5", "no.SAFE", "-o", "x.tif", "--method", "magic"], 2, "There is no fusion method 'magic'"),
         (["run", "no.he5", "no.SAFE", "-o", "x.tif", "--device", "tpu"], 2, "choose auto, cpu, cuda"),
-        (["run", "no.he5", "no.SAFE", "-o", "x.tif", "--device", "cuda:99"], 3, "There is no GPU 99"),
+        (["run", "no.he5", "no.SAFE", "-o", "x.tif", "--device", "cuda:99"], 11, "There is no GPU 99"),
         (["run", "no.he5", "no.SAFE", "-o", "x.tif", "--max-memory", "much"], 2, "not a size"),
         (["run", "no.he5", "no.SAFE", "-o", "x.tif", "--config", "no.toml"], 2, "no.toml cannot be read"),
         (["run", "a", "b", "-o", "x.tif", "--min-quality", "0.9", "--no-report"], 2, "excludes --no-report"),
