@@ -130,7 +130,7 @@ def test_it_is_listed_and_described(weights: Path) -> None:
 
 def test_it_is_compared(weights: Path, cube: Path, tmp_path: Path) -> None:
     arguments = ["compare", str(cube), "-o", str(tmp_path / "r.html"), "--methods", f"bicubic,sharpener@{weights}",
-                 "--json", "-q", "--threads", "1", "--window", "72"]  # fmt: skip
+                 "--json", "-q", "--threads", "1", "--window", "72", "--quality", "plain"]  # fmt: skip
     result = runner.invoke(app, arguments)
     assert result.exit_code == 0, result.output
     scores = {m["name"]: m["scores"]["PSNR"] for m in json.loads(result.output)["methods"]}
