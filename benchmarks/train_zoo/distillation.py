@@ -5,8 +5,9 @@
 For every seed the student of ``csakd-lite`` is trained twice from the same weights on the same patches: alone, and
 beside its teacher. Scores are those of windows of the validation sites of ``benchmarks/sites.toml``, with all of the
 correction; the teacher's are given too. ``--bases bicubic`` has the networks learn everything that the base estimate
-knows. Writes ``distillation.json`` and a table, ``distillation.md``; both after every seed, so that a run that is ended
-early leaves what it has. About two core-minutes a seed and base at 150 steps.
+knows. Writes ``distillation.json`` and a section for the card, ``distillation.md``; both after every seed, so that a
+run that is ended early leaves what it has. As ``models/csakd-lite/notes.md`` the section becomes part of the card
+(``protocol.py --cards``).
 """
 
 from __future__ import annotations
@@ -117,8 +118,15 @@ def measured(data: TrainingData, seed: int, base: str, steps: int) -> list[dict[
 
 
 def table(record: dict[str, Any]) -> str:
-    """Markdown: every seed and the mean, and in one sentence who wins."""
-    lines = []
+    """Markdown: what was done, every seed and the mean, and in one sentence who wins."""
+    lines = [
+        "## Distilled or alone", "",
+        f"`{record['command']}`, {record['date']}, {record['device']}, torch {record['torch']}: the student trained "
+        "alone and beside",
+        f"its teacher, from the same weights on the same patches, {record['steps']} steps each; PSNR in dB of "
+        f"{record['windows']} windows of the",
+        "validation sites, drawn anew for each seed, with all of the correction.", "",
+    ]  # fmt: skip
     for base in dict.fromkeys(row["base"] for row in record["rows"]):
         of = [row for row in record["rows"] if row["base"] == base]
         seeds = list(dict.fromkeys(row["seed"] for row in of))
@@ -159,8 +167,9 @@ def main() -> None:
     data = training_data(given.data, given.seeds[0])
     sides = {role: [e.name for e in data.entries if e.role == role] for role in ("training", "validation")}
     record = {
-        "command": f"python benchmarks/train_zoo/distillation.py --steps {given.steps}", "steps": given.steps,
-        "date": datetime.now(UTC).date().isoformat(), "device": f"one core, {platform.machine()}",
+        "command": f"python benchmarks/train_zoo/distillation.py --steps {given.steps} --bases {' '.join(given.bases)} "
+        f"--seeds {' '.join(map(str, given.seeds))}",
+        "steps": given.steps, "date": datetime.now(UTC).date().isoformat(), "device": f"one core, {platform.machine()}",
         "torch": torch.__version__, "scenes": sides["training"], "validation_scenes": sides["validation"],
         "windows": WINDOWS, "rows": [],
     }  # fmt: skip

@@ -6,7 +6,9 @@ Scenes are the measured cubes of the sites that ``benchmarks/sites.toml`` keeps 
 the figures of the cards are those of its validation sites. Test sites are never opened. The
 budget is processor time of one core, so that a busy machine does not decide how far a network gets. Networks have
 their own losses; everything else is equal. ``--seeds`` trains one network several times: of weights that are shipped,
-the first seed is kept whatever the others bring, and the card gives their spread.
+the first seed is kept whatever the others bring, and the card gives their spread. What a card says beyond the record
+inside the weights (comparisons that other benchmarks made) stands in ``notes.md`` beside them and outlives a new
+training; ``--cards`` writes the cards again from both, without one.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from real_pairs import SITES
 
 from hsfuse._version import __version__
 from hsfuse.config import TrainConfig
-from hsfuse.fusion.nets.header import NetworkHeader
+from hsfuse.fusion.nets.header import NetworkHeader, read_header
 from hsfuse.fusion.nets.weights import save_weights
 from hsfuse.fusion.nets.zoo import CARD_FILE, WEIGHTS_FILE
 from hsfuse.fusion.registry import METHODS, network_entries
@@ -50,6 +52,7 @@ from hsfuse.workflows.training.start import start_network
 from hsfuse.workflows.training.training_data import TrainingData, collect
 from hsfuse.workflows.training.training_inputs import TrainingInput
 
+NOTES_FILE = "notes.md"
 RATIOS = (3, 4)
 PATCH_PX, WINDOW_PX, BATCH, POOL = 48, 96, 2, 8
 GENERATED, GENERATED_PX, GENERATED_SHARE = 12, 96, 0.3
@@ -205,9 +208,17 @@ def gains(task: FusionTask, pairs: Sequence[ReducedPair]) -> tuple[float, float]
     return float(whole), float(best)
 
 
-def card(header: NetworkHeader, spread: Sequence[float]) -> str:
-    """Render the model card."""
+def write_card(folder: Path) -> None:
+    """Write the card of the weights in a folder, with the notes beside them."""
+    notes = folder / NOTES_FILE
+    said = notes.read_text(encoding="utf-8") if notes.is_file() else ""
+    (folder / CARD_FILE).write_text(card(read_header(folder / WEIGHTS_FILE), said), encoding="utf-8")
+
+
+def card(header: NetworkHeader, notes: str = "") -> str:
+    """Render the model card; ``notes`` is Markdown with headings of its own, put before the limits."""
     record, name = header.training, header.name
+    spread = record.get("gain_db_by_seed", [])
     entry = METHODS.get(name)
     best, first = record["validation"], record["validation_before"]
     lines = [
@@ -240,8 +251,10 @@ def card(header: NetworkHeader, spread: Sequence[float]) -> str:
         "| setting | all of the correction | best share of it in each band |", "|---|---|---|",
         *(f"| {setting} | {whole:+.2f} | {best:+.2f} |" for setting, (whole, best) in record["gains_db"].items()), "",
     ]  # fmt: skip
+    lines += ["Test sites: docs/leaderboard.md.", ""]
+    if notes.strip():
+        lines += [notes.strip(), ""]
     lines += [
-        "Test sites: docs/leaderboard.md.", "",
         "## Limits", "", "- A short training on small airborne scenes; no PRISMA product among them.",
         "- Other ratios, MSI bands or wavelengths need a training of their own.", "",
     ]  # fmt: skip
@@ -254,8 +267,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--networks", nargs="*", default=[], help="default: every small network")
     parser.add_argument("--core-minutes", type=float, default=4.0, help="processor time of each training")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
+    parser.add_argument("--cards", action="store_true", help="train nothing, write the cards of trained networks again")
     parser.add_argument("--output", type=Path, required=True, help="folder that gets a folder for each network")
     args = parser.parse_args(arguments)
+    if args.cards:
+        for name in args.networks or lite_networks():
+            write_card(args.output / name)
+        return
     torch.set_num_threads(1)
     data = training_data(args.data, args.seeds[0])
     windows: dict[int, FusionTask] = {}
@@ -265,9 +283,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             trained.append(train_one(name, data, args.core_minutes, seed, windows.get(seed)))
             windows.setdefault(seed, trained[-1].task)
         first, folder = trained[0], args.output / name
-        save_weights(folder / WEIGHTS_FILE, first.result.network, first.header, dtype="bf16")
         spread = [t.header.training["validation"]["gain_db"] for t in trained]
-        (folder / CARD_FILE).write_text(card(first.header, spread), encoding="utf-8")
+        header = replace(first.header, training={**first.header.training, "gain_db_by_seed": spread})
+        save_weights(folder / WEIGHTS_FILE, first.result.network, header, dtype="bf16")
+        write_card(folder)
         told = {"network": name, "steps": first.result.steps, "gain_db": spread, **first.header.training["gains_db"]}
         print(json.dumps(told), flush=True)
 
