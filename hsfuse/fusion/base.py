@@ -9,7 +9,7 @@ seams appear.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -205,6 +205,13 @@ class FusionMethod(ABC):
         """
         return None
 
+    def guide_filter(self) -> GuideFilter | None:
+        """Return what a fitted method does to the guide before anything else, or None, as here.
+
+        It can then be done once for a scene instead of once more in the context of every tile.
+        """
+        return None
+
     def fuse_window(self, hsi: torch.Tensor, msi: torch.Tensor, window: Window) -> torch.Tensor:
         """Fuse one batch of tiles, of which only some rows and columns are wanted; the rest is context.
 
@@ -225,6 +232,26 @@ class FusionMethod(ABC):
         ratio = msi.shape[-1] // hsi.shape[-1]
         rows, cols = (slice(s.start * ratio, s.stop * ratio) for s in window)
         return self.fuse(hsi, msi)[..., rows, cols]
+
+
+@dataclass(frozen=True)
+class GuideFilter:
+    """What a method does to the guide before anything else.
+
+    Attributes
+    ----------
+    apply
+        Takes and returns (tile, msi band, row, col), free of NaN; images cut at HSI pixels give the same away from the
+        cut.
+    halo_px
+        HSI pixels of context that it looks at.
+    method
+        The fitted method for a guide that went through it: its own context is smaller by so much.
+    """
+
+    apply: Callable[[torch.Tensor], torch.Tensor]
+    halo_px: int
+    method: FusionMethod
 
 
 class NetworkMethod(FusionMethod):

@@ -18,6 +18,7 @@ from hsfuse.inference.accelerator import Accelerator, bounded_vram
 from hsfuse.inference.backing_off import fuse_backing_off
 from hsfuse.inference.budget import Estimate, choose_plan, make_budget
 from hsfuse.inference.engine import count_finished, fuse_scene_tiles
+from hsfuse.inference.filtered_guide import filter_guide
 from hsfuse.inference.handover import RowEncoder, Sink
 from hsfuse.inference.scene import FusionScene
 from hsfuse.inference.statistics import FusionStatistics
@@ -129,13 +130,18 @@ def fuse(
     MemoryBudgetError
         The GPU is too small for the smallest tile.
     """
+    planned = tiles or estimate.plan
+    if not resources.on_gpu:
+        scene, method = filter_guide(scene, method, resources.threads)
+        # What the fit found out may need less context than what was planned for.
+        planned = replace(planned, halo=min(planned.halo, method.spec.halo_px))
     fuse_rows = partial(
         fuse_scene_tiles, scene, method, device=resources.device, accelerator=accelerator, workers=resources.threads,
         clip=clip, memory=estimate.host_bytes, encoder=encoder, progress=progress,
     )  # fmt: skip
     with bounded_vram(resources.device, resources.vram):
         return fuse_backing_off(
-            fuse_rows, tiles or estimate.plan, sink, ratio=scene.ratio, batch=estimate.batch,
+            fuse_rows, planned, sink, ratio=scene.ratio, batch=estimate.batch,
             statistics=count_finished(scene, rows_done), rows_done=rows_done, changed=changed,
         )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from scipy.ndimage import binary_erosion
 
 from hsfuse.degrade import Window
 from hsfuse.errors import HsfuseError
-from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, ModelSpec, Quality
+from hsfuse.fusion.base import FusionContext, FusionMethod, GuideFilter, LowResolutionStrip, ModelSpec, Quality
 from hsfuse.fusion.classical.statistics import FloatMatrix
 from hsfuse.fusion.diagnostics import Calibration, MethodDiagnostics, RefinementRecord
 from hsfuse.fusion.map.held_out import HeldOutBands
@@ -144,6 +145,10 @@ class RefinedMethod(FusionMethod):
 
     @property
     def _halo_px(self) -> int:
+        if self._fitted and self._record is not None:
+            step = self._refinement
+            cleaning = nonlocal_halo_px(self._ratio) if step is not None and step.cleans else 0
+            return cleaning + (0 if step is None else step.halo_px)
         standard = HALO_PX + nonlocal_halo_px(self._ratio)
         best = standard + HALO_PX + component_halo_px(self._ratio)
         return {"fast": HALO_PX, "standard": standard, "best": best}[self._quality]
@@ -227,6 +232,15 @@ class RefinedMethod(FusionMethod):
         best = max(usable, key=lambda kind: gains[kind])
         chosen = Refinement.make(model, prior, power, kind=best, hsi_error=error, device=context.device)
         return chosen, replace(record, used=best)
+
+    def guide_filter(self) -> GuideFilter | None:
+        """Return the cleaning of the guide, if the step has one, and the method for a cleaned guide."""
+        step = self._refinement
+        if step is None or not step.cleans:
+            return None
+        rest = copy(self)
+        rest._refinement = replace(step, guide_noise=None)
+        return GuideFilter(step.clean, nonlocal_halo_px(self._ratio), rest)
 
     def fuse(self, hsi: torch.Tensor, msi: torch.Tensor) -> torch.Tensor:
         """Fuse and refine (tile, band, row, col) with (tile, msi band, row * ratio, col * ratio)."""

@@ -185,6 +185,11 @@ class Refinement:
             return HALO_PX
         return 2 * HALO_PX + component_halo_px(self.first.ratio)
 
+    @property
+    def cleans(self) -> bool:
+        """Whether :meth:`clean` changes anything."""
+        return self.guide_noise is not None and self.cleanable
+
     def clean(self, msi: torch.Tensor) -> torch.Tensor:
         """Return the guide (n, msi band, row, col) without noise, or as it is."""
         import torch
