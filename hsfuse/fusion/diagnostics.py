@@ -44,7 +44,7 @@ class CorrectionValidation:
     gain_db
         What the method gains at that share over its base method alone at reduced resolution, dB, mean over bands.
     windows
-        Windows that were tested; 0 means that the scene was too small to test and every share is 0.
+        Windows that were tested; 0 means that none was large and clear enough, and every share is 0.
     """
 
     share: NDArray[np.float32]

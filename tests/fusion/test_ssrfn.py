@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +20,13 @@ from hsfuse.fusion.methods.ssrfn.cost import flop_per_pixel
 from hsfuse.fusion.methods.ssrfn.method import SsrfnMethod
 from hsfuse.fusion.methods.ssrfn.network import Ssrfn, make_network
 from hsfuse.fusion.nets.layers import VolumeConv
-from hsfuse.fusion.nets.reduced_validation import CAUTION, estimate_error, reduced_windows, validate_correction
+from hsfuse.fusion.nets.reduced_validation import (
+    CAUTION,
+    estimate_error,
+    reduced_windows,
+    tell_share,
+    validate_correction,
+)
 from hsfuse.fusion.nets.scene_statistics import SceneStatistics
 from hsfuse.fusion.registry import available_methods
 
@@ -312,9 +319,16 @@ def test_removing_noise_is_granted_although_the_truth_is_as_noisy():
     assert result.gain_db > 0.3
 
 
-def test_a_scene_too_small_to_test_on_keeps_its_base_estimate():
-    context, strip, _ = scene(side=12)
-    windows = reduced_windows(Bicubic(), context, [strip], np.zeros(8))  # type: ignore[arg-type]
+@pytest.mark.parametrize(("side", "cloudy"), [(12, False), (36, True)])
+def test_a_scene_that_cannot_be_tested_on_keeps_its_base_estimate(side, cloudy, caplog):
+    context, strip, _ = scene(side=side)
+    if cloudy:
+        strip = LowResolutionStrip(strip.hsi, strip.msi, strip.valid & (np.arange(strip.valid.shape[1]) % 4 > 0))
+    with caplog.at_level(logging.INFO):
+        windows = reduced_windows(Bicubic(), context, [strip], np.zeros(8))  # type: ignore[arg-type]
+        tell_share("a network", validate_correction(lambda h, m, d: d, windows, 8))
+    assert "No window of the scene is large and clear enough" in caplog.text
+    assert "nan" not in caplog.text
     assert estimate_error(windows) is None
     result = validate_correction(lambda h, m, d: d, windows, 8)
     assert result.windows == 0

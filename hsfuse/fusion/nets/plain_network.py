@@ -28,13 +28,10 @@ from hsfuse.fusion.diagnostics import CorrectionValidation, MethodDiagnostics
 from hsfuse.fusion.guide_noise import GuideSample, guide_noise
 from hsfuse.fusion.nets.compiling import compiled
 from hsfuse.fusion.nets.half import TYPES, probe_pair, settle
-from hsfuse.fusion.nets.reduced_validation import estimate_error, reduced_windows, validate_correction
+from hsfuse.fusion.nets.reduced_validation import estimate_error, reduced_windows, tell_share, validate_correction
 from hsfuse.fusion.nets.scene_check import check_scene
 from hsfuse.fusion.nets.scene_statistics import SceneStatistics
 from hsfuse.fusion.nets.weights import LoadedNetwork
-from hsfuse.log import get_logger
-
-_log = get_logger(__name__)
 
 _COUNTED_PX = 16
 """Side of the HSI for which operations are counted; a multiple of usual windows."""
@@ -193,10 +190,7 @@ class PlainNetworkMethod(NetworkMethod):
         if self._validate:
             self._validation = validate_correction(self._correction, windows, bands)
             self._share = torch.as_tensor(self._validation.share, device=context.device)[:, None, None]
-            _log.info(
-                "%s: %.0f %% of the correction helps on the scene itself (%.2f dB at reduced resolution).",
-                self._header.name, 100.0 * float(self._validation.share.mean()), self._validation.gain_db,
-            )  # fmt: skip
+            tell_share(self._header.name, self._validation)
 
     @torch.inference_mode()
     def fuse(self, hsi: Tensor, msi: Tensor) -> Tensor:

@@ -109,11 +109,13 @@ def reduced_windows(
     Returns
     -------
     list of ReducedWindow
-        Empty when the scene is too small.
+        Empty when the scene is too small, or cloudy everywhere.
     """
     windows = _choose_windows(strips, context.ratio, context.device)
     if not windows:
-        _log.info("The scene is too small to test the network on it; its correction is not used.")
+        _log.info(
+            "No window of the scene is large and clear enough to test the network on; its correction is not used."
+        )
         return []
     generator = torch.Generator().manual_seed(context.seed)
     level = torch.as_tensor(noise_std, dtype=torch.float32)[:, None, None]
@@ -217,6 +219,15 @@ def validate_correction(
         change = correction(r.low[None], r.msi[None], r.estimate[None])[0]
         fit.add(*(part[:, r.keep] for part in (r.truth - r.plain, r.truth - r.estimate, change)))
     return fit.solve(len(windows), windows[0].noise)
+
+
+def tell_share(name: str, validation: CorrectionValidation) -> None:
+    """Log how much of a network's correction is used; why there was nothing to test has been said."""
+    if validation.windows:
+        _log.info(
+            "%s: %.0f %% of the correction helps on the scene itself (%.2f dB at reduced resolution).",
+            name, 100.0 * float(validation.share.mean()), validation.gain_db,
+        )  # fmt: skip
 
 
 class _Fit:

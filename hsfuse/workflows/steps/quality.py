@@ -227,7 +227,7 @@ def _method_facts(summary: dict[str, Any]) -> dict[str, str]:
             f"; it gains {validation['gain_db']:.2f} dB over the base estimate on {validation['windows']} windows of "
             "the scene at reduced resolution"
             if validation["windows"]
-            else "; the scene is too small to test it"
+            else "; no window of the scene is large and clear enough to test it"
         )
     calibration = summary["method"].get("calibration")
     if calibration:

@@ -36,7 +36,7 @@ from hsfuse.fusion.nets.denoising_effort import STEPS, THOROUGH_STEPS
 from hsfuse.fusion.nets.guide_adaptation import AdaptedDenoiser, adapt_denoiser
 from hsfuse.fusion.nets.half import TYPES, probe_pair, settle
 from hsfuse.fusion.nets.header import NetworkHeader
-from hsfuse.fusion.nets.reduced_validation import estimate_error, reduced_windows, validate_correction
+from hsfuse.fusion.nets.reduced_validation import estimate_error, reduced_windows, tell_share, validate_correction
 from hsfuse.fusion.nets.scene_check import check_scene
 from hsfuse.fusion.nets.scene_statistics import SceneStatistics
 from hsfuse.fusion.nets.weights import LoadedNetwork, load_named
@@ -198,10 +198,7 @@ class SsrfnMethod(NetworkMethod):
         if self._validate:
             self._validation = validate_correction(self._correction, windows, bands)
             self._share = torch.as_tensor(self._validation.share, device=context.device)[:, None, None]
-            _log.info(
-                "%s: %.0f %% of the correction helps on the scene itself (%.2f dB at reduced resolution).",
-                self._name, 100.0 * float(self._validation.share.mean()), self._validation.gain_db,
-            )  # fmt: skip
+            tell_share(self._name, self._validation)
 
     def fuse(self, hsi: Tensor, msi: Tensor) -> Tensor:
         """Fuse (tile, band, row, col) with (tile, msi band, row * ratio, col * ratio)."""
