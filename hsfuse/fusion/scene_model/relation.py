@@ -193,10 +193,10 @@ class _Reweighted:
         rank = len(pair.components)
         u = pair.components.reshape(rank, -1)
         known = pair.predicted is not None
-        self.prediction = np.asarray(pair.predicted, np.float64).reshape(self.bands, -1) if known else None
-        self.centred = None
-        if self.prediction is not None:
-            self.centred = self.prediction - self.prediction[:, self.valid].mean(axis=1, keepdims=True)
+        prediction = np.asarray(pair.predicted, np.float64).reshape(self.bands, -1) if known else None
+        self.known, self.centred = known, None
+        if prediction is not None:
+            self.centred = prediction - prediction[:, self.valid].mean(axis=1, keepdims=True)
         self.u, self.rank = u, rank
         self.level = RIDGE * pair.level if known else np.zeros_like(pair.level)
         self.msi = msi
@@ -212,18 +212,22 @@ class _Reweighted:
         if self.centred is not None:
             inside = self.common[:-1]
             self.shared = np.linalg.solve(inside @ inside.T + 1e-9 * np.eye(rank), inside @ self.centred[:, pick].T)
-        self.gain, self.offset = np.ones_like(msi), np.zeros_like(msi)
+        # Images of a whole scene only where a field is fitted.
+        self.gain, self.offset = (np.broadcast_to(np.float64(value), msi.shape) for value in (1.0, 0.0))
+        self.plain = True
         self.seen: FloatArray | None = None
+        # Written anew in every step, in place.
+        self.residual, self.variance = np.empty((2, self.bands, self.count))
         self.texture: FloatArray | None = None
         self.quartile = 2.0 * float(gammaincinv(self.bands / 2.0, 0.25))
-        self.weight = (self._start() if start is None else start.ravel()) * self.valid
+        self.weight = (self._start(prediction) if start is None else start.ravel()) * self.valid
         self.first = True
         self.scale = 1.0
 
-    def _start(self) -> FloatArray:
-        if self.prediction is None:
+    def _start(self, prediction: FloatArray | None) -> FloatArray:
+        if prediction is None:
             return np.ones(self.count)
-        y, q, ok = self.msi.reshape(self.bands, -1), self.prediction, self.valid
+        y, q, ok = self.msi.reshape(self.bands, -1), prediction, self.valid
         q = q * np.median(y[:, ok] / np.maximum(q[:, ok], 1e-4), axis=1)[:, None]
         spread = 1.48 * np.median(np.abs(y - q)[:, ok], axis=1)[:, None]
         distance = ((y - q) ** 2 / (spread**2 + (_START_MODEL_ERROR * q) ** 2 + 1e-12)).sum(axis=0)
@@ -232,7 +236,7 @@ class _Reweighted:
 
     def fit(self, *, polynomial: bool) -> None:
         """Solve every band's weighted ridge regression."""
-        target = ((self.msi - self.offset) / self.gain).reshape(self.bands, -1)
+        target = (self.msi if self.plain else (self.msi - self.offset) / self.gain).reshape(self.bands, -1)
         pick = self.sample
         weight = self.weight[pick] / self.weight[pick].sum()
         common, shared = self.common, self.shared
@@ -263,7 +267,8 @@ class _Reweighted:
         seen = (inside_of.astype(self.u.dtype) @ self.u).astype(np.float64) + constant[:, None]
         if self.centred is not None:
             seen += response[:, None] * self.centred
-        residual = target - seen
+        residual = np.subtract(target, seen, out=self.residual)
+        del target
         everything = slice(None)
         for band, found in enumerate(others):
             for value, image in zip(found, itertools.chain(*self._extra(band, polynomial, everything)), strict=True):
@@ -272,7 +277,7 @@ class _Reweighted:
         count = 0 if self.nuisance is None else self.nuisance.shape[1]
         self.polynomial = [found[: len(found) - count] for found in others]
         self.nuisance_found = np.array([found[len(found) - count :] for found in others]).reshape(self.bands, count)
-        self.seen, self.residual = seen.reshape(self.bands, *self.shape), residual
+        self.seen = seen.reshape(self.bands, *self.shape)
 
     def _extra(self, band: int, polynomial: bool, pick: NDArray[np.int64] | slice) -> list[FloatArray]:
         """Regressors of some pixels that do not describe what the HSI shows, each of shape (regressor, pixel)."""
@@ -293,13 +298,16 @@ class _Reweighted:
         w, ok = self.weight, self.valid
         total = w.sum()
         if look or self.texture is None:
-            texture = _smooth((self.seen - _smooth(self.seen, 1.0)) ** 2, 1.5).reshape(self.bands, -1)
-            self.texture = texture / np.maximum(texture[:, ok].mean(axis=1, keepdims=True), 1e-30)
+            # Band by band: the images of a whole scene are large.
+            self.texture = np.empty_like(self.residual)
+            for band, image in enumerate(self.seen):
+                found = _smooth((image - _smooth(image, 1.0)) ** 2, 1.5).ravel()
+                np.divide(found, max(float(found[ok].mean()), 1e-30), out=self.texture[band])
         texture = self.texture
-        variance = np.empty_like(self.residual)
+        variance = self.variance
         for band in range(self.bands):
             square = self.residual[band] ** 2
-            if self.first and self.prediction is None:
+            if self.first and not self.known:
                 floor = float(np.median(square[ok])) / 0.455
             else:
                 floor = float((square * w).sum() / total)
@@ -309,11 +317,14 @@ class _Reweighted:
                 mean = max(float(texture[band] @ w / total), 1e-12)
                 share = np.array([floor, 0.0]) if share[1] < 0 else np.array([0.1 * floor, 0.9 * floor / mean])
             variance[band] = np.maximum(share @ q, 1e-12)
-        standard = self.residual / np.sqrt(variance)
+        standard = np.sqrt(variance)
+        np.divide(self.residual, standard, out=standard)
         covariance = (standard * w) @ standard.T / total + 0.05 * np.eye(self.bands)
-        distance = (standard * np.linalg.solve(covariance, standard)).sum(axis=0)
+        solved = np.linalg.solve(covariance, standard)
+        distance = np.einsum("bp,bp->p", standard, solved)
+        del standard, solved
         self.scale = max(float(np.quantile(distance[ok], 0.25)) / self.quartile, 1e-12)
-        self.distance, self.variance, self.first = distance / self.scale, variance, False
+        self.distance, self.first = distance / self.scale, False
         if hard:
             new = np.where(self.distance < _TUKEY, (1.0 - self.distance / _TUKEY) ** 2, 0.0) + 1e-4
         else:
@@ -324,6 +335,7 @@ class _Reweighted:
         """Move the fitted polynomials into the field."""
         if self.seen is None:
             raise RuntimeError("absorb_polynomial() before fit()")
+        self._make_field()
         for band, found in enumerate(self.polynomial):
             level = (found[:2] @ self.position).reshape(self.shape)
             slope, mean = np.zeros(self.shape), 0.0
@@ -333,24 +345,30 @@ class _Reweighted:
             self.offset[band] += self.gain[band] * (level - slope * mean)
             self.gain[band] *= np.clip(1.0 + slope, 0.3, 3.0)
 
+    def _make_field(self) -> None:
+        """Let the field differ from pixel to pixel."""
+        if self.plain:
+            self.gain, self.offset, self.plain = self.gain.copy(), self.offset.copy(), False
+
     def absorb_windows(self) -> None:
         """Regress on what the HSI shows in Gaussian windows, drawn towards no change, and move that into the field."""
         if self.seen is None:
             raise RuntimeError("absorb_windows() before fit()")
+        self._make_field()
         weight, seen = self.weight.reshape(self.shape), self.seen
         norm = np.maximum(_smooth(weight, _WINDOW_PX), 1e-6)
 
         def average(x: FloatArray) -> FloatArray:
             return np.asarray(_smooth(x * weight, _WINDOW_PX) / norm)
 
-        measured = (self.msi - self.offset) / self.gain
-        mean_seen, mean_measured = average(seen), average(measured)
-        spread = ((seen - seen.mean(axis=(1, 2), keepdims=True)) ** 2 * weight).sum(axis=(1, 2)) / weight.sum()
-        prior = _WINDOW_PRIOR * spread[:, None, None]
-        gain = average(seen * measured) - mean_seen * mean_measured + prior
-        gain = np.clip(gain / (average(seen * seen) - mean_seen**2 + prior), 0.5, 2.0)
-        self.offset = self.offset + self.gain * (mean_measured - gain * mean_seen)
-        self.gain = self.gain * gain
+        for band, image in enumerate(seen):
+            measured = (self.msi[band] - self.offset[band]) / self.gain[band]
+            mean_seen, mean_measured = average(image), average(measured)
+            prior = _WINDOW_PRIOR * ((image - image.mean()) ** 2 * weight).sum() / weight.sum()
+            gain = average(image * measured) - mean_seen * mean_measured + prior
+            gain = np.clip(gain / (average(image * image) - mean_seen**2 + prior), 0.5, 2.0)
+            self.offset[band] += self.gain[band] * (mean_measured - gain * mean_seen)
+            self.gain[band] *= gain
 
     def result(self) -> GuideRelation:
         """Collect what was found."""
