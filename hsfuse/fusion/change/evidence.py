@@ -89,6 +89,8 @@ def gather_evidence(
         for band in range(len(msi)):
             offset, gain = (response.up(image[band][None])[0] for image in (relation.offset, relation.gain))
             corrected[band] = (msi[band] - offset) / gain
+    # Both are images of the whole scene, and what follows needs its memory.
+    del plain, low
     while correct and count < _CORRECTIONS:
         more = _locally_corrected(pair, corrected, relation, response)
         if more is None:
