@@ -216,7 +216,7 @@ def test_a_pair_is_aligned_and_learnt(tmp_path: Path) -> None:
         (["{cube}", "-o", "model.pt"], 2, ".safetensors"),
         (["{csv}"], 3, "gone.he5 (line 2"),
         (["{msi}", "{cube}"], 2, "the hyperspectral one comes first"),
-        (["{cube}", "--device", "cuda:99"], 3, "There is no GPU 99"),
+        (["{cube}", "--device", "cuda:99"], 11, "There is no GPU 99"),
     ],
 )
 def test_bad_input(

@@ -165,7 +165,7 @@ def test_a_pair_is_compared_without_reference(pair: SimulatedPair, tmp_path: Pat
         (["--condition", "rain"], 2, "condition"),
         (["-o", "report.pdf"], 2, "HTML"),
         (["-o", "nowhere/report.html"], 7, "does not exist"),
-        (["--device", "cuda:99"], 3, "GPU"),
+        (["--device", "cuda:99"], 11, "GPU"),
     ],
 )  # fmt: skip
 def test_bad_settings(cube: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str], code: int,

@@ -69,7 +69,7 @@ def test_a_network_without_gain_gives_way_to_glp(
     pair: SimulatedPair, area: str, weights: Path, as_shipped: Any, tmp_path: Path
 ) -> None:
     as_shipped(weights)
-    result = _run(pair, tmp_path / "auto.tif", coregister="global", aoi=area)
+    result = _run(pair, tmp_path / "auto.tif", coregister="global", aoi=area, quality="plain")
     assert result.method == "glp"
     assert "gains only" in result.method_reason
     assert result.summary["bands"]["count"] == BANDS
@@ -86,7 +86,7 @@ def test_a_network_with_gain_is_used_and_says_so(
 ) -> None:
     as_shipped(weights)
     monkeypatch.setattr(methods, "MIN_GAIN_DB", 0.0)
-    result = _run(pair, tmp_path / "auto.tif", coregister="global", aoi=area)
+    result = _run(pair, tmp_path / "auto.tif", coregister="global", aoi=area, quality="plain")
     assert result.method == "tiny"
     assert "gains" in result.method_reason
     validation = result.summary["method"]["validation"]

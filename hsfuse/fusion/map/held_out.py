@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 
@@ -24,6 +24,9 @@ from hsfuse.fusion.map.posterior import HALO_PX
 from hsfuse.fusion.map.prior import ErrorPrior
 from hsfuse.fusion.map.refinement import NOISE_LEFT, Refinement, RefinementKind
 from hsfuse.fusion.scene_model.model import SceneModel
+
+if TYPE_CHECKING:
+    import torch
 
 _MAX_WINDOWS, _WINDOW_PX = 6, 64
 _MIN_VALID = 0.6
@@ -79,6 +82,8 @@ class HeldOutBands:
         return float(np.mean([self._band_gain(band, kind, hsi_error) for band in range(len(self._model.guide_noise))]))
 
     def _band_gain(self, band: int, kind: RefinementKind, hsi_error: FloatMatrix) -> float:
+        import torch
+
         model = _without(self._model, band)
         step = Refinement.make(
             model, self._prior, self._power, kind=kind, hsi_error=hsi_error, device=self._context.device
@@ -96,6 +101,8 @@ class HeldOutBands:
 
     def _miss(self, band: int, window: _Window, result: torch.Tensor) -> float:
         """Mean squared difference of what a result shows of a band and the band, without their mean difference."""
+        import torch
+
         model = self._model
         seen = model.synthesis.matrix[band] @ model.space.forward
         weight = torch.as_tensor(seen, dtype=torch.float32, device=result.device)
@@ -105,6 +112,8 @@ class HeldOutBands:
 
     def _drafted(self, band: int, step: Refinement, *, cleaned: bool) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Guides without a band and what an adaptive injection makes of them."""
+        import torch
+
         if (band, cleaned) not in self._drafts:
             context, keep = self._context, [k for k in range(len(self._model.guide_noise)) if k != band]
             part = replace(

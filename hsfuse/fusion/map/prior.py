@@ -10,10 +10,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
 
@@ -23,6 +22,9 @@ from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip
 from hsfuse.fusion.classical.statistics import MIN_PIXELS, FloatMatrix
 from hsfuse.fusion.scene_model.model import SceneModel
 from hsfuse.log import get_logger
+
+if TYPE_CHECKING:
+    import torch
 
 WINDOW_PX = 96
 MAX_WINDOWS = 12
@@ -136,6 +138,8 @@ def fuse_windows(
     list of torch.Tensor
         Shape (1, band, row, col), on the context's device.
     """
+    import torch
+
     ratio, psf = model.ratio, model.psf
     context = replace(context, psf=psf, calibrate=False, offset_px=NO_OFFSET)
     repeats = _repeats(sum(window.low[0].size for window in windows))
