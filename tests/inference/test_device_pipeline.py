@@ -87,7 +87,13 @@ class InstrumentedDevice:
         with self.memory:
             shape = work().shape
         target = torch.full(shape, torch.nan)
-        return target, self._queue("compute", lambda: target.copy_(work()), *after)
+
+        def compute() -> None:
+            # A stream does one piece of work at a time: recorded work of all shapes shares its memory.
+            with self.memory:
+                target.copy_(work())
+
+        return target, self._queue("compute", compute, *after)
 
     def download(self, result: torch.Tensor, host: torch.Tensor, after: Any) -> Any:
         return self._queue("download", lambda: host.copy_(result), after)
