@@ -18,6 +18,7 @@ from hsfuse.degrade import Psf, masked_lowpass_decimate_array
 from hsfuse.errors import HsfuseError, OverlapError, UsageError
 from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, ModelSpec
 from hsfuse.fusion.diagnostics import MethodDiagnostics
+from hsfuse.masks import expand
 
 if TYPE_CHECKING:
     import torch
@@ -174,7 +175,7 @@ class TwoStepMethod(FusionMethod):
             made = self._first.fuse(hsi[None], coarse[None])[0].float().numpy()
         pan = np.where(clear, seen[guides.n_coarse :], np.nan).astype(np.float32)
         low, valid = masked_lowpass_decimate_array(np.nan_to_num(pan), clear, guides.second, _PSF)
-        valid &= np.repeat(np.repeat(strip.valid[:, cols], guides.first, axis=0), guides.first, axis=1)
+        valid &= expand(strip.valid[:, cols], guides.first)
         # The first step's own context is missing at the strip's edges.
         edge = halo * guides.first
         inner = np.zeros_like(valid)

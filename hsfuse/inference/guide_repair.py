@@ -34,6 +34,7 @@ from hsfuse.fusion.scene_model.relation import CoarsePair
 from hsfuse.grid import Slice2D
 from hsfuse.inference.scene import FusionScene
 from hsfuse.log import get_logger
+from hsfuse.masks import expand
 from hsfuse.readers.base import MultispectralProduct
 from hsfuse.readers.decorator import MultispectralDecorator
 
@@ -219,7 +220,7 @@ def repair_surveyed(
     change, error = np.zeros((2, *pixels.shape[1:]), np.float32)
     if model is not None:
         change, error = _confidence(survey, guide, pixels, response, model)
-    fine = np.repeat(np.repeat(survey.valid, scene.ratio, 0), scene.ratio, 1)
+    fine = expand(survey.valid, scene.ratio)
     hsi_only = guide.change * (1.0 - guide.own_detail) > _HSI_ONLY
     pixels[:, survey.gaps] = np.nan
     repaired = replace(scene, msi=RepairedMsi(scene.msi, scene.msi_block, pixels))

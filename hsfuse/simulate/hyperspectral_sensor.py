@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from hsfuse.errors import UsageError
 from hsfuse.grid import Grid, Slice2D, reproject_xy
+from hsfuse.masks import expand
 from hsfuse.readers.base import ERROR_INVALID_L1, ERROR_NEGATIVE, ERROR_SATURATED, BoolArray
 from hsfuse.simulate.blocks import CubeBlock, PanBlock
 from hsfuse.simulate.scene import Truth
@@ -208,7 +209,7 @@ class HyperspectralSensor:
             view += noise_sigma(view[None], np.array([PAN_SNR * self.optics.snr_scale]))[0] * rng.standard_normal(
                 view.shape, dtype=np.float32
             )
-            inside = np.repeat(np.repeat(self.footprint.across(rows)[1], ratio, axis=0), ratio, axis=1)
+            inside = expand(self.footprint.across(rows)[1], ratio)
             yield PanBlock(fine.start, np.where(inside, view, np.float32(np.nan)).astype(np.float32))
 
     def _observe(self, rows: slice) -> CubeBlock:

@@ -14,11 +14,13 @@ from importlib.resources import files
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter, maximum_filter, minimum_filter
+from scipy.ndimage import maximum_filter, minimum_filter
 from scipy.special import expit, softmax
 
 from hsfuse.fusion.change.response import Response
 from hsfuse.fusion.scene_model.contradiction import neighbour_mean
+from hsfuse.fusion.scene_model.relation import smoothed
+from hsfuse.masks import expand
 
 FloatArray = NDArray[np.float64]
 
@@ -102,7 +104,7 @@ class Decision:
 def decide(data: DecisionData, near: NDArray[np.bool_], response: Response) -> Decision:
     """Decide about the fine pixels of the coarse ones in ``near``, shape (row, col)."""
     lit, replaced, probability = np.zeros((3, *data.share.shape))
-    inside = np.repeat(np.repeat(near, response.ratio, 0), response.ratio, 1)
+    inside = expand(near, response.ratio)
     if inside.any():
         net = _network()
         x = (decision_features(data, inside, response).T - net["mean"]) / net["spread"]
@@ -136,16 +138,16 @@ def decision_features(data: DecisionData, inside: NDArray[np.bool_], response: R
     share, step = data.share, data.expected - data.guide
     off, off_lit = size(step), size(data.expected - data.lit)
     texture = size(data.seen - neighbour_mean(data.seen))
-    detail = size(data.guide - _smooth(data.guide, 1.0))
+    detail = size(data.guide - smoothed(data.guide, 1.0))
     # How much more of the step would take the contradiction away that is left.
     wanted = (response.up(data.left) * step / scale).mean(axis=0)
-    wanted = np.clip(_smooth(wanted, 0.7) / (_smooth(off, 0.7) + _TINY), -1.5, 1.5)
+    wanted = np.clip(smoothed(wanted, 0.7) / (smoothed(off, 0.7) + _TINY), -1.5, 1.5)
     alike = [_alike(image, share, inside, data.power, data.contrast) for image in (data.guide, data.expected)]
-    before = [share, _smooth(share, 1.0), _smooth(share, 2.5), maximum_filter(share, 3), minimum_filter(share, 3)]
+    before = [share, smoothed(share, 1.0), smoothed(share, 2.5), maximum_filter(share, 3), minimum_filter(share, 3)]
     after = [
-        _log(off), _log(off_lit), _log(_smooth(off, 1.5)), _log(_smooth(off_lit, 1.5)), _log(detail),
+        _log(off), _log(off_lit), _log(smoothed(off, 1.5)), _log(smoothed(off_lit, 1.5)), _log(detail),
         np.log(np.maximum(up(np.log1p(data.distance)), 0.0) + 0.1), _log(np.maximum(up(data.rivalry), 0.0)),
-        up(np.log1p((data.left**2 / data.variance).mean(axis=0))), wanted, _smooth(wanted, 1.5),
+        up(np.log1p((data.left**2 / data.variance).mean(axis=0))), wanted, smoothed(wanted, 1.5),
         up(np.log(texture + _TINY)), data.belongs, np.full(share.shape, np.log(data.contrast + 1e-6)),
     ]  # fmt: skip
     return np.stack([*(image[inside] for image in before), *alike, *(image[inside] for image in after)])
@@ -170,10 +172,6 @@ def _alike(
             total += weight * shares[rows + row, cols + col]
             weights += weight
     return np.asarray(total / weights)
-
-
-def _smooth(x: FloatArray, sigma: float) -> FloatArray:
-    return np.asarray(gaussian_filter(x, (0,) * (x.ndim - 2) + (sigma, sigma), mode="reflect"))
 
 
 def _log(x: FloatArray) -> FloatArray:

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, gaussian_filter
 
 from hsfuse.fusion.change.response import Response
+from hsfuse.fusion.scene_model.relation import smoothed
+from hsfuse.masks import expand
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -66,7 +68,7 @@ def foreign_share(data: MattingData, response: Response) -> FloatArray:
     """Return the foreign share of every fine pixel of the block, shape (row, col)."""
     bands, rows, cols = data.guide.shape
     ratio = response.ratio
-    near = np.repeat(np.repeat(grown(data.candidates, NEAR_PX), ratio, 0), ratio, 1)
+    near = expand(grown(data.candidates, NEAR_PX), ratio)
     ids = np.flatnonzero(near)
     share = np.zeros(rows * cols)
     if ids.size == 0:
@@ -80,7 +82,7 @@ def foreign_share(data: MattingData, response: Response) -> FloatArray:
         return np.asarray(image.reshape(bands, -1)[:, looked])
 
     floor = coarse(_RESIDUAL_SHARE * data.variance) + _MODEL_ERROR**2 * data.power[:, None]
-    detail = (data.seen - _smooth(data.seen, 1.0)) ** 2
+    detail = (data.seen - smoothed(data.seen, 1.0)) ** 2
     texture = _TEXTURE_WEIGHT * coarse(np.asarray(gaussian_filter(detail, (0, 1.0, 1.0), mode="constant")))
     amplitude = (data.guide - data.expected).reshape(bands, -1)[:, ids]
     wanted = coarse(data.blurred - data.seen)
@@ -172,7 +174,3 @@ def _conjugate_gradients(
 def grown(mask: BoolArray, steps: int) -> BoolArray:
     """Add all eight neighbours to a mask, so many times."""
     return np.asarray(binary_dilation(mask, np.ones((3, 3), bool), iterations=steps), dtype=np.bool_)
-
-
-def _smooth(x: FloatArray, sigma: float) -> FloatArray:
-    return np.asarray(gaussian_filter(x, (0, sigma, sigma), mode="reflect"))

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation, gaussian_filter
+from scipy.ndimage import gaussian_filter
 
 from hsfuse.fusion.change.decision import DecisionData, decide
 from hsfuse.fusion.change.evidence import Evidence, gather_evidence
@@ -28,6 +28,7 @@ from hsfuse.fusion.change.matting import NEAR_PX, MattingData, foreign_share, gr
 from hsfuse.fusion.change.response import Response
 from hsfuse.fusion.scene_model.contradiction import neighbour_mean
 from hsfuse.fusion.scene_model.relation import CoarsePair
+from hsfuse.masks import expand
 
 FloatArray = NDArray[np.float64]
 FloatCube = NDArray[np.float32]
@@ -129,7 +130,7 @@ def repair_guide(pair: CoarsePair, msi: FloatCube, response: Response, *, correc
             parts.append((fine_core, block.guide[:, *inner].astype(np.float32)))
             foreign[fine_core] = block.foreign[inner]
             change[fine_core], own[fine_core] = block.change[inner], block.own[inner]
-    valid = np.repeat(np.repeat(pair.valid, response.ratio, 0), response.ratio, 1)
+    valid = expand(pair.valid, response.ratio)
     changed = float((change[valid] > FOREIGN).mean()) if valid.any() else 0.0
     if pair.predicted is None and changed < _LEAST_BLIND_SHARE:
         # Told by the matting's share, not acted upon.
@@ -162,7 +163,7 @@ def _repair_block(
     candidates = evidence.contradiction.candidates[where]
     decision = decide(data, grown(candidates, NEAR_PX), response)
     repaired = decision.blend(guide, data.lit, data.expected)
-    near = gaussian_filter(binary_dilation(candidates, np.ones((3, 3), bool)).astype(np.float64), 0.7, mode="constant")
+    near = gaussian_filter(grown(candidates, 1).astype(np.float64), 0.7, mode="constant")
     repaired -= _BACK_PROJECTION * response.up((response.down(repaired) - data.seen) * near)
     return _Block(repaired, decision.probability, decision.change, decision.own_detail)
 

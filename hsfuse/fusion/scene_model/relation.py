@@ -301,7 +301,7 @@ class _Reweighted:
             # Band by band: the images of a whole scene are large.
             self.texture = np.empty_like(self.residual)
             for band, image in enumerate(self.seen):
-                found = _smooth((image - _smooth(image, 1.0)) ** 2, 1.5).ravel()
+                found = smoothed((image - smoothed(image, 1.0)) ** 2, 1.5).ravel()
                 np.divide(found, max(float(found[ok].mean()), 1e-30), out=self.texture[band])
         texture = self.texture
         variance = self.variance
@@ -356,10 +356,10 @@ class _Reweighted:
             raise RuntimeError("absorb_windows() before fit()")
         self._make_field()
         weight, seen = self.weight.reshape(self.shape), self.seen
-        norm = np.maximum(_smooth(weight, _WINDOW_PX), 1e-6)
+        norm = np.maximum(smoothed(weight, _WINDOW_PX), 1e-6)
 
         def average(x: FloatArray) -> FloatArray:
-            return np.asarray(_smooth(x * weight, _WINDOW_PX) / norm)
+            return np.asarray(smoothed(x * weight, _WINDOW_PX) / norm)
 
         for band, image in enumerate(seen):
             measured = (self.msi[band] - self.offset[band]) / self.gain[band]
@@ -381,6 +381,6 @@ class _Reweighted:
         )  # fmt: skip
 
 
-def _smooth(x: FloatArray, sigma: float) -> FloatArray:
+def smoothed(x: FloatArray, sigma: float) -> FloatArray:
     """Gaussian of the last two axes, edges reflected."""
     return np.asarray(gaussian_filter(x, (0,) * (x.ndim - 2) + (sigma, sigma), mode="reflect"))
