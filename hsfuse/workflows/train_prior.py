@@ -29,9 +29,8 @@ from hsfuse.processor import usable_cores
 from hsfuse.progress import Progress
 from hsfuse.readers.overlap import DEFAULT_CUT_NM
 from hsfuse.resources import Resources
-from hsfuse.threads import torch_threads
 from hsfuse.training.checkpoint import check_space
-from hsfuse.training.distributed import Team, check_team, is_leader, joined, local_size, own_device
+from hsfuse.training.distributed import Team, check_team
 from hsfuse.training.loop import train
 from hsfuse.training.prior_task import PriorImage, PriorTask
 from hsfuse.training.settings import LoopSettings, TrainingFiles, TrainingResult
@@ -39,6 +38,7 @@ from hsfuse.workflows.steps.clock import StageClock
 from hsfuse.workflows.steps.cubes import open_cube
 from hsfuse.workflows.steps.resources import resolved
 from hsfuse.workflows.train_reduced import check_files
+from hsfuse.workflows.training.job import training_job
 from hsfuse.workflows.training.outputs import check_training_outputs
 from hsfuse.workflows.training.prior_settings import TrainPriorConfig
 
@@ -93,11 +93,8 @@ def train_prior(
         Interrupted; the checkpoint allows ``resume``.
     """
     check_team()
-    given = resolved(resources or Resources(config.device, config.threads or usable_cores())).share(local_size())
-    device = own_device(given.device)
-    with (
-        StageClock(progress if is_leader() else None) as clock, torch_threads(given.threads), joined(device) as team
-    ):  # fmt: skip
+    given = resolved(resources or Resources(config.device, config.threads or usable_cores()))
+    with training_job(given, progress) as (device, team, clock):
         return _train(inputs, output, config, device, team, clock)
 
 

@@ -20,9 +20,8 @@ from hsfuse.fusion.nets.weights import save_weights
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress, Step, expect
 from hsfuse.resources import Resources
-from hsfuse.threads import torch_threads
 from hsfuse.training.checkpoint import check_space
-from hsfuse.training.distributed import Team, check_team, is_leader, joined, local_size, own_device
+from hsfuse.training.distributed import Team, check_team, is_leader
 from hsfuse.training.fusion_task import TaskSetup
 from hsfuse.training.loop import train
 from hsfuse.training.settings import LoopSettings, TrainingFiles, TrainingResult
@@ -30,6 +29,7 @@ from hsfuse.training.state import is_of
 from hsfuse.training.task import TrainingTask
 from hsfuse.workflows.steps.clock import StageClock
 from hsfuse.workflows.steps.resources import resolved, resources_of
+from hsfuse.workflows.training.job import training_job
 from hsfuse.workflows.training.outputs import check_training_outputs
 from hsfuse.workflows.training.prior_settings import TrainPriorConfig
 from hsfuse.workflows.training.recipes import Recipe, loop_settings, loss_of, recipe_of, sampling
@@ -90,11 +90,8 @@ def train_reduced(
         Interrupted; the checkpoint allows ``resume``.
     """
     check_team()
-    given = (resolved(resources) if resources else resources_of(config)).share(local_size())
-    device = own_device(given.device)
-    with (
-        StageClock(progress if is_leader() else None) as clock, torch_threads(given.threads), joined(device) as team
-    ):  # fmt: skip
+    given = resolved(resources) if resources else resources_of(config)
+    with training_job(given, progress) as (device, team, clock):
         return _train(inputs, output, config, device, team, clock)
 
 
