@@ -73,6 +73,16 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     return call
 
 
+@pytest.fixture
+def torch_threads_as_they_were() -> Iterator[None]:
+    """Take back how many threads a command of this process has given to torch."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     """Make every random number repeatable."""

@@ -9,7 +9,6 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +25,12 @@ from hsfuse.simulate.training_scene import training_scene
 from hsfuse.spectral import BandTable
 from hsfuse.training.checkpoint import save_checkpoint
 
+pytestmark = pytest.mark.usefixtures("torch_threads_as_they_were")
 runner = CliRunner()
 TINY = ["--network-settings", "width=8,dfe_blocks=1,cfe_cycles=1,scm_steps=1,headdim=8,d_state=8,estimate_features=4"]
 QUICK = [*TINY, "--patch", "18", "--window", "36", "--batch", "4", "--gap", "6", "--steps", "4",
          "--validate-every", "2", "--validation-windows", "2", "--threads", "1", "--no-progress", "--bands", "12",
          "--device", "cpu"]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -21,33 +21,17 @@ from hsfuse.fusion.nets.diffusion.settings import PriorSettings
 from hsfuse.fusion.nets.diffusion.unet import PatchPrior
 from hsfuse.readers import open_hsi
 from hsfuse.simulate.products import SimulatedPair, simulate_pair
-from hsfuse.simulate.training_scene import training_scene
-from hsfuse.spectral import BandTable
 from hsfuse.training.pairs import Batch
 
+pytestmark = pytest.mark.usefixtures("torch_threads_as_they_were")
 runner = CliRunner()
 PAN = "HDFEOS/SWATHS/PRS_L2D_PCO"
-
-
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> SimulatedPair:
     """The least that is simulated, with a panchromatic image."""
     return simulate_pair(tmp_path_factory.mktemp("small"), size_px=(44, 44), seed=3, s2_bands="10m", shift_m=(0.0, 0.0))
-
-
-@pytest.fixture(scope="module")
-def cube(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path, bands = tmp_path_factory.mktemp("cube") / "small.npz", BandTable.make(np.linspace(440.0, 900.0, 12))
-    truth = training_scene(3, (72, 60))
-    np.savez(path, cube=truth.reflectance(bands, truth.grid.full), wavelength_nm=bands.centre_nm)
-    return path
 
 
 def refused(arguments: list[str], code: int, message: str, folder: Path, hint: str = "") -> None:
@@ -149,15 +133,15 @@ def test_weights_priors_and_scenes_that_do_not_fit(
     refused(["run", *images, "-o", str(out / "o.tif"), *usual, *given], code, message, out, hint)
 
 
-def test_a_student_needs_a_teacher(cube: Path, tmp_path: Path) -> None:
+def test_a_student_needs_a_teacher(small_cube: Path, tmp_path: Path) -> None:
     shape = "grouped=false,teacher_high=1,teacher_low=1,teacher_hsi=1,teacher_msi=1"
-    command = ["train-reduced", str(cube), "-o", str(tmp_path / "w.safetensors"), "--method", "csakd-lite",
+    command = ["train-reduced", str(small_cube), "-o", str(tmp_path / "w.safetensors"), "--method", "csakd-lite",
                "--network-settings", shape, "--bands", "12", "--steps", "1", "--threads", "1",
                "--device", "cpu"]  # fmt: skip
     refused(command, 2, "Distillation needs a teacher", tmp_path, "Raise teacher_high")
 
 
-def test_an_adversary_that_diverges_says_so(cube: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_adversary_that_diverges_says_so(small_cube: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = AdversarialTask.loss
 
     def broken(self: AdversarialTask, sample: Batch, group: str, step: int) -> torch.Tensor:
@@ -165,7 +149,7 @@ def test_an_adversary_that_diverges_says_so(cube: Path, tmp_path: Path, monkeypa
 
     monkeypatch.setattr(AdversarialTask, "loss", broken)
     output = tmp_path / "w.safetensors"
-    command = ["train-reduced", str(cube), "-o", str(output), "--method", "qis-gan-lite", "--network-settings",
+    command = ["train-reduced", str(small_cube), "-o", str(output), "--method", "qis-gan-lite", "--network-settings",
                "base=none,width=8,hidden=16", "--patch", "18", "--window", "36", "--batch", "2", "--gap", "6",
                "--bands", "12", "--steps", "40", "--validate-every", "40", "--validation-windows", "1",
                "--threads", "1", "--device", "cpu"]  # fmt: skip

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -15,10 +13,9 @@ from typer.testing import CliRunner
 from hsfuse.cli.app import app
 from hsfuse.fusion.nets.header import NetworkHeader, read_header
 from hsfuse.fusion.registry import METHODS, network_entries
-from hsfuse.simulate.training_scene import training_scene
-from hsfuse.spectral import BandTable
 from hsfuse.training.checkpoint import save_checkpoint
 
+pytestmark = pytest.mark.usefixtures("torch_threads_as_they_were")
 runner = CliRunner()
 QUICK = ["--patch", "18", "--window", "36", "--batch", "2", "--gap", "6", "--steps", "8", "--validate-every", "4",
          "--validation-windows", "1", "--bands", "12", "--lr", "1e-2", "--ema", "0.5", "--threads", "1",
@@ -39,25 +36,10 @@ SMALL = {
 """Every network of the field in a shape that a test has time for."""
 
 
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def cube(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path, bands = tmp_path_factory.mktemp("cube") / "small.npz", BandTable.make(np.linspace(440.0, 900.0, 12))
-    truth = training_scene(3, (72, 60))
-    np.savez(path, cube=truth.reflectance(bands, truth.grid.full), wavelength_nm=bands.centre_nm)
-    return path
-
-
-def trained(cube: Path, folder: Path, name: str, *more: str) -> tuple[int, Path, str]:
+def trained(small_cube: Path, folder: Path, name: str, *more: str) -> tuple[int, Path, str]:
     folder.mkdir(exist_ok=True)
     output = folder / "model.safetensors"
-    words = ["train-reduced", str(cube), "-o", str(output), "--method", name, "--network-settings", SMALL[name]]
+    words = ["train-reduced", str(small_cube), "-o", str(output), "--method", name, "--network-settings", SMALL[name]]
     result = runner.invoke(app, [*words, *QUICK, *more])
     return result.exit_code, output, result.output
 
@@ -80,9 +62,9 @@ def test_no_network_is_forgotten() -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_it_improves_and_resumes_exactly(
-    name: str, cube: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, small_cube: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code, whole, said = trained(cube, tmp_path / "whole", name)
+    code, whole, said = trained(small_cube, tmp_path / "whole", name)
     assert code == 0, said
     record = header(whole).training
     assert record["best_step"] > 0
@@ -94,10 +76,10 @@ def test_it_improves_and_resumes_exactly(
 
     with monkeypatch.context() as patch:
         patch.setattr("hsfuse.training.loop.save_checkpoint", stop)
-        code, broken, said = trained(cube, tmp_path / "broken", name)
+        code, broken, said = trained(small_cube, tmp_path / "broken", name)
     assert code == 130, said
     assert not broken.exists()
-    code, _, said = trained(cube, tmp_path / "broken", name, "--resume")
+    code, _, said = trained(small_cube, tmp_path / "broken", name, "--resume")
     assert code == 0, said
     assert "Going on at step 4" in said
     assert header(broken).training["history"] == record["history"]
@@ -105,8 +87,10 @@ def test_it_improves_and_resumes_exactly(
 
 
 @pytest.mark.parametrize("name", ["uhntc", "nlstf", "glp"])
-def test_what_learns_on_the_scene_is_not_trained(name: str, cube: Path, tmp_path: Path) -> None:
-    result = runner.invoke(app, ["train-reduced", str(cube), "-o", str(tmp_path / "w.safetensors"), "--method", name])
+def test_what_learns_on_the_scene_is_not_trained(name: str, small_cube: Path, tmp_path: Path) -> None:
+    result = runner.invoke(
+        app, ["train-reduced", str(small_cube), "-o", str(tmp_path / "w.safetensors"), "--method", name]
+    )
     assert result.exit_code == 2
     assert f"The method '{name}' is not trained." in result.output
     assert not list(tmp_path.iterdir())
