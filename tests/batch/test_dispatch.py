@@ -20,8 +20,8 @@ from hsfuse.workflows.batch.display import LineDisplay, SilentDisplay, TableDisp
 from hsfuse.workflows.batch.executors import share_machine
 from hsfuse.workflows.batch.jobs import Attempt, PlanEntry, SceneJob, Share
 from hsfuse.workflows.batch.lock import SceneLock
-from hsfuse.workflows.batch.scene import failure
-from hsfuse.workflows.batch.state import BatchState, settings_id
+from hsfuse.workflows.batch.scene import failure, run_scene_job
+from hsfuse.workflows.batch.state import BatchState, Fingerprints, now, settings_id
 
 Answer = Callable[[SceneJob, Attempt], dict[str, Any]]
 
@@ -55,7 +55,7 @@ class PlayedExecutor:
         for job, attempt in self._running:
             last = self._answer(job, attempt)
             # A scene of somebody else's has not started here.
-            first = [] if last["kind"] == "busy" else [(job.name, {"kind": "started", "pid": 1})]
+            first = [] if last["kind"] in ("busy", "elsewhere") else [(job.name, {"kind": "started", "pid": 1})]
             news += [*first, (job.name, last)]
         self._running = []
         return news
@@ -79,7 +79,9 @@ def entries(folder: Path, count: int = 4) -> list[PlanEntry]:
 
 def dispatch(folder: Path, answer: Answer, **options: Any) -> tuple[Dispatcher, PlayedExecutor]:
     executor = PlayedExecutor(answer)
-    return Dispatcher(entries(folder), executor, BatchState(folder), SilentDisplay(), batch="b", **options), executor
+    return Dispatcher(
+        entries(folder), executor, BatchState(folder), SilentDisplay(), batch="b", planned=now(), **options
+    ), executor
 
 
 def test_longest_first(tmp_path: Path) -> None:
@@ -182,6 +184,45 @@ def test_a_scene_of_another_batch_is_waited_for_and_taken_over(tmp_path: Path, m
     assert outcome.by_others == ["s3"]
     assert set(outcome.finished) == {"s0", "s1", "s2"}
     assert [name for name, _ in executor.calls].count("s3") == 1
+
+
+def test_a_scene_that_ends_between_the_look_and_the_lock_is_not_made_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch that waits asked while the other's scene still ran; it gets the lock when that has ended."""
+    job = entries(tmp_path, 1)[0].job
+    assert job is not None
+    made: list[str] = []
+
+    def make(job: SceneJob, attempt: Attempt, *_: Any) -> dict[str, Any]:
+        made.append(attempt.batch)
+        return finished(job, attempt) | {"identity": Fingerprints().of(job) | {"version": __version__}}
+
+    monkeypatch.setattr("hsfuse.workflows.batch.scene._run", make)
+    monkeypatch.setattr("hsfuse.workflows.batch.scene._redirect", lambda *_: None)
+    planned = now()
+
+    def run(attempt: Attempt) -> list[str]:
+        events: list[dict[str, Any]] = []
+        run_scene_job(job, attempt, Share(threads=1), tmp_path, events.append, __version__)
+        return [event["kind"] for event in events]
+
+    assert run(Attempt(batch="first", planned=planned)) == ["started", "finished"]
+    assert BatchState(tmp_path).scenes["s0"].status == "finished", "known before anybody else gets the lock"
+    assert run(Attempt(batch="second", planned=planned)) == ["elsewhere"]
+    assert made == ["first"]
+    later = Attempt(batch="third", planned="9999", replace=True)
+    assert run(later) == ["started", "finished"], "a batch that was planned later and wants it anew makes it"
+
+
+def test_what_ended_elsewhere_counts_as_finished_by_others(tmp_path: Path) -> None:
+    def answer(job: SceneJob, attempt: Attempt) -> dict[str, Any]:
+        return {"kind": "elsewhere"} if job.name == "s3" else finished(job, attempt)
+
+    dispatcher, _ = dispatch(tmp_path, answer)
+    outcome = dispatcher.run()
+    assert (outcome.by_others, set(outcome.finished)) == (["s3"], {"s0", "s1", "s2"})
+    assert "s3" not in BatchState(tmp_path).scenes, "the other batch has written it down"
 
 
 def test_torn_lines_are_skipped_and_closed(tmp_path: Path) -> None:

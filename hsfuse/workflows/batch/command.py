@@ -17,7 +17,7 @@ from hsfuse.workflows.batch.executors import Executor, LocalExecutor, find_gpus,
 from hsfuse.workflows.batch.jobs import PlanEntry
 from hsfuse.workflows.batch.plan import make_plan, plan_text, seconds_per_pixel
 from hsfuse.workflows.batch.settings import BatchConfig
-from hsfuse.workflows.batch.state import BatchState
+from hsfuse.workflows.batch.state import BatchState, now
 from hsfuse.workflows.batch.summary import PAGE_NAME, write_summary
 
 _log = get_logger(__name__)
@@ -130,6 +130,7 @@ def run_batch(
     target = Path(folder).absolute()
     if target.exists() and not target.is_dir():
         raise OutputError(f"The output folder {target} is a file.", hint="Name a folder with -o.")
+    planned = now()
     state = BatchState(target)
     entries = make_plan(sources, archive, target, config, state)
     todo = [entry for entry in entries if entry.action == "run"]
@@ -141,7 +142,7 @@ def run_batch(
     outcome, shares = Outcome(), ""
     noted = _note_unrunnable(entries, state, batch)
     if todo:
-        outcome, shares = _run(todo, target, config, state, batch, quiet=quiet, show_progress=show_progress)
+        outcome, shares = _run(todo, target, config, state, (batch, planned), quiet=quiet, show_progress=show_progress)
     if todo or noted or not (target / PAGE_NAME).exists():
         files = write_summary(entries, state, target)
     else:
@@ -161,18 +162,21 @@ def _run(
     folder: Path,
     config: BatchConfig,
     state: BatchState,
-    batch: str,
+    named: tuple[str, str],
     *,
     quiet: bool,
     show_progress: bool,
 ) -> tuple[Outcome, str]:
+    batch, planned = named
     jobs = [entry.job for entry in todo if entry.job is not None]
     executor, shares = _executor(todo, folder, config)
     display: SilentDisplay = make_display(jobs, quiet=quiet, enabled=show_progress)
     try:
         _log.info("%d scenes to run: %s", len(jobs), shares)
         state.add("batch-started", batch=batch, version=__version__, scenes=[job.name for job in jobs], shares=shares)
-        dispatcher = Dispatcher(todo, executor, state, display, batch=batch, max_failures=config.max_failures)
+        dispatcher = Dispatcher(
+            todo, executor, state, display, batch=batch, planned=planned, max_failures=config.max_failures
+        )
         outcome = dispatcher.run()
         state.add(
             "batch-finished", batch=batch, finished=len(outcome.finished), failed=list(outcome.failed),

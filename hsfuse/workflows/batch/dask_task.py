@@ -28,7 +28,7 @@ _hosts_lock = threading.Lock()
 
 
 def run_on_worker(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Run a scene; return its last event (``finished``, ``failed`` or ``busy``).
+    """Run a scene; return its last event (``finished``, ``failed``, ``busy`` or ``elsewhere``).
 
     Parameters
     ----------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from hsfuse.log import get_logger
 from hsfuse.workflows.batch.executors import Executor
 from hsfuse.workflows.batch.jobs import Attempt, PlanEntry, SceneJob
 from hsfuse.workflows.batch.scene import smaller_tile
-from hsfuse.workflows.batch.state import BatchState, Fingerprints, settings_id
+from hsfuse.workflows.batch.state import BatchState, Fingerprints, finished_by_others, note_finished, settings_id
 
 _log = get_logger(__name__)
 
@@ -78,6 +78,9 @@ class Dispatcher:
         Where scenes run, what is written down, what is shown.
     batch
         Name of this batch in the state.
+    planned
+        When the entries were planned, as :func:`~hsfuse.workflows.batch.state.now` says it: scenes that others have
+        finished since are taken over.
     max_failures
         Start no more scenes after so many failures; None: no limit.
     """
@@ -90,11 +93,16 @@ class Dispatcher:
         display: Display,
         *,
         batch: str,
+        planned: str,
         max_failures: int | None = None,
     ) -> None:
         self._executor, self._state, self._display = executor, state, display
-        self._batch, self._max_failures = batch, max_failures
-        jobs = [(entry.job, first_attempt(entry, state)) for entry in entries if entry.job is not None]
+        self._batch, self._planned, self._max_failures = batch, planned, max_failures
+        jobs = [
+            (entry.job, replace(first_attempt(entry, state), batch=batch, planned=planned))
+            for entry in entries
+            if entry.job is not None
+        ]
         # Longest first: what is begun last decides when everything is done.
         self._waiting = sorted(jobs, key=lambda item: -item[0].pixels)
         self._running: dict[str, tuple[SceneJob, Attempt]] = {}
@@ -138,15 +146,14 @@ class Dispatcher:
 
     def _finished_by_others(self, job: SceneJob) -> bool:
         """Whether another batch has finished the scene since this one was planned."""
-        known = self._state.scenes.get(job.name)
-        if known is None or known.status != "finished" or known.event.get("batch") == self._batch:
+        if not finished_by_others(self._state, job, self._batch, self._planned, self._fingerprints):
             return False
-        begun = next((b["time"] for b in self._state.batches if b.get("batch") == self._batch), "")
-        if known.event["time"] < begun or self._fingerprints.same(job, known.event.get("identity", {})):
-            return False
+        self._take_over(job)
+        return True
+
+    def _take_over(self, job: SceneJob) -> None:
         self.outcome.by_others.append(job.name)
         self._display.ended(job, "finished by another batch", good=True)
-        return True
 
     def _hear(self, name: str, event: dict[str, Any]) -> None:
         job, attempt = self._running[name]
@@ -167,13 +174,15 @@ class Dispatcher:
                 self._finished(job, event)
             elif kind == "busy":
                 self._busy.append((time.monotonic() + _BUSY_S, job, attempt))
+            elif kind == "elsewhere":
+                self._take_over(job)
             else:
                 self._failed(job, attempt, event)
 
     def _finished(self, job: SceneJob, event: dict[str, Any]) -> None:
         record = event["record"]
         self.outcome.finished[job.name] = record
-        self._note("finished", job, record=record, identity=event["identity"])
+        self._write(lambda: note_finished(self._state, job, self._batch, event))
         verdict = f", {record['verdict']}" if record.get("verdict") else ""
         self._display.ended(job, f"done in {record['seconds']:.0f} s{verdict}", good=True)
 
@@ -214,9 +223,13 @@ class Dispatcher:
             _log.warning("%s", reason)
 
     def _note(self, event: str, job: SceneJob, **facts: Any) -> None:
-        """Write an event down; a state that cannot be written stops the batch, not the scenes that run."""
+        """Write an event down."""
+        self._write(lambda: self._state.add(f"scene-{event}", scene=job.name, batch=self._batch, **facts))
+
+    def _write(self, add: Callable[[], None]) -> None:
+        """Write to the state; one that cannot be written stops the batch, not the scenes that run."""
         try:
-            self._state.add(f"scene-{event}", scene=job.name, batch=self._batch, **facts)
+            add()
         except OSError as error:
             self._stop(f"{self._state.path} cannot be written ({error.strerror}); no more scenes were started.")
 

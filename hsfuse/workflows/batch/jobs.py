@@ -86,12 +86,16 @@ class Attempt:
         Tile side in MSI pixels over the settings' one; set after the memory ran out.
     alone
         Run while no other scene does, with all the memory.
+    batch, planned
+        Name of the batch, and when it was planned: what another batch has finished since need not be made again.
     """
 
     number: int = 1
     replace: bool = False
     tile: int | None = None
     alone: bool = False
+    batch: str = field(default="", compare=False)
+    planned: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)

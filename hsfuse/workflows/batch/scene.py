@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -20,7 +21,7 @@ from hsfuse.log import configure, get_logger
 from hsfuse.progress import Stage
 from hsfuse.workflows.batch.jobs import Attempt, SceneJob, Share, check_inputs_exist
 from hsfuse.workflows.batch.lock import HIDDEN, SceneLock
-from hsfuse.workflows.batch.state import Fingerprints
+from hsfuse.workflows.batch.state import BatchState, Fingerprints, finished_by_others, note_finished
 from hsfuse.writers.base import journal_folder
 from hsfuse.writers.format import resolve_format
 
@@ -49,14 +50,23 @@ def thumbnail_path(folder: Path, scene: str) -> Path:
 def run_scene_job(job: SceneJob, attempt: Attempt, share: Share, folder: Path, emit: Emit, version: str) -> None:
     """Run one scene and tell how it went through ``emit``; standard output and error go to the scene's log.
 
-    The last event is ``finished`` (with a record), ``failed`` or ``busy`` (another process has the scene).
-    Nothing is raised: whatever goes wrong is an event.
+    The last event is ``finished`` (with a record), ``failed``, ``busy`` (another process has the scene) or
+    ``elsewhere`` (another batch has finished it since this one was planned). Nothing is raised: whatever goes wrong
+    is an event.
     """
     try:
         with SceneLock(folder, job.name) as lock:
+            # Under the lock, where nobody else can finish it: between a look from outside and the lock somebody may.
+            if finished_by_others(BatchState(folder), job, attempt.batch, attempt.planned, Fingerprints()):
+                emit({"kind": "elsewhere"})
+                return
             _redirect(log_path(folder, job.name), attempt.number)
             emit({"kind": "started", "pid": os.getpid()})
-            emit(_run(job, attempt, share, folder, _SceneProgress(emit, lock), version))
+            done = _run(job, attempt, share, folder, _SceneProgress(emit, lock), version)
+            # Written down before the lock goes, for the next who gets it. Where it fails, the batch tries, and stops.
+            with contextlib.suppress(OSError):
+                note_finished(BatchState(folder), job, attempt.batch, done)
+            emit(done)
     except BlockingIOError:
         emit({"kind": "busy"})
     except BaseException as error:

@@ -184,7 +184,7 @@ class SceneProcess:
         if chunk:
             return events, False
         self._connection.close()
-        if self._last.get("kind") not in ("finished", "failed", "busy"):
+        if self._last.get("kind") not in ("finished", "failed", "busy", "elsewhere"):
             events.append(self._lost())
         return events, True
 

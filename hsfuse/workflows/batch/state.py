@@ -91,7 +91,7 @@ class BatchState:
         OSError
             The disk refuses it.
         """
-        entry = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **facts}
+        entry = {"time": now(), "event": event, **facts}
         line = json.dumps(entry, default=str, allow_nan=False).encode() + b"\n"
         handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
@@ -116,6 +116,11 @@ class BatchState:
             known = self.scenes.get(name)
             attempts = known.attempts if known is not None and known.status != "finished" else 0
             self.scenes[name] = SceneState(status, entry, attempts + (status == "started"))
+
+
+def now() -> str:
+    """Time of an event, as the state holds it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def _events(content: bytes) -> Iterator[dict[str, Any]]:
@@ -192,6 +197,29 @@ class Fingerprints:
         if path not in self._identities:
             self._identities[path] = input_identity(path).fingerprint
         return self._identities[path]
+
+
+def finished_by_others(state: BatchState, job: SceneJob, batch: str, planned: str, fingerprints: Fingerprints) -> bool:
+    """Whether another batch has made a scene's cube, from the same inputs and settings, since one was planned."""
+    known = state.scenes.get(job.name)
+    if known is None or known.status != "finished" or known.event.get("batch") == batch:
+        return False
+    return known.event["time"] >= planned and not fingerprints.same(job, known.event.get("identity", {}))
+
+
+def note_finished(state: BatchState, job: SceneJob, batch: str, event: Mapping[str, Any]) -> None:
+    """Write down that a scene is finished, unless that has been done.
+
+    Raises
+    ------
+    OSError
+        The disk refuses it.
+    """
+    state.refresh()
+    known = state.scenes.get(job.name)
+    if known is None or known.status != "finished" or known.event.get("batch") != batch:
+        facts = {"record": event["record"], "identity": event["identity"]}
+        state.add("scene-finished", scene=job.name, batch=batch, **facts)
 
 
 def settings_id(job: SceneJob) -> str:
