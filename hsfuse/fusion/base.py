@@ -242,14 +242,14 @@ class GuideFilter:
     ----------
     apply
         Takes and returns (tile, msi band, row, col), free of NaN; images cut at HSI pixels give the same away from the
-        cut.
+        cut. With the pixels that are wanted, shape (row, col), what it returns elsewhere means nothing.
     halo_px
         HSI pixels of context that it looks at.
     method
         The fitted method for a guide that went through it: its own context is smaller by so much.
     """
 
-    apply: Callable[[torch.Tensor], torch.Tensor]
+    apply: Callable[[torch.Tensor, NDArray[np.bool_] | None], torch.Tensor]
     halo_px: int
     method: FusionMethod
 

@@ -21,13 +21,14 @@ from hsfuse.fusion.base import FusionMethod, GuideFilter
 from hsfuse.grid import Slice2D
 from hsfuse.inference.fill import fill_missing
 from hsfuse.inference.scene import FusionScene
+from hsfuse.masks import expand
 from hsfuse.readers.decorator import MultispectralDecorator
 
 FloatCube = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 
-_BLOCK_PX = 128
-"""Side of a block, HSI pixels."""
+_BLOCK_PX = (128, 384)
+"""Rows and columns of a block, HSI pixels."""
 _KEPT_ROWS = 2
 """Rows of blocks that are kept: strips are read from top to bottom."""
 
@@ -72,9 +73,10 @@ class FilteredMsi(MultispectralDecorator):
         self._ratio, self._place, self._shape = scene.ratio, scene.msi_block, scene.grid.shape
         # Pixels that are found to be valid although their centre is not lie next to others.
         wanted = maximum_filter(scene.expected_pixels(), 2 * around_px + 1, mode="constant")
-        self._boxes = dict(_boxes(np.asarray(wanted, dtype=np.bool_)))
+        self._wanted = np.asarray(wanted, dtype=np.bool_)
+        self._boxes = dict(_boxes(self._wanted))
         self._kept: OrderedDict[tuple[int, int], FloatCube] = OrderedDict()
-        self._most = _KEPT_ROWS * -(-self._shape[1] // _BLOCK_PX)
+        self._most = _KEPT_ROWS * -(-self._shape[1] // _BLOCK_PX[1])
 
     def read(self, block: Slice2D, bands: Sequence[int] | None = None) -> FloatCube:
         """Cut out a window; what no wanted pixel looks at is as the product has it."""
@@ -112,8 +114,8 @@ class FilteredMsi(MultispectralDecorator):
         while len(self._kept) > self._most:
             self._kept.popitem(last=False)
 
-    def _input(self, box: Slice2D) -> tuple[FloatCube, Slice2D]:
-        """What is read for a block, NaN outside the image, and where the block lies in it."""
+    def _input(self, box: Slice2D) -> tuple[FloatCube, Slice2D, BoolArray]:
+        """What is read for a block, NaN outside the image, where the block lies in it, and what is wanted of that."""
         halo, (height, width) = self._filter.halo_px, self._shape
         wide = Slice2D(box.row0 - halo, box.row1 + halo, box.col0 - halo, box.col1 + halo).clipped(height, width)
         place = self._on_product(wide)
@@ -124,24 +126,29 @@ class FilteredMsi(MultispectralDecorator):
         inner = Slice2D(
             box.row0 - wide.row0, box.row1 - wide.row0, box.col0 - wide.col0, box.col1 - wide.col0
         )  # fmt: skip
-        return cube, inner.scaled(self._ratio)
+        wanted = np.zeros(wide.shape, bool)
+        wanted[inner.slices] = self._wanted[box.slices]
+        return cube, inner.scaled(self._ratio), expand(wanted, self._ratio)
 
-    def _one(self, given: tuple[FloatCube, Slice2D]) -> FloatCube:
+    def _one(self, given: tuple[FloatCube, Slice2D, BoolArray]) -> FloatCube:
         import torch
 
-        cube, inner = given
+        cube, inner, wanted = given
+        core = (slice(None), *inner.slices)
         filled, gaps = fill_missing(cube)
         with torch.inference_mode():
-            pixels = self._filter.apply(torch.from_numpy(filled)[None])[0].numpy()
-        result: FloatCube = np.where(gaps[:, *inner.slices], np.float32(np.nan), pixels[:, *inner.slices])
+            pixels = self._filter.apply(torch.from_numpy(filled)[None], wanted)[0].numpy()
+        result: FloatCube = np.where(wanted[inner.slices], pixels[core], filled[core])
+        result[gaps[core]] = np.nan
         return result
 
 
 def _boxes(wanted: BoolArray) -> Iterator[tuple[tuple[int, int], Slice2D]]:
     """The wanted part of every block that has any, on the HSI's grid."""
-    for top in range(0, wanted.shape[0], _BLOCK_PX):
-        for left in range(0, wanted.shape[1], _BLOCK_PX):
-            part = wanted[top : top + _BLOCK_PX, left : left + _BLOCK_PX]
+    high, wide = _BLOCK_PX
+    for top in range(0, wanted.shape[0], high):
+        for left in range(0, wanted.shape[1], wide):
+            part = wanted[top : top + high, left : left + wide]
             rows, cols = np.flatnonzero(part.any(axis=1)), np.flatnonzero(part.any(axis=0))
             if rows.size:
                 yield (

@@ -13,8 +13,11 @@
 #include "planes.h"
 
 #define SIDE 3
+#define PANEL 4 /* rows of a factor that are taken off those below together */
 
 typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef float quad __attribute__((vector_size(16), aligned(4)));
+typedef int32_t order __attribute__((vector_size(16)));
 
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -24,19 +27,23 @@ static inline void add_scaled(float *restrict y, const float *restrict x, float 
   for (int64_t v = 0; v < vectors; v++) *(lanes *)(y + v * LANES) += w * *(const lanes *)(x + v * LANES);
 }
 
-/* Copy patches into rows of `length` floats. */
-static void gather(const float *image, int64_t cols, int64_t bands, const int64_t *places, int64_t count,
-                   int64_t length, float *group) {
-  const int64_t run = SIDE * bands, wide = cols - SIDE + 1;
-  for (int64_t i = 0; i < count; i++) {
-    const float *from = image + (places[i] / wide * cols + places[i] % wide) * bands;
-    for (int64_t d = 0; d < SIDE; d++) memcpy(group + i * length + d * run, from + d * cols * bands, run * sizeof(float));
-  }
+/* Copy the patches whose first pixels are `at` into rows of `length` floats. */
+static void gather(const float *image, int64_t cols, int64_t bands, const int64_t *at, int64_t count, int64_t length,
+                   float *group) {
+  const int64_t run = SIDE * bands;
+  for (int64_t i = 0; i < count; i++)
+    for (int64_t d = 0; d < SIDE; d++) {
+      const float *from = image + (at[i] + d * cols) * bands;
+      float *to = group + i * length + d * run;
+      int64_t v = 0;
+      for (; v + 4 <= run; v += 4) *(quad *)(to + v) = *(const quad *)(from + v);
+      for (; v < run; v++) to[v] = from[v];
+    }
 }
 
-/* Take the mean row away. */
-static void centre(float *group, int64_t count, int64_t length, const float *mean) {
-  for (int64_t i = 0; i < count; i++) add_scaled(group + i * length, mean, -1.0f, length / LANES);
+/* Add the mean row, so many times. */
+static void centre(float *group, int64_t count, int64_t length, const float *mean, float times) {
+  for (int64_t i = 0; i < count; i++) add_scaled(group + i * length, mean, times, length / LANES);
 }
 
 static void mean_of(const float *group, int64_t count, int64_t length, float *mean) {
@@ -44,11 +51,26 @@ static void mean_of(const float *group, int64_t count, int64_t length, float *me
   for (int64_t i = 0; i < count; i++) add_scaled(mean, group + i * length, 1.0f / (float)count, length / LANES);
 }
 
+/* Four rows of four, turned. */
+static inline void turn(const float *from, int64_t length, float *to, int64_t stride) {
+  const quad a = *(const quad *)from, b = *(const quad *)(from + length), c = *(const quad *)(from + 2 * length),
+             d = *(const quad *)(from + 3 * length);
+  const quad p = __builtin_shuffle(a, b, (order){0, 4, 1, 5}), q = __builtin_shuffle(c, d, (order){0, 4, 1, 5}),
+             r = __builtin_shuffle(a, b, (order){2, 6, 3, 7}), s = __builtin_shuffle(c, d, (order){2, 6, 3, 7});
+  *(quad *)to = __builtin_shuffle(p, q, (order){0, 1, 4, 5});
+  *(quad *)(to + stride) = __builtin_shuffle(p, q, (order){2, 3, 6, 7});
+  *(quad *)(to + 2 * stride) = __builtin_shuffle(r, s, (order){0, 1, 4, 5});
+  *(quad *)(to + 3 * stride) = __builtin_shuffle(r, s, (order){2, 3, 6, 7});
+}
+
 /* Rows become columns: `to` has rows of `stride` floats, zero beyond `count`. */
 static void transpose(const float *from, int64_t count, int64_t length, int64_t values, int64_t stride, float *to) {
+  const int64_t whole = count / 4 * 4, full = values / 4 * 4;
+  for (int64_t v = 0; v < full; v += 4)
+    for (int64_t i = 0; i < whole; i += 4) turn(from + i * length + v, length, to + v * stride + i, stride);
   for (int64_t v = 0; v < values; v++) {
     float *row = to + v * stride;
-    for (int64_t i = 0; i < count; i++) row[i] = from[i * length + v];
+    for (int64_t i = v < full ? whole : 0; i < count; i++) row[i] = from[i * length + v];
     for (int64_t i = count; i < stride; i++) row[i] = 0.0f;
   }
 }
@@ -84,16 +106,25 @@ static void outer_products(const float *x, int64_t rows, int64_t n, int64_t stri
  * `loading` was added to the diagonal, so no pivot is smaller. Returns 0 where one is: there rounding errors exceed the
  * noise, and the factor means nothing. */
 static int factor(float *a, int64_t n, int64_t stride, float loading) {
-  for (int64_t k = 0; k < n; k++) {
-    float *row = a + k * stride;
-    if (!(row[k] > 0.5f * loading)) return 0;
-    const float scale = 1.0f / sqrtf(row[k]);
-    for (int64_t j = k / LANES * LANES; j < stride; j += LANES) *(lanes *)(row + j) *= scale;
-    for (int64_t i = k + 1; i < n; i++) {
-      const int64_t start = i / LANES * LANES;
-      add_scaled(a + i * stride + start, row + start, -row[i], (stride - start) / LANES);
+  for (int64_t first = 0; first < n; first += PANEL) {
+    const int64_t next = least(first + PANEL, n);
+    for (int64_t k = first; k < next; k++) {
+      const int64_t start = k / LANES * LANES;
+      float *row = a + k * stride;
+      for (int64_t m = first; m < k; m++)
+        add_scaled(row + start, a + m * stride + start, -a[m * stride + k], (stride - start) / LANES);
+      if (!(row[k] > 0.5f * loading)) return 0;
+      const float scale = 1.0f / sqrtf(row[k]);
+      for (int64_t j = start; j < stride; j += LANES) *(lanes *)(row + j) *= scale;
+      row[k] = scale;
     }
-    row[k] = scale;
+    const float *above = a + first * stride;
+    for (int64_t i = next; i < n; i++)
+      for (int64_t j = i / LANES * LANES; j < stride; j += LANES) {
+        lanes left = *(lanes *)(a + i * stride + j);
+        for (int m = 0; m < PANEL; m++) left -= above[m * stride + i] * *(const lanes *)(above + m * stride + j);
+        *(lanes *)(a + i * stride + j) = left;
+      }
   }
   return 1;
 }
@@ -160,57 +191,92 @@ static void take_solved(const float *a, int64_t n, int64_t stride, float weight,
   for (int64_t i = 0; i < n; i++) add_scaled(x + i * width, work + i * width, -weight, width / LANES);
 }
 
-/* The `wanted` smallest of `count` distances come first, with their places. */
-static void select_nearest(float *distance, int64_t *place, int64_t count, int64_t wanted) {
-  int64_t low = 0, high = count - 1;
-  while (low < high) {
-    const float pivot = distance[(low + high) / 2];
-    int64_t i = low, j = high;
-    while (i <= j) {
-      while (distance[i] < pivot) i++;
-      while (distance[j] > pivot) j--;
-      if (i <= j) {
-        const float d = distance[i];
-        distance[i] = distance[j];
-        distance[j] = d;
-        const int64_t p = place[i];
-        place[i++] = place[j];
-        place[j--] = p;
-      }
-    }
-    if (wanted - 1 <= j) high = j;
-    else if (wanted - 1 >= i) low = i;
-    else break;
-  }
+/* The places around a reference patch that are searched, and where their distances lie: a row of `pad` floats each. */
+typedef struct {
+  int64_t top, left, height, width, pad;
+} window;
+
+static window window_around(int64_t rows, int64_t cols, int64_t row, int64_t col, int64_t reach) {
+  window w = {.top = most(row - reach, 0), .left = most(col - reach, 0)};
+  w.height = least(row + reach, rows - SIDE) - w.top + 1;
+  w.width = least(col + reach, cols - SIDE) - w.left + 1;
+  w.pad = (w.width + LANES - 1) / LANES * LANES;
+  return w;
 }
 
-/* Distances of the reference patch at (row, col) to all patches in its window, columns side by side.
+/* Distances of the reference patch at (row, col) to all patches in its window, columns side by side; infinite beyond.
  *
  * `planes` is the image band by band with rows of `stride` floats, at least LANES more than columns. */
-static int64_t compare(const float *planes, int64_t rows, int64_t cols, int64_t stride, int64_t bands, int64_t row,
-                       int64_t col, int64_t reach, float *distance, int64_t *place) {
-  const int64_t wide = cols - SIDE + 1;
-  const int64_t top = most(row - reach, 0), bottom = least(row + reach, rows - SIDE);
-  const int64_t left = most(col - reach, 0), right = least(col + reach, cols - SIDE);
-  int64_t count = 0;
-  for (int64_t i = top; i <= bottom; i++)
-    for (int64_t j = left; j <= right; j += LANES) {
+static void compare(const float *planes, int64_t rows, int64_t stride, int64_t bands, int64_t row, int64_t col,
+                    const window *w, float *distance) {
+  for (int64_t i = 0; i < w->height; i++) {
+    float *line = distance + i * w->pad;
+    for (int64_t j = 0; j < w->pad; j += LANES) {
       lanes sum = {0};
       for (int64_t b = 0; b < bands; b++)
         for (int64_t d = 0; d < SIDE; d++) {
-          const float *x = planes + (b * rows + row + d) * stride + col, *y = planes + (b * rows + i + d) * stride + j;
+          const float *x = planes + (b * rows + row + d) * stride + col,
+                      *y = planes + (b * rows + w->top + i + d) * stride + w->left + j;
           for (int64_t e = 0; e < SIDE; e++) {
             const lanes gap = *(const lanes *)(y + e) - x[e];
             sum += gap * gap;
           }
         }
-      const int64_t some = least(LANES, right - j + 1);
-      for (int64_t l = 0; l < some; l++) {
-        distance[count] = sum[l];
-        place[count++] = i * wide + j + l;
-      }
+      *(lanes *)(line + j) = sum;
     }
+    for (int64_t j = w->width; j < w->pad; j++) line[j] = INFINITY;
+  }
+}
+
+static inline int64_t count_within(const float *distance, int64_t total, float limit) {
+  int32_t count = 0;
+  for (int64_t i = 0; i < total; i++) count += distance[i] <= limit;
   return count;
+}
+
+/* First pixels of the `wanted` patches at the smallest distances, in the window's order; of equal ones the first.
+ * Returns how many there are: fewer where distances are beyond all numbers.
+ *
+ * Distances are not negative, so they are in the order of their bits: the limit is found by halving between those.
+ * `at` has room for one more. */
+static int64_t nearest(const float *distance, const window *w, int64_t cols, int64_t wanted, int64_t *at) {
+  union {
+    float value;
+    uint32_t bits;
+  } low = {.value = 0.0f}, high = {.value = 3.4e38f}, middle;
+  const int64_t total = w->height * w->pad;
+  while (low.bits < high.bits) {
+    middle.bits = low.bits + (high.bits - low.bits) / 2;
+    const int64_t within = count_within(distance, total, middle.value);
+    if (within == wanted) {
+      high = middle;
+      break;
+    }
+    if (within > wanted) high = middle;
+    else low.bits = middle.bits + 1;
+  }
+  // Those below the limit, and the first ones at it.
+  int64_t equal = wanted;
+  for (int64_t i = 0; i < total; i++) equal -= distance[i] < high.value;
+  int64_t found = 0;
+  for (int64_t i = 0; i < w->height; i++) {
+    const float *line = distance + i * w->pad;
+    const int64_t first = (w->top + i) * cols + w->left;
+    for (int64_t j = 0; j < w->width; j++) {
+      const int at_limit = line[j] == high.value && equal > 0;
+      at[found] = first + j;
+      found += line[j] < high.value || at_limit;
+      equal -= at_limit;
+    }
+  }
+  return found;
+}
+
+/* All patches of the window. */
+static int64_t everything(const window *w, int64_t cols, int64_t *at) {
+  for (int64_t i = 0; i < w->height; i++)
+    for (int64_t j = 0; j < w->width; j++) *at++ = (w->top + i) * cols + w->left + j;
+  return w->height * w->width;
 }
 
 /* The image band by band, rows padded. */
@@ -261,37 +327,50 @@ static void wiener_group(group *g) {
   transpose(g->turned, size, g->across, n, g->length, g->patches);
 }
 
-/* Add filtered patches to `total` (row, col, band), and their number to `norm` (row, col). */
-static void scatter(const float *patches, const float *mean, const int64_t *place, int64_t n, int64_t length,
-                    int64_t cols, int64_t bands, float *total, float *norm) {
-  const int64_t run = SIDE * bands, wide = cols - SIDE + 1;
+/* Add filtered patches to `total` (row, col, band), and count them where they begin in `begun` (row, col). */
+static void scatter(const float *patches, const int64_t *at, int64_t n, int64_t length, int64_t cols, int64_t bands,
+                    float *total, float *begun) {
+  const int64_t run = SIDE * bands;
   for (int64_t i = 0; i < n; i++) {
-    const int64_t at = place[i] / wide * cols + place[i] % wide;
     for (int64_t d = 0; d < SIDE; d++) {
-      float *restrict to = total + (at + d * cols) * bands;
-      const float *restrict from = patches + i * length + d * run, *restrict level = mean + d * run;
-      for (int64_t v = 0; v < run; v++) to[v] += from[v] + level[v];
-      for (int64_t v = 0; v < SIDE; v++) norm[at + d * cols + v] += 1.0f;
+      float *restrict to = total + (at[i] + d * cols) * bands;
+      const float *restrict from = patches + i * length + d * run;
+      int64_t v = 0;
+      for (; v + 4 <= run; v += 4) *(quad *)(to + v) += *(const quad *)(from + v);
+      for (; v < run; v++) to[v] += from[v];
     }
+    begun[at[i]] += 1.0f;
   }
+}
+
+/* Patches that cover each pixel, from how many begin where. */
+static void covering(const float *begun, int64_t rows, int64_t cols, float *norm) {
+  for (int64_t i = 0; i < rows; i++)
+    for (int64_t d = 0; d < SIDE && d <= i; d++)
+      for (int64_t e = 0; e < SIDE; e++) {
+        const float *from = begun + (i - d) * cols;
+        float *to = norm + i * cols;
+        for (int64_t j = e; j < cols; j++) to[j] += from[j - e];
+      }
 }
 
 /* One pass over an image with noise of unit variance; `basic` is the result of the first pass, NULL in the first.
  *
- * `total` (row, col, band) and `norm` (row, col) are zero before and hold sums of patches and their number after. */
-int hsf_nonlocal(const float *image, const float *basic, int64_t rows, int64_t cols, int64_t bands, int64_t similar,
-                 int64_t reach, int64_t step, float shrink, float *total, float *norm) {
-  const int64_t values = SIDE * SIDE * bands, window = (2 * reach + 1) * (2 * reach + 1);
+ * `total` (row, col, band) and `norm` (row, col) are zero before and hold sums of patches and their number after. Where
+ * `used` (row, col) is given, only the groups of reference patches that begin at its nonzero pixels are filtered. */
+int hsf_nonlocal(const float *image, const float *basic, const uint8_t *used, int64_t rows, int64_t cols,
+                 int64_t bands, int64_t similar, int64_t reach, int64_t step, float shrink, float *total,
+                 float *norm) {
+  const int64_t values = SIDE * SIDE * bands, searched = 2 * reach + 1;
   const int64_t length = (values + LANES - 1) / LANES * LANES, across = (similar + LANES - 1) / LANES * LANES;
-  const int64_t high = rows - SIDE + 1, wide = cols - SIDE + 1, stride = cols + 2 * LANES, side = most(length, across);
+  const int64_t high = rows - SIDE + 1, wide = cols - SIDE + 1, stride = cols + 2 * LANES + 2;
+  const int64_t side = most(length, across), room = searched * (searched + LANES);
   // The square matrices have the larger side: whole registers and rows of four are written.
-  float *memory = calloc(3 * across * length + 2 * side * side + length + window, sizeof(float));
-  int64_t *place = malloc(window * sizeof(int64_t));
-  float *planes = malloc(bands * rows * stride * sizeof(float));
-  if (!memory || !place || !planes) {
-    free(memory);
-    free(place);
-    free(planes);
+  float *memory = calloc(3 * across * length + 2 * side * side + length + room, sizeof(float));
+  int64_t *at = malloc((least(similar, searched * searched) + 1) * sizeof(int64_t));
+  float *planes = malloc(bands * rows * stride * sizeof(float)), *begun = calloc(rows * cols, sizeof(float));
+  if (!memory || !at || !planes || !begun) {
+    free(memory), free(at), free(planes), free(begun);
     return 1;
   }
   group g = {.values = values, .length = length, .across = across, .patches = memory};
@@ -303,25 +382,31 @@ int hsf_nonlocal(const float *image, const float *basic, int64_t rows, int64_t c
   deinterleave(basic ? basic : image, rows, cols, stride, bands, planes);
   for (int64_t row = 0; row < high; row = row + step < high || row == high - 1 ? row + step : high - 1)
     for (int64_t col = 0; col < wide; col = col + step < wide || col == wide - 1 ? col + step : wide - 1) {
-      const int64_t found = compare(planes, rows, cols, stride, bands, row, col, reach, distance, place);
-      const int64_t n = least(similar, found);
+      if (used && !used[row * cols + col]) continue;
+      const window w = window_around(rows, cols, row, col, reach);
+      int64_t n;
+      if (similar < w.height * w.width) {
+        compare(planes, rows, stride, bands, row, col, &w, distance);
+        n = nearest(distance, &w, cols, similar, at);
+      } else {
+        n = everything(&w, cols, at);
+      }
       if (n < 2) continue;
-      if (n < found) select_nearest(distance, place, found, n);
       g.n = n;
-      gather(image, cols, bands, place, n, length, g.patches);
-      if (basic) gather(basic, cols, bands, place, n, length, g.guide);
+      gather(image, cols, bands, at, n, length, g.patches);
+      if (basic) gather(basic, cols, bands, at, n, length, g.guide);
       mean_of(basic ? g.guide : g.patches, n, length, mean);
-      centre(g.patches, n, length, mean);
+      centre(g.patches, n, length, mean, -1.0f);
       if (basic) {
-        centre(g.guide, n, length, mean);
+        centre(g.guide, n, length, mean, -1.0f);
         wiener_group(&g);
       } else {
         shrink_group(&g, shrink);
       }
-      scatter(g.patches, mean, place, n, length, cols, bands, total, norm);
+      centre(g.patches, n, length, mean, 1.0f);
+      scatter(g.patches, at, n, length, cols, bands, total, begun);
     }
-  free(memory);
-  free(place);
-  free(planes);
+  covering(begun, rows, cols, norm);
+  free(memory), free(at), free(planes), free(begun);
   return 0;
 }

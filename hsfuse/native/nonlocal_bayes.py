@@ -6,6 +6,7 @@ Calls release the interpreter's lock, so plain threads run side by side.
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +21,9 @@ _INT, _FLOAT = ctypes.c_int64, ctypes.c_float
 
 
 def filter_pass(
-    image: FloatArray, basic: FloatArray | None, *, similar: int, reach: int, step: int, shrink: float
-) -> FloatArray | None:
+    image: FloatArray, basic: FloatArray | None, *, similar: int, reach: int, step: int, shrink: float,
+    used: NDArray[np.bool_] | None = None,
+) -> FloatArray | None:  # fmt: skip
     """Denoise once; None where there is no compiled path.
 
     Parameters
@@ -34,6 +36,8 @@ def filter_pass(
         Patches in a group, reach of the search and distance of reference patches, pixels.
     shrink
         Of the first pass, see :mod:`hsfuse.fusion.map.nonlocal_bayes`.
+    used
+        Pixels at which reference patches may begin, shape (row, col), contiguous; None: all. What no group covers is 0.
     """
     native = KERNELS.library()
     if native is None:
@@ -41,7 +45,7 @@ def filter_pass(
     rows, cols, bands = image.shape
     total, norm = np.zeros_like(image), np.zeros((rows, cols), np.float32)
     failed = native.hsf_nonlocal(
-        _at(image), _at(basic), _INT(rows), _INT(cols), _INT(bands), _INT(similar), _INT(reach), _INT(step),
+        _at(image), _at(basic), _at(used), _INT(rows), _INT(cols), _INT(bands), _INT(similar), _INT(reach), _INT(step),
         _FLOAT(shrink), _at(total), _at(norm),
     )  # fmt: skip
     if failed:
@@ -50,5 +54,5 @@ def filter_pass(
     return total
 
 
-def _at(array: FloatArray | None) -> ctypes.c_void_p:
+def _at(array: NDArray[Any] | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if array is None else array.ctypes.data)

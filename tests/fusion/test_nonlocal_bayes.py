@@ -67,3 +67,12 @@ def test_cut_at_multiples_of_the_step_gives_the_same() -> None:
 def test_images_smaller_than_a_patch_stay() -> None:
     tiny = torch.ones(2, 2, 5)
     assert denoise(tiny) is tiny
+
+
+def test_wanted_pixels_are_those_of_the_whole() -> None:
+    """Groups that reach none of them are left out."""
+    _, noisy = _image(4, 90, 150)
+    wanted = np.zeros(noisy.shape[1:], bool)
+    wanted[30:60, 40:61] = wanted[70, 20] = True
+    whole, part = denoise(noisy), denoise(noisy, wanted=wanted)
+    assert torch.equal(part[:, wanted], whole[:, wanted])

@@ -48,7 +48,7 @@ def test_result_is_that_of_filtering_tile_by_tile(fitted: Fitted, monkeypatch: p
     with monkeypatch.context() as before:
         before.setattr(RefinedMethod, "guide_filter", lambda _: None)
         expected = _fused(fitted)
-    monkeypatch.setattr(filtered_guide, "_BLOCK_PX", 16)
+    monkeypatch.setattr(filtered_guide, "_BLOCK_PX", (16, 24))
     for tile, threads in ((None, 1), (36, 2)):
         found = _fused(fitted, tile, threads)
         assert np.isnan(found[:, *GAP]).all()
@@ -61,7 +61,7 @@ def test_result_is_that_of_filtering_tile_by_tile(fitted: Fitted, monkeypatch: p
 
 def test_blocks_depend_on_no_strip(fitted: Fitted, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that is gone on with begins at any row."""
-    monkeypatch.setattr(filtered_guide, "_BLOCK_PX", 16)
+    monkeypatch.setattr(filtered_guide, "_BLOCK_PX", (16, 24))
     scene, method = fitted
     whole, parts = (filtered_guide.filter_guide(scene, method, 1)[0].msi for _ in range(2))
     every = whole.read(Slice2D(0, 132, 0, 144))

@@ -15,6 +15,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import maximum_filter
 
 from hsfuse.native.nonlocal_bayes import filter_pass
 
@@ -30,7 +32,10 @@ reach several times its variance where a group has fewer patches than a patch ha
 _GROUP_BYTES = 48 << 20
 
 
-def denoise(x: torch.Tensor, *, similar: int = SIMILAR, window_px: int = WINDOW_PX, step: int = 3) -> torch.Tensor:
+def denoise(
+    x: torch.Tensor, *, similar: int = SIMILAR, window_px: int = WINDOW_PX, step: int = 3,
+    wanted: NDArray[np.bool_] | None = None,
+) -> torch.Tensor:  # fmt: skip
     """Remove noise of unit variance.
 
     Parameters
@@ -43,6 +48,8 @@ def denoise(x: torch.Tensor, *, similar: int = SIMILAR, window_px: int = WINDOW_
         Reach of the search for similar patches, pixels.
     step
         Distance of reference patches, pixels.
+    wanted
+        Pixels whose result is used, shape (row, col): elsewhere it means nothing. None: all.
 
     Returns
     -------
@@ -51,7 +58,7 @@ def denoise(x: torch.Tensor, *, similar: int = SIMILAR, window_px: int = WINDOW_
     """
     if min(x.shape[1:]) < PATCH_PX:
         return x
-    compiled = _compiled(x, similar, window_px, step)
+    compiled = _compiled(x, similar, window_px, step, wanted)
     if compiled is not None:
         return compiled
     first = _kept_finite(_filter(x, None, similar, window_px, step), x)
@@ -70,22 +77,32 @@ def reach_px(window_px: int = WINDOW_PX) -> int:
     return 4 * (window_px + PATCH_PX)
 
 
-def _compiled(x: torch.Tensor, similar: int, window_px: int, step: int) -> torch.Tensor | None:
+def _compiled(
+    x: torch.Tensor, similar: int, window_px: int, step: int, wanted: NDArray[np.bool_] | None
+) -> torch.Tensor | None:
     """Both passes by the compiled kernel; None where it does not serve."""
     import torch
 
     if x.device.type != "cpu" or x.dtype != torch.float32:
         return None
     image = np.ascontiguousarray(x.permute(1, 2, 0).numpy())
-    options = {"similar": similar, "reach": window_px, "step": step}
-    first = filter_pass(image, None, shrink=_SHRINK, **options)
+    options: dict[str, int] = {"similar": similar, "reach": window_px, "step": step}
+    # Groups that reach a wanted pixel, and all that reach a pixel which these look at.
+    near = None if wanted is None else _grown(wanted, window_px + PATCH_PX)
+    around = None if near is None else _grown(near, 2 * (window_px + PATCH_PX))
+    first = filter_pass(image, None, shrink=_SHRINK, used=around, **options)
     if first is None:
         return None
     first = np.where(np.isfinite(first), first, image)
-    second = filter_pass(image, first, shrink=_SHRINK, **options)
+    second = filter_pass(image, first, shrink=_SHRINK, used=near, **options)
     if second is None:
         return None
     return _kept_finite(torch.from_numpy(second).permute(2, 0, 1), x).contiguous()
+
+
+def _grown(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
+    """Add all pixels in a square of so many pixels to each side."""
+    return np.ascontiguousarray(maximum_filter(mask, 2 * reach + 1, mode="constant"), dtype=np.bool_)
 
 
 def _filter(x: torch.Tensor, basic: torch.Tensor | None, similar: int, window_px: int, step: int) -> torch.Tensor:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hsfuse.fusion.classical.statistics import FloatMatrix
 from hsfuse.fusion.map import nonlocal_bayes
@@ -190,8 +191,11 @@ class Refinement:
         """Whether :meth:`clean` changes anything."""
         return self.guide_noise is not None and self.cleanable
 
-    def clean(self, msi: torch.Tensor) -> torch.Tensor:
-        """Return the guide (n, msi band, row, col) without noise, or as it is."""
+    def clean(self, msi: torch.Tensor, wanted: NDArray[np.bool_] | None = None) -> torch.Tensor:
+        """Return the guide (n, msi band, row, col) without noise, or as it is.
+
+        Elsewhere than at the pixels ``wanted``, shape (row, col), what is returned means nothing.
+        """
         import torch
 
         if self.guide_noise is None or not self.cleanable:
@@ -200,7 +204,9 @@ class Refinement:
         floor = _LEAST_RELATIVE_NOISE * self.first.msi_mean.abs().max()
         level = torch.maximum(self.guide_noise, floor)[:, None, None]
         step = reference_step(self.first.ratio)
-        return torch.stack([nonlocal_bayes.denoise(image / level, step=step) * level for image in msi])
+        return torch.stack(
+            [nonlocal_bayes.denoise(image / level, step=step, wanted=wanted) * level for image in msi]
+        )  # fmt: skip
 
     def apply(self, hsi: torch.Tensor, msi: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
         """Refine a batch of tiles.
