@@ -26,7 +26,8 @@ _MOST_AROUND = 3
 """How many times larger than a block the window may be that it is resampled from."""
 _WINDOW_BYTES = 32 << 20
 _LEAST_SIDE_PX = 32
-_FIT_ROWS = 32
+_FIT_ROWS, _FIT_DEGRADED_ROWS = 32, 8
+"""Of a strip that methods learn from, at least: HSI rows, and what is left of them when they are degraded once more."""
 _FIT_PIXELS = 200_000
 _FIT_ENOUGH = 5_000
 
@@ -285,8 +286,9 @@ class FusionScene:
         OverlapError
             No strip holds a pixel that is valid in both images.
         """
-        starts = list(range(0, self.grid.height, _FIT_ROWS))
-        wanted = max(round(_FIT_PIXELS / (_FIT_ROWS * self.grid.width)), 1)
+        high = max(_FIT_ROWS, _FIT_DEGRADED_ROWS * self.ratio)
+        starts = list(range(0, self.grid.height, high))
+        wanted = max(round(_FIT_PIXELS / (high * self.grid.width)), 1)
         step = max(len(starts) / wanted, 1.0)
         chosen = sorted({starts[int(i * step)] for i in range(int(len(starts) / step))})
         others = [start for start in starts if start not in set(chosen)]
@@ -295,7 +297,7 @@ class FusionScene:
             for index, start in enumerate(chosen + others):
                 if index >= len(chosen) and found >= _FIT_ENOUGH:
                     break
-                rows = Slice2D(start, min(start + _FIT_ROWS, self.grid.height), 0, self.grid.width)
+                rows = Slice2D(start, min(start + high, self.grid.height), 0, self.grid.width)
                 strip = self._low_resolution(rows, with_cloud=with_cloud)
                 count = int(strip.valid.sum())
                 if count:

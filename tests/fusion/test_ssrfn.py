@@ -336,6 +336,18 @@ def test_a_scene_that_cannot_be_tested_on_keeps_its_base_estimate(side, cloudy, 
     assert result.to_json()["gain_db"] is None
 
 
+@pytest.mark.parametrize("ratio", [2, 3, 4, 6])
+def test_small_clear_parts_of_a_cloudy_scene_serve_at_every_ratio(ratio):
+    context, strip, _ = scene(side=16 * ratio, ratio=ratio)
+    valid = np.zeros_like(strip.valid)
+    clear = max(18, 6 * ratio)
+    valid[:clear, :clear] = True
+    cloudy = LowResolutionStrip(strip.hsi, strip.msi, valid)
+    windows = reduced_windows(Bicubic(), context, [cloudy], np.zeros(8))  # type: ignore[arg-type]
+    assert [window.truth.shape[1:] for window in windows] == [(clear, clear)]
+    assert windows[0].keep.any()
+
+
 def test_expected_error_of_the_base_estimate_is_that_at_reduced_resolution():
     context, strip, _ = scene()
     noisy = LowResolutionStrip(strip.hsi + 0.05 * np.random.default_rng(0).standard_normal(strip.hsi.shape, np.float32),

@@ -155,6 +155,15 @@ def test_low_resolution_strips_do_not_see_nodata_and_refuse_emptiness() -> None:
         list(make_scene(np.full_like(hsi, np.nan), msi, 3).low_resolution_strips())
 
 
+@pytest.mark.parametrize("ratio", [2, 3, 4, 5, 6, 10])
+def test_strips_can_be_degraded_once_more_at_every_ratio(ratio: int) -> None:
+    """A network's correction is tested on windows of a strip, one level down: what is left must be more than rims."""
+    hsi, msi = pair(100, 12, ratio)
+    strips = list(make_scene(hsi, msi, ratio).low_resolution_strips())
+    assert strips[0].valid.shape[0] == max(32, 8 * ratio)
+    assert sum(strip.valid.shape[0] for strip in strips) == 100
+
+
 class Hungry(Repeat):
     """Runs out of GPU memory above a number of tiles."""
 

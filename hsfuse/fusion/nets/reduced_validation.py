@@ -267,11 +267,13 @@ def _strip(low: Tensor, window: _Window, context: FusionContext) -> LowResolutio
 def _choose_windows(strips: Iterable[LowResolutionStrip], ratio: int, device: str) -> list[_Window]:
     """Cut out up to MAX_WINDOWS valid windows, spread evenly over the candidates in scan order."""
     candidates: list[tuple[int, int, int, int, int]] = []  # strip, row, col, height, width
+    # Two degraded pixels are left of the smallest window when the rim is taken off, whatever the ratio.
+    least = max(MIN_WINDOW_PX // ratio, 2 * _RIM + 2) * ratio
     # Small or cloudy scenes may have no valid window of the full side.
-    for side in (WINDOW_PX, WINDOW_PX // 2, MIN_WINDOW_PX):
+    for side in sorted({max(side, least) for side in (WINDOW_PX, WINDOW_PX // 2, MIN_WINDOW_PX)}, reverse=True):
         for number, strip in enumerate(strips):
             height, width = (min(side, size) // ratio * ratio for size in strip.valid.shape)
-            if min(height, width) < max(min(MIN_WINDOW_PX, side // ratio * ratio), (2 * _RIM + 2) * ratio):
+            if min(height, width) < least:
                 continue
             candidates += [
                 (number, row, col, height, width)
