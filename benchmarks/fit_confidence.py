@@ -50,7 +50,8 @@ def samples(scene: ReferenceScene, kind: str, setting: str, quality: str, rng: n
     cube = pipeline.fuse_to_array(made, repair.scene, resolved(None))
     rows, cols = mask.shape
     change, error = None, None
-    for where, *parts in confidence_features(survey, guide, guide.msi, repair.response):
+    for where, (of_change, of_error) in confidence_features(survey, guide, guide.msi, repair.response):
+        parts = of_change, of_error.stacked()
         if change is None or error is None:
             change, error = (np.zeros((len(part), rows, cols)) for part in parts)
         change[:, *where], error[:, *where] = parts

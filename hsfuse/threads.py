@@ -7,10 +7,16 @@ one to leave restores what the first one found.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from typing import TypeVar
 
 from threadpoolctl import threadpool_limits
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _lock = threading.Lock()
 _torch_users = 0
@@ -60,6 +66,48 @@ def one_blas_thread() -> Iterator[None]:
             _blas_users -= 1
             while _blas_users == 0 and _blas_limits:
                 _blas_limits.pop().restore_original_limits()
+
+
+def side_by_side(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
+    """Yield what ``work`` makes of each item, in the items' order, while so many threads are at work.
+
+    Results do not depend on the number of threads, and no more than these and one more are held. Torch's operations
+    have one thread each: several inside every small operation would wait for each other.
+    """
+    if threads < 2:
+        yield from map(work, items)
+        return
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="hsfuse-beside", initializer=_one_torch_thread) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def one_ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Yield what ``work`` makes of each item; another thread makes the next one while this one is looked at."""
+    with ThreadPoolExecutor(1, thread_name_prefix="hsfuse-ahead", initializer=_one_torch_thread) as pool:
+        waiting: Future[Result] | None = None
+        for item in items:
+            ready, waiting = waiting, pool.submit(work, item)
+            if ready is not None:
+                yield ready.result()
+                del ready
+        if waiting is not None:
+            yield waiting.result()
+
+
+def _one_torch_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
 
 
 @contextmanager

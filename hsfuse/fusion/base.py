@@ -114,6 +114,8 @@ class FusionContext:
     guide_noise_left
         Share of the variance of the MSI's noise that is left in what :meth:`FusionMethod.fuse` gets: below 1 where it
         was denoised.
+    threads
+        How many may work side by side while something is learned from the scene; no result depends on it.
     """
 
     ratio: int
@@ -126,6 +128,7 @@ class FusionContext:
     calibrate: bool = True
     offset_px: Offset = NO_OFFSET
     guide_noise_left: float = 1.0
+    threads: int = 1
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ probability of change, the error to expect, and whether the guide had any part i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,9 @@ from scipy.ndimage import binary_erosion
 
 from hsfuse.fusion.base import FusionContext
 from hsfuse.fusion.change.confidence import (
+    CoarseFeatures,
     CoarseTraits,
+    ErrorFeatures,
     ErrorModel,
     SceneTraits,
     apply_change,
@@ -25,7 +27,7 @@ from hsfuse.fusion.change.confidence import (
     change_features,
     error_features,
 )
-from hsfuse.fusion.change.repair import RepairedGuide, blocks, fine_block, repair_guide
+from hsfuse.fusion.change.repair import RepairedGuide, blocks, fine_block, inner_block, repair_guide
 from hsfuse.fusion.change.response import Response
 from hsfuse.fusion.classical.statistics import Subspace, gather, signal_subspace
 from hsfuse.fusion.diagnostics import Calibration
@@ -37,9 +39,11 @@ from hsfuse.log import get_logger
 from hsfuse.masks import expand
 from hsfuse.readers.base import MultispectralProduct
 from hsfuse.readers.decorator import MultispectralDecorator
+from hsfuse.threads import one_ahead, side_by_side
 
 FloatCube = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
+Result = TypeVar("Result")
 
 _log = get_logger(__name__)
 _STRIP_PX = 64
@@ -52,6 +56,8 @@ _SOME_CHANGE = 0.002
 """Share of changed ground below which methods learn from everything and find blur and shift themselves."""
 MAX_RANK = 32
 _PICTURE_PX = 450
+_CONFIDENCE_PX = 8
+"""Context of a block whose confidence is told, HSI pixels: no filter reaches farther, even with two pixels to each."""
 
 
 class RepairedMsi(MultispectralDecorator):
@@ -213,13 +219,13 @@ def repair_surveyed(
     alignment = align_survey(survey, context) if context.calibrate else None
     psf, offset = (context.psf, context.offset_px) if alignment is None else (alignment.psf, alignment.offset_px)
     response = Response(scene.ratio, psf, offset)
-    guide = repair_guide(survey.pair, survey.msi, response)
+    guide = repair_guide(survey.pair, survey.msi, response, threads=context.threads)
     pixels = guide.msi if guide.trusted else response.up(guide.evidence.relation.seen).astype(np.float32)
     if not guide.trusted:
         _log.warning("The images differ on most of the ground: the result follows the hyperspectral image alone.")
     change, error = np.zeros((2, *pixels.shape[1:]), np.float32)
     if model is not None:
-        change, error = _confidence(survey, guide, pixels, response, model)
+        change, error = _confidence(survey, guide, pixels, response, model, context.threads)
     fine = expand(survey.valid, scene.ratio)
     hsi_only = guide.change * (1.0 - guide.own_detail) > _HSI_ONLY
     pixels[:, survey.gaps] = np.nan
@@ -259,9 +265,9 @@ def survey_scene(scene: FusionScene, context: FusionContext) -> Survey:
     gaps, seen = np.ones(msi.shape[1:], bool), np.zeros(msi.shape[1:], bool)
     valid = np.zeros((height, width), bool)
     square, count = 0.0, 0
-    for top in range(0, height, _STRIP_PX):
-        rows = Slice2D(top, min(top + _STRIP_PX, height), 0, width)
-        raw = scene.read_raw(rows)
+    strips = [Slice2D(top, min(top + _STRIP_PX, height), 0, width) for top in range(0, height, _STRIP_PX)]
+    for raw in one_ahead(scene.read_raw, strips):
+        rows = raw.rows
         fine = rows.scaled(ratio).slices
         gaps[fine] = np.isnan(raw.msi).any(axis=0)
         strip = scene.complete(raw)
@@ -274,7 +280,9 @@ def survey_scene(scene: FusionScene, context: FusionContext) -> Survey:
         rough[rows.slices], bright[rows.slices] = traits.roughness, traits.brightness
         msi[:, *fine], seen[fine] = strip.msi, strip.valid
         valid[rows.slices] = part
-        square, count = square + float((centred[:, part] ** 2).sum()), count + int(part.sum()) * len(forward[0])
+        # In double precision from the sum over the bands on.
+        energy = np.einsum("brc,brc->rc", centred, centred)[part].astype(np.float64)
+        square, count = square + float(energy.sum()), count + energy.size * len(forward[0])
     level = square / max(count, 1) * (space.forward @ space.forward.T)
     # The blur of a pixel beside a gap looks at what was filled in there.
     valid = np.asarray(binary_erosion(valid, np.ones((3, 3), bool), border_value=1), dtype=np.bool_)
@@ -309,31 +317,51 @@ def _starts(size: int) -> list[int]:
 
 def confidence_features(
     survey: Survey, guide: RepairedGuide, pixels: FloatCube, response: Response
-) -> Iterator[tuple[tuple[slice, slice], NDArray[np.float64], NDArray[np.float64]]]:
-    """Features of the change and of the error, block by block.
+) -> Iterator[tuple[tuple[slice, slice], tuple[FloatCube, ErrorFeatures]]]:
+    """Features of the change and of the error, block by block; none of blocks without a pixel that is seen.
 
     Yields
     ------
     tuple
-        Fine pixels of the block, and the features of both regressions there, shape (feature, row, col).
+        Fine pixels of the block, and the features of the change, shape (feature, row, col), and of the error there.
     """
-    traits = SceneTraits.of(survey.pair, survey.traits, guide.evidence.relation.seen, survey.space)
-    for read, core in blocks(survey.valid.shape):
-        fine_read, fine_core = fine_block(read, response.ratio), fine_block(core, response.ratio)
-        rows, cols = (slice(c.start - r.start, c.stop - r.start) for c, r in zip(fine_core, fine_read, strict=True))
-        change = change_features(guide.evidence, read, guide.foreign[fine_read], response)
-        error = error_features(
-            guide.evidence, traits, read, pixels[:, *fine_read], guide.change[fine_read],
-            guide.own_detail[fine_read], response,
-        )  # fmt: skip
-        yield fine_core, change[:, rows, cols], error[:, rows, cols]
+    return _in_blocks(survey, guide, pixels, response, 1, lambda change, error: (change, error))
 
 
 def _confidence(
-    survey: Survey, guide: RepairedGuide, pixels: FloatCube, response: Response, model: ErrorModel
+    survey: Survey, guide: RepairedGuide, pixels: FloatCube, response: Response, model: ErrorModel, threads: int
 ) -> tuple[FloatCube, FloatCube]:
     """Probability of change and expected error."""
     change, error = np.zeros((2, *pixels.shape[1:]), np.float32)
-    for where, change_traits, error_traits in confidence_features(survey, guide, pixels, response):
-        change[where], error[where] = apply_change(model, change_traits), apply_error(model, error_traits)
+
+    def applied(of_change: FloatCube, of_error: ErrorFeatures) -> tuple[FloatCube, FloatCube]:
+        return apply_change(model, of_change), apply_error(model, of_error)
+
+    for where, found in _in_blocks(survey, guide, pixels, response, threads, applied):
+        change[where], error[where] = found
     return change, error
+
+
+def _in_blocks(
+    survey: Survey, guide: RepairedGuide, pixels: FloatCube, response: Response, threads: int,
+    use: Callable[[FloatCube, ErrorFeatures], Result],
+) -> Iterator[tuple[tuple[slice, slice], Result]]:  # fmt: skip
+    """Yield what is made of the features of every block."""
+    traits = SceneTraits.of(survey.pair, survey.traits, guide.evidence.relation.seen, survey.space)
+    coarse, power = CoarseFeatures.of(guide.evidence, traits), guide.evidence.contradiction.power
+
+    def one(place: tuple[tuple[slice, slice], tuple[slice, slice]]) -> tuple[tuple[slice, slice], Result]:
+        read, core = fine_block(place[0], response.ratio), fine_block(place[1], response.ratio)
+        inside = inner_block(read, core)
+        seen, of_change, of_error = coarse.block(place[0], response)
+        change = change_features(of_change, guide.foreign[read])
+        error = error_features(
+            traits, seen, of_error, power, pixels[:, *read], guide.change[read], guide.own_detail[read]
+        )
+        return core, use(change[:, *inside], error.cut(inside))
+
+    places = [
+        place for place in blocks(survey.valid.shape, _CONFIDENCE_PX)
+        if survey.seen[fine_block(place[1], response.ratio)].any()
+    ]  # fmt: skip
+    yield from side_by_side(one, places, threads)

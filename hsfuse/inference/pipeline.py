@@ -32,13 +32,21 @@ FloatCube = NDArray[np.float32]
 Result = TypeVar("Result")
 
 
-def scene_context(scene: FusionScene, device: str, seed: int, *, calibrate: bool = True) -> FusionContext:
+def scene_context(
+    scene: FusionScene, device: str, seed: int, *, calibrate: bool = True, threads: int = 1
+) -> FusionContext:
     """Facts about the scene for a method; without ``calibrate`` it takes blur and alignment as they are."""
     bands = scene.hsi.bands.take(scene.bands)
     responses = scene.msi.responses
     weights = srf_weights(bands, responses) if responses is not None else scene.srf
-    context = FusionContext(scene.ratio, bands.centre_nm, bands.fwhm_nm, weights, scene.psf, device, seed, calibrate)
+    context = FusionContext(
+        scene.ratio, bands.centre_nm, bands.fwhm_nm, weights, scene.psf, device, seed, calibrate, threads=threads
+    )
     return context if scene.offset_px is None else replace(context, calibrate=False, offset_px=scene.offset_px)
+
+
+def _context(scene: FusionScene, resources: Resources, seed: int, calibrate: bool) -> FusionContext:
+    return scene_context(scene, resources.device, seed, calibrate=calibrate, threads=resources.threads)
 
 
 def fit(
@@ -183,7 +191,7 @@ def fuse_scene_with(
     OverlapError, MemoryBudgetError, UsageError
         As :func:`fit` and :func:`plan`.
     """
-    fit(method.fit, scene, scene_context(scene, resources.device, seed, calibrate=calibrate))
+    fit(method.fit, scene, _context(scene, resources, seed, calibrate))
     estimate = plan(scene, method.spec, resources, tile=tile, overlap=overlap)
     return fuse(scene, method, estimate, sink, resources, clip=clip, progress=progress)
 
@@ -199,7 +207,7 @@ def fuse_to_array(
     numpy.ndarray
         Shape (band, row, col) on the scene's fine grid, float32, NaN for nodata.
     """
-    fit(method.fit, scene, scene_context(scene, resources.device, seed, calibrate=calibrate))
+    fit(method.fit, scene, _context(scene, resources, seed, calibrate))
     return fitted_to_array(method, scene, resources, tile=tile, overlap=overlap, clip=clip, progress=progress)
 
 

@@ -49,7 +49,7 @@ class Evidence:
 
 
 def gather_evidence(
-    pair: CoarsePair, msi: NDArray[np.float32], response: Response, *, correct: bool = True
+    pair: CoarsePair, msi: NDArray[np.float32], response: Response, *, correct: bool = True, threads: int = 1
 ) -> tuple[Evidence, NDArray[np.float32]]:
     """Relate both images and correct what differs smoothly.
 
@@ -63,6 +63,8 @@ def gather_evidence(
         The HSI's response to it.
     correct
         Whether smooth differences are taken out of the guide.
+    threads
+        How many work side by side.
 
     Returns
     -------
@@ -76,8 +78,8 @@ def gather_evidence(
     smooth = correct and int(pair.valid.sum()) >= _LEAST_PIXELS
     correct = correct and int(pair.valid.sum()) >= _LEAST_LOCAL_PIXELS
     start = first_weights(pair, low)
-    plain = relate(pair, low, start=start)
-    relation = relate(pair, low, field=True, start=start) if smooth else plain
+    plain = relate(pair, low, start=start, threads=threads)
+    relation = relate(pair, low, field=True, start=start, threads=threads) if smooth else plain
     unexplained = unexplained_share(plain, low, pair.valid)
     corrected = msi
     count = 0
@@ -96,7 +98,7 @@ def gather_evidence(
         if more is None:
             break
         corrected, count = more, count + 1
-        relation = _keep_field(relate(pair, response.down(corrected)), relation)
+        relation = _keep_field(relate(pair, response.down(corrected), threads=threads), relation)
     blurred = response.down(corrected)
     found = Contradiction.find(relation, blurred, pair.valid, blind=pair.predicted is None)
     return Evidence(relation, blurred, found, count, unexplained), corrected

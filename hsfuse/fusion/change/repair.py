@@ -29,6 +29,7 @@ from hsfuse.fusion.change.response import Response
 from hsfuse.fusion.scene_model.contradiction import neighbour_mean
 from hsfuse.fusion.scene_model.relation import CoarsePair
 from hsfuse.masks import expand
+from hsfuse.threads import side_by_side
 
 FloatArray = NDArray[np.float64]
 FloatCube = NDArray[np.float32]
@@ -98,7 +99,9 @@ class RepairedGuide:
         }
 
 
-def repair_guide(pair: CoarsePair, msi: FloatCube, response: Response, *, correct: bool = True) -> RepairedGuide:
+def repair_guide(
+    pair: CoarsePair, msi: FloatCube, response: Response, *, correct: bool = True, threads: int = 1
+) -> RepairedGuide:
     """Find what differs between both images, and repair the guide.
 
     Parameters
@@ -111,25 +114,28 @@ def repair_guide(pair: CoarsePair, msi: FloatCube, response: Response, *, correc
         The HSI's response to it.
     correct
         Take smooth differences (haze, calibration, season) out of the guide.
+    threads
+        How many work side by side.
     """
-    evidence, corrected = gather_evidence(pair, msi, response, correct=correct)
+    evidence, corrected = gather_evidence(pair, msi, response, correct=correct, threads=threads)
     foreign, change, own = np.zeros((3, *msi.shape[1:]), np.float32)
     candidates = evidence.contradiction.candidates
     parts: list[tuple[tuple[slice, slice], FloatCube]] = []
     if candidates.any():
         contrast = float(np.median(neighbour_contrast(corrected[:, ::7], evidence.contradiction.power)))
         light = common_light(evidence.relation.seen, evidence.blurred, evidence.contradiction)
-        for read, core in blocks(pair.valid.shape):
-            if not candidates[read].any():
-                continue
+
+        def one(place: tuple[tuple[slice, slice], tuple[slice, slice]]) -> tuple[tuple[slice, slice], _Block]:
+            read, core = place
             fine_read, fine_core = fine_block(read, response.ratio), fine_block(core, response.ratio)
-            inner = tuple(slice(c.start - r.start, c.stop - r.start) for c, r in zip(fine_core, fine_read, strict=True))
-            block = _repair_block(
-                evidence, corrected[:, *fine_read].astype(np.float64), read, response, contrast, light
-            )
-            parts.append((fine_core, block.guide[:, *inner].astype(np.float32)))
-            foreign[fine_core] = block.foreign[inner]
-            change[fine_core], own[fine_core] = block.change[inner], block.own[inner]
+            guide = corrected[:, *fine_read].astype(np.float64)
+            found = _repair_block(evidence, guide, read, response, contrast, light)
+            return fine_core, found.cut(inner_block(fine_read, fine_core))
+
+        places = [place for place in blocks(pair.valid.shape) if candidates[place[0]].any()]
+        for where, block in side_by_side(one, places, threads):
+            parts.append((where, block.guide))
+            foreign[where], change[where], own[where] = block.foreign, block.change, block.own
     valid = expand(pair.valid, response.ratio)
     changed = float((change[valid] > FOREIGN).mean()) if valid.any() else 0.0
     if pair.predicted is None and changed < _LEAST_BLIND_SHARE:
@@ -145,10 +151,19 @@ def repair_guide(pair: CoarsePair, msi: FloatCube, response: Response, *, correc
 
 @dataclass(frozen=True)
 class _Block:
-    guide: FloatArray
-    foreign: FloatArray
-    change: FloatArray
-    own: FloatArray
+    """As in :class:`RepairedGuide`."""
+
+    guide: FloatCube
+    foreign: FloatCube
+    change: FloatCube
+    own: FloatCube
+
+    def cut(self, inside: tuple[slice, slice]) -> _Block:
+        """Return a copy of a part of the block."""
+        return _Block(
+            self.guide[:, *inside].copy(), self.foreign[inside].copy(), self.change[inside].copy(),
+            self.own[inside].copy(),
+        )  # fmt: skip
 
 
 def _repair_block(
@@ -165,7 +180,9 @@ def _repair_block(
     repaired = decision.blend(guide, data.lit, data.expected)
     near = gaussian_filter(grown(candidates, 1).astype(np.float64), 0.7, mode="constant")
     repaired -= _BACK_PROJECTION * response.up((response.down(repaired) - data.seen) * near)
-    return _Block(repaired, decision.probability, decision.change, decision.own_detail)
+    return _Block(
+        *(part.astype(np.float32) for part in (repaired, decision.probability, decision.change, decision.own_detail))
+    )
 
 
 def decision_data(
@@ -267,7 +284,9 @@ def _detail_gain(
     return response.up(upper / np.maximum(lower, 1e-12)), belongs
 
 
-def blocks(shape: tuple[int, int]) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice]]]:
+def blocks(
+    shape: tuple[int, int], context_px: int = _CONTEXT_PX
+) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice]]]:
     """Blocks of the coarse grid with context, and without: fixed, whatever a fusion's tiles are."""
     for top in range(0, shape[0], _BLOCK_PX):
         for left in range(0, shape[1], _BLOCK_PX):
@@ -275,7 +294,7 @@ def blocks(shape: tuple[int, int]) -> Iterator[tuple[tuple[slice, slice], tuple[
                 slice(start, min(start + _BLOCK_PX, size)) for start, size in zip((top, left), shape, strict=True)
             )
             read = tuple(
-                slice(max(part.start - _CONTEXT_PX, 0), min(part.stop + _CONTEXT_PX, size))
+                slice(max(part.start - context_px, 0), min(part.stop + context_px, size))
                 for part, size in zip(core, shape, strict=True)
             )
             yield (read[0], read[1]), (core[0], core[1])
@@ -285,3 +304,9 @@ def fine_block(block: tuple[slice, slice], ratio: int) -> tuple[slice, slice]:
     """Return the fine pixels of a block of coarse ones."""
     rows, cols = block
     return slice(rows.start * ratio, rows.stop * ratio), slice(cols.start * ratio, cols.stop * ratio)
+
+
+def inner_block(read: tuple[slice, slice], core: tuple[slice, slice]) -> tuple[slice, slice]:
+    """Return where a block lies in what is read around it."""
+    rows, cols = (slice(c.start - r.start, c.stop - r.start) for c, r in zip(core, read, strict=True))
+    return rows, cols

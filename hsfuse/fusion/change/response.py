@@ -40,10 +40,15 @@ class Response:
 
     def up(self, y: NDArray[np.floating]) -> FloatArray:
         """Interpolate (band, row, col) to the fine grid."""
+        return np.asarray(self.up_single(y), np.float64)
+
+    def up_single(self, y: NDArray[np.floating]) -> NDArray[np.float32]:
+        """As :meth:`up`, in single precision."""
         import torch
 
         coarse = torch.from_numpy(np.ascontiguousarray(y, dtype=np.float32))[None]
-        return np.asarray(upsample(coarse, self.ratio, self.offset_px)[0].numpy(), np.float64)
+        fine: NDArray[np.float32] = upsample(coarse, self.ratio, self.offset_px)[0].numpy()
+        return fine
 
     def sparse(self, shape: tuple[int, int]) -> sp.csr_matrix:
         """Blur and decimation of a raveled image of ``shape`` coarse pixels as a sparse matrix."""

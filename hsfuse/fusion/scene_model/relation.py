@@ -15,16 +15,19 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from scipy.special import gammaincinv
 
+from hsfuse.fusion.gaussian import gaussian
 from hsfuse.fusion.scene_model.ridge import RIDGE
+from hsfuse.threads import side_by_side
 
 FloatArray = NDArray[np.float64]
+Part = TypeVar("Part")
 
 OUTLIER_DISTANCE = 60.0
 """Squared distance from which a pixel is a candidate for foreign ground."""
@@ -38,6 +41,8 @@ _LARGE_PX, _BLOCK_PX, _BLOCK_PIXELS = 120_000, 64, 50_000
 """Scenes of more pixels start from the relation of blocks of this side, so many pixels in all."""
 _LOOKS = 2
 """Steps of a round in which texture is looked at anew; later ones hardly change it."""
+_PART_PX = 1 << 15
+"""Pixels that are worked on at a time."""
 _WARM_ROUNDS: tuple[int, ...] = (1, 2)
 _WARM_FIELD_ROUNDS: tuple[int, ...] = (2, 1, 1, 2)
 
@@ -104,6 +109,7 @@ def relate(
     field: bool = False,
     nuisance: FloatArray | None = None,
     start: FloatArray | None = None,
+    threads: int = 1,
 ) -> GuideRelation:
     """Regress the MSI at low resolution on the HSI.
 
@@ -119,11 +125,13 @@ def relate(
         Further regressors of each band, shape (msi band, regressor, row, col); they do not count as ``seen``.
     start
         :func:`first_weights` of the pair, where they are known already.
+    threads
+        How many work side by side.
     """
     measured: FloatArray = np.asarray(msi, np.float64)
     if nuisance is None and start is None:
         start = first_weights(pair, measured)
-    solver = _Reweighted(pair, measured, nuisance, start)
+    solver = _Reweighted(pair, measured, nuisance, start, threads)
     if start is None:
         rounds = _FIELD_ROUNDS if field else _PLAIN_ROUNDS
     else:
@@ -185,8 +193,9 @@ class _Reweighted:
     """State of the iteration. Coefficients are fitted on a subsample, residuals and weights are those of all pixels."""
 
     def __init__(
-        self, pair: CoarsePair, msi: FloatArray, nuisance: FloatArray | None, start: FloatArray | None = None
+        self, pair: CoarsePair, msi: FloatArray, nuisance: FloatArray | None, start: FloatArray | None, threads: int
     ) -> None:
+        self.threads = threads
         self.shape = msi.shape[1:]
         self.bands, self.count = len(msi), msi[0].size
         self.valid = pair.valid.ravel()
@@ -216,9 +225,10 @@ class _Reweighted:
         self.gain, self.offset = (np.broadcast_to(np.float64(value), msi.shape) for value in (1.0, 0.0))
         self.plain = True
         self.seen: FloatArray | None = None
-        # Written anew in every step, in place.
+        # Written anew in every step, in place, some pixels after the others: they stay in the cache.
         self.residual, self.variance = np.empty((2, self.bands, self.count))
-        self.texture: FloatArray | None = None
+        self.texture: NDArray[np.float32] | None = None
+        self.parts = [slice(start, start + _PART_PX) for start in range(0, self.count, _PART_PX)]
         self.quartile = 2.0 * float(gammaincinv(self.bands / 2.0, 0.25))
         self.weight = (self._start(prediction) if start is None else start.ravel()) * self.valid
         self.first = True
@@ -236,18 +246,21 @@ class _Reweighted:
 
     def fit(self, *, polynomial: bool) -> None:
         """Solve every band's weighted ridge regression."""
-        target = (self.msi if self.plain else (self.msi - self.offset) / self.gain).reshape(self.bands, -1)
         pick = self.sample
+        target = self._target(pick)
         weight = self.weight[pick] / self.weight[pick].sum()
         common, shared = self.common, self.shared
         weighted = common * weight
-        gram, right = weighted @ common.T, weighted @ target[:, pick].T
+        gram, right = weighted @ common.T, weighted @ target.T
+        centre = np.zeros(self.bands)
+        if polynomial and self.seen is not None:
+            centre = np.array([image.ravel()[self.valid].mean() for image in self.seen])
         inside_of, constant, response = np.zeros((self.bands, self.rank)), np.zeros(self.bands), np.zeros(self.bands)
         others: list[FloatArray] = []
         size = self.rank + 1
         for band in range(self.bands):
             lead = [] if self.centred is None else [self.centred[band, pick][None]]
-            own = np.concatenate([np.zeros((0, len(pick))), *lead, *self._extra(band, polynomial, pick)])
+            own = np.concatenate([np.zeros((0, len(pick))), *lead, *self._extra(band, polynomial, pick, centre)])
             whole = np.empty((size + len(own), size + len(own)))
             whole[:size, :size] = gram
             whole[size:, :size] = own @ weighted.T
@@ -258,35 +271,52 @@ class _Reweighted:
             ridge[size + len(lead) :] = 1e-5 * np.diag(whole)[size + len(lead) :] + 1e-12
             loading = np.diag(ridge)
             loading[: self.rank, : self.rank] += self.level
-            found = np.linalg.solve(
-                whole + loading, np.concatenate([right[:, band], (own * weight) @ target[band, pick]])
-            )
+            found = np.linalg.solve(whole + loading, np.concatenate([right[:, band], (own * weight) @ target[band]]))
             inside_of[band], constant[band] = found[: self.rank], found[self.rank]
             response[band] = found[size] if lead else 0.0
             others.append(found[size + len(lead) :])
-        seen = (inside_of.astype(self.u.dtype) @ self.u).astype(np.float64) + constant[:, None]
-        if self.centred is not None:
-            seen += response[:, None] * self.centred
-        residual = np.subtract(target, seen, out=self.residual)
-        del target
-        everything = slice(None)
-        for band, found in enumerate(others):
-            for value, image in zip(found, itertools.chain(*self._extra(band, polynomial, everything)), strict=True):
-                residual[band] -= value * image
+        before, inside = self.seen, inside_of.astype(self.u.dtype)
+        seen = np.empty((self.bands, self.count)) if before is None else before.reshape(self.bands, -1)
+
+        def explain(part: slice) -> None:
+            found_seen = (inside @ self.u[:, part]).astype(np.float64) + constant[:, None]
+            if self.centred is not None:
+                found_seen += response[:, None] * self.centred[:, part]
+            residual = np.subtract(self._target(part), found_seen, out=self.residual[:, part])
+            for band, found in enumerate(others):
+                images = itertools.chain(*self._extra(band, polynomial, part, centre))
+                for value, image in zip(found, images, strict=True):
+                    residual[band] -= value * image
+            seen[:, part] = found_seen
+
+        self._each_part(explain)
         self.synthesis = inside_of if shared is None else inside_of + response[:, None] * shared.T
         count = 0 if self.nuisance is None else self.nuisance.shape[1]
         self.polynomial = [found[: len(found) - count] for found in others]
         self.nuisance_found = np.array([found[len(found) - count :] for found in others]).reshape(self.bands, count)
         self.seen = seen.reshape(self.bands, *self.shape)
 
-    def _extra(self, band: int, polynomial: bool, pick: NDArray[np.int64] | slice) -> list[FloatArray]:
+    def _target(self, pick: NDArray[np.int64] | slice) -> FloatArray:
+        """Some pixels of the MSI without the field, shape (msi band, pixel)."""
+        msi, offset, gain = (image.reshape(self.bands, -1) for image in (self.msi, self.offset, self.gain))
+        return msi[:, pick] if self.plain else (msi[:, pick] - offset[:, pick]) / gain[:, pick]
+
+    def _each_part(self, work: Callable[[slice], Part]) -> list[Part]:
+        return list(side_by_side(work, self.parts, self.threads if len(self.parts) > 1 else 1))
+
+    def _each_band(self, work: Callable[[int], None]) -> None:
+        for _ in side_by_side(work, range(self.bands), self.threads if len(self.parts) > 1 else 1):
+            pass
+
+    def _extra(
+        self, band: int, polynomial: bool, pick: NDArray[np.int64] | slice, centre: FloatArray
+    ) -> list[FloatArray]:
         """Regressors of some pixels that do not describe what the HSI shows, each of shape (regressor, pixel)."""
         parts: list[FloatArray] = []
         if polynomial:
             parts.append(self.position[:, pick])
             if self.seen is not None:
-                flat = self.seen[band].ravel()
-                parts.append(self.position[:, pick] * (flat[pick] - flat[self.valid].mean()))
+                parts.append(self.position[:, pick] * (self.seen[band].ravel()[pick] - centre[band]))
         if self.nuisance is not None:
             parts.append(self.nuisance[band][:, pick])
         return parts
@@ -295,41 +325,67 @@ class _Reweighted:
         """Standardise the residuals and weigh the pixels by them; ``look`` at the texture of what is seen anew."""
         if self.seen is None:
             raise RuntimeError("reweight() before fit()")
-        w, ok = self.weight, self.valid
-        total = w.sum()
+        w, ok, total = self.weight, self.valid, float(self.weight.sum())
         if look or self.texture is None:
-            # Band by band: the images of a whole scene are large.
-            self.texture = np.empty_like(self.residual)
-            for band, image in enumerate(self.seen):
-                found = smoothed((image - smoothed(image, 1.0)) ** 2, 1.5).ravel()
-                np.divide(found, max(float(found[ok].mean()), 1e-30), out=self.texture[band])
+            self.texture = self._texture(self.seen)
         texture = self.texture
-        variance = self.variance
-        for band in range(self.bands):
-            square = self.residual[band] ** 2
-            if self.first and not self.known:
-                floor = float(np.median(square[ok])) / 0.455
-            else:
-                floor = float((square * w).sum() / total)
-            q = np.stack([np.ones(self.count), texture[band]])
-            share = np.linalg.solve((q * w) @ q.T * (1.0 + 1e-9 * np.eye(2)) + 1e-30 * np.eye(2), (q * w) @ square)
-            if share.min() < 0:
-                mean = max(float(texture[band] @ w / total), 1e-12)
-                share = np.array([floor, 0.0]) if share[1] < 0 else np.array([0.1 * floor, 0.9 * floor / mean])
-            variance[band] = np.maximum(share @ q, 1e-12)
-        standard = np.sqrt(variance)
-        np.divide(self.residual, standard, out=standard)
-        covariance = (standard * w) @ standard.T / total + 0.05 * np.eye(self.bands)
-        solved = np.linalg.solve(covariance, standard)
-        distance = np.einsum("bp,bp->p", standard, solved)
-        del standard, solved
+
+        def moments(part: slice) -> FloatArray:
+            """Weighted sums of 1, texture, texture squared, and of the squared residual times 1 and texture."""
+            weight, square, rough = w[part], self.residual[:, part] ** 2, texture[:, part].astype(np.float64)
+            both = rough * weight
+            return np.stack([
+                np.full(self.bands, weight.sum()), both.sum(axis=1), (both * rough).sum(axis=1), square @ weight,
+                (both * square).sum(axis=1),
+            ])  # fmt: skip
+
+        sums = sum(self._each_part(moments))
+        share = np.empty((self.bands, 2))
+        for band, (ones, rough, rougher, square, both) in enumerate(np.asarray(sums).T):
+            gram = np.array([[ones, rough], [rough, rougher]])
+            share[band] = np.linalg.solve(
+                gram * (1.0 + 1e-9 * np.eye(2)) + 1e-30 * np.eye(2), np.array([square, both])
+            )  # fmt: skip
+            if share[band].min() < 0:
+                mean = max(rough / total, 1e-12)
+                floor = square / total
+                if self.first and not self.known:
+                    floor = float(np.median((self.residual[band] ** 2)[ok])) / 0.455
+                share[band] = (floor, 0.0) if share[band, 1] < 0 else (0.1 * floor, 0.9 * floor / mean)
+
+        def scatter(part: slice) -> FloatArray:
+            variance = np.maximum(share[:, :1] + share[:, 1:] * texture[:, part], 1e-12, out=self.variance[:, part])
+            standard = self.residual[:, part] / np.sqrt(variance)
+            return np.asarray((standard * w[part]) @ standard.T)
+
+        covariance = np.asarray(sum(self._each_part(scatter))) / total + 0.05 * np.eye(self.bands)
+        precision, distance = np.linalg.inv(covariance), np.empty(self.count)
+
+        def measure(part: slice) -> None:
+            standard = self.residual[:, part] / np.sqrt(self.variance[:, part])
+            distance[part] = (standard * (precision @ standard)).sum(axis=0)
+
+        self._each_part(measure)
         self.scale = max(float(np.quantile(distance[ok], 0.25)) / self.quartile, 1e-12)
-        self.distance, self.first = distance / self.scale, False
+        distance /= self.scale
+        self.distance, self.first = distance, False
         if hard:
             new = np.where(self.distance < _TUKEY, (1.0 - self.distance / _TUKEY) ** 2, 0.0) + 1e-4
         else:
             new = 1.0 / (1.0 + self.distance / _STUDENT_SCALE) ** 2
         self.weight = new * ok
+
+    def _texture(self, seen: FloatArray) -> NDArray[np.float32]:
+        """Local variance of what is seen over its mean, shape (msi band, pixel)."""
+        texture, valid = np.empty((self.bands, self.count), np.float32), self.valid
+
+        def look(band: int) -> None:
+            image = np.asarray(seen[band] - seen[band].mean(), np.float32)
+            found = gaussian((image - gaussian(image, 1.0)) ** 2, 1.5).ravel()
+            np.divide(found, max(float(found[valid].mean(dtype=np.float64)), 1e-30), out=texture[band])
+
+        self._each_band(look)
+        return texture
 
     def absorb_polynomial(self) -> None:
         """Move the fitted polynomials into the field."""
@@ -356,19 +412,23 @@ class _Reweighted:
             raise RuntimeError("absorb_windows() before fit()")
         self._make_field()
         weight, seen = self.weight.reshape(self.shape), self.seen
-        norm = np.maximum(smoothed(weight, _WINDOW_PX), 1e-6)
+        norm = np.maximum(gaussian(weight, _WINDOW_PX), 1e-6)
 
-        def average(x: FloatArray) -> FloatArray:
-            return np.asarray(smoothed(x * weight, _WINDOW_PX) / norm)
+        def average(x: FloatArray) -> NDArray[np.float32]:
+            return np.asarray(gaussian(x * weight, _WINDOW_PX) / norm)
 
-        for band, image in enumerate(seen):
-            measured = (self.msi[band] - self.offset[band]) / self.gain[band]
+        def absorb(band: int) -> None:
+            # Without the mean: in single precision little would be left of the difference of two squares.
+            level = seen[band].mean()
+            image, measured = seen[band] - level, (self.msi[band] - self.offset[band]) / self.gain[band] - level
             mean_seen, mean_measured = average(image), average(measured)
-            prior = _WINDOW_PRIOR * ((image - image.mean()) ** 2 * weight).sum() / weight.sum()
+            prior = _WINDOW_PRIOR * (image**2 * weight).sum() / weight.sum()
             gain = average(image * measured) - mean_seen * mean_measured + prior
             gain = np.clip(gain / (average(image * image) - mean_seen**2 + prior), 0.5, 2.0)
-            self.offset[band] += self.gain[band] * (mean_measured - gain * mean_seen)
+            self.offset[band] += self.gain[band] * ((mean_measured + level) - gain * (mean_seen + level))
             self.gain[band] *= gain
+
+        self._each_band(absorb)
 
     def result(self) -> GuideRelation:
         """Collect what was found."""
