@@ -1,4 +1,6 @@
-"""Fewer threads inside libraries for a while; whoever called gets back what was set before.
+"""How many threads work: pieces of work side by side, and fewer threads inside libraries for a while.
+
+Whoever called gets back what was set before.
 
 Counts of threads belong to the whole process. Several runs at a time therefore count themselves in and out: the last
 one to leave restores what the first one found.
@@ -6,6 +8,7 @@ one to leave restores what the first one found.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -15,14 +18,40 @@ from typing import TypeVar
 
 from threadpoolctl import threadpool_limits
 
+from hsfuse.processor import usable_cores
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _lock = threading.Lock()
+_allowed: list[int] = []
+"""What each run that is going on may use."""
 _torch_users = 0
 _torch_found = 1
 _blas_users = 0
 _blas_limits: list[threadpool_limits] = []
+
+
+@contextmanager
+def allowed_threads(count: int) -> Iterator[None]:
+    """Let :func:`threads_for` give out so many threads: what the settings allow a run."""
+    with _lock:
+        _allowed.append(count)
+    try:
+        yield
+    finally:
+        with _lock:
+            _allowed.remove(count)
+
+
+def threads_for(most: int) -> int:
+    """Return how many pieces of work may be done at a time, ``most`` at most.
+
+    That is what the run may use (of several at a time: the one with the fewest), and all usable cores where none says.
+    Results must not depend on it.
+    """
+    with _lock:
+        return max(1, min(most, *(_allowed or (usable_cores(),))))
 
 
 @contextmanager
@@ -105,9 +134,10 @@ def one_ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator
 
 
 def _one_torch_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
+    # What does without torch does not load it for that.
+    limit = getattr(sys.modules.get("torch"), "set_num_threads", None)
+    if limit is not None:
+        limit(1)
 
 
 @contextmanager

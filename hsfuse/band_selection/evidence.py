@@ -1,38 +1,34 @@
 """What a scene itself says about each of its bands, measured on a sample of rows in bounded memory.
 
-Noise and stripes are separated from the ground in two steps. A second difference along the row removes what
-varies slowly in space; a regression on the two spectrally adjacent bands removes what they share, which is the
-ground's texture, because bands 10 nm apart see nearly the same ground but not the same noise (the idea of Roger
-and Arnold, Int. J. Remote Sensing 17, 1996). What is left is noise, which changes from row to row, and column
-stripes, which do not: an analysis of variance over four rows tells them apart.
+Blocks of rows are read in turn and looked at side by side (:mod:`hsfuse.band_selection.block_evidence`).
 """
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hsfuse.band_selection.block_evidence import Block, typical_values
 from hsfuse.errors import OverlapError
 from hsfuse.grid import Grid, Slice2D
 from hsfuse.progress import Progress, SilentProgress
-from hsfuse.readers.base import ERROR_INVALID_L1, ERROR_NEGATIVE, ERROR_SATURATED, HyperspectralProduct
+from hsfuse.readers.base import HyperspectralProduct
+from hsfuse.threads import side_by_side
 
 FloatArray = NDArray[np.float64]
 
 BLOCK_ROWS = 16
 MAX_BLOCKS = 30
-_STRIPE_ROWS = 4
-"""Few enough that stripes of a map-projected (rotated) scene stay in their column."""
 _MAX_SAMPLES = 5_000_000
-_SECOND_DIFFERENCE_GAIN = 1.5
-"""Variance of x - (left + right) / 2 per variance of uncorrelated noise in x."""
-_MIN_PIXELS = 256
-_CLIP_SIGMA = 3.5
-_CLIP_ROUNDS = 4
 _LEAST_SIGNAL = 1e-4
 _LEAST_NOISE = 1e-7
+_MOST_THREADS = 4
+"""Each block takes 150 MB while it is looked at."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +101,9 @@ def measure_bands(
     sums = _Sums(len(product.bands))
     blocks = sample_blocks(product.grid, len(product.bands), max_blocks=max_blocks)
     with (progress or SilentProgress()).stage("examine bands", len(blocks)) as stage:
-        for block in blocks:
-            valid = product.valid(block)
-            if valid.any():
-                cube = product.read(block)
-                sums.add(cube, valid, product.error_codes(block))
+        for found in _found_in(product, blocks):
+            if found is not None:
+                sums.add(found)
             stage.advance()
     if sums.pixels == 0:
         raise OverlapError(
@@ -117,6 +111,37 @@ def measure_bands(
             hint="Check that the file is not empty and that the area of interest lies in its footprint.",
         )
     return sums.result()
+
+
+def _found_in(product: HyperspectralProduct, blocks: list[Slice2D]) -> Iterator[Block | None]:
+    """Read blocks in turn and look at several at a time; in order, None for one outside the footprint."""
+    threads = side_by_side(_MOST_THREADS)
+    offset: FloatArray | None = None
+    waiting: deque[Future[Block] | None] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="hsfuse-examine") as pool:
+        try:
+            for block in blocks:
+                valid = product.valid(block)
+                if valid.any():
+                    cube = product.read(block)
+                    if offset is None:
+                        offset = typical_values(cube, valid)
+                    waiting.append(pool.submit(Block.of, cube, valid, product.error_codes(block), offset))
+                    del cube
+                else:
+                    waiting.append(None)
+                while len(waiting) >= threads:
+                    yield _result(waiting.popleft())
+            while waiting:
+                yield _result(waiting.popleft())
+        finally:
+            for future in waiting:
+                if future is not None:
+                    future.cancel()
+
+
+def _result(future: Future[Block] | None) -> Block | None:
+    return None if future is None else future.result()
 
 
 @dataclass
@@ -131,46 +156,23 @@ class _Sums:
     pairs: FloatArray = field(init=False)
     total: FloatArray = field(init=False)
     present: FloatArray = field(init=False)
-    offset: FloatArray | None = None
     spreads: list[tuple[FloatArray, FloatArray]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.error, self.missing, self.negative, self.total, self.present = np.zeros((5, self.count))
         self.pairs = np.zeros((6, self.count - 1))
 
-    def add(self, cube: NDArray[np.float32], valid: NDArray[np.bool_], codes: NDArray[np.uint8] | None) -> None:
-        """Take in one block, cube and codes (band, row, col), valid (row, col)."""
-        pixels = int(valid.sum())
-        self.pixels += pixels
-        present = np.isfinite(cube) & valid
-        counts = present.sum(axis=(1, 2), dtype=np.float64)
-        self.missing += pixels - counts
-        negative = present & (np.less(cube, 0.0, where=present, out=np.zeros_like(present)))
-        if codes is not None:
-            self.error += ((codes & (ERROR_INVALID_L1 | ERROR_SATURATED)).astype(bool) & valid).sum(axis=(1, 2))
-            negative |= (codes & ERROR_NEGATIVE).astype(bool) & valid
-        self.negative += negative.sum(axis=(1, 2))
-        filled = np.where(present, cube, np.float32(0.0))
-        block_total = filled.sum(axis=(1, 2), dtype=np.float64)
-        self.total += block_total
-        self.present += counts
-        self._add_pairs(filled, present, block_total / np.maximum(counts, 1.0))
-        spread = _noise_and_stripes(np.where(present, cube, np.float32("nan")))
-        if spread is not None:
-            self.spreads.append(spread)
-
-    def _add_pairs(self, filled: NDArray[np.float32], present: NDArray[np.bool_], mean: FloatArray) -> None:
-        if self.offset is None:
-            self.offset = mean
-        # Shifted by a typical value, so that single precision loses nothing in the squares.
-        shifted = np.where(present, filled - self.offset[:, None, None].astype(np.float32), np.float32(0.0))
-        for k in range(self.count - 1):
-            both = present[k] & present[k + 1]
-            a, b = shifted[k][both], shifted[k + 1][both]
-            self.pairs[:, k] += (
-                a.size, a.sum(dtype=np.float64), b.sum(dtype=np.float64),
-                np.dot(a, a), np.dot(b, b), np.dot(a, b),
-            )  # fmt: skip
+    def add(self, block: Block) -> None:
+        """Take in one block."""
+        self.pixels += block.pixels
+        self.error += block.error
+        self.missing += block.missing
+        self.negative += block.negative
+        self.pairs += block.pairs
+        self.total += block.total
+        self.present += block.present
+        if block.spread is not None:
+            self.spreads.append(block.spread)
 
     def result(self) -> BandStatistics:
         """Turn the sums into figures."""
@@ -212,92 +214,3 @@ def _neighbour_correlation(pairs: FloatArray) -> FloatArray:
     padded = np.concatenate(([-1.0], r, [-1.0]))
     best: FloatArray = np.maximum(padded[:-1], padded[1:])
     return best if r.size else np.zeros(1)
-
-
-def _noise_and_stripes(cube: NDArray[np.float32]) -> tuple[FloatArray, FloatArray] | None:
-    """Standard deviation of noise and of column stripes per band of one block, or None when it is too small."""
-    bands, rows, cols = cube.shape
-    groups = rows // _STRIPE_ROWS
-    if cols < 8 or groups < 1:
-        return None
-    detail = cube[:, : groups * _STRIPE_ROWS, 1:-1] - np.float32(0.5) * (
-        cube[:, : groups * _STRIPE_ROWS, :-2] + cube[:, : groups * _STRIPE_ROWS, 2:]
-    )
-    known = np.isfinite(detail)
-    if known.any(axis=0).sum() < _MIN_PIXELS:
-        return None
-    detail[~known] = 0.0
-    first, second, weights = _adjacent_fit(detail)
-    residual = detail
-    if bands > 2:
-        a, b = weights.astype(np.float32)
-        residual = detail - a[:, None, None] * detail[first] - b[:, None, None] * detail[second]
-    residual = residual.reshape(bands, groups, _STRIPE_ROWS, cols - 2)
-    whole: NDArray[np.bool_] = np.all(known.reshape(residual.shape), axis=2)
-    mean = residual.mean(axis=2)
-    within = np.square(residual - mean[:, :, None, :]).sum(axis=2) / np.float32(_STRIPE_ROWS - 1)
-    enough = whole.sum(axis=(1, 2)) >= _MIN_PIXELS // _STRIPE_ROWS
-    noise = _clipped_mean(within, whole)
-    stripes = np.maximum(_clipped_mean(np.square(mean), whole) - noise / _STRIPE_ROWS, 0.0)
-    noise = _own_share(noise, first, second, weights) / _SECOND_DIFFERENCE_GAIN
-    stripes = _own_share(stripes, first, second, weights) / _SECOND_DIFFERENCE_GAIN
-    return np.where(enough, np.sqrt(noise), np.nan), np.where(enough, np.sqrt(stripes), np.nan)
-
-
-def _clipped_mean(squares: NDArray[np.float32], known: NDArray[np.bool_]) -> FloatArray:
-    """Mean per band of squared deviations, without outliers.
-
-    A sharp edge of the ground leaves a large deviation behind, which is neither noise nor stripe.
-    """
-    kept = known
-    mean = np.zeros(squares.shape[0])
-    for _ in range(_CLIP_ROUNDS):
-        number = np.maximum(kept.sum(axis=(1, 2)), 1)
-        mean = np.einsum("bgc,bgc->b", squares, kept.astype(np.float32)).astype(np.float64) / number
-        kept = known & (squares <= (_CLIP_SIGMA**2 * mean).astype(np.float32)[:, None, None])
-    return mean
-
-
-def _adjacent_fit(detail: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64], FloatArray]:
-    """Least-squares weights of two neighbours for each band: their indices and weights, shape (2, band)."""
-    bands = detail.shape[0]
-    index = np.arange(bands)
-    first, second = index - 1, index + 1
-    if bands < 3:
-        return index, index, np.zeros((2, bands))
-    first[0], second[0] = 1, 2
-    first[-1], second[-1] = bands - 2, bands - 3
-    flat = detail.reshape(bands, -1)
-    products = {step: np.einsum("bi,bi->b", flat[: bands - step], flat[step:]).astype(np.float64) for step in range(3)}
-
-    def dot(i: NDArray[np.int64], j: NDArray[np.int64]) -> FloatArray:
-        low, step = np.minimum(i, j), np.abs(i - j)
-        result = np.zeros(i.size)
-        for distance, values in products.items():
-            chosen = step == distance
-            result[chosen] = values[low[chosen]]
-        return result
-
-    aa, bb, ab = dot(first, first), dot(second, second), dot(first, second)
-    ya, yb = dot(index, first), dot(index, second)
-    # A trace of ridge keeps two identical or two empty neighbours solvable.
-    ridge = 1e-6 * (aa + bb) + 1e-30
-    determinant = (aa + ridge) * (bb + ridge) - ab**2
-    weights = np.stack([(bb + ridge) * ya - ab * yb, (aa + ridge) * yb - ab * ya]) / determinant
-    return first, second, weights
-
-
-def _own_share(
-    variance: FloatArray, first: NDArray[np.int64], second: NDArray[np.int64], weights: FloatArray
-) -> FloatArray:
-    """Remove the neighbours' noise from a residual's variance.
-
-    The residual of band k holds its own variance plus that of its neighbours times the squared weights: a small
-    linear system. At least a quarter of the residual's variance is left to the band itself.
-    """
-    # A damped fixed point instead of a direct solve: the system may be singular for bands that mirror each other.
-    own = variance.copy()
-    for _ in range(20):
-        borrowed = weights[0] ** 2 * own[first] + weights[1] ** 2 * own[second]
-        own = 0.5 * own + 0.5 * np.clip(variance - borrowed, 0.25 * variance, variance)
-    return own

@@ -22,7 +22,7 @@ from torch import Tensor
 from hsfuse.coregister.images import OVERSAMPLING
 from hsfuse.coregister.sampling import Smoother, bspline_sample
 from hsfuse.coregister.sums import HALO_PX, WindowSums
-from hsfuse.coregister.threads import parallel_map
+from hsfuse.coregister.threads import parallel_map, parts_of
 from hsfuse.coregister.windows import BLOCK_PX, Windows, block_matrix
 from hsfuse.native import match
 
@@ -179,10 +179,10 @@ class Refiner:
         image = torch.empty((self._reference.shape[0], self.height, self.width), device=self.device)
         mask = torch.empty((self.height, self.width), dtype=torch.bool, device=self.device)
         if match.serves(self.device.type):
-            fill, step = self._displaced, -(-self.height // 2)
+            fill, parts = self._displaced, parts_of(self.height)
         else:
-            fill, step = self._sampled, _WARP_ROWS if self.device.type == "cpu" else self.height
-        parts = [slice(top, min(top + step, self.height)) for top in range(0, self.height, step)]
+            step = _WARP_ROWS if self.device.type == "cpu" else self.height
+            fill, parts = self._sampled, [slice(t, min(t + step, self.height)) for t in range(0, self.height, step)]
         list(parallel_map(lambda rows: fill(displacement, rows, image, mask), parts))
         return Warped(image, mask)
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hsfuse.coregister.threads import parallel_map
+from hsfuse.coregister.threads import parallel_map, parts_of
 from hsfuse.coregister.windows import BLOCK_PX, Strip, Windows, block_matrix, block_sums
 from hsfuse.native import match
 
@@ -90,16 +90,18 @@ class WindowSums:
         )
         model = None if halves is None else (halves[0].contiguous().numpy(), halves[1].contiguous().numpy())
         scores = np.zeros(self._score_shape(kind), np.float32)
-        # Two parts, always the same, so that a sum does not depend on the number of processors.
-        middle = min(height, -(-height // (2 * match.STRIP_PX)) * match.STRIP_PX)
+        # Always the same parts, so that a sum does not depend on the number of processors.
+        parts = parts_of(height, match.STRIP_PX)
 
         def share(rows: slice) -> Tensor:
             sums = np.zeros((self._count(kind), *self._windows.shape))
             match.window_sums(kind, lattice, rows, target, reference, mask, inner, model, sums, scores, BLOCK_PX)
             return torch.from_numpy(sums)
 
-        upper, lower = parallel_map(share, [slice(0, middle), slice(middle, height)])
-        return upper.add_(lower), torch.from_numpy(scores)
+        total, *others = parallel_map(share, parts)
+        for other in others:
+            total += other
+        return total, torch.from_numpy(scores)
 
     def _score_shape(self, kind: Kind) -> tuple[int, int, int]:
         height, width = self._mask.shape

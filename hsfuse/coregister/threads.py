@@ -1,4 +1,4 @@
-"""Two pieces of work at a time: torch, NumPy and GDAL let go of the interpreter's lock while they compute.
+"""Several pieces of work at a time: torch, NumPy and GDAL let go of the interpreter's lock while they compute.
 
 Every operation itself runs in one thread (see :mod:`hsfuse.coregister.products`), and results are put together in a
 fixed order, so they do not depend on which piece was finished first. The threads stay: matrix libraries keep buffers
@@ -12,14 +12,28 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
 from typing import TypeVar
 
+from hsfuse.threads import side_by_side
+
 In = TypeVar("In")
 Out = TypeVar("Out")
 Other = TypeVar("Other")
 
+PARTS = 8
+"""Pieces that an image is cut into, whatever the number of threads; also the most threads that work on them."""
+
 
 def parallel_map(work: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
-    """Results of independent pieces of work, in order, two at a time; the work itself must not use this function."""
-    yield from _pool("pieces", 2).map(work, items)
+    """Results of independent pieces of work, in order, several at a time; the work must not use this function.
+
+    Two at a time at least, for one may wait for a file.
+    """
+    yield from _pool("pieces", max(side_by_side(PARTS), 2)).map(work, items)
+
+
+def parts_of(size: int, unit: int = 1) -> list[slice]:
+    """Cut rows into :data:`PARTS` pieces that begin at multiples of ``unit``; fewer where there are not enough."""
+    step = -(-size // (PARTS * unit)) * unit
+    return [slice(first, min(first + step, size)) for first in range(0, size, step)]
 
 
 def run_both(first: Callable[[], Out], second: Callable[[], Other]) -> tuple[Out, Other]:

@@ -14,6 +14,7 @@ from scipy.ndimage import binary_erosion, uniform_filter
 
 from hsfuse.degrade.decimation import decimate_separable
 from hsfuse.degrade.psf import MAX_FWHM_PX, MIN_FWHM_PX, Psf, displaced_kernels
+from hsfuse.threads import side_by_side
 
 if TYPE_CHECKING:
     import torch
@@ -66,7 +67,7 @@ def estimate_psf(
     if sum(int(sample.usable.sum()) for sample in samples) < _MIN_PSF_PIXELS:
         return None
 
-    with ThreadPoolExecutor(2, thread_name_prefix="hsfuse-psf") as pool:
+    with ThreadPoolExecutor(side_by_side(_MOST_WINDOWS), thread_name_prefix="hsfuse-psf") as pool:
         return _search(samples, ratio, tolerance, least_explained, pool)
 
 

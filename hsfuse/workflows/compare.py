@@ -33,7 +33,7 @@ from hsfuse.qa.compare_report import CompareData, MethodResult, write_compare_re
 from hsfuse.qa.page import OWN_PICTURE, picture_folder
 from hsfuse.qa.plain import to_plain, write_json
 from hsfuse.resources import Resources
-from hsfuse.threads import torch_threads
+from hsfuse.threads import allowed_threads, torch_threads
 from hsfuse.workflows.comparison.judge import Judge
 from hsfuse.workflows.comparison.scratch_cube import ScratchCube
 from hsfuse.workflows.comparison.setting import ComparisonSetting, SettingSource, open_source
@@ -113,6 +113,7 @@ def compare(
     given = resolved(resources) if resources else resources_of(config)
     with StageClock(progress) as clock, ExitStack() as stack:
         stack.enter_context(bounded_block_cache())
+        stack.enter_context(allowed_threads(given.threads))
         stack.enter_context(torch_threads(given.threads))
         expect(clock, _to_come(config, {}))
         with clock.stage("open") as stage:

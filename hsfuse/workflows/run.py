@@ -18,7 +18,7 @@ from hsfuse.process import bounded_block_cache
 from hsfuse.progress import Progress, expect, progress_here
 from hsfuse.readers.given_path import given_path
 from hsfuse.resources import Resources
-from hsfuse.threads import torch_threads
+from hsfuse.threads import allowed_threads, torch_threads
 from hsfuse.workflows.python.settings import RunSettings, documents
 from hsfuse.workflows.python.words import speaks_python
 from hsfuse.workflows.steps.adapted import (
@@ -181,6 +181,7 @@ def run_scene(
             read_ahead(pair, config)
         # Their libraries take seconds to import, in which other cores decode images.
         given = resolved(resources) if resources else resources_of(config)
+        stack.enter_context(allowed_threads(given.threads))
         if not quick:
             stack.enter_context(torch_threads(given.threads))
         chosen = in_steps(suit_pair(choose_method(config, given.device, planning=quick), pair, config), pair)

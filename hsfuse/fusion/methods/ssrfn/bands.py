@@ -39,6 +39,6 @@ def rows_at_once(x: Tensor, bands: int, ratio: int = 1) -> int:
     Without gradients on a CPU that is what fits the cache, else all.
     """
     count, _, rows, cols = x.shape
-    if torch.is_grad_enabled() or x.is_cuda:
+    if torch.is_grad_enabled() or x.device.type != "cpu":
         return rows
     return max(SAMPLES_AT_ONCE // max(count * bands * cols * ratio, 1), 1) * ratio

@@ -25,7 +25,7 @@ def inference_rows(x: Tensor) -> list[slice] | None:
 
     None where everything is done at once: with gradients, which need what is between, and on a GPU.
     """
-    if torch.is_grad_enabled() or x.is_cuda:
+    if torch.is_grad_enabled() or x.device.type != "cpu":
         return None
     step = max(_ROW_BYTES // (x.shape[0] * x.shape[1] * x.shape[3] * x.element_size()), 1)
     return [slice(top, min(top + step, x.shape[2])) for top in range(0, x.shape[2], step)]
