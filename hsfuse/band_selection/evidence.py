@@ -5,10 +5,9 @@ Blocks of rows are read in turn and looked at side by side (:mod:`hsfuse.band_se
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +15,9 @@ from numpy.typing import NDArray
 from hsfuse.band_selection.block_evidence import Block, typical_values
 from hsfuse.errors import OverlapError
 from hsfuse.grid import Grid, Slice2D
+from hsfuse.parallel import side_by_side, threads_for
 from hsfuse.progress import Progress, SilentProgress
 from hsfuse.readers.base import HyperspectralProduct
-from hsfuse.threads import side_by_side
 
 FloatArray = NDArray[np.float64]
 
@@ -115,33 +114,22 @@ def measure_bands(
 
 def _found_in(product: HyperspectralProduct, blocks: list[Slice2D]) -> Iterator[Block | None]:
     """Read blocks in turn and look at several at a time; in order, None for one outside the footprint."""
-    threads = side_by_side(_MOST_THREADS)
     offset: FloatArray | None = None
-    waiting: deque[Future[Block] | None] = deque()
-    with ThreadPoolExecutor(threads, thread_name_prefix="hsfuse-examine") as pool:
-        try:
-            for block in blocks:
-                valid = product.valid(block)
-                if valid.any():
-                    cube = product.read(block)
-                    if offset is None:
-                        offset = typical_values(cube, valid)
-                    waiting.append(pool.submit(Block.of, cube, valid, product.error_codes(block), offset))
-                    del cube
-                else:
-                    waiting.append(None)
-                while len(waiting) >= threads:
-                    yield _result(waiting.popleft())
-            while waiting:
-                yield _result(waiting.popleft())
-        finally:
-            for future in waiting:
-                if future is not None:
-                    future.cancel()
 
+    def read() -> Iterator[tuple[Any, ...] | None]:
+        nonlocal offset
+        for block in blocks:
+            valid = product.valid(block)
+            if not valid.any():
+                yield None
+                continue
+            cube = product.read(block)
+            if offset is None:
+                offset = typical_values(cube, valid)
+            yield cube, valid, product.error_codes(block), offset
+            del cube
 
-def _result(future: Future[Block] | None) -> Block | None:
-    return None if future is None else future.result()
+    return side_by_side(lambda given: None if given is None else Block.of(*given), read(), threads_for(_MOST_THREADS))
 
 
 @dataclass

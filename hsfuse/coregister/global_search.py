@@ -34,15 +34,20 @@ def contrast_features(image: Tensor, mask: Tensor, scale_px: float = _FEATURE_SC
     count = mask.sum().clamp(min=1.0)
     features = torch.zeros((2 * len(image), *mask.shape), device=image.device)
     contrast, steep = features[: len(image)], features[len(image) :]
-    smoother.subtract(image, mask, contrast)
-    for plain, slope in zip(contrast, steep, strict=True):
+    total = smoother.total(mask)
+
+    def one(layers: tuple[Tensor, Tensor, Tensor]) -> None:
+        layer, plain, slope = layers
+        torch.sub(layer, smoother.mean(layer, mask, total), out=plain)
         plain *= mask
         scale = 1.25 * plain.abs().sum() / count
         plain.div_(scale.clamp(min=1e-9)).clamp_(-3.0, 3.0)
         torch.hypot(
             plain[1:-1, 2:] - plain[1:-1, :-2], plain[2:, 1:-1] - plain[:-2, 1:-1], out=slope[1:-1, 1:-1]
         )  # fmt: skip
-    smoother.subtract(steep, mask, steep).mul_(mask)
+        torch.sub(slope, smoother.mean(slope, mask, total), out=slope).mul_(mask)
+
+    list(parallel_map(one, zip(image, contrast, steep, strict=True)))
     return features
 
 
@@ -119,9 +124,13 @@ def image_features(image: Tensor, factor: int, scale_px: float) -> Features:
     share = torch.nn.functional.avg_pool2d(valid[None].float(), factor)[0]
     mask = (share >= 0.5).float()
     mean = torch.empty((len(image), *mask.shape), device=image.device)
-    for layer, out in zip(image, mean, strict=True):
+
+    def average(layers: tuple[Tensor, Tensor]) -> None:
+        layer, out = layers
         out.copy_(torch.nn.functional.avg_pool2d(torch.where(valid, layer, 0.0)[None], factor)[0])
         out.div_(share.clamp(min=0.5)).mul_(mask)
+
+    list(parallel_map(average, zip(image, mean, strict=True)))
     return Features(contrast_features(mean, mask, scale_px), mask)
 
 

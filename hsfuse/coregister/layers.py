@@ -17,7 +17,7 @@ from hsfuse.coregister.correlate import joint_ncc
 from hsfuse.coregister.global_search import contrast_features
 from hsfuse.coregister.refine import Refiner, Warped
 from hsfuse.coregister.sampling import Smoother
-from hsfuse.coregister.threads import parallel_map
+from hsfuse.coregister.threads import parallel_map, run_both
 
 _SCALE_PX, _AROUND_PX = 4.0, 4.0
 _SEARCH_PX = 24
@@ -67,8 +67,9 @@ def find_second_layer(refiner: Refiner, warped: Warped, allowed: Tensor) -> Seco
     """
     target, channels = refiner.target, int(refiner.target.shape[0])
     mask = (refiner.target_valid & warped.usable).float()
-    mine, theirs = parallel_map(
-        lambda image: contrast_features(image, mask, _SCALE_PX), (target.clone(), warped.image[:channels].clone())
+    mine, theirs = run_both(
+        lambda: contrast_features(target.clone(), mask, _SCALE_PX),
+        lambda: contrast_features(warped.image[:channels].clone(), mask, _SCALE_PX),
     )
     unexplained, share = _unexplained(mine, theirs, mask)
     unexplained.mul_(allowed)
@@ -100,11 +101,11 @@ def _unexplained(mine: Tensor, theirs: Tensor, mask: Tensor) -> tuple[Tensor, fl
     smoother = Smoother(int(mask.shape[0]), int(mask.shape[1]), _AROUND_PX, mask.device)
     total = smoother.total(mask)
 
-    def local(first: Tensor, second: Tensor) -> Tensor:
-        product = (first * second).sum(dim=0)
+    def local(pair: tuple[Tensor, Tensor]) -> Tensor:
+        product = (pair[0] * pair[1]).sum(dim=0)
         return smoother.mean(product, mask, total)
 
-    own, other, common = local(mine, mine), local(theirs, theirs), local(mine, theirs)
+    own, other, common = parallel_map(local, ((mine, mine), (theirs, theirs), (mine, theirs)))
     correlation = common / (own * other).clamp(min=1e-9).sqrt()
     seen = mask > 0
     if not bool(seen.any()):

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
 from typing import TypeVar
 
-from hsfuse.threads import side_by_side
+from hsfuse.parallel import threads_for
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -27,7 +27,7 @@ def parallel_map(work: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out
 
     Two at a time at least, for one may wait for a file.
     """
-    yield from _pool("pieces", max(side_by_side(PARTS), 2)).map(work, items)
+    yield from _pool("pieces", max(threads_for(PARTS), 2)).map(work, items)
 
 
 def parts_of(size: int, unit: int = 1) -> list[slice]:

@@ -14,7 +14,7 @@ from scipy.ndimage import binary_erosion, uniform_filter
 
 from hsfuse.degrade.decimation import decimate_separable
 from hsfuse.degrade.psf import MAX_FWHM_PX, MIN_FWHM_PX, Psf, displaced_kernels
-from hsfuse.threads import side_by_side
+from hsfuse.parallel import threads_for
 
 if TYPE_CHECKING:
     import torch
@@ -67,18 +67,22 @@ def estimate_psf(
     if sum(int(sample.usable.sum()) for sample in samples) < _MIN_PSF_PIXELS:
         return None
 
-    with ThreadPoolExecutor(side_by_side(_MOST_WINDOWS), thread_name_prefix="hsfuse-psf") as pool:
+    with ThreadPoolExecutor(threads_for(_MOST_WINDOWS), thread_name_prefix="hsfuse-psf") as pool:
         return _search(samples, ratio, tolerance, least_explained, pool)
 
 
 def _search(
     samples: list[_PsfSample], ratio: int, tolerance: float, least_explained: float, pool: Executor
 ) -> PsfEstimate | None:
+    bands = np.concatenate([sample.hsi for sample in samples], axis=1)
+    energy = np.maximum((bands**2).sum(axis=1), 1e-30)
+
     def misfit(parameters: NDArray[np.float64]) -> float:
         low, high = np.array([MIN_FWHM_PX, -0.5, -0.5]), np.array([MAX_FWHM_PX, 0.5, 0.5])
         inside = np.clip(parameters, low, high)
         outside = float(np.abs(parameters - inside).max())
-        return _unexplained(samples, ratio, Psf(float(inside[0])), inside[1:], pool) + 10.0 * outside
+        guide = _seen(samples, ratio, Psf(float(inside[0])), inside[1:], pool)
+        return _unexplained(guide, bands, energy) + 10.0 * outside
 
     scan = np.linspace(MIN_FWHM_PX, MAX_FWHM_PX, 7)
     start = scan[int(np.argmin([misfit(np.array([fwhm, 0.0, 0.0])) for fwhm in scan]))]
@@ -96,7 +100,7 @@ def _search(
 
 @dataclass(frozen=True)
 class _PsfSample:
-    """A window of a pair: HSI (band, row, col), MSI (1, msi band, row, col) tensor, usable coarse pixels."""
+    """A window of a pair: HSI (band, usable pixel), MSI (1, msi band, row, col) tensor, usable coarse pixels."""
 
     hsi: NDArray[np.float64]
     msi: torch.Tensor
@@ -130,22 +134,24 @@ def _psf_samples(
     return samples
 
 
-def _unexplained(
+def _seen(
     samples: list[_PsfSample], ratio: int, psf: Psf, offset_px: NDArray[np.float64], pool: Executor
-) -> float:
-    """Mean over the bands of log(1 - R2) when the blurred MSI explains the HSI (both high-passed)."""
+) -> NDArray[np.float64]:
+    """The MSI blurred and high-passed at all usable pixels, shape (msi band, pixel)."""
     rows, cols = displaced_kernels(psf, ratio, (float(offset_px[0]), float(offset_px[1])))
 
     def seen(sample: _PsfSample) -> NDArray[np.float64]:
         blurred = decimate_separable(sample.msi, ratio, rows, cols)[0].numpy().astype(np.float64)
         return _highpass(blurred)[:, sample.usable]
 
-    guide = np.concatenate(list(pool.map(seen, samples)), axis=1)
-    bands = np.concatenate([sample.hsi for sample in samples], axis=1)
+    return np.concatenate(list(pool.map(seen, samples)), axis=1)
+
+
+def _unexplained(guide: NDArray[np.float64], bands: NDArray[np.float64], energy: NDArray[np.float64]) -> float:
+    """Mean over the bands of log(1 - R2) when the blurred MSI explains the HSI (both high-passed)."""
     gram = guide @ guide.T
     gram += 1e-9 * (np.trace(gram) + 1e-30) * np.eye(len(gram))
     cross = guide @ bands.T
-    energy = np.maximum((bands**2).sum(axis=1), 1e-30)
     explained = (cross * np.linalg.solve(gram, cross)).sum(axis=0) / energy
     return float(np.log(np.clip(1.0 - explained, 1e-9, 1.0)).mean())
 

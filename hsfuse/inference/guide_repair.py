@@ -37,9 +37,9 @@ from hsfuse.grid import Slice2D
 from hsfuse.inference.scene import FusionScene
 from hsfuse.log import get_logger
 from hsfuse.masks import expand
+from hsfuse.parallel import one_ahead, side_by_side
 from hsfuse.readers.base import MultispectralProduct
 from hsfuse.readers.decorator import MultispectralDecorator
-from hsfuse.threads import one_ahead, side_by_side
 
 FloatCube = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]

@@ -6,7 +6,7 @@ What scores a cube, the tables of ``hsfuse compare``, the report and the verdict
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -145,12 +145,21 @@ class Scoring:
 
     def add(self, evidence: Evidence) -> None:
         """Take one window into account."""
+        self.take(self.look(evidence))
+
+    def look(self, evidence: Evidence) -> dict[str, Any]:
+        """Return what the metrics find in one window, for :meth:`take`; windows may be looked at side by side."""
+        found = {}
         for metric in self._metrics:
-            if not metric.needs <= evidence.known:
-                continue
-            part = metric.compute(evidence) if self._strict else _computed(metric, evidence)
+            if metric.needs <= evidence.known:
+                found[metric.key] = metric.compute(evidence) if self._strict else _computed(metric, evidence)
+        return found
+
+    def take(self, found: Mapping[str, Any]) -> None:
+        """Take into account what was found in one window."""
+        for key, part in found.items():
             if part is not None:
-                self._parts[metric.key].append(part)
+                self._parts[key].append(part)
 
     def scores(self) -> dict[str, float | None]:
         """Return the value of every metric; None where no window allowed one, or it is not finite."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -12,10 +14,12 @@ from numpy.typing import NDArray
 
 from hsfuse.band_selection.selection import BandEvidence
 from hsfuse.grid import Grid
+from hsfuse.log import get_logger
 from hsfuse.qa import coregistration_plots, plots, style
 from hsfuse.qa.change import change_figures
 from hsfuse.qa.coregistration import CoregistrationDiagnostics
 from hsfuse.qa.dates import date_figures
+from hsfuse.qa.draw_process import DrawProcess, DrawProcessError, started_processes, wanted_processes
 from hsfuse.qa.page import FigureFile
 from hsfuse.qa.quicklook import AlignmentView, DetailPair, Picture, encode_png
 from hsfuse.qa.report_data import ReportData
@@ -24,6 +28,8 @@ from hsfuse.qa.spectra import SpectrumComparison
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+_log = get_logger(__name__)
 
 DETAIL_SIDE_PX = 432
 """Close-ups are enlarged by a whole number towards this side."""
@@ -46,19 +52,46 @@ def make_figures(report: ReportData) -> list[FigureFile]:
 
 
 class FigureQueue:
-    """Draws pictures of a report beside other work, one after the other, as soon as what they show is known.
+    """Draws pictures of a report beside other work, as soon as what they show is known.
 
-    The order in which they are asked for is their order in the report, section by section.
+    The order in which they are asked for is their order in the report, section by section. They are drawn by processes
+    of their own where there are cores for them, else one after the other by a thread of this one.
+
+    Parameters
+    ----------
+    processes
+        Processes that draw; 0: a thread of this one, whose pictures hold the drawings that they were made of. None: as
+        many as suit this machine.
     """
 
-    def __init__(self) -> None:
-        # Matplotlib's settings are global: never two pictures at a time.
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="hsfuse-draw")
+    def __init__(self, processes: int | None = None) -> None:
+        count = wanted_processes() if processes is None else processes
+        self._processes: SimpleQueue[DrawProcess | None] = SimpleQueue()
+        self._started = started_processes(count)
+        for process in self._started:
+            self._processes.put(process)
+        # Matplotlib's settings are global: never two pictures at a time in one process.
+        self._worker = ThreadPoolExecutor(max(len(self._started), 1), thread_name_prefix="hsfuse-draw")
+        self._here = threading.Lock()
         self._drawn: list[Future[list[FigureFile]]] = []
 
     def draw(self, figures: Callable[..., list[FigureFile]], *data: Any) -> None:
         """Ask for the pictures that one of this module's functions makes of some data."""
-        self._drawn.append(self._worker.submit(figures, *data))
+        self._drawn.append(self._worker.submit(self._draw, figures, data))
+
+    def _draw(self, figures: Callable[..., list[FigureFile]], data: Sequence[Any]) -> list[FigureFile]:
+        process = self._processes.get() if self._started else None
+        try:
+            if process is not None:
+                return process.draw(figures, data)
+        except DrawProcessError as error:
+            _log.warning("A process that draws pictures has ended (%s); they are drawn by this one.", error)
+            process = None
+        finally:
+            if self._started:
+                self._processes.put(process)
+        with self._here:
+            return figures(*data)
 
     def finished(self) -> list[FigureFile]:
         """Wait for all pictures that were asked for; raises what drawing them raised."""
@@ -71,6 +104,8 @@ class FigureQueue:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._worker.shutdown(wait=True, cancel_futures=True)
+        for process in self._started:
+            process.close()
 
 
 def quicklook_figures(pictures: Sequence[Picture], grid: Grid | None = None) -> list[FigureFile]:

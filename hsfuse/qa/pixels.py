@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from scipy import ndimage
 
 from hsfuse.errors import UsageError
 from hsfuse.log import get_logger
+from hsfuse.parallel import side_by_side, threads_for
 
 log = get_logger(__name__)
 
@@ -51,6 +53,7 @@ NARROW = 0.6
 """Weight of a window of 3 x 3 pixels that is even where the larger one is not."""
 
 FloatPlane = NDArray[np.float64]
+_MOST_THREADS = 8
 
 
 class PixelStrip(NamedTuple):
@@ -205,22 +208,15 @@ def find_pure_pixels(
     best: dict[tuple[SurfaceKind, int, int], PurePixel] = {}
     alike: dict[SurfaceKind, int] = {}
     total = counted_to = 0
-    for row0, planes, valid, detail in _windows(strips, bands, window_px // 2):
-        inside = ndimage.minimum_filter(valid.astype(np.uint8), window_px, mode="constant", cval=0).astype(bool)
-        spread = {side: np.where(inside, _spread_of(planes, valid, side), np.inf) for side in {window_px, 3}}
-        new = slice(max(counted_to - row0, 0), None)
-        counted_to = row0 + valid.shape[0]
-        total += int(valid[new].sum())
-        for kind, membership in _memberships(planes).items():
-            alike[kind] = alike.get(kind, 0) + int(((membership > ALIKE) & valid)[new].sum())
-            # A river or a large roof may be no wider than three pixels: good enough where nothing better is.
-            evenness = np.maximum(
-                _evenness(spread[window_px], kind), (1.0 if window_px == 3 else NARROW) * _evenness(spread[3], kind)
-            )
-            if detail is not None:
-                # Single fine pixels scatter more than the averages that the coarse windows see.
-                evenness = evenness * _evenness(detail / 1.5, kind)
-            _keep_best(best, kind, membership * evenness, row0, cell, min_purity)
+    for window in side_by_side(
+        partial(_seen, window_px=window_px), _windows(strips, bands, window_px // 2), threads_for(_MOST_THREADS)
+    ):
+        new = slice(max(counted_to - window.row0, 0), None)
+        counted_to = window.row0 + window.valid.shape[0]
+        total += int(window.valid[new].sum())
+        for kind, (looks, purity) in window.kinds.items():
+            alike[kind] = alike.get(kind, 0) + int(looks[new].sum())
+            _keep_best(best, kind, purity, window.row0, cell, min_purity)
     chosen: list[PurePixel] = []
     for kind in KINDS:
         candidates = sorted(
@@ -230,6 +226,31 @@ def find_pure_pixels(
     log.debug("pure pixels: %s", ", ".join(f"{p.kind} ({p.row}, {p.col}) {p.purity:.2f}" for p in chosen) or "none")
     shares = {kind: alike[kind] / max(total, 1) if kind in alike else None for kind in KINDS}
     return PurePixelSearch(tuple(chosen), shares)
+
+
+class _Seen(NamedTuple):
+    """For each type: which pixels look like it, and their purity, shapes (row, col)."""
+
+    row0: int
+    valid: NDArray[np.bool_]
+    kinds: dict[SurfaceKind, tuple[NDArray[np.bool_], FloatPlane]]
+
+
+def _seen(given: tuple[int, dict[str, FloatPlane], NDArray[np.bool_], FloatPlane | None], window_px: int) -> _Seen:
+    row0, planes, valid, detail = given
+    inside = ndimage.minimum_filter(valid.astype(np.uint8), window_px, mode="constant", cval=0).astype(bool)
+    spread = {side: np.where(inside, _spread_of(planes, valid, side), np.inf) for side in {window_px, 3}}
+    kinds: dict[SurfaceKind, tuple[NDArray[np.bool_], FloatPlane]] = {}
+    for kind, membership in _memberships(planes).items():
+        # A river or a large roof may be no wider than three pixels: good enough where nothing better is.
+        evenness = np.maximum(
+            _evenness(spread[window_px], kind), (1.0 if window_px == 3 else NARROW) * _evenness(spread[3], kind)
+        )
+        if detail is not None:
+            # Single fine pixels scatter more than the averages that the coarse windows see.
+            evenness = evenness * _evenness(detail / 1.5, kind)
+        kinds[kind] = (membership > ALIKE) & valid, membership * evenness
+    return _Seen(row0, valid, kinds)
 
 
 def _windows(

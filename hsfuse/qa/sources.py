@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 
 from hsfuse.errors import InputError
 from hsfuse.grid import Slice2D
+from hsfuse.parallel import side_by_side, threads_for
 from hsfuse.writers.format import CubeReader
 
 FloatCube = NDArray[np.float32]
+
+_MOST_THREADS = 4
 
 
 class ImageSource(Protocol):
@@ -45,6 +48,8 @@ class FunctionSource:
         Centre wavelength of each band.
     read_block
         ``read_block(block, bands)`` returns reflectance, shape (band, row, col), NaN where there is no data.
+    shared
+        Several threads may call it at a time.
     """
 
     def __init__(
@@ -52,8 +57,10 @@ class FunctionSource:
         shape: tuple[int, int],
         centre_nm: NDArray[np.floating[Any]],
         read_block: Callable[[Slice2D, Sequence[int]], NDArray[Any]],
+        *,
+        shared: bool = False,
     ) -> None:
-        self._shape, self._read = shape, read_block
+        self._shape, self._read, self._shared = shape, read_block, shared
         self._centre = np.asarray(centre_nm, dtype=np.float64)
 
     @property
@@ -75,13 +82,22 @@ class FunctionSource:
         row_edges = np.linspace(0, rows, out_shape[0] + 1).round().astype(int)
         col_edges = np.linspace(0, cols, out_shape[1] + 1).round().astype(int)
         at_once = max(1, int(256 // max(rows / out_shape[0], 1)))
-        for first in range(0, out_shape[0], at_once):
-            last = min(first + at_once, out_shape[0])
-            strip = Slice2D(
-                block.row0 + int(row_edges[first]), block.row0 + int(row_edges[last]), block.col0, block.col1
-            )
-            cube = np.asarray(self._read(strip, bands), dtype=np.float32)
-            out[:, first:last] = _block_mean(cube, row_edges[first : last + 1] - row_edges[first], col_edges)
+        parts = [slice(top, min(top + at_once, out_shape[0])) for top in range(0, out_shape[0], at_once)]
+
+        def read(part: slice) -> tuple[slice, FloatCube]:
+            top, bottom = (block.row0 + int(row_edges[edge]) for edge in (part.start, part.stop))
+            strip = Slice2D(top, bottom, block.col0, block.col1)
+            return part, np.asarray(self._read(strip, bands), dtype=np.float32)
+
+        def averaged(given: tuple[slice, FloatCube]) -> None:
+            part, cube = given
+            edges = row_edges[part.start : part.stop + 1] - row_edges[part.start]
+            out[:, part] = _block_mean(cube, edges, col_edges)
+
+        if self._shared:
+            list(side_by_side(lambda part: averaged(read(part)), parts, threads_for(_MOST_THREADS)))
+        else:
+            list(side_by_side(averaged, map(read, parts), threads_for(_MOST_THREADS)))
         return out
 
 

@@ -27,13 +27,14 @@ from hsfuse.inference.scene import FusionScene
 from hsfuse.inference.speed import measure_speed
 from hsfuse.log import get_logger
 from hsfuse.outputs import check_new_files, refuse_inputs
+from hsfuse.parallel import allowed_threads
 from hsfuse.process import bounded_block_cache
 from hsfuse.progress import Progress, Step, expect, format_seconds
 from hsfuse.qa.compare_report import CompareData, MethodResult, write_compare_report
 from hsfuse.qa.page import OWN_PICTURE, picture_folder
 from hsfuse.qa.plain import to_plain, write_json
 from hsfuse.resources import Resources
-from hsfuse.threads import allowed_threads, torch_threads
+from hsfuse.threads import torch_threads
 from hsfuse.workflows.comparison.judge import Judge
 from hsfuse.workflows.comparison.scratch_cube import ScratchCube
 from hsfuse.workflows.comparison.setting import ComparisonSetting, SettingSource, open_source

@@ -14,11 +14,12 @@ from hsfuse.config import RunConfig
 from hsfuse.errors import HsfuseError, QualityError
 from hsfuse.inference import pipeline
 from hsfuse.log import get_logger
+from hsfuse.parallel import allowed_threads
 from hsfuse.process import bounded_block_cache
 from hsfuse.progress import Progress, expect, progress_here
 from hsfuse.readers.given_path import given_path
 from hsfuse.resources import Resources
-from hsfuse.threads import allowed_threads, torch_threads
+from hsfuse.threads import torch_threads
 from hsfuse.workflows.python.settings import RunSettings, documents
 from hsfuse.workflows.python.words import speaks_python
 from hsfuse.workflows.steps.adapted import (

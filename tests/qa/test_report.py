@@ -114,9 +114,10 @@ def full_report() -> ReportData:
     )  # fmt: skip
 
 
-def test_pictures_that_were_drawn_beside_other_work_are_the_same(tmp_path):
+@pytest.mark.parametrize("processes", [0, 1])
+def test_pictures_that_were_drawn_beside_other_work_are_the_same(tmp_path, processes):
     report = full_report()
-    with FigureQueue() as queue:
+    with FigureQueue(processes) as queue:
         queue.draw(band_figures, report.bands)
         queue.draw(coregistration_figures, report.coregistration)
         queue.draw(consistency_figures, report.centre_nm, report.consistency, (), report.dropped_nm)
@@ -130,11 +131,22 @@ def test_pictures_that_were_drawn_beside_other_work_are_the_same(tmp_path):
     assert early == write_report(tmp_path / "late.report.html", report).read_text(encoding="utf-8")
 
 
-def test_a_picture_that_cannot_be_drawn_is_an_error_where_the_report_is_written():
-    with FigureQueue() as queue:
+@pytest.mark.parametrize("processes", [0, 1])
+def test_a_picture_that_cannot_be_drawn_is_an_error_where_the_report_is_written(processes):
+    with FigureQueue(processes) as queue:
         queue.draw(spectra_figures, [None])
         with pytest.raises(AttributeError):
             queue.finished()
+
+
+def test_pictures_are_drawn_here_when_the_process_that_draws_them_dies(caplog):
+    report = full_report()
+    with FigureQueue(1) as queue:
+        queue._started[0]._process.kill()
+        queue.draw(band_figures, report.bands)
+        queue.draw(consistency_figures, report.centre_nm, report.consistency, (), report.dropped_nm)
+        assert [figure.key for figure in queue.finished()] == ["bands", "consistency"]
+    assert caplog.text.count("has ended") == 1
 
 
 def test_the_whole_report(tmp_path):

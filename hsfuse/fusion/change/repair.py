@@ -29,7 +29,7 @@ from hsfuse.fusion.change.response import Response
 from hsfuse.fusion.scene_model.contradiction import neighbour_mean
 from hsfuse.fusion.scene_model.relation import CoarsePair
 from hsfuse.masks import expand
-from hsfuse.threads import side_by_side
+from hsfuse.parallel import side_by_side
 
 FloatArray = NDArray[np.float64]
 FloatCube = NDArray[np.float32]

@@ -24,7 +24,7 @@ from scipy.special import gammaincinv
 
 from hsfuse.fusion.gaussian import gaussian
 from hsfuse.fusion.scene_model.ridge import RIDGE
-from hsfuse.threads import side_by_side
+from hsfuse.parallel import side_by_side
 
 FloatArray = NDArray[np.float64]
 Part = TypeVar("Part")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +23,10 @@ from hsfuse.grid import Slice2D
 from hsfuse.inference.guide_repair import SceneRepair
 from hsfuse.inference.scene import FusionScene
 from hsfuse.inference.tiling import TilePlan
+from hsfuse.parallel import side_by_side, threads_for
 from hsfuse.qa.change import change_figures
 from hsfuse.qa.coregistration import diagnose
-from hsfuse.qa.dates import DatesView, date_figures
+from hsfuse.qa.dates import date_figures
 from hsfuse.qa.figures import (
     FigureQueue,
     alignment_figures,
@@ -45,19 +48,19 @@ from hsfuse.qa.sources import FunctionSource, ImageSource, ProductSource
 from hsfuse.qa.spectra import SpectrumComparison, compare_pixels
 from hsfuse.qa.surfaces import check_surfaces, pure_pixel_sam_deg
 from hsfuse.qa.verdict import judge, thresholds_for
-from hsfuse.readers.source_dates import dates_text
-from hsfuse.workflows.steps.adapted import adaptation_text
-from hsfuse.workflows.steps.changes import change_text, change_view, days_apart, refinement_text
+from hsfuse.workflows.steps.changes import change_view, days_apart
 from hsfuse.workflows.steps.clock import StageClock
 from hsfuse.workflows.steps.dates import dates_view
-from hsfuse.workflows.steps.methods import ChosenMethod, guard_text
+from hsfuse.workflows.steps.methods import ChosenMethod
 from hsfuse.workflows.steps.prepare import PreparedScene
+from hsfuse.workflows.steps.report_facts import report_facts
 from hsfuse.workflows.steps.report_files import report_files
 from hsfuse.workflows.steps.window_scores import score_windows
 from hsfuse.writers import StoredRows, WrittenProduct
 
 FloatCube = NDArray[np.float32]
-_STRIP_ROWS = 64
+_Made = TypeVar("_Made")
+_STRIP_ROWS, _MOST_THREADS = 64, 4
 _MAX_BORDERS = 8
 _LEAST_SCORE = 0.2
 """Bands of a lower quality do not help to tell surfaces apart."""
@@ -125,8 +128,10 @@ def assess(
         written = finished()
         fused = ProductSource(written.format.open(written.path), centre)
     else:
-        fused = FunctionSource(scene.fine_grid.shape, centre, rows.read)
-    with clock.stage("judge", total=5.0) as stage, FigureQueue() as queue:
+        fused = FunctionSource(scene.fine_grid.shape, centre, rows.read, shared=True)
+    formats = config.figures.split(",")
+    # Other formats are made of the drawings themselves, which stay in the process that made them.
+    with clock.stage("judge", total=5.0) as stage, FigureQueue(None if set(formats) <= {"png"} else 0) as queue:
         # Pictures are drawn as soon as what they show is known: what compresses the cube leaves time for it.
         aligned = diagnose(prepared.coregistration, scene.hsi.grid.bounds)
         queue.draw(coregistration_figures, aligned)
@@ -136,23 +141,28 @@ def assess(
         dates = dates_view(scene)
         queue.draw(date_figures, dates)
         try:
-            windows = score_windows(scene, fused, None if repair is None else repair.change >= FOREIGN)
-            queue.draw(consistency_figures, centre, windows.band_rmse, windows.msi_bands)
-            stage.advance()
-            spectra, shares = _spectra(scene, prepared.selection, fused, centre)
-            queue.draw(spectra_figures, spectra)
-            stage.advance()
-            hsi = FunctionSource(scene.grid.shape, centre, lambda block, bands: _read_block(scene, block, bands))
-            quicklooks = composites(fused)
-            queue.draw(quicklook_figures, quicklooks, scene.fine_grid)
-            details = detail_pairs(hsi, fused, scene.ratio)
-            queue.draw(detail_figures, details, scene.fine_grid)
-            stage.advance()
-            alignment = _alignment(prepared, details)
-            queue.draw(alignment_figures, alignment)
-            seams = _seams(scene, fused, plan, centre)
-            queue.draw(seam_figures, seams)
-            stage.advance()
+            # What shows the cube alone is made beside what needs the scene, too.
+            with ThreadPoolExecutor(1, thread_name_prefix="hsfuse-pictures") as pool:
+                beside = pool if rows is not None and threads_for(2) > 1 else None
+                quicklooks_of = _asked(beside, partial(composites, fused))
+                seams_of = _asked(beside, partial(_seams, scene, fused, plan, centre))
+                windows = score_windows(scene, fused, None if repair is None else repair.change >= FOREIGN)
+                queue.draw(consistency_figures, centre, windows.band_rmse, windows.msi_bands)
+                stage.advance()
+                spectra, shares = _spectra(scene, prepared.selection, fused, centre)
+                queue.draw(spectra_figures, spectra)
+                stage.advance()
+                hsi = FunctionSource(scene.grid.shape, centre, lambda block, bands: _read_block(scene, block, bands))
+                quicklooks = quicklooks_of()
+                queue.draw(quicklook_figures, quicklooks, scene.fine_grid)
+                details = detail_pairs(hsi, fused, scene.ratio)
+                queue.draw(detail_figures, details, scene.fine_grid)
+                stage.advance()
+                alignment = _alignment(prepared, details)
+                queue.draw(alignment_figures, alignment)
+                seams = seams_of()
+                queue.draw(seam_figures, seams)
+                stage.advance()
         finally:
             (rows or fused).close()  # type: ignore[union-attr]
         statistics = summary["statistics"]
@@ -171,7 +181,8 @@ def assess(
             product=output.name, verdict=verdict, method=chosen.method.spec.name, method_reason=chosen.reason,
             method_reference=chosen.method.spec.reference, grid=scene.fine_grid,
             psf=f"{summary['psf_fwhm_px']:.2f} HSI pixels wide (FWHM), {summary['psf_source']}",
-            facts=_facts(summary, finished(), coverage, dates), inputs={"HSI": scene.hsi.info, "MSI": scene.msi.info},
+            facts=report_facts(summary, finished(), coverage, dates),
+            inputs={"HSI": scene.hsi.info, "MSI": scene.msi.info},
             coregistration=aligned, alignment=alignment, scores=scores,
             centre_nm=centre, consistency=windows.band_rmse, msi_consistency=windows.msi_bands, changes=changes,
             dates=dates, spectra=spectra,
@@ -180,79 +191,15 @@ def assess(
             peak_memory_bytes=clock.memory.bytes, configuration=summary["config"], versions=_versions(),
             notes=[*prepared.warnings, *prepared.selection.notes],
         )  # fmt: skip
-        write_report(html, report, queue.finished(), config.figures.split(","))
+        write_report(html, report, queue.finished(), formats)
         write_json(numbers, report)
         stage.advance()
     return Quality(verdict.level, verdict.to_json(), scores, html)
 
 
-def _facts(
-    summary: dict[str, Any], written: WrittenProduct, coverage: float, dates: DatesView | None
-) -> dict[str, Any]:
-    grid, bands, plan = summary["grid"], summary["bands"], summary["plan"]
-    statistics = summary["statistics"]
-    total, computed = max(statistics["total_pixels"], 1), statistics["computed_pixels"]
-    return {
-        "Size": f"{grid['height']} x {grid['width']} pixels of {grid['pixel_m']:g} m",
-        "Reference system": grid["crs"],
-        "Bands": f"{bands['count']} of {bands['of']}, {bands['centre_nm'][0]:.0f} to {bands['centre_nm'][-1]:.0f} nm",
-        **({"Dates of Sentinel-2": dates_text(dates.dates)} if dates is not None else {}),
-        "Valid pixels": f"{100 * coverage:.1f} %",
-        "Hidden by cloud": f"{100 * statistics['cloud_pixels'] / total:.1f} %",
-        "PSF of the HSI": f"{summary['psf_fwhm_px']:.2f} HSI pixels (FWHM), {summary['psf_source']}",
-        **({"Spectral smile": smile["text"]} if (smile := summary["inputs"]["hsi"].get("smile")) else {}),
-        **_guide_facts(summary["guide"]),
-        **_method_facts(summary),
-        "Clipped samples": f"{100 * statistics['clipped'] / max(computed * bands['count'], 1):.3f} %",
-        "Tiles": f"{plan['tiles']} of {plan['tile_px']} px, overlap {plan['overlap_px']} px,"
-        f" {statistics['skipped']} empty ones skipped",
-        "File": f"{written.path.name}, {written.bytes / 1e6:.1f} MB, {written.format.name}",
-    }
-
-
-def _guide_facts(guide: Mapping[str, Any]) -> dict[str, str]:
-    facts = {}
-    if guide["response"]:
-        facts[f"Response of {guide['response']['band']}"] = guide["response"]["text"]
-    if guide["pan_on_s2"]:
-        facts["Panchromatic image on Sentinel-2"] = f"{guide['pan_on_s2']['verdict']}: {guide['pan_on_s2']['reason']}"
-    return facts
-
-
-def _method_facts(summary: dict[str, Any]) -> dict[str, str]:
-    facts = {}
-    validation = summary["method"].get("validation")
-    if validation:
-        facts["Share of the network's correction"] = f"{100 * validation['mean_share']:.0f} % (mean over bands)" + (
-            f"; it gains {validation['gain_db']:.2f} dB over the base estimate on {validation['windows']} windows of "
-            "the scene at reduced resolution"
-            if validation["windows"]
-            else "; no window of the scene is large and clear enough to test it"
-        )
-    calibration = summary["method"].get("calibration")
-    if calibration:
-        rows, cols = calibration["offset_px"]
-        facts["Blur and shift found by the method"] = (
-            f"PSF {calibration['psf_fwhm_px']:.2f} HSI pixels (FWHM); {rows:+.3f} rows, {cols:+.3f} columns"
-        )
-    denoising = summary["method"].get("denoising")
-    if denoising:
-        levels = ", ".join(f"{v:.4f}" for v in denoising["noise"])
-        facts["Noise of the multispectral image"] = f"{levels} (reflectance, by band)" + (
-            f"; denoising leaves {100 * denoising['left_after']:.0f} % of its variance "
-            f"({100 * denoising['left_before']:.0f} % before it learned from the scene)"
-            if denoising["left_after"] is not None
-            else ""
-        )
-    if "adaptation" in summary:
-        facts["Adaptation to the scene"] = adaptation_text(summary["adaptation"])
-    refinement = summary["method"].get("refinement")
-    if refinement:
-        facts["Refinement"] = refinement_text(refinement)
-    if "changes" in summary:
-        facts["Changes between both images"] = change_text(summary["changes"])
-    guards = guard_text(summary["config"])
-    return facts | ({"Fidelity guards": guards} if guards else {})
+def _asked(beside: Executor | None, work: Callable[[], _Made]) -> Callable[[], _Made]:
+    """Begin a piece of work beside others; the answer waits for it. Without an executor it is done when asked for."""
+    return work if beside is None else beside.submit(work).result
 
 
 def _versions() -> dict[str, str]:
@@ -276,16 +223,18 @@ def _spectra(
     if not key.size:
         return (), dict.fromkeys(KINDS)
 
-    def strips() -> Iterator[PixelStrip]:
+    def read() -> Iterator[tuple[Slice2D, FloatCube, FloatCube, NDArray[np.bool_]]]:
         for rows in scene.grid.row_blocks(_STRIP_ROWS):
-            hsi = scene.read_hsi(rows, key)
-            msi, cloud = scene.read_msi(rows)
-            hidden = cloud | np.any(np.isnan(msi), axis=0)
-            r = scene.ratio
-            clear = ~np.any(hidden.reshape(rows.shape[0], r, rows.shape[1], r), axis=(1, 3))
-            yield PixelStrip(rows.row0, hsi, clear & np.all(np.isfinite(hsi), axis=0), inner_spread(msi, r))
+            yield rows, scene.read_hsi(rows, key), *scene.read_msi(rows)
 
-    found = find_pure_pixels(strips(), scene.hsi.bands.centre_nm[key])
+    def strip(given: tuple[Slice2D, FloatCube, FloatCube, NDArray[np.bool_]]) -> PixelStrip:
+        rows, hsi, msi, cloud = given
+        hidden = cloud | np.any(np.isnan(msi), axis=0)
+        r = scene.ratio
+        clear = ~np.any(hidden.reshape(rows.shape[0], r, rows.shape[1], r), axis=(1, 3))
+        return PixelStrip(rows.row0, hsi, clear & np.all(np.isfinite(hsi), axis=0), inner_spread(msi, r))
+
+    found = find_pure_pixels(side_by_side(strip, read(), threads_for(_MOST_THREADS)), scene.hsi.bands.centre_nm[key])
     every = list(range(centre.size))
     compared = compare_pixels(
         found.pixels, centre, ratio=scene.ratio,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,7 @@ from hsfuse.grid import Slice2D
 from hsfuse.inference.scene import FusionScene
 from hsfuse.metrics import Evidence, Metric, Scoring, metrics_for
 from hsfuse.metrics.noreference import Difference, band_rmse, hsi_difference, msi_difference
+from hsfuse.parallel import side_by_side, threads_for
 from hsfuse.qa.plots import MsiBandError
 from hsfuse.qa.sources import ImageSource
 from hsfuse.spectral import srf_coverage, srf_weights
@@ -18,6 +21,8 @@ from hsfuse.spectral import srf_coverage, srf_weights
 _SIDE_PX = 64
 _PER_AXIS = 3
 _COMPLETE = 0.99
+_MOST_THREADS = 4
+"""Each window takes 100 MB while it is looked at."""
 _LEAST_COVERAGE = 0.6
 """Of an MSI band's response; below, a few thinned bands cannot be compared with what the MSI measured."""
 
@@ -42,6 +47,15 @@ class WindowScores:
     band_rmse: dict[str, NDArray[np.float64]]
     msi_bands: tuple[MsiBandError, ...]
     not_made: dict[str, str]
+
+
+class _Found(NamedTuple):
+    """What was found in one window."""
+
+    scored: dict[str, Any]
+    agreeing: dict[str, Any]
+    hsi: Difference | None
+    msi: Difference | None
 
 
 def sample_windows(height: int, width: int, side: int = _SIDE_PX, per_axis: int = _PER_AXIS) -> list[Slice2D]:
@@ -84,22 +98,32 @@ def score_windows(scene: FusionScene, fused: ImageSource, changed: NDArray[np.bo
     agreeing = Scoring([metric for metric in metrics if "srf" in metric.needs])
     differences: list[Difference] = []
     msi_differences: list[Difference] = []
-    for block, hsi in zip(blocks, low, strict=True):
-        cube = fused.read([int(i) for i in alive], block.scaled(scene.ratio))
-        if not np.isfinite(cube).any():
-            continue
-        msi, cloud = scene.read_msi(block)
-        window = Evidence(cube, ~cloud, scene.ratio, scene.psf, hsi=hsi[alive], msi=msi, srf=weights)
-        alike = window
-        if changed is not None:
-            clear = ~cloud & ~changed[block.scaled(scene.ratio).slices]
-            alike = Evidence(cube, clear, scene.ratio, scene.psf, hsi=hsi[alive], msi=msi, srf=weights)
-        scoring.add(window)
-        agreeing.add(alike)
-        found = hsi_difference(window)
-        differences += [] if found is None else [found]
-        found = None if weights is None else msi_difference(alike)
-        msi_differences += [] if found is None else [found]
+
+    def windows() -> Iterator[tuple[Evidence, Evidence]]:
+        for block, hsi in zip(blocks, low, strict=True):
+            cube = fused.read([int(i) for i in alive], block.scaled(scene.ratio))
+            if not np.isfinite(cube).any():
+                continue
+            msi, cloud = scene.read_msi(block)
+            window = Evidence(cube, ~cloud, scene.ratio, scene.psf, hsi=hsi[alive], msi=msi, srf=weights)
+            alike = window
+            if changed is not None:
+                clear = ~cloud & ~changed[block.scaled(scene.ratio).slices]
+                alike = Evidence(cube, clear, scene.ratio, scene.psf, hsi=hsi[alive], msi=msi, srf=weights)
+            yield window, alike
+
+    def looked_at(given: tuple[Evidence, Evidence]) -> _Found:
+        window, alike = given
+        return _Found(
+            scoring.look(window), agreeing.look(alike), hsi_difference(window),
+            None if weights is None else msi_difference(alike),
+        )  # fmt: skip
+
+    for found in side_by_side(looked_at, windows(), threads_for(_MOST_THREADS)):
+        scoring.take(found.scored)
+        agreeing.take(found.agreeing)
+        differences += [] if found.hsi is None else [found.hsi]
+        msi_differences += [] if found.msi is None else [found.msi]
     curves = {}
     if differences:
         curve = np.full(len(scene.bands), np.nan)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import rasterio
 from rasterio.enums import ColorInterp
@@ -13,6 +13,7 @@ from rasterio.windows import Window
 
 from hsfuse._version import __version__
 from hsfuse.errors import DiskFullError
+from hsfuse.parallel import one_ahead
 from hsfuse.processor import usable_cores
 from hsfuse.readers.gdal import gdal_name
 from hsfuse.writers.band_metadata import (
@@ -31,8 +32,8 @@ LERC_MAX_ERROR = 1e-4
 """Largest change of a reflectance by LERC compression."""
 CACHE_BYTES = 64 << 20
 """GDAL's block cache; its default of 5 % of the memory is a hidden user of gigabytes."""
-_GROUP_BYTES = 48 * 2**20
-"""Samples that are handed to GDAL at a time."""
+_GROUP_BYTES = 24 * 2**20
+"""Samples that are handed to GDAL at a time, while the next ones are read."""
 
 
 def gdal_options() -> dict[str, Any]:
@@ -101,14 +102,27 @@ def write_geotiff(
             for index, items in enumerate(sampled_statistics(source, encoding), start=1):
                 dataset.update_tags(index, **items)
             # Whole tiles, each exactly once, in one fixed order: the file's layout is then the same every time.
-            for row0 in range(0, height, tile_px):
-                rows = min(tile_px, height - row0)
-                for band0 in range(0, bands, group):
-                    band1 = min(band0 + group, bands)
-                    samples = source.read(row0, rows, band0, band1)
-                    dataset.write(samples, range(band0 + 1, band1 + 1), window=Window(0, row0, width, rows))
-                options.advance(float(rows))
+            pieces = [
+                _Piece(row0, min(tile_px, height - row0), band0, min(band0 + group, bands))
+                for row0 in range(0, height, tile_px)
+                for band0 in range(0, bands, group)
+            ]
+            # While one piece is written, the next is read.
+            for piece, samples in zip(pieces, one_ahead(lambda piece: source.read(*piece), pieces), strict=True):
+                window = Window(0, piece.row0, width, piece.rows)
+                dataset.write(samples, range(piece.band0 + 1, piece.band1 + 1), window=window)
+                if piece.band1 == bands:
+                    options.advance(float(piece.rows))
         check_complete(path)
+
+
+class _Piece(NamedTuple):
+    """Some bands of some rows."""
+
+    row0: int
+    rows: int
+    band0: int
+    band1: int
 
 
 def set_metadata(dataset: Any, metadata: CubeMetadata, encoding: SampleEncoding, *, own_domains: bool) -> None:
