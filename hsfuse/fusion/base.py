@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,6 +130,11 @@ class FusionContext:
     guide_noise_left: float = 1.0
     threads: int = 1
 
+    @property
+    def threads_here(self) -> int:
+        """Threads for what runs on :attr:`device`: a GPU does one thing after the other."""
+        return self.threads if self.device == "cpu" else 1
+
 
 @dataclass(frozen=True)
 class LowResolutionStrip:
@@ -215,6 +220,20 @@ class FusionMethod(ABC):
         """
         return None
 
+    def components_of(
+        self, mean: torch.Tensor, forward: torch.Tensor, back: torch.Tensor  # noqa: ARG002 - most methods know none
+    ) -> ComponentFusion | None:  # fmt: skip
+        """Return the fusion of a fitted method in a signal subspace, or None, as here, where it knows no such one.
+
+        A step behind the method then changes components before they become bands.
+
+        Parameters
+        ----------
+        mean, forward, back
+            Of the subspace, shapes (band,), (component, band) and (band, component).
+        """
+        return None
+
     def fuse_window(self, hsi: torch.Tensor, msi: torch.Tensor, window: Window) -> torch.Tensor:
         """Fuse one batch of tiles, of which only some rows and columns are wanted; the rest is context.
 
@@ -235,6 +254,28 @@ class FusionMethod(ABC):
         ratio = msi.shape[-1] // hsi.shape[-1]
         rows, cols = (slice(s.start * ratio, s.stop * ratio) for s in window)
         return self.fuse(hsi, msi)[..., rows, cols]
+
+
+class ComponentFusion(Protocol):
+    """A fusion whose result is the mean spectrum, components of a signal subspace, and what lies outside of it."""
+
+    def components(
+        self, hsi: torch.Tensor, msi: torch.Tensor, window: Window
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Fuse a part of tiles as :meth:`FusionMethod.fuse_window` does, up to the bands.
+
+        Returns
+        -------
+        components : torch.Tensor
+            Shape (tile, component + 1, row * ratio, col * ratio); the last one is 1 everywhere: it carries the mean.
+        outside : torch.Tensor or None
+            What lies outside of the subspace, for :meth:`bands`.
+        """
+        ...
+
+    def bands(self, components: torch.Tensor, outside: torch.Tensor | None, window: Window) -> torch.Tensor:
+        """Return the bands (tile, band, row * ratio, col * ratio) of a part of the tiles from its components."""
+        ...
 
 
 @dataclass(frozen=True)

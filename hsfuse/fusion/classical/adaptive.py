@@ -143,10 +143,17 @@ class AdaptiveInjection:
 
         ``window`` limits what is computed on the fine grid to some rows and columns of the coarse one.
         """
+        window = window or (slice(0, hsi.shape[2]), slice(0, hsi.shape[3]))
+        fine, rare = self.components(hsi, msi, window)
+        return self.bands(fine, rare, window)
+
+    def components(
+        self, hsi: torch.Tensor, msi: torch.Tensor, window: Window
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Fuse tiles up to their components; see :class:`hsfuse.fusion.base.ComponentFusion`."""
         import torch
 
-        ratio = self.ratio
-        rows, cols = window or (slice(0, hsi.shape[2]), slice(0, hsi.shape[3]))
+        ratio, (rows, cols) = self.ratio, window
         centred = hsi - self.mean[:, None, None]
         components = _mix(self.forward, centred)
         seen = _mix(self.synthesis, components)
@@ -163,9 +170,16 @@ class AdaptiveInjection:
         )
         fine[:, self.rank :].fill_(1.0)
         inject(trusted, coefficients, details, ratio, (rows, cols), out=fine[:, : self.rank], offset_px=self.offset_px)
-        out = _mix(torch.cat([self.back, self.mean[:, None]], dim=1), fine)
-        rare = self._outstanding(centred, components)
-        return out if rare is None else out.add_(inject(rare, (), None, ratio, (rows, cols), offset_px=self.offset_px))
+        return fine, self._outstanding(centred, components)
+
+    def bands(self, components: torch.Tensor, outside: torch.Tensor | None, window: Window) -> torch.Tensor:
+        """Turn components into bands and add the rare materials."""
+        import torch
+
+        out = _mix(torch.cat([self.back, self.mean[:, None]], dim=1), components)
+        return out if outside is None else out.add_(
+            inject(outside, (), None, self.ratio, window, offset_px=self.offset_px)
+        )  # fmt: skip
 
     def _regress(
         self, guide: torch.Tensor, detail: torch.Tensor, components: torch.Tensor

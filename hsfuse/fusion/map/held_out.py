@@ -24,6 +24,7 @@ from hsfuse.fusion.map.posterior import HALO_PX
 from hsfuse.fusion.map.prior import ErrorPrior
 from hsfuse.fusion.map.refinement import NOISE_LEFT, Refinement, RefinementKind
 from hsfuse.fusion.scene_model.model import SceneModel
+from hsfuse.parallel import side_by_side
 
 if TYPE_CHECKING:
     import torch
@@ -79,7 +80,9 @@ class HeldOutBands:
 
     def gain(self, kind: RefinementKind, hsi_error: FloatMatrix) -> float:
         """Gain of a refinement over what it starts from, dB, mean over the MSI bands."""
-        return float(np.mean([self._band_gain(band, kind, hsi_error) for band in range(len(self._model.guide_noise))]))
+        bands = range(len(self._model.guide_noise))
+        gains = side_by_side(lambda band: self._band_gain(band, kind, hsi_error), bands, self._context.threads_here)
+        return float(np.mean(list(gains)))
 
     def _band_gain(self, band: int, kind: RefinementKind, hsi_error: FloatMatrix) -> float:
         import torch

@@ -11,9 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 
-from hsfuse.degrade import Window
+from hsfuse.degrade import NO_OFFSET, Window
 from hsfuse.errors import HsfuseError
-from hsfuse.fusion.base import FusionContext, FusionMethod, GuideFilter, LowResolutionStrip, ModelSpec, Quality
+from hsfuse.fusion.base import (
+    ComponentFusion,
+    FusionContext,
+    FusionMethod,
+    GuideFilter,
+    LowResolutionStrip,
+    ModelSpec,
+    Quality,
+)
 from hsfuse.fusion.classical.statistics import FloatMatrix
 from hsfuse.fusion.diagnostics import Calibration, MethodDiagnostics, RefinementRecord
 from hsfuse.fusion.map.held_out import HeldOutBands
@@ -30,6 +38,7 @@ from hsfuse.fusion.map.prior import (
 from hsfuse.fusion.map.refinement import NOISE_LEFT, Refinement, RefinementKind, component_halo_px, nonlocal_halo_px
 from hsfuse.fusion.scene_model.model import SceneModel, estimate_scene_model
 from hsfuse.log import get_logger
+from hsfuse.parallel import side_by_side
 
 if TYPE_CHECKING:
     import torch
@@ -100,6 +109,7 @@ class RefinedMethod(FusionMethod):
         self._model: SceneModel | None = None
         self._keep = keep_reduced_fit
         self._reduced_fit: ReducedFit | None = None
+        self._inside: ComponentFusion | None = None
 
     def take_reduced_fit(self) -> ReducedFit | None:
         """Hand over what the fit tried at reduced resolution, once; None where nothing could be tried."""
@@ -186,7 +196,13 @@ class RefinedMethod(FusionMethod):
             self._method.fit(context, strips)
         self._refinement, self._record = self._decide(fresh, aligned, context, self._model)
         if self._record.used in ("clean", "nonlocal") and self._method.spec.kind == "classical":
+            if found is not None and found.offset_px != NO_OFFSET:
+                # Blur and shift need not be searched for once more.
+                context = replace(context, psf=found.psf, offset_px=found.offset_px, calibrate=False)
             self._method.fit(replace(context, guide_noise_left=NOISE_LEFT), strips)
+        if self._refinement is not None:
+            step = self._refinement
+            self._inside = self._method.components_of(step.mean, step.forward, step.back)
         _log.info("Refinement: %s (%s).", self._record.used, self._record.gain_db)
 
     def _decide(
@@ -208,7 +224,8 @@ class RefinedMethod(FusionMethod):
             trial = Refinement.make(
                 model, prior, power, kind=kind, hsi_error=error, device=context.device, aligned=True
             )  # fmt: skip
-            return _trial_gain(trial, fresh, windows, fused, model)
+            threads = context.threads_here if fresh.spec.kind == "classical" else 1
+            return _trial_gain(trial, fresh, windows, fused, model, threads)
 
         held_out = HeldOutBands(strips, context, model, prior, power)
         if held_out:
@@ -261,15 +278,22 @@ class RefinedMethod(FusionMethod):
             slice(max(part.start - step.halo_px, 0), min(part.stop + step.halo_px, length))
             for part, length in zip(window, size, strict=True)
         )
-        base = self._method.fuse_window(hsi, guide, (wide[0], wide[1])).contiguous()
         ratio = self._ratio
         fine = tuple(slice(part.start * ratio, part.stop * ratio) for part in wide)
-        refined = step.apply(hsi[..., wide[0], wide[1]], guide[..., fine[0], fine[1]], base)
+        low, high = hsi[..., wide[0], wide[1]], guide[..., fine[0], fine[1]]
         inside = tuple(
             slice((part.start - outer.start) * ratio, (part.stop - outer.start) * ratio)
             for part, outer in zip(window, wide, strict=True)
         )
-        return refined[..., inside[0], inside[1]]
+        if self._inside is None:
+            base = self._method.fuse_window(hsi, guide, (wide[0], wide[1])).contiguous()
+            return step.apply(low, high, base)[..., inside[0], inside[1]]
+        # What lies outside of the subspace has no component: only components are refined, and only what is wanted of
+        # them becomes bands.
+        components, outside = self._inside.components(hsi, guide, (wide[0], wide[1]))
+        state = components[:, :-1]
+        state += step.change(low, high, state.contiguous())
+        return self._inside.bands(components[..., inside[0], inside[1]], outside, window)
 
 
 def _component_power(strips: list[LowResolutionStrip], model: SceneModel) -> FloatMatrix:
@@ -316,17 +340,20 @@ def _trial_gain(
     windows: list[DegradedWindow],
     fused: list[torch.Tensor],
     model: SceneModel,
+    threads: int = 1,
 ) -> float:
     """Gain of a refinement over the method at reduced resolution, dB."""
     import torch
 
-    after = []
-    for window, plain in zip(windows, fused, strict=True):
+    def refine(pair: tuple[DegradedWindow, torch.Tensor]) -> torch.Tensor:
+        window, plain = pair
         low, guide = (torch.from_numpy(image)[None].to(plain.device) for image in (window.low, window.guide))
         cleaned = trial.clean(guide)
         # A copy in either case: what networks return in inference mode must not be changed in place outside it.
         base = (plain if cleaned is guide else fitted.fuse(low, cleaned).float()).clone().contiguous()
-        after.append(trial.apply(low, cleaned, base))
+        return trial.apply(low, cleaned, base)
+
+    after = list(side_by_side(refine, zip(windows, fused, strict=True), threads))
     return validated_gain(windows, fused, after, model)
 
 

@@ -226,17 +226,29 @@ class Refinement:
             ``base`` with the correction added.
         """
         constant = (self.forward @ self.mean)[:, None, None]
-        seen, state = mix(self.forward, hsi) - constant, mix(self.forward, base) - constant
+        change = self.change(hsi, msi, mix(self.forward, base) - constant)
+        for tile, more in zip(base, change, strict=True):
+            # One product that adds into the result: no second array of all bands.
+            tile.flatten(1).addmm_(self.back, more.flatten(1))
+        return base
+
+    def change(self, hsi: torch.Tensor, msi: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        """Return what to add to the components of a batch of tiles.
+
+        Parameters
+        ----------
+        hsi, msi
+            As in :meth:`apply`.
+        state
+            Components of the base estimate, shape (n, component, row * ratio, col * ratio).
+        """
+        seen = mix(self.forward, hsi) - (self.forward @ self.mean)[:, None, None]
         change = self.first.solve(seen, msi, state)
         if self.nonlocal_step is not None and self.last is not None:
             better = self.nonlocal_step.apply(state + change, reference_step(self.first.ratio))
             better += self.last.solve(seen, msi, better)
             change = better - state
-        del state
-        for tile, more in zip(base, change, strict=True):
-            # One product that adds into the result: no second array of all bands.
-            tile.flatten(1).addmm_(self.back, more.flatten(1))
-        return base
+        return change
 
 
 def guide_variance(model: SceneModel, kind: RefinementKind) -> FloatMatrix:

@@ -20,6 +20,7 @@ from hsfuse.fusion.scene_model.alignment import align_strips
 from hsfuse.fusion.scene_model.contradiction import Contradiction
 from hsfuse.fusion.scene_model.relation import CoarsePair, relate
 from hsfuse.fusion.scene_model.ridge import ridge_synthesis
+from hsfuse.parallel import side_by_side
 
 MAX_RANK = 32
 PIXELS_PER_BAND = 1.2
@@ -147,11 +148,8 @@ def estimate_scene_model(
             source = "small pair"
             strips = [recalibrated(strip, calibration, context.ratio) for strip in strips]
             synthesis = _relate(strips, space, context)
-    samples = [
-        GuideSample.take(np.nan_to_num(strip.fine), np.asarray(np.isfinite(strip.fine).all(axis=0)))
-        for strip in strips
-        if strip.fine is not None
-    ]
+    fine = [strip.fine for strip in strips if strip.fine is not None]
+    samples = list(side_by_side(_guide_sample, fine, context.threads))
     noise = guide_noise(samples) if samples else None
     psf, offset = (context.psf, NO_OFFSET) if calibration is None else (calibration.psf, calibration.offset_px)
     model = SceneModel(
@@ -161,6 +159,10 @@ def estimate_scene_model(
     return model, list(strips)
 
 
+def _guide_sample(fine: NDArray[np.float32]) -> GuideSample:
+    return GuideSample.take(np.nan_to_num(fine), np.asarray(np.isfinite(fine).all(axis=0)))
+
+
 def _relate(strips: Sequence[LowResolutionStrip], space: Subspace, context: FusionContext) -> GuideSynthesis:
     """Regress the guide on the components of pixels where neither contradicts the other."""
     pair = _stacked(strips, space, context)
@@ -168,7 +170,7 @@ def _relate(strips: Sequence[LowResolutionStrip], space: Subspace, context: Fusi
     valid = pair.valid
     trusted, foreign = valid, 0.0
     if context.srf is not None:
-        contradiction = Contradiction.find(relate(pair, msi), msi, valid)
+        contradiction = Contradiction.find(relate(pair, msi, threads=context.threads), msi, valid)
         foreign = float(contradiction.candidates[valid].mean())
         kept = valid & ~contradiction.candidates
         trusted = kept if kept.sum() >= MIN_PIXELS else valid

@@ -17,7 +17,7 @@ import numpy as np
 
 from hsfuse.degrade import MAX_FWHM_PX, NO_OFFSET, UPSAMPLE_HALO_PX, Psf, Window, lowpass_decimate, upsample
 from hsfuse.errors import HsfuseError
-from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, ModelSpec
+from hsfuse.fusion.base import ComponentFusion, FusionContext, FusionMethod, LowResolutionStrip, ModelSpec
 from hsfuse.fusion.classical.adaptive import ADAPTIVE_HALO_PX, AdaptiveInjection
 from hsfuse.fusion.classical.calibration import calibrate, recalibrated
 from hsfuse.fusion.classical.statistics import PairStatistics, gather
@@ -140,6 +140,18 @@ class Glp(FusionMethod):
         if context.calibrate:
             return calibrate(strips, context)
         return None if context.offset_px == NO_OFFSET else Calibration(context.psf, context.offset_px)
+
+    def components_of(
+        self, mean: torch.Tensor, forward: torch.Tensor, back: torch.Tensor
+    ) -> ComponentFusion | None:  # fmt: skip
+        """Return the adaptive injection, if the subspace is its own."""
+        import torch
+
+        own = self._injection
+        if not isinstance(own, AdaptiveInjection) or own.forward.shape != forward.shape:
+            return None
+        alike = ((own.mean, mean), (own.forward, forward), (own.back, back))
+        return own if all(torch.equal(mine, other) for mine, other in alike) else None
 
     def fuse(self, hsi: torch.Tensor, msi: torch.Tensor) -> torch.Tensor:
         """Fuse (tile, band, row, col) with (tile, msi band, row * ratio, col * ratio)."""
