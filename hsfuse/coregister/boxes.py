@@ -26,7 +26,7 @@ _LEAST_SHARE, _MOST_SIGMA_PX, _MOST_STEP_PX = 0.4, 1.0, 3.0
 _COMMON_VARIANCE_PX2, _ALIKE_VARIANCE_PX2 = 0.05, 0.2
 """Variance added to that of every box in a fit and in averages: where displacement changes, boxes look noisier."""
 _CLIP, _MAD_TO_SIGMA = 8.0, 1.4826
-_AROUND, _OUTLIER = 2, 5.0
+_AROUND, _NEAR, _FEWEST_NEAR, _OUTLIER = 2, 1, 5, 5.0
 
 
 @dataclass(frozen=True)
@@ -95,18 +95,28 @@ class Boxes:
         return max(found, key=lambda one: one.value)
 
     def robust_weights(self, residual: FloatArray) -> FloatArray:
-        """1 where a box agrees with the median of those around it, else 0, shape (n_r, n_c)."""
+        """1 where a box agrees with the median of those around it, else 0, shape (n_r, n_c).
+
+        Around it is the wide or the near neighbourhood: a summit is as narrow as a few boxes, and its boxes agree with
+        each other alone.
+        """
         values = np.where(self.usable[..., None], residual, np.nan)
-        padded = np.pad(values, ((_AROUND, _AROUND), (_AROUND, _AROUND), (0, 0)), constant_values=np.nan)
-        (rows, cols), span = self.sigma.shape, range(2 * _AROUND + 1)
-        around = np.stack([padded[i : i + rows, j : j + cols] for i, j in product(span, span)])
-        with np.errstate(all="ignore"):
-            known = np.isfinite(around).any(axis=(0, 3))
-            middle = np.zeros_like(values)
-            middle[known] = np.nanmedian(around[:, known], axis=0)
-            distance = np.hypot(*np.moveaxis(values - middle, -1, 0))
-            usual = float(np.nanmedian(distance)) if np.isfinite(distance).any() else 1.0
-        return np.asarray(np.nan_to_num(distance, nan=np.inf) < _OUTLIER * max(usual, 0.05), dtype=np.float64)
+        wide, near = (np.hypot(*np.moveaxis(values - _median_around(values, n), -1, 0)) for n in (_AROUND, _NEAR))
+        usual = float(np.nanmedian(wide)) if np.isfinite(wide).any() else 1.0
+        return np.asarray(np.fmin(wide, near) < _OUTLIER * max(usual, 0.05), dtype=np.float64)
+
+
+def _median_around(values: FloatArray, reach: int) -> FloatArray:
+    """Median of the known boxes at most ``reach`` away; NaN where they are less than half of the boxes there."""
+    padded = np.pad(values, ((reach, reach), (reach, reach), (0, 0)), constant_values=np.nan)
+    (rows, cols), span = values.shape[:2], range(2 * reach + 1)
+    around = np.stack([padded[i : i + rows, j : j + cols] for i, j in product(span, span)])
+    known = np.isfinite(around).any(axis=(0, 3))
+    if reach < _AROUND:
+        known &= np.isfinite(around).all(axis=3).sum(axis=0) >= _FEWEST_NEAR
+    middle = np.full_like(values, np.nan)
+    middle[known] = np.nanmedian(around[:, known], axis=0)
+    return middle
 
 
 def measure_boxes(refiner: Refiner, field: Tensor | Warped, allowed: Tensor, side_px: int = BOX_PX) -> Boxes:

@@ -19,10 +19,11 @@ from torch import Tensor
 
 from hsfuse.coregister.boxes import BOX_PX, Boxes, Covariance, measure_boxes
 from hsfuse.coregister.field import DisplacementField
-from hsfuse.coregister.fit import robust_weights
+from hsfuse.coregister.halves import FEWEST_BOXES, HalvedFit, even_lattice
 from hsfuse.coregister.models import Fitted, FloatArray, Points, on_pixels
 from hsfuse.coregister.refine import Refiner, Warped
 from hsfuse.coregister.relief import Relief
+from hsfuse.coregister.seams import Seam
 from hsfuse.coregister.spline_lattice import Spline, to_map
 from hsfuse.coregister.splines import FittedSpline, PolynomialSpline
 from hsfuse.coregister.trend import interpolating
@@ -32,15 +33,12 @@ PixelField = NDArray[np.float32]
 
 _STAGES = ((32, 8.0), (24, 8.0), (16, 5.0), (16, 5.0), (12, 3.0), (12, 3.0), (BOX_PX, 1.5), (BOX_PX, 1.5))
 """Side of the boxes and scale of the background in pixels: large ones capture from farther, small ones see more."""
-_SMOOTHINGS = (30.0, 3.0, 0.3, 0.03, 0.003)
 _LEAST_VARIANCE_PX2, _SIGNIFICANT = 8e-4, 6.0
 """Covariance of neighbouring boxes from which a finer field is tried, also in units of its standard error."""
 _GAIN, _SEEN_SHARE = 0.9, 0.5
 """A finer field is taken when it leaves at most the first share of the covariance that the smooth field leaves. The
 second is the share of the variance that boxes see of displacement which changes within a few of them."""
-_FINEST_KNOT_PX, _MOST_KNOTS, _MOST_BOXES = 10.0, 64, 100
-_FEWEST_BOXES, _USED_WEIGHT = 60, 0.2
-_LOSS_CAP, _BEYOND_KNOTS = 9.0, 3
+_FINEST_KNOT_PX, _MOST_KNOTS, _MOST_BOXES, _BEYOND_KNOTS = 10.0, 64, 100, 3
 
 
 @dataclass(frozen=True)
@@ -94,6 +92,8 @@ class FineFit:
         Boxes that were used in the end.
     slope
         Displacement (row, col) in pixels per metre of height, when heights were given.
+    seam
+        Line at which the displacement jumps, which no field follows; part of the variance.
     """
 
     fitted: FineField | None
@@ -101,6 +101,7 @@ class FineFit:
     before: float
     boxes: int
     slope: tuple[float, float] | None = None
+    seam: Seam | None = None
 
 
 def fit_finer(
@@ -136,16 +137,17 @@ def fit_finer(
     chance = seen.covariance()
     used = int(seen.usable.sum())
     significant = _is_significant(chance)
-    if used < _FEWEST_BOXES or not (significant or relief is not None):
-        return FineFit(None, chance.above_chance, chance.above_chance, used)
+    if used < FEWEST_BOXES or not (significant or relief is not None):
+        left = _beyond_background(refiner, predicted, allowed, chance)
+        return FineFit(None, left, left, used)
     spacing = max(_FINEST_KNOT_PX, max(height, width) / _MOST_KNOTS)
     model = PolynomialSpline(Spline.over(height, width, spacing, grid), relief)
     field = start
-    last: _Halves | None = None
+    last: HalvedFit | None = None
     for side, background in _STAGES:
         refiner.background_px = background
         boxes = measure_boxes(refiner, torch.from_numpy(field).to(refiner.device), allowed, _side(side, height, width))
-        fitted = _Halves.of(boxes, _at(field, boxes) - _at(start, boxes), model)
+        fitted = HalvedFit.of(boxes, _at(field, boxes) - _at(start, boxes), model)
         if fitted is not None:
             last = fitted
             field = on_pixels(FineField(base, fitted.whole), height, width)
@@ -153,113 +155,44 @@ def fit_finer(
         return FineFit(None, chance.above_chance, chance.above_chance, used)
     before, after = last.before, last.after
     if not _is_significant(before):
-        return FineFit(None, chance.above_chance, chance.above_chance, used)
-    if after.value > _GAIN * before.value:
+        return FineFit(None, before.above_chance, before.above_chance, used)
+    seam = last.seam(base)
+    if last.at_worst.value > _GAIN * before.value:
         # Boxes see less than what is there of displacement that cannot be followed.
         worse = before.above_chance / _SEEN_SHARE
-        return FineFit(None, worse, worse, used)
+        jump = seam.added_variance(base.at, even_lattice(height, width)) if seam is not None else 0.0
+        return FineFit(None, worse + jump, worse, used, seam=seam)
     slope = None
     if relief is not None:
         slope = relief.slope(last.whole.affine.coefficients)
-    variance = after.above_chance + last.unseen(height, width) + last.unresolved(height, width)
+    followed = FineField(base, last.whole)
+    # What is not followed is seen in part only, as above.
+    missed = max(0.0, after.value) / before.value
+    variance = after.above_chance * (1.0 + missed * (1.0 / _SEEN_SHARE - 1.0))
+    variance += last.unseen(height, width) + last.unresolved(height, width)
     variance += last.unknown * last.detail_variance(height, width)
-    return FineFit(FineField(base, last.whole), variance, before.above_chance, int(last.weight.sum()), slope)
+    if seam is not None:
+        variance += seam.added_variance(followed.at, even_lattice(height, width))
+    return FineFit(followed, variance, before.above_chance, int(last.weight.sum()), slope, seam)
+
+
+def _beyond_background(refiner: Refiner, field: Tensor | Warped, allowed: Tensor, found: Covariance) -> float:
+    """What neighbouring boxes have in common, once the background of the finest scale is removed.
+
+    Beside the background of a smooth field's windows, neighbours also have in common what changed on the ground: a
+    field of other crops draws all its boxes. A smooth field is near enough for the finest scale from the start.
+    """
+    if found.above_chance == 0.0:
+        return 0.0
+    usual, refiner.background_px = refiner.background_px, _STAGES[-1][1]
+    side = _side(BOX_PX, refiner.height, refiner.width)
+    finest = measure_boxes(refiner, field, allowed, side).covariance()
+    refiner.background_px = usual
+    return min(found.above_chance, finest.above_chance)
 
 
 def _is_significant(found: Covariance) -> bool:
     return found.value > max(_LEAST_VARIANCE_PX2, _SIGNIFICANT * found.error)
-
-
-@dataclass(frozen=True)
-class _Halves:
-    """A spline through all boxes, and what splines through half of them say.
-
-    Attributes
-    ----------
-    boxes, weight
-        The boxes and their robust weights, shape (box,).
-    whole
-        Spline through all.
-    halves
-        Splines through the even and odd rows, and through the even and odd columns of boxes.
-    before, after
-        Covariance of neighbouring boxes without the splines and beyond those that did not see these boxes.
-    """
-
-    boxes: Boxes
-    weight: FloatArray
-    whole: FittedSpline
-    halves: tuple[tuple[FittedSpline, FittedSpline], tuple[FittedSpline, FittedSpline]]
-    before: Covariance
-    after: Covariance
-
-    @classmethod
-    def of(cls, boxes: Boxes, already: FloatArray, model: PolynomialSpline) -> _Halves | None:
-        """Fit to residuals plus what was found ``already``, both of shape (n_r, n_c, 2)."""
-        points, odd = boxes.points(already), boxes.parity(0)
-        weight = boxes.robust_weights(boxes.residual + already).ravel()
-        if min(float(weight[odd == half].sum()) for half in (0, 1)) < _FEWEST_BOXES / 2:
-            return None
-        unit = model.spline.unit_smoothing(points)
-        strengths = [s * unit for s in _SMOOTHINGS]
-        fits = [list(model.fits(points, np.where(odd == half, weight, 0.0), strengths)) for half in (0, 1)]
-        losses = [
-            sum(_loss(points, weight * (odd != half), fits[half][k]) for half in (0, 1)) for k in range(len(strengths))
-        ]
-        strength = strengths[int(np.argmin(losses))]
-        whole = model.fit(points, weight, strength)
-        weight = weight * robust_weights(points.value - whole.at(points.position), points.sigma, weight)
-        whole = model.fit(points, weight, strength)
-        halves, left = [], []
-        value = points.value.reshape(boxes.residual.shape)
-        for axis, along in ((0, (0, 1)), (1, (1, 0))):
-            odd = boxes.parity(axis)
-            even_fit, odd_fit = (model.fit(points, np.where(odd == half, weight, 0.0), strength) for half in (0, 1))
-            other = np.where((odd == 0)[:, None], odd_fit.at(points.position), even_fit.at(points.position))
-            halves.append((even_fit, odd_fit))
-            # Neighbours along a row are in the same half: neither was seen by the other half's spline.
-            left.append(boxes.covariance(value - other.reshape(value.shape), (along,)))
-        after = max(left, key=lambda one: one.value)
-        return cls(boxes, weight, whole, (halves[0], halves[1]), boxes.covariance(value, ((0, 1), (1, 0))), after)
-
-    @property
-    def unknown(self) -> float:
-        """Share of the boxes that measured nothing, or nothing that agrees with those around them."""
-        return float((self.weight < _USED_WEIGHT).mean())
-
-    def detail_variance(self, height: int, width: int) -> float:
-        """Variance (one coordinate) of what the spline adds, over the image."""
-        return float((self.whole.at(_lattice(height, width)) ** 2).mean())
-
-    def unresolved(self, height: int, width: int) -> float:
-        """Variance of what bends within less than a knot: an eighth of the field's second differences over knots."""
-        middle, total = _lattice(height, width), 0.0
-        at_middle = self.whole.at(middle)
-        for axis, spacing in enumerate(self.whole.spline.spacing):
-            step = np.zeros(2)
-            step[axis] = spacing
-            bend = self.whole.at(middle + step) - 2.0 * at_middle + self.whole.at(middle - step)
-            total += float((bend**2).mean())
-        return total / 64.0
-
-    def unseen(self, height: int, width: int) -> float:
-        """Variance that the splines have over the whole image beyond that where boxes are."""
-
-        def spread(position: FloatArray) -> float:
-            # Half the difference of two halves is as uncertain as their mean.
-            return float(np.mean([(a.at(position) - b.at(position)) ** 2 for a, b in self.halves])) / 4.0
-
-        return max(0.0, spread(_lattice(height, width)) - spread(self.boxes.position[self.boxes.usable]))
-
-
-def _lattice(height: int, width: int) -> FloatArray:
-    rows, cols = (np.linspace(0.0, n - 1.0, 80) for n in (height, width))
-    return np.stack(np.meshgrid(rows, cols, indexing="ij"), axis=-1).reshape(-1, 2)
-
-
-def _loss(points: Points, weight: FloatArray, fitted: FittedSpline) -> float:
-    square = ((points.value - fitted.at(points.position)) ** 2).sum(axis=1) / points.sigma**2
-    return float((weight * np.minimum(square, _LOSS_CAP)).sum())
 
 
 def _side(side_px: int, height: int, width: int) -> int:

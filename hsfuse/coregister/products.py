@@ -145,6 +145,11 @@ def assess_registration(
     correlation = float(np.median(found.match.correlation)) if found.match.points.size else float("nan")
     details |= _examination(found, pixel_m)
     verdict, reason = _verdict(field, used, figures, correlation, count, config)
+    if found.fine is not None and found.fine.seam is not None:
+        jump = found.fine.seam.jump_px * pixel_m
+        reason += (
+            f" One image has a seam: its sides lie {jump:.0f} m apart, and near it the field is wrong by half of that."
+        )
     if found.second_layer is not None:
         verdict, reason = "rejected", _second_layer_reason(found.second_layer, pixel_m)
     details |= {"cv_ratio": round(float(found.choice.cv_ratio), 3), "independent_checks": independent}
@@ -164,6 +169,12 @@ def _examination(found: Registration, pixel_m: float) -> dict[str, Any]:
     if fine is not None:
         out["fine_displacement_m"] = round(math.sqrt(2.0 * fine.before) * pixel_m, 3)
         out["fine_error_m"] = round(math.sqrt(2.0 * fine.variance) * pixel_m, 3)
+        if fine.seam is not None:
+            across = fine.seam.normal * math.copysign(1.0, fine.seam.normal[1])
+            out["seam"] = {
+                "jump_m": round(fine.seam.jump_px * pixel_m, 1),
+                "across_azimuth_deg": round(math.degrees(math.atan2(across[1], -across[0])) % 180.0, 1),
+            }
         if fine.slope is not None:
             down, right = fine.slope
             out["parallax"] = {

@@ -24,8 +24,8 @@ _GROWTH_PX = 1
 """How far the blurred edge of a shadow reaches."""
 _LEAST_SHARE = 0.02
 _LEAST_SCATTER, _MORE_SCATTER, _MOST_SQUARE, _FEWEST_POINTS = 0.7, 1.25, 25.0, 12
-_SIGNIFICANT = 2.5
-"""Fields differ when they do by so many of their joint standard errors."""
+_DOUBTFUL, _SIGNIFICANT = 1.5, 2.5
+"""Fields may differ, and differ, when they do by so many of their joint standard errors."""
 _CERTAIN, _KEPT_SHARE = 0.25, 0.1
 """The image without shadow decides when its error is less than this share of the difference; what of it remains."""
 
@@ -51,8 +51,12 @@ class ShadowBias:
     @classmethod
     def of(cls, difference: float, error_with: float, error_without: float) -> ShadowBias | None:
         """Decide between the fields by their difference and their errors (pixels); None when they are alike."""
-        if difference < _SIGNIFICANT * math.hypot(error_with, error_without):
+        chance = math.hypot(error_with, error_without)
+        if difference < _DOUBTFUL * chance:
             return None
+        if difference < _SIGNIFICANT * chance:
+            # Not enough to decide by, but what is beyond chance is not known to be right either.
+            return cls(difference, False, (difference**2 - chance**2) / 2.0)
         corrected = error_without < _CERTAIN * difference
         left = _KEPT_SHARE * difference if corrected else difference
         return cls(difference, corrected, left**2 / 2.0)

@@ -16,8 +16,11 @@ from scipy import ndimage
 from hsfuse.config import CoregisterConfig
 from hsfuse.coregister import CoregistrationResult, coregister_products
 from hsfuse.coregister.boxes import Boxes
+from hsfuse.coregister.halves import HalvedFit
 from hsfuse.coregister.relief import Relief
 from hsfuse.coregister.shadows import ShadowBias
+from hsfuse.coregister.spline_lattice import Spline
+from hsfuse.coregister.splines import PolynomialSpline
 from hsfuse.coregister.support import Support
 from hsfuse.degrade import Psf
 from hsfuse.errors import InputError, OverlapError
@@ -96,8 +99,29 @@ def test_neighbouring_boxes_share_displacement_but_no_noise() -> None:
     assert boxes(0.2, 0.3).covariance().value == pytest.approx(0.04, abs=0.01)
 
 
+def test_short_waves_along_one_direction_are_judged_by_boxes_of_the_other() -> None:
+    """Every other row of boxes cannot follow a wave of five rows, but all rows can, and every other column too."""
+    grid = Grid.from_origin(CRS.from_epsg(32632), 0.0, 9600.0, 30.0, 320, 320)
+    rows, cols = np.meshgrid(np.arange(40.0), np.arange(40.0), indexing="ij")
+    wave = 0.6 * np.sin(2 * np.pi * rows / 5.0)
+    rng = np.random.default_rng(1)
+    residual = np.stack([wave, 0.7 * wave], axis=-1) + rng.normal(0.0, 0.15, (40, 40, 2))
+    position = 8.0 * np.stack([rows, cols], axis=-1) + 3.5
+    seen = Boxes(position, residual, np.full((40, 40), 0.15), np.ones((40, 40), bool), 8)
+    fitted = HalvedFit.of(seen, np.zeros_like(residual), PolynomialSpline(Spline.over(320, 320, 10.0, grid)))
+    assert fitted is not None
+    found = fitted.whole.at(position.reshape(-1, 2)).reshape(residual.shape)
+    true = float(((found - np.stack([wave, 0.7 * wave], axis=-1)) ** 2).sum(axis=-1).mean()) / 2.0
+    assert fitted.at_worst.value > 8.0 * true
+    assert fitted.after.value < 4.0 * true + 0.002
+
+
 def test_the_image_without_shadow_decides_where_it_is_sure() -> None:
     assert ShadowBias.of(0.05, 0.03, 0.03) is None
+    between = ShadowBias.of(0.15, 0.035, 0.05)
+    assert between is not None
+    assert not between.corrected
+    assert between.variance == pytest.approx(0.0094, abs=1e-4), "what chance does not explain is stated"
     sure = ShadowBias.of(0.2, 0.02, 0.02)
     assert sure is not None
     assert sure.corrected
