@@ -32,7 +32,7 @@ from hsfuse.fusion.change.response import Response
 from hsfuse.fusion.classical.statistics import Subspace, gather, signal_subspace
 from hsfuse.fusion.diagnostics import Calibration
 from hsfuse.fusion.scene_model.alignment import robust_alignment
-from hsfuse.fusion.scene_model.relation import CoarsePair
+from hsfuse.fusion.scene_model.pair import CoarsePair
 from hsfuse.grid import Slice2D
 from hsfuse.inference.scene import FusionScene
 from hsfuse.log import get_logger

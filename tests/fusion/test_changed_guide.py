@@ -16,7 +16,8 @@ from hsfuse.fusion.classical.statistics import gather, signal_subspace
 from hsfuse.fusion.scene_model.alignment import robust_alignment
 from hsfuse.fusion.scene_model.contradiction import Contradiction
 from hsfuse.fusion.scene_model.model import coarse_pair, estimate_scene_model
-from hsfuse.fusion.scene_model.relation import CoarsePair, GuideRelation, relate
+from hsfuse.fusion.scene_model.pair import CoarsePair, GuideRelation
+from hsfuse.fusion.scene_model.relation import relate
 
 COARSE = (34, 40)
 PARCEL = (slice(30, 54), slice(42, 69))

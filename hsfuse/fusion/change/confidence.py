@@ -17,7 +17,7 @@ from hsfuse.fusion.change.response import Response
 from hsfuse.fusion.classical.statistics import Subspace
 from hsfuse.fusion.gaussian import gaussian
 from hsfuse.fusion.scene_model.contradiction import neighbour_mean
-from hsfuse.fusion.scene_model.relation import CoarsePair
+from hsfuse.fusion.scene_model.pair import CoarsePair
 
 FloatArray = NDArray[np.float64]
 

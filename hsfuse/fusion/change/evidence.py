@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from hsfuse.fusion.change.local import LEAST_BLIND_GAIN, LEAST_GAIN, best_correction
 from hsfuse.fusion.change.response import Response
 from hsfuse.fusion.scene_model.contradiction import Contradiction
-from hsfuse.fusion.scene_model.relation import CoarsePair, GuideRelation, first_weights, relate, some_blocks
+from hsfuse.fusion.scene_model.pair import CoarsePair, GuideRelation
+from hsfuse.fusion.scene_model.relation import first_weights, relate, some_blocks
 
 FloatArray = NDArray[np.float64]
 

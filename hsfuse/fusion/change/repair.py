@@ -27,7 +27,7 @@ from hsfuse.fusion.change.illumination import CommonLight, common_light
 from hsfuse.fusion.change.matting import NEAR_PX, MattingData, foreign_share, grown, neighbour_contrast
 from hsfuse.fusion.change.response import Response
 from hsfuse.fusion.scene_model.contradiction import neighbour_mean
-from hsfuse.fusion.scene_model.relation import CoarsePair
+from hsfuse.fusion.scene_model.pair import CoarsePair
 from hsfuse.masks import expand
 from hsfuse.parallel import side_by_side
 

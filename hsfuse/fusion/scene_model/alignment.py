@@ -22,7 +22,8 @@ from hsfuse.degrade import (
 )
 from hsfuse.fusion.base import LowResolutionStrip
 from hsfuse.fusion.diagnostics import Calibration
-from hsfuse.fusion.scene_model.relation import CoarsePair, relate
+from hsfuse.fusion.scene_model.pair import CoarsePair
+from hsfuse.fusion.scene_model.relation import relate
 
 _STEPS = 3
 _DELTA = 0.04

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from hsfuse.fusion.scene_model.relation import OUTLIER_DISTANCE, FloatArray, GuideRelation
+from hsfuse.fusion.scene_model.pair import FloatArray, GuideRelation
+from hsfuse.fusion.scene_model.relation import OUTLIER_DISTANCE
 
 _LEAST_CONTRAST = 4e-4
 _STEEP = 0.9

@@ -18,7 +18,8 @@ from hsfuse.fusion.diagnostics import Calibration
 from hsfuse.fusion.guide_noise import GuideSample, guide_noise
 from hsfuse.fusion.scene_model.alignment import align_strips
 from hsfuse.fusion.scene_model.contradiction import Contradiction
-from hsfuse.fusion.scene_model.relation import CoarsePair, relate
+from hsfuse.fusion.scene_model.pair import CoarsePair
+from hsfuse.fusion.scene_model.relation import relate
 from hsfuse.fusion.scene_model.ridge import ridge_synthesis
 from hsfuse.parallel import side_by_side
 

@@ -1,0 +1,282 @@
+"""The iteration behind :mod:`hsfuse.fusion.scene_model.relation`: weighted ridge regressions, residuals, weights.
+
+Coefficients are fitted on a subsample; residuals and weights are those of all pixels, in parts that stay in the cache
+and side by side. No result depends on the number of threads.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import gammaincinv
+
+from hsfuse.fusion.gaussian import gaussian
+from hsfuse.fusion.scene_model.pair import CoarsePair, FloatArray, GuideRelation
+from hsfuse.fusion.scene_model.ridge import RIDGE
+from hsfuse.parallel import side_by_side
+
+Part = TypeVar("Part")
+
+MOST_SAMPLES = 40_000
+"""Pixels that coefficients are fitted on."""
+STUDENT_SCALE, _TUKEY = 8.0, 20.0
+_START_MODEL_ERROR = 0.03
+_WINDOW_PX, _WINDOW_PRIOR = 8.0, 0.1
+_PART_PX = 1 << 15
+"""Pixels that are worked on at a time."""
+
+
+class Reweighted:
+    """State of the iteration; parameters as for :func:`hsfuse.fusion.scene_model.relation.relate`."""
+
+    def __init__(
+        self, pair: CoarsePair, msi: FloatArray, nuisance: FloatArray | None, start: FloatArray | None, threads: int
+    ) -> None:
+        self.threads = threads
+        self.shape = msi.shape[1:]
+        self.bands, self.count = len(msi), msi[0].size
+        self.valid = pair.valid.ravel()
+        rank = len(pair.components)
+        u = pair.components.reshape(rank, -1)
+        known = pair.predicted is not None
+        prediction = np.asarray(pair.predicted, np.float64).reshape(self.bands, -1) if known else None
+        self.known, self.centred = known, None
+        if prediction is not None:
+            self.centred = prediction - prediction[:, self.valid].mean(axis=1, keepdims=True)
+        self.u, self.rank = u, rank
+        self.level = RIDGE * pair.level if known else np.zeros_like(pair.level)
+        self.msi = msi
+        self.nuisance = None if nuisance is None else nuisance.reshape(self.bands, -1, self.count)
+        rows, cols = (np.linspace(-1.0, 1.0, size) for size in self.shape)
+        self.position = np.stack(np.meshgrid(rows, cols, indexing="ij")).reshape(2, -1)
+        where = np.flatnonzero(self.valid)
+        self.sample = pick = where[:: max(len(where) // MOST_SAMPLES, 1)]
+        # What all bands share: the components and the constant, last.
+        self.common = np.concatenate([u[:, pick].astype(np.float64), np.ones((1, len(pick)))])
+        # What the responses' prediction is in component space, for the synthesis.
+        self.shared = None
+        if self.centred is not None:
+            inside = self.common[:-1]
+            self.shared = np.linalg.solve(inside @ inside.T + 1e-9 * np.eye(rank), inside @ self.centred[:, pick].T)
+        # Images of a whole scene only where a field is fitted.
+        self.gain, self.offset = (np.broadcast_to(np.float64(value), msi.shape) for value in (1.0, 0.0))
+        self.plain = True
+        self.seen: FloatArray | None = None
+        # Written anew in every step, in place, some pixels after the others: they stay in the cache.
+        self.residual, self.variance = np.empty((2, self.bands, self.count))
+        self.texture: NDArray[np.float32] | None = None
+        self.parts = [slice(start, start + _PART_PX) for start in range(0, self.count, _PART_PX)]
+        self.quartile = 2.0 * float(gammaincinv(self.bands / 2.0, 0.25))
+        self.weight = (self._start(prediction) if start is None else start.ravel()) * self.valid
+        self.first = True
+        self.scale = 1.0
+
+    def _start(self, prediction: FloatArray | None) -> FloatArray:
+        if prediction is None:
+            return np.ones(self.count)
+        y, q, ok = self.msi.reshape(self.bands, -1), prediction, self.valid
+        q = q * np.median(y[:, ok] / np.maximum(q[:, ok], 1e-4), axis=1)[:, None]
+        spread = 1.48 * np.median(np.abs(y - q)[:, ok], axis=1)[:, None]
+        distance = ((y - q) ** 2 / (spread**2 + (_START_MODEL_ERROR * q) ** 2 + 1e-12)).sum(axis=0)
+        scale = max(float(np.quantile(distance[ok], 0.25)) / self.quartile, 1e-12)
+        return np.asarray(1.0 / (1.0 + distance / scale / STUDENT_SCALE) ** 2)
+
+    def fit(self, *, polynomial: bool) -> None:
+        """Solve every band's weighted ridge regression."""
+        pick = self.sample
+        target = self._target(pick)
+        weight = self.weight[pick] / self.weight[pick].sum()
+        common, shared = self.common, self.shared
+        weighted = common * weight
+        gram, right = weighted @ common.T, weighted @ target.T
+        centre = np.zeros(self.bands)
+        if polynomial and self.seen is not None:
+            centre = np.array([image.ravel()[self.valid].mean() for image in self.seen])
+        inside_of, constant, response = np.zeros((self.bands, self.rank)), np.zeros(self.bands), np.zeros(self.bands)
+        others: list[FloatArray] = []
+        size = self.rank + 1
+        for band in range(self.bands):
+            lead = [] if self.centred is None else [self.centred[band, pick][None]]
+            own = np.concatenate([np.zeros((0, len(pick))), *lead, *self._extra(band, polynomial, pick, centre)])
+            whole = np.empty((size + len(own), size + len(own)))
+            whole[:size, :size] = gram
+            whole[size:, :size] = own @ weighted.T
+            whole[:size, size:] = whole[size:, :size].T
+            whole[size:, size:] = (own * weight) @ own.T
+            ridge = np.full(len(whole), 1e-9)
+            ridge[: self.rank] = 1.0 + 1e-6 * np.trace(gram[:-1, :-1])
+            ridge[size + len(lead) :] = 1e-5 * np.diag(whole)[size + len(lead) :] + 1e-12
+            loading = np.diag(ridge)
+            loading[: self.rank, : self.rank] += self.level
+            found = np.linalg.solve(whole + loading, np.concatenate([right[:, band], (own * weight) @ target[band]]))
+            inside_of[band], constant[band] = found[: self.rank], found[self.rank]
+            response[band] = found[size] if lead else 0.0
+            others.append(found[size + len(lead) :])
+        before, inside = self.seen, inside_of.astype(self.u.dtype)
+        seen = np.empty((self.bands, self.count)) if before is None else before.reshape(self.bands, -1)
+
+        def explain(part: slice) -> None:
+            found_seen = (inside @ self.u[:, part]).astype(np.float64) + constant[:, None]
+            if self.centred is not None:
+                found_seen += response[:, None] * self.centred[:, part]
+            residual = np.subtract(self._target(part), found_seen, out=self.residual[:, part])
+            for band, found in enumerate(others):
+                images = itertools.chain(*self._extra(band, polynomial, part, centre))
+                for value, image in zip(found, images, strict=True):
+                    residual[band] -= value * image
+            seen[:, part] = found_seen
+
+        self._each_part(explain)
+        self.synthesis = inside_of if shared is None else inside_of + response[:, None] * shared.T
+        count = 0 if self.nuisance is None else self.nuisance.shape[1]
+        self.polynomial = [found[: len(found) - count] for found in others]
+        self.nuisance_found = np.array([found[len(found) - count :] for found in others]).reshape(self.bands, count)
+        self.seen = seen.reshape(self.bands, *self.shape)
+
+    def _target(self, pick: NDArray[np.int64] | slice) -> FloatArray:
+        """Some pixels of the MSI without the field, shape (msi band, pixel)."""
+        msi, offset, gain = (image.reshape(self.bands, -1) for image in (self.msi, self.offset, self.gain))
+        return msi[:, pick] if self.plain else (msi[:, pick] - offset[:, pick]) / gain[:, pick]
+
+    def _each_part(self, work: Callable[[slice], Part]) -> list[Part]:
+        return list(side_by_side(work, self.parts, self.threads if len(self.parts) > 1 else 1))
+
+    def _each_band(self, work: Callable[[int], None]) -> None:
+        for _ in side_by_side(work, range(self.bands), self.threads if len(self.parts) > 1 else 1):
+            pass
+
+    def _extra(
+        self, band: int, polynomial: bool, pick: NDArray[np.int64] | slice, centre: FloatArray
+    ) -> list[FloatArray]:
+        """Regressors of some pixels that do not describe what the HSI shows, each of shape (regressor, pixel)."""
+        parts: list[FloatArray] = []
+        if polynomial:
+            parts.append(self.position[:, pick])
+            if self.seen is not None:
+                parts.append(self.position[:, pick] * (self.seen[band].ravel()[pick] - centre[band]))
+        if self.nuisance is not None:
+            parts.append(self.nuisance[band][:, pick])
+        return parts
+
+    def reweight(self, *, hard: bool, look: bool = True) -> None:
+        """Standardise the residuals and weigh the pixels by them; ``look`` at the texture of what is seen anew."""
+        if self.seen is None:
+            raise RuntimeError("reweight() before fit()")
+        w, ok, total = self.weight, self.valid, float(self.weight.sum())
+        if look or self.texture is None:
+            self.texture = self._texture(self.seen)
+        texture = self.texture
+
+        def moments(part: slice) -> FloatArray:
+            """Weighted sums of 1, texture, texture squared, and of the squared residual times 1 and texture."""
+            weight, square, rough = w[part], self.residual[:, part] ** 2, texture[:, part].astype(np.float64)
+            both = rough * weight
+            return np.stack([
+                np.full(self.bands, weight.sum()), both.sum(axis=1), (both * rough).sum(axis=1), square @ weight,
+                (both * square).sum(axis=1),
+            ])  # fmt: skip
+
+        sums = sum(self._each_part(moments))
+        share = np.empty((self.bands, 2))
+        for band, (ones, rough, rougher, square, both) in enumerate(np.asarray(sums).T):
+            gram = np.array([[ones, rough], [rough, rougher]])
+            share[band] = np.linalg.solve(
+                gram * (1.0 + 1e-9 * np.eye(2)) + 1e-30 * np.eye(2), np.array([square, both])
+            )  # fmt: skip
+            if share[band].min() < 0:
+                mean = max(rough / total, 1e-12)
+                floor = square / total
+                if self.first and not self.known:
+                    floor = float(np.median((self.residual[band] ** 2)[ok])) / 0.455
+                share[band] = (floor, 0.0) if share[band, 1] < 0 else (0.1 * floor, 0.9 * floor / mean)
+
+        def scatter(part: slice) -> FloatArray:
+            variance = np.maximum(share[:, :1] + share[:, 1:] * texture[:, part], 1e-12, out=self.variance[:, part])
+            standard = self.residual[:, part] / np.sqrt(variance)
+            return np.asarray((standard * w[part]) @ standard.T)
+
+        covariance = np.asarray(sum(self._each_part(scatter))) / total + 0.05 * np.eye(self.bands)
+        precision, distance = np.linalg.inv(covariance), np.empty(self.count)
+
+        def measure(part: slice) -> None:
+            standard = self.residual[:, part] / np.sqrt(self.variance[:, part])
+            distance[part] = (standard * (precision @ standard)).sum(axis=0)
+
+        self._each_part(measure)
+        self.scale = max(float(np.quantile(distance[ok], 0.25)) / self.quartile, 1e-12)
+        distance /= self.scale
+        self.distance, self.first = distance, False
+        if hard:
+            new = np.where(self.distance < _TUKEY, (1.0 - self.distance / _TUKEY) ** 2, 0.0) + 1e-4
+        else:
+            new = 1.0 / (1.0 + self.distance / STUDENT_SCALE) ** 2
+        self.weight = new * ok
+
+    def _texture(self, seen: FloatArray) -> NDArray[np.float32]:
+        """Local variance of what is seen over its mean, shape (msi band, pixel)."""
+        texture, valid = np.empty((self.bands, self.count), np.float32), self.valid
+
+        def look(band: int) -> None:
+            image = np.asarray(seen[band] - seen[band].mean(), np.float32)
+            found = gaussian((image - gaussian(image, 1.0)) ** 2, 1.5).ravel()
+            np.divide(found, max(float(found[valid].mean(dtype=np.float64)), 1e-30), out=texture[band])
+
+        self._each_band(look)
+        return texture
+
+    def absorb_polynomial(self) -> None:
+        """Move the fitted polynomials into the field."""
+        if self.seen is None:
+            raise RuntimeError("absorb_polynomial() before fit()")
+        self._make_field()
+        for band, found in enumerate(self.polynomial):
+            level = (found[:2] @ self.position).reshape(self.shape)
+            slope, mean = np.zeros(self.shape), 0.0
+            if len(found) > 2:
+                slope = (found[2:] @ self.position).reshape(self.shape)
+                mean = float(self.seen[band].ravel()[self.valid].mean())
+            self.offset[band] += self.gain[band] * (level - slope * mean)
+            self.gain[band] *= np.clip(1.0 + slope, 0.3, 3.0)
+
+    def _make_field(self) -> None:
+        """Let the field differ from pixel to pixel."""
+        if self.plain:
+            self.gain, self.offset, self.plain = self.gain.copy(), self.offset.copy(), False
+
+    def absorb_windows(self) -> None:
+        """Regress on what the HSI shows in Gaussian windows, drawn towards no change, and move that into the field."""
+        if self.seen is None:
+            raise RuntimeError("absorb_windows() before fit()")
+        self._make_field()
+        weight, seen = self.weight.reshape(self.shape), self.seen
+        norm = np.maximum(gaussian(weight, _WINDOW_PX), 1e-6)
+
+        def average(x: FloatArray) -> NDArray[np.float32]:
+            return np.asarray(gaussian(x * weight, _WINDOW_PX) / norm)
+
+        def absorb(band: int) -> None:
+            # Without the mean: in single precision little would be left of the difference of two squares.
+            level = seen[band].mean()
+            image, measured = seen[band] - level, (self.msi[band] - self.offset[band]) / self.gain[band] - level
+            mean_seen, mean_measured = average(image), average(measured)
+            prior = _WINDOW_PRIOR * (image**2 * weight).sum() / weight.sum()
+            gain = average(image * measured) - mean_seen * mean_measured + prior
+            gain = np.clip(gain / (average(image * image) - mean_seen**2 + prior), 0.5, 2.0)
+            self.offset[band] += self.gain[band] * ((mean_measured + level) - gain * (mean_seen + level))
+            self.gain[band] *= gain
+
+        self._each_band(absorb)
+
+    def result(self) -> GuideRelation:
+        """Collect what was found."""
+        if self.seen is None:
+            raise RuntimeError("result() before fit()")
+        return GuideRelation(
+            self.seen, self.gain, self.offset, (self.distance * self.valid).reshape(self.shape),
+            (self.variance * self.scale).reshape(self.bands, *self.shape), self.synthesis,
+            self.weight.reshape(self.shape), self.nuisance_found,
+        )  # fmt: skip
