@@ -27,20 +27,19 @@ from hsfuse.inference import pipeline
 from hsfuse.inference.guide_repair import align_survey, survey_scene
 from hsfuse.workflows.steps.array_scene import array_scene
 
-CUBES = (
-    "airport-1", "airport-3", "beach-1", "cuprite_50x90", "cuprite_half50", "samson", "muufl", "deephorizon_half50",
-    "mlbs", "osbs", "botswana",
-)  # fmt: skip
+LEFT_OUT = ("emit_jpl_10x10",)
+"""Too small to tell anything from."""
 PAIRS = (
-    ("35dB", "parcels", 11, False), ("35dB", "parcels", 12, False), ("35dB", "cloud", 11, False),
-    ("35dB", "shadow", 11, False), ("35dB", "mix", 11, False), ("field", "parcels", 14, False),
-    ("real", "none", 17, True), ("35dB", "season", 15, False), ("field", "none", 16, False),
+    ("35dB", "parcels", 20), ("35dB", "cloud", 20), ("35dB", "shadow", 20),
+    ("35dB", "mix", 20), ("35dB", "season", 20), ("35dB", "parcels", 21),
+    ("35dB", "cloud", 21), ("35dB", "shadow", 21), ("35dB", "mix", 21),
+    ("field", "none", 20), ("field", "parcels", 20), ("field", "mix", 20),
 )  # fmt: skip
-"""Setting, change, seed, and whether the responses are withheld."""
+"""Setting, change and seed."""
 FUSED_SHARE = 1.0 / 25.0
 """Squared error of a fusion relative to that of interpolation: what error added outside of a change is measured by."""
-HIDDEN, BATCH, RATE, DECAY = 32, 16, 3e-3, 1e-3
-INSIDE, HARM, HARM_FROM_DB, OUTSIDE, ENTROPY = 0.5, 3.0, 0.3, 2.0, 2.0
+HIDDEN, BATCH, RATE, DECAY, SEED = 32, 16, 3e-3, 1e-3, 1
+INSIDE, HARM, HARM_FROM_DB, OUTSIDE, ENTROPY = 0.7, 4.0, 0.0, 3.0, 2.0
 """Weights of the error inside, of what of it exceeds that of what the HSI says by so many decibels, of the error
 outside, and of the probability."""
 THINNED = 3
@@ -69,10 +68,10 @@ class Sample:
         return Sample(*few, self.changed[first::step], self.sharp, self.missed / step, self.allowed / step)
 
 
-def sample(scene: ReferenceScene, setting: str, change: str, seed: int, blind: bool) -> Sample | None:
+def sample(scene: ReferenceScene, setting: str, change: str, seed: int) -> Sample | None:
     """Everything about a pair that the training needs; None where it has no candidates."""
     pair, mask = make_pair(scene, setting, change, seed)
-    whole = array_scene(pair.hsi, pair.msi, scene.bands, None if blind else scene.responses, RATIO, Psf(1.0))
+    whole = array_scene(pair.hsi, pair.msi, scene.bands, scene.responses, RATIO, Psf(1.0))
     context = pipeline.scene_context(whole, "cpu", 0)
     survey = survey_scene(whole, context)
     found = align_survey(survey, context)
@@ -125,8 +124,8 @@ def loss(answer: torch.Tensor, pair: Sample) -> torch.Tensor:
 
 def train(parts: Sequence[Sequence[Sample]], steps: int) -> dict[str, np.ndarray]:
     """Train on the pairs of several sites; every site counts alike."""
-    torch.manual_seed(0)
-    rng = np.random.default_rng(0)
+    torch.manual_seed(SEED)
+    rng = np.random.default_rng(SEED)
     joined = torch.cat([pair.features for site in parts for pair in site], dim=1)
     mean, spread = joined.mean(dim=1), joined.std(dim=1) + 1e-6
     linear = [torch.nn.Linear(len(mean), HIDDEN), torch.nn.Linear(HIDDEN, HIDDEN), torch.nn.Linear(HIDDEN, 4)]
@@ -147,7 +146,7 @@ def train(parts: Sequence[Sequence[Sample]], steps: int) -> dict[str, np.ndarray
         optimizer.step()
         schedule.step()
         if step % 100 == 0:
-            print(step, round(float(total), 3), flush=True)
+            print(step, round(total.item(), 3), flush=True)
     stored = {"mean": mean, "spread": spread}
     for index, layer in enumerate(linear, start=1):
         stored |= {f"weight{index}": layer.weight.detach(), f"bias{index}": layer.bias.detach()}
@@ -157,13 +156,15 @@ def train(parts: Sequence[Sequence[Sample]], steps: int) -> dict[str, np.ndarray
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--cubes", nargs="*", default=list(CUBES))
-    parser.add_argument("--steps", type=int, default=700)
+    parser.add_argument("--cubes", nargs="*", default=[], help="only cubes whose name contains one of these")
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
     sites: dict[str, list[Sample]] = {}
     for site, scene in split_scenes("train", args.data, args.cubes):
+        if scene.name in LEFT_OUT:
+            continue
         found = [sample(scene, *pair) for pair in PAIRS]
         usable = [pair for pair in found if pair is not None and pair.features.shape[1] >= _LEAST_PIXELS]
         if usable:

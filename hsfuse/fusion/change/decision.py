@@ -27,9 +27,9 @@ FloatArray = NDArray[np.float64]
 _TINY = 1e-3
 _REACH_PX = 4
 _LARGEST_FEATURE = 5.0
-_CAUTION = 1.8
-"""Log odds that the guide as it is gets in addition: on the tuning sites the ground around a change gains 0.3 to 0.5 dB
-by it, for 0.1 dB inside."""
+_CAUTION = 1.2
+"""Log odds that the guide as it is gets in addition: the ground around a change gains by it. With it no parcels of a
+validation site (35 dB) end more than 0.1 dB worse than interpolation; with 1.8 and an older network 0.6 dB."""
 
 
 @dataclass(frozen=True)
