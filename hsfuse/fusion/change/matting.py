@@ -74,7 +74,7 @@ def foreign_share(data: MattingData, response: Response) -> FloatArray:
     if ids.size == 0:
         return share.reshape(rows, cols)
     looked = np.flatnonzero(grown(data.candidates, _DATA_PX))
-    blur = response.sparse(data.seen.shape[1:])[looked][:, ids]
+    blur = response.sparse((rows // ratio, cols // ratio), looked, ids)
     blur_t = blur.T.tocsr()
     square_t = blur_t.power(2)
 

@@ -13,6 +13,9 @@ from hsfuse.fusion.map.blur import decimation_matrix
 
 FloatArray = NDArray[np.float64]
 
+_LEAST_WEIGHT = 1e-4
+"""Weights of the blur along an axis that are left out of the sparse matrix."""
+
 
 @dataclass(frozen=True)
 class Response:
@@ -50,11 +53,37 @@ class Response:
         fine: NDArray[np.float32] = upsample(coarse, self.ratio, self.offset_px)[0].numpy()
         return fine
 
-    def sparse(self, shape: tuple[int, int]) -> sp.csr_matrix:
-        """Blur and decimation of a raveled image of ``shape`` coarse pixels as a sparse matrix."""
-        parts = [
-            sp.csr_matrix(np.where(matrix > 1e-4, matrix, 0.0))
+    def sparse(self, shape: tuple[int, int], looked: NDArray[np.int64], known: NDArray[np.int64]) -> sp.csr_matrix:
+        """Blur and decimation as a sparse matrix.
+
+        Parameters
+        ----------
+        shape
+            Coarse pixels.
+        looked, known
+            Places in the raveled coarse image (the matrix's rows) and in the raveled fine one (its columns), ascending.
+        """
+        down, across = (
+            _taps(decimation_matrix(size * self.ratio, self.ratio, self.psf, offset))
             for size, offset in zip(shape, self.offset_px, strict=True)
-            for matrix in (decimation_matrix(size * self.ratio, self.ratio, self.psf, offset),)
-        ]
-        return sp.csr_matrix(sp.kron(parts[0], parts[1], format="csr"))
+        )
+        rows, cols = np.divmod(looked, shape[1])
+        wide = shape[1] * self.ratio
+        place = down[0][rows][:, :, None] * wide + across[0][cols][:, None, :]
+        weight = down[1][rows][:, :, None] * across[1][cols][:, None, :]
+        column = np.full(shape[0] * self.ratio * wide, -1, np.int32)
+        column[known] = np.arange(known.size, dtype=np.int32)
+        found = column[place]
+        used = (found >= 0) & (weight > 0.0)
+        ends = np.concatenate([[0], np.cumsum(used.sum(axis=(1, 2)))]).astype(np.int32)
+        return sp.csr_matrix((weight[used], found[used], ends), shape=(looked.size, known.size))
+
+
+def _taps(matrix: FloatArray) -> tuple[NDArray[np.int64], FloatArray]:
+    """Columns that each row of a banded matrix looks at, and their weights, shape (row, tap); small ones are 0."""
+    kept = np.where(matrix > _LEAST_WEIGHT, matrix, 0.0)
+    used = kept > 0.0
+    taps = int(used.sum(axis=1).max())
+    first = np.minimum(used.argmax(axis=1), matrix.shape[1] - taps)
+    columns = first[:, None] + np.arange(taps)
+    return columns, np.take_along_axis(kept, columns, axis=1)
