@@ -6,12 +6,19 @@ spreading nodata into neighbouring valid pixels.
 
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from hsfuse.parallel import side_by_side, threads_for
+
 FloatCube = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
+
+_BANDS, _MOST_THREADS, _WORTH_THREADS = 16, 4, 4_000_000
+"""Bands at a time, and samples that are worth threads."""
 
 
 def fill_missing(cube: FloatCube) -> tuple[FloatCube, BoolArray]:
@@ -39,7 +46,14 @@ def fill_missing(cube: FloatCube) -> tuple[FloatCube, BoolArray]:
         cube[:, partial] = _along_spectrum(cube[:, partial])
     if empty.any():
         _, (rows, cols) = ndimage.distance_transform_edt(empty, return_indices=True)
-        cube[:, empty] = cube[:, rows[empty], cols[empty]]
+        to, at = np.nonzero(empty), (rows[empty], cols[empty])
+
+        def fill(bands: slice) -> None:
+            for plane in cube[bands]:
+                plane[to] = plane[at]
+
+        parts = [slice(first, first + _BANDS) for first in range(0, len(cube), _BANDS)]
+        deque(side_by_side(fill, parts, threads_for(_MOST_THREADS) if cube.size >= _WORTH_THREADS else 1), maxlen=0)
     return cube, missing
 
 

@@ -146,26 +146,16 @@ static inline double keys(double d) {
   return d <= 1.0 ? (1.5 * d - 2.5) * d * d + 1.0 : ((-0.5 * d + 2.5) * d - 4.0) * d + 2.0;
 }
 
-/* Cubic resampling of a cube (bands, rows, cols; given strides, unit stride along columns) at fractional positions.
+/* Bands side by side, for hsf_warp: each of its taps then is one long vector.
  *
- * NaN marks missing samples. Of each output sample they are left out and the weights present are scaled up; where
- * more than `tolerated` of the absolute weight is missing the output is NaN. Output is (bands, count) with stride
- * out_band; positions are those of the output pixels in the cube's rows and columns. */
-int hsf_warp(const float *cube, int64_t bands, int64_t rows, int64_t cols, int64_t band_stride, int64_t row_stride,
-             const double *at_row, const double *at_col, int64_t count, double tolerated, float *out,
-             int64_t out_band) {
+ * Some rows [row0, row1) of a cube (bands, rows, cols; given strides, unit stride along columns) are written to
+ * `pixels` (rows, cols, lane), lane being the bands filled up to a multiple of 16 with zeros, and what is known of each
+ * pixel to `state` (rows, cols). */
+void hsf_warp_gather(const float *cube, int64_t bands, int64_t cols, int64_t band_stride, int64_t row_stride,
+                     int64_t row0, int64_t row1, float *pixels, uint8_t *state) {
   enum { BLOCK = 64 };
   const int64_t lane = (bands + 15) & ~(int64_t)15;
-  float *pixels = aligned_alloc(64, rows * cols * lane * sizeof(float));
-  float *block = aligned_alloc(64, BLOCK * lane * sizeof(float));
-  float *sums = aligned_alloc(64, 2 * lane * sizeof(float));
-  uint8_t *state = malloc(rows * cols);
-  if (!pixels || !block || !sums || !state) {
-    free(pixels), free(block), free(sums), free(state);
-    return 1;
-  }
-  /* Bands side by side: each tap then is one long vector. */
-  for (int64_t i = 0; i < rows; i++)
+  for (int64_t i = row0; i < row1; i++)
     for (int64_t j0 = 0; j0 < cols; j0 += BLOCK) {
       const int64_t j1 = j0 + BLOCK < cols ? j0 + BLOCK : cols;
       for (int64_t b = 0; b < bands; b++) {
@@ -180,9 +170,28 @@ int hsf_warp(const float *cube, int64_t bands, int64_t rows, int64_t cols, int64
         state[i * cols + j] = finite == bands ? COMPLETE : finite ? PARTIAL : EMPTY;
       }
     }
+}
+
+/* Cubic resampling of what hsf_warp_gather made of a cube (bands, rows, cols), at fractional positions.
+ *
+ * NaN marks missing samples. Of each output sample they are left out and the weights present are scaled up; where
+ * more than `tolerated` of the absolute weight is missing the output is NaN. Output is (bands, pixel) with stride
+ * out_band, of which the pixels [start, stop) are written; positions are those of the output pixels in the cube's rows
+ * and columns. */
+int hsf_warp(const float *pixels, const uint8_t *state, int64_t bands, int64_t rows, int64_t cols,
+             const double *at_row, const double *at_col, int64_t start, int64_t stop, double tolerated, float *out,
+             int64_t out_band) {
+  enum { BLOCK = 64 };
+  const int64_t lane = (bands + 15) & ~(int64_t)15;
+  float *block = aligned_alloc(64, BLOCK * lane * sizeof(float));
+  float *sums = aligned_alloc(64, 2 * lane * sizeof(float));
+  if (!block || !sums) {
+    free(block), free(sums);
+    return 1;
+  }
   float *present = sums, *absent = sums + lane;
-  for (int64_t n0 = 0; n0 < count; n0 += BLOCK) {
-    const int64_t n1 = n0 + BLOCK < count ? n0 + BLOCK : count;
+  for (int64_t n0 = start; n0 < stop; n0 += BLOCK) {
+    const int64_t n1 = n0 + BLOCK < stop ? n0 + BLOCK : stop;
     for (int64_t n = n0; n < n1; n++) {
       float *value = block + (n - n0) * lane;
       const double y = at_row[n], x = at_col[n];
@@ -258,7 +267,7 @@ int hsf_warp(const float *cube, int64_t bands, int64_t rows, int64_t cols, int64
       for (int64_t n = n0; n < n1; n++) target[n] = block[(n - n0) * lane + b];
     }
   }
-  free(pixels), free(block), free(sums), free(state);
+  free(block), free(sums);
   return 0;
 }
 

@@ -7,6 +7,7 @@ The callers then take their plain twins: :mod:`hsfuse.degrade`, :mod:`hsfuse.cor
 from __future__ import annotations
 
 import ctypes
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,15 @@ from numpy.typing import NDArray
 
 from hsfuse.errors import MemoryBudgetError
 from hsfuse.native.build import Kernels, plane_kernels
+from hsfuse.parallel import side_by_side, threads_for
 
 FloatArray = NDArray[np.float32]
 
 KERNELS = Kernels(plane_kernels("image"), "plain NumPy and PyTorch")
+_LANE = 16
+"""Numbers of a vector."""
+_MOST_THREADS, _WORTH_THREADS = 8, 4_000_000
+"""Samples of a result that are worth threads."""
 _INT, _FLOAT, _DOUBLE, _FLAG = ctypes.c_int64, ctypes.c_float, ctypes.c_double, ctypes.c_int32
 
 
@@ -191,13 +197,35 @@ def warp(
     if native is None:
         return False
     bands, rows, cols = cube.shape
-    _check(
-        native.hsf_warp(
-            _at(cube), _INT(bands), _INT(rows), _INT(cols), _INT(cube.strides[0] // 4), _INT(cube.strides[1] // 4),
-            _at(at_row), _at(at_col), _INT(at_row.size), _DOUBLE(tolerated), _at(out), _INT(out.strides[0] // 4),
-        )
-    )  # fmt: skip
+    lane = -(-bands // _LANE) * _LANE
+    # Vectors of 64 bytes are loaded from where they begin.
+    memory = np.empty(rows * cols * lane + _LANE, np.float32)
+    first = -memory.ctypes.data % (4 * _LANE) // 4
+    pixels, state = memory[first:], np.empty(rows * cols, np.uint8)
+    threads = threads_for(_MOST_THREADS) if out.size >= _WORTH_THREADS else 1
+
+    def gather(part: slice) -> None:
+        native.hsf_warp_gather(
+            _at(cube), _INT(bands), _INT(cols), _INT(cube.strides[0] // 4), _INT(cube.strides[1] // 4),
+            _INT(part.start), _INT(part.stop), _at(pixels), _at(state),
+        )  # fmt: skip
+
+    def resample(part: slice) -> int:
+        return int(
+            native.hsf_warp(
+                _at(pixels), _at(state), _INT(bands), _INT(rows), _INT(cols), _at(at_row), _at(at_col),
+                _INT(part.start), _INT(part.stop), _DOUBLE(tolerated), _at(out), _INT(out.strides[0] // 4),
+            )
+        )  # fmt: skip
+
+    deque(side_by_side(gather, _parts(rows, threads), threads), maxlen=0)
+    _check(max(side_by_side(resample, _parts(at_row.size, threads), threads), default=0))
     return True
+
+
+def _parts(size: int, count: int) -> list[slice]:
+    step = max(-(-size // count), 1)
+    return [slice(first, min(first + step, size)) for first in range(0, size, step)]
 
 
 def encode(

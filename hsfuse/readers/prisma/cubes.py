@@ -6,8 +6,10 @@ processor's cache: one pass turns a chunk from uint16 into float32 reflectance, 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 
 from hsfuse.errors import InputError
 from hsfuse.grid import Slice2D
+from hsfuse.parallel import side_by_side, threads_for
 from hsfuse.readers.base import ERROR_INVALID_L1, BoolArray, FloatCube
 from hsfuse.readers.blocks import BandIndex, band_index, check_block
 from hsfuse.readers.prisma.file import ORDER_HINT, He5File
@@ -26,6 +29,8 @@ MERGE_GAP = 4
 """Slots between two wanted ones that are cheaper to read along than to skip."""
 PROBES_NM = (490.0, 560.0, 665.0, 780.0, 865.0, 1050.0, 1250.0, 1650.0, 2200.0)
 """Wavelengths without strong absorption; a pixel that is empty at all of them is looked at closely."""
+_MOST_THREADS, _WORTH_THREADS = 4, 4_000_000
+"""Samples of a window that are worth threads."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,17 @@ class Encoding:
     scale: Mapping[str, tuple[float, float]]
     factor: NDArray[np.float32] | None = None
     bits: NDArray[np.uint8] | None = None
+
+
+class _Stored(NamedTuple):
+    """Some rows of a run of bands as they are stored: numbers and error codes, shape (row, slot, col)."""
+
+    scale: tuple[np.float32, np.float32]
+    run: list[int]
+    first: int
+    rows: slice
+    numbers: NDArray[np.integer]
+    codes: NDArray[np.integer] | None
 
 
 class PrismaCubes:
@@ -131,27 +147,35 @@ class PrismaCubes:
         """Read reflectance, shape (band, row, col); NaN for DN 0 and for samples invalid already in L1."""
         wanted = self._wanted(block, bands)
         out = np.empty((wanted.size, *block.shape), dtype=np.float32)
-        nan = np.float32(np.nan)
-        for detector, run, first, last in self._runs(wanted):
-            low, step = self._scale[detector]
-            errors = self._errors.get(detector)
-            for rows, numbers in self._chunks(self._cubes[detector], block, first, last):
-                codes = None if errors is None else self._bits(self._load(errors, block, rows, first, last))
-                if codes is not None and not (codes & ERROR_INVALID_L1).any():
-                    codes = None
-                for index in run:
-                    slot = self.bands.slot[wanted[index]] - first
-                    stored, target = numbers[:, slot], out[index, rows]
-                    np.multiply(stored, step, out=target, dtype=np.float32)
-                    if low != 0:
-                        target += low
-                    if self._encoding.factor is not None:
-                        target *= self._encoding.factor[wanted[index]]
-                    empty = (stored == 0) & self._encoding.zero_is_empty
-                    if codes is not None:
-                        empty |= (codes[:, slot] & ERROR_INVALID_L1).astype(np.bool_)
-                    np.copyto(target, nan, where=empty)
+
+        def stored() -> Iterator[_Stored]:
+            for detector, run, first, last in self._runs(wanted):
+                errors = self._errors.get(detector)
+                for rows, numbers in self._chunks(self._cubes[detector], block, first, last):
+                    codes = None if errors is None else self._load(errors, block, rows, first, last)
+                    yield _Stored(self._scale[detector], run, first, rows, numbers, codes)
+
+        threads = threads_for(_MOST_THREADS) if out.size >= _WORTH_THREADS else 1
+        deque(side_by_side(lambda part: self._decode(part, wanted, out), stored(), threads), maxlen=0)
         return out
+
+    def _decode(self, part: _Stored, wanted: NDArray[np.int64], out: FloatCube) -> None:
+        """Turn stored numbers into reflectance, written to their place in ``out``."""
+        (low, step), codes = part.scale, None if part.codes is None else self._bits(part.codes)
+        if codes is not None and not (codes & ERROR_INVALID_L1).any():
+            codes = None
+        for index in part.run:
+            slot = self.bands.slot[wanted[index]] - part.first
+            stored, target = part.numbers[:, slot], out[index, part.rows]
+            np.multiply(stored, step, out=target, dtype=np.float32)
+            if low != 0:
+                target += low
+            if self._encoding.factor is not None:
+                target *= self._encoding.factor[wanted[index]]
+            empty = (stored == 0) & self._encoding.zero_is_empty
+            if codes is not None:
+                empty |= (codes[:, slot] & ERROR_INVALID_L1).astype(np.bool_)
+            np.copyto(target, np.float32(np.nan), where=empty)
 
     def error_codes(self, block: Slice2D, bands: BandIndex = None) -> NDArray[np.uint8] | None:
         """Read the error bits, shape (band, row, col); None without error matrices."""
