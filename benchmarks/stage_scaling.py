@@ -1,10 +1,13 @@
 """How the stages of a run would spread over more cores than this machine has: counted by sampling, whatever the load.
 
     python benchmarks/stage_scaling.py PRISMA SENTINEL2 OUTPUT.tif [--method glp] [--threads 16] [--json OUT.json]
+    python benchmarks/stage_scaling.py PRISMA SENTINEL2 OUTPUT.tif --method ssrfn --card --json CARD.json
 
-``hsfuse run`` is started with as many threads as the workstation has cores. Every 20 ms the threads of the process that
-run or could run (state R of ``/proc/PID/task/*/stat``) are counted, and the processor time since the last look noted.
-Work that was done while k threads could run takes a k-th of its processor time where there are k cores or more, so
+``hsfuse run --quality plain`` is started with as many threads as the workstation has cores; with ``--card`` beside a
+pretended card that takes no time (``pretended_card.py``), without report: the host's part of learning and fusing. Every
+20 ms the threads of the process, and of those that it started, which run or could run (state R of
+``/proc/PID/task/*/stat``) are counted, and the processor time since the last look noted. Work that was done while k
+threads could run takes a k-th of its processor time where there are k cores or more, so
 
     seconds on n cores = sum over samples of (processor time / min(k, n)).
 
@@ -15,6 +18,7 @@ and faster or slower cores are left out: the figures are what the threads allow,
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -52,8 +56,18 @@ class OpenStages:
         return " + ".join(sorted(set(self._open))) or "start, between stages, end"
 
 
+def family(pid: int) -> list[int]:
+    """A process and those that it started."""
+    found = [pid]
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):
+            for child in (task / "children").read_text().split():
+                found += family(int(child))
+    return found
+
+
 def threads_of(pid: int) -> tuple[int, float]:
-    """Threads that run or could run, and the processor time of the process, seconds."""
+    """Threads of a process that run or could run, and its processor time, seconds."""
     running = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
         try:
@@ -72,16 +86,20 @@ def sample(command: list[str]) -> dict[str, dict[int, float]]:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     reader = threading.Thread(target=stages.read, args=(process.stderr,), daemon=True)
     reader.start()
-    before = 0.0
+    spent: dict[int, float] = {}
     while process.poll() is None:
+        running, busy = 0, 0.0
         try:
-            running, now = threads_of(process.pid)
+            for pid in family(process.pid):
+                with contextlib.suppress(OSError):
+                    threads, now = threads_of(pid)
+                    running, busy = running + threads, busy + now - spent.get(pid, 0.0)
+                    spent[pid] = now
         except OSError:
             break
         row = found[str(stages)]
         for cores in CORES:
-            row[cores] += (now - before) / min(max(running, 1), cores)
-        before = now
+            row[cores] += busy / min(max(running, 1), cores)
         time.sleep(_PERIOD_S)
     reader.join(timeout=10.0)
     if process.wait():
@@ -97,11 +115,14 @@ def main() -> None:
     parser.add_argument("--method", default="glp")
     parser.add_argument("--threads", type=int, default=16)
     parser.add_argument("--json", type=Path, help="write the table there, for roofline.py --stages")
+    parser.add_argument("--card", action="store_true", help="beside a pretended card: the host's part of fusing")
     parser.add_argument("--flags", default="", help="further flags of hsfuse run")
     args = parser.parse_args()
+    program = [str(Path(__file__).with_name("pretended_card.py"))] if args.card else ["-m", "hsfuse"]
     command = [
-        sys.executable, "-m", "hsfuse", "run", args.prisma, args.sentinel2, "-o", args.output, "--method", args.method,
-        "--threads", str(args.threads), "--overwrite", "--verbose", "--no-progress", *args.flags.split(),
+        sys.executable, *program, "run", args.prisma, args.sentinel2, "-o", args.output, "--method", args.method,
+        "--quality", "plain", "--threads", str(args.threads), "--overwrite", "--verbose", "--no-progress",
+        *(["--no-report"] if args.card else []), *args.flags.split(),
     ]  # fmt: skip
     found = sample(command)
     print("| stages | " + " | ".join(f"{n} core{'s' if n > 1 else ''}, s" for n in CORES) + " |")

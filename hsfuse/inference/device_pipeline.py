@@ -3,7 +3,7 @@
 ::
 
     reader -> [cut out] -> upload -> compute -> download -> [use: blend, mask, encode] -> writer
-               thread 1    stream    stream     stream       thread 2
+               thread      stream    stream     stream       threads
 
 A *slot* is host memory for one batch, its tiles and its results. There are :data:`SLOTS`; whoever wants to cut out the
 next batch waits for one, so that no stage runs away from those after it. Batches are finished in the order in which
@@ -18,7 +18,7 @@ import queue
 import threading
 import traceback
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,7 @@ from hsfuse.inference.graphs import TileGraphs
 from hsfuse.inference.tile_batches import TileBatch
 from hsfuse.inference.tiling import Tile
 from hsfuse.log import get_logger
+from hsfuse.parallel import threads_for
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +49,8 @@ class TileMemoryError(MemoryBudgetError):
 
 SLOTS = 3
 """One batch is cut out or copied there, one computed, one copied back or used."""
+_MOST_USERS = 4
+"""Threads that use the results of a batch's tiles."""
 
 
 @dataclass(eq=False)
@@ -114,6 +117,8 @@ class DevicePipeline:
             self._slots.put(_Slot(accelerator))
         self._given: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._flying: queue.SimpleQueue[_Flight | None] = queue.SimpleQueue()
+        # One thread could not keep up with a card: blending and encoding take longer than a small network.
+        self._users = ThreadPoolExecutor(threads_for(_MOST_USERS), thread_name_prefix="hsfuse-use")
         self._failed, self._stopped = threading.Event(), threading.Event()
         self._threads = [
             threading.Thread(target=self._send, name="hsfuse-send", daemon=True),
@@ -140,6 +145,7 @@ class DevicePipeline:
         self._given.put(None)
         for thread in self._threads:
             thread.join()
+        self._users.shutdown()
         # A card that is lost says so once more: what ends the run is said already.
         with contextlib.suppress(RuntimeError) if kind is not None else contextlib.nullcontext():
             self._graphs.drop()
@@ -221,13 +227,24 @@ class DevicePipeline:
                     _cancel(job)
                     continue
                 self._accelerator.wait(flight.mark)
-                for tile, data in zip(job.batch.tiles, job.batch.results(flight.host.numpy()), strict=True):
-                    if job.futures[tile].set_running_or_notify_cancel():
-                        job.futures[tile].set_result(job.use(tile, data))
+                self._use_all(job, flight.host.numpy())
             except BaseException as error:
                 self._fail(job, error)
             finally:
                 self._slots.put(flight.slot)
+
+    def _use_all(self, job: _Job, results: FloatCube) -> None:
+        """Use a batch's results, several tiles at a time; none is in use any more on return."""
+
+        def one(tile: Tile, data: FloatCube) -> None:
+            if job.futures[tile].set_running_or_notify_cancel():
+                job.futures[tile].set_result(job.use(tile, data))
+
+        pieces = zip(job.batch.tiles, job.batch.results(results), strict=True)
+        used = [self._users.submit(one, tile, data) for tile, data in pieces]
+        wait(used)
+        for future in used:
+            future.result()
 
     def _fail(self, job: _Job, error: BaseException) -> None:
         """Nothing after a batch that failed is begun: whoever waits for it ends the run."""

@@ -1,0 +1,129 @@
+"""A run beside a card that takes no time: what is left is the host's part.
+
+    python benchmarks/pretended_card.py run PRISMA SENTINEL2 -o OUT.tif --method ssrfn --quality plain
+
+The command line of hsfuse, with two changes. Fusing goes through the pipeline of a GPU (tiles of the size and number
+that 16 GB of its memory allow, cut out into host buffers, blended, encoded and written by the host's threads), but its
+device computes and copies nothing. And networks return no correction, so that learning from the scene holds the host's
+part only. The cube is empty: what it takes to write and judge one is told by a run without a card.
+``benchmarks/stage_scaling.py --card`` uses this.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from typing import Any
+
+_VRAM = 16_000_000_000
+
+
+class PretendedCard:
+    """An accelerator whose copies and work take no time."""
+
+    def host_buffer(self, shape: tuple[int, ...]) -> Any:
+        """Memory of the host."""
+        import torch
+
+        return torch.zeros(shape)
+
+    def upload(self, host: Any) -> tuple[Any, None]:
+        """Copy nothing."""
+        return host, None
+
+    def compute(self, work: Callable[[], Any], _after: tuple[None, ...]) -> tuple[Any, None]:
+        """Make an array of the result's shape."""
+        return work(), None
+
+    def download(self, _result: Any, _host: Any, _after: None) -> None:
+        """Copy nothing."""
+
+    def wait(self, _mark: None) -> None:
+        """Everything is there already."""
+
+    def graphs(self) -> None:
+        """Nothing is recorded."""
+
+    def out_of_memory(self, _error: BaseException) -> bool:
+        """Never."""
+        return False
+
+    def release_memory(self) -> None:
+        """Nothing is held."""
+
+
+def _shaped(_: object, hsi: Any, msi: Any, window: Any, __: object) -> Any:
+    """Stand for the fusion of a batch: nothing, in the result's shape."""
+    import torch
+
+    ratio = msi.shape[2] // hsi.shape[2]
+    rows, cols = ((part.stop - part.start) * ratio for part in window)
+    return torch.zeros(1).expand(len(hsi), hsi.shape[1], rows, cols)
+
+
+def _uncorrected(_: object, hsi: Any, msi: Any, estimate: Any = None, __: object = None, window: Any = None) -> Any:
+    """Stand for the network: its base, and no correction."""
+    import torch
+
+    ratio = msi.shape[2] // hsi.shape[2]
+    base = torch.zeros(*hsi.shape[:2], *msi.shape[2:]) if estimate is None else estimate
+    if window is not None:
+        base = base[..., *(slice(part.start * ratio, part.stop * ratio) for part in window)]
+    return base, torch.zeros(1).expand(base.shape)
+
+
+def _in_pipeline(pipeline: Any) -> None:
+    budget = pipeline.make_budget
+    pipeline.make_budget = lambda resources: replace(budget(resources), vram=_VRAM)
+    pipeline.fuse = partial(pipeline.fuse, accelerator=PretendedCard())
+
+
+def _in_graphs(graphs: Any) -> None:
+    graphs.TileGraphs.fuse = _shaped
+
+
+def _in_network(network: Any) -> None:
+    network.Ssrfn.parts = _uncorrected
+
+
+_PATCHES: dict[str, Callable[[Any], None]] = {
+    "hsfuse.inference.pipeline": _in_pipeline,
+    "hsfuse.inference.graphs": _in_graphs,
+    "hsfuse.fusion.methods.ssrfn.network": _in_network,
+}
+
+
+class _Patching(MetaPathFinder):
+    """Changes modules when they are imported, so that nothing is imported earlier than in any run."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """Find a module that is to be changed."""
+        if name not in _PATCHES:
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is None or spec.loader is None:
+            return spec
+        load: Callable[[Any], None] = spec.loader.exec_module
+
+        def load_and_patch(module: Any) -> None:
+            load(module)
+            _PATCHES[name](module)
+
+        spec.loader.exec_module = load_and_patch  # type: ignore[method-assign]
+        return spec
+
+
+def main() -> None:
+    """Run the command line."""
+    sys.meta_path.insert(0, _Patching())
+    from hsfuse.__main__ import main as command
+
+    command()
+
+
+if __name__ == "__main__":
+    main()
