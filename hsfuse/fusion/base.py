@@ -44,6 +44,8 @@ class ModelSpec:
         Overlap between neighbouring tiles that is blended, in HSI pixels; 0 where the halo makes tiles exact.
     multiple_px
         Tiles are read from and to multiples of this, counted from the scene's origin, in HSI pixels.
+    padded
+        Tiles that end with the scene are filled up to whole multiples; without it they end where it ends.
     preferred_tile_px
         Best tile side in HSI pixels when memory allows.
     bytes_per_pixel
@@ -73,6 +75,7 @@ class ModelSpec:
     halo_px: int
     overlap_px: int = 0
     multiple_px: int = 1
+    padded: bool = True
     preferred_tile_px: int = 128
     bytes_per_pixel: int = 2000
     host_bytes_per_pixel: int | None = None

@@ -7,6 +7,7 @@ tiles of both together are as exact as those of either.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 
 _FIT_PIXELS = 150_000
 """Pixels of the first step's cube that the second learns from."""
-_LEAST_ROWS = 8
+_LEAST_ROWS, _EDGE_PX = 8, 8
+"""Rows that a strip must keep, and the most that is cut off its edges: further inside, what a method makes of a strip
+is as good as what it makes of the scene, whatever its tiles need to be equal."""
 _PSF = Psf(1.0)
 """What the first step leaves is about as sharp as its guide; methods that calibrate find out."""
 
@@ -86,12 +89,14 @@ class TwoStepMethod(FusionMethod):
         a, b, guides = self._first.spec, self._second.spec, self._guides
         area = guides.second**2
         context = -(-b.halo_px // guides.first)
-        multiple = int(np.lcm(a.multiple_px, -(-b.multiple_px // guides.first)))
+        # What begins at a multiple begins at one of the second method's, too, on the grid between.
+        multiple = math.lcm(a.multiple_px, b.multiple_px // math.gcd(b.multiple_px, guides.first))
         return replace(
             a,
             halo_px=a.halo_px + -(-context // multiple) * multiple,
             overlap_px=a.overlap_px,
             multiple_px=multiple,
+            padded=any(spec.padded and spec.multiple_px > 1 for spec in (a, b)),
             bytes_per_pixel=a.bytes_per_pixel // area + b.bytes_per_pixel + 400,
             host_bytes_per_pixel=None,
             flop_per_pixel=a.flop_per_pixel / area + b.flop_per_pixel,
@@ -159,7 +164,7 @@ class TwoStepMethod(FusionMethod):
         """What the first step makes of a strip, with the panchromatic guide below it; None where little is left."""
         import torch
 
-        guides, halo = self._guides, self._first.spec.halo_px
+        guides, halo = self._guides, min(self._first.spec.halo_px, _EDGE_PX)
         rows, fine = strip.hsi.shape[1], strip.fine
         if fine is None or rows <= 2 * halo + _LEAST_ROWS or cols.stop - cols.start <= 2 * halo + _LEAST_ROWS:
             return None

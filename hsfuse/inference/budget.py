@@ -190,7 +190,9 @@ def choose_plan(
         for wide in _widths(size, spec, blend, free=tile is None, batched=budget.vram is not None):
             fitted = blend if min(size, max(height, width)) >= blend else 0
             abreast = 1 if budget.vram is not None else workers
-            plan = TilePlan(height, width, size, fitted, spec.halo_px, spec.multiple_px, wide, abreast)
+            plan = TilePlan(
+                height, width, size, fitted, spec.halo_px, spec.multiple_px, wide, abreast, padded=spec.padded
+            )
             estimate = estimated(plan)
             vram_fits = budget.vram is None or estimate.vram_bytes <= budget.vram
             if estimate.host_bytes <= budget.host and vram_fits:

@@ -121,7 +121,7 @@ class RowJob:
             import torch
 
             torch.set_num_threads(1)
-            results = fuse_batch(self.method, TileBatch((tile,), strip, self.scene.ratio, self.plan.multiple))
+            results = fuse_batch(self.method, TileBatch((tile,), strip, self.scene.ratio, self.plan.whole_px))
             done = use(tile, results[0])
             del results
             if self.tidy_above:
@@ -141,7 +141,7 @@ class RowJob:
         return clipped
 
     def _batches(self, todo: Sequence[Tile], strip: SceneStrip, size: int) -> list[TileBatch]:
-        return batches_of(todo, strip, self.scene.ratio, self.plan.multiple, size)
+        return batches_of(todo, strip, self.scene.ratio, self.plan.whole_px, size)
 
 
 def part_of(buffer: NDArray[Any], block: Slice2D, rows: slice) -> NDArray[Any]:

@@ -72,6 +72,8 @@ class TilePlan:
         Tiles of a row that are computed at the same time: where tiles are cut to fit, the cut shares the work evenly.
     first_row
         The first row of the partition: those above are finished, by another plan.
+    padded
+        Whether tiles that end with the image are filled up to whole multiples.
     """
 
     height: int
@@ -83,6 +85,7 @@ class TilePlan:
     tile_width: int | None = None
     abreast: int = 1
     first_row: int = 0
+    padded: bool = True
 
     def __post_init__(self) -> None:
         if min(self.tile, self.columns) < 1 or self.overlap < 0 or self.halo < 0 or self.multiple < 1:
@@ -105,6 +108,11 @@ class TilePlan:
     def columns(self) -> int:
         """Largest width of a core."""
         return self.tile if self.tile_width is None else self.tile_width
+
+    @property
+    def whole_px(self) -> int:
+        """Sides of what a method is given are multiples of this."""
+        return self.multiple if self.padded else 1
 
     @property
     def row_edges(self) -> NDArray[np.int64]:

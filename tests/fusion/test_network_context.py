@@ -11,10 +11,11 @@ import torch
 from hsfuse.degrade import Psf, Window, lowpass_decimate_array, upsample
 from hsfuse.errors import UsageError
 from hsfuse.fusion.base import FusionContext, LowResolutionStrip
+from hsfuse.fusion.methods.ssrfn import method as ssrfn_method
 from hsfuse.fusion.methods.ssrfn.config import PRESETS
 from hsfuse.fusion.methods.ssrfn.method import SsrfnMethod
 from hsfuse.fusion.methods.ssrfn.network import Ssrfn, make_network
-from hsfuse.fusion.nets.context import Context, finer, grown, inside
+from hsfuse.fusion.nets.context import CORRECTION_CONTEXT, Context, finer, grown, inside
 from hsfuse.fusion.nets.scene_statistics import SceneStatistics
 
 RATIO = 3
@@ -62,7 +63,9 @@ def test_a_window_is_cut_out_of_the_whole(
 
 @pytest.mark.parametrize("name", ["ssrfn", "ssrfn-lite"])
 def test_most_of_the_context_is_dropped_before_the_layers_that_cost_most(
-    name: str, pair: tuple[torch.Tensor, torch.Tensor, torch.Tensor, SceneStatistics]
+    name: str,
+    pair: tuple[torch.Tensor, torch.Tensor, torch.Tensor, SceneStatistics],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     hsi, msi, _, _ = pair
     config = replace(PRESETS[name], n_bands=8, width=16, headdim=16, guide_denoiser=8)
@@ -75,12 +78,12 @@ def test_most_of_the_context_is_dropped_before_the_layers_that_cost_most(
     seen: dict[str, list[int]] = {"features": [], "refined": []}
     for part, module in (("features", network.network.sfe_msi), ("refined", network.network.ffm.first[0])):
         module.register_forward_pre_hook(lambda _, given, part=part: seen[part].append(given[0].shape[2:].numel()))
+    monkeypatch.setattr(ssrfn_method, "BLOCK_PX", 4)
     out = network.fuse_window(hsi, msi, WINDOW)
     context = network.network.context
-    wanted = tuple(part.stop - part.start for part in WINDOW)
-    assert out.shape[2:] == tuple(size * RATIO for size in wanted)
+    assert out.shape[2:] == tuple((part.stop - part.start) * RATIO for part in WINDOW)
     for part, margin in context._asdict().items():
-        assert max(seen[part]) == (wanted[0] + 2 * margin) * (wanted[1] + 2 * margin) * RATIO**2
+        assert max(seen[part]) == (4 + 2 + 2 * margin) ** 2 * RATIO**2  # a block, half of each blended zone, context
     assert context.refined < context.features < network.spec.halo_px
 
 
@@ -116,7 +119,7 @@ def test_the_header_may_ask_for_more_context() -> None:
         method: SsrfnMethod = SsrfnMethod.from_weights("ssrfn-lite")
     except UsageError:
         pytest.skip("no weights of ssrfn-lite")
-    assert method.spec.halo_px == 6
+    before = method.spec.halo_px
     assert method._header is not None
     method._header = replace(method._header, halo_px=11)
-    assert method.spec.halo_px == 11
+    assert method.spec.halo_px == before + 11 - CORRECTION_CONTEXT.features

@@ -12,12 +12,20 @@ from hsfuse.fusion.methods.ssrfn.cost import (
     host_bytes_per_pixel,
 )
 from hsfuse.fusion.nets.context import CORRECTION_CONTEXT
-from hsfuse.fusion.nets.denoising_effort import STEPS, TURNS, learned_pixels
+from hsfuse.fusion.nets.denoising_effort import LAYERS, STEPS, TURNS, learned_pixels
 from hsfuse.fusion.nets.header import NetworkHeader
 from hsfuse.fusion.nets.native.build import native_library
 
 DEFAULT_OVERLAP_PX = 2
 """Blended overlap of a network without own figures, HSI pixels."""
+BLOCK_PX = 32
+"""Side of the blocks that a correction is computed in, HSI pixels: twice the side of training patches."""
+BLOCK_OVERLAP_PX = 2
+"""Width of the zone in which two blocks are blended, HSI pixels."""
+DENOISER_REACH_PX = -(-(LAYERS + 1) // 2)
+"""How far the guide's denoiser looks, HSI pixels at the smallest ratio."""
+_SHARE_IN_BLOCKS = 0.65
+"""Of what is read for a tile of usual size, what its blocks and their contexts amount to; the rest is margin."""
 SAMPLE_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
@@ -39,20 +47,25 @@ def describe(
         Effort for the guide's denoiser.
     """
     sample_bytes = SAMPLE_BYTES[precision]
+    halo_px, side, share, held = context_px, 1, 1.0, host_bytes_per_pixel(
+        config, sample_bytes, compiled=native_library() is not None
+    )  # fmt: skip
+    if estimate is not None:
+        halo_px = block_margin_px(context_px) + estimate.halo_px + DENOISER_REACH_PX
+        # Of the network's own features those of one block are in memory at a time.
+        side, share, held = BLOCK_PX, _SHARE_IN_BLOCKS, max(8 * config.n_bands, estimate.bytes_per_pixel)
     return ModelSpec(
         name=name,
         kind="network",
-        halo_px=max(context_px, estimate.halo_px if estimate else 0),
+        halo_px=halo_px,
         overlap_px=header.overlap_px if header and header.overlap_px else DEFAULT_OVERLAP_PX,
-        multiple_px=1,
+        multiple_px=side,
+        padded=False,
         preferred_tile_px=128,
         # The base estimate is finished before the network starts.
         bytes_per_pixel=max(bytes_per_pixel(config, sample_bytes), estimate.bytes_per_pixel if estimate else 0),
-        host_bytes_per_pixel=max(
-            host_bytes_per_pixel(config, sample_bytes, compiled=native_library() is not None),
-            estimate.bytes_per_pixel if estimate else 0,
-        ),
-        flop_per_pixel=flop_per_pixel(config)
+        host_bytes_per_pixel=held,
+        flop_per_pixel=share * flop_per_pixel(config)
         + (estimate.flop_per_pixel if estimate else 0.0)
         + (TURNS - 1) * denoiser_flop_per_pixel(config) * thorough,
         learn_flop=denoiser_flop_per_pixel(config) * learned_pixels(denoiser_steps),
@@ -64,6 +77,11 @@ def describe(
         reference=REFERENCE,
         weights_sha256=sha256,
     )
+
+
+def block_margin_px(context_px: int) -> int:
+    """What blocks need around wanted pixels, HSI pixels; as :attr:`hsfuse.fusion.nets.fixed_blocks.FixedBlocks`."""
+    return BLOCK_PX + BLOCK_OVERLAP_PX // 2 + context_px
 
 
 def foresee(header: NetworkHeader, sha256: str, precision: Precision) -> ModelSpec | None:

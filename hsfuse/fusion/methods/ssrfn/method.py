@@ -28,11 +28,12 @@ from hsfuse.fusion.create import create_method
 from hsfuse.fusion.diagnostics import CorrectionValidation, MethodDiagnostics
 from hsfuse.fusion.guide_noise import GuideSample, guide_noise
 from hsfuse.fusion.methods.ssrfn.config import DEFAULT_BASE, PRESETS, SsrfnConfig
-from hsfuse.fusion.methods.ssrfn.description import describe
+from hsfuse.fusion.methods.ssrfn.description import BLOCK_OVERLAP_PX, BLOCK_PX, DENOISER_REACH_PX, describe
 from hsfuse.fusion.methods.ssrfn.network import Ssrfn
 from hsfuse.fusion.nets.compiling import compiled
 from hsfuse.fusion.nets.context import finer, grown, inside, whole
 from hsfuse.fusion.nets.denoising_effort import STEPS, THOROUGH_STEPS
+from hsfuse.fusion.nets.fixed_blocks import FixedBlocks
 from hsfuse.fusion.nets.guide_adaptation import AdaptedDenoiser, adapt_denoiser
 from hsfuse.fusion.nets.half import TYPES, probe_pair, settle
 from hsfuse.fusion.nets.header import NetworkHeader
@@ -153,6 +154,11 @@ class SsrfnMethod(NetworkMethod):
         return header.halo_px if header and header.halo_px else self._network.context.features
 
     @property
+    def _blocks(self) -> FixedBlocks:
+        """Blocks that the correction is computed in."""
+        return FixedBlocks(BLOCK_PX, BLOCK_OVERLAP_PX, self._context_px)
+
+    @property
     def spec(self) -> ModelSpec:
         """Self-description."""
         config = self._network.config
@@ -206,21 +212,30 @@ class SsrfnMethod(NetworkMethod):
 
     @torch.inference_mode()
     def fuse_window(self, hsi: Tensor, msi: Tensor, window: Window) -> Tensor:
-        """As :meth:`fuse`; each layer computes the context that those after it need, and no more."""
+        """As :meth:`fuse`; the correction is computed in blocks of the scene, so that no tiling changes it."""
         if self._scene is None:
             raise HsfuseError("The fusion method was not fitted to the scene.", hint="Call fit() before fuse().")
-        ratio, size = msi.shape[2] // hsi.shape[2], (hsi.shape[2], hsi.shape[3])
-        msi = self._clean(msi)
         if self._base is None:
-            base, change = self._parts(hsi, msi, None, self._scene, window)
+            base, change = self._parts(hsi, self._clean(msi), None, self._scene, window)
             return base + change
-        if self._validation is not None and not self._validation.share.any():
-            return self._base.fuse_window(hsi, msi, window).float()
-        near = grown(window, self._context_px, size)
-        estimate = self._base.fuse_window(hsi, msi, near).float()
-        base, change = self._parts(
-            hsi[..., *near], msi[..., *finer(near, ratio)], estimate, self._scene, inside(window, near)
-        )
+        ratio, size = msi.shape[2] // hsi.shape[2], (hsi.shape[2], hsi.shape[3])
+        unused = self._validation is not None and not self._validation.share.any()
+        blocks = self._blocks
+        needed = window if unused else blocks.needed(window, size)
+        given = grown(needed, self._base.spec.halo_px + DENOISER_REACH_PX, size)
+        hsi, guide = hsi[..., *given], self._clean(msi[..., *finer(given, ratio)])
+        estimate = self._base.fuse_window(hsi, guide, inside(needed, given)).float()
+        if unused:
+            return estimate
+
+        def correction(near: Window, shown: Window) -> Tensor:
+            low, there = inside(near, given), finer(inside(near, needed), ratio)
+            images = hsi[..., *low], guide[..., *finer(low, ratio)], estimate[..., *there].contiguous()
+            change: Tensor = self._parts(*images, self._scene, shown)[1]
+            return change
+
+        change = blocks.apply(correction, window, size, ratio)
+        base = estimate[..., *finer(inside(window, needed), ratio)].contiguous()
         return base.add_(change) if self._share is None else base.addcmul_(change, self._share)
 
     @torch.inference_mode()
