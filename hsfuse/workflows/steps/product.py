@@ -110,7 +110,7 @@ def make_product(
             written = writing.result()
     facts |= {"output": str(written.path), "sidecars": [str(p) for p in written.sidecars], "bytes": written.bytes}
     if repair is not None:
-        facts["confidence"] = str(write_confidence(confidence_path(output), prepared, repair, config.threads or 1))
+        facts["confidence"] = str(write_confidence(confidence_path(output), prepared, repair, resources.threads))
     if quality is not None:
         facts |= {"scores": quality.scores, "verdict": quality.verdict, "report": str(quality.report)}
     return Product(written, quality, facts)
