@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 import hsfuse
 from hsfuse.degrade import Psf
 from hsfuse.errors import UsageError
+from hsfuse.fusion.change.confidence import ErrorFeatures, ErrorModel, apply_error
 from hsfuse.fusion.create import create_method
 from hsfuse.fusion.map.method import refined
 from hsfuse.grid import Slice2D
@@ -143,3 +144,14 @@ def test_pairs_without_responses_and_small_ones() -> None:
     blind = array_scene(pair.hsi, pair.msi, BandTable.make(pair.centre_nm), None, RATIO, Psf(1.0))
     cube = pipeline.fuse_to_array(refined(create_method("glp"), "standard"), _repair(blind).scene, ONE_THREAD)
     assert np.isfinite(cube).all()
+
+
+@pytest.mark.parametrize("replaced", [0.0, 0.4, 1.0])
+def test_the_expected_error_of_a_cube_in_other_units_is_the_same_in_these_units(replaced: float) -> None:
+    # Logs of squared reflectances: noise, roughness of the pixel and of the scene, brightness, what is unexplained.
+    shifted = np.zeros((13, 1, 1), np.float32)
+    shifted[[1, 3, 5, 7, 8, 9, 10]] = 2.0 * np.log(10.0)
+    share, kept = np.full((1, 1), replaced, np.float32), np.zeros((1, 1), np.float32)
+    model = ErrorModel.load()
+    one, ten = (apply_error(model, ErrorFeatures(base, share, kept)) for base in (0.0 * shifted, shifted))
+    np.testing.assert_allclose(ten, 10.0 * one, rtol=1e-3)

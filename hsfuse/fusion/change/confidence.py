@@ -1,7 +1,7 @@
 """How far to believe a result, per fine pixel: probability of change, and the expected error.
 
 Both are small regressions on what the repair of the guide saw, fitted on simulated changes of measured cubes
-(``benchmarks/fit_confidence.py``); the sites are those of the training side of ``benchmarks/sites.toml``.
+(``benchmarks/fit_confidence.py``); none of the test sites of ``benchmarks/sites.toml`` took part.
 """
 
 from __future__ import annotations
