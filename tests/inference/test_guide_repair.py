@@ -149,9 +149,9 @@ def test_pairs_without_responses_and_small_ones() -> None:
 @pytest.mark.parametrize("replaced", [0.0, 0.4, 1.0])
 def test_the_expected_error_of_a_cube_in_other_units_is_the_same_in_these_units(replaced: float) -> None:
     # Logs of squared reflectances: noise, roughness of the pixel and of the scene, brightness, what is unexplained.
-    shifted = np.zeros((13, 1, 1), np.float32)
-    shifted[[1, 3, 5, 7, 8, 9, 10]] = 2.0 * np.log(10.0)
+    squares = np.zeros((13, 1, 1), np.float32)
+    squares[[1, 3, 5, 7, 8, 9, 10]] = 1.0
     share, kept = np.full((1, 1), replaced, np.float32), np.zeros((1, 1), np.float32)
     model = ErrorModel.load()
-    one, ten = (apply_error(model, ErrorFeatures(base, share, kept)) for base in (0.0 * shifted, shifted))
+    one, ten = (apply_error(model, ErrorFeatures(np.log(unit**2) * squares, share, kept)) for unit in (0.01, 0.1))
     np.testing.assert_allclose(ten, 10.0 * one, rtol=1e-3)
