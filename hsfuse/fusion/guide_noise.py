@@ -19,7 +19,9 @@ from scipy.ndimage import convolve, uniform_filter
 
 WINDOW_PX = 7
 _REACH_PX = 2
-_BLOCK_PX, _BLOCKS, _LEAST_SAMPLES = 96, 8, 100
+_BLOCK_PX, _BLOCKS = 96, 8
+LEAST_WINDOWS = 100
+"""Fewer tell nothing."""
 _KEPT_BLOCKS = 3
 _SECOND, _FOURTH = np.array((1.0, -2.0, 1.0)), np.array((1.0, -4.0, 6.0, -4.0, 1.0))
 _KERNELS = (
@@ -170,7 +172,7 @@ def guide_noise(samples: list[GuideSample]) -> NDArray[np.float64] | None:
     numpy.ndarray
         Standard deviation, shape (msi band,); None when there are too few windows.
     """
-    if sum(len(sample.windows) for sample in samples) < _LEAST_SAMPLES:
+    if sum(len(sample.windows) for sample in samples) < LEAST_WINDOWS:
         return None
     features, reference = noise_features(np.concatenate([sample.windows for sample in samples]))
     net = _network()

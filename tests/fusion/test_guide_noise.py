@@ -93,3 +93,18 @@ def test_noise_of_measured_images_that_were_not_trained_on(shared_data: Path, na
     assert found is not None
     assert np.abs(np.log(found / sigma)).max() < np.log(1.5)
     assert np.median(found / sigma) == pytest.approx(1.0, abs=0.2)
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("name", ["aviris_moffett176_half50", "spectir_beltsville_half50"])
+def test_texture_of_small_images_does_not_hide_their_noise(shared_data: Path, name: str) -> None:
+    with np.load(shared_data / "cubes" / f"{name}.npz") as stored:
+        cube, centre = stored["cube"].astype(np.float32), stored["wavelength_nm"]
+    bands = [np.argsort(np.abs(centre - nm))[:n] for nm, n in ((490, 6), (560, 4), (665, 3), (842, 10))]
+    clean = np.stack([cube[band].mean(axis=0) for band in bands])
+    sigma = np.sqrt((clean**2).mean(axis=(1, 2))) * 10.0 ** (-40.0 / 20.0)
+    noisy = clean + sigma[:, None, None] * np.random.default_rng(4).standard_normal(clean.shape)
+    found = guide_noise([GuideSample.take(noisy, np.ones(noisy.shape[1:], bool))])
+    assert found is not None
+    assert (found > 0.6 * sigma).all()
+    assert (found < 1.5 * sigma).all()
