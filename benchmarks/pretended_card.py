@@ -4,9 +4,9 @@
 
 The command line of hsfuse, with two changes. Fusing goes through the pipeline of a GPU (tiles of the size and number
 that 16 GB of its memory allow, cut out into host buffers, blended, encoded and written by the host's threads), but its
-device computes and copies nothing. And networks return no correction, so that learning from the scene holds the host's
-part only. The cube is empty: what it takes to write and judge one is told by a run without a card.
-``benchmarks/stage_scaling.py --card`` uses this.
+device computes and copies nothing. And networks return no correction, and their denoiser learns nothing, so that
+learning from the scene holds the host's part only. The cube is empty: what it takes to write and judge one is told by a
+run without a card. ``benchmarks/stage_scaling.py --card`` uses this.
 """
 
 from __future__ import annotations
@@ -90,9 +90,16 @@ def _in_network(network: Any) -> None:
     network.Ssrfn.parts = _uncorrected
 
 
+def _in_adaptation(adaptation: Any) -> None:
+    adapt = adaptation.adapt_denoiser
+    # A hundred steps of a denoiser are the card's work too.
+    adaptation.adapt_denoiser = lambda *given, **named: adapt(*given, **named | {"steps": 0})
+
+
 _PATCHES: dict[str, Callable[[Any], None]] = {
     "hsfuse.inference.pipeline": _in_pipeline,
     "hsfuse.inference.graphs": _in_graphs,
+    "hsfuse.fusion.nets.guide_adaptation": _in_adaptation,
     "hsfuse.fusion.methods.ssrfn.network": _in_network,
 }
 

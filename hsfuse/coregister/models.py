@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse.coregister.field import DisplacementField
+from hsfuse.coregister.threads import parallel_map, parts_of
 from hsfuse.grid import Grid
 
 FloatArray = NDArray[np.float64]
@@ -102,7 +103,8 @@ class Model(Protocol):
 def on_pixels(fitted: Fitted, height: int, width: int) -> NDArray[np.float32]:
     """Displacement of all pixels of an image, shape (2, row, col).
 
-    It is computed every eight pixels and interpolated linearly: the field is straight over so short a way.
+    It is computed every eight pixels and interpolated linearly: the field is straight over so short a way. Not to be
+    called by work of :func:`~hsfuse.coregister.threads.parallel_map`, which it uses.
     """
     rows, cols = np.arange(0, height + _LATTICE_PX, _LATTICE_PX), np.arange(0, width + _LATTICE_PX, _LATTICE_PX)
     knots = np.stack(np.meshgrid(rows.astype(float), cols.astype(float), indexing="ij"), axis=-1).reshape(-1, 2)
@@ -111,4 +113,13 @@ def on_pixels(fitted: Fitted, height: int, width: int) -> NDArray[np.float32]:
     j, s = np.divmod(np.arange(width), _LATTICE_PX)
     along, across = (t / _LATTICE_PX).astype(np.float32)[:, None], (s / _LATTICE_PX).astype(np.float32)
     tall = values[:, i] * (1 - along) + values[:, i + 1] * along
-    return np.asarray(tall[:, :, j] + (tall[:, :, j + 1] - tall[:, :, j]) * across, dtype=np.float32)
+    out = np.empty((2, height, width), np.float32)
+
+    def some(part: slice) -> None:
+        left, right = (np.take(tall[:, part], at, axis=2) for at in (j, j + 1))
+        right -= left
+        right *= across
+        np.add(left, right, out=out[:, part])
+
+    list(parallel_map(some, parts_of(height)))
+    return out

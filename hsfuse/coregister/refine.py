@@ -348,7 +348,9 @@ class _Pass:
             profiles.append((mean**2).double())
             counts.append(mean.double().sum(dim=1) ** 2 / (mean.double() ** 2).sum(dim=1).clamp(min=1e-12))
         blocks = blocks.double()
-        second = torch.stack([profiles[0] @ (blocks[i] * blocks) @ profiles[1].T for i in range(size)])
+        second = torch.stack(
+            list(parallel_map(lambda block: profiles[0] @ (block * blocks) @ profiles[1].T, blocks.unbind()))
+        )
         second = second.permute(2, 3, 0, 1)
         identity = torch.eye(2, dtype=torch.float64, device=blocks.device).expand(*absorbed.shape[:3], 2, 2)
         lift = torch.cat([identity, -absorbed], dim=-1) / scale[..., None, None]

@@ -26,7 +26,7 @@ from hsfuse.coregister.registration import Match, Registration
 from hsfuse.coregister.relief import Relief
 from hsfuse.coregister.shadows import ShadowBias, is_biased, lit_pixels
 from hsfuse.coregister.spline_lattice import Spline
-from hsfuse.coregister.threads import run_both
+from hsfuse.coregister.threads import parallel_map, run_both
 from hsfuse.coregister.uncertainty import FieldUncertainty
 from hsfuse.coregister.windows import Windows, box_edges
 from hsfuse.log import get_logger
@@ -263,7 +263,7 @@ class Registrar:
         """
         if self.height % 2 or self.width % 2 or self._reference.shape[-2] % 2 or self._reference.shape[-1] % 2:
             return None
-        target, reference = run_both(partial(_halved, self._target), partial(_halved, self._reference))
+        target, reference = _halved(self._target), _halved(self._reference)
         kept = torch.nn.functional.avg_pool2d(allowed[None].float(), 2)[0] == 1.0
         refiner = Refiner(target, reference, self._margin / 2, background_px=_CAPTURE_PX / 2)
         windows = Windows.hann(
@@ -365,4 +365,10 @@ class Registrar:
 
 def _halved(image: Tensor) -> Tensor:
     """Means of 2 x 2 samples, NaN where one of them is."""
-    return torch.nn.functional.avg_pool2d(image[None], 2)[0]
+    out = image.new_empty(len(image), image.shape[1] // 2, image.shape[2] // 2)
+
+    def half(channels: tuple[Tensor, Tensor]) -> None:
+        channels[1].copy_(torch.nn.functional.avg_pool2d(channels[0][None], 2)[0])
+
+    list(parallel_map(half, zip(image, out, strict=True)))
+    return out

@@ -8,7 +8,9 @@ otherwise, the rest is believed where it is sure of itself; where it is not, the
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from torch import Tensor
 from hsfuse.coregister.models import FloatArray, Points
 from hsfuse.coregister.refine import Refiner, Warped
 from hsfuse.coregister.sampling import Smoother
+from hsfuse.coregister.threads import parallel_map
 
 _DARK, _AROUND_PX = 0.6, 12.0
 """Shadow: darker than this share of the mean of its surroundings of this scale."""
@@ -67,9 +70,14 @@ def lit_pixels(refiner: Refiner, warped: Warped) -> Tensor | None:
     mask = (refiner.target_valid & warped.usable).float()
     smoother = Smoother(refiner.height, refiner.width, _AROUND_PX, refiner.device)
     total = smoother.total(mask)
-    dark = torch.zeros_like(mask, dtype=torch.bool)
-    for brightness in (refiner.target_brightness(), refiner.reference_brightness(warped)):
-        dark |= brightness < _DARK * smoother.mean(brightness, mask, total)
+
+    def darker(brightness: Callable[[], Tensor]) -> Tensor:
+        seen = brightness()
+        return seen < _DARK * smoother.mean(seen, mask, total)
+
+    images: list[Callable[[], Tensor]] = [refiner.target_brightness, partial(refiner.reference_brightness, warped)]
+    dark, also = parallel_map(darker, images)
+    dark |= also
     dark &= mask > 0
     if float(dark.sum()) < _LEAST_SHARE * float(mask.sum()):
         return None

@@ -1,0 +1,85 @@
+"""Work in several threads gives what it gives in one, in the same order."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+from hsfuse.coregister.warp import Resampler
+from hsfuse.grid import Grid, Slice2D
+from hsfuse.inference import fill
+from hsfuse.native import image
+from hsfuse.parallel import allowed_threads, side_by_side, threads_for
+from hsfuse.writers.encoding import SampleEncoding
+from hsfuse.writers.statistics import sampled_statistics
+
+
+def test_a_run_gives_out_the_threads_that_it_may_use():
+    with allowed_threads(6):
+        assert (threads_for(4), threads_for(8)) == (4, 6)
+        with allowed_threads(1):
+            assert threads_for(8) == 1
+        assert threads_for(8) == 6
+
+
+def test_items_are_taken_in_the_callers_thread_and_few_at_a_time():
+    taken, here = [], threading.get_ident()
+
+    def items():
+        for value in range(9):
+            assert threading.get_ident() == here
+            taken.append(value)
+            yield value
+
+    results = side_by_side(lambda value: value * value, items(), 2)
+    assert next(results) == 0
+    assert len(taken) <= 4
+    assert list(results) == [value * value for value in range(1, 9)]
+
+
+@pytest.mark.parametrize("bands", [1, 20])
+def test_resampling_does_not_depend_on_the_threads(monkeypatch, bands):
+    rng = np.random.default_rng(0)
+    source, target = (Grid.from_origin("EPSG:32632", 6e5 + d, 5e6 - d, 30.0, 40, 50) for d in (0.0, 17.0))
+    cube = rng.random((bands, 40, 50), dtype=np.float32)
+    cube[:, 5:9, 7:20] = np.nan
+    cube[-1, 20:23, 3:9] = np.nan
+    monkeypatch.setattr(image, "_WORTH_THREADS", 0)
+    whole = Slice2D(0, 40, 0, 50)
+    found = []
+    for threads in (1, 3):
+        with allowed_threads(threads):
+            found.append(Resampler(source, target).apply(cube, whole, whole))
+    np.testing.assert_array_equal(*found)
+
+
+def test_gaps_are_filled_alike_by_all_threads(monkeypatch):
+    rng = np.random.default_rng(0)
+    cube = rng.random((40, 30, 30), dtype=np.float32)
+    cube[:, rng.random((30, 30)) < 0.3] = np.nan
+    monkeypatch.setattr(fill, "_WORTH_THREADS", 0)
+    found = []
+    for threads in (1, 3):
+        with allowed_threads(threads):
+            found.append(fill.fill_missing(cube.copy())[0])
+    np.testing.assert_array_equal(*found)
+    assert np.isfinite(found[0]).all()
+
+
+def test_statistics_do_not_depend_on_the_threads():
+    rng = np.random.default_rng(0)
+
+    class Rows:
+        shape, raw_file = (5, 90, 40), None
+        samples = rng.integers(-100, 9000, (5, 90, 40)).astype(np.int16)
+
+        def read(self, row0, rows, band0=0, band1=None):
+            return self.samples[band0:band1, row0 : row0 + rows]
+
+    found = []
+    for threads in (1, 4):
+        with allowed_threads(threads):
+            found.append(sampled_statistics(Rows(), SampleEncoding.of("int16")))
+    assert found[0] == found[1]
