@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 
+from hsfuse.allocator import large_arrays_apart, release_freed_memory
 from hsfuse.fusion.base import FusionContext
 from hsfuse.fusion.change.confidence import (
     CoarseFeatures,
@@ -206,7 +207,14 @@ def repair_scene(scene: FusionScene, context: FusionContext) -> SceneRepair:
     OverlapError
         No pixel is valid in both images.
     """
-    return repair_surveyed(scene, context, survey_scene(scene, context), ErrorModel.load())[0]
+    # Images of the whole scene are of many sizes: what is freed of one step would not fit the next.
+    with large_arrays_apart():
+        survey = survey_scene(scene, context)
+        release_freed_memory()
+        repair, _ = repair_surveyed(scene, context, survey, ErrorModel.load())
+    del survey, _
+    release_freed_memory()
+    return repair
 
 
 def repair_surveyed(
@@ -220,6 +228,7 @@ def repair_surveyed(
     psf, offset = (context.psf, context.offset_px) if alignment is None else (alignment.psf, alignment.offset_px)
     response = Response(scene.ratio, psf, offset)
     guide = repair_guide(survey.pair, survey.msi, response, threads=context.threads)
+    release_freed_memory()
     pixels = guide.msi if guide.trusted else response.up(guide.evidence.relation.seen).astype(np.float32)
     if not guide.trusted:
         _log.warning("The images differ on most of the ground: the result follows the hyperspectral image alone.")
