@@ -117,6 +117,9 @@ class FusionContext:
     guide_noise_left
         Share of the variance of the MSI's noise that is left in what :meth:`FusionMethod.fuse` gets: below 1 where it
         was denoised.
+    guide_noise
+        Noise of the MSI at its own resolution, shape (msi band,), as it was before parts of it were repaired: for
+        where too little of it is left to measure it on; None: not known.
     threads
         How many may work side by side while something is learned from the scene; no result depends on it.
     """
@@ -131,6 +134,7 @@ class FusionContext:
     calibrate: bool = True
     offset_px: Offset = NO_OFFSET
     guide_noise_left: float = 1.0
+    guide_noise: NDArray[np.float64] | None = None
     threads: int = 1
 
     @property

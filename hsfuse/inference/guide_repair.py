@@ -32,6 +32,7 @@ from hsfuse.fusion.change.repair import RepairedGuide, blocks, fine_block, inner
 from hsfuse.fusion.change.response import Response
 from hsfuse.fusion.classical.statistics import Subspace, gather, signal_subspace
 from hsfuse.fusion.diagnostics import Calibration
+from hsfuse.fusion.guide_noise import GuideSample, guide_noise
 from hsfuse.fusion.scene_model.alignment import robust_alignment
 from hsfuse.fusion.scene_model.pair import CoarsePair
 from hsfuse.grid import Slice2D
@@ -240,7 +241,9 @@ def repair_surveyed(
     pixels[:, survey.gaps] = np.nan
     repaired = replace(scene, msi=RepairedMsi(scene.msi, scene.msi_block, pixels))
     if guide.trusted and guide.share > _SOME_CHANGE:
-        repaired = replace(repaired, changed=guide.change > _EXCLUDED)
+        # What is left to learn from may be too little to tell the noise, which change has nothing to do with.
+        noise = guide_noise([GuideSample.take(survey.msi, ~survey.gaps & survey.seen)])
+        repaired = replace(repaired, changed=guide.change > _EXCLUDED, guide_noise=noise)
         if alignment is not None:
             repaired = replace(repaired, psf=alignment.psf, offset_px=alignment.offset_px)
     if not guide.trusted:

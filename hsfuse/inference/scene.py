@@ -121,6 +121,8 @@ class FusionScene:
     offset_px
         How far (row, col) the HSI's pixels really lie on ``grid`` towards larger index, HSI pixels, where that was
         found together with ``psf``; None: methods may look for both themselves.
+    guide_noise
+        Noise of the MSI as it came, shape (msi band,), where parts of it were repaired; None: not known.
     """
 
     hsi: HyperspectralProduct
@@ -138,6 +140,7 @@ class FusionScene:
     srf: NDArray[np.float64] | None = None
     changed: BoolArray | None = None
     offset_px: Offset | None = None
+    guide_noise: NDArray[np.float64] | None = None
 
     @property
     def fine_grid(self) -> Grid:

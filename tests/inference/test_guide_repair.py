@@ -15,7 +15,8 @@ from hsfuse.degrade import Psf
 from hsfuse.errors import UsageError
 from hsfuse.fusion.change.confidence import ErrorFeatures, ErrorModel, apply_error
 from hsfuse.fusion.create import create_method
-from hsfuse.fusion.map.method import refined
+from hsfuse.fusion.guide_noise import GuideSample, guide_noise
+from hsfuse.fusion.map.method import RefinedMethod, refined
 from hsfuse.grid import Slice2D
 from hsfuse.inference import pipeline
 from hsfuse.inference.guide_repair import SceneRepair, repair_scene
@@ -69,6 +70,23 @@ def test_change_is_told_and_left_out(cloudy: Pair, repaired: SceneRepair) -> Non
     assert valid.mean() > 0.8
     facts = repaired.to_json()
     assert abs(facts["changed_share"] - inside.mean()) < 0.02
+
+
+def test_change_that_leaves_too_little_to_tell_the_noise_does_not_hide_it() -> None:
+    def fields(clean: NDArray[np.float32]) -> NDArray[np.float32]:
+        out = clean.copy()
+        for place in ((slice(2, 16), slice(4, 18)), (slice(30, 44), slice(28, 42)), (slice(6, 18), slice(34, 46))):
+            out[:, *place] = 0.8
+        return out
+
+    scene = _repair(_scene(make_pair((16, 16), bands=12, change=fields, seed=2))).scene
+    made = RefinedMethod(create_method("glp"), "fast", ratio=RATIO)
+    pipeline.fuse_to_array(made, scene, ONE_THREAD)
+    assert scene.changed is not None
+    assert guide_noise([GuideSample.take(scene.msi.read(Slice2D(0, 48, 0, 48)), ~scene.changed)]) is None
+    assert made.scene_model is not None
+    np.testing.assert_allclose(made.scene_model.guide_noise, 0.004, rtol=0.5)
+    assert made.scene_model.noise_known
 
 
 def test_what_follows_is_better_than_what_it_was(cloudy: Pair, repaired: SceneRepair) -> None:

@@ -152,6 +152,7 @@ def estimate_scene_model(
     fine = [strip.fine for strip in strips if strip.fine is not None]
     samples = list(side_by_side(_guide_sample, fine, context.threads))
     noise = guide_noise(samples) if samples else None
+    noise = context.guide_noise if noise is None else noise
     psf, offset = (context.psf, NO_OFFSET) if calibration is None else (calibration.psf, calibration.offset_px)
     model = SceneModel(
         space, synthesis, np.zeros(len(synthesis.mean)) if noise is None else noise, psf, offset, source,
