@@ -27,8 +27,8 @@ from hsfuse.readers.decorator import MultispectralDecorator
 FloatCube = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 
-_BLOCK_PX = (128, 384)
-"""Rows and columns of a block, HSI pixels."""
+_BLOCK_PX = (128, 208)
+"""Rows and columns of a block, HSI pixels: wide ones share more of their context, several let threads end together."""
 _KEPT_ROWS = 2
 """Rows of blocks that are kept: strips are read from top to bottom."""
 
@@ -98,6 +98,8 @@ class FilteredMsi(MultispectralDecorator):
     def _filtered(self, keys: list[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], FloatCube]]:
         """Blocks as they were kept or as they are made now."""
         missing = [key for key in keys if key not in self._kept]
+        # The dearest first, so that the threads are done at about the same time.
+        missing.sort(key=lambda key: -int(self._wanted[self._boxes[key].slices].sum()))
         made: dict[tuple[int, int], FloatCube] = {}
         if self._workers > 1 and len(missing) > 1:
             # Products are read by one thread at a time.
