@@ -67,6 +67,7 @@ def inject(
     window: Window | None = None,
     out: torch.Tensor | None = None,
     offset_px: Offset = NO_OFFSET,
+    add: bool = False,
 ) -> torch.Tensor:
     """Interpolate, and add the products of interpolated coefficients with fine images.
 
@@ -89,6 +90,8 @@ def inject(
         Where to put the result: float32 on the CPU, rows of unit stride, of the result's shape.
     offset_px
         As for :func:`upsample`.
+    add
+        Add to what ``out`` holds.
 
     Returns
     -------
@@ -106,7 +109,7 @@ def inject(
             terms = torch.stack([c[i] for c in coefficients]).numpy() if coefficients else None
             image.inject(
                 base[i].contiguous().numpy(), terms, None if detail is None else detail[i].contiguous().numpy(),
-                (rows, cols), ratio, weights, result[i].numpy(),
+                (rows, cols), ratio, weights, result[i].numpy(), add=add and out is not None,
             )  # fmt: skip
         return result
     fine = (
@@ -118,7 +121,9 @@ def inject(
     for k, coarse in enumerate(coefficients):
         if detail is not None:
             result = result.addcmul_(upsample(coarse, ratio, offset_px)[fine], detail[:, k : k + 1])
-    return result if out is None else out.copy_(result)
+    if out is None:
+        return result
+    return out.add_(result) if add else out.copy_(result)
 
 
 def upsample_array(x: NDArray[np.floating], ratio: int) -> FloatArray:

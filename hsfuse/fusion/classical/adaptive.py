@@ -177,9 +177,9 @@ class AdaptiveInjection:
         import torch
 
         out = _mix(torch.cat([self.back, self.mean[:, None]], dim=1), components)
-        return out if outside is None else out.add_(
-            inject(outside, (), None, self.ratio, window, offset_px=self.offset_px)
-        )  # fmt: skip
+        if outside is not None:
+            inject(outside, (), None, self.ratio, window, out, self.offset_px, add=True)
+        return out
 
     def _regress(
         self, guide: torch.Tensor, detail: torch.Tensor, components: torch.Tensor

@@ -20,7 +20,7 @@ from hsfuse.progress import Step
 
 _USUAL_PX = 40_000
 """HSI pixels of a scene of which nothing is known yet."""
-_PER_MPX_COREGISTER, _PER_MPX_REPAIR, _PER_MPX_FINISH = 5.5, 60.0, 0.7
+_PER_MPX_COREGISTER, _PER_MPX_REPAIR, _PER_MPX_FINISH = 5.5, 6.0, 0.7
 """Seconds for a million HSI pixels, HSI pixels and fine pixels."""
 _PER_MPX_FUSE = {"network": 4.0, "classical": 0.8}
 _LEARN = {"network": 4.0, "classical": 0.8}
