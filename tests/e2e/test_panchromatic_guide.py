@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import rasterio
 from typer.testing import CliRunner
+from zoo_weights import weights_of
 
 from hsfuse.cli.app import app
 from hsfuse.errors import InputError, UsageError
@@ -21,7 +22,9 @@ from hsfuse.simulate.scene import Truth
 from hsfuse.workflows.batch.plan import make_plan
 from hsfuse.workflows.batch.settings import BatchConfig
 from hsfuse.workflows.batch.state import BatchState
+from hsfuse.workflows.demo import read_cube
 from hsfuse.workflows.run import RunResult, fuse_scene
+from hsfuse.writers import CubeWriter
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from pan import PAN_SHIFT_M, scores
@@ -87,6 +90,48 @@ def test_runs_are_planned_and_gone_on_with_through_the_command_line(fine_pair: S
     assert plan["grid"]["ratio"] == 6
     assert plan["guide"]["bands"] == ["PAN"]
     assert not list(tmp_path.iterdir())
+
+
+def test_a_network_for_the_panchromatic_guide_is_tested_on_the_scene_and_leaves_no_seams(
+    fine_pair: SimulatedPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At ratio 6 a strip that methods learn from is high enough to test a correction on it."""
+    plan = fuse_scene(fine_pair.prisma, None, tmp_path / "o.tif", dry_run=True, method="bicubic", guide="pan", **FEW)
+    left, bottom, right, top = plan.summary["grid"]["bounds"]
+    x, y = (left + right) / 2, (bottom + top) / 2
+    area = f"{x - 630},{y - 630},{x + 630},{y + 630}"
+
+    def run(name: str, weights: Path, **changes: Any) -> RunResult:
+        settings = {
+            "method": "mpsrnet-diff-lite", "model": weights, "guide": "pan", "bands": "16", "dtype": "float32",
+            "aoi": area, "coregister": "off", "tile": 132,
+        }  # fmt: skip
+        return fuse_scene(fine_pair.prisma, None, tmp_path / name / "o.tif", **(FEW | settings | changes))
+
+    for name in ("tested", "whole", "broken", "one"):
+        (tmp_path / name).mkdir()
+    correcting = weights_of("mpsrnet-diff-lite", tmp_path / "a.safetensors", base="glp", ratio=6, guide=("PAN",))
+    assert run("tested", correcting).summary["method"]["validation"]["windows"] > 0
+    alone = weights_of("mpsrnet-diff-lite", tmp_path / "b.safetensors", ratio=6, guide=("PAN",))
+    whole = run("whole", alone).output
+    write = CubeWriter.write_rows
+
+    def fail_late(self: CubeWriter, row0: int, data: Any) -> None:
+        if row0 > 0:
+            raise OSError(5, "gone")
+        write(self, row0, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CubeWriter, "write_rows", fail_late)
+        with pytest.raises(OSError, match="gone"):
+            run("broken", alone)
+    again = run("broken", alone, resume=True).output
+    assert again is not None
+    assert whole is not None
+    assert again.read_bytes() == whole.read_bytes()
+    one = run("one", alone, tile=3000).output
+    assert one is not None
+    assert np.nanmax(np.abs(read_cube(one) - read_cube(whole))) < 5e-4
 
 
 def test_rasters_of_other_sensors_take_one_band_as_guide(fine_pair: SimulatedPair, tmp_path: Path) -> None:

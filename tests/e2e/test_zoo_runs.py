@@ -8,59 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from zoo_weights import SMALL, weights_of
 
 import hsfuse
 from hsfuse.fusion.methods.nlstf.method import Nlstf
 from hsfuse.fusion.methods.uhntc.method import Uhntc
-from hsfuse.fusion.nets.header import NetworkHeader
-from hsfuse.fusion.nets.weights import save_weights
-from hsfuse.fusion.registry import METHODS
-from hsfuse.sensors.sentinel2 import BANDS_10M
 from hsfuse.simulate.products import SimulatedPair
 from hsfuse.workflows.demo import read_cube
-from hsfuse.workflows.training.training_data import nominal_bands
 from hsfuse.writers import CubeWriter
 
-BANDS = nominal_bands(16)
-SMALL: dict[str, dict[str, Any]] = {
-    "csakd-lite": {"width": 8, "growth": 4},
-    "fusion-mamba-lite": {"width": 4, "window_px": 4},
-    "hyfusion-lite": {"width": 8, "growth": 4},
-    "mimo-sst-lite": {"width": 4},
-    "mpsrnet-diff-lite": {"width": 8, "prior_steps": 1, "training_steps": 1},
-    "msst-net-lite": {"features": 8, "spectral_width": 4, "embed": 8},
-    "qis-gan-lite": {"width": 8, "hidden": 16},
-    "s3rnet-lite": {"width": 8, "growth": 4},
-    "ssrfn-paper": {
-        "width": 8, "dfe_blocks": 1, "cfe_cycles": 1, "scm_steps": 1, "refine_stages": 1, "headdim": 8, "d_state": 8,
-    },
-    "ssrnet-lite": {},
-}  # fmt: skip
-"""Every network of the field in a shape that a test has time for."""
 QUICK: dict[str, Any] = {
     "coregister": "off", "report": False, "dtype": "float32", "quality": "plain", "bands": "16", "threads": 1,
     "precision": "fp32",
 }  # fmt: skip
-
-
-def weights_of(name: str, path: Path) -> Path:
-    """Random weights without a base estimate: of a correction, only what helps on the scene would be used, nothing."""
-    entry = METHODS.get(name).network
-    assert entry is not None
-    base = {} if name == "ssrfn-paper" else {"base": "bicubic"}
-    settings = entry.completed({**entry.settings, **base, "n_bands": len(BANDS), "n_msi": 4, **SMALL[name]})
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = entry.build(settings)
-        with torch.no_grad():
-            for parameter in network.parameters():
-                parameter.add_(0.02 * torch.randn_like(parameter))
-    header = NetworkHeader(
-        name, entry.architecture, settings, tuple(BANDS.centre_nm), tuple(BANDS.fwhm_nm), (3,), BANDS_10M, 4,
-        training={"validation": {"gain_db": 1.0}, "scenes": ["random"]},
-    )  # fmt: skip
-    return save_weights(path, network, header)
 
 
 @pytest.fixture(scope="module")
