@@ -169,6 +169,16 @@ def test_the_scene_decides_how_much_of_the_correction_is_used(
         assert np.allclose(found, _fused(_estimate(), pair), atol=1e-6)
 
 
+def test_experts_do_not_learn_from_a_displaced_pair(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hsfuse.fusion.map.method.DISPLACEMENTS_PX", (0.3,))
+    method = create_method("ssrfn-gate", quality="best")
+    found = _fused(method, pair)
+    assert np.allclose(found, _fused(_estimate(), pair), atol=1e-6)
+    validation = method.diagnostics.validation
+    assert validation is not None
+    assert float(validation.share.max()) == 0.0
+
+
 def test_quality_and_errors() -> None:
     method = GateMethod.untrained()
     assert refined(method, "fast").spec.name == "glp"
