@@ -75,6 +75,8 @@ class Estimate:
         Arithmetic of the fusion step.
     pixels
         Fine pixels that the method is given in sum: tiles with their context.
+    held_bytes
+        What the process was taken to hold when it was planned: part of ``host_bytes``.
     """
 
     plan: TilePlan
@@ -83,6 +85,7 @@ class Estimate:
     vram_bytes: int
     flop: float
     pixels: int
+    held_bytes: int = 0
 
 
 def available_memory() -> int:
@@ -281,7 +284,7 @@ def _estimate(
         host += weights + min(workers, len(plan)) * per_tile
     host = max(host, base + _FINISH_BYTES)
     pixels = _computed(plan, wanted if cut_to_fit else None) * ratio * ratio
-    return Estimate(plan, batch, int(host), int(vram), pixels * spec.flop_per_pixel, pixels)
+    return Estimate(plan, batch, int(host), int(vram), pixels * spec.flop_per_pixel, pixels, budget.base)
 
 
 def _computed(plan: TilePlan, wanted: NDArray[np.bool_] | None) -> int:

@@ -24,7 +24,7 @@ from hsfuse.inference.scene import FusionScene
 from hsfuse.inference.statistics import FusionStatistics
 from hsfuse.inference.tiling import TilePlan
 from hsfuse.progress import Progress
-from hsfuse.resources import Resources
+from hsfuse.resources import Resources, held_bytes
 from hsfuse.spectral import srf_weights
 from hsfuse.threads import single_threaded
 
@@ -146,13 +146,20 @@ def fuse(
         planned = replace(planned, halo=min(planned.halo, method.spec.halo_px))
     fuse_rows = partial(
         fuse_scene_tiles, scene, method, device=resources.device, accelerator=accelerator, workers=resources.threads,
-        clip=clip, memory=estimate.host_bytes, encoder=encoder, progress=progress,
+        clip=clip, memory=_planned_memory(estimate, resources), encoder=encoder, progress=progress,
     )  # fmt: skip
     with bounded_vram(resources.device, resources.vram):
         return fuse_backing_off(
             fuse_rows, planned, sink, ratio=scene.ratio, batch=estimate.batch,
             statistics=count_finished(scene, rows_done), rows_done=rows_done, changed=changed,
         )  # fmt: skip
+
+
+def _planned_memory(estimate: Estimate, resources: Resources) -> int:
+    """Bytes that the process is to hold at most: a repaired guide and its confidence came after the plan."""
+    since = max(held_bytes() - estimate.held_bytes, 0) if estimate.held_bytes else 0
+    wanted = estimate.host_bytes + since
+    return wanted if resources.memory is None else min(wanted, max(resources.memory, estimate.host_bytes))
 
 
 def fuse_scene_with(
