@@ -24,7 +24,7 @@ BLOCK_OVERLAP_PX = 2
 """Width of the zone in which two blocks are blended, HSI pixels."""
 DENOISER_REACH_PX = -(-(LAYERS + 1) // 2)
 """How far the guide's denoiser looks, HSI pixels at the smallest ratio."""
-_SHARE_IN_BLOCKS = 0.65
+_SHARE_IN_BLOCKS = 0.5
 """Of what is read for a tile of usual size, what its blocks and their contexts amount to; the rest is margin."""
 SAMPLE_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
 
@@ -52,8 +52,10 @@ def describe(
     )  # fmt: skip
     if estimate is not None:
         halo_px = block_margin_px(context_px) + estimate.halo_px + DENOISER_REACH_PX
-        # Of the network's own features those of one block are in memory at a time.
-        side, share, held = BLOCK_PX, _SHARE_IN_BLOCKS, max(8 * config.n_bands, estimate.bytes_per_pixel)
+        # The features of one block are in memory at a time, and cubes are as large as all blocks together;
+        # two of what is read count already.
+        side, share, cubes = BLOCK_PX, _SHARE_IN_BLOCKS, 8 * config.n_bands
+        held = max(int(share * (cubes + max(cubes, estimate.bytes_per_pixel))) - cubes, 0)
     return ModelSpec(
         name=name,
         kind="network",
