@@ -217,3 +217,11 @@ def test_displaced_edges_are_no_change() -> None:
     away = ~binary_dilation(inside, iterations=2)
     assert (distance[away] > 60).mean() > 0.2
     assert found.candidates[away].mean() < 0.03
+
+
+def test_sparse_response_is_the_response() -> None:
+    response, image = Response(RATIO, Psf(1.1), (0.1, -0.2)), np.random.default_rng(0).random((21, 27))
+    looked, known = np.array([0, 10, 40, 62]), np.flatnonzero(image > 0.2)
+    image[image <= 0.2] = 0.0
+    found = response.sparse((7, 9), looked, known) @ image.ravel()[known]
+    assert np.allclose(found, response.down(image[None])[0].ravel()[looked], atol=2e-3)

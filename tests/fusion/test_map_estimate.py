@@ -204,3 +204,14 @@ def test_a_guide_without_noise_is_cleaned_of_nothing() -> None:
     step = Refinement.make(model, prior, np.eye(model.space.rank), kind="clean")
     msi = torch.from_numpy(small.msi)[None]
     assert float((step.clean(msi) - msi).abs().max()) < 1e-3
+
+
+def test_components_are_refined_before_they_become_bands(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same as refining bands: what lies outside of the subspace has no component."""
+    method = RefinedMethod(create_method("glp"), "standard", ratio=RATIO)
+    method.fit(pair.context(), pair.strips())
+    assert method.step is not None
+    found = method.fuse(*_tensors(pair))
+    assert method._inside is not None
+    monkeypatch.setattr(method, "_inside", None)
+    assert torch.allclose(found, method.fuse(*_tensors(pair)), atol=1e-5)

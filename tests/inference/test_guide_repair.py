@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 import hsfuse
 from hsfuse.degrade import Psf
 from hsfuse.errors import UsageError
+from hsfuse.fusion.change import repair
 from hsfuse.fusion.change.confidence import ErrorFeatures, ErrorModel, apply_error
 from hsfuse.fusion.create import create_method
 from hsfuse.fusion.guide_noise import GuideSample, guide_noise
 from hsfuse.fusion.map.method import RefinedMethod, refined
+from hsfuse.fusion.scene_model import reweighting
 from hsfuse.grid import Slice2D
 from hsfuse.inference import pipeline
 from hsfuse.inference.guide_repair import SceneRepair, repair_scene
@@ -173,3 +175,15 @@ def test_the_expected_error_of_a_cube_in_other_units_is_the_same_in_these_units(
     model = ErrorModel.load()
     one, ten = (apply_error(model, ErrorFeatures(np.log(unit**2) * squares, share, kept)) for unit in (0.01, 0.1))
     np.testing.assert_allclose(ten, 10.0 * one, rtol=1e-3)
+
+
+def test_threads_do_not_matter(cloudy: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reweighting, "_PART_PX", 200)
+    monkeypatch.setattr(repair, "_BLOCK_PX", 16)
+    scene = _scene(cloudy)
+    one, three = (
+        repair_scene(scene, pipeline.scene_context(scene, "cpu", 0, threads=threads)) for threads in (1, 3)
+    )  # fmt: skip
+    for image in ("change", "expected_error", "hsi_only"):
+        assert np.array_equal(getattr(one, image), getattr(three, image))
+    assert np.array_equal(*(found.scene.msi.read(scene.msi_block) for found in (one, three)))
