@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ from hsfuse.writers.confidence_layer import confidence_path
 from hsfuse.writers.provenance import InputIdentity
 
 if TYPE_CHECKING:
+    from hsfuse.qa.figures import FigureQueue
     from hsfuse.workflows.steps.quality import Quality
 
 _log = get_logger(__name__)
@@ -77,7 +79,10 @@ def make_product(
         What was found about changes between both images; None where nobody looked.
     """
     scene = prepared.scene if repair is None else repair.scene
-    with _writer(prepared, chosen, estimate, output, inputs, options, config, resources, about) as writer:
+    with (
+        _figures(config) as figures,
+        _writer(prepared, chosen, estimate, output, inputs, options, config, resources, about) as writer,
+    ):
         if writer.rows_done:
             _log.info("Going on at row %d of %d.", writer.rows_done, scene.fine_grid.height)
         here = computed_on(resources.device, chosen.method.spec.precision)
@@ -99,13 +104,13 @@ def make_product(
         with ThreadPoolExecutor(1, thread_name_prefix="hsfuse-finish") as beside:
             writing = beside.submit(writer.finish, progress=clock if rows is None else clock.hidden())
             quality = None
-            if config.report:
+            if figures is not None:
                 from hsfuse.workflows.steps.quality import assess
 
                 with one_blas_thread():
                     quality = assess(
                         prepared.judged, chosen, tiles, output, rows, writing.result, about | facts, config, clock,
-                        repair,
+                        figures, repair,
                     )  # fmt: skip
             written = writing.result()
     facts |= {"output": str(written.path), "sidecars": [str(p) for p in written.sidecars], "bytes": written.bytes}
@@ -114,6 +119,24 @@ def make_product(
     if quality is not None:
         facts |= {"scores": quality.scores, "verdict": quality.verdict, "report": str(quality.report)}
     return Product(written, quality, facts)
+
+
+@contextmanager
+def _figures(config: RunConfig) -> Iterator[FigureQueue | None]:
+    """What draws the report's pictures; None without a report.
+
+    Processes that draw start now, so that they have imported what they need when there is something to draw: not where
+    the memory is bounded, of which they take 0.1 GB each, nor for other formats, which are made of the drawings
+    themselves.
+    """
+    if not config.report:
+        yield None
+        return
+    from hsfuse.qa.figures import FigureQueue
+
+    apart = config.max_memory is None and set(config.figures.split(",")) <= {"png"}
+    with FigureQueue(None if apart else 0) as figures:
+        yield figures
 
 
 def _writer(

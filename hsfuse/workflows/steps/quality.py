@@ -100,6 +100,7 @@ def assess(
     summary: dict[str, Any],
     config: RunConfig,
     clock: StageClock,
+    queue: FigureQueue,
     repair: SceneRepair | None = None,
 ) -> Quality:
     """Score the cube, draw what a person wants to see, write the report and the JSON.
@@ -116,6 +117,8 @@ def assess(
         Waits for the finished product.
     summary, config, clock
         Facts, settings and times of the run.
+    queue
+        Draws the pictures.
     repair
         What was found about changes between both images; None where nobody looked.
     """
@@ -129,9 +132,7 @@ def assess(
         fused = ProductSource(written.format.open(written.path), centre)
     else:
         fused = FunctionSource(scene.fine_grid.shape, centre, rows.read, shared=True)
-    formats = config.figures.split(",")
-    # Other formats are made of the drawings themselves, which stay in the process that made them.
-    with clock.stage("judge", total=5.0) as stage, FigureQueue(None if set(formats) <= {"png"} else 0) as queue:
+    with clock.stage("judge", total=5.0) as stage:
         # Pictures are drawn as soon as what they show is known: what compresses the cube leaves time for it.
         aligned = diagnose(prepared.coregistration, scene.hsi.grid.bounds)
         queue.draw(coregistration_figures, aligned)
@@ -191,7 +192,7 @@ def assess(
             peak_memory_bytes=clock.memory.bytes, configuration=summary["config"], versions=_versions(),
             notes=[*prepared.warnings, *prepared.selection.notes],
         )  # fmt: skip
-        write_report(html, report, queue.finished(), formats)
+        write_report(html, report, queue.finished(), config.figures.split(","))
         write_json(numbers, report)
         stage.advance()
     return Quality(verdict.level, verdict.to_json(), scores, html)
