@@ -6,8 +6,8 @@
                thread      stream    stream     stream       threads
 
 A *slot* is host memory for one batch, its tiles and its results. There are :data:`SLOTS`; whoever wants to cut out the
-next batch waits for one, so that no stage runs away from those after it. Batches are finished in the order in which
-they were given, hence results do not depend on how stages overlap.
+next batch waits for one, so that no stage runs away from those after it. Batches are computed in the order in which
+they were given, and what is made of a row of tiles does not depend on the order in which they are used.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import queue
 import threading
 import traceback
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor, wait
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -47,10 +47,10 @@ class TileMemoryError(MemoryBudgetError):
     """The device's memory is too small for a single tile: smaller ones may fit."""
 
 
-SLOTS = 3
-"""One batch is cut out or copied there, one computed, one copied back or used."""
-_MOST_USERS = 4
-"""Threads that use the results of a batch's tiles."""
+SLOTS = 5
+"""One batch is cut out or copied there, one computed, three are copied back or used."""
+_MOST_USERS = 3
+"""Threads that use results."""
 
 
 @dataclass(eq=False)
@@ -65,7 +65,8 @@ class _Slot:
         wanted = math.prod(shape)
         known = self._memory.get(name)
         if known is None or known.numel() < wanted:
-            known = self._memory[name] = self.accelerator.host_buffer((wanted,))
+            # Tiles at the image's edge are larger or smaller: memory that copies can run from is slow to get.
+            known = self._memory[name] = self.accelerator.host_buffer((wanted + wanted // 2,))
         return known[:wanted].view(shape)
 
 
@@ -225,26 +226,26 @@ class DevicePipeline:
             try:
                 if self._stopped.is_set():
                     _cancel(job)
+                    self._slots.put(flight.slot)
                     continue
                 self._accelerator.wait(flight.mark)
-                self._use_all(job, flight.host.numpy())
             except BaseException as error:
                 self._fail(job, error)
-            finally:
                 self._slots.put(flight.slot)
+                continue
+            self._users.submit(self._use, flight)
 
-    def _use_all(self, job: _Job, results: FloatCube) -> None:
-        """Use a batch's results, several tiles at a time; none is in use any more on return."""
-
-        def one(tile: Tile, data: FloatCube) -> None:
-            if job.futures[tile].set_running_or_notify_cancel():
-                job.futures[tile].set_result(job.use(tile, data))
-
-        pieces = zip(job.batch.tiles, job.batch.results(results), strict=True)
-        used = [self._users.submit(one, tile, data) for tile, data in pieces]
-        wait(used)
-        for future in used:
-            future.result()
+    def _use(self, flight: _Flight) -> None:
+        """Use a batch's results and give its slot back."""
+        job = flight.job
+        try:
+            for tile, data in zip(job.batch.tiles, job.batch.results(flight.host.numpy()), strict=True):
+                if job.futures[tile].set_running_or_notify_cancel():
+                    job.futures[tile].set_result(job.use(tile, data))
+        except BaseException as error:
+            self._fail(job, error)
+        finally:
+            self._slots.put(flight.slot)
 
     def _fail(self, job: _Job, error: BaseException) -> None:
         """Nothing after a batch that failed is begun: whoever waits for it ends the run."""

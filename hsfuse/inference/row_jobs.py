@@ -141,7 +141,8 @@ class RowJob:
         return clipped
 
     def _batches(self, todo: Sequence[Tile], strip: SceneStrip, size: int) -> list[TileBatch]:
-        return batches_of(todo, strip, self.scene.ratio, self.plan.whole_px, size)
+        same_part = self.plan.multiple > 1
+        return batches_of(todo, strip, self.scene.ratio, self.plan.whole_px, size, same_part=same_part)
 
 
 def part_of(buffer: NDArray[Any], block: Slice2D, rows: slice) -> NDArray[Any]:

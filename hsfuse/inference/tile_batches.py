@@ -126,11 +126,17 @@ class TileBatch:
         )
 
 
-def batches_of(tiles: Sequence[Tile], strip: SceneStrip, ratio: int, multiple: int, size: int) -> list[TileBatch]:
-    """Gather tiles of equal shape in batches of at most ``size``."""
-    groups: dict[tuple[int, int], list[Tile]] = {}
+def batches_of(
+    tiles: Sequence[Tile], strip: SceneStrip, ratio: int, multiple: int, size: int, *, same_part: bool = False
+) -> list[TileBatch]:
+    """Gather tiles of equal shape in batches of at most ``size``.
+
+    ``same_part``: only those of which the same part is wanted. Of others everything that is read is fused and copied
+    back, which is much where tiles are read to multiples of a side.
+    """
+    groups: dict[tuple[tuple[int, int], Slice2D | None], list[Tile]] = {}
     for tile in tiles:
-        groups.setdefault(tile.read.shape, []).append(tile)
+        groups.setdefault((tile.read.shape, tile.inner if same_part else None), []).append(tile)
     return [
         TileBatch(tuple(group[first : first + size]), strip, ratio, multiple)
         for group in groups.values()

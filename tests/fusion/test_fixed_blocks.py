@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -40,21 +42,25 @@ def test_tiles_are_equal_to_the_whole(
     def fused(part: torch.Tensor, window: tuple[slice, slice]) -> torch.Tensor:
         shape = part.shape[-2] // RATIO, part.shape[-1] // RATIO
 
-        def run(near: tuple[slice, slice], shown: tuple[slice, slice]) -> torch.Tensor:
-            return far(part[..., *finer(near, RATIO)])[..., *finer(shown, RATIO)]
+        def run(parts: Sequence[tuple[slice, slice]], shown: tuple[slice, slice]) -> torch.Tensor:
+            return torch.cat([far(part[..., *finer(near, RATIO)])[..., *finer(shown, RATIO)] for near in parts])
 
-        return blocks.apply(run, window, shape, RATIO)
+        return blocks.apply(run, window, shape, RATIO, together)
 
+    together = 1
     whole = fused(image, (slice(0, height), slice(0, width)))
     for one in TilePlan(height, width, tile, 0, blocks.margin_px, side, padded=False):
         part = fused(image[..., *one.read.scaled(RATIO).slices], one.inner.slices)
         torch.testing.assert_close(part, whole[..., *one.blend.scaled(RATIO).slices], rtol=0, atol=0)
+    # As on a card: several blocks a call, whose sums are in another order.
+    together = 4
+    torch.testing.assert_close(fused(image, (slice(0, height), slice(0, width))), whole)
 
 
 def test_blended_blocks_leave_what_is_alike_as_it_is() -> None:
     image = torch.rand(1, 2, 46, 38)
     made = FixedBlocks(5, 2, 1).apply(
-        lambda near, shown: image[..., *finer(near, RATIO)][..., *finer(shown, RATIO)],
+        lambda parts, shown: image[..., *finer(parts[0], RATIO)][..., *finer(shown, RATIO)],
         (slice(3, 20), slice(0, 19)), (23, 19), RATIO,
     )  # fmt: skip
     torch.testing.assert_close(made, image[..., 6:40, :])

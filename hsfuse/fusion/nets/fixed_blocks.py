@@ -12,8 +12,8 @@ then every block that is needed is there with all of its context.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -69,35 +69,42 @@ class FixedBlocks(NamedTuple):
         return rows, cols
 
     def apply(
-        self, run: Callable[[Window, Window], Tensor], window: Window, shape: tuple[int, int], ratio: int
-    ) -> Tensor:
+        self, run: Callable[[Sequence[Window], Window], Tensor], window: Window, shape: tuple[int, int], ratio: int,
+        together: int = 1,
+    ) -> Tensor:  # fmt: skip
         """Return what a network makes of a window.
 
         Parameters
         ----------
         run
-            Runs the network on a part of the image (first argument) and returns what it makes of a part of that
-            (second argument, counted from the first), shape (n, band, row * ratio, col * ratio).
+            Runs the network on parts of the image (first argument), all of one shape, and returns what it makes of a
+            part of each (second argument, counted from their first pixels), part after part, shape
+            (part * n, band, row * ratio, col * ratio).
         window
             What is wanted, HSI pixels.
         shape
             Rows and columns of the image, HSI pixels.
         ratio
             Fine pixels per HSI pixel.
+        together
+            Parts that ``run`` is given at most: on a card many small calls cost more than a large one, on a processor
+            one part stays in the cache.
         """
         total: Tensor | None = None
-        for cell, shown, near in self.around(window, shape):
-            made = run(near, inside(shown, near))
-            common = _common(shown, window)
-            part = made[..., *finer(inside(common, shown), ratio)]
-            if total is None:
-                sides = [(side.stop - side.start) * ratio for side in window]
-                total = part.new_zeros(*part.shape[:2], *sides)
-            down, across = (
-                self._weights(own, some, size, ratio, part) for own, some, size in zip(cell, common, shape, strict=True)
-            )
-            target = total[..., *finer(inside(common, window), ratio)]
-            target.add_(part * down[:, None] * across)
+        for group in _alike(self.around(window, shape), together):
+            made = run([block.near for block in group], inside(group[0].shown, group[0].near))
+            for (cell, shown, _), one in zip(group, made.chunk(len(group)), strict=True):
+                common = _common(shown, window)
+                part = one[..., *finer(inside(common, shown), ratio)]
+                if total is None:
+                    sides = [(side.stop - side.start) * ratio for side in window]
+                    total = part.new_zeros(*part.shape[:2], *sides)
+                down, across = (
+                    self._weights(own, some, size, ratio, part)
+                    for own, some, size in zip(cell, common, shape, strict=True)
+                )
+                target = total[..., *finer(inside(common, window), ratio)]
+                target.add_(part * down[:, None] * across)
         if total is None:
             raise ValueError("nothing is wanted")
         return total
@@ -118,6 +125,19 @@ class FixedBlocks(NamedTuple):
         if cell.stop < size:
             weights = weights * (1.0 - _rise((at - cell.stop * ratio) / width + 0.5))
         return weights
+
+
+def _alike(blocks: Iterator[Block], together: int) -> Iterator[list[Block]]:
+    """Blocks in groups of one shape, ``together`` at most; one after the other in their order where that is 1."""
+    groups: dict[Any, list[Block]] = {}
+    for block in blocks:
+        near, shown = block.near, inside(block.shown, block.near)
+        key = [(part.stop - part.start, own.start, own.stop) for part, own in zip(near, shown, strict=True)]
+        group = groups.setdefault(tuple(key), [])
+        group.append(block)
+        if len(group) == together:
+            yield groups.pop(tuple(key))
+    yield from groups.values()
 
 
 def _rise(t: Tensor) -> Tensor:

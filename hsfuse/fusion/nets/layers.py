@@ -296,7 +296,7 @@ class SequenceMixer(nn.Module):
     def _by_lines(self, tokens: Tensor) -> Tensor:
         backwards = self.direction in (1, 3)
         along = tokens if self.direction < 2 else tokens.transpose(1, 2)
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or tokens.device.type != "cpu":
             mixed = self._run(along.flatten(0, 1), backwards=backwards).reshape(along.shape)
             return mixed if self.direction < 2 else mixed.transpose(1, 2)
         out = torch.empty(tokens.shape, dtype=tokens.dtype, device=tokens.device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,9 @@ from hsfuse.fusion.nets.weights import LoadedNetwork, load_named
 from hsfuse.log import get_logger
 
 _log = get_logger(__name__)
+
+_PIXELS_AT_ONCE = 1_000_000
+"""Fine pixels that a card is given in one call of the network."""
 
 
 class SsrfnMethod(NetworkMethod):
@@ -228,15 +231,30 @@ class SsrfnMethod(NetworkMethod):
         if unused:
             return estimate
 
-        def correction(near: Window, shown: Window) -> Tensor:
-            low, there = inside(near, given), finer(inside(near, needed), ratio)
-            images = hsi[..., *low], guide[..., *finer(low, ratio)], estimate[..., *there].contiguous()
-            change: Tensor = self._parts(*images, self._scene, shown)[1]
+        def correction(parts: Sequence[Window], shown: Window) -> Tensor:
+            cut = [self._cut(hsi, guide, estimate, part, given, needed, ratio) for part in parts]
+            low, fine, base = cut[0] if len(cut) == 1 else (torch.cat(alike) for alike in zip(*cut, strict=True))
+            change: Tensor = self._parts(low, fine, base, self._scene, shown)[1]
             return change
 
-        change = blocks.apply(correction, window, size, ratio)
+        change = blocks.apply(correction, window, size, ratio, self._blocks_together(hsi, ratio))
         base = estimate[..., *finer(inside(window, needed), ratio)].contiguous()
         return base.add_(change) if self._share is None else base.addcmul_(change, self._share)
+
+    @staticmethod
+    def _cut(
+        hsi: Tensor, guide: Tensor, estimate: Tensor, part: Window, given: Window, needed: Window, ratio: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What the network is given of a part of the image: HSI, guide and base estimate."""
+        low, there = inside(part, given), finer(inside(part, needed), ratio)
+        return hsi[..., *low], guide[..., *finer(low, ratio)], estimate[..., *there].contiguous()
+
+    def _blocks_together(self, hsi: Tensor, ratio: int) -> int:
+        """Blocks that the network is given in one call."""
+        if hsi.device.type == "cpu":
+            return 1
+        side = ratio * (BLOCK_PX + BLOCK_OVERLAP_PX + 2 * self._context_px)
+        return max(_PIXELS_AT_ONCE // (len(hsi) * side**2), 1)
 
     @torch.inference_mode()
     def _clean(self, msi: Tensor) -> Tensor:
