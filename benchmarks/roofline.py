@@ -8,7 +8,8 @@ the longer of its arithmetic at ``EFFICIENCY`` of the card's peak and its traffi
 never less than a launch. How often it runs on a whole scene, and on how many pixels, says the plan of its tiles.
 
 The stages of the CPU come from ``benchmarks/stage_scaling.py``: ``--stages`` of a run without a card, ``--card`` of one
-beside a card that takes no time, whose row *fuse* is the host's part. Of fusing, the longer of card and host counts.
+beside a card that takes no time, whose rows *fuse* and *learn from the scene* are the host's part. Of fusing, the
+longer of card and host counts.
 
 Nothing here is measured on a GPU. The assumptions stand at the top of the table.
 """
@@ -232,8 +233,10 @@ def main() -> None:
     rest = cpu_stages(args.stages, args.cores) if args.stages else {}
     host = 0.0
     if rest:
-        host = cpu_stages(args.card, args.cores)["fuse"] if args.card else 0.0
         del rest["fuse"]
+        if args.card:
+            beside = cpu_stages(args.card, args.cores)
+            host, rest["learn (host)"] = beside["fuse"], beside["learn (host)"]
         print(f"The CPU on {args.cores} cores: {', '.join(f'{k} {v:.1f} s' for k, v in rest.items())};")
         print(f"its part of fusing, beside the card, {host:.1f} s\n")
     print("| method | card | network, Mpx | arithmetic | memory and launches | host link | GPU | scene | binding |")
