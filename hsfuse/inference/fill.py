@@ -34,14 +34,24 @@ def fill_missing(cube: FloatCube) -> tuple[FloatCube, BoolArray]:
     (cube, missing)
         The same array without NaN and infinite values, and where it had them, shape (band, row, col).
     """
-    missing = ~np.isfinite(cube)
-    if not missing.any():
+    missing = np.empty(cube.shape, bool)
+    parts = [slice(first, first + _BANDS) for first in range(0, len(cube), _BANDS)]
+    threads = threads_for(_MOST_THREADS) if cube.size >= _WORTH_THREADS else 1
+
+    def look(bands: slice) -> tuple[BoolArray, BoolArray]:
+        """Note what is missing; return where all and where some of the bands are."""
+        np.isfinite(cube[bands], out=missing[bands])
+        np.logical_not(missing[bands], out=missing[bands])
+        return np.asarray(np.all(missing[bands], axis=0)), np.asarray(np.any(missing[bands], axis=0))
+
+    every, some = zip(*side_by_side(look, parts, threads), strict=True)
+    empty, partial = np.logical_and.reduce(every), np.logical_or.reduce(some)
+    if not partial.any():
         return cube, missing
-    empty = np.all(missing, axis=0)
     if empty.all():
         cube[:] = 0.0
         return cube, missing
-    partial = np.any(missing, axis=0) & ~empty
+    partial &= ~empty
     if partial.any():
         cube[:, partial] = _along_spectrum(cube[:, partial])
     if empty.any():
@@ -52,8 +62,7 @@ def fill_missing(cube: FloatCube) -> tuple[FloatCube, BoolArray]:
             for plane in cube[bands]:
                 plane[to] = plane[at]
 
-        parts = [slice(first, first + _BANDS) for first in range(0, len(cube), _BANDS)]
-        deque(side_by_side(fill, parts, threads_for(_MOST_THREADS) if cube.size >= _WORTH_THREADS else 1), maxlen=0)
+        deque(side_by_side(fill, parts, threads), maxlen=0)
     return cube, missing
 
 

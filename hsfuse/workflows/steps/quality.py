@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hsfuse._version import __version__
 from hsfuse.band_selection import BandSelection
 from hsfuse.config import RunConfig
 from hsfuse.coregister.field import DisplacementField
@@ -53,7 +52,7 @@ from hsfuse.workflows.steps.clock import StageClock
 from hsfuse.workflows.steps.dates import dates_view
 from hsfuse.workflows.steps.methods import ChosenMethod
 from hsfuse.workflows.steps.prepare import PreparedScene
-from hsfuse.workflows.steps.report_facts import report_facts
+from hsfuse.workflows.steps.report_facts import report_facts, versions
 from hsfuse.workflows.steps.report_files import report_files
 from hsfuse.workflows.steps.window_scores import score_windows
 from hsfuse.writers import StoredRows, WrittenProduct
@@ -65,7 +64,6 @@ _MAX_BORDERS = 8
 _LEAST_SCORE = 0.2
 """Bands of a lower quality do not help to tell surfaces apart."""
 _SEAM_NM = (560.0, 860.0, 1650.0)
-_LIBRARIES = ("numpy", "scipy", "torch", "rasterio", "h5py")
 
 
 @dataclass(frozen=True)
@@ -165,7 +163,11 @@ def assess(
                 queue.draw(seam_figures, seams)
                 stage.advance()
         finally:
-            (rows or fused).close()  # type: ignore[union-attr]
+            if rows is None:
+                fused.close()  # type: ignore[union-attr]
+            else:
+                # To give gigabytes of deleted rows back takes a moment: beside the report.
+                threading.Thread(target=rows.close, name="hsfuse-release").start()
         statistics = summary["statistics"]
         coverage = statistics["valid_pixels"] / max(statistics["total_pixels"], 1)
         scores = dict(windows.scores)
@@ -189,7 +191,7 @@ def assess(
             dates=dates, spectra=spectra,
             quicklooks=quicklooks, details=details,
             bands=prepared.selection.table, seams=seams, seconds=clock.seconds,
-            peak_memory_bytes=clock.memory.bytes, configuration=summary["config"], versions=_versions(),
+            peak_memory_bytes=clock.memory.bytes, configuration=summary["config"], versions=versions(),
             notes=[*prepared.warnings, *prepared.selection.notes],
         )  # fmt: skip
         write_report(html, report, queue.finished(), config.figures.split(","))
@@ -201,10 +203,6 @@ def assess(
 def _asked(beside: Executor | None, work: Callable[[], _Made]) -> Callable[[], _Made]:
     """Begin a piece of work beside others; the answer waits for it. Without an executor it is done when asked for."""
     return work if beside is None else beside.submit(work).result
-
-
-def _versions() -> dict[str, str]:
-    return {"hsfuse": __version__, **{name: metadata.version(name) for name in _LIBRARIES}}
 
 
 def _read_block(scene: FusionScene, block: Slice2D, bands: Any) -> FloatCube:

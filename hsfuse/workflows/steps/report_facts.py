@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import metadata
 from typing import Any
 
+from hsfuse._version import __version__
 from hsfuse.qa.dates import DatesView
 from hsfuse.readers.source_dates import dates_text
 from hsfuse.workflows.steps.adapted import adaptation_text
 from hsfuse.workflows.steps.changes import change_text, refinement_text
 from hsfuse.workflows.steps.methods import guard_text
 from hsfuse.writers import WrittenProduct
+
+_LIBRARIES = ("numpy", "scipy", "torch", "rasterio", "h5py")
 
 
 def report_facts(
@@ -81,3 +85,8 @@ def _method_facts(summary: dict[str, Any]) -> dict[str, str]:
         facts["Changes between both images"] = change_text(summary["changes"])
     guards = guard_text(summary["config"])
     return facts | ({"Fidelity guards": guards} if guards else {})
+
+
+def versions() -> dict[str, str]:
+    """Versions of hsfuse and of the libraries that its results depend on."""
+    return {"hsfuse": __version__, **{name: metadata.version(name) for name in _LIBRARIES}}
