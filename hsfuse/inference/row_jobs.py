@@ -27,6 +27,10 @@ from hsfuse.masks import expand
 
 FloatCube = NDArray[np.float32]
 
+_WIDE_MULTIPLE_PX = 8
+"""Tiles that are read to multiples of so many HSI pixels hold much that is not wanted; of others, graphs that serve
+more of them are worth more."""
+
 
 @dataclass
 class RowJob:
@@ -141,7 +145,7 @@ class RowJob:
         return clipped
 
     def _batches(self, todo: Sequence[Tile], strip: SceneStrip, size: int) -> list[TileBatch]:
-        same_part = self.plan.multiple > 1
+        same_part = self.plan.multiple >= _WIDE_MULTIPLE_PX
         return batches_of(todo, strip, self.scene.ratio, self.plan.whole_px, size, same_part=same_part)
 
 
