@@ -36,7 +36,7 @@ def tiled(
     resampler = Resampler(scene.grid, scene.grid, DisplacementField.zero())
     opened = FusionScene(low, high, np.arange(len(scene.bands)), resampler, scene.grid, scene.ratio, scene.psf)
     spec, (rows, cols) = method.spec, scene.grid.shape
-    plan = TilePlan(rows, cols, tile, spec.overlap_px, spec.halo_px, spec.multiple_px)
+    plan = TilePlan(rows, cols, tile, spec.overlap_px, spec.halo_px, spec.multiple_px, padded=spec.padded)
     out = np.full(scene.truth.shape, -9.0, np.float32)
 
     def sink(row0: int, part: FloatCube) -> None:
