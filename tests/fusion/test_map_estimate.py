@@ -126,6 +126,20 @@ def test_methods_that_fuse_in_inference_mode_are_refined(pair: Pair, monkeypatch
     assert method.refinement.used in ("map", "clean")
 
 
+@pytest.mark.parametrize(("more", "used"), [(0.02, False), (0.5, True)])
+def test_components_are_cleaned_where_held_out_bands_gain_by_it(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, more: float, used: bool
+) -> None:
+    told = {"map": 0.5, "clean": 0.6, "nonlocal": 0.6 + more}
+    monkeypatch.setattr("hsfuse.fusion.map.method.HeldOutBands.gain", lambda self, kind, error: told[kind])
+    monkeypatch.setattr("hsfuse.fusion.map.method._trial_gain", lambda trial, *rest: 1.0 + bool(trial.nonlocal_step))
+    method = RefinedMethod(create_method("glp"), "best")
+    method.fit(pair.context(), pair.strips())
+    record = method.refinement
+    assert record is not None
+    assert (record.used == "nonlocal") is used
+
+
 def test_a_perfect_base_is_left_alone() -> None:
     """Where the method leaves nothing to gain, the step must not be used, or not cost anything."""
     pair = make_pair(noise=0.0, seed=5)
