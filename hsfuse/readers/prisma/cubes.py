@@ -147,15 +147,15 @@ class PrismaCubes:
         """Read reflectance, shape (band, row, col); NaN for DN 0 and for samples invalid already in L1."""
         wanted = self._wanted(block, bands)
         out = np.empty((wanted.size, *block.shape), dtype=np.float32)
+        threads = threads_for(_MOST_THREADS) if out.size >= _WORTH_THREADS else 1
 
         def stored() -> Iterator[_Stored]:
             for detector, run, first, last in self._runs(wanted):
                 errors = self._errors.get(detector)
-                for rows, numbers in self._chunks(self._cubes[detector], block, first, last):
+                for rows, numbers in self._chunks(self._cubes[detector], block, first, last, threads):
                     codes = None if errors is None else self._load(errors, block, rows, first, last)
                     yield _Stored(self._scale[detector], run, first, rows, numbers, codes)
 
-        threads = threads_for(_MOST_THREADS) if out.size >= _WORTH_THREADS else 1
         deque(side_by_side(lambda part: self._decode(part, wanted, out), stored(), threads), maxlen=0)
         return out
 
@@ -232,10 +232,13 @@ class PrismaCubes:
         return int(self.bands.slot[wanted[run[0]]]), int(self.bands.slot[wanted[run[-1]]]) + 1
 
     def _chunks(
-        self, dataset: h5py.Dataset, block: Slice2D, first: int, last: int
+        self, dataset: h5py.Dataset, block: Slice2D, first: int, last: int, threads: int = 1
     ) -> Iterator[tuple[slice, NDArray[np.integer]]]:
-        """Read slots ``[first, last)`` of a block a few rows at a time: rows within the block, (row, slot, col)."""
-        step = max(1, CHUNK_BYTES // (block.shape[1] * (last - first) * dataset.dtype.itemsize))
+        """Read slots ``[first, last)`` of a block a few rows at a time: rows within the block, (row, slot, col).
+
+        Chunks for several threads are smaller, since as many exist at a time.
+        """
+        step = max(1, CHUNK_BYTES // threads // (block.shape[1] * (last - first) * dataset.dtype.itemsize))
         for row in range(0, block.shape[0], step):
             rows = slice(row, min(row + step, block.shape[0]))
             yield rows, self._load(dataset, block, rows, first, last)
