@@ -66,7 +66,7 @@ class GateMethod(NetworkMethod):
         ``best`` asks non-local Bayes too.
     validate
         Use as much of the gate's correction as gains most on the scene at reduced resolution, none where it loses, on
-        scenes that are large enough to tell.
+        scenes that are large enough to tell; none where HSI and guide are displaced locally.
     """
 
     architecture = "ssrfn-gate"
@@ -168,7 +168,8 @@ class GateMethod(NetworkMethod):
             _log.info("%s: the scene is too small or has too few bands for experts; the estimate stays.", self._name)
             return
         record = self._base.refinement
-        if record is not None and record.displacement_px > _MOST_DISPLACEMENT_PX:
+        # A training learns from displaced windows too.
+        if self._validate and record is not None and record.displacement_px > _MOST_DISPLACEMENT_PX:
             self._validation = CorrectionValidation.untested(bands)
             _log.info("%s: HSI and guide are displaced locally by %g HSI pixels, so experts cannot learn from them; "
                       "the estimate stays.", self._name, record.displacement_px)  # fmt: skip
