@@ -138,8 +138,7 @@ def fit_finer(
     used = int(seen.usable.sum())
     significant = _is_significant(chance)
     if used < FEWEST_BOXES or not (significant or relief is not None):
-        left = _beyond_background(refiner, predicted, allowed, chance)
-        return FineFit(None, left, left, used)
+        return FineFit(None, chance.above_chance, chance.above_chance, used)
     spacing = max(_FINEST_KNOT_PX, max(height, width) / _MOST_KNOTS)
     model = PolynomialSpline(Spline.over(height, width, spacing, grid), relief)
     field = start
@@ -174,21 +173,6 @@ def fit_finer(
     if seam is not None:
         variance += seam.added_variance(followed.at, even_lattice(height, width))
     return FineFit(followed, variance, before.above_chance, int(last.weight.sum()), slope, seam)
-
-
-def _beyond_background(refiner: Refiner, field: Tensor | Warped, allowed: Tensor, found: Covariance) -> float:
-    """What neighbouring boxes have in common, once the background of the finest scale is removed.
-
-    Beside the background of a smooth field's windows, neighbours also have in common what changed on the ground: a
-    field of other crops draws all its boxes. A smooth field is near enough for the finest scale from the start.
-    """
-    if found.above_chance == 0.0:
-        return 0.0
-    usual, refiner.background_px = refiner.background_px, _STAGES[-1][1]
-    side = _side(BOX_PX, refiner.height, refiner.width)
-    finest = measure_boxes(refiner, field, allowed, side).covariance()
-    refiner.background_px = usual
-    return min(found.above_chance, finest.above_chance)
 
 
 def _is_significant(found: Covariance) -> bool:
