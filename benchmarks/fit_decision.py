@@ -25,6 +25,7 @@ from hsfuse.fusion.change.repair import decision_data
 from hsfuse.fusion.change.response import Response
 from hsfuse.inference import pipeline
 from hsfuse.inference.guide_repair import align_survey, survey_scene
+from hsfuse.masks import expand
 from hsfuse.workflows.steps.array_scene import array_scene
 
 LEFT_OUT = ("emit_jpl_10x10",)
@@ -85,7 +86,7 @@ def sample(scene: ReferenceScene, setting: str, change: str, seed: int) -> Sampl
     everything = (slice(0, rows // RATIO), slice(0, cols // RATIO))
     light = common_light(evidence.relation.seen, evidence.blurred, evidence.contradiction)
     data = decision_data(evidence, guide.astype(np.float64), everything, response, contrast, light)
-    near = np.repeat(np.repeat(grown(candidates, NEAR_PX), RATIO, 0), RATIO, 1)
+    near = expand(grown(candidates, NEAR_PX), RATIO)
     truth = scene.msi[:, :rows, :cols].astype(np.float64)
     touched = mask if change in SHARP else np.zeros_like(mask)
     mask = touched

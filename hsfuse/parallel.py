@@ -51,9 +51,27 @@ def side_by_side(work: Callable[[Item], Result], items: Iterable[Item], threads:
     Results do not depend on the number of threads, and no more than these and one more are held. Torch's operations
     have one thread each: several inside every small operation would wait for each other.
     """
-    if threads < 2:
-        yield from map(work, items)
-        return
+    return map(work, items) if threads < 2 else _ahead(work, items, threads)
+
+
+def do_all(work: Callable[[Item], object], items: Iterable[Item], threads: int) -> None:
+    """Do ``work`` with each item, while so many threads are at work."""
+    deque(side_by_side(work, items, threads), maxlen=0)
+
+
+def one_ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Yield what ``work`` makes of each item; another thread makes the next one while this one is looked at."""
+    return _ahead(work, items, 1)
+
+
+def parts_of(size: int, count: int, unit: int = 1) -> list[slice]:
+    """Cut rows into ``count`` pieces that begin at multiples of ``unit``; fewer where there are not enough."""
+    step = max(-(-size // (count * unit)), 1) * unit
+    return [slice(first, min(first + step, size)) for first in range(0, size, step)]
+
+
+def _ahead(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
+    """Results in order, made by so many threads; no more than these and one more are held."""
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="hsfuse-beside", initializer=_one_torch_thread) as pool:
         try:
@@ -66,19 +84,6 @@ def side_by_side(work: Callable[[Item], Result], items: Iterable[Item], threads:
         finally:
             for future in waiting:
                 future.cancel()
-
-
-def one_ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Yield what ``work`` makes of each item; another thread makes the next one while this one is looked at."""
-    with ThreadPoolExecutor(1, thread_name_prefix="hsfuse-ahead", initializer=_one_torch_thread) as pool:
-        waiting: Future[Result] | None = None
-        for item in items:
-            ready, waiting = waiting, pool.submit(work, item)
-            if ready is not None:
-                yield ready.result()
-                del ready
-        if waiting is not None:
-            yield waiting.result()
 
 
 def _one_torch_thread() -> None:

@@ -26,7 +26,8 @@ _LEAST_SHARE, _MOST_SIGMA_PX, _MOST_STEP_PX = 0.4, 1.0, 3.0
 _COMMON_VARIANCE_PX2, _ALIKE_VARIANCE_PX2 = 0.05, 0.2
 """Variance added to that of every box in a fit and in averages: where displacement changes, boxes look noisier."""
 _CLIP, _MAD_TO_SIGMA = 8.0, 1.4826
-_AROUND, _NEAR, _FEWEST_NEAR, _OUTLIER = 2, 1, 5, 5.0
+_AROUND, _NEAR, _OUTLIER = (2, 1), (1, 5), 5.0
+"""Wide and near neighbourhood: how far it reaches, and how many boxes must be known in it."""
 
 
 @dataclass(frozen=True)
@@ -101,19 +102,19 @@ class Boxes:
         each other alone.
         """
         values = np.where(self.usable[..., None], residual, np.nan)
-        wide, near = (np.hypot(*np.moveaxis(values - _median_around(values, n), -1, 0)) for n in (_AROUND, _NEAR))
+        wide, near = (
+            np.hypot(*np.moveaxis(values - _median_around(values, *around), -1, 0)) for around in (_AROUND, _NEAR)
+        )
         usual = float(np.nanmedian(wide)) if np.isfinite(wide).any() else 1.0
         return np.asarray(np.fmin(wide, near) < _OUTLIER * max(usual, 0.05), dtype=np.float64)
 
 
-def _median_around(values: FloatArray, reach: int) -> FloatArray:
-    """Median of the known boxes at most ``reach`` away; NaN where they are less than half of the boxes there."""
+def _median_around(values: FloatArray, reach: int, fewest: int) -> FloatArray:
+    """Median of the known boxes at most ``reach`` away; NaN where they are less than the ``fewest``."""
     padded = np.pad(values, ((reach, reach), (reach, reach), (0, 0)), constant_values=np.nan)
     (rows, cols), span = values.shape[:2], range(2 * reach + 1)
     around = np.stack([padded[i : i + rows, j : j + cols] for i, j in product(span, span)])
-    known = np.isfinite(around).any(axis=(0, 3))
-    if reach < _AROUND:
-        known &= np.isfinite(around).all(axis=3).sum(axis=0) >= _FEWEST_NEAR
+    known = np.isfinite(around).all(axis=3).sum(axis=0) >= fewest
     middle = np.full_like(values, np.nan)
     middle[known] = np.nanmedian(around[:, known], axis=0)
     return middle

@@ -13,12 +13,13 @@ import scipy
 from numpy.typing import NDArray
 
 from hsfuse.coregister.images import EVALUATION_VARIANCE_PX2, reference_grid
-from hsfuse.coregister.threads import parallel_map, parts_of, prefetch
+from hsfuse.coregister.threads import PARTS, parallel_map, prefetch
 from hsfuse.coregister.warp import Resampler
 from hsfuse.degrade import Psf
 from hsfuse.errors import OverlapError
 from hsfuse.grid import Bounds, Grid, Slice2D
 from hsfuse.native import image
+from hsfuse.parallel import parts_of
 from hsfuse.progress import Stage
 
 FloatCube = NDArray[np.float32]
@@ -141,7 +142,7 @@ def lowpass_strip(values: FloatCube, down: Kernel, across: Kernel, out: FloatCub
             values, (down.first[rows], down.weight[rows]), (across.first, across.weight), _FEWEST_WEIGHT, out[:, rows]
         )
 
-    if all(list(parallel_map(part, parts_of(down.first.size)))):
+    if all(list(parallel_map(part, parts_of(down.first.size, PARTS)))):
         return
     tall, wide = down.matrix(values.shape[1]), across.matrix(values.shape[2])
     valid: NDArray[np.bool_] = np.all(np.isfinite(values), axis=0)

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse.coregister.field import DisplacementField
-from hsfuse.coregister.threads import parallel_map, parts_of
+from hsfuse.coregister.threads import PARTS, parallel_map
 from hsfuse.grid import Grid
+from hsfuse.parallel import parts_of
 
 FloatArray = NDArray[np.float64]
 
@@ -121,5 +122,5 @@ def on_pixels(fitted: Fitted, height: int, width: int) -> NDArray[np.float32]:
         right *= across
         np.add(left, right, out=out[:, part])
 
-    list(parallel_map(some, parts_of(height)))
+    list(parallel_map(some, parts_of(height, PARTS)))
     return out

@@ -170,7 +170,7 @@ def _examination(found: Registration, pixel_m: float) -> dict[str, Any]:
         out["fine_displacement_m"] = round(math.sqrt(2.0 * fine.before) * pixel_m, 3)
         out["fine_error_m"] = round(math.sqrt(2.0 * fine.variance) * pixel_m, 3)
         if fine.seam is not None:
-            across = fine.seam.normal * math.copysign(1.0, fine.seam.normal[1])
+            across = fine.seam.line.normal * math.copysign(1.0, fine.seam.line.normal[1])
             out["seam"] = {
                 "jump_m": round(fine.seam.jump_px * pixel_m, 1),
                 "across_azimuth_deg": round(math.degrees(math.atan2(across[1], -across[0])) % 180.0, 1),

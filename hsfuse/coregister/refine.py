@@ -22,9 +22,10 @@ from torch import Tensor
 from hsfuse.coregister.images import OVERSAMPLING
 from hsfuse.coregister.sampling import Smoother, bspline_sample
 from hsfuse.coregister.sums import HALO_PX, WindowSums
-from hsfuse.coregister.threads import parallel_map, parts_of
+from hsfuse.coregister.threads import PARTS, parallel_map
 from hsfuse.coregister.windows import BLOCK_PX, Windows, block_matrix
 from hsfuse.native import match
+from hsfuse.parallel import parts_of
 
 FloatArray = NDArray[np.float64]
 
@@ -179,7 +180,7 @@ class Refiner:
         image = torch.empty((self._reference.shape[0], self.height, self.width), device=self.device)
         mask = torch.empty((self.height, self.width), dtype=torch.bool, device=self.device)
         if match.serves(self.device.type):
-            fill, parts = self._displaced, parts_of(self.height)
+            fill, parts = self._displaced, parts_of(self.height, PARTS)
         else:
             step = _WARP_ROWS if self.device.type == "cpu" else self.height
             fill, parts = self._sampled, [slice(t, min(t + step, self.height)) for t in range(0, self.height, step)]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,9 +33,8 @@ coordinate of one box."""
 _QUARTERS, _FEWEST_BOXES, _FEWEST_IN_QUARTER = 4, 60, 8
 
 
-@dataclass(frozen=True)
-class Seam:
-    """A line at which the displacement jumps.
+class Line(NamedTuple):
+    """A straight line.
 
     Attributes
     ----------
@@ -42,33 +42,44 @@ class Seam:
         Unit vector (row, col) across the line.
     offset
         Distance of the line from the origin along ``normal``, in pixels.
-    jump
-        Displacement (row, col) in pixels beyond the line minus that before it.
-    coefficients
-        Displacement around the line by 1, distance from the line, position along it, and side; shape (4, 2).
     side
-        Side of the boxes in pixels.
+        Side of the boxes in pixels: the unit of distances from the line.
     """
 
     normal: FloatArray
     offset: float
-    jump: FloatArray
-    coefficients: FloatArray
     side: float
+
+    def across(self, position: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Distance from the line and position along it, in boxes."""
+        along = np.array([-self.normal[1], self.normal[0]])
+        return (position @ self.normal - self.offset) / self.side, position @ along / self.side
+
+
+@dataclass(frozen=True)
+class Seam:
+    """A line at which the displacement jumps.
+
+    Attributes
+    ----------
+    line
+        Where it is.
+    coefficients
+        Displacement (row, col) around the line, in pixels, by 1, distance from the line, position along it, and being
+        beyond it; shape (4, 2).
+    """
+
+    line: Line
+    coefficients: FloatArray
 
     @property
     def jump_px(self) -> float:
         """Length of the jump."""
-        return math.hypot(*self.jump)
+        return math.hypot(*self.coefficients[3])
 
     def at(self, position: FloatArray) -> FloatArray:
         """Displacement that the step says, shape (position, 2)."""
-        return np.asarray(_design(*self._across(position)) @ self.coefficients)
-
-    def _across(self, position: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Distance from the line and position along it, in boxes."""
-        along = np.array([-self.normal[1], self.normal[0]])
-        return (position @ self.normal - self.offset) / self.side, position @ along / self.side
+        return np.asarray(_design(*self.line.across(position)) @ self.coefficients)
 
     def added_variance(self, field: Callable[[FloatArray], FloatArray], lattice: FloatArray) -> float:
         """Variance (square pixels, one coordinate) over the image by which a smooth field is wrong beside the line.
@@ -80,7 +91,7 @@ class Seam:
         lattice
             Positions spread evenly over the image, shape (position, 2).
         """
-        distance = np.abs(self._across(lattice)[0])
+        distance = np.abs(self.line.across(lattice)[0])
         square = ((self.at(lattice) - field(lattice)) ** 2).sum(axis=1) / 2.0
         beside, away = distance < _BEND, (distance >= _BEND) & (distance < _FAR)
         if not beside.any() or not away.any():
@@ -111,12 +122,11 @@ def find_seam(position: FloatArray, value: FloatArray, weight: FloatArray, side:
     best = _best(position, value, weight, side, [coarse.angle + math.radians(d) for d in range(-5, 6)])
     if best.others > _MOST_ELSEWHERE * best.gain:
         return None
-    seam = Seam(_normal(best.angle), best.offset * side, np.zeros(2), np.zeros((4, 2)), side)
-    return _judged(position, value, weight, seam)
+    return _judged(position, value, weight, Line(_normal(best.angle), best.offset * side, side))
 
 
 @dataclass(frozen=True)
-class _Line:
+class _Candidate:
     """A line, by how many squares a step there explains, and the most that a parallel far away explains."""
 
     gain: float
@@ -125,15 +135,17 @@ class _Line:
     offset: float
 
 
-def _best(position: FloatArray, value: FloatArray, weight: FloatArray, side: float, angles: Sequence[float]) -> _Line:
+def _best(
+    position: FloatArray, value: FloatArray, weight: FloatArray, side: float, angles: Sequence[float]
+) -> _Candidate:
     """Line of one of some directions at which a step explains most."""
-    best = _Line(0.0, math.inf, 0.0, 0.0)
+    best = _Candidate(0.0, math.inf, 0.0, 0.0)
     for angle in angles:
         offset, gain = _gains(position @ _normal(angle) / side, value, weight)
         if gain.size and gain.max() > best.gain:
             at = float(offset[int(gain.argmax())])
             away = gain[np.abs(offset - at) > _FAR]
-            best = _Line(float(gain.max()), float(away.max()) if away.size else 0.0, angle, at)
+            best = _Candidate(float(gain.max()), float(away.max()) if away.size else 0.0, angle, at)
     return best
 
 
@@ -145,13 +157,13 @@ def _gains(across: FloatArray, value: FloatArray, weight: FloatArray) -> tuple[F
     count = int(strip.max()) + 1
     if count < 2 * reach:
         return np.zeros(0), np.zeros(0)
-    parts = [weight, *(weight * v for v in value.T), weight * (value**2).sum(axis=1)]
+    parts = [weight, *(weight * v for v in value.T)]
     total = np.stack([np.bincount(strip, part, count) for part in parts])
     distance = (np.arange(-reach, reach) + 0.5) * _STRIP
     total = np.lib.stride_tricks.sliding_window_view(total, 2 * reach, axis=1) * (np.abs(distance) > _NEAR)
     design = np.stack([np.ones_like(distance), distance, (distance > 0).astype(np.float64)])
     gram = np.einsum("id,jd,od->oij", design, design, total[0])
-    right = np.einsum("id,vod->oiv", design, total[1:3])
+    right = np.einsum("id,vod->oiv", design, total[1:])
     enough = np.minimum(total[0][:, :reach].sum(axis=1), total[0][:, reach:].sum(axis=1)) > 0.2 * total[0].sum(axis=1)
     explained = [_explained(gram[:, :n, :n], right[:, :n]) for n in (2, 3)]
     offset = first + (np.arange(total.shape[1]) + reach) * _STRIP
@@ -165,15 +177,15 @@ def _explained(gram: FloatArray, right: FloatArray) -> FloatArray:
     return np.asarray((np.linalg.solve(gram + ridge * np.eye(size), right) * right).sum(axis=(1, 2)))
 
 
-def _judged(position: FloatArray, value: FloatArray, weight: FloatArray, seam: Seam) -> Seam | None:
+def _judged(position: FloatArray, value: FloatArray, weight: FloatArray, line: Line) -> Seam | None:
     """Fit a step at a line and decide whether it is one."""
-    distance, along = seam._across(position)
+    distance, along = line.across(position)
     take = (np.abs(distance) > _NEAR) & (np.abs(distance) < _FAR)
     distance, along, value, weight = distance[take], along[take], value[take], weight[take]
     step, left = _fit(_design(distance, along), value, weight)
     smooth = [[distance**2, distance**3], *([np.clip(distance / wide, -1.0, 1.0)] for wide in _RAMPS)]
-    line = [np.ones_like(distance), distance, along]
-    others = min(_fit(np.stack([*line, *shape], axis=1), value, weight)[1] for shape in smooth)
+    plane = [np.ones_like(distance), distance, along]
+    others = min(_fit(np.stack([*plane, *shape], axis=1), value, weight)[1] for shape in smooth)
     if others - left < _BETTER * left / value.size:
         return None
     jump = step[3]
@@ -190,7 +202,7 @@ def _judged(position: FloatArray, value: FloatArray, weight: FloatArray, seam: S
         part = _fit(_design(distance[own], along[own]), value[own], weight[own])[0][3]
         if not _LIKE_THE_WHOLE[0] < float(part @ jump) / size**2 < _LIKE_THE_WHOLE[1]:
             return None
-    return Seam(seam.normal, seam.offset, jump, step, seam.side)
+    return Seam(line, step)
 
 
 def _fit(design: FloatArray, value: FloatArray, weight: FloatArray) -> tuple[FloatArray, float]:

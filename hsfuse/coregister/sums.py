@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hsfuse.coregister.threads import parallel_map, parts_of
+from hsfuse.coregister.threads import PARTS, parallel_map
 from hsfuse.coregister.windows import BLOCK_PX, Strip, Windows, block_matrix, block_sums
 from hsfuse.native import match
+from hsfuse.parallel import parts_of
 
 Kind = Literal["fit", "resemblance", "shift"]
 
@@ -91,7 +92,7 @@ class WindowSums:
         model = None if halves is None else (halves[0].contiguous().numpy(), halves[1].contiguous().numpy())
         scores = np.zeros(self._score_shape(kind), np.float32)
         # Always the same parts, so that a sum does not depend on the number of processors.
-        parts = parts_of(height, match.STRIP_PX)
+        parts = parts_of(height, PARTS, match.STRIP_PX)
 
         def share(rows: slice) -> Tensor:
             sums = np.zeros((self._count(kind), *self._windows.shape))

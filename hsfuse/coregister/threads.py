@@ -8,11 +8,11 @@ of tens of megabytes for each thread that they have ever seen.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from typing import TypeVar
 
-from hsfuse.parallel import threads_for
+from hsfuse.parallel import one_ahead, threads_for
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -28,12 +28,6 @@ def parallel_map(work: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out
     Two at a time at least, for one may wait for a file.
     """
     yield from _pool("pieces", max(threads_for(PARTS), 2)).map(work, items)
-
-
-def parts_of(size: int, unit: int = 1) -> list[slice]:
-    """Cut rows into :data:`PARTS` pieces that begin at multiples of ``unit``; fewer where there are not enough."""
-    step = -(-size // (PARTS * unit)) * unit
-    return [slice(first, min(first + step, size)) for first in range(0, size, step)]
 
 
 def run_both(first: Callable[[], Out], second: Callable[[], Other]) -> tuple[Out, Other]:
@@ -56,18 +50,7 @@ def map_in_halves(work: Callable[[In], Out], items: Sequence[In]) -> list[Out]:
 
 def prefetch(work: Callable[[In], Out], items: Iterable[In]) -> Iterator[tuple[In, Out]]:
     """Items and results in order; while the caller uses one, the next is made."""
-    waiting: tuple[In, Future[Out]] | None = None
-    try:
-        for item in items:
-            following = item, _pool("ahead", 1).submit(work, item)
-            if waiting is not None:
-                yield waiting[0], waiting[1].result()
-            waiting = following
-        if waiting is not None:
-            yield waiting[0], waiting[1].result()
-    finally:
-        if waiting is not None:
-            wait([waiting[1]])
+    return one_ahead(lambda item: (item, work(item)), items)
 
 
 @cache

@@ -17,9 +17,10 @@ from hsfuse.degrade.decimation import (
     smooth,
     smooth_array,
 )
-from hsfuse.degrade.interpolation import MAX_OFFSET_PX, UPSAMPLE_HALO_PX, Window, inject, upsample, upsample_array
+from hsfuse.degrade.interpolation import MAX_OFFSET_PX, UPSAMPLE_HALO_PX, inject, upsample, upsample_array
 from hsfuse.degrade.psf import MAX_FWHM_PX, MIN_FWHM_PX, NO_OFFSET, Offset, Psf, displaced_kernels, psf_kernel
 from hsfuse.degrade.response import apply_srf
+from hsfuse.degrade.windows import Window
 
 __all__ = [
     "MAX_FWHM_PX",

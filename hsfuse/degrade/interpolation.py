@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from hsfuse.degrade.arrays import split_nan
 from hsfuse.degrade.banded import FloatArray, Unit, along_columns, along_rows, compiled_planes, from_planes
 from hsfuse.degrade.psf import NO_OFFSET, Offset, check_ratio
+from hsfuse.degrade.windows import Window
 from hsfuse.errors import UsageError
 from hsfuse.native import image
 
 if TYPE_CHECKING:
     import torch
 
-Window = tuple[slice, slice]
-"""Rows and columns of a grid, with start and stop."""
 UPSAMPLE_HALO_PX = 2
 """Coarse pixels on each side that the cubic interpolation of one coarse pixel's area looks at."""
 MAX_OFFSET_PX = 0.5

@@ -6,13 +6,11 @@ spreading nodata into neighbouring valid pixels.
 
 from __future__ import annotations
 
-from collections import deque
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from hsfuse.parallel import side_by_side, threads_for
+from hsfuse.parallel import do_all, side_by_side, threads_for
 
 FloatCube = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
@@ -62,7 +60,7 @@ def fill_missing(cube: FloatCube) -> tuple[FloatCube, BoolArray]:
             for plane in cube[bands]:
                 plane[to] = plane[at]
 
-        deque(side_by_side(fill, parts, threads), maxlen=0)
+        do_all(fill, parts, threads)
     return cube, missing
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 
 from hsfuse.allocator import large_arrays_apart, release_freed_memory
+from hsfuse.degrade import windows
 from hsfuse.fusion.base import FusionContext
 from hsfuse.fusion.change.confidence import (
     CoarseFeatures,
@@ -28,7 +29,7 @@ from hsfuse.fusion.change.confidence import (
     change_features,
     error_features,
 )
-from hsfuse.fusion.change.repair import RepairedGuide, blocks, fine_block, inner_block, repair_guide
+from hsfuse.fusion.change.repair import RepairedGuide, blocks, repair_guide
 from hsfuse.fusion.change.response import Response
 from hsfuse.fusion.classical.statistics import Subspace, gather, signal_subspace
 from hsfuse.fusion.diagnostics import Calibration
@@ -320,7 +321,7 @@ def align_survey(survey: Survey, context: FusionContext) -> Calibration | None:
     )  # fmt: skip
     if part.valid.sum() < 4 * len(part.components):
         return None
-    return robust_alignment(part, survey.msi[:, *fine_block(where, context.ratio)], context.ratio, context.psf)
+    return robust_alignment(part, survey.msi[:, *windows.finer(where, context.ratio)], context.ratio, context.psf)
 
 
 def _starts(size: int) -> list[int]:
@@ -363,8 +364,8 @@ def _in_blocks(
     coarse, power = CoarseFeatures.of(guide.evidence, traits), guide.evidence.contradiction.power
 
     def one(place: tuple[tuple[slice, slice], tuple[slice, slice]]) -> tuple[tuple[slice, slice], Result]:
-        read, core = fine_block(place[0], response.ratio), fine_block(place[1], response.ratio)
-        inside = inner_block(read, core)
+        read, core = windows.finer(place[0], response.ratio), windows.finer(place[1], response.ratio)
+        inside = windows.inside(core, read)
         seen, of_change, of_error = coarse.block(place[0], response)
         change = change_features(of_change, guide.foreign[read])
         error = error_features(
@@ -374,6 +375,6 @@ def _in_blocks(
 
     places = [
         place for place in blocks(survey.valid.shape, _CONFIDENCE_PX)
-        if survey.seen[fine_block(place[1], response.ratio)].any()
+        if survey.seen[windows.finer(place[1], response.ratio)].any()
     ]  # fmt: skip
     yield from side_by_side(one, places, threads)

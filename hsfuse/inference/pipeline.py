@@ -46,7 +46,8 @@ def scene_context(
     return context if scene.offset_px is None else replace(context, calibrate=False, offset_px=scene.offset_px)
 
 
-def _context(scene: FusionScene, resources: Resources, seed: int, calibrate: bool) -> FusionContext:
+def run_context(scene: FusionScene, resources: Resources, seed: int, *, calibrate: bool) -> FusionContext:
+    """As :func:`scene_context`, for what a run may use."""
     return scene_context(scene, resources.device, seed, calibrate=calibrate, threads=resources.threads)
 
 
@@ -199,7 +200,7 @@ def fuse_scene_with(
     OverlapError, MemoryBudgetError, UsageError
         As :func:`fit` and :func:`plan`.
     """
-    fit(method.fit, scene, _context(scene, resources, seed, calibrate))
+    fit(method.fit, scene, run_context(scene, resources, seed, calibrate=calibrate))
     estimate = plan(scene, method.spec, resources, tile=tile, overlap=overlap)
     return fuse(scene, method, estimate, sink, resources, clip=clip, progress=progress)
 
@@ -215,7 +216,7 @@ def fuse_to_array(
     numpy.ndarray
         Shape (band, row, col) on the scene's fine grid, float32, NaN for nodata.
     """
-    fit(method.fit, scene, _context(scene, resources, seed, calibrate))
+    fit(method.fit, scene, run_context(scene, resources, seed, calibrate=calibrate))
     return fitted_to_array(method, scene, resources, tile=tile, overlap=overlap, clip=clip, progress=progress)
 
 

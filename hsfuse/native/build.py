@@ -19,8 +19,12 @@ import threading
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from hsfuse.log import get_logger
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 OVERRIDE = "HSFUSE_NATIVE"
 _COMMON_FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
@@ -85,6 +89,11 @@ def plane_kernels(name: str) -> KernelSource:
 
 class _UnavailableError(Exception):
     """Why there is no compiled path."""
+
+
+def pointer(array: NDArray[Any] | None) -> ctypes.c_void_p:
+    """Address of an array's first element for a kernel; none for no array."""
+    return ctypes.c_void_p(None if array is None else array.ctypes.data)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ The callers then take their plain twins: :mod:`hsfuse.degrade`, :mod:`hsfuse.cor
 from __future__ import annotations
 
 import ctypes
-from collections import deque
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,8 @@ from numpy.typing import NDArray
 
 from hsfuse.errors import MemoryBudgetError
 from hsfuse.native.build import Kernels, plane_kernels
-from hsfuse.parallel import side_by_side, threads_for
+from hsfuse.native.build import pointer as _at
+from hsfuse.parallel import do_all, parts_of, side_by_side, threads_for
 
 FloatArray = NDArray[np.float32]
 
@@ -218,14 +218,9 @@ def warp(
             )
         )  # fmt: skip
 
-    deque(side_by_side(gather, _parts(rows, threads), threads), maxlen=0)
-    _check(max(side_by_side(resample, _parts(at_row.size, threads), threads), default=0))
+    do_all(gather, parts_of(rows, threads), threads)
+    _check(max(side_by_side(resample, parts_of(at_row.size, threads), threads), default=0))
     return True
-
-
-def _parts(size: int, count: int) -> list[slice]:
-    step = max(-(-size // count), 1)
-    return [slice(first, min(first + step, size)) for first in range(0, size, step)]
 
 
 def encode(
@@ -272,10 +267,6 @@ def encode(
         _INT(out.strides[1] // 2),
     )  # fmt: skip
     return int(count)
-
-
-def _at(array: NDArray[Any] | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if array is None else array.ctypes.data)
 
 
 def _check(result: int) -> None:

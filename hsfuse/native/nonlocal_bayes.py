@@ -6,13 +6,13 @@ Calls release the interpreter's lock, so plain threads run side by side.
 from __future__ import annotations
 
 import ctypes
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse.errors import MemoryBudgetError
 from hsfuse.native.build import Kernels, plane_kernels
+from hsfuse.native.build import pointer as _at
 
 FloatArray = NDArray[np.float32]
 
@@ -52,7 +52,3 @@ def filter_pass(
         raise MemoryBudgetError("There is not enough memory to denoise a tile.", hint="Choose a smaller --tile.")
     total /= np.maximum(norm, np.float32(1e-6))[..., None]
     return total
-
-
-def _at(array: NDArray[Any] | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if array is None else array.ctypes.data)

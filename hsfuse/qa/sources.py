@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hsfuse.errors import InputError
 from hsfuse.grid import Slice2D
-from hsfuse.parallel import side_by_side, threads_for
+from hsfuse.parallel import do_all, threads_for
 from hsfuse.writers.format import CubeReader
 
 FloatCube = NDArray[np.float32]
@@ -95,9 +95,9 @@ class FunctionSource:
             out[:, part] = _block_mean(cube, edges, col_edges)
 
         if self._shared:
-            list(side_by_side(lambda part: averaged(read(part)), parts, threads_for(_MOST_THREADS)))
+            do_all(lambda part: averaged(read(part)), parts, threads_for(_MOST_THREADS))
         else:
-            list(side_by_side(averaged, map(read, parts), threads_for(_MOST_THREADS)))
+            do_all(averaged, map(read, parts), threads_for(_MOST_THREADS))
         return out
 
 

@@ -186,7 +186,7 @@ def fuse(
     free = psf_fwhm is None
     if spent is not None:
         try:
-            repair = repair_scene(scene, pipeline.scene_context(scene, given.device, random_seed, calibrate=free))
+            repair = repair_scene(scene, pipeline.run_context(scene, given, random_seed, calibrate=free))
             scene = repair.scene
         except OverlapError:
             # Too few pixels to tell anything by: they are interpolated below, and that is said.
@@ -195,7 +195,7 @@ def fuse(
     fusion = dependable(
         lambda: refined(create_method(method, **options), spent, ratio=nested),
         lambda: create_method(INTERPOLATION),
-        scene, pipeline.scene_context(scene, given.device, random_seed, calibrate=free),
+        scene, pipeline.run_context(scene, given, random_seed, calibrate=free),
     )  # fmt: skip
     with progress_here(progress) as shown:
         cube = pipeline.fitted_to_array(

@@ -270,9 +270,7 @@ def _learn(
         adapted = adapt_to_scene(chosen, scene, output, inputs, config, resources, clock)
         candidate, record = with_guards(adapted.chosen, config, scene), {"adaptation": adapted.record}
     with clock.stage("learn from the scene") as stage:
-        context = pipeline.scene_context(
-            scene, resources.device, config.seed, calibrate=may_calibrate(config), threads=resources.threads
-        )
+        context = pipeline.run_context(scene, resources, config.seed, calibrate=may_calibrate(config))
         fitted = pipeline.fit(partial(fit_method, candidate, config), scene, context)
         stage.advance()
     return fitted, record

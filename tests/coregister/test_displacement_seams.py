@@ -46,7 +46,7 @@ def test_a_jump_is_found_where_it_is(angle: float, away: float, size: float, tur
     seam = find_seam(position, noisy(truth(position) + tilt, seed), np.ones(len(position)), SIDE)
     assert seam is not None
     assert seam.jump_px == pytest.approx(size, rel=0.15)
-    assert abs(float(seam.normal @ normal)) > np.cos(np.radians(4.0))
+    assert abs(float(seam.line.normal @ normal)) > np.cos(np.radians(4.0))
     assert seam.at(np.array([[160.0, 160.0]]))[0] == pytest.approx(
         truth(np.array([[160.0, 160.0]]))[0] + 0.16, abs=0.3
     ) or (abs(away) < 2 * SIDE)

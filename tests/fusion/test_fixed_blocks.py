@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from hsfuse.degrade import Psf, lowpass_decimate_array
+from hsfuse.degrade.windows import finer
 from hsfuse.fusion.base import FusionContext, LowResolutionStrip
 from hsfuse.fusion.methods.ssrfn import description
-from hsfuse.fusion.methods.ssrfn import method as ssrfn_method
 from hsfuse.fusion.methods.ssrfn.method import SsrfnMethod
-from hsfuse.fusion.nets.context import finer
 from hsfuse.fusion.nets.fixed_blocks import FixedBlocks
 from hsfuse.inference.tiling import TilePlan
 
@@ -69,8 +68,7 @@ def test_blended_blocks_leave_what_is_alike_as_it_is() -> None:
 @pytest.mark.parametrize("name", ["ssrfn-lite", "ssrfn"])
 def test_shipped_networks_with_all_of_their_correction(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In half precision, where a last place is a visible step, on texture as strong as a town's."""
-    for module in (ssrfn_method, description):
-        monkeypatch.setattr(module, "BLOCK_PX", 8)
+    monkeypatch.setattr(description, "BLOCK_PX", 8)
     method = SsrfnMethod.from_weights(name, precision="bf16", validate=False, denoiser_steps=0)
     ratio, rows, cols = 3, 72, 24
     rng = np.random.default_rng(0)

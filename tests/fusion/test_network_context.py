@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from hsfuse.degrade import Psf, Window, lowpass_decimate_array, upsample
+from hsfuse.degrade.windows import finer, grown, inside
 from hsfuse.errors import UsageError
 from hsfuse.fusion.base import FusionContext, LowResolutionStrip
-from hsfuse.fusion.methods.ssrfn import method as ssrfn_method
+from hsfuse.fusion.methods.ssrfn import description as ssrfn_description
 from hsfuse.fusion.methods.ssrfn.config import PRESETS
 from hsfuse.fusion.methods.ssrfn.method import SsrfnMethod
 from hsfuse.fusion.methods.ssrfn.network import Ssrfn, make_network
-from hsfuse.fusion.nets.context import CORRECTION_CONTEXT, Context, finer, grown, inside
+from hsfuse.fusion.nets.context import CORRECTION_CONTEXT, Context
 from hsfuse.fusion.nets.scene_statistics import SceneStatistics
 
 RATIO = 3
@@ -78,7 +79,7 @@ def test_most_of_the_context_is_dropped_before_the_layers_that_cost_most(
     seen: dict[str, list[int]] = {"features": [], "refined": []}
     for part, module in (("features", network.network.sfe_msi), ("refined", network.network.ffm.first[0])):
         module.register_forward_pre_hook(lambda _, given, part=part: seen[part].append(given[0].shape[2:].numel()))
-    monkeypatch.setattr(ssrfn_method, "BLOCK_PX", 4)
+    monkeypatch.setattr(ssrfn_description, "BLOCK_PX", 4)
     out = network.fuse_window(hsi, msi, WINDOW)
     context = network.network.context
     assert out.shape[2:] == tuple((part.stop - part.start) * RATIO for part in WINDOW)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from hsfuse.degrade import upsample
+from hsfuse.degrade.windows import whole
 from hsfuse.fusion.methods.ssrfn.network import Ssrfn, arsinh, make_network
-from hsfuse.fusion.nets.context import whole
 from hsfuse.fusion.nets.scene_statistics import SceneStatistics
 
 RATIO = 3

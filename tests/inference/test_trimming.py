@@ -20,7 +20,6 @@ from hsfuse.degrade import Psf
 from hsfuse.errors import UsageError
 from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, ModelSpec
 from hsfuse.fusion.methods.ssrfn import description
-from hsfuse.fusion.methods.ssrfn import method as ssrfn_method
 from hsfuse.fusion.methods.ssrfn.method import SsrfnMethod
 from hsfuse.grid import Grid, Slice2D
 from hsfuse.inference.engine import FusionStatistics, fuse_scene_tiles
@@ -100,8 +99,7 @@ def test_trimming_changes_nothing_where_the_halo_suffices(
 
 def test_a_network_changes_less_than_half_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """With shipped weights, in any pixel: what scans carry from afar ends with the blocks that it is computed in."""
-    for module in (ssrfn_method, description):
-        monkeypatch.setattr(module, "BLOCK_PX", 8)
+    monkeypatch.setattr(description, "BLOCK_PX", 8)
     try:
         method: SsrfnMethod = SsrfnMethod.from_weights("ssrfn-lite")
     except UsageError:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from hsfuse.degrade import windows
 from hsfuse.fusion.change.decision import DecisionData, decide
 from hsfuse.fusion.change.evidence import Evidence, gather_evidence
 from hsfuse.fusion.change.illumination import CommonLight, common_light
@@ -127,10 +128,10 @@ def repair_guide(
 
         def one(place: tuple[tuple[slice, slice], tuple[slice, slice]]) -> tuple[tuple[slice, slice], _Block]:
             read, core = place
-            fine_read, fine_core = fine_block(read, response.ratio), fine_block(core, response.ratio)
+            fine_read, fine_core = windows.finer(read, response.ratio), windows.finer(core, response.ratio)
             guide = corrected[:, *fine_read].astype(np.float64)
             found = _repair_block(evidence, guide, read, response, contrast, light)
-            return fine_core, found.cut(inner_block(fine_read, fine_core))
+            return fine_core, found.cut(windows.inside(fine_core, fine_read))
 
         places = [place for place in blocks(pair.valid.shape) if candidates[place[0]].any()]
         for where, block in side_by_side(one, places, threads):
@@ -290,23 +291,5 @@ def blocks(
     """Blocks of the coarse grid with context, and without: fixed, whatever a fusion's tiles are."""
     for top in range(0, shape[0], _BLOCK_PX):
         for left in range(0, shape[1], _BLOCK_PX):
-            core = tuple(
-                slice(start, min(start + _BLOCK_PX, size)) for start, size in zip((top, left), shape, strict=True)
-            )
-            read = tuple(
-                slice(max(part.start - context_px, 0), min(part.stop + context_px, size))
-                for part, size in zip(core, shape, strict=True)
-            )
-            yield (read[0], read[1]), (core[0], core[1])
-
-
-def fine_block(block: tuple[slice, slice], ratio: int) -> tuple[slice, slice]:
-    """Return the fine pixels of a block of coarse ones."""
-    rows, cols = block
-    return slice(rows.start * ratio, rows.stop * ratio), slice(cols.start * ratio, cols.stop * ratio)
-
-
-def inner_block(read: tuple[slice, slice], core: tuple[slice, slice]) -> tuple[slice, slice]:
-    """Return where a block lies in what is read around it."""
-    rows, cols = (slice(c.start - r.start, c.stop - r.start) for c, r in zip(core, read, strict=True))
-    return rows, cols
+            core = slice(top, min(top + _BLOCK_PX, shape[0])), slice(left, min(left + _BLOCK_PX, shape[1]))
+            yield windows.grown(core, context_px, shape), core

@@ -12,14 +12,15 @@ then every block that is needed is there with all of its context.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hsfuse.degrade import Window
-from hsfuse.fusion.nets.context import finer, grown, inside
+from hsfuse.degrade.windows import finer, grown, inside
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Block(NamedTuple):
@@ -51,6 +52,11 @@ class FixedBlocks(NamedTuple):
     def margin_px(self) -> int:
         """What has to be known around wanted pixels, so that all their blocks are complete."""
         return self.side + self.overlap // 2 + self.context
+
+    @property
+    def given_px(self) -> int:
+        """Side of what a network is given of a block that no edge of the image cuts."""
+        return self.side + self.overlap + 2 * self.context
 
     def around(self, window: Window, shape: tuple[int, int]) -> Iterator[Block]:
         """Blocks that contribute to a window of an image of ``shape``, from the top left to the bottom right."""
@@ -116,6 +122,8 @@ class FixedBlocks(NamedTuple):
 
     def _weights(self, cell: slice, common: slice, size: int, ratio: int, like: Tensor) -> Tensor:
         """Weights along an axis: with those of the neighbours they sum to 1, as raised cosines over shared zones."""
+        import torch
+
         at = torch.arange(common.start * ratio, common.stop * ratio, device=like.device, dtype=torch.float32) + 0.5
         weights, width = torch.ones_like(at), self.overlap * ratio
         if not width:
@@ -141,7 +149,7 @@ def _alike(blocks: Iterator[Block], together: int) -> Iterator[list[Block]]:
 
 
 def _rise(t: Tensor) -> Tensor:
-    return 0.5 - 0.5 * torch.cos(torch.pi * t.clamp(0.0, 1.0))
+    return 0.5 - 0.5 * (math.pi * t.clamp(0.0, 1.0)).cos()
 
 
 def _common(first: Window, second: Window) -> Window:

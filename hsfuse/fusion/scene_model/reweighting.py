@@ -17,7 +17,7 @@ from scipy.special import gammaincinv
 from hsfuse.fusion.gaussian import gaussian
 from hsfuse.fusion.scene_model.pair import CoarsePair, FloatArray, GuideRelation
 from hsfuse.fusion.scene_model.ridge import RIDGE
-from hsfuse.parallel import side_by_side
+from hsfuse.parallel import do_all, side_by_side
 
 Part = TypeVar("Part")
 
@@ -146,8 +146,7 @@ class Reweighted:
         return list(side_by_side(work, self.parts, self.threads if len(self.parts) > 1 else 1))
 
     def _each_band(self, work: Callable[[int], None]) -> None:
-        for _ in side_by_side(work, range(self.bands), self.threads if len(self.parts) > 1 else 1):
-            pass
+        do_all(work, range(self.bands), self.threads if len(self.parts) > 1 else 1)
 
     def _extra(
         self, band: int, polynomial: bool, pick: NDArray[np.int64] | slice, centre: FloatArray

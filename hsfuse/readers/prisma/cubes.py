@@ -6,7 +6,6 @@ processor's cache: one pass turns a chunk from uint16 into float32 reflectance, 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from hsfuse.errors import InputError
 from hsfuse.grid import Slice2D
-from hsfuse.parallel import side_by_side, threads_for
+from hsfuse.parallel import do_all, threads_for
 from hsfuse.readers.base import ERROR_INVALID_L1, BoolArray, FloatCube
 from hsfuse.readers.blocks import BandIndex, band_index, check_block
 from hsfuse.readers.prisma.file import ORDER_HINT, He5File
@@ -156,7 +155,7 @@ class PrismaCubes:
                     codes = None if errors is None else self._load(errors, block, rows, first, last)
                     yield _Stored(self._scale[detector], run, first, rows, numbers, codes)
 
-        deque(side_by_side(lambda part: self._decode(part, wanted, out), stored(), threads), maxlen=0)
+        do_all(lambda part: self._decode(part, wanted, out), stored(), threads)
         return out
 
     def _decode(self, part: _Stored, wanted: NDArray[np.int64], out: FloatCube) -> None:

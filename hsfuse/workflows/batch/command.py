@@ -142,7 +142,9 @@ def run_batch(
     outcome, shares = Outcome(), ""
     noted = _note_unrunnable(entries, state, batch)
     if todo:
-        outcome, shares = _run(todo, target, config, state, (batch, planned), quiet=quiet, show_progress=show_progress)
+        outcome, shares = _run(
+            todo, target, config, state, batch=batch, planned=planned, quiet=quiet, show_progress=show_progress
+        )
     if todo or noted or not (target / PAGE_NAME).exists():
         files = write_summary(entries, state, target)
     else:
@@ -162,12 +164,12 @@ def _run(
     folder: Path,
     config: BatchConfig,
     state: BatchState,
-    named: tuple[str, str],
     *,
+    batch: str,
+    planned: str,
     quiet: bool,
     show_progress: bool,
 ) -> tuple[Outcome, str]:
-    batch, planned = named
     jobs = [entry.job for entry in todo if entry.job is not None]
     executor, shares = _executor(todo, folder, config)
     display: SilentDisplay = make_display(jobs, quiet=quiet, enabled=show_progress)

@@ -62,9 +62,7 @@ def repaired_scene(
     min_confidence: float | None = None,
 ) -> SceneRepair:
     """Repair the guide of a scene; below ``min_confidence`` it becomes nodata."""
-    context = pipeline.scene_context(
-        scene, resources.device, config.seed, calibrate=may_calibrate(config), threads=resources.threads
-    )
+    context = pipeline.run_context(scene, resources, config.seed, calibrate=may_calibrate(config))
     with single_threaded():
         repair = repair_scene(scene, context)
     if min_confidence is None:

@@ -13,6 +13,7 @@ from hsfuse.fusion.methods.ssrfn.cost import (
 )
 from hsfuse.fusion.nets.context import CORRECTION_CONTEXT
 from hsfuse.fusion.nets.denoising_effort import LAYERS, STEPS, TURNS, learned_pixels
+from hsfuse.fusion.nets.fixed_blocks import FixedBlocks
 from hsfuse.fusion.nets.header import NetworkHeader
 from hsfuse.fusion.nets.native.build import native_library
 
@@ -51,7 +52,7 @@ def describe(
         config, sample_bytes, compiled=native_library() is not None
     )  # fmt: skip
     if estimate is not None:
-        halo_px = block_margin_px(context_px) + estimate.halo_px + DENOISER_REACH_PX
+        halo_px = blocks_of(context_px).margin_px + estimate.halo_px + DENOISER_REACH_PX
         # The features of one block are in memory at a time, and cubes are as large as all blocks together;
         # two of what is read count already.
         side, share, cubes = BLOCK_PX, _SHARE_IN_BLOCKS, 8 * config.n_bands
@@ -81,9 +82,9 @@ def describe(
     )
 
 
-def block_margin_px(context_px: int) -> int:
-    """What blocks need around wanted pixels, HSI pixels; as :attr:`hsfuse.fusion.nets.fixed_blocks.FixedBlocks`."""
-    return BLOCK_PX + BLOCK_OVERLAP_PX // 2 + context_px
+def blocks_of(context_px: int) -> FixedBlocks:
+    """Blocks that a correction with such a context is computed in."""
+    return FixedBlocks(BLOCK_PX, BLOCK_OVERLAP_PX, context_px)
 
 
 def foresee(header: NetworkHeader, sha256: str, precision: Precision) -> ModelSpec | None:

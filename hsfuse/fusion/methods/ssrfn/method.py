@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hsfuse.degrade import Window, upsample
+from hsfuse.degrade.windows import finer, grown, inside, whole
 from hsfuse.errors import HsfuseError, UsageError
 from hsfuse.fusion.base import (
     FusionContext,
@@ -28,10 +29,9 @@ from hsfuse.fusion.create import create_method
 from hsfuse.fusion.diagnostics import CorrectionValidation, MethodDiagnostics
 from hsfuse.fusion.guide_noise import GuideSample, guide_noise
 from hsfuse.fusion.methods.ssrfn.config import DEFAULT_BASE, PRESETS, SsrfnConfig
-from hsfuse.fusion.methods.ssrfn.description import BLOCK_OVERLAP_PX, BLOCK_PX, DENOISER_REACH_PX, describe
+from hsfuse.fusion.methods.ssrfn.description import DENOISER_REACH_PX, blocks_of, describe
 from hsfuse.fusion.methods.ssrfn.network import Ssrfn
 from hsfuse.fusion.nets.compiling import compiled
-from hsfuse.fusion.nets.context import finer, grown, inside, whole
 from hsfuse.fusion.nets.denoising_effort import STEPS, THOROUGH_STEPS
 from hsfuse.fusion.nets.fixed_blocks import FixedBlocks
 from hsfuse.fusion.nets.guide_adaptation import AdaptedDenoiser, adapt_denoiser
@@ -159,7 +159,7 @@ class SsrfnMethod(NetworkMethod):
     @property
     def _blocks(self) -> FixedBlocks:
         """Blocks that the correction is computed in."""
-        return FixedBlocks(BLOCK_PX, BLOCK_OVERLAP_PX, self._context_px)
+        return blocks_of(self._context_px)
 
     @property
     def spec(self) -> ModelSpec:
@@ -253,7 +253,7 @@ class SsrfnMethod(NetworkMethod):
         """Blocks that the network is given in one call."""
         if hsi.device.type == "cpu":
             return 1
-        side = ratio * (BLOCK_PX + BLOCK_OVERLAP_PX + 2 * self._context_px)
+        side = ratio * self._blocks.given_px
         return max(_PIXELS_AT_ONCE // (len(hsi) * side**2), 1)
 
     @torch.inference_mode()

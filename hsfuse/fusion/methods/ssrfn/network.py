@@ -20,6 +20,7 @@ import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor, nn
 
 from hsfuse.degrade import Window, upsample
+from hsfuse.degrade.windows import finer, grown, inside, whole
 from hsfuse.errors import UsageError
 from hsfuse.fusion.methods.ssrfn.bands import EstimateFeatures, bands_to, rows_at_once
 from hsfuse.fusion.methods.ssrfn.blocks import (
@@ -33,7 +34,7 @@ from hsfuse.fusion.methods.ssrfn.blocks import (
     pool,
 )
 from hsfuse.fusion.methods.ssrfn.config import PRESETS, SsrfnConfig
-from hsfuse.fusion.nets.context import CORRECTION_CONTEXT, Context, finer, grown, inside, whole
+from hsfuse.fusion.nets.context import CORRECTION_CONTEXT, Context
 from hsfuse.fusion.nets.denoiser import GuideDenoiser
 from hsfuse.fusion.nets.layers import FeatureUpsample, SequenceMixer, arsinh, channels_last, conv1x1, mean3x3
 from hsfuse.fusion.nets.native.estimate import read_estimate

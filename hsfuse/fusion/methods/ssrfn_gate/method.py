@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hsfuse.degrade import Window
+from hsfuse.degrade.windows import finer, grown, inside, whole
 from hsfuse.errors import HsfuseError, UsageError
 from hsfuse.fusion.base import (
     FusionContext,
@@ -30,7 +31,6 @@ from hsfuse.fusion.map.refinement import RefinementKind, nonlocal_halo_px
 from hsfuse.fusion.methods.ssrfn_gate.config import BASE, REFERENCE, GateConfig
 from hsfuse.fusion.methods.ssrfn_gate.network import Gate
 from hsfuse.fusion.methods.ssrfn_gate.scene import GateScene, refined_base, tile_state
-from hsfuse.fusion.nets.context import finer, grown, inside, whole
 from hsfuse.fusion.nets.header import NetworkHeader
 from hsfuse.fusion.nets.weights import LoadedNetwork
 from hsfuse.fusion.scene_model.model import SceneModel

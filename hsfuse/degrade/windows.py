@@ -1,0 +1,39 @@
+"""Windows of an image as slices: grown, inside another, on a finer grid."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Window = tuple[slice, slice]
+"""Rows and columns of a grid, with start and stop."""
+
+
+def grown(window: Window, margin: int, shape: tuple[int, int]) -> Window:
+    """Grow a window by a margin as far as an image of ``shape`` reaches."""
+    rows, cols = (
+        slice(max(part.start - margin, 0), min(part.stop + margin, size))
+        for part, size in zip(window, shape, strict=True)
+    )
+    return rows, cols
+
+
+def inside(window: Window, outer: Window) -> Window:
+    """Return where a window lies within another one that holds it."""
+    rows, cols = (
+        slice(part.start - around.start, part.stop - around.start) for part, around in zip(window, outer, strict=True)
+    )
+    return rows, cols
+
+
+def finer(window: Window, ratio: int) -> Window:
+    """Return a window on a grid that is finer by a ratio."""
+    rows, cols = (slice(part.start * ratio, part.stop * ratio) for part in window)
+    return rows, cols
+
+
+def whole(image: Tensor) -> Window:
+    """Return the window that is all of (..., row, col)."""
+    return slice(0, image.shape[-2]), slice(0, image.shape[-1])
