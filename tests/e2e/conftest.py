@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ import pytest
 from hsfuse.simulate.products import SimulatedPair, simulate_pair
 from hsfuse.simulate.training_scene import training_scene
 from hsfuse.spectral import BandTable
+from hsfuse.writers import CubeWriter
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +32,23 @@ def small_cube(tmp_path_factory: pytest.TempPathFactory) -> Path:
     truth = training_scene(3, (72, 60))
     np.savez(path, cube=truth.reflectance(bands, truth.grid.full), wavelength_nm=bands.centre_nm)
     return path
+
+
+@pytest.fixture
+def disk_that_fails(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractContextManager[None]]:
+    """Within ``disk_that_fails(row)``, rows beyond that one cannot be written."""
+
+    @contextmanager
+    def after(row: int) -> Iterator[None]:
+        write = CubeWriter.write_rows
+
+        def fail_late(self: CubeWriter, row0: int, data: Any) -> None:
+            if row0 > row:
+                raise OSError(5, "gone")
+            write(self, row0, data)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(CubeWriter, "write_rows", fail_late)
+            yield
+
+    return after

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from hsfuse.workflows.batch.settings import BatchConfig
 from hsfuse.workflows.batch.state import BatchState
 from hsfuse.workflows.demo import read_cube
 from hsfuse.workflows.run import RunResult, fuse_scene
-from hsfuse.writers import CubeWriter
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from pan import PAN_SHIFT_M, scores
@@ -93,7 +93,7 @@ def test_runs_are_planned_and_gone_on_with_through_the_command_line(fine_pair: S
 
 
 def test_a_network_for_the_panchromatic_guide_is_tested_on_the_scene_and_leaves_no_seams(
-    fine_pair: SimulatedPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fine_pair: SimulatedPair, tmp_path: Path, disk_that_fails: Callable[[int], Any]
 ) -> None:
     """At ratio 6 a strip that methods learn from is high enough to test a correction on it."""
     plan = fuse_scene(fine_pair.prisma, None, tmp_path / "o.tif", dry_run=True, method="bicubic", guide="pan", **FEW)
@@ -114,17 +114,8 @@ def test_a_network_for_the_panchromatic_guide_is_tested_on_the_scene_and_leaves_
     assert run("tested", correcting).summary["method"]["validation"]["windows"] > 0
     alone = weights_of("mpsrnet-diff-lite", tmp_path / "b.safetensors", ratio=6, guide=("PAN",))
     whole = run("whole", alone).output
-    write = CubeWriter.write_rows
-
-    def fail_late(self: CubeWriter, row0: int, data: Any) -> None:
-        if row0 > 0:
-            raise OSError(5, "gone")
-        write(self, row0, data)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(CubeWriter, "write_rows", fail_late)
-        with pytest.raises(OSError, match="gone"):
-            run("broken", alone)
+    with disk_that_fails(0), pytest.raises(OSError, match="gone"):
+        run("broken", alone)
     again = run("broken", alone, resume=True).output
     assert again is not None
     assert whole is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -166,23 +167,12 @@ def test_adapted_runs_keep_their_weights_and_can_be_resumed(
 
 
 def test_an_interrupted_adapted_run_goes_on_with_its_weights_only(
-    pair: SimulatedPair, area: str, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pair: SimulatedPair, area: str, weights: Path, tmp_path: Path, disk_that_fails: Callable[[int], Any]
 ) -> None:
-    from hsfuse.writers import CubeWriter
-
     output = tmp_path / "a.tif"
-    write = CubeWriter.write_rows
-
-    def fail_late(self: CubeWriter, row0: int, data: Any) -> None:
-        if row0 > 60:
-            raise OSError(5, "gone")
-        write(self, row0, data)
-
-    monkeypatch.setattr(CubeWriter, "write_rows", fail_late)
     settings = {**ADAPT, "model": weights, "tile": 60, "aoi": area}
-    with pytest.raises(OSError, match="gone"):
+    with disk_that_fails(60), pytest.raises(OSError, match="gone"):
         _run(pair, output, **settings)
-    monkeypatch.undo()
     # They get their name together with the cube.
     kept = unpublished_path(output)
     assert not adapted_path(output).exists()

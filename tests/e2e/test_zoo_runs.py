@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partialmethod
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from hsfuse.fusion.methods.nlstf.method import Nlstf
 from hsfuse.fusion.methods.uhntc.method import Uhntc
 from hsfuse.simulate.products import SimulatedPair
 from hsfuse.workflows.demo import read_cube
-from hsfuse.writers import CubeWriter
 
 QUICK: dict[str, Any] = {
     "coregister": "off", "report": False, "dtype": "float32", "quality": "plain", "bands": "16", "threads": 1,
@@ -36,7 +36,12 @@ def area(pair: SimulatedPair, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize("name", ["nlstf", "uhntc", *SMALL])
 def test_tiles_and_resumed_runs_are_equal(
-    name: str, pair: SimulatedPair, area: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    pair: SimulatedPair,
+    area: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    disk_that_fails: Callable[[int], Any],
 ) -> None:
     # As they stand they take minutes; what is tested here does not depend on how far they get.
     monkeypatch.setattr(Uhntc, "__init__", partialmethod(Uhntc.__init__, steps=4, sensor_steps=2))
@@ -52,17 +57,8 @@ def test_tiles_and_resumed_runs_are_equal(
         return output
 
     whole = run("whole")
-    write = CubeWriter.write_rows
-
-    def fail_late(self: CubeWriter, row0: int, data: Any) -> None:
-        if row0 > 0:
-            raise OSError(5, "gone")
-        write(self, row0, data)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(CubeWriter, "write_rows", fail_late)
-        with pytest.raises(OSError, match="gone"):
-            run("broken")
+    with disk_that_fails(0), pytest.raises(OSError, match="gone"):
+        run("broken")
     assert not (tmp_path / "broken" / "o.tif").exists()
     assert run("broken", resume=True).read_bytes() == whole.read_bytes()
     cube = read_cube(whole)
