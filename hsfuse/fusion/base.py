@@ -298,11 +298,14 @@ class GuideFilter:
         HSI pixels of context that it looks at.
     method
         The fitted method for a guide that went through it: its own context is smaller by so much.
+    keeps_raw
+        Whether that method wants the guide as it came too: its bands then follow those of the filtered one.
     """
 
     apply: Callable[[torch.Tensor, NDArray[np.bool_] | None], torch.Tensor]
     halo_px: int
     method: FusionMethod
+    keeps_raw: bool = False
 
 
 class NetworkMethod(FusionMethod):

@@ -78,10 +78,22 @@ class FilteredMsi(MultispectralDecorator):
         self._kept: OrderedDict[tuple[int, int], FloatCube] = OrderedDict()
         self._most = _KEPT_ROWS * -(-self._shape[1] // _BLOCK_PX[1])
 
+    @property
+    def band_names(self) -> tuple[str, ...]:
+        """Names in reading order: of the filtered bands, and of those as they came where these are wanted too."""
+        return self._product.band_names * (2 if self._filter.keeps_raw else 1)
+
     def read(self, block: Slice2D, bands: Sequence[int] | None = None) -> FloatCube:
         """Cut out a window; what no wanted pixel looks at is as the product has it."""
-        found = self._product.read(block, bands)
+        if self._filter.keeps_raw:
+            raw = self._product.read(block)
+            both = np.concatenate([self._filtered_into(raw.copy(), block, list(range(len(raw)))), raw])
+            return both if bands is None else both[list(bands)]
         index = list(range(len(self.band_names))) if bands is None else list(bands)
+        return self._filtered_into(self._product.read(block, bands), block, index)
+
+    def _filtered_into(self, found: FloatCube, block: Slice2D, index: list[int]) -> FloatCube:
+        """Put what was filtered of some bands into a window as the product has it."""
         places = {key: self._on_product(box) for key, box in self._boxes.items()}
         shared = {key: common for key, place in places.items() if (common := place.intersect(block)) is not None}
         for key, pixels in self._filtered(list(shared)):
@@ -121,7 +133,7 @@ class FilteredMsi(MultispectralDecorator):
         halo, (height, width) = self._filter.halo_px, self._shape
         wide = Slice2D(box.row0 - halo, box.row1 + halo, box.col0 - halo, box.col1 + halo).clipped(height, width)
         place = self._on_product(wide)
-        cube = np.full((len(self.band_names), *place.shape), np.nan, np.float32)
+        cube = np.full((len(self._product.band_names), *place.shape), np.nan, np.float32)
         inside = place.clipped(*self.grid.shape)
         if min(inside.shape) > 0:
             cube[:, *_local(inside, place)] = self._product.read(inside)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hsfuse.degrade import Psf
 from hsfuse.fusion.create import create_method
 from hsfuse.fusion.map.method import RefinedMethod
+from hsfuse.fusion.methods.ssrfn_gate.method import GateMethod
 from hsfuse.grid import Slice2D
 from hsfuse.inference import filtered_guide, pipeline
 from hsfuse.inference.scene import FusionScene
@@ -57,6 +58,22 @@ def test_result_is_that_of_filtering_tile_by_tile(fitted: Fitted, monkeypatch: p
         # Beside a gap, what stands in for it depends on the block that is filled.
         difference[:, :40, :45] = 0.0
         assert float(np.nanmax(difference)) < 1e-4
+
+
+def test_methods_may_see_the_guide_as_it_came_too(fitted: Fitted, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene, _ = fitted
+    method = GateMethod.untrained(validate=False)
+    pipeline.fit(method.fit, scene, pipeline.scene_context(scene, "cpu", 0))
+    first = method.guide_filter()
+    assert first is not None
+    assert first.keeps_raw
+    found = pipeline.fitted_to_array(method, scene, Resources(threads=1))
+    monkeypatch.setattr(GateMethod, "guide_filter", lambda _: None)
+    expected = pipeline.fitted_to_array(method, scene, Resources(threads=1))
+    assert np.isnan(found[:, *GAP]).all()
+    difference = np.abs(found - expected)
+    difference[:, :40, :45] = 0.0
+    assert float(np.nanmax(difference)) < 1e-4
 
 
 def test_blocks_depend_on_no_strip(fitted: Fitted, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -14,8 +15,10 @@ from hsfuse.degrade import Window
 from hsfuse.degrade.windows import finer, grown, inside, whole
 from hsfuse.errors import HsfuseError, UsageError
 from hsfuse.fusion.base import (
+    ComponentFusion,
     FusionContext,
     FusionMethod,
+    GuideFilter,
     LowResolutionStrip,
     ModelSpec,
     NetworkMethod,
@@ -27,10 +30,10 @@ from hsfuse.fusion.diagnostics import CorrectionValidation, MethodDiagnostics
 from hsfuse.fusion.experts.bank import TileState
 from hsfuse.fusion.map.method import RefinedMethod, refined
 from hsfuse.fusion.map.posterior import mix
-from hsfuse.fusion.map.refinement import RefinementKind, nonlocal_halo_px
+from hsfuse.fusion.map.refinement import Refinement, RefinementKind, nonlocal_halo_px
 from hsfuse.fusion.methods.ssrfn_gate.config import BASE, REFERENCE, GateConfig
 from hsfuse.fusion.methods.ssrfn_gate.network import Gate
-from hsfuse.fusion.methods.ssrfn_gate.scene import GateScene, refined_base, tile_state
+from hsfuse.fusion.methods.ssrfn_gate.scene import GateScene, refined_base, tile_state, tile_state_from
 from hsfuse.fusion.nets.header import NetworkHeader
 from hsfuse.fusion.nets.weights import LoadedNetwork
 from hsfuse.fusion.scene_model.model import SceneModel
@@ -46,6 +49,8 @@ guide. At 0.1 and more, as two sensors' models have it, their correction lost up
 full or in part; at 0.05 it gained."""
 _BYTES_PER_PIXEL = 4500
 _FLOP_PER_PIXEL = {"standard": 6e5, "best": 2e6}
+_Bands = Callable[[Tensor, Window, Window], Tensor]
+"""From a change of the components, where it lies in them and in the tile, to bands."""
 _log = get_logger(__name__)
 
 
@@ -90,7 +95,8 @@ class GateMethod(NetworkMethod):
         self._base: RefinedMethod | None = None
         self._scene: GateScene | None = None
         self._validation: CorrectionValidation | None = None
-        self._ratio, self._share = 3, 1.0
+        self._ratio, self._share, self._filtered = 3, 1.0, False
+        self._inside: ComponentFusion | None = None
 
     @classmethod
     def from_loaded(cls, loaded: LoadedNetwork, **options: Any) -> GateMethod:
@@ -136,12 +142,16 @@ class GateMethod(NetworkMethod):
 
     @property
     def spec(self) -> ModelSpec:
-        """Self-description."""
+        """Self-description; after the fit with the context that is needed then."""
         inner = create_method(BASE).spec
+        cleaning = 0 if self._filtered else nonlocal_halo_px(self._ratio)
+        halo_px = inner.halo_px + cleaning + self._context_px
+        if self._base is not None and self._validation is not None and self._scene is None:
+            halo_px = self._base.spec.halo_px
         return ModelSpec(
             name=self._name,
             kind="network",
-            halo_px=inner.halo_px + nonlocal_halo_px(self._ratio) + self._context_px,
+            halo_px=halo_px,
             preferred_tile_px=192,
             bytes_per_pixel=max(_BYTES_PER_PIXEL, inner.bytes_per_pixel),
             flop_per_pixel=inner.flop_per_pixel + _FLOP_PER_PIXEL["best" if self._quality == "best" else "standard"],
@@ -188,6 +198,19 @@ class GateMethod(NetworkMethod):
             if self._share == 0.0:
                 return
         self._scene = scene
+        step = scene.step
+        self._inside = self._base.inner.components_of(step.mean, step.forward, step.back)
+
+    def guide_filter(self) -> GuideFilter | None:
+        """Return the cleaning of the guide, if there is one, and the method for a guide cleaned and as measured."""
+        if self._base is None or self._scene is None:
+            return None if self._base is None else self._base.guide_filter()
+        step = self._scene.step
+        if self._filtered or not step.cleans:
+            return None
+        rest = copy(self)
+        rest._filtered = True
+        return GuideFilter(step.clean, nonlocal_halo_px(self._ratio), rest, keeps_raw=True)
 
     @torch.no_grad()
     def expert_outputs(self, hsi: Tensor, msi: Tensor) -> tuple[GateScene, TileState, Tensor, Tensor, Tensor] | None:
@@ -230,20 +253,37 @@ class GateMethod(NetworkMethod):
         if scene is None:
             return self._base.fuse_window(hsi, msi, window)
         hsi, msi = hsi.float(), msi.float()
+        guide, raw = msi.chunk(2, dim=1) if self._filtered else (scene.step.clean(msi), msi)
         size = (hsi.shape[2], hsi.shape[3])
         wide = grown(window, self._context_px, size)
-        fine = finer(wide, self._ratio)
-        guide = scene.step.clean(msi)
-        base = self._base.inner.fuse_window(hsi, guide, wide).contiguous()
-        shown = finer(inside(window, wide), self._ratio)
+        fine, shown = finer(wide, self._ratio), finer(inside(window, wide), self._ratio)
         results = []
-        for number in range(len(base)):
+        for number in range(len(hsi)):
             one = slice(number, number + 1)
-            tile = tile_state(
-                scene.step, hsi[one, :, *wide], guide[one, :, *fine], msi[one, :, *fine], base[one]
+            start, bands = self._started(hsi[one], guide[one], wide, scene.step)
+            tile = tile_state_from(
+                scene.step, hsi[one, :, *wide], guide[one, :, *fine], raw[one, :, *fine], start
             )  # fmt: skip
             change = scene.change(
                 tile, self._network, nonlocal_too=self._quality == "best", share=self._share
             )  # fmt: skip
-            results.append(base[one][..., *shown] + mix(scene.step.back, change[..., *shown].contiguous()))
+            results.append(bands(change[..., *shown], shown, window))
         return torch.cat(results)
+
+    def _started(self, hsi: Tensor, guide: Tensor, wide: Window, step: Refinement) -> tuple[Tensor, _Bands]:
+        """Components of the base estimate, and what makes bands of it and a change of a part of it."""
+        if self._base is None:
+            raise HsfuseError("The fusion method was not fitted to the scene.", hint="Call fit() before fuse().")
+        if self._inside is None:
+            base = self._base.inner.fuse_window(hsi, guide, wide).contiguous()
+            start = mix(step.forward, base) - (step.forward @ step.mean)[:, None, None]
+            return start, lambda change, shown, _: base[..., *shown] + mix(step.back, change.contiguous())
+        inner = self._inside
+        components, outside = inner.components(hsi, guide, wide)
+
+        def bands(change: Tensor, shown: Window, window: Window) -> Tensor:
+            part = components[..., *shown].contiguous()
+            part[:, :-1] += change
+            return inner.bands(part, outside, window)
+
+        return components[:, :-1].contiguous(), bands

@@ -171,8 +171,13 @@ def tile_state(step: Refinement, hsi: Tensor, guide: Tensor, raw_guide: Tensor, 
     base
         What the base method made of it, shape (n, band, row * ratio, col * ratio).
     """
-    constant = (step.forward @ step.mean)[:, None, None]
-    seen, start = mix(step.forward, hsi) - constant, mix(step.forward, base) - constant
+    start = mix(step.forward, base) - (step.forward @ step.mean)[:, None, None]
+    return tile_state_from(step, hsi, guide, raw_guide, start)
+
+
+def tile_state_from(step: Refinement, hsi: Tensor, guide: Tensor, raw_guide: Tensor, start: Tensor) -> TileState:
+    """As :func:`tile_state` from the base estimate's components, shape (n, component, row * ratio, col * ratio)."""
+    seen = mix(step.forward, hsi) - (step.forward @ step.mean)[:, None, None]
     return TileState(seen, guide, raw_guide, start, start + step.first.solve(seen, guide, start))
 
 
