@@ -18,7 +18,16 @@ from hsfuse.degrade.decimation import (
     smooth_array,
 )
 from hsfuse.degrade.interpolation import MAX_OFFSET_PX, UPSAMPLE_HALO_PX, inject, upsample, upsample_array
-from hsfuse.degrade.psf import MAX_FWHM_PX, MIN_FWHM_PX, NO_OFFSET, Offset, Psf, displaced_kernels, psf_kernel
+from hsfuse.degrade.psf import (
+    MAX_FWHM_PX,
+    MIN_FWHM_PX,
+    NO_OFFSET,
+    SEARCHED_OFFSET_PX,
+    Offset,
+    Psf,
+    displaced_kernels,
+    psf_kernel,
+)
 from hsfuse.degrade.response import apply_srf
 from hsfuse.degrade.windows import Window
 
@@ -27,6 +36,7 @@ __all__ = [
     "MAX_OFFSET_PX",
     "MIN_FWHM_PX",
     "NO_OFFSET",
+    "SEARCHED_OFFSET_PX",
     "UPSAMPLE_HALO_PX",
     "Offset",
     "Psf",

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 UPSAMPLE_HALO_PX = 2
 """Coarse pixels on each side that the cubic interpolation of one coarse pixel's area looks at."""
-MAX_OFFSET_PX = 0.5
-"""Largest displacement that an interpolation takes along, coarse pixels."""
+MAX_OFFSET_PX = 1.0
+"""Largest displacement that an interpolation takes along, coarse pixels. Beyond half a pixel the outermost of the
+cubic's weights, which is 0.05 at most, is left out and the others are scaled to a sum of 1."""
 
 
 def upsample(x: torch.Tensor, ratio: int, offset_px: Offset = NO_OFFSET) -> torch.Tensor:

@@ -12,6 +12,8 @@ from hsfuse.errors import UsageError
 
 MIN_FWHM_PX, MAX_FWHM_PX = 0.6, 2.4
 """Widths between which :func:`hsfuse.degrade.psf_estimation.estimate_psf` searches, in HSI pixels."""
+SEARCHED_OFFSET_PX = 0.5
+"""Largest displacement that the same searches for, HSI pixels: pairs that were co-registered have no larger one."""
 Offset = tuple[float, float]
 """How far (row, col) coarse pixels lie off their grid towards larger index, in coarse pixels."""
 NO_OFFSET: Offset = (0.0, 0.0)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion, uniform_filter
 
 from hsfuse.degrade.decimation import decimate_separable
-from hsfuse.degrade.psf import MAX_FWHM_PX, MIN_FWHM_PX, Psf, displaced_kernels
+from hsfuse.degrade.psf import MAX_FWHM_PX, MIN_FWHM_PX, SEARCHED_OFFSET_PX, Psf, displaced_kernels
 from hsfuse.parallel import threads_for
 
 if TYPE_CHECKING:
@@ -77,8 +77,10 @@ def _search(
     bands = np.concatenate([sample.hsi for sample in samples], axis=1)
     energy = np.maximum((bands**2).sum(axis=1), 1e-30)
 
+    low = np.array([MIN_FWHM_PX, -SEARCHED_OFFSET_PX, -SEARCHED_OFFSET_PX])
+    high = np.array([MAX_FWHM_PX, SEARCHED_OFFSET_PX, SEARCHED_OFFSET_PX])
+
     def misfit(parameters: NDArray[np.float64]) -> float:
-        low, high = np.array([MIN_FWHM_PX, -0.5, -0.5]), np.array([MAX_FWHM_PX, 0.5, 0.5])
         inside = np.clip(parameters, low, high)
         outside = float(np.abs(parameters - inside).max())
         guide = _seen(samples, ratio, Psf(float(inside[0])), inside[1:], pool)
@@ -94,7 +96,7 @@ def _search(
     best: Any = minimize(misfit, simplex[0], method="Nelder-Mead", options=options)
     if best.fun > math.log(1.0 - least_explained):
         return None
-    fwhm, *offset = (float(v) for v in np.clip(best.x, [MIN_FWHM_PX, -0.5, -0.5], [MAX_FWHM_PX, 0.5, 0.5]))
+    fwhm, *offset = (float(v) for v in np.clip(best.x, low, high))
     return PsfEstimate(round(fwhm, 3), (round(offset[0], 4), round(offset[1], 4)))
 
 

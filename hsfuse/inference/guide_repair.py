@@ -319,8 +319,6 @@ def align_survey(survey: Survey, context: FusionContext) -> Calibration | None:
         survey.pair.components[:, *where], None if predicted is None else predicted[:, *where], survey.pair.level,
         valid[where],
     )  # fmt: skip
-    if part.valid.sum() < 4 * len(part.components):
-        return None
     return robust_alignment(part, survey.msi[:, *windows.finer(where, context.ratio)], context.ratio, context.psf)
 
 

@@ -172,6 +172,26 @@ def test_blur_and_shift_are_found_on_a_changed_pair() -> None:
     assert np.allclose((found.psf.fwhm_px, *found.offset_px), (1.15, 0.12, -0.2), atol=0.04)
 
 
+def test_more_than_half_a_pixel_of_shift_is_found_and_is_no_change() -> None:
+    pair = make_pair(COARSE, offset=(-0.7, 0.25))
+    found = robust_alignment(_coarse(pair), pair.msi, RATIO, Psf(1.0))
+    assert found is not None
+    assert np.allclose(found.offset_px, (-0.7, 0.25), atol=0.06)
+    assert repair_guide(_coarse(pair), pair.msi, Response(RATIO, found.psf, found.offset_px)).share < 0.01
+
+
+def test_a_scene_too_small_for_all_components_is_aligned_by_the_leading_ones() -> None:
+    pair = make_pair((9, 10), offset=(-0.3, 0.25))
+    coarse = _coarse(pair)
+    weak = 1e-3 * np.random.default_rng(1).standard_normal((28, *coarse.valid.shape))
+    many = CoarsePair(
+        np.concatenate([coarse.components, weak]), coarse.predicted, np.eye(len(coarse.components) + 28), coarse.valid
+    )
+    found = robust_alignment(many, pair.msi, RATIO, Psf(1.0))
+    assert found is not None
+    assert np.allclose(found.offset_px, (-0.3, 0.25), atol=0.06)
+
+
 def test_pixels_without_data_are_no_change() -> None:
     pair = make_pair(COARSE)
     coarse = _coarse(pair)

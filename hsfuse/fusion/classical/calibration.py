@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from hsfuse.degrade import MAX_FWHM_PX, MAX_OFFSET_PX, MIN_FWHM_PX, Psf, masked_lowpass_decimate_array
+from hsfuse.degrade import MAX_FWHM_PX, MIN_FWHM_PX, SEARCHED_OFFSET_PX, Psf, masked_lowpass_decimate_array
 from hsfuse.fusion.base import FusionContext, LowResolutionStrip
 from hsfuse.fusion.diagnostics import Calibration
 
@@ -43,7 +43,7 @@ def calibrate(strips: Sequence[LowResolutionStrip], context: FusionContext) -> C
     if not pairs:
         return None
     found = estimate_psf(pairs, context.ratio, tolerance=_TOLERANCE_PX, least_explained=_LEAST_EXPLAINED)
-    if found is None or max(map(abs, found.offset_px)) > MAX_OFFSET_PX - _EDGE_PX:
+    if found is None or max(map(abs, found.offset_px)) > SEARCHED_OFFSET_PX - _EDGE_PX:
         return None
     if not MIN_FWHM_PX + _EDGE_PX < found.fwhm_px < MAX_FWHM_PX - _EDGE_PX:
         return None

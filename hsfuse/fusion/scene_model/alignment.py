@@ -25,10 +25,13 @@ from hsfuse.fusion.diagnostics import Calibration
 from hsfuse.fusion.scene_model.pair import CoarsePair
 from hsfuse.fusion.scene_model.relation import relate
 
-_STEPS = 3
+_STEPS = 8
+"""At most; where the pair is nearly right two or three do."""
 _DELTA = 0.04
 _LARGEST_STEP, _CONVERGED, _GIVE_UP = 0.25, 0.004, 0.1
 _EDGE_PX = 0.02
+_PIXELS_PER_COMPONENT, _LEAST_PIXELS = 4, 36
+"""A small window is told by its leading components alone; a smaller one by none."""
 
 Blurred = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 """The guide at low resolution, shape (msi band, row, col), for a width and a shift (row, col), HSI pixels."""
@@ -46,7 +49,8 @@ def robust_alignment(pair: CoarsePair, msi: NDArray[np.floating], ratio: int, ps
     ratio, psf
         Of the pair; the width to start from.
     """
-    return _search(pair, lambda state: _blurred(msi, state, ratio), psf)
+    told = _tellable(pair)
+    return None if told is None else _search(told, lambda state: _blurred(msi, state, ratio), psf)
 
 
 def align_strips(pair: CoarsePair, strips: Sequence[LowResolutionStrip], ratio: int, psf: Psf) -> Calibration | None:
@@ -60,10 +64,19 @@ def align_strips(pair: CoarsePair, strips: Sequence[LowResolutionStrip], ratio: 
             parts.append(np.nan_to_num(strip.fine[:, rows]))
     # What lies beside a gap looks at what was filled in there.
     valid = np.concatenate([binary_erosion(strip.valid, np.ones((3, 3), bool), border_value=1) for strip in strips])
-    if valid.sum() < 4 * len(pair.components):
+    told = _tellable(CoarsePair(pair.components, pair.predicted, pair.level, np.asarray(valid, dtype=np.bool_)))
+    if told is None:
         return None
-    inside = CoarsePair(pair.components, pair.predicted, pair.level, np.asarray(valid, dtype=np.bool_))
-    return _search(inside, lambda state: np.concatenate([_blurred(part, state, ratio) for part in parts], axis=1), psf)
+    return _search(told, lambda state: np.concatenate([_blurred(part, state, ratio) for part in parts], axis=1), psf)
+
+
+def _tellable(pair: CoarsePair) -> CoarsePair | None:
+    """Leave as many components as the pixels can tell coefficients of; None where these are too few for any."""
+    pixels = int(pair.valid.sum())
+    if pixels < _LEAST_PIXELS:
+        return None
+    most = min(len(pair.components), pixels // _PIXELS_PER_COMPONENT)
+    return CoarsePair(pair.components[:most], pair.predicted, pair.level[:most, :most], pair.valid)
 
 
 def _search(pair: CoarsePair, blurred: Blurred, psf: Psf) -> Calibration | None:
@@ -84,7 +97,10 @@ def _search(pair: CoarsePair, blurred: Blurred, psf: Psf) -> Calibration | None:
         if np.abs(step).max() < _CONVERGED:
             break
     width, row, col = (float(v) for v in state)
-    inside = MIN_FWHM_PX + _EDGE_PX < width < MAX_FWHM_PX - _EDGE_PX and max(abs(row), abs(col)) < 0.5 - 2.0 * _EDGE_PX
+    inside = (
+        MIN_FWHM_PX + _EDGE_PX < width < MAX_FWHM_PX - _EDGE_PX
+        and max(abs(row), abs(col)) < MAX_OFFSET_PX - _DELTA - _EDGE_PX
+    )
     if np.abs(step).max() >= _GIVE_UP or not inside:
         return None
     return Calibration(Psf(round(width, 4)), (round(row, 4), round(col, 4)))
