@@ -17,6 +17,7 @@ from scipy import ndimage
 
 from hsfuse.errors import UsageError
 from hsfuse.grid import Slice2D
+from hsfuse.parallel import side_by_side
 from hsfuse.qa.sources import ImageSource
 
 Rgba = NDArray[np.uint8]
@@ -151,27 +152,26 @@ def encode_png(rgba: Rgba, *, enlarge: int = 1) -> bytes:
     return buffer.getvalue()
 
 
-def composites(source: ImageSource, *, max_side_px: int = 640) -> tuple[Picture, ...]:
-    """Make true-colour, near-infrared and shortwave-infrared pictures of the whole cube.
+def composites(source: ImageSource, *, max_side_px: int = 640, threads: int = 1) -> tuple[Picture, ...]:
+    """Make true-colour, near-infrared and shortwave-infrared pictures of the whole cube, ``threads`` at a time.
 
     Composites whose wavelengths the cube does not hold are left out, and so is everything when no pixel is valid.
     """
     out_shape = fit_shape(source.shape, max_side_px)
     block = Slice2D(0, source.shape[0], 0, source.shape[1])
-    pictures = []
-    for composite in COMPOSITES:
+
+    def picture(composite: ColourComposite) -> Picture | None:
         bands = pick_bands(source.centre_nm, composite.wanted_nm, composite.tolerance_nm)
         if bands is None:
-            continue
+            return None
         cube = source.read(bands, block, out_shape)
         if not np.isfinite(cube).all(axis=0).any():
-            continue
+            return None
         limits = stretch_limits(cube)
         shown_nm = tuple(float(source.centre_nm[i]) for i in bands)
-        pictures.append(
-            Picture(composite.key, composite.title, composite.caption, to_rgba(cube, limits), shown_nm, limits)
-        )
-    return tuple(pictures)
+        return Picture(composite.key, composite.title, composite.caption, to_rgba(cube, limits), shown_nm, limits)
+
+    return tuple(made for made in side_by_side(picture, COMPOSITES, threads) if made is not None)
 
 
 def detail_window(image: NDArray[np.floating[Any]], side_px: int) -> Slice2D | None:

@@ -29,7 +29,8 @@ from hsfuse.writers.base import (
     check_output,
     journal_folder,
 )
-from hsfuse.writers.encoding import SampleEncoding
+from hsfuse.writers.building import BuildingBeside
+from hsfuse.writers.encoding import RowSource, SampleEncoding
 from hsfuse.writers.format import BuildOptions, CubeContent, read_identity
 from hsfuse.writers.journal import Journal, StoredRows, has_rows, remove_journal
 from hsfuse.writers.place import stac_path, stale_files
@@ -46,6 +47,7 @@ class CubeWriter:
     Rows go to a journal beside the output (``<path>.part/``) and are safe when :meth:`write_rows` returns.
     :meth:`finish` builds the product from the journal and moves it to its final name in one step, so a file with
     that name is always complete. Leaving the context by an exception keeps the journal for ``--resume``.
+    :meth:`build_beside` lets a thread build the product while rows are still made.
 
     Parameters
     ----------
@@ -115,6 +117,7 @@ class CubeWriter:
         self._threads = threads
         self._layers = dict(layers or {})
         self._product = self._finished_before()
+        self._building: BuildingBeside | None = None
         self._journal: Journal | None = None
         if self._product is None:
             with storage_errors(self.path):
@@ -143,8 +146,32 @@ class CubeWriter:
             self._journal.plan = dict(plan)
 
     def stored_rows(self) -> StoredRows | None:
-        """Return a reader of the rows that works while and after :meth:`finish`; None for a finished product."""
+        """Return a reader of the rows, which waits for those to come; None for a finished product.
+
+        It works while and after :meth:`finish`.
+        """
         return None if self._journal is None else self._journal.view()
+
+    def build_beside(self) -> None:
+        """Begin to build the product while rows are made, where its format can follow them.
+
+        The bytes are those of a product that is built afterwards. :meth:`finish` waits for it, :meth:`close` gives it
+        up; a process that is killed leaves what was built in the journal's folder, which the next one discards.
+        """
+        journal = self._journal
+        if journal is None or self._building is not None or not self.plan.format.follows_rows:
+            return
+
+        def build(rows: RowSource, advance: Callable[[float], None]) -> None:
+            with storage_errors(self.path):
+                self._build(journal, rows, advance)
+
+        self._building = BuildingBeside(build, journal)
+
+    def give_up(self) -> None:
+        """Say that no further rows come: whoever waits for them, in other threads, ends with an error."""
+        if self._journal is not None:
+            self._journal.give_up()
 
     @property
     def rows_done(self) -> int:
@@ -201,7 +228,9 @@ class CubeWriter:
                 f"The output {self.path} is not complete: {self.rows_done} of {self.grid.height} rows were written."
             )
         with storage_errors(self.path), (progress or SilentProgress()).stage("write", self.grid.height) as stage:
-            self._build(self._journal, stage.advance)
+            building, self._building = self._building, None
+            if building is None or not building.finish(stage.advance):
+                self._build(self._journal, self._journal, stage.advance)
             self._publish(self._journal)
         self._journal = None
         self._product = WrittenProduct(self.path, self.plan.sidecars, size_of(self.path), self.plan.format)
@@ -213,6 +242,9 @@ class CubeWriter:
         if self._journal is None:
             return
         journal, self._journal = self._journal, None
+        building, self._building = self._building, None
+        if building is not None:
+            building.give_up()
         if journal.rows_done == 0:
             # Runs while another error is on its way up; a folder that stays behind must not hide it.
             with contextlib.suppress(OSError):
@@ -265,12 +297,12 @@ class CubeWriter:
         sidecars = tuple(item for item in self.plan.sidecars if item.exists())
         return WrittenProduct(self.path, sidecars, size_of(self.path), self.plan.format)
 
-    def _build(self, journal: Journal, advance: Callable[[float], None]) -> None:
+    def _build(self, journal: Journal, rows: RowSource, advance: Callable[[float], None]) -> None:
         """Make product, companions, layers and STAC item inside the journal's folder."""
         entry, stage = self.plan.format, journal.folder / STAGE_NAME
         remove(stage)
         stage.mkdir()
-        content = CubeContent(journal, self.metadata, self.grid, self.encoding)
+        content = CubeContent(rows, self.metadata, self.grid, self.encoding)
         compress = self.options.compress if entry.compressions else "none"
         try:
             entry.build(content, stage / self.path.name, BuildOptions(compress, self._threads, advance))

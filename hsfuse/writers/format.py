@@ -159,6 +159,8 @@ class FormatEntry:
         A product is a folder.
     keeps_rows
         The raw file of the finished rows becomes the product's, so that building takes no space.
+    follows_rows
+        ``build`` reads the rows from top to bottom and may begin before the last ones are made: reading them waits.
     companions
         ``companions(path)`` returns the files beside ``path`` that are part of the product by what they are, such as
         ``{"header": out.hdr}``.
@@ -180,6 +182,7 @@ class FormatEntry:
     automatic: bool = True
     is_folder: bool = False
     keeps_rows: bool = False
+    follows_rows: bool = False
     companions: Callable[[Path], Mapping[str, Path]] = field(default=_no_companions, repr=False)
     companion_users: Callable[[Path], Sequence[Path]] = field(default=_no_users, repr=False)
     disk_need: NeedDisk = field(default=_raw_size, repr=False)

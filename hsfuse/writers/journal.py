@@ -11,7 +11,8 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -36,24 +37,41 @@ _ENCODE_BYTES = 3 * 2**20
 """Size of the pieces in which rows are encoded: temporary arrays that stay in the processor's cache."""
 
 
+class RowsGivenUpError(OutputError):
+    """Rows that somebody waits for will not be written: the run that makes them ends early."""
+
+
 class StoredRows:
-    """Reads reflectance from the rows of an output while its product is built; close it after use.
+    """Reads reflectance from the rows of an output while they are made and its product is built; close it after use.
 
     Parameters
     ----------
     handle
         Open file of the rows, which becomes this object's.
     shape
-        (band, row, col) of the rows that are there.
+        (band, row, col) of the whole cube.
     encoding
         Type and scale of the stored samples.
+    wait
+        Waits until so many rows are there.
     """
 
-    def __init__(self, handle: int, shape: tuple[int, int, int], encoding: SampleEncoding) -> None:
-        self._handle, self.shape, self._encoding = handle, shape, encoding
+    def __init__(
+        self, handle: int, shape: tuple[int, int, int], encoding: SampleEncoding, wait: Callable[[int], None]
+    ) -> None:
+        self._handle, self.shape, self._encoding, self._wait = handle, shape, encoding, wait
 
     def read(self, block: Slice2D, bands: Sequence[int]) -> NDArray[np.float32]:
-        """Reflectance of some bands of a block, shape (band, row, col), NaN where there is no data."""
+        """Reflectance of some bands of a block, shape (band, row, col), NaN where there is no data.
+
+        Waits for rows that are still to come.
+
+        Raises
+        ------
+        RowsGivenUpError
+            They will not come.
+        """
+        self._wait(block.row1)
         count, _, width = self.shape
         size = self._encoding.dtype.itemsize
         stored = np.empty((len(bands), *block.shape), self._encoding.dtype)
@@ -184,6 +202,7 @@ class Journal:
         self.record = dict(record)
         self.plan: dict[str, Any] = dict(plan or {})
         self.rows_done = 0
+        self._grown, self._given_up = threading.Condition(), False
         refuse_foreign(folder)
         folder.mkdir(exist_ok=True)
         self._lock = lock_folder(folder)
@@ -247,9 +266,30 @@ class Journal:
             _write_all(self._handle, np.ascontiguousarray(stored.transpose(1, 0, 2)))
         os.fsync(self._handle)
         reached("rows stored")
-        self.rows_done = row0 + data.shape[1]
+        with self._grown:
+            self.rows_done = row0 + data.shape[1]
+            self._grown.notify_all()
         self._save()
         reached("rows counted")
+
+    def wait_for(self, rows: int) -> None:
+        """Wait until the first ``rows`` rows can be read; another thread appends them.
+
+        Raises
+        ------
+        RowsGivenUpError
+            They will not come.
+        """
+        with self._grown:
+            self._grown.wait_for(lambda: self.rows_done >= rows or self._given_up)
+            if self.rows_done < rows:
+                raise RowsGivenUpError(f"Only {self.rows_done} of {rows} wanted rows were written.")
+
+    def give_up(self) -> None:
+        """Say that no further rows come: whoever waits for them is told."""
+        with self._grown:
+            self._given_up = True
+            self._grown.notify_all()
 
     def read(self, row0: int, rows: int, band0: int = 0, band1: int | None = None) -> NDArray[Any]:
         """Stored samples of rows that are done, bands ``[band0, band1)``, shape (band, rows, col)."""
@@ -267,11 +307,12 @@ class Journal:
         return np.ascontiguousarray(lines.transpose(1, 0, 2))
 
     def view(self) -> StoredRows:
-        """Return a reader of the rows done so far; it stays valid when the journal is closed or removed."""
-        return StoredRows(os.dup(self._handle), (self.shape[0], self.rows_done, self.shape[2]), self.encoding)
+        """Return a reader of the rows, also of those to come; it stays valid when the journal is closed or removed."""
+        return StoredRows(os.dup(self._handle), self.shape, self.encoding, self.wait_for)
 
     def close(self) -> None:
         """Release the files and the lock; the rows stay."""
+        self.give_up()
         for handle in (self._handle, self._lock):
             with contextlib.suppress(OSError):
                 os.close(handle)

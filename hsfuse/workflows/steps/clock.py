@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -66,6 +67,32 @@ class StageClock:
     def total(self) -> float:
         """Seconds since the clock was made."""
         return time.monotonic() - self._start
+
+
+class LateStage:
+    """A stage of work that begins before it is shown; what was done until then is shown at once.
+
+    Its work runs in a thread of its own.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._done = 0.0
+        self._shown: Stage | None = None
+
+    def advance(self, amount: float = 1.0) -> None:
+        """Say that ``amount`` of the stage's total is done."""
+        with self._lock:
+            if self._shown is None:
+                self._done += amount
+            else:
+                self._shown.advance(amount)
+
+    def show(self, stage: Stage) -> None:
+        """Show it as ``stage`` from now on."""
+        with self._lock:
+            stage.advance(self._done)
+            self._shown = stage
 
 
 def hidden(progress: Progress) -> Progress:

@@ -1,11 +1,17 @@
-"""From a fitted method to a finished product: fuse, then write and judge side by side."""
+"""From a fitted method to a finished product: fused, written and judged, side by side where there are cores for it.
+
+Rows go to a journal as they are fused. What builds the product and what judges it read them there and wait for those
+that are still to come, so both may begin with the first row: they do where a card leaves the processor idle, or where
+there are more cores than the fusion keeps busy. Else both begin when the last row is safe. Results are the same.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +26,7 @@ from hsfuse.inference.tiling import TilePlan
 from hsfuse.log import get_logger
 from hsfuse.resources import Resources
 from hsfuse.threads import one_blas_thread
-from hsfuse.workflows.steps.clock import StageClock
+from hsfuse.workflows.steps.clock import LateStage, StageClock
 from hsfuse.workflows.steps.confidence import write_confidence
 from hsfuse.workflows.steps.dates import date_map_writer
 from hsfuse.workflows.steps.methods import ChosenMethod
@@ -34,6 +40,9 @@ if TYPE_CHECKING:
     from hsfuse.workflows.steps.quality import Quality
 
 _log = get_logger(__name__)
+
+_FEWEST_BESIDE_CARD, _FEWEST_BESIDE_FUSION = 4, 8
+"""Threads that a run must have to write and judge while a card, or while the processor fuses."""
 
 COMPUTED_ON = "computed_on"
 """Key of a journal's plan: device and arithmetic of the rows."""
@@ -61,7 +70,7 @@ def make_product(
     clock: StageClock,
     repair: SceneRepair | None = None,
 ) -> Product:
-    """Fuse, then write and judge side by side: all rows are safe by then, and nobody waits for the compression.
+    """Fuse, write and judge.
 
     Parameters
     ----------
@@ -82,6 +91,8 @@ def make_product(
     with (
         _figures(config) as figures,
         _writer(prepared, chosen, estimate, output, inputs, options, config, resources, about) as writer,
+        ThreadPoolExecutor(2, thread_name_prefix="hsfuse-finish") as beside,
+        _promised(writer) as (fused, written),
     ):
         if writer.rows_done:
             _log.info("Going on at row %d of %d.", writer.rows_done, scene.fine_grid.height)
@@ -93,32 +104,77 @@ def make_product(
             tiles = plan
             writer.change_plan(plan.to_dict() | {COMPUTED_ON: here})
 
+        # What is judged is what is stored; only LERC changes samples on their way into the product.
+        rows = writer.stored_rows() if config.report and config.compress != "lerc" else None
+        shown = LateStage()
+
+        def judge() -> Quality | None:
+            if figures is None:
+                return None
+            from hsfuse.workflows.steps.quality import assess
+
+            with one_blas_thread():
+                return assess(
+                    prepared.judged, chosen, lambda: tiles, output, rows, written.result,
+                    lambda: about | fused.result(), config, clock, figures, shown, repair,
+                )  # fmt: skip
+
+        judging: Future[Quality | None] | None = None
+        if _works_beside(config, resources):
+            writer.build_beside()
+            judging = None if rows is None else beside.submit(judge)
         statistics = pipeline.fuse(
             scene, chosen.method, estimate, writer.write_rows, resources, tiles=tiles, rows_done=writer.rows_done,
             clip=config.clip, encoder=writer.encoding, progress=clock, changed=changed,
         )  # fmt: skip
         facts: dict[str, Any] = {"statistics": vars(statistics)}
+        fused.set_result(facts)
         release_freed_memory()
-        # What is judged is what is stored; only LERC changes samples on their way into the product.
-        rows = writer.stored_rows() if config.report and config.compress != "lerc" else None
-        with ThreadPoolExecutor(1, thread_name_prefix="hsfuse-finish") as beside:
-            writing = beside.submit(writer.finish, progress=clock if rows is None else clock.hidden())
-            quality = None
-            if figures is not None:
-                from hsfuse.workflows.steps.quality import assess
-
-                with one_blas_thread():
-                    quality = assess(
-                        prepared.judged, chosen, tiles, output, rows, writing.result, about | facts, config, clock,
-                        figures, repair,
-                    )  # fmt: skip
-            written = writing.result()
-    facts |= {"output": str(written.path), "sidecars": [str(p) for p in written.sidecars], "bytes": written.bytes}
+        writing = beside.submit(writer.finish, progress=clock if rows is None else clock.hidden())
+        writing.add_done_callback(partial(_pass_on, written))
+        if rows is None:
+            written.result()
+        quality = None
+        if figures is not None:
+            with clock.stage("judge", total=5.0) as stage:
+                shown.show(stage)
+                quality = judge() if judging is None else judging.result()
+        product = written.result()
+    facts |= {"output": str(product.path), "sidecars": [str(p) for p in product.sidecars], "bytes": product.bytes}
     if repair is not None:
         facts["confidence"] = str(write_confidence(confidence_path(output), prepared, repair, resources.threads))
     if quality is not None:
         facts |= {"scores": quality.scores, "verdict": quality.verdict, "report": str(quality.report)}
-    return Product(written, quality, facts)
+    return Product(product, quality, facts)
+
+
+def _works_beside(config: RunConfig, resources: Resources) -> bool:
+    """Whether the product is written and judged while it is fused: it takes memory, and cores that are free."""
+    fewest = _FEWEST_BESIDE_CARD if resources.on_gpu else _FEWEST_BESIDE_FUSION
+    return config.max_memory is None and resources.threads >= fewest
+
+
+@contextmanager
+def _promised(writer: CubeWriter) -> Iterator[tuple[Future[dict[str, Any]], Future[WrittenProduct]]]:
+    """What fusing and writing will have found; whoever waits for them, or for rows, is told when that fails."""
+    fused: Future[dict[str, Any]] = Future()
+    written: Future[WrittenProduct] = Future()
+    try:
+        yield fused, written
+    except BaseException as error:
+        writer.give_up()
+        if not fused.done():
+            fused.set_exception(error)
+            written.set_exception(error)
+        raise
+
+
+def _pass_on(to: Future[WrittenProduct], found: Future[WrittenProduct]) -> None:
+    error = found.exception()
+    if error is None:
+        to.set_result(found.result())
+    else:
+        to.set_exception(error)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +23,7 @@ from hsfuse.inference.guide_repair import SceneRepair
 from hsfuse.inference.scene import FusionScene
 from hsfuse.inference.tiling import TilePlan
 from hsfuse.parallel import side_by_side, threads_for
+from hsfuse.progress import Stage
 from hsfuse.qa.change import change_figures
 from hsfuse.qa.coregistration import diagnose
 from hsfuse.qa.dates import date_figures
@@ -37,7 +38,15 @@ from hsfuse.qa.figures import (
     seam_figures,
     spectra_figures,
 )
-from hsfuse.qa.pixels import KINDS, PixelStrip, SurfaceKind, find_pure_pixels, inner_spread, key_bands
+from hsfuse.qa.pixels import (
+    KINDS,
+    PixelStrip,
+    PurePixel,
+    PurePixelSearch,
+    find_pure_pixels,
+    inner_spread,
+    key_bands,
+)
 from hsfuse.qa.plain import write_json
 from hsfuse.qa.quicklook import AlignmentView, DetailPair, alignment_view, composites, detail_pairs
 from hsfuse.qa.report import write_report
@@ -91,32 +100,41 @@ class Quality:
 def assess(
     prepared: PreparedScene,
     chosen: ChosenMethod,
-    plan: TilePlan,
+    plan: Callable[[], TilePlan],
     output: Path,
     rows: StoredRows | None,
     finished: Callable[[], WrittenProduct],
-    summary: dict[str, Any],
+    summary: Callable[[], dict[str, Any]],
     config: RunConfig,
     clock: StageClock,
     queue: FigureQueue,
+    stage: Stage,
     repair: SceneRepair | None = None,
 ) -> Quality:
     """Score the cube, draw what a person wants to see, write the report and the JSON.
 
+    May begin before the cube is fused: it is looked at from top to bottom, and what is not there yet is waited for.
+
     Parameters
     ----------
-    prepared, chosen, plan
-        The scene, the method and the tiles.
+    prepared, chosen
+        The scene and the method.
+    plan
+        Gives the present tiles: a card that is too small may change them on the way.
     output
         Where the cube lies, or will lie.
     rows
-        Its samples while it is being built; None: they are read from the finished product.
+        Its samples while it is being made; None: they are read from the finished product.
     finished
         Waits for the finished product.
-    summary, config, clock
-        Facts, settings and times of the run.
+    summary
+        Waits until the cube is fused; gives the facts of the run.
+    config, clock
+        Settings and times of the run.
     queue
         Draws the pictures.
+    stage
+        Told of five steps.
     repair
         What was found about changes between both images; None where nobody looked.
     """
@@ -130,73 +148,76 @@ def assess(
         fused = ProductSource(written.format.open(written.path), centre)
     else:
         fused = FunctionSource(scene.fine_grid.shape, centre, rows.read, shared=True)
-    with clock.stage("judge", total=5.0) as stage:
-        # Pictures are drawn as soon as what they show is known: what compresses the cube leaves time for it.
-        aligned = diagnose(prepared.coregistration, scene.hsi.grid.bounds)
-        queue.draw(coregistration_figures, aligned)
-        queue.draw(band_figures, prepared.selection.table)
-        changes = None if repair is None else change_view(repair, list(scene.msi.band_names), days_apart(scene))
-        queue.draw(change_figures, changes)
-        dates = dates_view(scene)
-        queue.draw(date_figures, dates)
-        try:
-            # What shows the cube alone is made beside what needs the scene, too.
-            with ThreadPoolExecutor(1, thread_name_prefix="hsfuse-pictures") as pool:
-                beside = pool if rows is not None and threads_for(2) > 1 else None
-                quicklooks_of = _asked(beside, partial(composites, fused))
-                seams_of = _asked(beside, partial(_seams, scene, fused, plan, centre))
-                windows = score_windows(scene, fused, None if repair is None else repair.change >= FOREIGN)
-                queue.draw(consistency_figures, centre, windows.band_rmse, windows.msi_bands)
-                stage.advance()
-                spectra, shares = _spectra(scene, prepared.selection, fused, centre)
-                queue.draw(spectra_figures, spectra)
-                stage.advance()
-                hsi = FunctionSource(scene.grid.shape, centre, lambda block, bands: _read_block(scene, block, bands))
-                quicklooks = quicklooks_of()
-                queue.draw(quicklook_figures, quicklooks, scene.fine_grid)
-                details = detail_pairs(hsi, fused, scene.ratio)
-                queue.draw(detail_figures, details, scene.fine_grid)
-                stage.advance()
-                alignment = _alignment(prepared, details)
-                queue.draw(alignment_figures, alignment)
-                seams = seams_of()
-                queue.draw(seam_figures, seams)
-                stage.advance()
-        finally:
-            if rows is None:
-                fused.close()  # type: ignore[union-attr]
-            else:
-                # To give gigabytes of deleted rows back takes a moment: beside the report.
-                threading.Thread(target=rows.close, name="hsfuse-release").start()
-        statistics = summary["statistics"]
-        coverage = statistics["valid_pixels"] / max(statistics["total_pixels"], 1)
-        scores = dict(windows.scores)
-        scores["pure_pixel_sam_deg"] = pure_pixel_sam_deg(spectra)
-        if seams is not None:
-            scores["seam_ratio"] = float(seams.ratio) if np.isfinite(seams.ratio) else None
-        verdict = judge(
-            scores, coregistration=aligned, coverage=coverage, change_share=None if changes is None else changes.share,
-            surfaces=check_surfaces(spectra, shares),
-            not_made=windows.not_made, warnings=prepared.warnings,
-            thresholds=thresholds_for(scene.hsi.grid.pixel_m), min_qnr=config.min_quality,
-        )  # fmt: skip
-        report = ReportData(
-            product=output.name, verdict=verdict, method=chosen.method.spec.name, method_reason=chosen.reason,
-            method_reference=chosen.method.spec.reference, grid=scene.fine_grid,
-            psf=f"{summary['psf_fwhm_px']:.2f} HSI pixels wide (FWHM), {summary['psf_source']}",
-            facts=report_facts(summary, finished(), coverage, dates),
-            inputs={"HSI": scene.hsi.info, "MSI": scene.msi.info},
-            coregistration=aligned, alignment=alignment, scores=scores,
-            centre_nm=centre, consistency=windows.band_rmse, msi_consistency=windows.msi_bands, changes=changes,
-            dates=dates, spectra=spectra,
-            quicklooks=quicklooks, details=details,
-            bands=prepared.selection.table, seams=seams, seconds=clock.seconds,
-            peak_memory_bytes=clock.memory.bytes, configuration=summary["config"], versions=versions(),
-            notes=[*prepared.warnings, *prepared.selection.notes],
-        )  # fmt: skip
-        write_report(html, report, queue.finished(), config.figures.split(","))
-        write_json(numbers, report)
-        stage.advance()
+    # Pictures are drawn as soon as what they show is known: what compresses the cube leaves time for it.
+    aligned = diagnose(prepared.coregistration, scene.hsi.grid.bounds)
+    queue.draw(coregistration_figures, aligned)
+    queue.draw(band_figures, prepared.selection.table)
+    changes = None if repair is None else change_view(repair, list(scene.msi.band_names), days_apart(scene))
+    queue.draw(change_figures, changes)
+    dates = dates_view(scene)
+    queue.draw(date_figures, dates)
+    hsi = FunctionSource(scene.grid.shape, centre, lambda block, bands: _read_block(scene, block, bands))
+    many = threads_for(_MOST_THREADS) >= _MOST_THREADS
+    try:
+        # What shows the cube as a whole is made beside what looks at its parts.
+        with ThreadPoolExecutor(3 if many else 1, thread_name_prefix="hsfuse-pictures") as pool:
+            beside = pool if rows is not None and threads_for(2) > 1 else None
+            quicklooks_of = _asked(beside, partial(composites, fused, threads=3 if many else 1))
+            seams_of = _asked(beside, partial(_seams, scene, fused, plan, centre))
+            details_of = _asked(beside, partial(detail_pairs, hsi, fused, scene.ratio))
+            pure = _pure_pixels(scene, prepared.selection)
+            stage.advance()
+            windows = score_windows(scene, fused, None if repair is None else repair.change >= FOREIGN)
+            queue.draw(consistency_figures, centre, windows.band_rmse, windows.msi_bands)
+            stage.advance()
+            spectra = _spectra(scene, pure.pixels, fused, centre)
+            queue.draw(spectra_figures, spectra)
+            quicklooks = quicklooks_of()
+            queue.draw(quicklook_figures, quicklooks, scene.fine_grid)
+            stage.advance()
+            details = details_of()
+            queue.draw(detail_figures, details, scene.fine_grid)
+            alignment = _alignment(prepared, details)
+            queue.draw(alignment_figures, alignment)
+            seams = seams_of()
+            queue.draw(seam_figures, seams)
+            stage.advance()
+    finally:
+        if rows is None:
+            fused.close()  # type: ignore[union-attr]
+        else:
+            # To give gigabytes of deleted rows back takes a moment: beside the report.
+            threading.Thread(target=rows.close, name="hsfuse-release").start()
+    facts = summary()
+    statistics = facts["statistics"]
+    coverage = statistics["valid_pixels"] / max(statistics["total_pixels"], 1)
+    scores = dict(windows.scores)
+    scores["pure_pixel_sam_deg"] = pure_pixel_sam_deg(spectra)
+    if seams is not None:
+        scores["seam_ratio"] = float(seams.ratio) if np.isfinite(seams.ratio) else None
+    verdict = judge(
+        scores, coregistration=aligned, coverage=coverage, change_share=None if changes is None else changes.share,
+        surfaces=check_surfaces(spectra, pure.shares),
+        not_made=windows.not_made, warnings=prepared.warnings,
+        thresholds=thresholds_for(scene.hsi.grid.pixel_m), min_qnr=config.min_quality,
+    )  # fmt: skip
+    report = ReportData(
+        product=output.name, verdict=verdict, method=chosen.method.spec.name, method_reason=chosen.reason,
+        method_reference=chosen.method.spec.reference, grid=scene.fine_grid,
+        psf=f"{facts['psf_fwhm_px']:.2f} HSI pixels wide (FWHM), {facts['psf_source']}",
+        facts=report_facts(facts, finished(), coverage, dates),
+        inputs={"HSI": scene.hsi.info, "MSI": scene.msi.info},
+        coregistration=aligned, alignment=alignment, scores=scores,
+        centre_nm=centre, consistency=windows.band_rmse, msi_consistency=windows.msi_bands, changes=changes,
+        dates=dates, spectra=spectra,
+        quicklooks=quicklooks, details=details,
+        bands=prepared.selection.table, seams=seams, seconds=clock.seconds,
+        peak_memory_bytes=clock.memory.bytes, configuration=facts["config"], versions=versions(),
+        notes=[*prepared.warnings, *prepared.selection.notes],
+    )  # fmt: skip
+    write_report(html, report, queue.finished(), config.figures.split(","))
+    write_json(numbers, report)
+    stage.advance()
     return Quality(verdict.level, verdict.to_json(), scores, html)
 
 
@@ -209,10 +230,8 @@ def _read_block(scene: FusionScene, block: Slice2D, bands: Any) -> FloatCube:
     return scene.read_hsi(block, scene.bands[np.asarray(bands)])
 
 
-def _spectra(
-    scene: FusionScene, selection: BandSelection, fused: ImageSource, centre: NDArray[np.float64]
-) -> tuple[tuple[SpectrumComparison, ...], Mapping[SurfaceKind, float | None]]:
-    """Compare pure pixels; also the share of the scene that looks like each surface class.
+def _pure_pixels(scene: FusionScene, selection: BandSelection) -> PurePixelSearch:
+    """Find pure pixels in the HSI, and the share of the scene that looks like each surface class.
 
     Surfaces are told apart in the product's bands, kept or not: a cube of 20 bands may lack those that matter.
     """
@@ -220,7 +239,7 @@ def _spectra(
     sound_nm = scene.hsi.bands.centre_nm[sound]
     key = sound[sorted(set(key_bands(sound_nm).values()))]
     if not key.size:
-        return (), dict.fromkeys(KINDS)
+        return PurePixelSearch((), dict.fromkeys(KINDS))
 
     def read() -> Iterator[tuple[Slice2D, FloatCube, FloatCube, NDArray[np.bool_]]]:
         for rows in scene.grid.row_blocks(_STRIP_ROWS):
@@ -233,10 +252,17 @@ def _spectra(
         clear = ~np.any(hidden.reshape(rows.shape[0], r, rows.shape[1], r), axis=(1, 3))
         return PixelStrip(rows.row0, hsi, clear & np.all(np.isfinite(hsi), axis=0), inner_spread(msi, r))
 
-    found = find_pure_pixels(side_by_side(strip, read(), threads_for(_MOST_THREADS)), scene.hsi.bands.centre_nm[key])
+    strips = side_by_side(strip, read(), threads_for(_MOST_THREADS))
+    return find_pure_pixels(strips, scene.hsi.bands.centre_nm[key])
+
+
+def _spectra(
+    scene: FusionScene, pixels: Sequence[PurePixel], fused: ImageSource, centre: NDArray[np.float64]
+) -> tuple[SpectrumComparison, ...]:
+    """Compare the cube with the HSI at pure pixels."""
     every = list(range(centre.size))
-    compared = compare_pixels(
-        found.pixels, centre, ratio=scene.ratio,
+    return compare_pixels(
+        pixels, centre, ratio=scene.ratio,
         read_hsi=scene.read_hsi,
         read_fused=lambda block: fused.read(every, block),
         read_msi=lambda block: _read_msi(scene, block),
@@ -244,7 +270,6 @@ def _spectra(
         read_product=lambda block: scene.read_hsi(block, np.arange(len(scene.hsi.bands))),
         product_nm=scene.hsi.bands.centre_nm,
     )  # fmt: skip
-    return compared, found.shares
 
 
 def _read_msi(scene: FusionScene, block: Slice2D) -> FloatCube:
@@ -284,7 +309,16 @@ def _alignment(prepared: PreparedScene, details: tuple[DetailPair, ...]) -> Alig
     )  # fmt: skip
 
 
-def _seams(scene: FusionScene, fused: ImageSource, plan: TilePlan, centre: NDArray[np.float64]) -> SeamReport | None:
+def _seams(
+    scene: FusionScene, fused: ImageSource, plan: Callable[[], TilePlan], centre: NDArray[np.float64]
+) -> SeamReport | None:
+    """Measure the borders of the tiles; those of the tiles that it ended with, where they changed on the way."""
+    tiles = plan()
+    report = _borders(scene, fused, tiles, centre)
+    return report if tiles == plan() else _borders(scene, fused, plan(), centre)
+
+
+def _borders(scene: FusionScene, fused: ImageSource, plan: TilePlan, centre: NDArray[np.float64]) -> SeamReport | None:
     r = scene.ratio
     rows, cols = plan.row_seams * r, plan.col_edges[1:-1] * r
     if rows.size + cols.size == 0:

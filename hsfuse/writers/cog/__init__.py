@@ -33,6 +33,7 @@ FORMAT = FormatEntry(
     build=_build,
     open=open_tiff,
     compressions=COMPRESSIONS,
+    follows_rows=True,
     automatic=False,
     disk_need=_disk_need,
 )

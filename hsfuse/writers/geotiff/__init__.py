@@ -55,6 +55,7 @@ FORMAT = FormatEntry(
     build=_build,
     open=open_tiff,
     compressions=COMPRESSIONS,
+    follows_rows=True,
     disk_need=_disk_need,
 )
 """The entry of the registry."""

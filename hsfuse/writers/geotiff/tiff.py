@@ -99,8 +99,6 @@ def write_geotiff(
             crs=grid.crs, transform=grid.transform, nodata=encoding.nodata, photometric="MINISBLACK", **creation,
         ) as dataset:  # fmt: skip
             set_metadata(dataset, content.metadata, encoding, own_domains=own_domains)
-            for index, items in enumerate(sampled_statistics(source, encoding), start=1):
-                dataset.update_tags(index, **items)
             # Whole tiles, each exactly once, in one fixed order: the file's layout is then the same every time.
             pieces = [
                 _Piece(row0, min(tile_px, height - row0), band0, min(band0 + group, bands))
@@ -113,6 +111,9 @@ def write_geotiff(
                 dataset.write(samples, range(piece.band0 + 1, piece.band1 + 1), window=window)
                 if piece.band1 == bands:
                     options.advance(float(piece.rows))
+            # They need the last rows, while all others may be compressed before those are made.
+            for index, items in enumerate(sampled_statistics(source, encoding), start=1):
+                dataset.update_tags(index, **items)
         check_complete(path)
 
 
