@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 UPSAMPLE_HALO_PX = 2
 """Coarse pixels on each side that the cubic interpolation of one coarse pixel's area looks at."""
 MAX_OFFSET_PX = 1.0
-"""Largest displacement that an interpolation takes along, coarse pixels. Beyond half a pixel the outermost of the
-cubic's weights, which is 0.05 at most, is left out and the others are scaled to a sum of 1."""
+"""Largest displacement that an interpolation takes along, coarse pixels. Beyond half a pixel the cubic looks at a third
+neighbour with a weight of 0.05 at most: what lies there is extrapolated from the two before it."""
 
 
 def upsample(x: torch.Tensor, ratio: int, offset_px: Offset = NO_OFFSET) -> torch.Tensor:
@@ -147,8 +147,13 @@ def _cubic_matrix(ratio: int, offset_px: float) -> Unit:
     if not abs(offset_px) <= MAX_OFFSET_PX:
         raise UsageError(f"An image cannot be interpolated {offset_px:g} pixels off its grid.")
     phase = (np.arange(ratio) - (ratio - 1) / 2.0) / ratio - offset_px
-    distance = np.abs(phase[:, None] - np.arange(-UPSAMPLE_HALO_PX, UPSAMPLE_HALO_PX + 1)[None, :])
+    reach = UPSAMPLE_HALO_PX + 1
+    distance = np.abs(phase[:, None] - np.arange(-reach, reach + 1)[None, :])
     near = 1.5 * distance**3 - 2.5 * distance**2 + 1.0
     far = -0.5 * distance**3 + 2.5 * distance**2 - 4.0 * distance + 2.0
     weights = np.where(distance < 1.0, near, np.where(distance < 2.0, far, 0.0))
+    for outer, middle, inner in ((0, 1, 2), (-1, -2, -3)):
+        weights[:, middle] += 2.0 * weights[:, outer]
+        weights[:, inner] -= weights[:, outer]
+    weights = weights[:, 1:-1]
     return tuple(tuple(row) for row in weights / weights.sum(axis=1, keepdims=True))
