@@ -72,7 +72,7 @@ class HeldOutBands:
         self._windows = _windows(strips, model.ratio) if bands > 1 else []
         some = strips[:: -(-len(strips) // _MAX_STRIPS)] if strips else strips
         self._statistics = gather(some) if self._windows else None
-        self._drafts: dict[tuple[int, bool], list[tuple[torch.Tensor, torch.Tensor]]] = {}
+        self._drafts: dict[tuple[int, RefinementKind], list[tuple[torch.Tensor, torch.Tensor]]] = {}
 
     def __bool__(self) -> bool:
         """Whether there is anything to compare."""
@@ -92,8 +92,9 @@ class HeldOutBands:
             model, self._prior, self._power, kind=kind, hsi_error=hsi_error, device=self._context.device
         )
         sums = np.zeros(2)
-        plain = self._drafted(band, step, cleaned=False)
-        start = plain if kind == "map" else self._drafted(band, step, cleaned=True)
+        plain = self._drafted(band, step, "map")
+        # The whole refinement starts from what cleaning by non-local Bayes makes, too.
+        start = plain if kind == "map" else self._drafted(band, step, "clean" if kind == "nonlocal" else kind)
         for window, (_, before), (guide, draft) in zip(self._windows, plain, start, strict=True):
             low = torch.from_numpy(window.hsi)[None].to(draft.device)
             after = step.apply(low, guide, draft.clone())
@@ -113,18 +114,18 @@ class HeldOutBands:
         error = (shown - window.msi[band])[window.counted]
         return float(error.astype(np.float64).var())
 
-    def _drafted(self, band: int, step: Refinement, *, cleaned: bool) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def _drafted(self, band: int, step: Refinement, kind: RefinementKind) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Guides without a band and what an adaptive injection makes of them."""
         import torch
 
-        if (band, cleaned) not in self._drafts:
+        if (band, kind) not in self._drafts:
             context, keep = self._context, [k for k in range(len(self._model.guide_noise)) if k != band]
             part = replace(
                 context, psf=self._model.psf, srf=None if context.srf is None else context.srf[keep]
             )  # fmt: skip
             injection = AdaptiveInjection.learn(
                 _statistics_of(self._statistics, keep), part, max_rank=self._model.space.rank,
-                offset_px=self._model.offset_px, noise_left=NOISE_LEFT if cleaned else 1.0,
+                offset_px=self._model.offset_px, noise_left=NOISE_LEFT[kind],
             )  # fmt: skip
             made = []
             for window in self._windows:
@@ -132,10 +133,10 @@ class HeldOutBands:
                     torch.from_numpy(np.ascontiguousarray(image))[None].to(context.device)
                     for image in (window.hsi, window.msi[keep])
                 )
-                guide = step.clean(guide) if cleaned else guide
+                guide = guide if kind == "map" else step.clean(guide)
                 made.append((guide, injection.apply(low, guide)))
-            self._drafts[band, cleaned] = made
-        return self._drafts[band, cleaned]
+            self._drafts[band, kind] = made
+        return self._drafts[band, kind]
 
 
 def _windows(strips: Sequence[LowResolutionStrip], ratio: int) -> list[_Window]:

@@ -35,7 +35,14 @@ from hsfuse.fusion.map.prior import (
     fuse_windows,
     validated_gain,
 )
-from hsfuse.fusion.map.refinement import NOISE_LEFT, Refinement, RefinementKind, component_halo_px, nonlocal_halo_px
+from hsfuse.fusion.map.refinement import (
+    NOISE_LEFT,
+    Refinement,
+    RefinementKind,
+    component_halo_px,
+    filter_halo_px,
+    nonlocal_halo_px,
+)
 from hsfuse.fusion.scene_model.model import SceneModel, estimate_scene_model
 from hsfuse.log import get_logger
 from hsfuse.parallel import side_by_side
@@ -44,7 +51,7 @@ if TYPE_CHECKING:
     import torch
 
 KINDS: dict[Quality, tuple[RefinementKind, ...]] = {
-    "fast": ("map",), "standard": ("map", "clean"), "best": ("map", "clean", "nonlocal"),
+    "fast": ("map", "filter"), "standard": ("map", "clean"), "best": ("map", "clean", "nonlocal"),
 }  # fmt: skip
 """What each quality tries; the one that gains most at reduced resolution is used."""
 DISPLACEMENTS_PX = (0.0, 0.05, 0.1, 0.17, 0.3, 0.55)
@@ -160,11 +167,10 @@ class RefinedMethod(FusionMethod):
     def _halo_px(self) -> int:
         if self._fitted and self._record is not None:
             step = self._refinement
-            cleaning = nonlocal_halo_px(self._ratio) if step is not None and step.cleans else 0
-            return cleaning + (0 if step is None else step.halo_px)
+            return 0 if step is None else step.cleaning_halo_px + step.halo_px
         standard = HALO_PX + nonlocal_halo_px(self._ratio)
         best = standard + HALO_PX + component_halo_px(self._ratio)
-        return {"fast": HALO_PX, "standard": standard, "best": best}[self._quality]
+        return {"fast": HALO_PX + filter_halo_px(self._ratio), "standard": standard, "best": best}[self._quality]
 
     @property
     def spec(self) -> ModelSpec:
@@ -198,13 +204,13 @@ class RefinedMethod(FusionMethod):
             context = replace(context, psf=model.psf, offset_px=model.offset_px, calibrate=False)
             self._method.fit(context, strips)
         self._refinement, self._record = self._decide(fresh, aligned, context, self._model)
-        if self._record.used in ("clean", "nonlocal") and self._method.spec.kind == "classical":
+        step = self._refinement
+        if step is not None and step.kind != "map" and self._method.spec.kind == "classical":
             if found is not None and found.offset_px != NO_OFFSET:
                 # Blur and shift need not be searched for once more.
                 context = replace(context, psf=found.psf, offset_px=found.offset_px, calibrate=False)
-            self._method.fit(replace(context, guide_noise_left=NOISE_LEFT), strips)
-        if self._refinement is not None:
-            step = self._refinement
+            self._method.fit(replace(context, guide_noise_left=NOISE_LEFT[step.kind]), strips)
+        if step is not None:
             self._inside = self._method.components_of(step.mean, step.forward, step.back)
         _log.info("Refinement: %s (%s).", self._record.used, self._record.gain_db)
 
@@ -262,7 +268,7 @@ class RefinedMethod(FusionMethod):
             return None
         rest = copy(self)
         rest._refinement = replace(step, guide_noise=None)
-        return GuideFilter(step.clean, nonlocal_halo_px(self._ratio), rest)
+        return GuideFilter(step.clean, step.cleaning_halo_px, rest)
 
     def fuse(self, hsi: torch.Tensor, msi: torch.Tensor) -> torch.Tensor:
         """Fuse and refine (tile, band, row, col) with (tile, msi band, row * ratio, col * ratio)."""
@@ -370,4 +376,4 @@ def refined(method: FusionMethod, quality: Quality | None, *, ratio: int = 2) ->
     return RefinedMethod(method, quality, ratio=ratio) if own is None else own
 
 
-__all__ = ["NOISE_LEFT", "ErrorPrior", "Quality", "RefinedMethod", "RefinementRecord", "refined"]
+__all__ = ["ErrorPrior", "Quality", "RefinedMethod", "RefinementRecord", "refined"]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse.fusion.classical.statistics import FloatMatrix
-from hsfuse.fusion.map import nonlocal_bayes
+from hsfuse.fusion.map import local_wiener, nonlocal_bayes
 from hsfuse.fusion.map.blur import decimation_matrix
 from hsfuse.fusion.map.posterior import HALO_PX, MapEstimator, mix
 from hsfuse.fusion.map.prior import ErrorPrior
@@ -23,13 +23,13 @@ from hsfuse.fusion.scene_model.model import SceneModel
 if TYPE_CHECKING:
     import torch
 
-RefinementKind = Literal["map", "clean", "nonlocal"]
-"""``map``: the estimate in closed form; ``clean``: on a guide cleaned by non-local Bayes; ``nonlocal``: that, the same
-for the components, and a second estimate."""
-RAW_GUIDE, CLEANED_GUIDE = 3.0, 0.6
-"""Variance of the guide's noise in the estimate relative to what was measured, raw and cleaned: a raw guide's noise is
-already in the base estimate, with the same sign."""
-NOISE_LEFT = 0.6
+RefinementKind = Literal["map", "filter", "clean", "nonlocal"]
+"""``map``: the estimate in closed form; ``filter``: on a guide that a local Wiener filter cleaned; ``clean``: on one
+cleaned by non-local Bayes; ``nonlocal``: that, the same for the components, and a second estimate."""
+GUIDE_NOISE: dict[RefinementKind, float] = {"map": 3.0, "filter": 2.0, "clean": 0.6, "nonlocal": 0.6}
+"""Variance of the guide's noise in the estimate relative to what was measured: a raw guide's noise is already in the
+base estimate, with the same sign."""
+NOISE_LEFT: dict[RefinementKind, float] = {"map": 1.0, "filter": 0.75, "clean": 0.6, "nonlocal": 0.6}
 """Share of the noise variance that cleaning leaves in the guide."""
 _COMPONENTS = 10
 _AGAIN = 0.4
@@ -116,6 +116,8 @@ class Refinement:
         What the guide is cleaned of, shape (msi band,); None: it stays as it is.
     cleanable
         Whether the noise of every band of the guide is known.
+    kind
+        What is done.
     """
 
     mean: torch.Tensor
@@ -126,6 +128,7 @@ class Refinement:
     last: MapEstimator | None = None
     guide_noise: torch.Tensor | None = None
     cleanable: bool = True
+    kind: RefinementKind = "map"
 
     @classmethod
     def make(
@@ -173,11 +176,11 @@ class Refinement:
             )  # fmt: skip
 
         if kind != "nonlocal":
-            cleaned = level if kind == "clean" else None
-            return cls(mean, forward, back, first=estimator(1.0, 1.0), guide_noise=cleaned, cleanable=known)
+            cleaned = None if kind == "map" else level
+            return cls(mean, forward, back, first=estimator(1.0, 1.0), guide_noise=cleaned, cleanable=known, kind=kind)
         first, last = estimator(_FIRST_PRIOR, _FIRST_GUIDE), estimator(_AGAIN, 1.0)
         step = NonlocalStep.make(model, first, power, LOOSE_WHITENING)
-        return cls(mean, forward, back, first, step, last, guide_noise=level, cleanable=known)
+        return cls(mean, forward, back, first, step, last, guide_noise=level, cleanable=known, kind=kind)
 
     @property
     def halo_px(self) -> int:
@@ -185,6 +188,13 @@ class Refinement:
         if self.nonlocal_step is None:
             return HALO_PX
         return 2 * HALO_PX + component_halo_px(self.first.ratio)
+
+    @property
+    def cleaning_halo_px(self) -> int:
+        """HSI pixels of context that :meth:`clean` looks at."""
+        if not self.cleans:
+            return 0
+        return filter_halo_px(self.first.ratio) if self.kind == "filter" else nonlocal_halo_px(self.first.ratio)
 
     @property
     def cleans(self) -> bool:
@@ -204,6 +214,8 @@ class Refinement:
         floor = _LEAST_RELATIVE_NOISE * self.first.msi_mean.abs().max()
         level = torch.maximum(self.guide_noise, floor)[:, None, None]
         step = reference_step(self.first.ratio)
+        if self.kind == "filter":
+            return torch.stack([local_wiener.denoise(image / level, step=step) * level for image in msi])
         return torch.stack(
             [nonlocal_bayes.denoise(image / level, step=step, wanted=wanted) * level for image in msi]
         )  # fmt: skip
@@ -255,8 +267,13 @@ def guide_variance(model: SceneModel, kind: RefinementKind) -> FloatMatrix:
     """Error variance of the guide as a refinement of a kind uses it, shape (msi band,)."""
     misfit = model.synthesis.residual_variance
     floor = 1e-9 * max(float(np.mean(misfit)), 1e-12)
-    noise = (RAW_GUIDE if kind == "map" else CLEANED_GUIDE) * model.guide_noise**2
+    noise = GUIDE_NOISE[kind] * model.guide_noise**2
     return np.asarray(noise + misfit + floor)
+
+
+def filter_halo_px(ratio: int) -> int:
+    """HSI pixels of context for the local filter of a guide."""
+    return -(-local_wiener.reach_px(reference_step(ratio)) // ratio)
 
 
 def nonlocal_halo_px(ratio: int) -> int:

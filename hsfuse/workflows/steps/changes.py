@@ -114,6 +114,7 @@ def refinement_text(refinement: Mapping[str, Any]) -> str:
     names = {
         "none": "not used: it does not gain on this scene at reduced resolution",
         "map": "maximum a posteriori estimate in closed form",
+        "filter": "multispectral image denoised by a local Wiener filter, maximum a posteriori estimate",
         "clean": "multispectral image denoised by non-local Bayes, maximum a posteriori estimate",
         "nonlocal": "maximum a posteriori estimate and non-local Bayes",
     }
