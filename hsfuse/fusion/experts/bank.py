@@ -228,8 +228,8 @@ class ExpertBank:
         fine = read.guide(tile.guide)
         coarse = blur.apply(fine)
         said = self.guide.predictions(fine, coarse, seen, up)
-        said = said - up(blur.apply(said))
+        up(blur.apply(said).neg_(), into=said)
         parts = list(torch.split(said, x.shape[1], dim=1))
         # Only the linear prediction is a whole component; the others are what is beyond it.
-        parts[0] = parts[0] - own
+        parts[0].sub_(own)
         return [*found, *parts, self.guide.windowed(fine - up(coarse), coarse, seen, up)]

@@ -98,7 +98,7 @@ class GuideDetail:
     regressors: GuideRegressors
     linear: LinearRegression
     tight_and_loose: FourierRegression
-    mixed: tuple[FourierRegression, ...]
+    mixed: FourierRegression
     classes: ClassRegression
     neighbours: FourierRegression
     surroundings: FourierRegression
@@ -141,7 +141,9 @@ class GuideDetail:
         _, left_all = LinearRegression.fit(with_all, y, device)
         return cls(
             read, linear, fourier(x, _FEATURES, _BANDWIDTH, _TIGHT, _LOOSE),
-            tuple(fourier(x, _MIXED_FEATURES, b, 1.0, own=k) for k, b in enumerate(_MIXED_BANDWIDTHS)),
+            FourierRegression.mean_of(
+                [fourier(x, _MIXED_FEATURES, b, 1.0, own=k) for k, b in enumerate(_MIXED_BANDWIDTHS)]
+            ),
             ClassRegression.fit(x, left, seed=seed + 1, device=device),
             fourier(with_near, _NEIGHBOUR_FEATURES, 0.6, _TIGHT, target=left_near),
             fourier(with_all, _NEIGHBOUR_FEATURES, 0.5, _LOOSE, target=left_all),
@@ -166,12 +168,15 @@ class GuideDetail:
         """
         near = up(self.regressors.neighbours(seen))
         wide = up(self.regressors.surroundings(coarse))
-        mixed = sum((each.apply(fine) for each in self.mixed[1:]), self.mixed[0].apply(fine)) / len(self.mixed)
-        return torch.cat([
-            self.linear.apply(fine), self.tight_and_loose.apply(fine), mixed, self.classes.apply(fine),
-            self.neighbours.apply(torch.cat([fine, near], dim=1)),
-            self.surroundings.apply(torch.cat([fine, wide, near], dim=1)),
-        ], dim=1)  # fmt: skip
+        size = seen.shape[1]
+        said = fine.new_empty((fine.shape[0], 7 * size, *fine.shape[2:]))
+        said[:, :size] = self.linear.apply(fine)
+        self.tight_and_loose.apply(fine, said[:, size : 3 * size])
+        self.mixed.apply(fine, said[:, 3 * size : 4 * size])
+        self.classes.apply(fine, said[:, 4 * size : 5 * size])
+        self.neighbours.apply(torch.cat([fine, near], dim=1), said[:, 5 * size : 6 * size])
+        self.surroundings.apply(torch.cat([fine, wide, near], dim=1), said[:, 6 * size :])
+        return said
 
     def windowed(self, detail: Tensor, coarse: Tensor, seen: Tensor, up: Upsampler) -> Tensor:
         """Regress what the linear fit left in moving windows; ``detail`` is that of the fine regressors."""
@@ -192,9 +197,9 @@ class Upsampler:
     ratio: int
     offset_px: tuple[float, float]
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Interpolate (n, band, row, col)."""
-        return inject(x.contiguous(), (), None, self.ratio, offset_px=self.offset_px)
+    def __call__(self, x: Tensor, into: Tensor | None = None) -> Tensor:
+        """Interpolate (n, band, row, col); add to ``into`` where it is given."""
+        return inject(x.contiguous(), (), None, self.ratio, out=into, offset_px=self.offset_px, add=True)
 
 
 def _samples(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.cluster.vq import kmeans2
 
 from hsfuse.fusion.classical.statistics import FloatMatrix
+from hsfuse.native import experts as native
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +29,13 @@ def _tensor(array: NDArray[np.floating], device: str) -> torch.Tensor:
     import torch
 
     return torch.as_tensor(np.ascontiguousarray(array), dtype=torch.float32, device=device)
+
+
+def _on_host(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Whether compiled kernels serve."""
+    import torch
+
+    return all(each.device.type == "cpu" and each.dtype == torch.float32 for each in (x, weight))
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,7 @@ class LinearRegression:
         """Predict (n, target, row, col) from (n, regressor, row, col)."""
         import torch
 
-        flat = torch.matmul(self.weight, x.flatten(2)) + self.constant[:, None]
+        flat = torch.matmul(self.weight, x.flatten(2)).add_(self.constant[:, None])
         return flat.reshape(x.shape[0], -1, *x.shape[2:])
 
 
@@ -128,18 +136,47 @@ class FourierRegression:
             LinearRegression(_tensor(linear[:-1].T, device), _tensor(linear[-1], device)),
         )  # fmt: skip
 
-    def apply(self, x: torch.Tensor) -> torch.Tensor:
-        """Predict (n, ridge * target, row, col) from (n, regressor, row, col)."""
+    @classmethod
+    def mean_of(cls, parts: Sequence[FourierRegression]) -> FourierRegression:
+        """Return the mean of several regressions on the same regressors as one."""
         import torch
 
-        flat = x.flatten(2)
-        out = torch.empty((flat.shape[0], len(self.weight), flat.shape[2]), dtype=x.dtype, device=x.device)
+        share = 1.0 / len(parts)
+        return cls(
+            torch.cat([part.frequency for part in parts]), torch.cat([part.phase for part in parts]),
+            share * torch.cat([part.weight for part in parts], dim=1),
+            LinearRegression(
+                share * torch.stack([part.linear.weight for part in parts]).sum(dim=0),
+                share * torch.stack([part.linear.constant for part in parts]).sum(dim=0),
+            ),
+        )  # fmt: skip
+
+    def apply(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Predict (n, ridge * target, row, col) from (n, regressor, row, col), into ``out`` where it is given."""
+        import torch
+
+        out = x.new_empty((x.shape[0], len(self.weight), *x.shape[2:])) if out is None else out
+        if self._compiled(x, out):
+            return out
+        flat, target = x.flatten(2), out.flatten(2)
         step = max(_CHUNK_VALUES // len(self.frequency), 1)
         for start in range(0, flat.shape[2], step):
             part = flat[..., start : start + step]
             values = torch.matmul(self.frequency, part).add_(self.phase[:, None]).cos_()
-            out[..., start : start + step] = torch.matmul(self.weight, values)
-        return out.reshape(x.shape[0], -1, *x.shape[2:]) - self.linear.apply(x)
+            target[..., start : start + step] = torch.matmul(self.weight, values)
+        return out.sub_(self.linear.apply(x))
+
+    def _compiled(self, x: torch.Tensor, out: torch.Tensor) -> bool:
+        """Whether the compiled kernel did it."""
+        if not _on_host(x, self.weight):
+            return False
+        turns = 1.0 / (2.0 * np.pi)
+        arrays = (self.frequency * turns, self.phase * turns, self.weight, self.linear.weight, self.linear.constant)
+        frequency, phase, weight, linear, constant = (array.contiguous().numpy() for array in arrays)
+        return all(
+            native.fourier(image.numpy(), frequency, phase, weight, linear, constant, made.numpy())
+            for image, made in zip(x.flatten(2).contiguous(), out.flatten(2), strict=True)
+        )
 
 
 @dataclass(frozen=True)
@@ -180,14 +217,34 @@ class ClassRegression:
             LinearRegression(_tensor(joined[:-1].T, device), _tensor(joined[-1], device)),
         )  # fmt: skip
 
-    def apply(self, x: torch.Tensor) -> torch.Tensor:
-        """Predict (n, target, row, col) from (n, regressor, row, col)."""
+    def apply(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Predict (n, target, row, col) from (n, regressor, row, col), into ``out`` where it is given."""
         import torch
 
+        count, size = len(self.centre), x.shape[2:]
+        out = x.new_empty((x.shape[0], len(self.parts.weight) // count, *size)) if out is None else out
+        if self._compiled(x, out):
+            return out
         flat = (x.flatten(2) - self.mean[:, None]) / self.scale[:, None]
         # The square of the regressors is the same for all classes and cancels in the softmax.
         score = torch.matmul(self.centre, flat) - 0.5 * self.centre.square().sum(dim=1)[:, None]
-        count, size = len(self.centre), x.shape[2:]
         member = torch.softmax(score, dim=1).reshape(x.shape[0], count, *size)
         parts = self.parts.apply(x).reshape(x.shape[0], count, -1, *size)
-        return torch.einsum("ncthw,nchw->nthw", parts, member)
+        return out.copy_(torch.einsum("ncthw,nchw->nthw", parts, member))
+
+    def _compiled(self, x: torch.Tensor, out: torch.Tensor) -> bool:
+        """Whether the compiled kernel did it."""
+        import torch
+
+        if not _on_host(x, self.centre):
+            return False
+        count = len(self.centre)
+        centre = self.centre / self.scale
+        level = -0.5 * self.centre.square().sum(dim=1) - centre @ self.mean
+        parts = torch.cat([self.parts.weight, self.parts.constant[:, None]], dim=1)
+        weight = parts.reshape(count, -1, parts.shape[1]).transpose(0, 1)
+        centres, levels, weights = (array.contiguous().numpy() for array in (centre, level, weight))
+        return all(
+            native.classes(image.numpy(), centres, levels, weights, made.numpy())
+            for image, made in zip(x.flatten(2).contiguous(), out.flatten(2), strict=True)
+        )

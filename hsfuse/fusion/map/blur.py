@@ -135,10 +135,13 @@ class TileBlur:
         """Apply the transpose of :meth:`apply` to (..., coarse row, coarse col)."""
         return self.down_transposed.along_rows(self.across_transposed.along_columns(y))
 
-    def solve_coarse(self, y: torch.Tensor, diagonal: torch.Tensor) -> torch.Tensor:
-        """Return ``(B B' + a)^-1 y`` for (..., component, coarse row, coarse col) and a > 0 by component."""
-        inner = self.down_basis.T @ y @ self.across_basis
-        return self.down_basis @ (inner / (self.power + diagonal[:, None, None])) @ self.across_basis.T
+    def to_basis(self, y: torch.Tensor) -> torch.Tensor:
+        """Turn (..., coarse row, coarse col) so that ``B B'`` becomes :attr:`power`."""
+        return self.down_basis.T @ y @ self.across_basis
+
+    def from_basis(self, y: torch.Tensor) -> torch.Tensor:
+        """Turn back what :meth:`to_basis` turned."""
+        return self.down_basis @ y @ self.across_basis.T
 
 
 @functools.lru_cache(maxsize=32)

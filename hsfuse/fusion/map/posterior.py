@@ -16,6 +16,7 @@ made it.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,6 +51,11 @@ class Misfit:
     hsi: torch.Tensor
     msi: torch.Tensor
     low_msi: torch.Tensor
+
+    @cached_property
+    def turned(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """``hsi`` and ``low_msi`` as :meth:`~hsfuse.fusion.map.blur.TileBlur.to_basis` turns them."""
+        return self.blur.to_basis(self.hsi), self.blur.to_basis(self.low_msi)
 
     def with_guide(self, change: torch.Tensor) -> Misfit:
         """Return the misfit after something was added to the guide, shape (n, msi band, row * ratio, col * ratio)."""
@@ -178,9 +184,10 @@ class MapEstimator:
         blur, weight = misfit.blur, self.precision[:, None, None]
         leave = self.leave if into is None else into @ self.leave
         # The identity (B'B + a)^-1 = (1 - B' (B B' + a)^-1 B) / a leaves one blur and one transpose on the fine grid;
-        # all that mixes components commutes with both and is done on the coarse one.
-        missing = weight * mix(self.enter, misfit.hsi) - mix(self.pull, misfit.low_msi)
-        coarse = mix(leave, blur.solve_coarse(missing, self.precision) / weight)
+        # all that mixes components commutes with both, and with turning, and is done on the coarse one.
+        hsi, low_msi = misfit.turned
+        missing = (weight * mix(self.enter, hsi)).sub_(mix(self.pull, low_msi))
+        coarse = blur.from_basis(mix(leave, missing.div_((blur.power + weight).mul_(weight))))
         return blur.transpose(coarse).add_(mix(leave @ (self.pull / self.precision[:, None]), misfit.msi))
 
 

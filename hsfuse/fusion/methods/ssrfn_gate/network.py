@@ -13,6 +13,7 @@ import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor, nn
 
 from hsfuse.fusion.experts.bank import EXPERTS
+from hsfuse.fusion.experts.weighing import seen_features, weighed_outputs
 from hsfuse.fusion.methods.ssrfn.blocks import pool
 from hsfuse.fusion.methods.ssrfn.config import SsrfnConfig
 from hsfuse.fusion.methods.ssrfn.network import Ssrfn
@@ -145,6 +146,9 @@ class Gate(nn.Module):
         """
         if torch.is_grad_enabled():
             return self._applied(self._found(self.features(state, outputs, log_strength), ratio), outputs, log_strength)
+        compiled = self._compiled(state, outputs, log_strength, ratio)
+        if compiled is not None:
+            return compiled
         # Work on single pixels goes over few rows at a time, so that what it makes stays in the processor's cache.
         columns = state.shape[3]
         few = max(_CACHE_VALUES // (outputs.shape[1] * outputs.shape[2] * columns), 1)
@@ -152,6 +156,17 @@ class Gate(nn.Module):
         features = [self.features(state[:, :, p], outputs[:, :, :, p], log_strength) for p in pieces]
         found = self._found_by_rows(torch.cat(features, dim=2), ratio)
         return torch.cat([self._applied(found[:, :, p], outputs[:, :, :, p], log_strength) for p in pieces], dim=2)
+
+    def _compiled(self, state: Tensor, outputs: Tensor, log_strength: Tensor, ratio: int) -> Tensor | None:
+        """The same with what works on single pixels compiled; None where that does not serve."""
+        present = torch.nonzero(log_strength[0] > _PRESENT).flatten().tolist()
+        features = seen_features(state, outputs, present, self._compared, constants=2)
+        if features is None:
+            return None
+        features[:, -2] = log_strength.amax()
+        features[:, -1] = len(present) / MOST_COMPONENTS
+        found = self._found_by_rows(features, ratio)
+        return weighed_outputs(found, outputs, _slope(log_strength)[0], float(self.config.most))
 
     def _found(self, features: Tensor, ratio: int) -> Tensor:
         """What the weights are made of, shape (n, 2 * expert, row, col)."""
@@ -163,12 +178,13 @@ class Gate(nn.Module):
         margin, rows = self.backbone.reach_px, features.shape[2]
         if margin is None:
             return self._found(features, ratio)
-        parts = []
+        found = features.new_empty((len(features), 2 * len(EXPERTS), *features.shape[2:]))
         for top in range(0, rows, _ROWS):
             bottom = min(top + _ROWS, rows)
             first, last = max(top - margin, 0), min(bottom + margin, rows)
-            parts.append(self._found(features[:, :, first:last], ratio)[:, :, top - first : bottom - first])
-        return torch.cat(parts, dim=2)
+            part = self._found(features[:, :, first:last], ratio)
+            found[:, :, top:bottom] = part[:, :, top - first : bottom - first]
+        return found
 
     def _applied(self, found: Tensor, outputs: Tensor, log_strength: Tensor) -> Tensor:
         most = float(self.config.most)
@@ -181,8 +197,7 @@ class Gate(nn.Module):
     @staticmethod
     def _weights(found: Tensor, log_strength: Tensor) -> Tensor:
         common, sloped = (0.5 * found[:, :, None]).chunk(2, dim=1)
-        slope = (log_strength - _MIDDLE_STRENGTH) / _MIDDLE_STRENGTH
-        return 2.0 * torch.tanh(torch.addcmul(common, sloped, slope[:, None, :, None, None]))
+        return 2.0 * torch.tanh(torch.addcmul(common, sloped, _slope(log_strength)[:, None, :, None, None]))
 
     def features(self, state: Tensor, outputs: Tensor, log_strength: Tensor) -> Tensor:
         """What the gate sees: nothing that a rotation of the components would change much."""
@@ -198,6 +213,10 @@ class Gate(nn.Module):
         parts.append(log_strength.amax(dim=1)[:, None, None, None].expand(size))
         parts.append((number[:, 0] / MOST_COMPONENTS)[:, :, None, None].reshape(-1, 1, 1, 1).expand(size))
         return torch.cat(parts, dim=1)
+
+
+def _slope(log_strength: Tensor) -> Tensor:
+    return (log_strength - _MIDDLE_STRENGTH) / _MIDDLE_STRENGTH
 
 
 def compressed(x: Tensor) -> Tensor:

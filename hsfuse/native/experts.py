@@ -1,0 +1,162 @@
+"""The kernels of ``experts.c`` for numpy arrays; each returns None where there is no compiled path.
+
+The callers then take their plain twins: :mod:`hsfuse.fusion.experts.regressions` and the gate's network. Calls release
+the interpreter's lock, so plain threads run side by side.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hsfuse.errors import MemoryBudgetError
+from hsfuse.native.build import Kernels, plane_kernels
+from hsfuse.native.build import pointer as _at
+
+FloatArray = NDArray[np.float32]
+
+KERNELS = Kernels(plane_kernels("experts"), "plain PyTorch")
+_INT, _FLOAT = ctypes.c_int64, ctypes.c_float
+
+
+def fourier(
+    x: FloatArray, frequency: FloatArray, phase: FloatArray, weight: FloatArray, linear: FloatArray,
+    constant: FloatArray, out: FloatArray,
+) -> bool:  # fmt: skip
+    """Predict ``weight cos(2 pi (frequency x + phase)) - linear x - constant``.
+
+    Parameters
+    ----------
+    x
+        Shape (regressor, pixel), contiguous like all others.
+    frequency, phase
+        In turns, shapes (feature, regressor) and (feature,).
+    weight, linear, constant
+        Shapes (target, feature), (target, regressor) and (target,).
+    out
+        Shape (target, pixel).
+
+    Returns
+    -------
+    bool
+        False where there is no compiled path; ``out`` is untouched then.
+    """
+    native = KERNELS.library()
+    if native is None:
+        return False
+    regressors, pixels = x.shape
+    _check(
+        native.hsf_fourier(
+            _at(x), _INT(regressors), _INT(pixels), _at(frequency), _at(phase), _INT(len(frequency)), _at(weight),
+            _at(linear), _at(constant), _INT(len(weight)), _at(out),
+        )
+    )  # fmt: skip
+    return True
+
+
+def classes(x: FloatArray, centre: FloatArray, level: FloatArray, weight: FloatArray, out: FloatArray) -> bool:
+    """Predict by linear regressions of classes whose shares are the softmax of ``centre x + level``.
+
+    Parameters
+    ----------
+    x
+        Shape (regressor, pixel), contiguous like all others.
+    centre, level
+        Shapes (class, regressor) and (class,).
+    weight
+        Shape (target, class, regressor + 1), the last one the constant.
+    out
+        Shape (target, pixel).
+
+    Returns
+    -------
+    bool
+        As :func:`fourier`.
+    """
+    native = KERNELS.library()
+    if native is None:
+        return False
+    regressors, pixels = x.shape
+    _check(
+        native.hsf_classes(
+            _at(x), _INT(regressors), _INT(pixels), _at(centre), _at(level), _INT(len(centre)), _at(weight),
+            _INT(len(weight)), _at(out),
+        )
+    )  # fmt: skip
+    return True
+
+
+def gate_features(
+    state: FloatArray, outputs: FloatArray, present: Sequence[int], compared: Sequence[int], out: FloatArray
+) -> bool:
+    """Norms of the experts' outputs and products with some of them, as the gate sees them.
+
+    Parameters
+    ----------
+    state, outputs
+        Shapes (component, pixel) and (expert, component, pixel), contiguous like all others.
+    present
+        Components that count.
+    compared
+        Experts with which products are made.
+    out
+        Shape ((1 + compared) * (1 + expert), pixel).
+
+    Returns
+    -------
+    bool
+        As :func:`fourier`.
+    """
+    native = KERNELS.library()
+    if native is None:
+        return False
+    here, others = np.array(present, np.int64), np.array(compared, np.int64)
+    experts, components, pixels = outputs.shape
+    _check(
+        native.hsf_gate_features(
+            _at(state), _at(outputs), _INT(experts), _INT(components), _INT(pixels), _at(here), _INT(here.size),
+            _at(others), _INT(others.size), _at(out),
+        )
+    )  # fmt: skip
+    return True
+
+
+def gate_applied(found: FloatArray, outputs: FloatArray, slope: FloatArray, most: float, out: FloatArray) -> bool:
+    """Weigh the experts' outputs: the sum of ``2 tanh((a + b slope) / 2) most tanh(output / most)``.
+
+    Parameters
+    ----------
+    found
+        a of every expert, then b, shape (2 * expert, pixel), contiguous like all others.
+    outputs
+        Shape (expert, component, pixel).
+    slope
+        Shape (component,).
+    most
+        Outputs beyond are compressed.
+    out
+        Shape (component, pixel).
+
+    Returns
+    -------
+    bool
+        As :func:`fourier`.
+    """
+    native = KERNELS.library()
+    if native is None:
+        return False
+    experts, components, pixels = outputs.shape
+    _check(
+        native.hsf_gate_applied(
+            _at(found), _at(outputs), _at(slope), _INT(experts), _INT(components), _INT(pixels), _FLOAT(most), _at(out)
+        )
+    )  # fmt: skip
+    return True
+
+
+def _check(failed: int) -> None:
+    if failed:
+        raise MemoryBudgetError("There is not enough memory to weigh experts.", hint="Choose a smaller --tile.")

@@ -1,0 +1,75 @@
+"""Compiled kernels behind experts and gate against their plain twins, for every instruction set of this processor."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from hsfuse.fusion.experts.bank import EXPERTS
+from hsfuse.fusion.experts.regressions import ClassRegression, FourierRegression, LinearRegression
+from hsfuse.fusion.experts.weighing import seen_features, weighed_outputs
+from hsfuse.fusion.methods.ssrfn_gate.config import GateConfig
+from hsfuse.fusion.methods.ssrfn_gate.network import Gate
+
+
+def _images(*shape: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(0).standard_normal(shape).astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def samples() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((400, 5))
+    return x, np.cos(x @ rng.standard_normal((5, 7))) + 0.1 * rng.standard_normal((400, 7))
+
+
+@pytest.mark.parametrize("pixels", [(3, 5), (9, 37)])
+def test_regressions(isa, plain, samples, pixels):
+    x, y = samples
+    _, left = LinearRegression.fit(x, y, "cpu")
+    fourier, other = (
+        FourierRegression.fit(x, left, features=50, bandwidth=0.7, ridges=(0.3, 3.0), seed=seed, device="cpu")
+        for seed in range(2)
+    )
+    # Regressors of saturated pixels lie far outside.
+    images = 4.0 * _images(2, 5, *pixels)
+    for regression in (fourier, FourierRegression.mean_of([fourier, other]),
+                       ClassRegression.fit(x, left, seed=0, device="cpu")):  # fmt: skip
+        expected = plain(regression.apply, images)
+        torch.testing.assert_close(regression.apply(images), expected, rtol=1e-5, atol=2e-5)
+        room = torch.zeros(2, expected.shape[1] + 2, *pixels)
+        assert regression.apply(images, room[:, 1:-1]) is not None
+        torch.testing.assert_close(room[:, 1:-1], expected, rtol=1e-5, atol=2e-5)
+        assert not room[:, [0, -1]].any()
+
+
+def test_mean_of_regressions(samples):
+    x, y = samples
+    parts = [
+        FourierRegression.fit(x, y, features=20, bandwidth=b, ridges=(1.0,), seed=3, device="cpu") for b in (0.4, 1.0)
+    ]
+    images = _images(1, 5, 4, 6)
+    expected = 0.5 * (parts[0].apply(images) + parts[1].apply(images))
+    torch.testing.assert_close(FourierRegression.mean_of(parts).apply(images), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("pixels", [(3, 5), (20, 43)])
+def test_gate(isa, plain, pixels):
+    gate = Gate(GateConfig()).eval()
+    torch.nn.init.normal_(gate.backbone.leave.weight, std=0.1)
+    state, outputs = 5.0 * _images(1, 6, *pixels), 20.0 * _images(1, len(EXPERTS), 6, *pixels)
+    outputs[:, 3] = 0.0
+    strength = torch.tensor([[3.0, 2.0, 1.5, 1.0, 0.7, 0.0]])
+    with torch.no_grad():
+        expected = plain(gate, state, outputs, strength, 3)
+        assert seen_features(state, outputs, [0, 1], [2], constants=1) is not None
+        torch.testing.assert_close(gate(state, outputs, strength, 3), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_what_the_kernels_do_not_know_is_left_to_the_plain_way():
+    state, outputs = _images(2, 4, 3, 5), _images(2, 3, 4, 3, 5)
+    assert seen_features(state, outputs, [0], [0], constants=0) is None
+    assert seen_features(state[:1].double(), outputs[:1], [0], [0], constants=0) is None
+    assert seen_features(state[:1].clone().requires_grad_(), outputs[:1], [0], [0], constants=0) is None
+    assert weighed_outputs(_images(1, 6, 5, 3).transpose(2, 3), outputs[:1], _images(4), 8.0) is None
