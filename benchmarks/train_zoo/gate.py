@@ -2,7 +2,8 @@
 
     python benchmarks/train_zoo/gate.py --data ../shared/data --cache CACHE --steps 1500 --output models/ssrfn-gate
 
-Every cube keeps its own bands outside the absorption windows; windows get random bands, noise, blur, shift and gain.
+Every cube keeps its own bands outside the absorption windows, and is there once more without short-wave infrared;
+windows get random bands, noise, blur, shift and gain.
 Experts of every window are kept in ``--cache``: what was worked out once is read back. Weights, log and ``card.md`` go
 to ``--output``.
 """
@@ -50,6 +51,9 @@ from hsfuse.training.source import Sampling
 SITES = Path(__file__).resolve().parents[1] / "sites.toml"
 LEAST_SIDE_PX = 40
 HALVED_FROM_PX = 90
+SILICON_NM, SHORTWAVE_NM = 1000.0, 1300.0
+"""Where cameras without short-wave infrared end, and beyond what a cube has it."""
+VISIBLE = "up to 1000 nm"
 RATIOS = (3, 3, 3, 3, 2, 4)
 """What windows are degraded by, as often as it stands here."""
 _log = get_logger(__name__)
@@ -64,6 +68,9 @@ def scenes(data: Path, split: str) -> Iterator[tuple[str, FloatCube, BandTable]]
             cube, bands = np.ascontiguousarray(cube[clear]), bands.take(clear)
             if min(cube.shape[1:]) >= LEAST_SIDE_PX:
                 yield name, cube, bands
+                if bands.centre_nm.max() > SHORTWAVE_NM:
+                    near = [k for k, nm in enumerate(bands.centre_nm) if nm <= SILICON_NM]
+                    yield f"{name}, {VISIBLE}", np.ascontiguousarray(cube[near]), bands.take(near)
             if min(cube.shape[1:]) >= HALVED_FROM_PX:
                 rows, cols = (size // 2 * 2 for size in cube.shape[1:])
                 half = cube[:, :rows, :cols].reshape(len(cube), rows // 2, 2, cols // 2, 2).mean(axis=(2, 4))
@@ -81,9 +88,10 @@ def guides(number: int, responses: list[SpectralResponse]) -> list[tuple[str, li
 
 
 def entries(data: Path, split: str, role: Literal["training", "validation"]) -> list[SceneEntry]:
-    found, responses = [], sentinel2_responses(data)
-    for number, (name, cube, bands) in enumerate(scenes(data, split)):
-        for label, wanted in guides(number, responses) if role == "training" else [("", responses)]:
+    found, responses, number = [], sentinel2_responses(data), 0
+    for name, cube, bands in scenes(data, split):
+        whole = not name.endswith(VISIBLE)
+        for label, wanted in guides(number, responses) if role == "training" and whole else [("", responses)]:
             weights = srf_weights(bands, wanted)
             if (weights.sum(axis=1) <= 0).any():
                 continue
@@ -92,6 +100,7 @@ def entries(data: Path, split: str, role: Literal["training", "validation"]) -> 
                 "moderate", bands,
             )  # fmt: skip
             found.append(SceneEntry.of(scene, role))
+        number += whole
     return found
 
 
@@ -121,10 +130,10 @@ def main() -> None:
     default = os.environ.get("HSFUSE_SHARED_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data"
     parser.add_argument("--data", type=Path, default=Path(default), help="folder with cubes/ and srf/")
     parser.add_argument("--cache", type=Path, required=True, help="folder for experts of windows")
-    parser.add_argument("--rounds", type=int, default=14, help="eight windows each")
+    parser.add_argument("--rounds", type=int, default=36, help="eight windows each")
     parser.add_argument("--window", type=int, default=96)
     parser.add_argument("--patch", type=int, default=36)
-    parser.add_argument("--validation-windows", type=int, default=9)
+    parser.add_argument("--validation-windows", type=int, default=16)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--start", type=Path, help="weights to go on from, of the same shape")

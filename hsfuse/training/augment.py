@@ -70,7 +70,7 @@ MEASURED = AugmentationRanges(
 )  # fmt: skip
 """For measured pairs: they carry their own noise, misregistration and gain differences already."""
 MODERATE = AugmentationRanges(
-    (27.0, 42.0), (34.0, 48.0), (0.95, 1.15), 0.12, 0.25, 0.2, 0.04, 0.005, 0.2, 0.0, 0.3, 0.05, 0.1,
+    (25.0, 46.0), (34.0, 52.0), (0.95, 1.15), 0.12, 0.25, 0.2, 0.04, 0.005, 0.2, 0.0, 0.3, 0.05, 0.1,
 )  # fmt: skip
 """For clean references, where a method's own estimate of blur, shift and noise comes first."""
 RANGES = {"full": FULL, "moderate": MODERATE, "measured": MEASURED}

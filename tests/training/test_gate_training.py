@@ -84,4 +84,4 @@ def test_windows_keep_some_bands_only(task: GateTask, setup: Setup) -> None:
         pairs[0], hsi=torch.zeros(300, 4, 4), target=torch.zeros(300, 12, 12),
         facts=replace(pairs[0].facts, centre_nm=many, fwhm_nm=many, srf=None, truth_noise=many),
     )  # fmt: skip
-    assert 40 <= len(fewer_bands(wide).hsi) <= 160
+    assert 20 <= len(fewer_bands(wide).hsi) <= 160

@@ -20,10 +20,9 @@ from hsfuse.fusion.experts.canonical import CanonicalComponents
 from hsfuse.fusion.experts.guide import GUIDE_EXPERTS, GuideDetail, Upsampler
 from hsfuse.fusion.experts.neighbourhood import high_pass, local_regressions
 from hsfuse.fusion.experts.reduced_error import REDUCED_ERROR_EXPERTS, ReducedError, ReducedErrorWindow
-from hsfuse.fusion.map import nonlocal_bayes
 from hsfuse.fusion.map.blur import TileBlur
 from hsfuse.fusion.map.posterior import MapEstimator, mix
-from hsfuse.fusion.map.refinement import reference_step
+from hsfuse.fusion.map.refinement import LOOSE_WHITENING, WHITENING, NonlocalStep, denoise_components, reference_step
 from hsfuse.fusion.scene_model.model import SceneModel
 
 if TYPE_CHECKING:
@@ -35,6 +34,8 @@ _LEADING = 4
 PRIORS, GUIDES = (0.25, 4.0, 16.0), (0.33, 3.0, 10.0)
 """Other settings of the estimate: factors on the prior and on the guide's error variance."""
 _LOOSE_PRIOR, _LOOSE_GUIDE = 4.0, 2.0
+_UNIT = (LOOSE_WHITENING / WHITENING) ** 0.5
+"""Of the error that non-local Bayes removes, in canonical components."""
 _LIMIT = 60.0
 _LEAST_INTENSITY = 0.05
 
@@ -84,8 +85,8 @@ class ExpertBank:
         The estimate's error; None where it could not be learned.
     settings
         Estimates with other priors and other trust in the guide, in the order of :data:`PRIORS` and :data:`GUIDES`.
-    plain, loose
-        The estimate itself, and the one whose result non-local Bayes cleans best.
+    plain, loose, loose_step
+        The estimate itself, and the one whose result non-local Bayes cleans best, in whitened components of its own.
     noise_pull
         From the guide's noise to components, shape (component, msi band).
     model
@@ -100,6 +101,7 @@ class ExpertBank:
     settings: tuple[MapEstimator, ...]
     plain: MapEstimator
     loose: MapEstimator
+    loose_step: NonlocalStep
     noise_pull: Tensor
     model: SceneModel
     aligned: bool = False
@@ -144,11 +146,12 @@ class ExpertBank:
         plain = estimator(1.0, 1.0)
         canonical = canonical or CanonicalComponents.make(model, plain, power)
         settings = [estimator(factor, 1.0) for factor in PRIORS] + [estimator(1.0, factor) for factor in GUIDES]
+        loose = estimator(_LOOSE_PRIOR, _LOOSE_GUIDE)
         pull = canonical.into @ (plain.leave / plain.precision) @ plain.pull
         return cls(
             canonical, GuideDetail.fit(strips, model, variance, canonical, seed),
             ReducedError.fit(reduced_windows, model.ratio, seed=seed), tuple(settings), plain,
-            estimator(_LOOSE_PRIOR, _LOOSE_GUIDE), pull, model, aligned,
+            loose, NonlocalStep.make(model, loose, power, LOOSE_WHITENING), pull, model, aligned,
         )  # fmt: skip
 
     @property
@@ -208,13 +211,14 @@ class ExpertBank:
         yield self.plain.correct(misfit.with_guide(tile.raw_guide - tile.guide), into) + before
 
     def _nonlocal(self, tile: TileState, x: Tensor) -> list[Tensor]:
-        loose = mix(self.canonical.into, tile.start + self.loose.solve(tile.seen, tile.guide, tile.start))
-        return [self.denoise(each) - x for each in (x, loose)]
+        loose = tile.start + self.loose.solve(tile.seen, tile.guide, tile.start)
+        cleaned = self.loose_step.apply(loose, reference_step(self.model.ratio))
+        return [self.denoise(x) - x, mix(self.canonical.into, cleaned) - x]
 
     def denoise(self, x: Tensor) -> Tensor:
         """Clean canonical components (n, component, row, col) by non-local Bayes."""
         step = reference_step(self.model.ratio)
-        return torch.stack([nonlocal_bayes.denoise(image, step=step) for image in x])
+        return torch.stack([denoise_components(image / _UNIT, step) * _UNIT for image in x])
 
     def _guide_detail(self, tile: TileState, x: Tensor, blur: TileBlur) -> list[Tensor]:
         """Return multiplied detail, and what the regressions say beyond what the estimate shows already."""

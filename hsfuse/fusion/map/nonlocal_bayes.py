@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
 
 PATCH_PX, WINDOW_PX, SIMILAR = 3, 9, 48
-COMPONENT_WINDOW_PX, COMPONENT_SIMILAR = 12, 64
+COMPONENT_WINDOW_PX, COMPONENT_SIMILAR = 12, 96
 """The same for the components of a fused image, whose patches are longer: chosen on the validation sites."""
 _SHRINK = 1.5
 """A direction of variance v, in units of the noise, counts (v / (v + this))^2 in the first pass: samples of pure noise

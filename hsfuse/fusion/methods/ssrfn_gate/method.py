@@ -30,7 +30,7 @@ from hsfuse.fusion.diagnostics import CorrectionValidation, MethodDiagnostics
 from hsfuse.fusion.experts.bank import TileState
 from hsfuse.fusion.map.method import RefinedMethod, refined
 from hsfuse.fusion.map.posterior import mix
-from hsfuse.fusion.map.refinement import Refinement, RefinementKind, nonlocal_halo_px
+from hsfuse.fusion.map.refinement import Refinement, RefinementKind, component_halo_px, nonlocal_halo_px
 from hsfuse.fusion.methods.ssrfn_gate.config import BASE, REFERENCE, GateConfig
 from hsfuse.fusion.methods.ssrfn_gate.network import Gate
 from hsfuse.fusion.methods.ssrfn_gate.scene import GateScene, refined_base, tile_state, tile_state_from
@@ -138,7 +138,7 @@ class GateMethod(NetworkMethod):
     @property
     def _context_px(self) -> int:
         """HSI pixels of context around the base estimate."""
-        return _CONTEXT_PX + (2 * nonlocal_halo_px(self._ratio) if self._quality == "best" else 0)
+        return _CONTEXT_PX + (component_halo_px(self._ratio) if self._quality == "best" else 0)
 
     @property
     def spec(self) -> ModelSpec:

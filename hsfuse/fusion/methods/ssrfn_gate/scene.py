@@ -21,7 +21,7 @@ from hsfuse.fusion.map.prior import DegradedWindow, degraded_strip, validated_ga
 from hsfuse.fusion.map.refinement import Refinement, RefinementKind, guide_variance
 from hsfuse.fusion.scene_model.model import SceneModel
 
-AGAIN, AGAIN_GUIDE = 0.1, 3.0
+AGAIN, AGAIN_GUIDE = 0.2, 10.0
 """Factors on prior and guide error of the estimate that follows the gate; chosen on the validation sites."""
 SHARES = (1.0, 0.75, 0.5, 0.25)
 """Of the gate's correction that are tried at reduced resolution; none where all lose."""
@@ -112,26 +112,21 @@ class GateScene:
         weigh
             The network.
         nonlocal_too
-            Non-local Bayes among the experts, and once more at the end.
+            Non-local Bayes among the experts.
         share
             Of the correction that is used.
         """
-        return self._followed(tile, share * self._correction(tile, weigh, nonlocal_too), nonlocal_too)
+        return self.followed(tile, share * self._correction(tile, weigh, nonlocal_too))
 
     def _correction(self, tile: TileState, weigh: Weigh, nonlocal_too: bool) -> Tensor:
         """What the network adds to the estimate, in canonical components."""
         state, outputs = self.bank.evaluate(tile, nonlocal_too=nonlocal_too)
         return weigh(state, outputs, self.bank.canonical.log_strength[None], self.bank.model.ratio)
 
-    def _followed(self, tile: TileState, correction: Tensor, nonlocal_too: bool) -> Tensor:
-        """Make the last estimate from a correction."""
-        canonical = self.bank.canonical
-        better = tile.estimate + mix(canonical.out, correction)
-        better = better + self.last.solve(tile.seen, tile.guide, better)
-        if nonlocal_too:
-            x = mix(canonical.into, better)
-            better = better + mix(canonical.out, self.bank.denoise(x) - x)
-        return better - tile.start
+    def followed(self, tile: TileState, correction: Tensor) -> Tensor:
+        """Make the last estimate from a correction in canonical components; what to add as of :meth:`change`."""
+        better = tile.estimate + mix(self.bank.canonical.out, correction)
+        return better + self.last.solve(tile.seen, tile.guide, better) - tile.start
 
     def best_share(self, reduced_fit: ReducedFit, weigh: Weigh, *, nonlocal_too: bool) -> tuple[float, float]:
         """Choose how much of the gate's correction is used, on the degraded windows; of a :meth:`reduced` scene.
@@ -150,7 +145,7 @@ class GateScene:
             correction = self._correction(tile, weigh, nonlocal_too)
             before.append(base + mix(self.step.back, tile.estimate - tile.start))
             for share, results in zip(SHARES, after, strict=True):
-                change = self._followed(tile, share * correction, nonlocal_too)
+                change = self.followed(tile, share * correction)
                 results.append(base + mix(self.step.back, change))
         gains = [validated_gain(reduced_fit.windows, before, results, self.bank.model) for results in after]
         best = int(np.argmax(gains))

@@ -35,7 +35,7 @@ OUTPUTS, STATE = "expert_outputs", "state"
 STRENGTH, METRIC, CAP = "log_strength", "metric", "cap"
 _CAP_PERCENTILE = 99.0
 """Of pixel errors; beyond, they count with their root: a few saturated pixels would hold half the error."""
-_FEWEST, _MOST_BANDS = 40, 160
+_FEWEST, _MOST_BANDS = 20, 160
 _BLIND_SHARE = 0.5
 """Pairs whose MSI responses are not told."""
 _TURN_SHARE, _FEWER_SHARE, _FEWEST_COMPONENTS = 0.5, 0.3, 5
@@ -223,7 +223,7 @@ def fewer_bands(pair: ReducedPair) -> ReducedPair:
     facts = pair.facts
     rng = np.random.default_rng([facts.seed, 11])
     bands = len(facts.centre_nm)
-    count = min(int(rng.integers(_FEWEST, _MOST_BANDS + 1)), bands)
+    count = min(round(float(np.exp(rng.uniform(np.log(_FEWEST), np.log(_MOST_BANDS))))), bands)
     kept = np.sort(rng.choice(bands, count, replace=False))
     srf = None
     if facts.srf is not None and rng.random() >= _BLIND_SHARE:

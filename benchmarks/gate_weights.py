@@ -1,0 +1,174 @@
+"""Several weights of the gate against each other: seeds, backbones, recipes. A scene's experts are worked out once.
+
+    python benchmarks/gate_weights.py A/weights.safetensors B/weights.safetensors --settings 35dB field
+
+Every pair is made and repaired as in real_pairs.py and fused blind. Gains are over ``glp`` alone, means over the sites;
+the worst cube is against the maximum a posteriori estimate that the gate starts from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from quality_scenes import ReferenceScene
+from real_pairs import RATIO, fused_pair, make_pair, split_scenes
+
+from hsfuse.degrade import Psf, Window
+from hsfuse.degrade.windows import whole as whole_window
+from hsfuse.fusion.experts.bank import EXPERTS, NONLOCAL
+from hsfuse.fusion.map.posterior import mix
+from hsfuse.fusion.methods.ssrfn_gate.method import GateMethod
+from hsfuse.fusion.methods.ssrfn_gate.network import MOST_COMPONENTS, Gate
+from hsfuse.fusion.nets.weights import load_weights
+from hsfuse.fusion.nets.zoo import WEIGHTS_FILE
+from hsfuse.inference import pipeline
+from hsfuse.inference.guide_repair import repair_scene
+from hsfuse.metrics.reference import score_all
+from hsfuse.workflows.steps.array_scene import array_scene
+from hsfuse.workflows.steps.resources import resolved
+
+FloatCube = NDArray[np.float32]
+_TIMED_PX = 192
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One cube: PSNR in dB and SAM in degrees."""
+
+    site: str
+    scene: str
+    setting: str
+    job: str
+    psnr: float
+    sam: float
+
+
+class Remembering(GateMethod):
+    """Keeps the tile that it is shown: these scenes are one tile each."""
+
+    shown: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def guide_filter(self) -> None:
+        """The guide is cleaned with the tile."""
+
+    def fuse_window(self, hsi: torch.Tensor, msi: torch.Tensor, window: Window) -> torch.Tensor:
+        """Return nothing of use."""
+        self.shown = (hsi, msi)
+        rows, cols = ((part.stop - part.start) * RATIO for part in window)
+        return hsi.new_zeros((len(hsi), hsi.shape[1], rows, cols))
+
+
+def fused_by_all(networks: dict[str, Gate], method: Remembering) -> dict[str, FloatCube]:
+    """What every network makes of the scene that ``method`` was fitted to, by ``name+quality``."""
+    if method.shown is None:
+        raise SystemExit("No tile was fused.")
+    found = method.expert_outputs(*method.shown)
+    jobs = [(name, quality) for name in networks for quality in ("standard", "best")]
+    if found is None:
+        hsi, msi = method.shown
+        estimate = GateMethod.fuse_window(method, hsi, msi, whole_window(hsi))[0].numpy()
+        return {"estimate": estimate} | {f"{name}+{quality}": estimate for name, quality in jobs}
+    scene, tile, base, state, outputs = found
+    strength = scene.bank.canonical.log_strength[None]
+    fewer = outputs.clone()
+    fewer[:, [EXPERTS.index(name) for name in NONLOCAL]] = 0.0
+    results = {"estimate": (base + mix(scene.step.back, tile.estimate - tile.start))[0].numpy()}
+    for name, quality in jobs:
+        said = outputs if quality == "best" else fewer
+        change = scene.followed(tile, networks[name](state, said, strength, RATIO))
+        results[f"{name}+{quality}"] = (base + mix(scene.step.back, change))[0].numpy()
+    return results
+
+
+def score_scene(networks: dict[str, Gate], site: str, scene: ReferenceScene, setting: str) -> list[Scored]:
+    """Fuse one cube by all networks and by ``glp`` alone."""
+    pair, _ = make_pair(scene, setting, "none", 0)
+    whole = array_scene(pair.hsi, pair.msi, scene.bands, None, RATIO, Psf(1.0))
+    method = Remembering(next(iter(networks.values())), quality="best")
+    pipeline.fuse_to_array(method, repair_scene(whole, pipeline.scene_context(whole, "cpu", 0)).scene, resolved(None))
+    results = {"glp": fused_pair(scene, pair, None, blind=True).cube} | fused_by_all(networks, method)
+    scored = []
+    for job, cube in results.items():
+        found = score_all(pair.truth, cube, RATIO)
+        scored.append(Scored(site, scene.name, setting, job, found.psnr_db, found.sam_deg))
+    return scored
+
+
+def seconds_per_megapixel(network: Gate) -> float:
+    """Processor time of the network alone on one tile."""
+    generator = torch.Generator().manual_seed(0)
+    size = (_TIMED_PX, _TIMED_PX)
+    state = 10.0 * torch.randn((1, MOST_COMPONENTS, *size), generator=generator)
+    outputs = torch.randn((1, len(EXPERTS), MOST_COMPONENTS, *size), generator=generator)
+    times = []
+    for _ in range(2):
+        start = time.process_time()
+        network(state, outputs, torch.linspace(4.0, 0.5, MOST_COMPONENTS)[None], RATIO)
+        times.append(time.process_time() - start)
+    return min(times) / (_TIMED_PX**2 / 1e6)
+
+
+def table(records: Sequence[Scored], networks: dict[str, Gate], settings: Sequence[str]) -> str:
+    """Gains over ``glp`` alone by network, quality and setting."""
+    at = {(r.scene, r.setting, r.job): r for r in records}
+    lines = ["| weights | size | s/Mpx | quality | " + " | ".join(f"{s}: dB, SAM, worst" for s in settings) + " |"]
+    lines.append("|---" * (4 + len(settings)) + "|")
+    for name, network in networks.items():
+        about = f"| {name} | {sum(p.numel() for p in network.parameters())} | {seconds_per_megapixel(network):.1f}"
+        for quality in ("standard", "best"):
+            cells = []
+            for setting in settings:
+                sites: dict[str, list[tuple[float, float]]] = {}
+                worst = []
+                for r in records:
+                    if (r.setting, r.job) == (setting, f"{name}+{quality}"):
+                        glp, estimate = at[r.scene, setting, "glp"], at[r.scene, setting, "estimate"]
+                        sites.setdefault(r.site, []).append((r.psnr - glp.psnr, r.sam / glp.sam))
+                        worst.append(r.psnr - estimate.psnr)
+                gain, angle = np.mean([np.mean(found, axis=0) for found in sites.values()], axis=0)
+                cells.append(f"{gain:+.2f}, x {angle:.3f}, {min(worst):+.2f}")
+            lines.append(f"{about} | {quality} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    default = os.environ.get("HSFUSE_SHARED_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data"
+    parser.add_argument("weights", type=Path, nargs="+", help="files, or folders that hold weights.safetensors")
+    parser.add_argument("--data", type=Path, default=Path(default), help="folder with cubes/ and srf/")
+    parser.add_argument("--split", choices=["train", "validation", "test"], default="validation")
+    parser.add_argument("--settings", nargs="*", default=["35dB", "field", "noise-free"])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="write every score to this file")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    torch.set_grad_enabled(False)
+    networks = {}
+    for path in given.weights:
+        folder = path if path.is_dir() else path.parent
+        network = load_weights(folder / WEIGHTS_FILE if path.is_dir() else path).network
+        if not isinstance(network, Gate):
+            raise SystemExit(f"{path} holds no gate.")
+        networks[folder.name] = network.eval()
+    records: list[Scored] = []
+    for site, scene in split_scenes(given.split, given.data):
+        for setting in given.settings:
+            records += score_scene(networks, site, scene, setting)
+            best = " ".join(f"{r.job} {r.psnr:.2f}" for r in records if (r.scene, r.setting) == (scene.name, setting))
+            print(f"{scene.name} {setting}: {best}", flush=True)
+            if given.json:
+                given.json.write_text(json.dumps([asdict(r) for r in records]) + "\n", encoding="utf-8")
+    print(table(records, networks, given.settings))
+
+
+if __name__ == "__main__":
+    main()
