@@ -81,10 +81,10 @@ class NativeLibrary:
     path: Path
 
 
-def plane_kernels(name: str) -> KernelSource:
-    """Return the source of kernels for image planes that lies beside this module."""
+def plane_kernels(name: str, *headers: str) -> KernelSource:
+    """Return the source of kernels for image planes that lies beside this module, with headers of its own."""
     here = Path(__file__)
-    return KernelSource(name, (here.with_name(f"{name}.c"), here.with_name("planes.h")))
+    return KernelSource(name, tuple(here.with_name(file) for file in (f"{name}.c", "planes.h", *headers)))
 
 
 class _UnavailableError(Exception):

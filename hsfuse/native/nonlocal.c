@@ -9,6 +9,9 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
 
 #include "planes.h"
 
@@ -18,9 +21,12 @@
 typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef float quad __attribute__((vector_size(16), aligned(4)));
 typedef int32_t order __attribute__((vector_size(16)));
+typedef int32_t order_of_lanes __attribute__((vector_size(4 * LANES), aligned(4)));
 
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+#include "nonlocal_batch.h"
 
 /* y += w * x over `vectors` registers. */
 static inline void add_scaled(float *restrict y, const float *restrict x, float w, int64_t vectors) {
@@ -191,85 +197,145 @@ static void take_solved(const float *a, int64_t n, int64_t stride, float weight,
   for (int64_t i = 0; i < n; i++) add_scaled(x + i * width, work + i * width, -weight, width / LANES);
 }
 
-/* The places around a reference patch that are searched, and where their distances lie: a row of `pad` floats each. */
+/* The places around a reference patch that are searched; their distances lie side by side. */
 typedef struct {
-  int64_t top, left, height, width, pad;
+  int64_t top, left, height, width;
 } window;
 
 static window window_around(int64_t rows, int64_t cols, int64_t row, int64_t col, int64_t reach) {
   window w = {.top = most(row - reach, 0), .left = most(col - reach, 0)};
   w.height = least(row + reach, rows - SIDE) - w.top + 1;
   w.width = least(col + reach, cols - SIDE) - w.left + 1;
-  w.pad = (w.width + LANES - 1) / LANES * LANES;
   return w;
 }
 
-/* Distances of the reference patch at (row, col) to all patches in its window, columns side by side; infinite beyond.
+/* Distances of the reference patch at (row, col) to all patches in its window, one row of places after the other;
+ * infinite from the last one to the next multiple of LANES.
  *
- * `planes` is the image band by band with rows of `stride` floats, at least LANES more than columns. */
+ * `planes` is the image band by band with rows of `stride` floats, at least LANES more than columns. What a row of the
+ * image adds to the distances of the places in three rows is added while it is in registers. A row's distances are
+ * written in whole vectors from its last columns to its first, beyond its end where those of the next row come. */
 static void compare(const float *planes, int64_t rows, int64_t stride, int64_t bands, int64_t row, int64_t col,
                     const window *w, float *distance) {
-  for (int64_t i = 0; i < w->height; i++) {
-    float *line = distance + i * w->pad;
-    for (int64_t j = 0; j < w->pad; j += LANES) {
-      lanes sum = {0};
-      for (int64_t b = 0; b < bands; b++)
-        for (int64_t d = 0; d < SIDE; d++) {
-          const float *x = planes + (b * rows + row + d) * stride + col,
-                      *y = planes + (b * rows + w->top + i + d) * stride + w->left + j;
-          for (int64_t e = 0; e < SIDE; e++) {
-            const lanes gap = *(const lanes *)(y + e) - x[e];
-            sum += gap * gap;
+  const float *own = planes + row * stride + col;
+  for (int64_t j = (w->width - 1) / (2 * LANES) * (2 * LANES); j >= 0; j -= 2 * LANES) {
+    const int two = j + LANES < w->width;
+    lanes sums[SIDE][2] = {{{0}}}; /* of the rows that are not complete, the oldest first */
+    for (int64_t i = 0; i < w->height + SIDE - 1; i++) {
+      for (int64_t b = 0; b < bands; b++) {
+        const float *x = own + b * rows * stride, *y = planes + (b * rows + w->top + i) * stride + w->left + j;
+        for (int64_t e = 0; e < SIDE; e++) {
+          const lanes near = *(const lanes *)(y + e), far = two ? *(const lanes *)(y + LANES + e) : near;
+          for (int64_t d = 0; d < SIDE; d++) { /* row i of the image is row d of the patches in row i - d */
+            const float value = x[d * stride + e];
+            const lanes gap = near - value, other = far - value;
+            sums[SIDE - 1 - d][0] += gap * gap;
+            if (two) sums[SIDE - 1 - d][1] += other * other;
           }
         }
-      *(lanes *)(line + j) = sum;
+      }
+      const int64_t done = i - SIDE + 1;
+      if (done >= 0) {
+        float *line = distance + done * w->width + j;
+        *(lanes *)line = sums[0][0];
+        if (two) *(lanes *)(line + LANES) = sums[0][1];
+      }
+      for (int d = 0; d + 1 < SIDE; d++) sums[d][0] = sums[d + 1][0], sums[d][1] = sums[d + 1][1];
+      sums[SIDE - 1][0] = sums[SIDE - 1][1] = (lanes){0};
     }
-    for (int64_t j = w->width; j < w->pad; j++) line[j] = INFINITY;
   }
+  const int64_t total = w->height * w->width;
+  for (int64_t i = total; i % LANES; i++) distance[i] = INFINITY;
 }
 
 static inline int64_t count_within(const float *distance, int64_t total, float limit) {
-  int32_t count = 0;
-  for (int64_t i = 0; i < total; i++) count += distance[i] <= limit;
-  return count;
+  order_of_lanes count = {0};
+  for (int64_t i = 0; i < total; i += LANES) count -= *(const lanes *)(distance + i) <= limit;
+  int64_t sum = 0;
+  for (int i = 0; i < LANES; i++) sum += count[i];
+  return sum;
+}
+
+typedef union {
+  float value;
+  uint32_t bits;
+} limit;
+
+/* A limit that as many distances keep as are wanted; `guess` is one that was found nearby.
+ *
+ * Distances are not negative, so they are in the order of their bits: the limit is found by halving between those. */
+static limit limit_of(const float *distance, int64_t total, int64_t wanted, limit guess) {
+  const uint32_t largest = 0x7f7fffff;
+  limit low = {.bits = 0}, high = {.value = 3.4e38f}, middle = guess;
+  uint32_t step = 1 << 20;
+  for (int bounded = 0; low.bits < high.bits;) {
+    const int64_t within = count_within(distance, total, middle.value);
+    if (within == wanted) return middle;
+    const int above = within > wanted;
+    if (above) high = middle;
+    else low.bits = middle.bits + 1;
+    bounded |= above ? 1 : 2;
+    if (bounded == 3) {
+      middle.bits = low.bits + (high.bits - low.bits) / 2;
+    } else { /* in growing steps until it lies between two */
+      middle.bits = above ? middle.bits - (uint32_t)least(step, middle.bits)
+                          : middle.bits + (uint32_t)least(step, largest - middle.bits);
+      middle.bits = middle.bits < low.bits ? low.bits : middle.bits < high.bits ? middle.bits : high.bits;
+      if (middle.bits == high.bits) middle.bits = low.bits + (high.bits - low.bits) / 2;
+      step *= 2;
+    }
+  }
+  return high;
+}
+
+/* First pixels of all patches whose distance is no more than a limit, in the window's order. */
+static int64_t within(const float *distance, int64_t padded, const int32_t *places, int64_t first, float limit,
+                      int64_t *at) {
+  int64_t found = 0;
+#if defined(__AVX512F__)
+  const __m512i start = _mm512_set1_epi64(first);
+  for (int64_t i = 0; i < padded; i += LANES) {
+    const __mmask16 kept = _mm512_cmp_ps_mask(_mm512_loadu_ps(distance + i), _mm512_set1_ps(limit), _CMP_LE_OQ);
+    const __m512i some = _mm512_maskz_compress_epi32(kept, _mm512_loadu_si512(places + i));
+    _mm512_storeu_si512(at + found, _mm512_add_epi64(start, _mm512_cvtepi32_epi64(_mm512_castsi512_si256(some))));
+    _mm512_storeu_si512(at + found + LANES / 2,
+                        _mm512_add_epi64(start, _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(some, 1))));
+    found += __builtin_popcount(kept);
+  }
+#else
+  for (int64_t i = 0; i < padded; i++) {
+    at[found] = first + places[i];
+    found += distance[i] <= limit;
+  }
+#endif
+  return found;
 }
 
 /* First pixels of the `wanted` patches at the smallest distances, in the window's order; of equal ones the first.
- * Returns how many there are: fewer where distances are beyond all numbers.
- *
- * Distances are not negative, so they are in the order of their bits: the limit is found by halving between those.
- * `at` has room for one more. */
-static int64_t nearest(const float *distance, const window *w, int64_t cols, int64_t wanted, int64_t *at) {
-  union {
-    float value;
-    uint32_t bits;
-  } low = {.value = 0.0f}, high = {.value = 3.4e38f}, middle;
-  const int64_t total = w->height * w->pad;
-  while (low.bits < high.bits) {
-    middle.bits = low.bits + (high.bits - low.bits) / 2;
-    const int64_t within = count_within(distance, total, middle.value);
-    if (within == wanted) {
-      high = middle;
-      break;
-    }
-    if (within > wanted) high = middle;
-    else low.bits = middle.bits + 1;
-  }
+ * Returns how many there are: fewer where distances are beyond all numbers. `places` are the window's, counted from its
+ * first; `at` has room for LANES more. */
+static int64_t nearest(const float *distance, const window *w, const int32_t *places, int64_t cols, int64_t wanted,
+                       limit *guess, int64_t *at) {
+  const int64_t total = w->height * w->width, first = w->top * cols + w->left;
+  const int64_t padded = (total + LANES - 1) / LANES * LANES;
+  const limit farthest = *guess = limit_of(distance, padded, wanted, *guess);
+  if (count_within(distance, padded, farthest.value) <= wanted)
+    return within(distance, padded, places, first, farthest.value, at);
   // Those below the limit, and the first ones at it.
-  int64_t equal = wanted;
-  for (int64_t i = 0; i < total; i++) equal -= distance[i] < high.value;
-  int64_t found = 0;
-  for (int64_t i = 0; i < w->height; i++) {
-    const float *line = distance + i * w->pad;
-    const int64_t first = (w->top + i) * cols + w->left;
-    for (int64_t j = 0; j < w->width; j++) {
-      const int at_limit = line[j] == high.value && equal > 0;
-      at[found] = first + j;
-      found += line[j] < high.value || at_limit;
-      equal -= at_limit;
-    }
+  int64_t equal = wanted, found = 0;
+  for (int64_t i = 0; i < total; i++) equal -= distance[i] < farthest.value;
+  for (int64_t i = 0; i < total; i++) {
+    const int at_limit = distance[i] == farthest.value && equal > 0;
+    at[found] = first + places[i];
+    found += distance[i] < farthest.value || at_limit;
+    equal -= at_limit;
   }
   return found;
+}
+
+/* Where the places of windows of so many columns lie, counted from the first. */
+static void list_places(int64_t count, int64_t width, int64_t cols, int32_t *places) {
+  for (int64_t i = 0; i < count; i++) places[i] = (int32_t)(i / width * cols + i % width);
 }
 
 /* All patches of the window. */
@@ -354,6 +420,68 @@ static void covering(const float *begun, int64_t rows, int64_t cols, float *norm
       }
 }
 
+/* Everything that filtering groups needs, and where results go. */
+typedef struct {
+  const float *image, *basic;
+  int64_t cols, bands;
+  float shrink, *mean, *total, *begun;
+  group one;
+  batch many;
+} filter;
+
+/* Filter a group by itself. */
+static void filter_one(filter *f, const int64_t *at, int64_t n) {
+  group *g = &f->one;
+  g->n = n;
+  gather(f->image, f->cols, f->bands, at, n, g->length, g->patches);
+  if (f->basic) gather(f->basic, f->cols, f->bands, at, n, g->length, g->guide);
+  mean_of(f->basic ? g->guide : g->patches, n, g->length, f->mean);
+  centre(g->patches, n, g->length, f->mean, -1.0f);
+  if (f->basic) {
+    centre(g->guide, n, g->length, f->mean, -1.0f);
+    wiener_group(g);
+  } else {
+    shrink_group(g, f->shrink);
+  }
+  centre(g->patches, n, g->length, f->mean, 1.0f);
+  scatter(g->patches, at, n, g->length, f->cols, f->bands, f->total, f->begun);
+}
+
+/* Filter the groups that wait for it. */
+static void filter_waiting(filter *f) {
+  batch *g = &f->many;
+  if (!g->filled) return;
+  filter_batch(g, f->image, f->basic, f->cols, f->bands, f->shrink);
+  for (int64_t lane = 0; lane < g->filled; lane++)
+    scatter(g->rows + lane * g->n * g->values, g->at + lane * g->n, g->n, g->values, f->cols, f->bands, f->total,
+            f->begun);
+  g->filled = 0;
+}
+
+/* Filter a group, or let it wait for others. */
+static void filter_group(filter *f, const int64_t *at, int64_t n) {
+  batch *g = &f->many;
+  if (g->rows && n == g->n) {
+    memcpy(g->at + g->filled * n, at, n * sizeof(int64_t));
+    if (++g->filled == LANES) filter_waiting(f);
+  } else if (n >= 2) {
+    filter_waiting(f); /* sums are added in the patches' order */
+    filter_one(f, at, n);
+  }
+}
+
+/* Room for groups side by side, where they are of use. */
+static int prepare_batch(batch *g, int64_t n, int64_t values) {
+  if (values > MOST_BATCHED || values > n) return 0;
+  const int64_t vectors = 2 * n * values + triangle(values);
+  g->patches = aligned_alloc(4 * LANES, vectors * sizeof(lanes));
+  g->rows = malloc(LANES * n * values * sizeof(float)), g->at = malloc(LANES * n * sizeof(int64_t));
+  if (!g->patches || !g->rows || !g->at) return 1;
+  g->guide = g->patches + n * values, g->factor = g->guide + n * values;
+  g->n = n, g->values = values;
+  return 0;
+}
+
 /* One pass over an image with noise of unit variance; `basic` is the result of the first pass, NULL in the first.
  *
  * `total` (row, col, band) and `norm` (row, col) are zero before and hold sums of patches and their number after. Where
@@ -364,49 +492,44 @@ int hsf_nonlocal(const float *image, const float *basic, const uint8_t *used, in
   const int64_t values = SIDE * SIDE * bands, searched = 2 * reach + 1;
   const int64_t length = (values + LANES - 1) / LANES * LANES, across = (similar + LANES - 1) / LANES * LANES;
   const int64_t high = rows - SIDE + 1, wide = cols - SIDE + 1, stride = cols + 2 * LANES + 2;
-  const int64_t side = most(length, across), room = searched * (searched + LANES);
+  const int64_t side = most(length, across), room = searched * searched + 2 * LANES;
   // The square matrices have the larger side: whole registers and rows of four are written.
   float *memory = calloc(3 * across * length + 2 * side * side + length + room, sizeof(float));
-  int64_t *at = malloc((least(similar, searched * searched) + 1) * sizeof(int64_t));
+  int64_t *at = malloc((least(similar, searched * searched) + LANES) * sizeof(int64_t));
+  int32_t *places = calloc(searched * searched + LANES, sizeof(int32_t));
   float *planes = malloc(bands * rows * stride * sizeof(float)), *begun = calloc(rows * cols, sizeof(float));
-  if (!memory || !at || !planes || !begun) {
-    free(memory), free(at), free(planes), free(begun);
+  filter f = {.image = image, .basic = basic, .cols = cols, .bands = bands, .shrink = shrink, .total = total,
+              .begun = begun};
+  if (!memory || !at || !places || !planes || !begun || prepare_batch(&f.many, similar, values)) {
+    free(memory), free(at), free(places), free(planes), free(begun);
+    free(f.many.patches), free(f.many.rows), free(f.many.at);
     return 1;
   }
-  group g = {.values = values, .length = length, .across = across, .patches = memory};
-  g.guide = g.patches + across * length;
-  g.turned = g.guide + across * length;
-  g.gram = g.turned + across * length;
-  g.work = g.gram + side * side;
-  float *mean = g.work + side * side, *distance = mean + length;
+  f.one = (group){.values = values, .length = length, .across = across, .patches = memory};
+  f.one.guide = f.one.patches + across * length;
+  f.one.turned = f.one.guide + across * length;
+  f.one.gram = f.one.turned + across * length;
+  f.one.work = f.one.gram + side * side;
+  f.mean = f.one.work + side * side;
+  float *distance = f.mean + length;
   deinterleave(basic ? basic : image, rows, cols, stride, bands, planes);
+  limit guess = {.value = 2.0f * (float)values};
+  int64_t listed = 0;
   for (int64_t row = 0; row < high; row = row + step < high || row == high - 1 ? row + step : high - 1)
     for (int64_t col = 0; col < wide; col = col + step < wide || col == wide - 1 ? col + step : wide - 1) {
       if (used && !used[row * cols + col]) continue;
       const window w = window_around(rows, cols, row, col, reach);
-      int64_t n;
-      if (similar < w.height * w.width) {
-        compare(planes, rows, stride, bands, row, col, &w, distance);
-        n = nearest(distance, &w, cols, similar, at);
-      } else {
-        n = everything(&w, cols, at);
+      if (similar >= w.height * w.width) {
+        filter_group(&f, at, everything(&w, cols, at));
+        continue;
       }
-      if (n < 2) continue;
-      g.n = n;
-      gather(image, cols, bands, at, n, length, g.patches);
-      if (basic) gather(basic, cols, bands, at, n, length, g.guide);
-      mean_of(basic ? g.guide : g.patches, n, length, mean);
-      centre(g.patches, n, length, mean, -1.0f);
-      if (basic) {
-        centre(g.guide, n, length, mean, -1.0f);
-        wiener_group(&g);
-      } else {
-        shrink_group(&g, shrink);
-      }
-      centre(g.patches, n, length, mean, 1.0f);
-      scatter(g.patches, at, n, length, cols, bands, total, begun);
+      if (listed != w.width) list_places(searched * w.width, listed = w.width, cols, places);
+      compare(planes, rows, stride, bands, row, col, &w, distance);
+      filter_group(&f, at, nearest(distance, &w, places, cols, similar, &guess, at));
     }
+  filter_waiting(&f);
   covering(begun, rows, cols, norm);
-  free(memory), free(at), free(planes), free(begun);
+  free(memory), free(at), free(places), free(planes), free(begun);
+  free(f.many.patches), free(f.many.rows), free(f.many.at);
   return 0;
 }

@@ -16,7 +16,7 @@ from hsfuse.native.build import pointer as _at
 
 FloatArray = NDArray[np.float32]
 
-KERNELS = Kernels(plane_kernels("nonlocal"), "plain PyTorch")
+KERNELS = Kernels(plane_kernels("nonlocal", "nonlocal_batch.h"), "plain PyTorch")
 _INT, _FLOAT = ctypes.c_int64, ctypes.c_float
 
 
