@@ -1,11 +1,12 @@
 """How the stages of a run would spread over more cores than this machine has: counted by sampling, whatever the load.
 
     python benchmarks/stage_scaling.py PRISMA SENTINEL2 OUTPUT.tif [--method glp] [--threads 16] [--json OUT.json]
-    python benchmarks/stage_scaling.py PRISMA SENTINEL2 OUTPUT.tif --method ssrfn --card --json CARD.json
+    python benchmarks/stage_scaling.py PRISMA SENTINEL2 OUTPUT.tif --method ssrfn --card CUBE.img --json CARD.json
 
-``hsfuse run --quality plain`` is started with as many threads as the workstation has cores; with ``--card`` beside a
-pretended card that takes no time (``pretended_card.py``), without report: the host's part of learning and fusing. Every
-20 ms the threads of the process, and of those that it started, which run or could run (state R of
+``hsfuse run --quality plain`` is started with as many threads as the workstation has cores. With ``--card`` it runs
+beside a pretended card that takes no time and returns the pixels of a finished cube of the same pair
+(``pretended_card.py``): the host's part of a run with a card, in which the cube is written and judged while the card
+fuses. Every 20 ms the threads of the process, and of those that it started, which run or could run (state R of
 ``/proc/PID/task/*/stat``) are counted, and the processor time since the last look noted. Work that was done while k
 threads could run takes a k-th of its processor time where there are k cores or more, so
 
@@ -67,23 +68,31 @@ def family(pid: int) -> list[int]:
 
 
 def threads_of(pid: int) -> tuple[int, float]:
-    """Threads of a process that run or could run, and its processor time, seconds."""
-    running = 0
+    """Threads of a process that run or could run, and its processor time, seconds; not those of a pretended card."""
+    running, of_card = 0, 0.0
     for task in Path(f"/proc/{pid}/task").iterdir():
         try:
-            state = (task / "stat").read_text().rpartition(")")[2].split()[0]
+            head, _, tail = (task / "stat").read_text().rpartition(")")
         except OSError:
             continue
-        running += state == "R"
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return running, (int(fields[11]) + int(fields[12])) / _TICK
+        fields = tail.split()
+        if head.endswith("(card"):
+            of_card += _busy(fields)
+        else:
+            running += fields[0] == "R"
+    return running, _busy(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()) - of_card
 
 
-def sample(command: list[str]) -> dict[str, dict[int, float]]:
-    """Run a command; return stage -> cores -> seconds."""
+def _busy(fields: list[str]) -> float:
+    """Processor time of a process or thread, seconds."""
+    return (int(fields[11]) + int(fields[12])) / _TICK
+
+
+def sample(command: list[str], variables: dict[str, str]) -> dict[str, dict[int, float]]:
+    """Run a command with some variables of its environment; return stage -> cores -> seconds."""
     found: dict[str, dict[int, float]] = defaultdict(lambda: dict.fromkeys(CORES, 0.0))
-    stages = OpenStages()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    stages, environment = OpenStages(), os.environ | variables
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
     reader = threading.Thread(target=stages.read, args=(process.stderr,), daemon=True)
     reader.start()
     spent: dict[int, float] = {}
@@ -115,16 +124,16 @@ def main() -> None:
     parser.add_argument("--method", default="glp")
     parser.add_argument("--threads", type=int, default=16)
     parser.add_argument("--json", type=Path, help="write the table there, for roofline.py --stages")
-    parser.add_argument("--card", action="store_true", help="beside a pretended card: the host's part of fusing")
+    parser.add_argument("--card", type=Path, metavar="CUBE", help="beside a pretended card that returns this cube")
     parser.add_argument("--flags", default="", help="further flags of hsfuse run")
     args = parser.parse_args()
     program = [str(Path(__file__).with_name("pretended_card.py"))] if args.card else ["-m", "hsfuse"]
     command = [
         sys.executable, *program, "run", args.prisma, args.sentinel2, "-o", args.output, "--method", args.method,
         "--quality", "plain", "--threads", str(args.threads), "--overwrite", "--verbose", "--no-progress",
-        *(["--no-report"] if args.card else []), *args.flags.split(),
+        *args.flags.split(),
     ]  # fmt: skip
-    found = sample(command)
+    found = sample(command, {"HSFUSE_PRETENDED_RESULT": str(args.card)} if args.card else {})
     print("| stages | " + " | ".join(f"{n} core{'s' if n > 1 else ''}, s" for n in CORES) + " |")
     print("|---|" + "---|" * len(CORES))
     for name, row in found.items():

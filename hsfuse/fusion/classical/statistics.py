@@ -16,10 +16,13 @@ from scipy.ndimage import binary_erosion
 from hsfuse.degrade import smooth_array
 from hsfuse.errors import OverlapError
 from hsfuse.fusion.base import LowResolutionStrip
+from hsfuse.parallel import side_by_side, threads_for
 
 MIN_PIXELS = 30
 DETAIL_TAPS = 5
 """Length of the binomial smoother (standard deviation 1 pixel) whose complement is called *detail*."""
+_MOST_THREADS = 8
+"""Strips that are looked at side by side; each takes a few copies of itself."""
 
 FloatMatrix = NDArray[np.float64]
 
@@ -37,19 +40,25 @@ class Moments:
         """Return the moments of nothing."""
         return cls(0, np.zeros(size), np.zeros((size, size)))
 
-    def add(self, vectors: NDArray[np.floating]) -> None:
-        """Take in vectors of shape (component, sample)."""
-        more = vectors.shape[1]
-        if more == 0:
-            return
+    @classmethod
+    def of(cls, vectors: NDArray[np.floating]) -> Moments:
+        """Return the moments of vectors of shape (component, sample)."""
+        if vectors.shape[1] == 0:
+            return cls.empty(vectors.shape[0])
         data = np.asarray(vectors, dtype=np.float64)
         mean = data.mean(axis=1)
         data = data - mean[:, None]
+        return cls(vectors.shape[1], mean, data @ data.T)
+
+    def add(self, more: Moments) -> None:
+        """Take in further vectors by their moments."""
+        if more.count == 0:
+            return
         # Parallel update (Chan, Golub, LeVeque 1983): no loss of digits when the mean is large.
-        total = self.count + more
-        step = mean - self.mean
-        self.scatter += data @ data.T + np.outer(step, step) * (self.count * more / total)
-        self.mean = self.mean + step * (more / total)
+        total = self.count + more.count
+        step = more.mean - self.mean
+        self.scatter += more.scatter + np.outer(step, step) * (self.count * more.count / total)
+        self.mean = self.mean + step * (more.count / total)
         self.count = total
 
     @property
@@ -107,17 +116,11 @@ def gather(strips: Iterable[LowResolutionStrip]) -> PairStatistics:
     values: Moments | None = None
     details: Moments | None = None
     bands = 0
-    for strip in strips:
-        bands = strip.hsi.shape[0]
-        joint = np.nan_to_num(np.concatenate([strip.hsi, strip.msi]))
-        valid = np.asarray(strip.valid, bool)
+    for bands, of_values, of_details in side_by_side(_moments_of, strips, threads_for(_MOST_THREADS)):
         if values is None or details is None:
-            values, details = Moments.empty(len(joint)), Moments.empty(len(joint))
-        values.add(joint[:, valid])
-        # A detail is valid only where every pixel of its window is.
-        solid = binary_erosion(valid, np.ones((DETAIL_TAPS, DETAIL_TAPS), bool))
-        if solid.any():
-            details.add((joint - smooth_array(joint, DETAIL_TAPS))[:, solid])
+            values, details = Moments.empty(len(of_values.mean)), Moments.empty(len(of_values.mean))
+        values.add(of_values)
+        details.add(of_details)
     if values is None or details is None or values.count < MIN_PIXELS:
         count = 0 if values is None else values.count
         raise OverlapError(
@@ -132,6 +135,18 @@ def gather(strips: Iterable[LowResolutionStrip]) -> PairStatistics:
         # Scenes too broken for any complete window fall back on the values themselves.
         details.covariance if details.count >= MIN_PIXELS else values.covariance,
     )
+
+
+def _moments_of(strip: LowResolutionStrip) -> tuple[int, Moments, Moments]:
+    """HSI bands of a strip, moments of its values and of their details."""
+    joint = np.nan_to_num(np.concatenate([strip.hsi, strip.msi]))
+    valid = np.asarray(strip.valid, bool)
+    # A detail is valid only where every pixel of its window is.
+    solid = binary_erosion(valid, np.ones((DETAIL_TAPS, DETAIL_TAPS), bool))
+    details = Moments.empty(len(joint))
+    if solid.any():
+        details = Moments.of((joint - smooth_array(joint, DETAIL_TAPS))[:, solid])
+    return strip.hsi.shape[0], Moments.of(joint[:, valid]), details
 
 
 def noise_std(covariance: FloatMatrix, count: int) -> FloatMatrix:

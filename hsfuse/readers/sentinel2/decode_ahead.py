@@ -12,7 +12,7 @@ from hsfuse.log import get_logger
 
 _log = get_logger(__name__)
 
-_MAX_WORKERS = 8
+_MAX_WORKERS = 16
 
 Block = tuple[str, int, int]
 """Layer, row and column of one of its stored blocks."""
