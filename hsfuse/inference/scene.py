@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from hsfuse.fusion.base import LowResolutionStrip
 from hsfuse.grid import Grid, Slice2D
 from hsfuse.inference.fill import fill_missing
 from hsfuse.masks import dilate, expand
+from hsfuse.parallel import side_by_side, threads_for
 from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct
 
 FloatCube = NDArray[np.float32]
@@ -30,6 +32,7 @@ _FIT_ROWS, _FIT_DEGRADED_ROWS = 32, 8
 """Of a strip that methods learn from, at least: HSI rows, and what is left of them when they are degraded once more."""
 _FIT_PIXELS = 200_000
 _FIT_ENOUGH = 5_000
+_MOST_FIT_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -297,18 +300,24 @@ class FusionScene:
         others = [start for start in starts if start not in set(chosen)]
         found = 0
         for with_cloud in (False, True) if not self.mask_cloud else (False,):
-            for index, start in enumerate(chosen + others):
-                if index >= len(chosen) and found >= _FIT_ENOUGH:
-                    break
-                rows = Slice2D(start, min(start + high, self.grid.height), 0, self.grid.width)
-                strip = self._low_resolution(rows, with_cloud=with_cloud)
+            look = partial(self._low_resolution_at, high=high, with_cloud=with_cloud)
+            # Those that were chosen are wanted whatever they hold.
+            first = side_by_side(look, chosen, threads_for(_MOST_FIT_THREADS))
+            for index, strip in enumerate(chain(first, map(look, others))):
                 count = int(strip.valid.sum())
                 if count:
                     found += count
                     yield strip
+                if index + 1 >= len(chosen) and found >= _FIT_ENOUGH:
+                    break
             if found:
                 return
         raise nothing_valid()
+
+    def _low_resolution_at(self, start: int, *, high: int, with_cloud: bool) -> LowResolutionStrip:
+        """Return the strip that begins at a row."""
+        rows = Slice2D(start, min(start + high, self.grid.height), 0, self.grid.width)
+        return self._low_resolution(rows, with_cloud=with_cloud)
 
     def _low_resolution(self, rows: Slice2D, *, with_cloud: bool) -> LowResolutionStrip:
         reach = self.psf.reach_px(self.ratio)

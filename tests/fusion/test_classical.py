@@ -365,7 +365,7 @@ def test_running_moments_equal_numpy(cuts, offset):
     data = np.random.default_rng(0).normal(size=(4, sum(cuts))) + offset
     moments = Moments.empty(4)
     for part in np.split(data, np.cumsum(cuts)[:-1], axis=1):
-        moments.add(part)
+        moments.add(Moments.of(part))
     assert moments.count == data.shape[1]
     np.testing.assert_allclose(moments.mean, data.mean(axis=1), rtol=1e-10)
     np.testing.assert_allclose(moments.covariance, np.cov(data, bias=True), atol=1e-8)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from hsfuse.fusion.experts.neighbourhood import regress
 from hsfuse.fusion.experts.regressions import ClassRegression, FourierRegression, LinearRegression
 from hsfuse.fusion.map.posterior import mix
 from hsfuse.fusion.scene_model.model import SceneModel
+from hsfuse.parallel import side_by_side, threads_for
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +39,8 @@ _WINDOW_TAPS, _WINDOW_RIDGE = 25, 0.05
 _FLOOR = 3.0
 """Of the scale of a guide component, in units of its error."""
 _MOST_SAMPLES = 30_000
+_MOST_THREADS = 4
+"""Regressions that are fitted side by side; each takes 150 MB meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -128,26 +132,30 @@ class GuideDetail:
         x, near, wide, y = _samples(strips, model, canonical, read)
         linear, left = LinearRegression.fit(x, y, device)
 
-        def fourier(regressors: FloatMatrix, features: int, bandwidth: float, *ridges: float, own: int = 0,
-                    target: FloatMatrix = left) -> FourierRegression:  # fmt: skip
+        def fourier(regressors: FloatMatrix, target: FloatMatrix, features: int, bandwidth: float, *ridges: float,
+                    own: int = 0) -> FourierRegression:  # fmt: skip
             return FourierRegression.fit(
                 regressors, target, features=min(features, max(len(regressors) // 3, 8)), bandwidth=bandwidth,
                 ridges=ridges, seed=seed + own, device=device,
             )  # fmt: skip
 
-        with_near = np.concatenate([x, near], axis=1)
-        with_all = np.concatenate([x, wide, near], axis=1)
-        _, left_near = LinearRegression.fit(with_near, y, device)
-        _, left_all = LinearRegression.fit(with_all, y, device)
-        return cls(
-            read, linear, fourier(x, _FEATURES, _BANDWIDTH, _TIGHT, _LOOSE),
-            FourierRegression.mean_of(
-                [fourier(x, _MIXED_FEATURES, b, 1.0, own=k) for k, b in enumerate(_MIXED_BANDWIDTHS)]
-            ),
-            ClassRegression.fit(x, left, seed=seed + 1, device=device),
-            fourier(with_near, _NEIGHBOUR_FEATURES, 0.6, _TIGHT, target=left_near),
-            fourier(with_all, _NEIGHBOUR_FEATURES, 0.5, _LOOSE, target=left_all),
-        )  # fmt: skip
+        def beside(others: Sequence[FloatMatrix], bandwidth: float, ridge: float) -> FourierRegression:
+            regressors = np.concatenate([x, *others], axis=1)
+            _, target = LinearRegression.fit(regressors, y, device)
+            return fourier(regressors, target, _NEIGHBOUR_FEATURES, bandwidth, ridge)
+
+        # None needs another's result; the dearest first.
+        fits: list[Callable[[], Any]] = [
+            lambda: beside([wide, near], 0.5, _LOOSE),
+            lambda: beside([near], 0.6, _TIGHT),
+            lambda: fourier(x, left, _FEATURES, _BANDWIDTH, _TIGHT, _LOOSE),
+            lambda: ClassRegression.fit(x, left, seed=seed + 1, device=device),
+            *(partial(fourier, x, left, _MIXED_FEATURES, b, 1.0, own=k) for k, b in enumerate(_MIXED_BANDWIDTHS)),
+        ]
+        found = side_by_side(lambda fit: fit(), fits, threads_for(_MOST_THREADS))
+        surroundings, neighbours, tight_and_loose, classes, *mixed = found
+        mean = FourierRegression.mean_of(mixed)
+        return cls(read, linear, tight_and_loose, mean, classes, neighbours, surroundings)
 
     def predictions(self, fine: Tensor, coarse: Tensor, seen: Tensor, up: Upsampler) -> Tensor:
         """Predict components on the fine grid; only their detail is of use.
