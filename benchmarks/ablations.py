@@ -1,11 +1,10 @@
 """What the modules of SSRFN bring: the paper's ablations, each network trained for the same time on the same scenes.
 
     python benchmarks/ablations.py --data ../shared/data --minutes 10 --output ablations
-    python benchmarks/ablations.py --network ssrfn-lite --minutes 30 --device cuda --output ablations-lite
+    python benchmarks/ablations.py --network ssrfn-paper --minutes 600 --device cuda --output ablations-paper
 
-Two starting points. ``literal`` (default) is the paper's network, made small enough for a CPU: no base estimate, raster
-scan, every module as published. ``ssrfn-lite`` and ``ssrfn`` are what hsfuse ships: they correct the GLP estimate, so
-there is less left for a module to bring. Networks are scored on scenes left out of training, their output used in full.
+Two starting points: ``literal`` (default) is the paper's network, made small enough for a CPU; ``ssrfn-paper`` is all
+of it. No base estimate, raster scan, every module as published. Networks are scored on scenes left out of training.
 What is trained already lies in ``--output`` and is not trained again; ``--steps`` gives equal steps instead of equal
 time.
 """
@@ -80,7 +79,7 @@ def train(variant: Variant, cubes: Sequence[Path], weights: Path, args: argparse
     literal = args.network == "literal"
     settings = {**(LITERAL if literal else {}), **dict(item.split("=") for item in args.settings), **variant.settings}
     config = TrainConfig.resolve(
-        None, method="ssrfn-paper" if literal else args.network, name=variant.name, ratio=str(args.ratio),
+        None, method="ssrfn-paper", name=variant.name, ratio=str(args.ratio),
         network_settings=",".join(f"{key}={value}" for key, value in settings.items()) or None,
         minutes=args.minutes, steps=args.steps, bands=args.bands, generated=args.generated,
         batch=args.batch, patch=args.patch, lr=args.lr, device=args.device, threads=args.threads, seed=args.seed,
@@ -129,7 +128,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=Path(default), help="folder with cubes")
     parser.add_argument("--hold-out", nargs="*", default=["airport-4", "beach-2", "sandiego", "urban", "enmap"],
                         help="score, and do not train on, scenes with these words in their names")  # fmt: skip
-    parser.add_argument("--network", default="literal", choices=["literal", "ssrfn-lite", "ssrfn", "ssrfn-paper"])
+    parser.add_argument("--network", default="literal", choices=["literal", "ssrfn-paper"])
     parser.add_argument("--settings", nargs="*", default=[], help="changes to it, such as width=48")
     parser.add_argument("--variants", nargs="*", default=[v.name for v in VARIANTS], choices=[v.name for v in VARIANTS])
     parser.add_argument("--minutes", type=float, help="training time of each network (10 without --steps)")
@@ -168,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if not weights.exists():
                 train(variant, kept, weights, args)
             facts[variant.name] = read_header(weights).training
-            specs.append(MethodSpecification(variant.name, "ssrfn", {"validate": False}, str(weights)))
+            specs.append(MethodSpecification(variant.name, "ssrfn-paper", {"validate": False}, str(weights)))
         header = read_header(Path(str(specs[0].weights)))
         bands = header.bands
         responses = sentinel2_responses(args.data if args.data.is_dir() else None)

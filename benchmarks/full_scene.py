@@ -103,24 +103,29 @@ def random_weights(folder: Path, name: str) -> Path:
     import torch
 
     from hsfuse.band_selection import select_bands
-    from hsfuse.fusion.methods.ssrfn.network import make_network
     from hsfuse.fusion.nets.header import NetworkHeader
     from hsfuse.fusion.nets.weights import save_weights
+    from hsfuse.fusion.registry import METHODS
 
     path = folder / f"{name}-random.safetensors"
     if not path.is_file():
         with open_hsi(next((folder / "products").glob("PRS_*.he5"))) as product:
             bands = select_bands(product).kept
         torch.manual_seed(0)
-        base = make_network(name).config.base
-        network = make_network(name, guide_denoiser=32) if base == "estimate" else make_network(name)
+        entry = METHODS.get(name).network
+        if entry is None:
+            raise SystemExit(f"{name} is no network.")
+        free = entry.any_bands
+        shape = {} if free else {"n_bands": len(bands), "n_msi": 4}
+        settings = entry.completed({**entry.settings, **shape})
         header = NetworkHeader(
-            name=name, architecture="ssrfn",
-            config=network.config.to_dict(), centre_nm=tuple(map(float, bands.centre_nm)),
-            fwhm_nm=tuple(map(float, bands.fwhm_nm)), ratios=(3,), msi_bands=("B02", "B03", "B04", "B08"),
-            n_msi=4, base="glp" if network.config.base == "estimate" else "", training={"note": "random weights"},
+            name=name, architecture=entry.architecture, config=settings,
+            centre_nm=() if free else tuple(map(float, bands.centre_nm)),
+            fwhm_nm=() if free else tuple(map(float, bands.fwhm_nm)), ratios=() if free else (3,),
+            msi_bands=() if free else ("B02", "B03", "B04", "B08"), n_msi=0 if free else 4,
+            base="glp" if free or settings.get("base") == "estimate" else "", training={"note": "random weights"},
         )  # fmt: skip
-        save_weights(path, network, header)
+        save_weights(path, entry.build(settings), header)
     return path
 
 

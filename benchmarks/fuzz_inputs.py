@@ -55,7 +55,7 @@ class Bench:
         hsi, msi, *more = files or self.files(kind)
         options = {"config": "--config", "aoi": "--aoi", "bands": "--bands", "weights": "--model"}
         given = [hsi, msi, *([options[kind], more[0]] if more else [])]
-        return given + (["--method", "ssrfn", "--bands", "all"] if kind == "weights" else [])
+        return given + (["--method", "ssrnet-lite", "--bands", "all"] if kind == "weights" else [])
 
     def cube(self, kind: str) -> np.ndarray:
         """Undamaged cube of a kind of inputs."""
@@ -157,20 +157,19 @@ def _make_rasters(folder: Path) -> None:
 def _make_weights(path: Path, scene: Any) -> None:
     import torch
 
-    from hsfuse.fusion.methods.ssrfn.network import make_network
+    from hsfuse.fusion.methods.ssrnet.config import SsrnetSettings
+    from hsfuse.fusion.methods.ssrnet.network import Ssrnet
     from hsfuse.fusion.nets.header import NetworkHeader
     from hsfuse.fusion.nets.weights import save_weights
 
     torch.manual_seed(0)
-    network = make_network(
-        "ssrfn-lite", n_bands=len(scene.bands), width=8, dfe_blocks=1, cfe_cycles=1, scm_steps=1, headdim=8, d_state=8,
-        estimate_features=4,
-    )  # fmt: skip
+    settings = SsrnetSettings(n_bands=len(scene.bands), base="estimate")
+    network = Ssrnet(settings)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.01 * torch.randn_like(parameter))
     header = NetworkHeader(
-        name="tiny", architecture="ssrfn", config=network.config.to_dict(),
+        name="tiny", architecture="ssrnet", config=settings.to_dict(),
         centre_nm=tuple(map(float, scene.bands.centre_nm)), fwhm_nm=tuple(map(float, scene.bands.fwhm_nm)),
         ratios=(3,), msi_bands=("B02", "B03", "B04", "B08"), n_msi=4, base="glp", training={},
     )  # fmt: skip

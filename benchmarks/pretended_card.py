@@ -2,10 +2,9 @@
 
     [HSFUSE_PRETENDED_RESULT=CUBE.img] python benchmarks/pretended_card.py run PRISMA SENTINEL2 -o OUT.tif
 
-The command line of hsfuse, with two changes. Fusing goes through the pipeline of a GPU (tiles of the size and number
+The command line of hsfuse, with one change. Fusing goes through the pipeline of a GPU (tiles of the size and number
 that 16 GB of its memory allow, cut out into host buffers, blended, encoded and written by the host's threads), but its
-device computes and copies nothing. And networks return no correction, and their denoiser learns nothing, so that
-learning from the scene holds the host's part only.
+device computes and copies nothing.
 
 The cube is empty, unless ``HSFUSE_PRETENDED_RESULT`` names a finished cube of the same pair and bands: the card then
 returns that one's pixels, so that what is written and judged beside the fusion is no empty image either. Threads called
@@ -118,17 +117,6 @@ def _shaped(_: object, hsi: Any, msi: Any, window: Any, places: Any) -> Any:
     return result
 
 
-def _uncorrected(_: object, hsi: Any, msi: Any, estimate: Any = None, __: object = None, window: Any = None) -> Any:
-    """Stand for the network: its base, and no correction."""
-    import torch
-
-    ratio = msi.shape[2] // hsi.shape[2]
-    base = torch.zeros(*hsi.shape[:2], *msi.shape[2:]) if estimate is None else estimate
-    if window is not None:
-        base = base[..., *(slice(part.start * ratio, part.stop * ratio) for part in window)]
-    return base, torch.zeros(1).expand(base.shape)
-
-
 def _in_pipeline(pipeline: Any) -> None:
     budget = pipeline.make_budget
     pipeline.make_budget = lambda resources: replace(budget(resources), vram=_VRAM)
@@ -139,21 +127,9 @@ def _in_graphs(graphs: Any) -> None:
     graphs.TileGraphs.fuse = _shaped
 
 
-def _in_network(network: Any) -> None:
-    network.Ssrfn.parts = _uncorrected
-
-
-def _in_adaptation(adaptation: Any) -> None:
-    adapt = adaptation.adapt_denoiser
-    # A hundred steps of a denoiser are the card's work too.
-    adaptation.adapt_denoiser = lambda *given, **named: adapt(*given, **named | {"steps": 0})
-
-
 _PATCHES: dict[str, Callable[[Any], None]] = {
     "hsfuse.inference.pipeline": _in_pipeline,
     "hsfuse.inference.graphs": _in_graphs,
-    "hsfuse.fusion.nets.guide_adaptation": _in_adaptation,
-    "hsfuse.fusion.methods.ssrfn.network": _in_network,
 }
 
 

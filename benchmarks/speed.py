@@ -33,12 +33,14 @@ from full_scene import random_weights
 
 from hsfuse.allocator import keep_freed_memory
 from hsfuse.degrade import Psf, inject, lowpass_decimate, smooth, upsample
-from hsfuse.fusion.methods.ssrfn.cost import flop_per_pixel
-from hsfuse.fusion.methods.ssrfn.network import make_network
+from hsfuse.fusion.experts.bank import EXPERTS
+from hsfuse.fusion.methods.ssrfn.config import GateConfig
+from hsfuse.fusion.methods.ssrfn.description import backbone_flop
+from hsfuse.fusion.methods.ssrfn.network import MOST_COMPONENTS, Gate
 from hsfuse.fusion.nets.layers import SequenceMixer
 from hsfuse.fusion.nets.native import native_status
 from hsfuse.fusion.nets.zoo import find_model
-from hsfuse.fusion.registry import is_network
+from hsfuse.fusion.registry import METHODS, is_network
 from hsfuse.native import OVERRIDE, image
 from hsfuse.processor import usable_cores
 from hsfuse.simulate.products import simulate_pair
@@ -156,23 +158,23 @@ def mamba_flop(width: int, state: int) -> float:
 
 
 def networks(names: tuple[str, ...] = ("ssrfn-lite", "ssrfn")) -> None:
-    """Networks on one tile for each core, all at once, one thread each."""
+    """Gates on one tile for each core, all at once, one thread each; experts' outputs are given, random ones."""
     side = 48
     pixels = (3 * side) ** 2
     peak = peaks()
-    print("| network | path | type | s per Mpx of a core | s per Mpx, all cores | GFLOP/s of a core (of peak) |")
-    print("|---|---|---|---|---|---|")
+    print("| gate | path | s per Mpx of a core | s per Mpx, all cores | backbone, GFLOP/s of a core (of peak) |")
+    print("|---|---|---|---|---|")
     for name in names:
-        for native, dtype in ((True, torch.float32), (True, torch.bfloat16), (False, torch.float32),
-                              (False, torch.bfloat16)):  # fmt: skip
-            network = make_network(name).eval().to(dtype)
-            hsi, msi = torch.rand(1, 100, side, side), torch.rand(1, 4, 3 * side, 3 * side)
-            estimate = upsample(hsi, 3)
+        for native in (True, False):
+            network = Gate(GateConfig.from_dict(dict(METHODS.get(name).network.settings))).eval()
+            state = torch.randn(1, MOST_COMPONENTS, 3 * side, 3 * side)
+            outputs = torch.randn(1, len(EXPERTS), *state.shape[1:])
+            strength = torch.linspace(3.0, 0.5, MOST_COMPONENTS)[None]
 
-            def run(_: int = 0, network=network, hsi=hsi, msi=msi, estimate=estimate) -> None:  # type: ignore[no-untyped-def]
+            def run(_: int = 0, network=network, given=(state, outputs, strength)) -> None:  # type: ignore[no-untyped-def]
                 torch.set_num_threads(1)
                 with torch.inference_mode():
-                    network(hsi, msi, estimate)
+                    network(*given, 3)
 
             with path(native):
                 one = best(run, repeat=2) / pixels * MPX
@@ -181,10 +183,12 @@ def networks(names: tuple[str, ...] = ("ssrfn-lite", "ssrfn")) -> None:
                     start = time.perf_counter()
                     list(pool.map(run, range(2 * CORES)))
                     every = (time.perf_counter() - start) / (2 * CORES * pixels) * MPX
-            rate = flop_per_pixel(network.config) * MPX / one
+            blocks = network.blocks
+            again = 1.0 if blocks is None else (blocks.given_px / blocks.side) ** 2
+            rate = again * backbone_flop(network.config, 3) * MPX / one
             print(
-                f"| {name} | {'compiled' if native else 'plain'} | {str(dtype)[6:]} | {one:.1f} | {every:.1f} | "
-                f"{rate / 1e9:.0f} ({100 * rate / peak[dtype]:.0f} %) |",
+                f"| {name} | {'compiled' if native else 'plain'} | {one:.1f} | {every:.1f} | "
+                f"{rate / 1e9:.0f} ({100 * rate / peak[torch.float32]:.0f} %) |",
                 flush=True,
             )
     print()

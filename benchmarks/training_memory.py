@@ -1,6 +1,6 @@
 """What a training step keeps for the gradient: counted, not measured on a card.
 
-    python benchmarks/training_memory.py [--methods ssrfn-paper ssrfn] [--card-gb 24]
+    python benchmarks/training_memory.py [--settings width=128] [--card-gb 24]
 
 A network runs forward once on two small patches under bf16 autocast; each tensor that autograd keeps is counted once
 (``torch.autograd.graph.saved_tensors_hooks``, by storage). What grows with the patch is the share of a pixel. Mamba
@@ -20,8 +20,10 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from hsfuse.fusion.methods.ssrfn.network import make_network
+from hsfuse.fusion.methods.ssrfn_paper.config import SsrfnConfig
+from hsfuse.fusion.methods.ssrfn_paper.network import Ssrfn
 from hsfuse.fusion.nets.ssm import Mamba2
+from hsfuse.workflows.training.start import parse_network_settings
 
 SIDES = (12, 24)
 RATIO, BANDS, MSI_BANDS, PATCH_PX = 3, 100, 4, 48
@@ -61,9 +63,9 @@ def kernels_keep(block: Mamba2, u: Tensor) -> Tensor:
     return out
 
 
-def kept_bytes(method: str, side: int, *, recompute: bool) -> tuple[int, int]:
+def kept_bytes(config: SsrfnConfig, side: int, *, recompute: bool) -> tuple[int, int]:
     """Bytes that autograd keeps for one patch, and the number of weights."""
-    network = make_network(method, n_bands=BANDS, n_msi=MSI_BANDS).train()
+    network = Ssrfn(config).train()
     network.set_recompute(recompute)
     weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
     storages: dict[int, torch.UntypedStorage] = {}
@@ -75,7 +77,7 @@ def kept_bytes(method: str, side: int, *, recompute: bool) -> tuple[int, int]:
         return tensor
 
     low = side // RATIO
-    inputs = torch.rand(1, BANDS, low, low), torch.rand(1, MSI_BANDS, side, side), torch.rand(1, BANDS, side, side)
+    inputs = torch.rand(1, BANDS, low, low), torch.rand(1, MSI_BANDS, side, side)
     with (
         patch.object(Mamba2, "forward", kernels_keep), torch.autocast("cpu", torch.bfloat16),
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
@@ -84,31 +86,32 @@ def kept_bytes(method: str, side: int, *, recompute: bool) -> tuple[int, int]:
     return sum(storage.nbytes() for storage in storages.values()), network.n_parameters
 
 
-def kept(method: str, *, recompute: bool) -> Kept:
+def kept(config: SsrfnConfig, *, recompute: bool) -> Kept:
     """Take apart what grows with the patch and what does not."""
-    (small, _), (large, weights) = (kept_bytes(method, side, recompute=recompute) for side in SIDES)
+    (small, _), (large, weights) = (kept_bytes(config, side, recompute=recompute) for side in SIDES)
     slope = (large - small) / (SIDES[1] ** 2 - SIDES[0] ** 2)
     return Kept(slope, small - slope * SIDES[0] ** 2 + 4 * STATE_COPIES * weights)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--methods", nargs="+", default=["ssrfn-lite", "ssrfn", "ssrfn-paper"])
+    parser.add_argument("--settings", help="changes to the network as published, such as width=128,dfe_blocks=3")
     parser.add_argument("--card-gb", type=float, default=24.0)
     args = parser.parse_args()
     torch.manual_seed(0)
     print(f"Counted under bf16 autocast; {SPARE:.0%} of {args.card_gb:g} GB left for what lives for one operation.\n")
+    changes = parse_network_settings(args.settings, SsrfnConfig().to_dict())
+    config = SsrfnConfig.from_dict({**changes, "n_bands": BANDS, "n_msi": MSI_BANDS})
     print(f"| method | `--recompute` | kB a pixel | weights and optimiser, GB | 8 patches of {PATCH_PX}, GB | "
           f"patches of {PATCH_PX} at a time |")  # fmt: skip
     print("|---|---|---|---|---|---|")
-    for method in args.methods:
-        for recompute in (False, True):
-            found = kept(method, recompute=recompute)
-            patch_bytes = found.of_a_pixel * PATCH_PX**2
-            room = int(((1 - SPARE) * args.card_gb * 1e9 - found.of_weights) / patch_bytes)
-            step = (found.of_weights + 8 * patch_bytes) / 1e9
-            print(f"| {method} | {'yes' if recompute else 'no'} | {found.of_a_pixel / 1e3:.0f} | "
-                  f"{found.of_weights / 1e9:.2f} | {step:.1f} | {room} |")  # fmt: skip
+    for recompute in (False, True):
+        found = kept(config, recompute=recompute)
+        patch_bytes = found.of_a_pixel * PATCH_PX**2
+        room = int(((1 - SPARE) * args.card_gb * 1e9 - found.of_weights) / patch_bytes)
+        step = (found.of_weights + 8 * patch_bytes) / 1e9
+        print(f"| ssrfn-paper | {'yes' if recompute else 'no'} | {found.of_a_pixel / 1e3:.0f} | "
+              f"{found.of_weights / 1e9:.2f} | {step:.1f} | {room} |")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -61,10 +61,7 @@ class Registry(Generic[Entry]):
             return self._loaded[name]
         point = self._found().get(name)
         if point is None:
-            raise UsageError(
-                f"There is no {self._noun} '{name}'.",
-                hint=f"{did_you_mean(name, self._found())}Choose one of: {', '.join(sorted(self._found()))}.",
-            )
+            raise self._missing(name)
         try:
             entry = point.load()
         except Exception as error:
@@ -82,6 +79,13 @@ class Registry(Generic[Entry]):
             )
         self._loaded[name] = entry
         return entry
+
+    def _missing(self, name: str) -> UsageError:
+        """Return the error for a name that no entry has."""
+        return UsageError(
+            f"There is no {self._noun} '{name}'.",
+            hint=f"{did_you_mean(name, self._found())}Choose one of: {', '.join(sorted(self._found()))}.",
+        )
 
     def look_again(self) -> None:
         """Forget what was found and loaded: packages were installed or removed meanwhile."""

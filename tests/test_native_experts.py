@@ -9,8 +9,8 @@ import torch
 from hsfuse.fusion.experts.bank import EXPERTS
 from hsfuse.fusion.experts.regressions import ClassRegression, FourierRegression, LinearRegression
 from hsfuse.fusion.experts.weighing import seen_features, weighed_outputs
-from hsfuse.fusion.methods.ssrfn_gate.config import GateConfig
-from hsfuse.fusion.methods.ssrfn_gate.network import Gate
+from hsfuse.fusion.methods.ssrfn.config import GateConfig
+from hsfuse.fusion.methods.ssrfn.network import Gate
 
 
 def _images(*shape: int) -> torch.Tensor:

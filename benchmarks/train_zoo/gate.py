@@ -1,6 +1,7 @@
-"""Train the gate on the training sites of sites.toml, validated on its validation sites; test sites take no part.
+"""Train ssrfn-lite or ssrfn on the training sites of sites.toml, validated on its validation sites; without test sites.
 
-    python benchmarks/train_zoo/gate.py --data ../shared/data --cache CACHE --steps 1500 --output models/ssrfn-gate
+    python benchmarks/train_zoo/gate.py --data ../shared/data --cache CACHE --steps 1500 --output models/ssrfn-lite
+    python benchmarks/train_zoo/gate.py --method ssrfn --cache CACHE --steps 1500 --output models/ssrfn
 
 Every cube keeps its own bands outside the absorption windows, and is there once more without short-wave infrared;
 windows get random bands, noise, blur, shift and gain.
@@ -32,10 +33,10 @@ from quality_scenes import FloatCube, read_cube, sentinel2_responses
 from hsfuse._version import __version__
 from hsfuse.band_selection.windows import window_of
 from hsfuse.degrade import Psf
-from hsfuse.fusion.methods.ssrfn_gate import RECIPE
-from hsfuse.fusion.methods.ssrfn_gate.config import GateConfig
-from hsfuse.fusion.methods.ssrfn_gate.network import Gate
-from hsfuse.fusion.methods.ssrfn_gate.task import GateTask
+from hsfuse.fusion.methods.ssrfn import RECIPE
+from hsfuse.fusion.methods.ssrfn.config import GateConfig
+from hsfuse.fusion.methods.ssrfn.network import Gate
+from hsfuse.fusion.methods.ssrfn.task import GateTask
 from hsfuse.fusion.nets.header import NetworkHeader
 from hsfuse.fusion.nets.weights import load_weights, save_weights
 from hsfuse.fusion.nets.zoo import CARD_FILE, WEIGHTS_FILE
@@ -54,6 +55,7 @@ HALVED_FROM_PX = 90
 SILICON_NM, SHORTWAVE_NM = 1000.0, 1300.0
 """Where cameras without short-wave infrared end, and beyond what a cube has it."""
 VISIBLE = "up to 1000 nm"
+BACKBONES: dict[str, Literal["plain", "ssrfn"]] = {"ssrfn-lite": "plain", "ssrfn": "ssrfn"}
 RATIOS = (3, 3, 3, 3, 2, 4)
 """What windows are degraded by, as often as it stands here."""
 _log = get_logger(__name__)
@@ -139,7 +141,7 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="weights to go on from, of the same shape")
     parser.add_argument("--width", type=int, default=GateConfig().width)
     parser.add_argument("--blocks", type=int, default=GateConfig().blocks)
-    parser.add_argument("--backbone", choices=["plain", "ssrfn"], default="plain")
+    parser.add_argument("--method", choices=sorted(BACKBONES), default="ssrfn-lite")
     parser.add_argument("--mamba", choices=["mamba2", "none"], default="mamba2")
     parser.add_argument("--seed", type=int, default=0, help="of the network and the patches")
     parser.add_argument("--windows-seed", type=int, default=0)
@@ -150,7 +152,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(given.threads)
     torch.manual_seed(given.seed)
-    config = GateConfig(width=given.width, blocks=given.blocks, backbone=given.backbone, mamba=given.mamba)
+    config = GateConfig(width=given.width, blocks=given.blocks, backbone=BACKBONES[given.method], mamba=given.mamba)
     network = Gate(config)
     if given.start is not None:
         network.load_state_dict(load_weights(given.start).network.state_dict())
@@ -179,7 +181,7 @@ def main() -> None:
     result = train(task, settings, files=TrainingFiles(checkpoint, given.output / "log.csv"))
     record: dict[str, Any] = {
         "hsfuse": __version__, "torch": torch.__version__, "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "network": "ssrfn-gate", "base": task.base, "seed": given.seed,
+        "network": given.method, "base": task.base, "seed": given.seed,
         "start": None if given.start is None else str(given.start),
         "parameters": sum(p.numel() for p in network.parameters()), "scenes": [entry.name for entry in training],
         "windows": 8 * given.rounds, "loop": {"learning_rate": given.lr, "weight_decay": settings.weight_decay,
@@ -190,7 +192,7 @@ def main() -> None:
         "history": list(result.history),
     }  # fmt: skip
     header = NetworkHeader(
-        "ssrfn-gate", "ssrfn-gate", config.to_dict(), (), (), (), base=task.base, training=record
+        given.method, "ssrfn-gate", config.to_dict(), (), (), (), base=task.base, training=record
     )  # fmt: skip
     save_weights(given.output / WEIGHTS_FILE, result.network, header, dtype="bf16")
     checkpoint.unlink(missing_ok=True)

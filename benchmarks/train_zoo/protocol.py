@@ -97,7 +97,7 @@ def lite_networks() -> list[str]:
     return sorted(
         name
         for name, entry in network_entries()
-        if name.endswith("-lite") and entry.architecture != "ssrfn" and not entry.takes_prior
+        if name.endswith("-lite") and not entry.any_bands and not entry.takes_prior
     )
 
 

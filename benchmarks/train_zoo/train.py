@@ -19,25 +19,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
 from hsfuse.config import TrainConfig
-from hsfuse.fusion.methods.ssrfn.config import DEFAULT_BASE
-from hsfuse.fusion.methods.ssrfn.network import make_network
-from hsfuse.fusion.nets.header import NetworkHeader
-from hsfuse.fusion.nets.weights import load_weights, save_weights
+from hsfuse.fusion.nets.weights import load_weights
 from hsfuse.fusion.nets.zoo import CARD_FILE, WEIGHTS_FILE
 from hsfuse.fusion.registry import architecture
 from hsfuse.grid import Slice2D
 from hsfuse.progress import SilentProgress, default_progress
-from hsfuse.sensors.sentinel2 import BANDS_10M
 from hsfuse.training.augment import Disturbance
 from hsfuse.training.fusion_task import TaskSetup
 from hsfuse.training.reducer import Reducer
 from hsfuse.training.source import Sampling
 from hsfuse.training.validation import validate
 from hsfuse.workflows.train_reduced import train_reduced
-from hsfuse.workflows.training.training_data import collect, nominal_bands
+from hsfuse.workflows.training.training_data import collect
 from hsfuse.workflows.training.training_inputs import TrainingInput
 
 SUFFIXES = (".npz", ".tif", ".tiff", ".img", ".dat", ".bil", ".bsq", ".bip")
@@ -55,28 +50,6 @@ def find_cubes(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         found += sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
     return found
-
-
-def with_denoiser(preset: str, denoiser: Path, ratio: str, seed: int, output: Path) -> Path:
-    """Write an untrained network with a trained denoiser in front, to start from."""
-    tensors = load_file(denoiser)
-    width = tensors["convs.0.weight"].shape[0]
-    torch.manual_seed(seed)
-    network = make_network(preset, guide_denoiser=width)
-    if network.denoiser is None:
-        raise SystemExit(f"{preset} has no place for a denoiser.")
-    network.denoiser.load_state_dict(tensors)
-    bands = nominal_bands(network.config.n_bands)
-    header = NetworkHeader(
-        name=preset, architecture="ssrfn",
-        config=network.config.to_dict(), centre_nm=tuple(map(float, bands.centre_nm)),
-        fwhm_nm=tuple(map(float, bands.fwhm_nm)), ratios=tuple(int(r) for r in ratio.split(",")), msi_bands=BANDS_10M,
-        n_msi=len(BANDS_10M), base=DEFAULT_BASE, training={"denoiser": denoiser.name},
-    )  # fmt: skip
-    output.mkdir(parents=True, exist_ok=True)
-    path = output / "start.safetensors"
-    save_weights(path, network, header)
-    return path
 
 
 def held_out_scores(weights: Path, cubes: Sequence[Path], config: TrainConfig, device: str) -> list[dict[str, Any]]:
@@ -148,7 +121,7 @@ def _word(value: object) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", default="ssrfn-lite")
+    parser.add_argument("--network", default="ssrfn-paper")
     parser.add_argument("--data", type=Path, nargs="*", default=[], help="cubes, or folders with cubes")
     parser.add_argument(
         "--hold-out", nargs="*", default=[], help="leave out and score scenes with these words in their name"
@@ -168,7 +141,6 @@ def main() -> None:
     parser.add_argument("--patch", type=int, default=48)
     parser.add_argument("--lr", type=float)
     parser.add_argument("--init")
-    parser.add_argument("--denoiser", type=Path, help="weights made by denoiser.py that go in front of the network")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--seed", type=int, default=0)
@@ -182,8 +154,6 @@ def main() -> None:
     unused = [word for word in given.hold_out if not any(word in cube.stem for cube in cubes)]
     if unused:
         parser.error(f"no scene is called {', '.join(unused)}")
-    if given.denoiser:
-        given.init = str(with_denoiser(given.network, given.denoiser, given.ratio, given.seed, given.output))
     config = TrainConfig.resolve(
         None, method=given.network, generated=given.generated, generated_px=given.generated_px, ratio=given.ratio,
         generated_share=given.generated_share, remixed=given.remixed, structure=given.structure,

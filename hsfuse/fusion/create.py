@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hsfuse.errors import HsfuseError, UsageError
+from hsfuse.errors import HsfuseError, InputError, UsageError
 from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, ModelSpec, Precision
 from hsfuse.fusion.nets.header import file_sha256
 from hsfuse.fusion.nets.zoo import find_model
-from hsfuse.fusion.registry import METHODS, architecture
+from hsfuse.fusion.registry import METHODS, NetworkEntry
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +37,7 @@ def create_method(name: str, *, model: str | Path | None = None, **options: Any)
     """
     entry = METHODS.get(name)
     if entry.network is not None:
-        return _with_weights(name, entry.network.architecture, model, options)
+        return _with_weights(name, entry.network, model, options)
     if model is not None:
         raise UsageError(f"The method '{name}' takes no weights.", hint="Weights belong to networks.")
     if entry.create is None:
@@ -45,17 +45,16 @@ def create_method(name: str, *, model: str | Path | None = None, **options: Any)
     return entry.create(**options)
 
 
-def _with_weights(name: str, wanted: str, model: str | Path | None, options: dict[str, Any]) -> FusionMethod:
+def _with_weights(
+    name: str, entry: NetworkEntry, model: str | Path | None, options: dict[str, Any]
+) -> FusionMethod:  # fmt: skip
     from hsfuse.fusion.nets.weights import load_named
 
-    loaded = load_named(name if model is None else model)
-    if loaded.header.architecture != wanted:
-        raise UsageError(
-            f"The weights {model or name} belong to a network '{loaded.header.architecture}'; the method '{name}' is a "
-            f"network '{wanted}'.",
-            hint="Give weights that fit the method, or the method that fits the weights.",
-        )
-    entry = architecture(wanted)
+    given = name if model is None else model
+    header = find_model(given).header()
+    if header is not None:
+        _check_architecture(name, entry, given, header.architecture)
+    loaded = load_named(given)
     precision = options.get("precision", entry.precisions[0])
     if precision not in entry.precisions:
         raise UsageError(
@@ -63,6 +62,23 @@ def _with_weights(name: str, wanted: str, model: str | Path | None, options: dic
             hint=f"Choose one of: {', '.join(entry.precisions)}.",
         )
     return entry.wrap(loaded, **options)
+
+
+def _check_architecture(name: str, entry: NetworkEntry, given: str | Path, found: str) -> None:
+    """Raise UsageError where weights are those of another network, InputError where this one took them before."""
+    if found == entry.architecture:
+        return
+    if found in entry.superseded:
+        raise InputError(
+            f"The weights {given} are those of a former '{name}', {entry.superseded[found]}; that of today cannot use "
+            "them.",
+            hint="Leave out --model: the weights that come with hsfuse serve any bands. 'hsfuse train-reduced' trains "
+            "others.",
+        )
+    raise UsageError(
+        f"The weights {given} belong to a network '{found}'; the method '{name}' is a network '{entry.architecture}'.",
+        hint="Give weights that fit the method, or the method that fits the weights.",
+    )
 
 
 class ForeseenMethod(FusionMethod):

@@ -83,7 +83,10 @@ class NetworkEntry:
         Whether ``wrap`` takes ``prior``, weights of a diffusion prior.
     refines_with
         Qualities with which its own refinement (``FusionMethod.at_quality``) gains over the step behind the classical
-        method: ``--method auto`` tries it with these, and the others with ``--quality plain`` and ``--adapt`` only.
+        method: ``--method auto`` tries it with these, and with ``--adapt``; empty where it has none: ``auto`` tries it
+        with ``--quality plain`` and ``--adapt``.
+    superseded
+        Architectures whose weights methods of this name took before, and what those were, as the end of a sentence.
     """
 
     architecture: str
@@ -100,6 +103,7 @@ class NetworkEntry:
     any_bands: bool = False
     takes_prior: bool = False
     refines_with: tuple[Quality, ...] = ()
+    superseded: Mapping[str, str] = field(default_factory=dict)
 
     def completed(self, settings: Settings) -> dict[str, Any]:
         """Return complete settings.
@@ -139,6 +143,8 @@ class MethodEntry:
         Options under which a comparison of all methods shows it, as on the command line; empty: not at all.
     uses_guide
         Whether it looks at the MSI at all. What does not is left as it is by ``--quality``.
+    former_names
+        That it had before: who gives one is told today's.
     """
 
     name: str
@@ -151,6 +157,7 @@ class MethodEntry:
     auto_rank: int | None = None
     variants: tuple[str, ...] = ("",)
     uses_guide: bool = True
+    former_names: tuple[str, ...] = ()
 
     @property
     def kind(self) -> Literal["classical", "network"]:
@@ -158,7 +165,21 @@ class MethodEntry:
         return "classical" if self.network is None else "network"
 
 
-METHODS: Registry[MethodEntry] = Registry("hsfuse.methods", MethodEntry, "fusion method")
+class MethodRegistry(Registry[MethodEntry]):
+    """Methods by name; who gives a former name is told today's."""
+
+    def renamed(self, name: str) -> str:
+        """Today's name of a method that had another one; empty where none had it."""
+        return next((today for today, entry in self.entries() if name in entry.former_names), "")
+
+    def _missing(self, name: str) -> UsageError:
+        today = self.renamed(name)
+        if not today:
+            return super()._missing(name)
+        return UsageError(f"The fusion method '{name}' is called '{today}' today.", hint=f"Use '{today}'.")
+
+
+METHODS = MethodRegistry("hsfuse.methods", MethodEntry, "fusion method")
 """All fusion methods, those of other installed packages included."""
 
 

@@ -20,7 +20,7 @@ from hsfuse.workflows.steps import method_specification
 from hsfuse.workflows.training.training_data import nominal_bands
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflows"))
-from network_weights import BANDS, write_tiny
+from network_weights import BANDS, METHOD, write_tiny
 
 runner = CliRunner()
 
@@ -99,32 +99,32 @@ def test_a_table_is_printed_for_people(cube: Path, tmp_path: Path) -> None:
 
 def test_networks_take_part_with_and_without_adaptation(cube: Path, tmp_path: Path) -> None:
     weights = write_tiny(tmp_path / "tiny.safetensors", noise=0.02)
-    spec = f"ssrfn-lite@{weights}"
+    spec = f"{METHOD}@{weights}"
     result = _compare(cube, "-o", tmp_path / "r.html", "--json", "--methods", f"glp,{spec}", "--adapt", 0.02)
     scores = _scores(result)
-    assert list(scores) == ["glp", "ssrfn-lite@tiny.safetensors", "ssrfn-lite@tiny.safetensors (adapted)"]
+    assert list(scores) == ["glp", f"{METHOD}@tiny.safetensors", f"{METHOD}@tiny.safetensors (adapted)"]
     summary = json.loads(result.stdout)
     assert f"{BANDS} of the network" in summary["facts"]["Bands"]
     assert "adapted to the scene" in summary["methods"][2]["summary"]
-    assert abs(scores["glp"]["PSNR"] - scores["ssrfn-lite@tiny.safetensors"]["PSNR"]) < 1.0
+    assert abs(scores["glp"]["PSNR"] - scores[f"{METHOD}@tiny.safetensors"]["PSNR"]) < 1.0
 
 
 def test_a_network_that_does_not_suit_is_left_out_or_refused(
     cube: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "zoo" / "ssrfn"
+    folder = tmp_path / "zoo" / METHOD
     folder.mkdir(parents=True)
-    write_tiny(folder / "weights.safetensors", ratios=(4,), name="ssrfn")
+    write_tiny(folder / "weights.safetensors", ratios=(4,), name=METHOD)
     monkeypatch.setattr(zoo, "zoo_folders", lambda: [tmp_path / "zoo"])
     monkeypatch.setattr(method_specification, "classics", lambda: ["bicubic"])
     result = _compare(cube, "-o", tmp_path / "r.html", "--json")
-    assert "ssrfn" not in _scores(result)
-    assert any("ssrfn was left out" in note and "ratio of 4" in note for note in json.loads(result.stdout)["notes"])
-    named = _compare(cube, "-o", tmp_path / "s.html", "--methods", "glp,ssrfn")
+    assert METHOD not in _scores(result)
+    assert any(f"{METHOD} was left out" in note and "ratio of 4" in note for note in json.loads(result.stdout)["notes"])
+    named = _compare(cube, "-o", tmp_path / "s.html", "--methods", f"glp,{METHOD}")
     assert named.exit_code == 2
     assert "ratio of 4" in named.output
-    fits = _scores(_compare(cube, "-o", tmp_path / "t.html", "--json", "--method", "glp,ssrfn", "--ratio", 4))
-    assert "ssrfn" in fits
+    fits = _scores(_compare(cube, "-o", tmp_path / "t.html", "--json", "--method", f"glp,{METHOD}", "--ratio", 4))
+    assert METHOD in fits
 
 
 def test_a_pair_is_compared_without_reference(pair: SimulatedPair, tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_a_pair_is_compared_without_reference(pair: SimulatedPair, tmp_path: Pat
         (["--methods", "glp+srf_weight=7"], 2, "between 0 and 1"),
         (["--methods", "glp@x.safetensors"], 2, "takes no weights"),
         (["--methods", "ssrfn@nowhere.safetensors"], 2, "no weights file"),
-        (["--methods", "ssrfn"], 2, "no trained weights"),
+        (["--methods", "ssrfn-paper"], 2, "no trained weights"),
         (["--methods", "glp,glp"], 2, "twice"),
         (["--methods", ","], 2, "names no method"),
         (["--methods", "glp", "--adapt", "1"], 2, "needs a network"),

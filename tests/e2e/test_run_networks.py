@@ -26,11 +26,11 @@ from hsfuse.writers import journal_folder
 from hsfuse.writers.journal import Journal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflows"))
-from network_weights import BANDS, write_tiny
+from network_weights import BANDS, METHOD, choose_automatically, write_tiny
 
 runner = CliRunner()
 QUICK: dict[str, Any] = {"coregister": "global", "report": False, "quality": "plain"}
-ADAPT = {"method": "ssrfn-lite", "adapt": 0.03, **QUICK}
+ADAPT = {"method": METHOD, "adapt": 0.03, **QUICK}
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +51,11 @@ def area(pair: SimulatedPair, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def as_shipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """Make a weights file the zoo's only network."""
+    """Make a weights file the zoo's only network, and let ``auto`` try it."""
 
     def ship(path: Path) -> None:
-        folder = tmp_path / "zoo" / "ssrfn"
+        choose_automatically(monkeypatch, METHOD)
+        folder = tmp_path / "zoo" / METHOD
         folder.mkdir(parents=True)
         (folder / "weights.safetensors").write_bytes(path.read_bytes())
         monkeypatch.setattr(zoo, "zoo_folders", lambda: [tmp_path / "zoo"])
@@ -136,10 +137,10 @@ def test_scenes_outside_the_network_are_seen_before_any_work(
 def test_a_named_network_is_refused_early(pair: SimulatedPair, tmp_path: Path) -> None:
     other = write_tiny(tmp_path / "other.safetensors", ratios=(4,))
     with pytest.raises(UsageError, match="ratio of 4"):
-        _run(pair, tmp_path / "o.tif", method="ssrfn", model=other, **QUICK)
+        _run(pair, tmp_path / "o.tif", method=METHOD, model=other, **QUICK)
     other = write_tiny(tmp_path / "other.safetensors", msi_bands=("B02", "B03", "B04", "B8A"))
     with pytest.raises(UsageError, match="takes the MSI bands"):
-        _run(pair, tmp_path / "o.tif", method="ssrfn", model=other, **QUICK)
+        _run(pair, tmp_path / "o.tif", method=METHOD, model=other, **QUICK)
 
 
 def test_adapted_runs_keep_their_weights_and_can_be_resumed(
@@ -156,7 +157,7 @@ def test_adapted_runs_keep_their_weights_and_can_be_resumed(
     assert result.summary["method"]["weights_sha256"] == file_sha256(kept)
     assert "Adaptation to the scene" in result.report.read_text(encoding="utf-8")
     # The weights serve as weights.
-    again = _run(pair, tmp_path / "b.tif", method="ssrfn", model=kept, aoi=area, **QUICK)
+    again = _run(pair, tmp_path / "b.tif", method=METHOD, model=kept, aoi=area, **QUICK)
     np.testing.assert_array_equal(read_cube(output), read_cube(tmp_path / "b.tif"))
     assert again.summary["method"]["weights_sha256"] == file_sha256(kept)
     # A finished run is recognised, with the same weights and without another training.
@@ -189,7 +190,7 @@ def test_an_interrupted_adapted_run_goes_on_with_its_weights_only(
     kept = adapted_path(output)
     assert kept.read_bytes() == stored
     assert not journal_folder(output).exists()
-    _run(pair, tmp_path / "whole.tif", method="ssrfn", model=kept, tile=60, aoi=area, **QUICK)
+    _run(pair, tmp_path / "whole.tif", method=METHOD, model=kept, tile=60, aoi=area, **QUICK)
     np.testing.assert_array_equal(read_cube(output), read_cube(tmp_path / "whole.tif"))
 
 
@@ -201,7 +202,7 @@ def test_an_interrupted_adapted_run_goes_on_with_its_weights_only(
         (["--back-projection", "11"], 2, "back-projection"),
         (["--back-projection-weight", "0.5"], 2, "needs --back-projection"),
         (["--srf-weight", "2"], 2, "srf-weight"),
-        (["--method", "ssrfn", "--adapt", "1", "--model", "nowhere.safetensors"], 2, "no weights file"),
+        (["--method", METHOD, "--adapt", "1", "--model", "nowhere.safetensors"], 2, "no weights file"),
     ],
 )
 def test_bad_wishes(pair: SimulatedPair, tmp_path: Path, flags: list[str], code: int, text: str) -> None:
@@ -227,7 +228,7 @@ def test_guards_are_options_of_every_method_and_leave_no_seams(
 ) -> None:
     guards = {"back_projection": 2, "back_projection_weight": 0.5, "srf_weight": 0.3, "dtype": "float32"}
     base = {"bands": str(BANDS), "compress": "none", "clip": False, "aoi": area, **QUICK}
-    for name, more in (("glp", {}), ("ssrfn-lite", {"model": weights})):
+    for name, more in (("glp", {}), (METHOD, {"model": weights})):
         one = _run(pair, tmp_path / f"{name}1.tif", method=name, tile=3000, **guards, **base, **more)
         many = _run(pair, tmp_path / f"{name}2.tif", method=name, tile=90, **guards, **base, **more)
         off = _run(pair, tmp_path / f"{name}0.tif", method=name, tile=90, dtype="float32", **base, **more)
@@ -267,15 +268,15 @@ def test_clipping_can_be_switched_off(
     np.testing.assert_array_equal(inside, np.clip(read_cube(tmp_path / "f.tif"), np.float32(0.05), np.float32(0.3)))
 
 
-def test_the_gate_takes_any_bands_and_goes_on_where_it_was_stopped(
+def test_ssrfn_takes_any_bands_and_goes_on_where_it_was_stopped(
     pair: SimulatedPair, area: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left, bottom, right, top = (float(v) for v in area.split(","))
     middle = f"{left + 400},{bottom + 400},{right - 400},{top - 400}"
-    settings = {"method": "ssrfn-gate", "bands": "30", "aoi": middle, "tile": 72, **QUICK}
+    settings = {"method": "ssrfn", "bands": "30", "aoi": middle, "tile": 72, **QUICK}
     whole, broken = tmp_path / "whole.tif", tmp_path / "broken.tif"
     result = _run(pair, whole, **settings)
-    assert result.method == "ssrfn-gate"
+    assert result.method == "ssrfn"
     assert result.summary["bands"]["count"] == 30
 
     def interrupt(journal: Journal, row0: int, data: np.ndarray) -> None:

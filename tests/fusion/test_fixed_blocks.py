@@ -4,18 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.ndimage import gaussian_filter
 
-from hsfuse.degrade import Psf, lowpass_decimate_array
 from hsfuse.degrade.windows import finer
-from hsfuse.fusion.base import FusionContext, LowResolutionStrip
-from hsfuse.fusion.methods.ssrfn import description
-from hsfuse.fusion.methods.ssrfn.method import SsrfnMethod
 from hsfuse.fusion.nets.fixed_blocks import FixedBlocks
 from hsfuse.inference.tiling import TilePlan
 
@@ -63,31 +56,3 @@ def test_blended_blocks_leave_what_is_alike_as_it_is() -> None:
         (slice(3, 20), slice(0, 19)), (23, 19), RATIO,
     )  # fmt: skip
     torch.testing.assert_close(made, image[..., 6:40, :])
-
-
-@pytest.mark.parametrize("name", ["ssrfn-lite", "ssrfn"])
-def test_shipped_networks_with_all_of_their_correction(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In half precision, where a last place is a visible step, on texture as strong as a town's."""
-    monkeypatch.setattr(description, "BLOCK_PX", 8)
-    method = SsrfnMethod.from_weights(name, precision="bf16", validate=False, denoiser_steps=0)
-    ratio, rows, cols = 3, 72, 24
-    rng = np.random.default_rng(0)
-    shape = rows * ratio, cols * ratio
-    parts = np.array([gaussian_filter(rng.standard_normal(shape), width, mode="wrap") for width in (0.8, 1.5, 4.0)])
-    parts *= 0.08 / parts.std(axis=(1, 2), keepdims=True)
-    mixing = gaussian_filter(rng.standard_normal((method.n_bands, 3)), (8, 0)) * 4
-    fine = np.clip(0.25 + np.einsum("bk,khw->bhw", mixing, parts), 0.01, 1).astype(np.float32)
-    hsi, msi = lowpass_decimate_array(fine, ratio, Psf(1.2)), fine[[5, 12, 20, 40]]
-    low = lowpass_decimate_array(msi, ratio, Psf(1.2))
-    strip = LowResolutionStrip(hsi, low, np.ones((rows, cols), bool), msi)
-    centre = np.array(method.spec.centre_nm)
-    method.fit(FusionContext(ratio, centre, np.full(centre.size, 10.0), None, Psf(1.2)), [strip])
-    assert method._base is not None
-    pair = torch.from_numpy(hsi)[None], torch.from_numpy(msi)[None]
-    whole, base = method.fuse(*pair), method._base.fuse(*pair)
-    assert float((whole - base).abs().max()) > 0.01
-    spec = method.spec
-    for tile in TilePlan(rows, cols, 21, 2, spec.halo_px, spec.multiple_px, padded=spec.padded):
-        hsi, msi = (image[..., *tile.read.scaled(r).slices] for image, r in zip(pair, (1, ratio), strict=True))
-        made = method.fuse_window(hsi, msi, tile.inner.slices)
-        torch.testing.assert_close(made, whole[..., *tile.blend.scaled(ratio).slices], rtol=0, atol=1e-4)

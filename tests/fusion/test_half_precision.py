@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from hsfuse.fusion.methods.ssrfn.method import SsrfnMethod
+from hsfuse.fusion.methods.ssrfn_paper.method import SsrfnMethod
 from hsfuse.fusion.nets import compiling
 from hsfuse.fusion.nets.compiling import SWITCH, compiled
 from hsfuse.fusion.nets.half import TYPES, exact_enough, precision_for_card, probe_pair, settle
@@ -31,9 +31,9 @@ def test_a_card_gets_the_half_precision_that_it_multiplies(capability: Any, offe
 
 def test_auto_asks_the_card(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6) if device.index else (7, 5))
-    assert network_precision("ssrfn", "auto", "cuda:0") == "fp16"
-    assert network_precision("ssrfn", "auto", "cuda:1") == "bf16"
-    assert network_precision("ssrfn", "fp32", "cuda:1") == "fp32"
+    assert network_precision("ssrnet-lite", "auto", "cuda:0") == "fp16"
+    assert network_precision("ssrnet-lite", "auto", "cuda:1") == "bf16"
+    assert network_precision("ssrnet-lite", "fp32", "cuda:1") == "fp32"
 
 
 def test_exact_enough() -> None:
@@ -107,7 +107,7 @@ def test_ssrfn_is_tried_on_its_scene(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hsfuse.fusion.nets.half.exact_enough", lambda *_: False)
     _stays_on_the_cpu(method.network, monkeypatch)
     monkeypatch.setattr(
-        "hsfuse.fusion.methods.ssrfn.method.settle", lambda *given: settle(given[0], "card", *given[2:])
+        "hsfuse.fusion.methods.ssrfn_paper.method.settle", lambda *given: settle(given[0], "card", *given[2:])
     )
     method.fit(scene.context, scene.strips)
     assert method.spec.precision == "fp32"

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from hsfuse.fusion.methods.ssrfn.config import PRESETS
-from hsfuse.fusion.methods.ssrfn.network import Ssrfn
+from hsfuse.fusion.methods.ssrfn_paper.config import PRESETS
+from hsfuse.fusion.methods.ssrfn_paper.network import Ssrfn
 from hsfuse.fusion.nets.layers import SequenceMixer
 from hsfuse.fusion.nets.native import build, native_status
 from hsfuse.fusion.nets.native import run as native

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor
 
-from hsfuse.fusion.methods.ssrfn.network import make_network
+from hsfuse.fusion.methods.ssrfn_paper.network import make_network
 from hsfuse.fusion.nets.layers import activated, activation
 from hsfuse.fusion.nets.native import elementwise
 from hsfuse.native import OVERRIDE

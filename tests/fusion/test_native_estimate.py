@@ -10,7 +10,7 @@ import torch
 
 from hsfuse.degrade import Window
 from hsfuse.degrade.windows import whole
-from hsfuse.fusion.methods.ssrfn.network import Ssrfn, make_network
+from hsfuse.fusion.methods.ssrfn_paper.network import Ssrfn, make_network
 from hsfuse.fusion.nets.native.build import native_library
 
 Given = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int, Window]

@@ -10,13 +10,12 @@ import torch
 
 from hsfuse.degrade import Psf, Window, lowpass_decimate_array, upsample
 from hsfuse.degrade.windows import finer, grown, inside
-from hsfuse.errors import UsageError
 from hsfuse.fusion.base import FusionContext, LowResolutionStrip
-from hsfuse.fusion.methods.ssrfn import description as ssrfn_description
-from hsfuse.fusion.methods.ssrfn.config import PRESETS
-from hsfuse.fusion.methods.ssrfn.method import SsrfnMethod
-from hsfuse.fusion.methods.ssrfn.network import Ssrfn, make_network
-from hsfuse.fusion.nets.context import CORRECTION_CONTEXT, Context
+from hsfuse.fusion.methods.ssrfn_paper import description as ssrfn_description
+from hsfuse.fusion.methods.ssrfn_paper.config import PRESETS
+from hsfuse.fusion.methods.ssrfn_paper.method import SsrfnMethod
+from hsfuse.fusion.methods.ssrfn_paper.network import Ssrfn, make_network
+from hsfuse.fusion.nets.context import Context
 from hsfuse.fusion.nets.scene_statistics import SceneStatistics
 
 RATIO = 3
@@ -50,7 +49,7 @@ def test_a_window_is_cut_out_of_the_whole(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With context without end, what is cut early is what would have been cut in the end."""
-    monkeypatch.setattr("hsfuse.fusion.methods.ssrfn.bands.SAMPLES_AT_ONCE", samples)
+    monkeypatch.setattr("hsfuse.fusion.methods.ssrfn_paper.bands.SAMPLES_AT_ONCE", samples)
     network = _network(**changes)
     network.context = Context(99, 99)
     hsi, msi, estimate, facts = pair
@@ -113,14 +112,3 @@ def test_windows_grow_to_the_edge_and_no_further() -> None:
     outer: Window = grown(WINDOW, 5, (18, 18))
     assert outer == (slice(0, 17), slice(0, 18))
     assert inside(WINDOW, outer) == (slice(5, 12), slice(4, 16))
-
-
-def test_the_header_may_ask_for_more_context() -> None:
-    try:
-        method: SsrfnMethod = SsrfnMethod.from_weights("ssrfn-lite")
-    except UsageError:
-        pytest.skip("no weights of ssrfn-lite")
-    before = method.spec.halo_px
-    assert method._header is not None
-    method._header = replace(method._header, halo_px=11)
-    assert method.spec.halo_px == before + 11 - CORRECTION_CONTEXT.features

@@ -47,7 +47,7 @@ PUBLISHED = [
 LITE = tuple(
     name
     for name, entry in network_entries()
-    if name.endswith("-lite") and entry.architecture != "ssrfn" and not entry.takes_prior
+    if name.endswith("-lite") and not entry.any_bands and not entry.takes_prior
 )
 QUICK: dict[str, dict[str, Any]] = {"mpsrnet-diff-lite": {"prior_steps": 1}}
 """Settings with which a network fuses here."""

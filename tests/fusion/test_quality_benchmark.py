@@ -111,25 +111,25 @@ def test_networks_are_scored_on_scenes_they_were_not_trained_on(quality, tmp_pat
         write_tiny(tmp_path / f"not_{fold}.safetensors", noise=0.02)
     cubes = [str(path) for path in sorted(tmp_path.glob("*.npz"))]
     base = ["--data", str(tmp_path), "--cube", *cubes, "--ratio", "3", "--settings", "35dB", "--json"]
-    one = [*base, str(tmp_path / "1.json"), "--methods", "glp", "bicubic", "ssrfn-lite"]
-    quality.main([*one, "--weights", f"ssrfn-lite={tmp_path}/not_enmap.safetensors"])
+    one = [*base, str(tmp_path / "1.json"), "--methods", "glp", "bicubic", "ssrnet-lite"]
+    quality.main([*one, "--weights", f"ssrnet-lite={tmp_path}/not_enmap.safetensors"])
     printed = capsys.readouterr().out
-    assert "urban-1        ssrfn-lite           left out: was trained on it" in printed
+    assert "urban-1        ssrnet-lite          left out: was trained on it" in printed
     records = json.loads((tmp_path / "1.json").read_text())["records"]
-    own = [r for r in records if r["method"] == "ssrfn-lite"]
+    own = [r for r in records if r["method"] == "ssrnet-lite"]
     assert {r["scene"] for r in own} == {"urban-2", "enmap_x"}
     assert all(r["validation"]["windows"] for r in own)
     assert "Gain over the best textbook classic" in printed
     assert "Gain over the adaptive GLP" in printed
     quality.main(
-        [*one, "--weights", f"ssrfn-lite={tmp_path}/not_enmap.safetensors", "--allow-seen", "--scenes", "urban"]
+        [*one, "--weights", f"ssrnet-lite={tmp_path}/not_enmap.safetensors", "--allow-seen", "--scenes", "urban"]
     )
     assert "†" in capsys.readouterr().out
-    folds = [*base, str(tmp_path / "2.json"), "--methods", "glp", "ssrfn-lite", "--scenes", "urban-2", "enmap",
-             "--weights", f"ssrfn-lite={tmp_path}/not_{{fold}}.safetensors", "--fold-by", "sensor"]  # fmt: skip
+    folds = [*base, str(tmp_path / "2.json"), "--methods", "glp", "ssrnet-lite", "--scenes", "urban-2", "enmap",
+             "--weights", f"ssrnet-lite={tmp_path}/not_{{fold}}.safetensors", "--fold-by", "sensor"]  # fmt: skip
     quality.main([*folds, "--adapt-steps", "1"])
     records = json.loads((tmp_path / "2.json").read_text())["records"]
-    adapted = [r for r in records if r["method"] == "ssrfn-lite, adapted"]
+    adapted = [r for r in records if r["method"] == "ssrnet-lite, adapted"]
     assert {r["scene"] for r in adapted} == {"urban-2", "enmap_x"}
     assert all(r["adaptation"]["steps"] == 1 and r["adapt_seconds"] > 0 for r in adapted)
 

@@ -17,7 +17,7 @@ from hsfuse.fusion.classical import adaptive
 from hsfuse.fusion.create import create_method
 from hsfuse.fusion.map import nonlocal_bayes
 from hsfuse.fusion.map.method import refined
-from hsfuse.fusion.methods.ssrfn.method import SsrfnMethod
+from hsfuse.fusion.methods.ssrfn_paper.method import SsrfnMethod
 from hsfuse.fusion.nets.ssm import Mamba2
 from hsfuse.native import build
 from hsfuse.testing.scene import small_scene

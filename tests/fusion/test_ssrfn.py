@@ -15,10 +15,10 @@ from hsfuse.degrade import Psf, lowpass_decimate, upsample
 from hsfuse.errors import HsfuseError, UsageError
 from hsfuse.fusion.base import FusionContext, LowResolutionStrip
 from hsfuse.fusion.create import create_method
-from hsfuse.fusion.methods.ssrfn.config import PRESETS, SsrfnConfig
-from hsfuse.fusion.methods.ssrfn.cost import flop_per_pixel
-from hsfuse.fusion.methods.ssrfn.method import SsrfnMethod
-from hsfuse.fusion.methods.ssrfn.network import Ssrfn, make_network
+from hsfuse.fusion.methods.ssrfn_paper.config import PRESETS, SsrfnConfig
+from hsfuse.fusion.methods.ssrfn_paper.cost import flop_per_pixel
+from hsfuse.fusion.methods.ssrfn_paper.method import SsrfnMethod
+from hsfuse.fusion.methods.ssrfn_paper.network import Ssrfn, make_network
 from hsfuse.fusion.nets.layers import VolumeConv
 from hsfuse.fusion.nets.reduced_validation import (
     CAUTION,

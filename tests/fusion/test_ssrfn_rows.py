@@ -9,7 +9,7 @@ import torch
 
 from hsfuse.degrade import upsample
 from hsfuse.degrade.windows import whole
-from hsfuse.fusion.methods.ssrfn.network import Ssrfn, arsinh, make_network
+from hsfuse.fusion.methods.ssrfn_paper.network import Ssrfn, arsinh, make_network
 from hsfuse.fusion.nets.scene_statistics import SceneStatistics
 
 RATIO = 3
@@ -45,7 +45,7 @@ def test_rows_at_a_time_give_the_same_bands(
     expected = network.parts(hsi, msi, estimate, facts)[1].detach()
     assert expected.std() > 1e-4
     for samples in (1, 2500, 10**9):
-        monkeypatch.setattr("hsfuse.fusion.methods.ssrfn.bands.SAMPLES_AT_ONCE", samples)
+        monkeypatch.setattr("hsfuse.fusion.methods.ssrfn_paper.bands.SAMPLES_AT_ONCE", samples)
         with torch.inference_mode():
             base, change = network.parts(hsi, msi, estimate, facts)
         torch.testing.assert_close(change, expected, rtol=1e-4, atol=1e-6)

@@ -17,18 +17,20 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from hsfuse.degrade import Psf
-from hsfuse.errors import HsfuseError, InputError, OutputError, UsageError
+from hsfuse.errors import InputError, OutputError, UsageError
 from hsfuse.fusion.base import FusionContext, LowResolutionStrip
-from hsfuse.fusion.create import create_method, foresee_method
-from hsfuse.fusion.methods.ssrfn.config import PRESETS, SsrfnConfig
-from hsfuse.fusion.methods.ssrfn.method import SsrfnMethod
-from hsfuse.fusion.methods.ssrfn.network import Ssrfn
+from hsfuse.fusion.create import create_method
+from hsfuse.fusion.methods.ssrfn.config import GateConfig
+from hsfuse.fusion.methods.ssrfn_paper.config import SsrfnConfig
+from hsfuse.fusion.methods.ssrfn_paper.method import SsrfnMethod
+from hsfuse.fusion.methods.ssrfn_paper.network import Ssrfn
 from hsfuse.fusion.nets import header as header_file
 from hsfuse.fusion.nets import zoo
 from hsfuse.fusion.nets.band_matching import match_bands
 from hsfuse.fusion.nets.header import NetworkHeader, read_header
 from hsfuse.fusion.nets.weights import load_weights, save_weights
 from hsfuse.fusion.nets.zoo import find_model, list_models
+from hsfuse.fusion.registry import listed_methods
 from hsfuse.spectral import BandTable
 
 CONFIG = SsrfnConfig(
@@ -177,10 +179,10 @@ def test_saving_checks_the_description_and_the_target(tmp_path):
 
 def test_every_network_is_listed_with_its_settings():
     models = {model.name: model for model in list_models()}
-    assert set(PRESETS) <= set(models)
-    for name, config in PRESETS.items():
-        assert SsrfnConfig.from_dict(models[name].settings) == config
-        assert models[name].description
+    assert SsrfnConfig.from_dict(models["ssrfn-paper"].settings) == SsrfnConfig()
+    assert GateConfig.from_dict(models["ssrfn-lite"].settings) == GateConfig()
+    assert GateConfig.from_dict(models["ssrfn"].settings).backbone == "ssrfn"
+    assert all(models[entry.name].description for entry in listed_methods() if entry.network)
 
 
 def test_weights_in_the_zoo_are_found_by_name_and_by_path(tmp_path, monkeypatch, trained):
@@ -306,10 +308,7 @@ def test_reading_a_description_needs_no_torch(trained):
 def test_shipped_weights_are_what_their_method_says():
     for model in list_models():
         if model.weights:
-            # A denoiser is trained apart and put in front.
-            config = read_header(model.weights).config
-            trained = {name: None if name == "guide_denoiser" else value for name, value in config.items()}
-            assert trained == model.settings
+            assert read_header(model.weights).config == model.settings
             assert model.card is not None
 
 
@@ -320,13 +319,3 @@ def test_shipped_weights_tell_no_paths_of_the_machine_that_made_them():
         training = json.dumps(read_header(entry.weights).training)
         assert not re.search(r"(?<![\w.])/\w+/", training)
         assert "/tmp/" not in entry.card.read_text()
-
-
-@pytest.mark.parametrize("name", ["ssrfn-lite", "ssrfn"])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_what_a_plan_foresees_is_what_the_network_says(name: str, precision: str) -> None:
-    foreseen = foresee_method(name, precision)
-    assert foreseen is not None
-    assert foreseen.spec == create_method(name, precision=precision).spec
-    with pytest.raises(HsfuseError, match="not built"):
-        foreseen.fuse(torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 3, 3))

@@ -69,7 +69,7 @@ def test_half_precision_stays_near_a_networks_own_correction(
 
 
 def test_a_training_step_under_autocast_is_finite(device: str) -> None:
-    from hsfuse.fusion.methods.ssrfn.network import make_network
+    from hsfuse.fusion.methods.ssrfn_paper.network import make_network
 
     torch.manual_seed(0)
     network = make_network("ssrfn-lite", n_bands=12).to(device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hsfuse.fusion.methods.ssrfn.network import make_network
+from hsfuse.fusion.methods.ssrfn_paper.network import make_network
 from hsfuse.fusion.nets import mamba_cuda
 from hsfuse.fusion.nets.ssm import Mamba1, Mamba2
 

@@ -32,7 +32,7 @@ def test_a_pretended_card_refuses_what_a_card_refuses() -> None:
     assert float(moved.cpu()) == 6.0
 
 
-@pytest.mark.parametrize("name", ["gsa", "glp", "cnmf", pytest.param("ssrfn-gate", marks=LONG)])
+@pytest.mark.parametrize("name", ["gsa", "glp", "cnmf", pytest.param("ssrfn-lite", marks=LONG)])
 def test_work_on_tiles_stays_on_the_device(name: str, fitted: Maker, scene: SmallScene) -> None:
     expected = fused(fitted(name, "cpu"), scene, "cpu")
     with pretended() as device:

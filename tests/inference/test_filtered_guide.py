@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hsfuse.degrade import Psf
 from hsfuse.fusion.create import create_method
 from hsfuse.fusion.map.method import RefinedMethod
-from hsfuse.fusion.methods.ssrfn_gate.method import GateMethod
+from hsfuse.fusion.methods.ssrfn.method import GateMethod
 from hsfuse.grid import Slice2D
 from hsfuse.inference import filtered_guide, pipeline
 from hsfuse.inference.scene import FusionScene

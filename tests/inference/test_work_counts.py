@@ -17,8 +17,8 @@ from hsfuse.coregister.warp import Resampler
 from hsfuse.degrade import Psf, interpolation
 from hsfuse.fusion.base import FusionContext, FusionMethod
 from hsfuse.fusion.create import create_method
-from hsfuse.fusion.methods.ssrfn.cost import flop_per_pixel
-from hsfuse.fusion.methods.ssrfn.network import make_network
+from hsfuse.fusion.methods.ssrfn_paper.cost import flop_per_pixel
+from hsfuse.fusion.methods.ssrfn_paper.network import make_network
 from hsfuse.fusion.nets.native import build
 from hsfuse.fusion.nets.ssm import Mamba2
 from hsfuse.grid import Grid, Slice2D

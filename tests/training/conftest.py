@@ -10,7 +10,7 @@ import pytest
 import torch
 from training_support import BANDS, SAMPLING, make_setup, make_small_scene, make_tiny
 
-from hsfuse.fusion.methods.ssrfn.network import Ssrfn
+from hsfuse.fusion.methods.ssrfn_paper.network import Ssrfn
 from hsfuse.training.fusion_task import TaskSetup
 from hsfuse.training.reducer import Reducer
 from hsfuse.training.scenes import SceneEntry, TrainingScene

@@ -15,8 +15,10 @@ from hsfuse.coregister.warp import Resampler
 from hsfuse.degrade import Psf, lowpass_decimate_array
 from hsfuse.errors import UsageError
 from hsfuse.fusion.base import FusionContext
-from hsfuse.fusion.methods.ssrfn.method import SsrfnMethod
-from hsfuse.fusion.methods.ssrfn.network import Ssrfn
+from hsfuse.fusion.methods.ssrfn.config import GateConfig
+from hsfuse.fusion.methods.ssrfn.method import GateMethod
+from hsfuse.fusion.methods.ssrfn_paper.method import SsrfnMethod
+from hsfuse.fusion.methods.ssrfn_paper.network import Ssrfn
 from hsfuse.grid import Grid
 from hsfuse.inference.scene import FusionScene
 from hsfuse.sensors.sentinel2 import BANDS_10M, table_responses
@@ -31,8 +33,12 @@ BANDS = BandTable.make(np.linspace(440.0, 900.0, 12))
 
 @pytest.fixture(scope="module")
 def scene() -> FusionScene:
-    truth = training_scene(8, (216, 144))
-    fine = Grid.from_origin(CRS.from_epsg(32632), 500_000.0, 5_000_000.0, 10.0, 216, 144)
+    return _scene(216, 144)
+
+
+def _scene(rows: int, cols: int) -> FusionScene:
+    truth = training_scene(8, (rows, cols))
+    fine = Grid.from_origin(CRS.from_epsg(32632), 500_000.0, 5_000_000.0, 10.0, rows, cols)
     coarse = fine.coarsened(3)
     cube = truth.reflectance(BANDS, truth.grid.full)
     responses = table_responses("Sentinel-2A", BANDS_10M)
@@ -85,3 +91,12 @@ def test_adapting_changes_the_network_only_if_it_helps(scene: FusionScene, tiny:
 def test_other_bands_are_refused(scene: FusionScene, tiny: Callable[[], Ssrfn]) -> None:
     with pytest.raises(UsageError, match="takes 12 HSI"):
         adapt(SsrfnMethod(tiny()), replace(scene, bands=np.arange(10)), steps=1)
+
+
+def test_a_gate_is_adapted_to_its_scene() -> None:
+    """It learns to weigh the experts of the scene's own reduced pairs, in the scene's bands."""
+    method = GateMethod.untrained(GateConfig(width=8, backbone="ssrfn"))
+    result = adapt(method, _scene(288, 180), steps=2, patch_px=12, batch=2)
+    assert result.steps == 2
+    assert result.after.quality >= result.before.quality
+    assert {"gain_db", "gain_without_db"} <= result.to_json()["after"].keys()

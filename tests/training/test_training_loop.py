@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from hsfuse.errors import InputError, OutputError, TrainingDivergedError, UsageError
-from hsfuse.fusion.methods.ssrfn.network import Ssrfn, make_network
-from hsfuse.fusion.methods.ssrfn.task import SsrfnTask
+from hsfuse.fusion.methods.ssrfn_paper.network import Ssrfn, make_network
+from hsfuse.fusion.methods.ssrfn_paper.task import SsrfnTask
 from hsfuse.progress import Stage
 from hsfuse.training.distributed import Team
 from hsfuse.training.fusion_task import TaskSetup

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from hsfuse.degrade import Psf
-from hsfuse.fusion.methods.ssrfn.network import Ssrfn, make_network
+from hsfuse.fusion.methods.ssrfn_paper.network import Ssrfn, make_network
 from hsfuse.sensors.sentinel2 import BANDS_10M, SPACECRAFT, table_responses
 from hsfuse.simulate.training_scene import training_scene
 from hsfuse.spectral import BandTable, srf_weights

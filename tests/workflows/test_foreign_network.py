@@ -138,7 +138,7 @@ def test_it_is_compared(weights: Path, cube: Path, tmp_path: Path) -> None:
 
 
 def test_weights_of_another_network_are_refused(weights: Path) -> None:
-    with pytest.raises(UsageError, match=r"belong to a network 'sharpener'; the method 'ssrfn'"):
-        create_method("ssrfn", model=weights)
+    with pytest.raises(UsageError, match=r"belong to a network 'sharpener'; the method 'ssrfn-lite'"):
+        create_method("ssrfn-lite", model=weights)
     with pytest.raises(UsageError, match="precision 'bf16'"):
         create_method("sharpener", model=weights, precision="bf16")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from hsfuse.config import RunConfig
 from hsfuse.degrade import Psf
@@ -16,24 +19,31 @@ from hsfuse.errors import DeviceError, HsfuseError, InputError, UsageError
 from hsfuse.fusion.create import create_method
 from hsfuse.fusion.map.method import RefinedMethod
 from hsfuse.fusion.nets import zoo
+from hsfuse.fusion.nets.header import FORMAT
 from hsfuse.fusion.registry import METHODS, automatic_methods, available_methods, is_network
 from hsfuse.workflows.steps import methods
 from hsfuse.workflows.steps.methods import choose_method
+from hsfuse.workflows.steps.precision import network_precision
 from hsfuse.workflows.steps.resources import resolve_device
 
 sys.path.insert(0, str(Path(__file__).parent))
-from network_weights import write_tiny
+from network_weights import choose_automatically, write_tiny
 
 ALONE = RunConfig(quality="plain")
 """Nothing is put behind the method: networks are tried."""
 
 
+FIRST, SECOND = "ssrnet-lite", "ssrnet"
+"""Networks that correct a base estimate; ``auto`` tries them where an entry says so."""
+
+
 @pytest.fixture
 def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """An empty zoo, and a function that puts a tiny network into it."""
+    """An empty zoo, and a function that puts a tiny network into it; ``auto`` tries two of them."""
     root = tmp_path / "zoo"
     root.mkdir()
     monkeypatch.setattr(zoo, "zoo_folders", lambda: [root])
+    choose_automatically(monkeypatch, FIRST, SECOND)
 
     def put(name: str, *, trained: bool = True, **changes: Any) -> Path:
         folder = root / name
@@ -47,35 +57,68 @@ def test_the_default_is_explained(shelf: Callable[..., Path]) -> None:
     chosen = choose_method(ALONE)
     assert chosen.method.spec.name == "glp"
     assert chosen.reason == "GLP, because no network has trained weights."
-    shelf("ssrfn", gain_db=0.01)
-    shelf("ssrfn-lite").write_bytes(b"damaged")
+    shelf(SECOND, gain_db=0.01)
+    shelf(FIRST).write_bytes(b"damaged")
     reason = choose_method(ALONE).reason
-    assert "the weights of 'ssrfn-lite' cannot be used" in reason
-    assert "'ssrfn' gained nothing over its base estimate in training" in reason
+    assert f"the weights of '{FIRST}' cannot be used" in reason
+    assert f"'{SECOND}' gained nothing over its base estimate in training" in reason
 
 
-def test_with_a_step_behind_the_method_auto_spares_networks_that_gain_nothing_beside_it(
+def test_auto_tries_networks_where_they_gain_over_what_stands_without_them(
     shelf: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shelf("ssrfn")
-    shelf("ssrfn-lite")
+    shelf(SECOND)
+    shelf(FIRST)
     chosen = choose_method(RunConfig())
     assert (chosen.method.spec.name, chosen.automatic) == ("glp", False)
     assert "no network gains enough" in chosen.reason
-    assert choose_method(RunConfig(adapt=1.0)).method.spec.name == "ssrfn-lite"
-    # One whose own refinement gains with this quality is tried.
-    entry = METHODS.get("ssrfn")
+    assert choose_method(RunConfig(adapt=1.0)).method.spec.name == FIRST
+    # One whose own refinement gains with this quality is tried, and not where nothing is to be put behind.
+    entry = METHODS.get(SECOND)
     assert entry.network is not None
     own = replace(entry, network=replace(entry.network, refines_with=("best",)))
-    get = METHODS.get
-    monkeypatch.setattr(METHODS, "get", lambda name: own if name == "ssrfn" else get(name))
+    monkeypatch.setitem(METHODS._loaded, SECOND, own)
     assert choose_method(RunConfig()).method.spec.name == "glp"
-    assert choose_method(RunConfig(quality="best")).method.spec.name == "ssrfn"
+    assert choose_method(RunConfig(quality="best")).method.spec.name == SECOND
+    assert choose_method(ALONE).method.spec.name == FIRST
 
 
-def test_auto_takes_the_gate_with_best() -> None:
-    assert choose_method(RunConfig(quality="best")).name == "ssrfn-gate"
+def test_which_network_auto_tries_of_those_that_are_shipped() -> None:
+    assert automatic_methods("network") == ("ssrfn-lite", "ssrfn")
+    assert choose_method(RunConfig(quality="best")).name == "ssrfn-lite"
     assert choose_method(RunConfig()).name == "glp"
+    plain = choose_method(ALONE)
+    assert (plain.name, "leaves that out" in plain.reason) == ("glp", True)
+    assert choose_method(RunConfig(adapt=1.0)).name == "ssrfn-lite"
+
+
+def test_weights_of_a_former_form_are_told_apart(tmp_path: Path) -> None:
+    """Such as those that corrected a base estimate: the file is sound, and no network of today can use it."""
+    former = tmp_path / "former.safetensors"
+    header = {"name": "ssrfn-lite", "architecture": "ssrfn", "config": {"n_bands": 2, "guide_denoiser": 8},
+              "centre_nm": [500.0, 600.0], "fwhm_nm": [10.0, 10.0], "ratios": [3], "msi_bands": [], "n_msi": 0,
+              "base": "glp", "halo_px": 0, "overlap_px": 0, "training": {}}  # fmt: skip
+    metadata = {"format": FORMAT, "format_version": "2", FORMAT: json.dumps(header)}
+    save_file({"x": torch.zeros(1)}, former, metadata=metadata)
+    for name in ("ssrfn", "ssrfn-lite"):
+        with pytest.raises(InputError, match=f"former '{name}', which corrected a base estimate") as caught:
+            choose_method(RunConfig(method=name, model=former))
+        assert "Leave out --model" in caught.value.hint
+
+
+def test_a_former_name_is_told_todays() -> None:
+    for ask in (lambda: choose_method(RunConfig(method="ssrfn-gate")), lambda: zoo.find_model("ssrfn-gate")):
+        with pytest.raises(UsageError, match="'ssrfn-gate' is called 'ssrfn-lite' today"):
+            ask()
+
+
+@pytest.mark.parametrize("name", ["ssrfn-lite", "ssrfn"])
+def test_precision_of_networks_that_calculate_in_one(name: str) -> None:
+    assert network_precision(name, "auto", "cpu") == "fp32"
+    assert choose_method(RunConfig(method=name)).method.spec.precision == "fp32"
+    with pytest.raises(UsageError, match="does not run in precision 'bf16'") as caught:
+        choose_method(RunConfig(method=name, precision="bf16"))
+    assert "fp32" in caught.value.hint
 
 
 def test_the_fallback_of_a_network_that_refines_itself_is_refined() -> None:
@@ -92,15 +135,13 @@ def test_the_fallback_of_a_network_that_refines_itself_is_refined() -> None:
 def test_the_best_proven_network_is_tried_first(
     shelf: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shelf("ssrfn")
-    shelf("ssrfn-lite")
+    shelf(SECOND)
+    shelf(FIRST)
     chosen = choose_method(ALONE)
-    assert (chosen.method.spec.name, chosen.automatic) == ("ssrfn-lite", True)
-    shelf("ssrfn-lite", gain_db=-0.3)
-    assert choose_method(ALONE).method.spec.name == "ssrfn"
+    assert (chosen.method.spec.name, chosen.automatic) == (FIRST, True)
+    shelf(FIRST, gain_db=-0.3)
+    assert choose_method(ALONE).method.spec.name == SECOND
     assert "decides" in chosen.reason
-    # Which one is the best is what the entries say.
-    assert automatic_methods("network") == ("ssrfn-lite", "ssrfn", "ssrfn-gate")
     monkeypatch.setattr(methods, "automatic_methods", lambda kind: ())
     assert choose_method(ALONE).method.spec.name == "glp"
     with caplog.at_level("WARNING"):
@@ -111,14 +152,14 @@ def test_the_best_proven_network_is_tried_first(
 def test_damaged_weights_of_the_installation_do_not_stop_a_job(
     shelf: Callable[..., Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = shelf("ssrfn")
+    path = shelf(FIRST)
     path.write_bytes(path.read_bytes()[:-100])
     with caplog.at_level("WARNING"):
         chosen = choose_method(ALONE)
     assert chosen.method.spec.name == "glp"
-    assert "'ssrfn' is not used" in caplog.text
+    assert f"'{FIRST}' is not used" in caplog.text
     with pytest.raises(InputError, match="damaged"):
-        choose_method(RunConfig(method="ssrfn"))
+        choose_method(RunConfig(method=FIRST))
 
 
 @pytest.mark.parametrize("name", [n for n in available_methods() if is_network(n)])

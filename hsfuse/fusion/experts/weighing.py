@@ -1,6 +1,6 @@
 """What a gate sees of the experts' outputs, and what its weights make of them, by compiled kernels.
 
-:class:`hsfuse.fusion.methods.ssrfn_gate.network.Gate` has the plain twins, for training and for other devices.
+:class:`hsfuse.fusion.methods.ssrfn.network.Gate` has the plain twins, for training and for other devices.
 """
 
 from __future__ import annotations

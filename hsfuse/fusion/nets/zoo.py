@@ -96,6 +96,9 @@ def find_model(name_or_path: str | Path) -> ModelInfo:
     models = {model.name: model for model in list_models()}
     if str(name_or_path) in models:
         return models[str(name_or_path)]
+    today = METHODS.renamed(str(name_or_path))
+    if today:
+        raise UsageError(f"The network '{name_or_path}' is called '{today}' today.", hint=f"Use '{today}'.")
     raise UsageError(
         f"There is no network '{name_or_path}'.",
         hint=f"Give a .safetensors file or one of the zoo: {', '.join(models) or 'none'}.",

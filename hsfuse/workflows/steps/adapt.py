@@ -30,8 +30,9 @@ _LEARNING_RATE = 3e-4
 _VALIDATE_EVERY = 25
 _GAP_PX = 18
 _SMALL_GAP_PX = 3
-_STRIPS_PX = 24
-"""Least length of the training and the validation strip together, HSI pixels."""
+_STRIP_PX, _LEAST_SHARE, _MOST_SHARE = 30, 0.2, 0.4
+"""Length that training and validation strips should have, HSI pixels: degraded by a ratio of 3, experts can still learn
+from them. And the share of the scene that validates."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,8 @@ def adapt(
     bands = scene.hsi.bands.take(scene.bands)
     own = SceneEntry.of(_with_own_guide(scene_as_training(scene, scene.hsi.info.name, scratch=scratch)))
     # Of a small scene the strip between training and validation would leave nothing.
-    gap = int(min(max((max(own.shape) - _STRIPS_PX) // 2, _SMALL_GAP_PX), _GAP_PX))
+    length = max(own.shape)
+    gap = int(min(max((length - 2 * _STRIP_PX) // 2, _SMALL_GAP_PX), _GAP_PX))
     gpu = device.startswith("cuda")
     network = copy.deepcopy(method.network).float().requires_grad_(True)
     setup = TaskSetup(
@@ -135,6 +137,7 @@ def adapt(
             window_px=max(192, patch_px),
             batch=batch,
             gap_px=gap,
+            validation_share=min(max(_STRIP_PX / length, _LEAST_SHARE), _MOST_SHARE),
             seed=seed,
             prefetch=gpu,
         ),

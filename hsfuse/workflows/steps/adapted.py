@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hsfuse.config import RunConfig
-from hsfuse.errors import HsfuseError, InputError, OutputError
+from hsfuse.errors import HsfuseError, InputError, OutputError, OverlapError
 from hsfuse.fusion.base import NetworkMethod
 from hsfuse.fusion.create import create_method
 from hsfuse.fusion.nets.header import read_header
@@ -173,7 +173,7 @@ def _train(
             precision=config.precision if config.precision in ("fp32", "bf16") else "auto",
             scratch=path.parent if large else None, base=header.base,
         )  # fmt: skip
-    except InputError as error:
+    except (InputError, OverlapError) as error:
         raise InputError(
             f"The network cannot be adapted: {error.message}", hint="Leave out --adapt, or enlarge --aoi."
         ) from error

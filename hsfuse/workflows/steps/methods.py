@@ -140,6 +140,8 @@ def _automatic(config: RunConfig, device: str, planning: bool) -> ChosenMethod:
         reason = (
             f"{_spare_name()}, because with --quality {config.quality} no network gains enough over it to be worth its "
             "time (docs/choosing.md)."
+            if config.quality != "plain"
+            else f"{_spare_name()}, because networks refine what it makes, and --quality plain leaves that out."
         )
         return _fall_back(reason, config, automatic=False)
     for name in names:
@@ -165,15 +167,16 @@ def _automatic(config: RunConfig, device: str, planning: bool) -> ChosenMethod:
 def _worth_trying(config: RunConfig) -> tuple[str, ...]:
     """Networks that ``auto`` tries, in their order.
 
-    What most of them bring to an unseen scene is a cleaned guide, which the step behind the classical method has too:
-    beside it they gain 0.05 dB on the validation sites and take several times as long. What remains are networks whose
-    own refinement gains with this quality, and all where they are adapted to the scene or nothing is put behind.
+    With a step behind the method: networks whose own refinement gains over it with this quality. With nothing behind:
+    networks that have no refinement of their own. Where they are adapted to the scene: all.
     """
     names = automatic_methods("network")
-    if config.quality == "plain" or config.adapt is not None:
+    if config.adapt is not None:
         return names
-    entries = {name: METHODS.get(name).network for name in names}
-    return tuple(name for name, entry in entries.items() if entry is not None and config.quality in entry.refines_with)
+    refining = {name: entry.refines_with for name in names if (entry := METHODS.get(name).network) is not None}
+    if config.quality == "plain":
+        return tuple(name for name, qualities in refining.items() if not qualities)
+    return tuple(name for name, qualities in refining.items() if config.quality in qualities)
 
 
 def _proven(header: NetworkHeader) -> bool:

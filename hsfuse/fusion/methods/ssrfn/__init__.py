@@ -1,82 +1,72 @@
-"""SSRFN: spatial-spectral recurrent fusion network, in three sizes."""
+"""SSRFN that weighs the experts of a scene: one file of weights for any bands, any MSI and any ratio, in two sizes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from hsfuse.fusion.base import FusionMethod, ModelSpec, Precision
-from hsfuse.fusion.methods.ssrfn.config import PRESETS, REFERENCE, SsrfnConfig
-from hsfuse.fusion.methods.ssrfn.former import recognises, settings_of_today, tensor_name_of_today
-from hsfuse.fusion.registry import FormerWeights, MethodEntry, NetworkEntry
+from hsfuse.fusion.base import FusionMethod
+from hsfuse.fusion.methods.ssrfn.config import REFERENCE, GateConfig
+from hsfuse.fusion.registry import MethodEntry, NetworkEntry
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from hsfuse.fusion.nets.header import NetworkHeader
     from hsfuse.fusion.nets.weights import LoadedNetwork
     from hsfuse.training.fusion_task import TaskSetup
     from hsfuse.training.task import TrainingTask
 
-PAPER_RECIPE: dict[str, Any] = {
-    "loss": "mse", "optimizer": "adam", "lr": 1e-4, "weight_decay": 0.0, "schedule": "constant", "warmup": 1,
-    "ema": 0.0, "clip": 0.0, "augment": False, "epochs": 200.0,
-}  # fmt: skip
-"""As published: squared error, Adam 0.9/0.99, rate 1e-4, 200 epochs."""
+RECIPE: dict[str, Any] = {"weight_decay": 1e-2, "ema": 0.998, "warmup": 50, "rounds": 12}
 
 
 def _build(settings: Mapping[str, Any]) -> nn.Module:
-    from hsfuse.fusion.methods.ssrfn.network import Ssrfn
+    from hsfuse.fusion.methods.ssrfn.network import build
 
-    return Ssrfn(SsrfnConfig.from_dict(dict(settings)))
+    return build(GateConfig.from_dict(settings))
 
 
 def _wrap(loaded: LoadedNetwork, **options: Any) -> FusionMethod:
-    from hsfuse.fusion.methods.ssrfn.method import SsrfnMethod
+    from hsfuse.fusion.methods.ssrfn.method import GateMethod
 
-    return SsrfnMethod.from_loaded(loaded, **options)
-
-
-def _foresee(header: NetworkHeader, sha256: str, precision: Precision) -> ModelSpec | None:
-    from hsfuse.fusion.methods.ssrfn.description import foresee
-
-    return foresee(header, sha256, precision)
+    return GateMethod.from_loaded(loaded, **options)
 
 
 def _task(network: Any, setup: TaskSetup) -> TrainingTask:
-    from hsfuse.fusion.methods.ssrfn.task import SsrfnTask
+    from hsfuse.fusion.methods.ssrfn.task import GateTask
 
-    return SsrfnTask(network, setup)
+    return GateTask(network, setup)
 
 
 def _complete(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return SsrfnConfig.from_dict(dict(settings)).to_dict()
+    return GateConfig.from_dict(settings).to_dict()
 
 
-def _entry(name: str, summary: str, auto_rank: int | None) -> MethodEntry:
+def _entry(name: str, config: GateConfig, summary: str, auto_rank: int) -> MethodEntry:
     return MethodEntry(
         name=name,
         family="network",
         summary=summary,
         reference=REFERENCE,
-        licence="none",
         network=NetworkEntry(
-            architecture="ssrfn",
-            settings=PRESETS[name].to_dict(),
+            architecture="ssrfn-gate",
+            settings=config.to_dict(),
             build=_build,
             wrap=_wrap,
-            foresee=_foresee,
             task=_task,
             complete=_complete,
-            recipes={"paper": PAPER_RECIPE},
-            precisions=("fp32", "bf16", "fp16"),
-            former=FormerWeights(recognises, settings_of_today, tensor_name_of_today),
+            recipes={"default": RECIPE},
+            any_bands=True,
+            # With less than that they gain a tenth of a decibel over glp and its step, at three times their time.
+            refines_with=("best",),
+            superseded={"ssrfn": "which corrected a base estimate in bands of its own"},
         ),
         auto_rank=auto_rank,
+        former_names=("ssrfn-gate",) if name == "ssrfn-lite" else (),
     )
 
 
-# On scenes that neither saw the two are equal to 0.05 dB, and the small one takes a third of the time.
-LITE = _entry("ssrfn-lite", "SSRFN, width 32, corrects a base estimate; for two CPU cores", 0)
-EVERYDAY = _entry("ssrfn", "SSRFN, width 64, corrects a base estimate (JSTARS 2024)", 1)
-PAPER = _entry("ssrfn-paper", "SSRFN as published, width 256, without a base estimate; needs a GPU", None)
+# `auto` tries the one first that takes less time.
+LITE = _entry("ssrfn-lite", GateConfig(), "weighs experts fitted in the scene by a few convolutions; any bands", 0)
+EVERYDAY = _entry(
+    "ssrfn", GateConfig(backbone="ssrfn"), "weighs experts fitted in the scene by the modules of SSRFN; any bands", 1
+)

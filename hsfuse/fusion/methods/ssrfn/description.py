@@ -1,99 +1,76 @@
-"""What an SSRFN says of itself, from its configuration and the header of its weights: PyTorch is not needed."""
+"""What a gate says of itself: the context that it needs, and what it costs."""
 
 from __future__ import annotations
 
-from hsfuse.fusion.base import ModelSpec, Precision
+from hsfuse.fusion.base import ModelSpec, Quality
 from hsfuse.fusion.create import create_method
-from hsfuse.fusion.methods.ssrfn.config import DEFAULT_BASE, REFERENCE, SsrfnConfig
-from hsfuse.fusion.methods.ssrfn.cost import (
-    bytes_per_pixel,
-    denoiser_flop_per_pixel,
-    flop_per_pixel,
-    host_bytes_per_pixel,
-)
-from hsfuse.fusion.nets.context import CORRECTION_CONTEXT
-from hsfuse.fusion.nets.denoising_effort import LAYERS, STEPS, TURNS, learned_pixels
+from hsfuse.fusion.map.refinement import component_halo_px, nonlocal_halo_px
+from hsfuse.fusion.methods.ssrfn.config import BASE, REFERENCE, GateConfig
+from hsfuse.fusion.methods.ssrfn.network import INPUTS, OUTPUTS
+from hsfuse.fusion.methods.ssrfn_paper.cost import flop_per_pixel
 from hsfuse.fusion.nets.fixed_blocks import FixedBlocks
-from hsfuse.fusion.nets.header import NetworkHeader
-from hsfuse.fusion.nets.native.build import native_library
 
-DEFAULT_OVERLAP_PX = 2
-"""Blended overlap of a network without own figures, HSI pixels."""
-BLOCK_PX = 32
-"""Side of the blocks that a correction is computed in, HSI pixels: twice the side of training patches."""
-BLOCK_OVERLAP_PX = 2
-"""Width of the zone in which two blocks are blended, HSI pixels."""
-DENOISER_REACH_PX = -(-(LAYERS + 1) // 2)
-"""How far the guide's denoiser looks, HSI pixels at the smallest ratio."""
-_SHARE_IN_BLOCKS = 0.5
-"""Of what is read for a tile of usual size, what its blocks and their contexts amount to; the rest is margin."""
-SAMPLE_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
+_EXPERTS_PX, AFTER_PX = 4, 4
+"""HSI pixels that estimates and windows of the experts look at, and the estimate that follows the network: tiles differ
+from the whole by 1e-5, with three and three by 9e-5."""
+_BYTES_PER_PIXEL = 4500
+_FLOP_PER_PIXEL = {"standard": 6e5, "best": 2e6}
+"""Of experts, plain backbone and what follows."""
+
+
+def experts_px(quality: Quality, ratio: int) -> int:
+    """HSI pixels that the experts look at."""
+    return _EXPERTS_PX + (component_halo_px(ratio) if quality == "best" else 0)
+
+
+def base_halo_px(ratio: int, *, filtered: bool) -> int:
+    """HSI pixels that the base method looks at, and the cleaning of the guide where that is not ``filtered`` before."""
+    return create_method(BASE).spec.halo_px + (0 if filtered else nonlocal_halo_px(ratio))
+
+
+def backbone_flop(config: GateConfig, ratio: int) -> float:
+    """Operations of a backbone per fine pixel that it is given."""
+    if config.backbone == "ssrfn":
+        return flop_per_pixel(config.modules(INPUTS, OUTPUTS), ratio)
+    width = config.width
+    return 2.0 * 9 * (INPUTS * width + 2 * config.blocks * width**2 + width * OUTPUTS)
 
 
 def describe(
-    config: SsrfnConfig, *, name: str, header: NetworkHeader | None, sha256: str | None, precision: Precision,
-    context_px: int, estimate: ModelSpec | None, denoiser_steps: int = STEPS, thorough: bool = False,
+    config: GateConfig, blocks: FixedBlocks | None, *, name: str, sha256: str | None, quality: Quality, ratio: int,
+    filtered: bool, estimate: ModelSpec | None,
 ) -> ModelSpec:  # fmt: skip
     """Return the description.
 
     Parameters
     ----------
-    config, name, header, sha256, precision
-        The network and its weights.
-    context_px
-        Context that the network itself is given, HSI pixels.
+    config, blocks, name, sha256
+        The network, the blocks that its backbone runs in, and its weights.
+    quality, ratio
+        What it runs with.
+    filtered
+        Whether the guide comes cleaned.
     estimate
-        Of the base estimate that is corrected; None without one.
-    denoiser_steps, thorough
-        Effort for the guide's denoiser.
+        Of the estimate without the gate, where the scene left the gate out; else None.
     """
-    sample_bytes = SAMPLE_BYTES[precision]
-    halo_px, side, share, held = context_px, 1, 1.0, host_bytes_per_pixel(
-        config, sample_bytes, compiled=native_library() is not None
-    )  # fmt: skip
-    if estimate is not None:
-        halo_px = blocks_of(context_px).margin_px + estimate.halo_px + DENOISER_REACH_PX
-        # The features of one block are in memory at a time, and cubes are as large as all blocks together;
-        # two of what is read count already.
-        side, share, cubes = BLOCK_PX, _SHARE_IN_BLOCKS, 8 * config.n_bands
-        held = max(int(share * (cubes + max(cubes, estimate.bytes_per_pixel))) - cubes, 0)
+    inner = create_method(BASE).spec
+    halo_px = base_halo_px(ratio, filtered=filtered) + experts_px(quality, ratio) + AFTER_PX
+    flop = inner.flop_per_pixel + _FLOP_PER_PIXEL["best" if quality == "best" else "standard"]
+    if blocks is not None:
+        halo_px += blocks.margin_px
+        flop += backbone_flop(config, ratio) * (blocks.given_px / blocks.side) ** 2
     return ModelSpec(
         name=name,
         kind="network",
-        halo_px=halo_px,
-        overlap_px=header.overlap_px if header and header.overlap_px else DEFAULT_OVERLAP_PX,
-        multiple_px=side,
+        halo_px=halo_px if estimate is None else estimate.halo_px,
+        multiple_px=1 if blocks is None or estimate is not None else blocks.side,
         padded=False,
-        preferred_tile_px=128,
-        # The base estimate is finished before the network starts.
-        bytes_per_pixel=max(bytes_per_pixel(config, sample_bytes), estimate.bytes_per_pixel if estimate else 0),
-        host_bytes_per_pixel=held,
-        flop_per_pixel=share * flop_per_pixel(config)
-        + (estimate.flop_per_pixel if estimate else 0.0)
-        + (TURNS - 1) * denoiser_flop_per_pixel(config) * thorough,
-        learn_flop=denoiser_flop_per_pixel(config) * learned_pixels(denoiser_steps),
-        centre_nm=header.centre_nm if header else None,
-        ratios=header.ratios if header else None,
-        n_msi=config.n_msi,
-        precisions=tuple(SAMPLE_BYTES),
-        precision=precision,
+        preferred_tile_px=192,
+        bytes_per_pixel=max(_BYTES_PER_PIXEL, inner.bytes_per_pixel),
+        flop_per_pixel=flop,
+        centre_nm=None,
+        ratios=None,
+        n_msi=None,
         reference=REFERENCE,
         weights_sha256=sha256,
     )
-
-
-def blocks_of(context_px: int) -> FixedBlocks:
-    """Blocks that a correction with such a context is computed in."""
-    return FixedBlocks(BLOCK_PX, BLOCK_OVERLAP_PX, context_px)
-
-
-def foresee(header: NetworkHeader, sha256: str, precision: Precision) -> ModelSpec | None:
-    """Say what a network with such weights would say of itself; None where that takes the network."""
-    config = SsrfnConfig.from_dict(dict(header.config))
-    if config.base != "estimate":
-        return None
-    estimate = create_method(header.base or DEFAULT_BASE).spec
-    return describe(
-        config, name=header.name, header=header, sha256=sha256, precision=precision,
-        context_px=header.halo_px or CORRECTION_CONTEXT.features, estimate=estimate,
-    )  # fmt: skip

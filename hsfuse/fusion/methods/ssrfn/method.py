@@ -1,56 +1,58 @@
-"""SSRFN behind the interface of every fusion method: base estimate, network, validation at reduced resolution."""
+"""The gate behind the interface of every fusion method."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from copy import copy
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from hsfuse.degrade import Window, upsample
+from hsfuse.degrade import Window
 from hsfuse.degrade.windows import finer, grown, inside, whole
 from hsfuse.errors import HsfuseError, UsageError
 from hsfuse.fusion.base import (
+    ComponentFusion,
     FusionContext,
     FusionMethod,
+    GuideFilter,
     LowResolutionStrip,
     ModelSpec,
     NetworkMethod,
     Precision,
+    Quality,
 )
-from hsfuse.fusion.classical.statistics import gather, noise_std
 from hsfuse.fusion.create import create_method
 from hsfuse.fusion.diagnostics import CorrectionValidation, MethodDiagnostics
-from hsfuse.fusion.guide_noise import GuideSample, guide_noise
-from hsfuse.fusion.methods.ssrfn.config import DEFAULT_BASE, PRESETS, SsrfnConfig
-from hsfuse.fusion.methods.ssrfn.description import DENOISER_REACH_PX, blocks_of, describe
-from hsfuse.fusion.methods.ssrfn.network import Ssrfn
-from hsfuse.fusion.nets.compiling import compiled
-from hsfuse.fusion.nets.denoising_effort import STEPS, THOROUGH_STEPS
-from hsfuse.fusion.nets.fixed_blocks import FixedBlocks
-from hsfuse.fusion.nets.guide_adaptation import AdaptedDenoiser, adapt_denoiser
-from hsfuse.fusion.nets.half import TYPES, probe_pair, settle
+from hsfuse.fusion.experts.bank import TileState
+from hsfuse.fusion.map.method import RefinedMethod, refined
+from hsfuse.fusion.map.posterior import mix
+from hsfuse.fusion.map.refinement import Refinement, RefinementKind, nonlocal_halo_px
+from hsfuse.fusion.methods.ssrfn.config import BASE, GateConfig
+from hsfuse.fusion.methods.ssrfn.description import AFTER_PX, base_halo_px, describe, experts_px
+from hsfuse.fusion.methods.ssrfn.network import Gate, TilePart
+from hsfuse.fusion.methods.ssrfn.scene import GateScene, refined_base, tile_state, tile_state_from
 from hsfuse.fusion.nets.header import NetworkHeader
-from hsfuse.fusion.nets.reduced_validation import estimate_error, reduced_windows, tell_share, validate_correction
-from hsfuse.fusion.nets.scene_check import check_scene
-from hsfuse.fusion.nets.scene_statistics import SceneStatistics
-from hsfuse.fusion.nets.weights import LoadedNetwork, load_named
+from hsfuse.fusion.nets.weights import LoadedNetwork
+from hsfuse.fusion.scene_model.model import SceneModel
 from hsfuse.log import get_logger
 
+MIN_BANDS = 8
+"""With fewer bands there is next to nothing that the guide does not say."""
+_MOST_DISPLACEMENT_PX = 0.05
+"""Local displacement of the HSI, HSI pixels, that experts bear: they learn from the pair how detail follows from the
+guide. At 0.1 and more, as two sensors' models have it, their correction lost up to 0.3 dB on the validation sites, in
+full or in part; at 0.05 it gained."""
+_Bands = Callable[[Tensor, Window, Window], Tensor]
+"""From a change of the components, where it lies in them and in the tile, to bands."""
 _log = get_logger(__name__)
 
-_PIXELS_AT_ONCE = 1_000_000
-"""Fine pixels that a card is given in one call of the network."""
 
-
-class SsrfnMethod(NetworkMethod):
-    """SSRFN on a scene.
+class GateMethod(NetworkMethod):
+    """A network that weighs the experts of a scene.
 
     Parameters
     ----------
@@ -58,266 +60,222 @@ class SsrfnMethod(NetworkMethod):
         With its weights.
     name
         Name on the command line.
-    header
-        Description that came with the weights; None for an untrained network (tests and benchmarks).
-    sha256
-        Hash of the weights file.
+    header, sha256
+        Description that came with the weights, and the hash of their file.
     precision
-        Type of the network's arithmetic; base estimates, scaling and sums stay float32.
+        Type of the arithmetic; float32 only.
+    quality
+        ``best`` asks non-local Bayes too.
     validate
-        Test the network on the scene at reduced resolution and use the share of its correction that helps there.
-    denoiser_steps
-        Steps in which the denoiser of the MSI, if the network has one, learns from the scene; 0 leaves it as it is.
+        Use as much of the gate's correction as gains most on the scene at reduced resolution, none where it loses, on
+        scenes that are large enough to tell; none where HSI and guide are displaced locally.
     """
 
-    architecture = "ssrfn"
+    architecture = "ssrfn-gate"
 
     def __init__(
         self,
-        network: Ssrfn,
+        network: Gate,
         *,
-        name: str = "ssrfn",
+        name: str = "ssrfn-lite",
         header: NetworkHeader | None = None,
         sha256: str | None = None,
         precision: Precision = "fp32",
+        quality: Quality = "standard",
         validate: bool = True,
-        denoiser_steps: int = STEPS,
     ) -> None:
-        if precision not in TYPES:
-            raise UsageError(
-                f"SSRFN does not run in precision '{precision}'.", hint=f"Choose one of: {', '.join(TYPES)}."
-            )
+        if precision != "fp32":
+            raise UsageError(f"The gate does not run in precision '{precision}'.", hint="Choose fp32.")
         self._network = network.eval()
         self._name, self._header, self._sha256 = name, header, sha256
-        self._precision, self._validate = precision, validate
-        self._base: FusionMethod | None = None
-        self._scene: SceneStatistics | None = None
-        self._share: Tensor | None = None
+        self._quality, self._validate = quality, validate
+        self._base: RefinedMethod | None = None
+        self._scene: GateScene | None = None
         self._validation: CorrectionValidation | None = None
-        self._parts = self._network.parts
-        self._denoiser_steps = denoiser_steps
-        self._thorough = False
-        self._denoising: AdaptedDenoiser | None = None
-        self._noise_of_guide: Tensor | None = None
+        self._ratio, self._share, self._filtered = 3, 1.0, False
+        self._inside: ComponentFusion | None = None
 
     @classmethod
-    def from_weights(cls, name_or_path: str | Path, **options: Any) -> SsrfnMethod:
-        """Load a network of the zoo or a weights file.
-
-        Raises
-        ------
-        UsageError
-            There is no such network, or nobody has trained it.
-        InputError
-            The weights cannot be used.
-        """
-        return cls.from_loaded(load_named(name_or_path), **options)
-
-    @classmethod
-    def from_loaded(cls, loaded: LoadedNetwork, **options: Any) -> SsrfnMethod:
+    def from_loaded(cls, loaded: LoadedNetwork, **options: Any) -> GateMethod:
         """Take a network that was loaded with its weights."""
-        if not isinstance(loaded.network, Ssrfn):
-            raise UsageError(f"The weights '{loaded.header.name}' are not those of an SSRFN.")
+        if not isinstance(loaded.network, Gate):
+            raise UsageError(f"The weights '{loaded.header.name}' are not those of a gate.")
         return cls(loaded.network, name=loaded.header.name, header=loaded.header, sha256=loaded.sha256, **options)
 
     @classmethod
-    def untrained(cls, config: SsrfnConfig | str, **options: Any) -> SsrfnMethod:
-        """Make a method with random weights: for tests and benchmarks only, never for a product."""
-        if isinstance(config, str):
-            options.setdefault("name", config)
-            config = PRESETS[config]
-        return cls(Ssrfn(config), **options)
+    def untrained(cls, config: GateConfig | None = None, **options: Any) -> GateMethod:
+        """Make a method with constant weights: for tests and benchmarks only, never for a product."""
+        return cls(Gate(config or GateConfig()), **options)
 
     @property
-    def network(self) -> Ssrfn:
+    def network(self) -> Gate:
         """The network itself (for training)."""
         return self._network
 
-    def prefer_quality(self) -> None:
-        """Let the denoiser take longer to learn from the scene and to clean it, for the last bit of quality."""
-        self._denoiser_steps = max(self._denoiser_steps, THOROUGH_STEPS) if self._denoiser_steps else 0
-        self._thorough = True
+    def at_quality(self, quality: Quality) -> FusionMethod:
+        """``fast`` is the base method with the maximum a posteriori step, without a network."""
+        if quality == "fast":
+            return refined(create_method(BASE), "fast")
+        return GateMethod(
+            self._network, name=self._name, header=self._header, sha256=self._sha256, quality=quality,
+            validate=self._validate,
+        )  # fmt: skip
 
     @property
-    def n_bands(self) -> int:
-        """HSI bands that it takes."""
-        return self._network.config.n_bands
+    def scene_model(self) -> SceneModel | None:
+        """What is known about the pair; None before the fit."""
+        return None if self._base is None else self._base.scene_model
 
     @property
     def diagnostics(self) -> MethodDiagnostics:
-        """The base method's calibration, the test of the correction, and what the denoiser learned from the scene."""
-        calibration = self._base.diagnostics.calibration if self._base is not None else None
-        denoising = None if self._denoising is None else self._denoising.record
-        return MethodDiagnostics(calibration, self._validation, denoising)
-
-    @property
-    def _context_px(self) -> int:
-        """Context that the network itself is given, HSI pixels; a base estimate takes its own from the whole tile."""
-        header = self._header
-        return header.halo_px if header and header.halo_px else self._network.context.features
-
-    @property
-    def _blocks(self) -> FixedBlocks:
-        """Blocks that the correction is computed in."""
-        return blocks_of(self._context_px)
+        """Those of the estimate that the gate starts from, and the test of the gate."""
+        found = MethodDiagnostics() if self._base is None else self._base.diagnostics
+        return replace(found, validation=self._validation)
 
     @property
     def spec(self) -> ModelSpec:
-        """Self-description."""
-        config = self._network.config
-        estimate = self._base.spec if self._base else self._base_method().spec if config.base == "estimate" else None
+        """Self-description; after the fit with the context that is needed then."""
+        left_out = self._base is not None and self._validation is not None and self._scene is None
         return describe(
-            config, name=self._name, header=self._header, sha256=self._sha256, precision=self._precision,
-            context_px=self._context_px, estimate=estimate, denoiser_steps=self._denoiser_steps,
-            thorough=self._thorough,
+            self._network.config, self._network.blocks, name=self._name, sha256=self._sha256, quality=self._quality,
+            ratio=self._ratio, filtered=self._filtered,
+            estimate=self._base.spec if self._base is not None and left_out else None,
         )  # fmt: skip
 
     def fit(self, context: FusionContext, strips: Iterable[LowResolutionStrip]) -> None:
-        """Fit the base estimate, take the scene's statistics and test how much of the correction helps.
-
-        Raises
-        ------
-        UsageError
-            Bands or ratio are not those that the network was made for.
-        """
-        self._check_scene(context)
-        config = self._network.config
-        statistics = gather(strips)
-        bands = statistics.bands
-        noise = noise_std(statistics.covariance[:bands, :bands], statistics.count)
-        self._scene = SceneStatistics.of_pair(statistics, context.device)
-        self._precision = settle(self._network, context.device, self._precision, self._probe(strips, context))
-        self._parts = compiled(self._network.parts, context.device)
-        self._share = self._validation = None
-        noise_of_guide = self._learn_denoising(strips, self._scene, context)
-        if config.base != "estimate":
-            return
-        self._base = self._base_method()
+        """Fit the estimate and the experts, and test the gate at reduced resolution."""
+        strips = list(strips)
+        self._ratio, self._scene, self._share = context.ratio, None, 1.0
+        self._base = refined_base(create_method(BASE), context.ratio)
         self._base.fit(context, strips)
-        calibration = self._base.diagnostics.calibration
-        if calibration is not None:
-            context = replace(context, psf=calibration.psf)
-        clean = None if self._denoising is None else self._clean
-        windows = reduced_windows(self._base_method(), context, strips, noise, noise_of_guide, clean)
-        error = estimate_error(windows)
-        if error is not None:
-            self._scene = self._scene._replace(
-                error=torch.as_tensor(error, dtype=torch.float32, device=context.device)[None]
-            )
-        if self._validate:
-            self._validation = validate_correction(self._correction, windows, bands)
-            self._share = torch.as_tensor(self._validation.share, device=context.device)[:, None, None]
-            tell_share(self._name, self._validation)
+        self._network.to(context.device)
+        reduced_fit, model = self._base.take_reduced_fit(), self._base.scene_model
+        bands = context.centre_nm.size
+        # A scene that cannot tell leaves it open; one without experts uses nothing of the gate.
+        self._validation = None
+        if reduced_fit is None or model is None or bands < MIN_BANDS:
+            self._validation = CorrectionValidation.untested(bands)
+            _log.info("%s: the scene is too small or has too few bands for experts; the estimate stays.", self._name)
+            return
+        record = self._base.refinement
+        # A training learns from displaced windows too.
+        if self._validate and record is not None and record.displacement_px > _MOST_DISPLACEMENT_PX:
+            self._validation = CorrectionValidation.untested(bands)
+            _log.info("%s: HSI and guide are displaced locally by %g HSI pixels, so experts cannot learn from them; "
+                      "the estimate stays.", self._name, record.displacement_px)  # fmt: skip
+            return
+        kind = self._kind()
+        scene = GateScene.fit(reduced_fit, model, kind, seed=context.seed, device=context.device)
+        if self._validate and scene.testable(reduced_fit):
+            with torch.no_grad():
+                self._share, gain = scene.reduced(
+                    reduced_fit, kind, seed=context.seed, device=context.device
+                ).best_share(reduced_fit, self._network, nonlocal_too=self._quality == "best")
+            shares = np.full(bands, self._share, np.float32)
+            self._validation = CorrectionValidation(shares, gain, len(reduced_fit.windows))
+            _log.info("%s: %.2f dB over the estimate at reduced resolution with %g of the correction.",
+                      self._name, gain, self._share)  # fmt: skip
+            if self._share == 0.0:
+                return
+        self._scene = scene
+        step = scene.step
+        self._inside = self._base.inner.components_of(step.mean, step.forward, step.back)
+
+    def guide_filter(self) -> GuideFilter | None:
+        """Return the cleaning of the guide, if there is one, and the method for a guide cleaned and as measured."""
+        if self._base is None or self._scene is None:
+            return None if self._base is None else self._base.guide_filter()
+        step = self._scene.step
+        if self._filtered or not step.cleans:
+            return None
+        rest = copy(self)
+        rest._filtered = True
+        return GuideFilter(step.clean, nonlocal_halo_px(self._ratio), rest, keeps_raw=True)
+
+    @torch.no_grad()
+    def expert_outputs(self, hsi: Tensor, msi: Tensor) -> tuple[GateScene, TileState, Tensor, Tensor, Tensor] | None:
+        """Return what a training needs of one tile; None where there are no experts.
+
+        Returns
+        -------
+        scene, tile : GateScene, TileState
+            What was learned from the scene, and the tile.
+        base, state, outputs : Tensor
+            Base estimate (1, band, row, col), and what :meth:`ExpertBank.evaluate` returns.
+        """
+        if self._base is None or self._scene is None:
+            return None
+        step = self._scene.step
+        guide = step.clean(msi.float())
+        base = self._base.inner.fuse(hsi.float(), guide)
+        tile = tile_state(step, hsi.float(), guide, msi.float(), base)
+        state, outputs = self._scene.bank.evaluate(tile)
+        return self._scene, tile, base, state, outputs
+
+    def _kind(self) -> RefinementKind:
+        """How the guide is used: as the estimate uses it, cleaned where the estimate is not used."""
+        step, model = None if self._base is None else self._base.step, self.scene_model
+        if step is not None:
+            return "map" if step.guide_noise is None else "clean"
+        known = model is not None and bool((model.guide_noise > 0).all())
+        return "clean" if known else "map"
 
     def fuse(self, hsi: Tensor, msi: Tensor) -> Tensor:
         """Fuse (tile, band, row, col) with (tile, msi band, row * ratio, col * ratio)."""
         return self.fuse_window(hsi, msi, whole(hsi))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def fuse_window(self, hsi: Tensor, msi: Tensor, window: Window) -> Tensor:
-        """As :meth:`fuse`; the correction is computed in blocks of the scene, so that no tiling changes it."""
-        if self._scene is None:
-            raise HsfuseError("The fusion method was not fitted to the scene.", hint="Call fit() before fuse().")
+        """As :meth:`fuse` for a part of the tile; the gate's own context is computed around it."""
         if self._base is None:
-            base, change = self._parts(hsi, self._clean(msi), None, self._scene, window)
-            return base + change
-        ratio, size = msi.shape[2] // hsi.shape[2], (hsi.shape[2], hsi.shape[3])
-        unused = self._validation is not None and not self._validation.share.any()
-        blocks = self._blocks
-        needed = window if unused else blocks.needed(window, size)
-        given = grown(needed, self._base.spec.halo_px + DENOISER_REACH_PX, size)
-        hsi, guide = hsi[..., *given], self._clean(msi[..., *finer(given, ratio)])
-        estimate = self._base.fuse_window(hsi, guide, inside(needed, given)).float()
-        if unused:
-            return estimate
-
-        def correction(parts: Sequence[Window], shown: Window) -> Tensor:
-            cut = [self._cut(hsi, guide, estimate, part, given, needed, ratio) for part in parts]
-            low, fine, base = cut[0] if len(cut) == 1 else (torch.cat(alike) for alike in zip(*cut, strict=True))
-            change: Tensor = self._parts(low, fine, base, self._scene, shown)[1]
-            return change
-
-        change = blocks.apply(correction, window, size, ratio, self._blocks_together(hsi, ratio))
-        base = estimate[..., *finer(inside(window, needed), ratio)].contiguous()
-        return base.add_(change) if self._share is None else base.addcmul_(change, self._share)
-
-    @staticmethod
-    def _cut(
-        hsi: Tensor, guide: Tensor, estimate: Tensor, part: Window, given: Window, needed: Window, ratio: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """What the network is given of a part of the image: HSI, guide and base estimate."""
-        low, there = inside(part, given), finer(inside(part, needed), ratio)
-        return hsi[..., *low], guide[..., *finer(low, ratio)], estimate[..., *there].contiguous()
-
-    def _blocks_together(self, hsi: Tensor, ratio: int) -> int:
-        """Blocks that the network is given in one call."""
-        if hsi.device.type == "cpu":
-            return 1
-        side = ratio * self._blocks.given_px
-        return max(_PIXELS_AT_ONCE // (len(hsi) * side**2), 1)
-
-    @torch.inference_mode()
-    def _clean(self, msi: Tensor) -> Tensor:
-        if self._denoising is None or self._scene is None or self._noise_of_guide is None:
-            return msi
-        return self._denoising.clean(
-            msi, self._scene.msi_mean, self._scene.msi_std, self._noise_of_guide, thorough=self._thorough
-        )
-
-    @torch.inference_mode()
-    def _correction(self, hsi: Tensor, msi: Tensor, estimate: Tensor) -> Tensor:
-        return self._network.parts(hsi, msi, estimate, self._scene)[1]
-
-    def _probe(self, strips: Iterable[LowResolutionStrip], context: FusionContext) -> Callable[[], Tensor]:
-        """What runs the network on a piece of the scene, for its precision."""
-
-        def probe() -> Tensor:
-            hsi, msi = probe_pair(strips, context.ratio, context.device)
-            estimate = upsample(hsi, context.ratio) if self._network.config.base == "estimate" else None
-            return self._network.parts(hsi, msi, estimate, self._scene)[1].float()
-
-        return probe
-
-    def _learn_denoising(
-        self, strips: Iterable[LowResolutionStrip], scene: SceneStatistics, context: FusionContext
-    ) -> NDArray[np.float64] | None:
-        """Measure the MSI's noise and let the denoiser learn from the scene; None without denoiser or measurement."""
-        self._denoising = self._noise_of_guide = None
-        if self._network.denoiser is None:
-            return None
-        samples = [
-            GuideSample.take(strip.fine, np.asarray(np.isfinite(strip.fine).all(axis=0)))
-            for strip in strips
-            if strip.fine is not None
-        ]
-        noise = guide_noise(samples)
-        if noise is None:
-            return None
-        level = torch.as_tensor(noise, dtype=torch.float32, device=context.device)[None]
-        blocks = [block for sample in samples for block in sample.blocks]
-        self._noise_of_guide = level
-        self._denoising = adapt_denoiser(
-            self._network.denoiser, blocks, scene.msi_mean, scene.msi_std, level,
-            steps=self._denoiser_steps, seed=context.seed,
-        )  # fmt: skip
-        if not math.isnan(self._denoising.record.left_after):
-            _log.info(
-                "%s: denoising leaves %.0f %% of the variance of the multispectral image's noise (%.0f %% before it "
-                "learned from the scene).",
-                self._name, 100.0 * self._denoising.record.left_after, 100.0 * self._denoising.record.left_before,
+            raise HsfuseError("The fusion method was not fitted to the scene.", hint="Call fit() before fuse().")
+        scene = self._scene
+        if scene is None:
+            return self._base.fuse_window(hsi, msi, window)
+        part = self._part(window, (hsi.shape[2], hsi.shape[3]))
+        # What a whole number of blocks reads beyond that is not needed.
+        seen = grown(part.given, base_halo_px(self._ratio, filtered=self._filtered), part.size)
+        hsi, msi = hsi[..., *seen].float(), msi[..., *finer(seen, self._ratio)].float()
+        guide, raw = msi.chunk(2, dim=1) if self._filtered else (scene.step.clean(msi), msi)
+        wide, own = inside(part.given, seen), inside(window, seen)
+        fine = finer(wide, self._ratio)
+        shown, there = (finer(inside(window, outer), self._ratio) for outer in (part.wanted, part.given))
+        results = []
+        for number in range(len(hsi)):
+            one = slice(number, number + 1)
+            start, bands = self._started(hsi[one], guide[one], wide, scene.step)
+            tile = tile_state_from(
+                scene.step, hsi[one, :, *wide], guide[one, :, *fine], raw[one, :, *fine], start
             )  # fmt: skip
-        return noise
+            change = scene.change(
+                tile, self._network, nonlocal_too=self._quality == "best", share=self._share, part=part
+            )  # fmt: skip
+            results.append(bands(change[..., *shown], there, own))
+        return torch.cat(results)
 
-    def _base_method(self) -> FusionMethod:
-        name = self._header.base if self._header and self._header.base else DEFAULT_BASE
-        left = self._denoising.record.left_after if self._denoising else math.nan
-        if name != DEFAULT_BASE or math.isnan(left):
-            return create_method(name)
-        return create_method(name, noise_left=min(max(left, 0.0), 1.0))
+    def _started(self, hsi: Tensor, guide: Tensor, wide: Window, step: Refinement) -> tuple[Tensor, _Bands]:
+        """Components of the base estimate, and what makes bands of it and a change of a part of it."""
+        if self._base is None:
+            raise HsfuseError("The fusion method was not fitted to the scene.", hint="Call fit() before fuse().")
+        if self._inside is None:
+            base = self._base.inner.fuse_window(hsi, guide, wide).contiguous()
+            start = mix(step.forward, base) - (step.forward @ step.mean)[:, None, None]
+            return start, lambda change, shown, _: base[..., *shown] + mix(step.back, change.contiguous())
+        inner = self._inside
+        components, outside = inner.components(hsi, guide, wide)
 
-    def _check_scene(self, context: FusionContext) -> None:
-        config = self._network.config
-        if self._header is not None:
-            check_scene(self._header, context)
-        elif context.centre_nm.size != config.n_bands:
-            raise UsageError(f"This network takes {config.n_bands} bands, the scene brings {context.centre_nm.size}.")
+        def bands(change: Tensor, shown: Window, window: Window) -> Tensor:
+            part = components[..., *shown].contiguous()
+            part[:, :-1] += change
+            return inner.bands(part, outside, window)
+
+        return components[:, :-1].contiguous(), bands
+
+    def _part(self, window: Window, size: tuple[int, int]) -> TilePart:
+        """Return what of a tile the experts work on for a window, and what the network is asked for."""
+        blocks, experts = self._network.blocks, experts_px(self._quality, self._ratio)
+        if blocks is None:
+            wide = grown(window, experts + AFTER_PX, size)
+            return TilePart(size, wide, wide)
+        wanted = grown(window, AFTER_PX, size)
+        return TilePart(size, grown(blocks.needed(wanted, size), experts, size), wanted)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor, nn
 
-from hsfuse.fusion.methods.ssrfn.config import SsrfnConfig
+from hsfuse.fusion.methods.ssrfn_paper.config import SsrfnConfig
 from hsfuse.fusion.nets.layers import SequenceMixer, VolumeConv, activation, conv1x1, conv3x3
 from hsfuse.fusion.nets.native import elementwise
 

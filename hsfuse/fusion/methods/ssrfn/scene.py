@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hsfuse.degrade import Window
+from hsfuse.degrade.windows import finer, inside
 from hsfuse.fusion.base import FusionMethod
 from hsfuse.fusion.classical.statistics import FloatMatrix
 from hsfuse.fusion.experts.bank import ExpertBank, TileState
@@ -19,6 +21,7 @@ from hsfuse.fusion.map.method import ReducedFit, RefinedMethod
 from hsfuse.fusion.map.posterior import MapEstimator, mix
 from hsfuse.fusion.map.prior import DegradedWindow, degraded_strip, validated_gain
 from hsfuse.fusion.map.refinement import Refinement, RefinementKind, guide_variance
+from hsfuse.fusion.methods.ssrfn.network import TilePart
 from hsfuse.fusion.scene_model.model import SceneModel
 
 AGAIN, AGAIN_GUIDE = 0.2, 10.0
@@ -27,8 +30,8 @@ SHARES = (1.0, 0.75, 0.5, 0.25)
 """Of the gate's correction that are tried at reduced resolution; none where all lose."""
 LEAST_REDUCED_PIXELS = 900
 """Degraded HSI pixels from which experts can learn: a scene of 90 x 90 HSI pixels at a ratio of 3."""
-Weigh = Callable[[Tensor, Tensor, Tensor, int], Tensor]
-"""The network: state, outputs, logarithmic strengths and the ratio to a correction."""
+Weigh = Callable[[Tensor, Tensor, Tensor, int, TilePart | None], Tensor]
+"""The network: state, outputs, logarithmic strengths, the ratio and the part of a tile to a correction."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,9 @@ class GateScene:
         """Whether experts can learn from the degraded windows."""
         return sum(window.low[0].size for window in reduced_fit.windows) >= LEAST_REDUCED_PIXELS
 
-    def change(self, tile: TileState, weigh: Weigh, *, nonlocal_too: bool, share: float = 1.0) -> Tensor:
+    def change(
+        self, tile: TileState, weigh: Weigh, *, nonlocal_too: bool, share: float = 1.0, part: TilePart | None = None
+    ) -> Tensor:
         """Return what to add to the base estimate's components, shape (n, component, row, col).
 
         Parameters
@@ -115,13 +120,20 @@ class GateScene:
             Non-local Bayes among the experts.
         share
             Of the correction that is used.
+        part
+            See :meth:`hsfuse.fusion.methods.ssrfn.network.Gate.forward`; the change is that of the wanted part.
         """
-        return self.followed(tile, share * self._correction(tile, weigh, nonlocal_too))
+        correction = share * self._correction(tile, weigh, nonlocal_too, part)
+        if part is not None and part.wanted != part.given:
+            tile = _cut(tile, inside(part.wanted, part.given), self.bank.model.ratio)
+        return self.followed(tile, correction)
 
-    def _correction(self, tile: TileState, weigh: Weigh, nonlocal_too: bool) -> Tensor:
+    def _correction(
+        self, tile: TileState, weigh: Weigh, nonlocal_too: bool, part: TilePart | None = None
+    ) -> Tensor:  # fmt: skip
         """What the network adds to the estimate, in canonical components."""
         state, outputs = self.bank.evaluate(tile, nonlocal_too=nonlocal_too)
-        return weigh(state, outputs, self.bank.canonical.log_strength[None], self.bank.model.ratio)
+        return weigh(state, outputs, self.bank.canonical.log_strength[None], self.bank.model.ratio, part)
 
     def followed(self, tile: TileState, correction: Tensor) -> Tensor:
         """Make the last estimate from a correction in canonical components; what to add as of :meth:`change`."""
@@ -174,6 +186,15 @@ def tile_state_from(step: Refinement, hsi: Tensor, guide: Tensor, raw_guide: Ten
     """As :func:`tile_state` from the base estimate's components, shape (n, component, row * ratio, col * ratio)."""
     seen = mix(step.forward, hsi) - (step.forward @ step.mean)[:, None, None]
     return TileState(seen, guide, raw_guide, start, start + step.first.solve(seen, guide, start))
+
+
+def _cut(tile: TileState, window: Window, ratio: int) -> TileState:
+    """Return a part of a tile, HSI pixels."""
+    fine = finer(window, ratio)
+    return TileState(
+        tile.seen[..., *window], *(image[..., *fine].contiguous() for image in (tile.guide, tile.raw_guide)),
+        *(image[..., *fine].contiguous() for image in (tile.start, tile.estimate)),
+    )  # fmt: skip
 
 
 def _state_of(

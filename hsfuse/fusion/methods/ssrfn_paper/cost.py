@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hsfuse.fusion.methods.ssrfn.config import SsrfnConfig
+from hsfuse.fusion.methods.ssrfn_paper.config import SsrfnConfig
 from hsfuse.fusion.nets.denoising_effort import LAYERS
 
 _CHUNK = 32
