@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -106,7 +108,9 @@ def _contradiction(seen: NDArray[np.float64], blurred: NDArray[np.float64]) -> C
     one, zero = np.ones_like(seen), np.zeros_like(seen)
     noise = np.full_like(seen, 1e-5)
     distance = ((blurred - seen) ** 2 / noise).sum(axis=0)
-    relation = GuideRelation(seen, one, zero, distance, noise, np.eye(len(seen)), one[0], np.zeros((len(seen), 0)))
+    relation = GuideRelation(
+        seen, one, zero, distance, noise, np.eye(len(seen)), one[0], np.zeros((len(seen), 0)), one[0]
+    )
     return Contradiction.find(relation, blurred, np.ones(seen.shape[1:], bool))
 
 
@@ -213,6 +217,28 @@ def test_responses_need_not_be_known() -> None:
     assert (found.change[PARCEL] > 0.5).mean() > 0.8
 
 
+def test_a_material_of_its_own_is_no_change_without_responses() -> None:
+    """A relation that never saw such spectra extrapolates: what it is wrong by there tells nothing of the guide."""
+    pair = make_pair(COARSE)
+    truth = pair.truth.copy()
+    bump = np.exp(-0.5 * ((pair.centre_nm - 750.0) / 20.0) ** 2).astype(np.float32)
+    truth[:, *PARCEL] += 0.6 * bump[:, None, None]
+    response = Response(RATIO, Psf(1.0))
+    noise = 0.002 * np.random.default_rng(3).standard_normal(pair.hsi.shape)
+    coarse = _coarse(replace(pair, hsi=(response.down(truth) + noise).astype(np.float32)))
+    # The MSI has no band there, but shows the material otherwise than a line through all others says.
+    other = pair.msi.copy()
+    other[:, *PARCEL] *= 1.25
+    blurred = response.down(other)
+    blind = relate(CoarsePair(coarse.components, None, coarse.level, coarse.valid), blurred)
+    inside = (slice(11, 17), slice(15, 22))
+    assert np.median(blind.remoteness) < 2.0
+    assert blind.remoteness[inside].min() > 20.0
+    assert not Contradiction.find(blind, blurred, coarse.valid, blind=True).candidates[inside].any()
+    near = replace(blind, remoteness=np.ones_like(blind.remoteness))
+    assert Contradiction.find(near, blurred, coarse.valid, blind=True).candidates[inside].mean() > 0.5
+
+
 def test_displaced_edges_are_no_change() -> None:
     """A HSI that stands off by a varying part of a pixel contradicts the guide at every edge."""
     rng = np.random.default_rng(0)
@@ -228,7 +254,7 @@ def test_displaced_edges_are_no_change() -> None:
     moved[:, 20:24, 20:24] = [[[0.9]], [[0.1]], [[0.5]]]
     one, zero = np.ones_like(seen), np.zeros_like(seen)
     distance = ((moved - seen) ** 2 / noise).sum(axis=0)
-    relation = GuideRelation(seen, one, zero, distance, noise, np.eye(3), one[0], np.zeros((3, 0)))
+    relation = GuideRelation(seen, one, zero, distance, noise, np.eye(3), one[0], np.zeros((3, 0)), one[0])
     found = Contradiction.find(relation, moved, np.ones(shape, bool))
     assert abs(found.displacement_px - 0.15) < 0.08
     inside = np.zeros(shape, bool)

@@ -22,6 +22,9 @@ _STEEP = 0.9
 _MOST_DISPLACEMENT_PX = 0.4
 _BLIND_DISTANCE = 3.0 * OUTLIER_DISTANCE
 """The same without responses: rare materials are then predicted less well."""
+_REMOTE = 3.0
+"""Remoteness from which a relation extrapolates: what it is wrong by grows with it. Changed ground of tuning sites
+stands at 0.1 to 1, a crop of its own that was flagged without noise at 12 to 80."""
 
 
 def neighbour_mean(x: NDArray[np.floating]) -> FloatArray:
@@ -75,11 +78,8 @@ class Contradiction:
         contrast = ((seen - neighbour_mean(seen)) ** 2 / scale).mean(axis=0)
         soft_misfit, soft_contrast = (gaussian_filter(x, 0.7, mode="constant") for x in (misfit, contrast))
         rivalry = soft_misfit / (soft_contrast + _LEAST_CONTRAST)
-        candidates = (
-            (relation.distance * unexplained > (_BLIND_DISTANCE if blind else OUTLIER_DISTANCE))
-            & (rivalry > 1.0)
-            & valid
-        )
+        distance = relation.distance * unexplained / np.maximum(relation.remoteness / _REMOTE, 1.0)
+        candidates = (distance > (_BLIND_DISTANCE if blind else OUTLIER_DISTANCE)) & (rivalry > 1.0) & valid
         return cls(np.asarray(candidates, dtype=np.bool_), rivalry, misfit, power, displacement)
 
 

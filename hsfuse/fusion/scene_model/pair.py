@@ -53,6 +53,10 @@ class GuideRelation:
         Final weights, shape (row, col).
     nuisance
         Coefficients of the nuisance regressors, shape (msi band, regressor).
+    remoteness
+        Squared Mahalanobis distance of the components from those that the relation rests on, over their number, shape
+        (row, col); about 1, and large for materials that it says nothing about. 1 where the responses are known, which
+        hold for every material.
     """
 
     seen: FloatArray
@@ -63,3 +67,4 @@ class GuideRelation:
     synthesis: FloatArray
     weight: FloatArray
     nuisance: FloatArray
+    remoteness: FloatArray

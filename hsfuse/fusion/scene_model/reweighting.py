@@ -277,5 +277,23 @@ class Reweighted:
         return GuideRelation(
             self.seen, self.gain, self.offset, (self.distance * self.valid).reshape(self.shape),
             (self.variance * self.scale).reshape(self.bands, *self.shape), self.synthesis,
-            self.weight.reshape(self.shape), self.nuisance_found,
+            self.weight.reshape(self.shape), self.nuisance_found, self._remoteness(),
         )  # fmt: skip
+
+    def _remoteness(self) -> FloatArray:
+        """See :class:`GuideRelation`."""
+        if self.known:
+            return np.broadcast_to(np.float64(1.0), self.shape)
+        inside = self.common[:-1]
+        weight = self.weight[self.sample] / self.weight[self.sample].sum()
+        mean = (inside * weight).sum(axis=1, keepdims=True)
+        centred = inside - mean
+        root = np.linalg.cholesky(np.linalg.inv((centred * weight) @ centred.T + np.eye(self.rank)))
+        towards, start = root.T.astype(self.u.dtype), (root.T @ mean).astype(self.u.dtype)
+        found = np.empty(self.count)
+
+        def measure(part: slice) -> None:
+            found[part] = ((towards @ self.u[:, part] - start) ** 2).sum(axis=0) / self.rank
+
+        self._each_part(measure)
+        return found.reshape(self.shape)
