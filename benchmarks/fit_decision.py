@@ -31,16 +31,16 @@ from hsfuse.workflows.steps.array_scene import array_scene
 LEFT_OUT = ("emit_jpl_10x10",)
 """Too small to tell anything from."""
 PAIRS = (
-    ("35dB", "parcels", 20), ("35dB", "cloud", 20), ("35dB", "shadow", 20),
-    ("35dB", "mix", 20), ("35dB", "season", 20), ("35dB", "parcels", 21),
-    ("35dB", "cloud", 21), ("35dB", "shadow", 21), ("35dB", "mix", 21),
-    ("field", "none", 20), ("field", "parcels", 20), ("field", "mix", 20),
+    *(("35dB", "parcels", seed) for seed in range(20, 25)), *(("35dB", "cloud", seed) for seed in range(20, 26)),
+    *(("35dB", "shadow", seed) for seed in range(20, 23)), *(("35dB", "mix", seed) for seed in range(20, 23)),
+    ("35dB", "season", 20), ("field", "none", 20), ("field", "parcels", 20), ("field", "parcels", 21),
+    ("field", "cloud", 20), ("field", "mix", 20),
 )  # fmt: skip
 """Setting, change and seed."""
 FUSED_SHARE = 1.0 / 25.0
 """Squared error of a fusion relative to that of interpolation: what error added outside of a change is measured by."""
 HIDDEN, BATCH, RATE, DECAY, SEED = 32, 16, 3e-3, 1e-3, 1
-INSIDE, HARM, HARM_FROM_DB, OUTSIDE, ENTROPY = 0.7, 4.0, 0.0, 3.0, 2.0
+INSIDE, HARM, HARM_FROM_DB, OUTSIDE, ENTROPY = 0.7, 8.0, 0.0, 3.0, 2.0
 """Weights of the error inside, of what of it exceeds that of what the HSI says by so many decibels, of the error
 outside, and of the probability."""
 THINNED = 3

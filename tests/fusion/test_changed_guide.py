@@ -84,12 +84,46 @@ def test_foreign_ground_is_found_and_replaced(change: object) -> None:
     assert abs(found.to_json()["changed_share"] - truth.mean()) < 0.02
 
 
+@pytest.mark.parametrize("seed", [1, 4])
+def test_soft_edges_of_a_cloud_are_no_worse_than_the_hsi(seed: int) -> None:
+    field = gaussian_filter(np.random.default_rng(seed).standard_normal(tuple(RATIO * n for n in COARSE)), 6.0)
+    opacity = np.clip(1.1 * gaussian_filter((field > np.quantile(field, 0.95)).astype(np.float32), 0.75), 0.0, 1.0)
+
+    def cloud(clean: NDArray[np.float32]) -> NDArray[np.float32]:
+        bright = 1.1 * np.quantile(clean, 0.99, axis=(1, 2))[:, None, None]
+        return np.asarray(clean + opacity * (bright - clean), np.float32)
+
+    pair = make_pair(COARSE, change=cloud, seed=seed)
+    found, response = _repaired(pair), Response(RATIO, Psf(1.0))
+    seen = found.evidence.relation.seen
+    interpolated = response.up(seen)
+    interpolated += response.up(seen - response.down(interpolated))
+    repaired, expected = (_rms((image - pair.clean_msi)[:, opacity > 0.1]) for image in (found.msi, interpolated))
+    assert repaired < expected
+
+
 def test_haze_is_taken_out_and_is_no_change() -> None:
     pair = make_pair(COARSE, change=_haze)
     found = _repaired(pair)
     assert found.share < 0.01
     # A gain and an offset of the whole band are the sensors' calibration. What is left is the noise of 0.004.
     assert _unexplained(found.msi, pair.clean_msi) < 0.6 * _unexplained(pair.msi, pair.clean_msi)
+
+
+def test_season_of_little_ground_is_corrected_there() -> None:
+    def season(clean: NDArray[np.float32]) -> NDArray[np.float32]:
+        index, out = (clean[3] - clean[2]) / (clean[3] + clean[2]), clean.copy()
+        plants = index > np.quantile(index, 0.9)
+        out[2][plants] *= 1.3
+        out[3][plants] *= 0.75
+        return out
+
+    pair = make_pair(COARSE, change=season)
+    plants = (season(pair.clean_msi) != pair.clean_msi).any(axis=0)
+    found = _repaired(pair)
+    before, after = (_rms((image - pair.clean_msi)[2:, plants]) for image in (pair.msi, found.msi))
+    assert after < 0.44 * before
+    assert found.share < 0.01
 
 
 def test_cast_shadow_keeps_its_detail() -> None:
@@ -112,6 +146,17 @@ def _contradiction(seen: NDArray[np.float64], blurred: NDArray[np.float64]) -> C
         seen, one, zero, distance, noise, np.eye(len(seen)), one[0], np.zeros((len(seen), 0)), one[0]
     )
     return Contradiction.find(relation, blurred, np.ones(seen.shape[1:], bool))
+
+
+def test_strong_contradiction_beside_strong_contrast_is_a_candidate() -> None:
+    # A missed cloud over part of a steep border: neighbours predict the HSI even worse than the cloud does.
+    seen = np.repeat(np.repeat(np.indices((6, 6)).sum(axis=0) % 2, 2, axis=0), 2, axis=1) * np.ones((4, 1, 1))
+    cloudy = seen.copy()
+    cloudy[:, 5:7, 5:7] += 0.1
+    found = _contradiction(seen, cloudy)
+    assert (found.rivalry[5:7, 5:7] < 1.0).all()
+    assert found.candidates[5:7, 5:7].all()
+    assert found.candidates.sum() == 4
 
 
 def test_all_shadows_of_a_scene_share_one_gain() -> None:

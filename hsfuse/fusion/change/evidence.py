@@ -15,13 +15,18 @@ from hsfuse.fusion.scene_model.relation import first_weights, relate, some_block
 
 FloatArray = NDArray[np.float64]
 
-_CORRECTIONS = 2
+_CORRECTIONS = 3
 _FIELD_GAIN = 0.85
 """A field of gain and offset must bring the misfit to this share of what it is without, or the guide stays as it is."""
 _LEAST_PIXELS, _LEAST_LOCAL_PIXELS = 200, 120
 """Valid HSI pixels from which a field of gain and offset can be told from what two images differ in anyway, and from
 which leave-one-out errors can."""
 _WEAK_DISTANCE, _NO_DISTANCE, _NO_WEIGHT = 20.0, 100.0, 1e-5
+_LOCAL_DISTANCE = 200.0
+"""As the first for what a local correction is fitted on: a season on little ground of a scene stands far off, and it is
+that ground which must be corrected. Whether a correction is made is judged by ground that is trusted more."""
+_FURTHER_GAIN = 0.9
+"""Share of the error that must not be exceeded by a second correction."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ def gather_evidence(
     # Both are images of the whole scene, and what follows needs its memory.
     del plain, low
     while correct and count < _CORRECTIONS:
-        more = _locally_corrected(pair, corrected, relation, response)
+        more = _locally_corrected(pair, corrected, relation, response, further=count > 0)
         if more is None:
             break
         corrected, count = more, count + 1
@@ -116,20 +121,23 @@ def unexplained_share(relation: GuideRelation, msi: FloatArray, valid: NDArray[n
 
 
 def _locally_corrected(
-    pair: CoarsePair, guide: NDArray[np.float32], relation: GuideRelation, response: Response
+    pair: CoarsePair, guide: NDArray[np.float32], relation: GuideRelation, response: Response, *, further: bool
 ) -> NDArray[np.float32] | None:
     seen, blurred = relation.seen, response.down(guide)
     noise = (relation.synthesis**2).sum(axis=1) + 1e-4 * seen[:, pair.valid].var(axis=1)
-    weight = np.where(
+    judged = np.where(
         relation.distance < _NO_DISTANCE, 1.0 / (1.0 + relation.distance / _WEAK_DISTANCE) ** 2, _NO_WEIGHT
     )
-    weight = np.where(pair.valid, weight, 1e-9)
+    weight = 1.0 / (1.0 + relation.distance / _LOCAL_DISTANCE) ** 2
+    weight, judged = (np.where(pair.valid, image, 1e-9) for image in (weight, judged))
     stacked = some_blocks(pair.valid.shape)
-    least = LEAST_BLIND_GAIN if pair.predicted is None else LEAST_GAIN
-    if stacked is not None and best_correction(stacked(seen), stacked(blurred), noise, stacked(weight), least) is None:
-        # Seasons and sensors differ all over a scene.
-        return None
-    change = best_correction(seen, blurred, noise, weight, least)
+    least = LEAST_BLIND_GAIN if pair.predicted is None else _FURTHER_GAIN if further else LEAST_GAIN
+    if stacked is not None:
+        some = [stacked(image) for image in (seen, blurred, weight, judged)]
+        if best_correction(some[0], some[1], noise, some[2], least, some[3]) is None:
+            # Seasons and sensors differ all over a scene.
+            return None
+    change = best_correction(seen, blurred, noise, weight, least, judged)
     if change is None:
         return None
     bands = len(guide)

@@ -1,7 +1,8 @@
 """Local affine correction of the guide: seasons, sun angles and sensors change bands together.
 
 In Gaussian windows the difference between what the HSI shows and what the blurred guide shows is regressed on all
-bands of the guide. Window and ridge are chosen by leave-one-out errors; without a clear gain nothing is corrected.
+bands of the guide, or in smaller ones on the same band alone. Windows and ridges are weighed place by place by their
+leave-one-out errors; without a clear gain nothing is corrected.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ FloatArray = NDArray[np.float64]
 
 CANDIDATES = ((2.0, 0.03), (2.0, 0.3), (4.0, 0.1))
 """Width of the window (standard deviation, HSI pixels) and ridge in pseudo-pixels."""
+GAIN_CANDIDATE = (0.9, 0.1)
+"""The same for a gain of each band alone, of which a smaller window tells enough."""
 LEAST_GAIN, LEAST_BLIND_GAIN = 0.8, 0.6
 """The leave-one-out error must fall to this share of what it was, with the MSI's responses and without: then windows
 correct the relation rather than the guide."""
@@ -23,7 +26,12 @@ _BLOCK_ROWS = 64
 
 
 def best_correction(
-    seen: FloatArray, guide: FloatArray, noise: FloatArray, weight: FloatArray, least_gain: float = LEAST_GAIN
+    seen: FloatArray,
+    guide: FloatArray,
+    noise: FloatArray,
+    weight: FloatArray,
+    least_gain: float = LEAST_GAIN,
+    judged: FloatArray | None = None,
 ) -> FloatArray | None:
     """Return the correction of a guide at low resolution, or None where none is clearly better.
 
@@ -39,6 +47,8 @@ def best_correction(
         Trust in each pixel, shape (row, col).
     least_gain
         Share of the error that must not be exceeded.
+    judged
+        Weight of each pixel in that comparison, shape (row, col); None: as ``weight``.
 
     Returns
     -------
@@ -47,7 +57,7 @@ def best_correction(
     """
     scale = noise[:, None, None]
 
-    def loss(error: FloatArray) -> FloatArray:
+    def loss(error: FloatArray, weight: FloatArray = weight) -> FloatArray:
         return np.asarray((error**2 / scale).mean(axis=0) * weight)
 
     before = seen - guide
@@ -56,11 +66,15 @@ def best_correction(
         correction, error = local_affine(seen, guide, weight, sigma, ridge)
         errors.append(error)
         corrections.append(correction.astype(np.float32))
+    correction, error = local_gain(seen, guide, weight, *GAIN_CANDIDATE)
+    errors.append(error)
+    corrections.append(correction.astype(np.float32))
     local = np.stack([_window(loss(error), _CHOICE_PX) for error in errors])
     share = (local + 1e-3 * local[0].mean()) ** -_DECISIVENESS
     share /= share.sum(axis=0)
     blended = sum(part * error for part, error in zip(share, errors, strict=True))
-    if loss(np.asarray(blended)).sum() >= least_gain * loss(before).sum():
+    judged = weight if judged is None else judged
+    if loss(np.asarray(blended), judged).sum() >= least_gain * loss(before, judged).sum():
         return None
     return np.asarray(sum(part.astype(np.float32) * each for part, each in zip(share[1:], corrections, strict=True)))
 
@@ -105,6 +119,24 @@ def local_affine(
         correction[:, :, part] = solved[:, :, :bands].transpose(2, 1, 0).reshape(bands, size, -1, cols)
     correction[:, :bands] /= spread[None, :, None, None]
     correction[:, bands] -= np.einsum("bphw,p->bhw", correction[:, :bands], mean)
+    return correction, error
+
+
+def local_gain(
+    seen: FloatArray, guide: FloatArray, weight: FloatArray, sigma: float, ridge: float
+) -> tuple[FloatArray, FloatArray]:
+    """Regress ``seen - guide`` on the same band of the guide in Gaussian windows; as :func:`local_affine`."""
+    bands = len(guide)
+    own = _centre_weight(sigma)
+    correction = np.zeros((bands, bands + 1, *guide.shape[1:]))
+    error = np.empty_like(guide)
+    for band, (image, wanted) in enumerate(zip(guide, seen - guide, strict=True)):
+        loading = ridge / (2.0 * np.pi * sigma**2) * max(float((image**2 * weight).sum() / weight.sum()), 1e-20)
+        power = _window(image**2 * weight, sigma) + loading
+        gain = _window(image * wanted * weight, sigma) / power
+        hat = np.minimum(own * weight * image**2 / power, 0.95)
+        error[band] = (wanted - gain * image) / (1.0 - hat)
+        correction[band, band] = gain
     return correction, error
 
 

@@ -42,7 +42,7 @@ class Contradiction:
     ----------
     candidates
         Pixels that may hold foreign ground: far from the relation, and worse predicted by the guide than by their
-        neighbours (rare materials are not), shape (row, col).
+        neighbours (rare materials are not) or the farther the better the guide predicts them, shape (row, col).
     rivalry
         Error of the guide over that of the four neighbours when they predict the HSI, shape (row, col).
     misfit
@@ -78,8 +78,12 @@ class Contradiction:
         contrast = ((seen - neighbour_mean(seen)) ** 2 / scale).mean(axis=0)
         soft_misfit, soft_contrast = (gaussian_filter(x, 0.7, mode="constant") for x in (misfit, contrast))
         rivalry = soft_misfit / (soft_contrast + _LEAST_CONTRAST)
-        distance = relation.distance * unexplained / np.maximum(relation.remoteness / _REMOTE, 1.0)
-        candidates = (distance > (_BLIND_DISTANCE if blind else OUTLIER_DISTANCE)) & (rivalry > 1.0) & valid
+        left = relation.distance * unexplained / np.maximum(relation.remoteness / _REMOTE, 1.0)
+        if blind:
+            candidates = (left > _BLIND_DISTANCE) & (rivalry > 1.0) & valid
+        else:
+            # Neighbours that differ much predict badly: beside them a strong contradiction must do.
+            candidates = (left * np.minimum(rivalry, 1.0) > OUTLIER_DISTANCE) & valid
         return cls(np.asarray(candidates, dtype=np.bool_), rivalry, misfit, power, displacement)
 
 
