@@ -35,6 +35,8 @@ OUTPUTS, STATE = "expert_outputs", "state"
 STRENGTH, METRIC, CAP = "log_strength", "metric", "cap"
 _CAP_PERCENTILE = 99.0
 """Of pixel errors; beyond, they count with their root: a few saturated pixels would hold half the error."""
+_ENOUGH = 0.95
+"""Share of the estimate's error above which a patch counts as lost: the mean hides patches that a gate makes worse."""
 _FEWEST, _MOST_BANDS = 20, 160
 _BLIND_SHARE = 0.5
 """Pairs whose MSI responses are not told."""
@@ -184,19 +186,17 @@ class GateTask(PatchTask):
         return Batch.stack(parts)
 
     def loss(self, sample: Any, group: str, step: int) -> Tensor:  # noqa: ARG002 - one group, all steps alike
-        """Return the error that is left, relative to the estimate's, shape (n,)."""
-        return self._left(sample).mean(dim=1)
+        """Return the error that is left, relative to the estimate's, shape (n,); what a patch loses counts twice."""
+        cap = sample.values[CAP][:, None]
+        before = _huber(_energy(sample.target, sample), cap).mean(dim=1)
+        left = _huber(self._left(sample), cap).mean(dim=1)
+        return (left + torch.relu(left - _ENOUGH * before)) / (0.5 * before + 0.5)
 
-    def _left(self, batch: Batch, *, plain: bool = False) -> Tensor:
+    def _left(self, batch: Batch) -> Tensor:
         """Error by pixel, shape (n, pixel)."""
         outputs = batch.images[OUTPUTS].float().unflatten(1, (len(EXPERTS), -1))
         correction = self.network(batch.images[STATE].float(), outputs, batch.values[STRENGTH], batch.ratio)
-        metric, cap = batch.values[METRIC], batch.values[CAP][:, None]
-        left = (_energy(batch.target - correction, metric) * batch.valid).flatten(1)
-        if plain:
-            return left
-        before = _huber((_energy(batch.target, metric) * batch.valid).flatten(1), cap)
-        return _huber(left, cap) / (0.5 * before.mean(dim=1, keepdim=True) + 0.5)
+        return _energy(batch.target - correction, batch)
 
     @torch.no_grad()
     def validate(self, team: Team) -> GateScores:
@@ -204,9 +204,9 @@ class GateTask(PatchTask):
         table = torch.zeros(len(self.validation_pairs), 2, dtype=torch.float64)
         for number in range(team.rank, len(table), team.size):
             batch = self.validation_pairs[number].batch()
-            before = float((_energy(batch.target, batch.values[METRIC]) * batch.valid).mean())
+            before = float(_energy(batch.target, batch).mean())
             for column, one in enumerate((batch, _without_nonlocal(batch))):
-                left = float(self._left(one, plain=True).mean())
+                left = float(self._left(one).mean())
                 table[number, column] = 10.0 * np.log10(before / max(left, 1e-12))
         shared = table.to(self.setup.device)
         team.add([shared])
@@ -240,8 +240,9 @@ def fewer_bands(pair: ReducedPair) -> ReducedPair:
     )  # fmt: skip
 
 
-def _energy(x: Tensor, metric: Tensor) -> Tensor:
-    return torch.einsum("nkhw,nkl,nlhw->nhw", x, metric, x)
+def _energy(x: Tensor, batch: Batch) -> Tensor:
+    """Square error by pixel of what is missing in canonical components, shape (n, pixel)."""
+    return (torch.einsum("nkhw,nkl,nlhw->nhw", x, batch.values[METRIC], x) * batch.valid).flatten(1)
 
 
 def _huber(energy: Tensor, cap: Tensor) -> Tensor:
