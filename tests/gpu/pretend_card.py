@@ -104,6 +104,7 @@ def computed(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 def pretended() -> Iterator[torch.device]:
     """Let there be a card for the length of a ``with`` block."""
     from hsfuse.fusion.nets.gpu import choice
+    from hsfuse.parallel import allowed_threads
 
     def made(function: Any) -> Any:
         def make(data: Any, *, device: Any = None, **options: Any) -> torch.Tensor:
@@ -121,6 +122,8 @@ def pretended() -> Iterator[torch.device]:
         patch.object(choice, "kernels_for", lambda block, u: None),
         # Modules get new parameters on the card: the memory of theirs cannot be exchanged for that of a wrapper.
         patch.object(torch.__future__, "_overwrite_module_params_on_conversion", True),
+        # What stands for the card is told of operations of this thread alone.
+        allowed_threads(1),
         _Factories(),
     ):
         yield DEVICE
