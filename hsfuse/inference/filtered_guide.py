@@ -17,23 +17,32 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter
 
+from hsfuse.errors import MemoryBudgetError
 from hsfuse.fusion.base import FusionMethod, GuideFilter
 from hsfuse.grid import Slice2D
 from hsfuse.inference.fill import fill_missing
 from hsfuse.inference.scene import FusionScene
+from hsfuse.log import get_logger
 from hsfuse.masks import expand
 from hsfuse.readers.decorator import MultispectralDecorator
+
+_log = get_logger(__name__)
 
 FloatCube = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 
-_BLOCK_PX = (128, 208)
-"""Rows and columns of a block, HSI pixels: wide ones share more of their context, several let threads end together."""
+_BLOCK_PX, _CARD_BLOCK_PX = (128, 208), (256, 1024)
+"""Rows and columns of a block, HSI pixels: wide ones share more of their context, several let threads end together. A
+card is given much at a time, for a filter may be thousands of small operations."""
+_LEAST_ROWS = 16
+"""HSI pixels that a card must be able to filter at a time."""
 _KEPT_ROWS = 2
 """Rows of blocks that are kept: strips are read from top to bottom."""
 
 
-def filter_guide(scene: FusionScene, method: FusionMethod, workers: int) -> tuple[FusionScene, FusionMethod]:
+def filter_guide(
+    scene: FusionScene, method: FusionMethod, workers: int, device: str = "cpu"
+) -> tuple[FusionScene, FusionMethod]:
     """Return a scene with a filtered guide and the method for it; both as they are where nothing is to be done first.
 
     Parameters
@@ -43,12 +52,14 @@ def filter_guide(scene: FusionScene, method: FusionMethod, workers: int) -> tupl
     method
         Fitted.
     workers
-        Threads that filter side by side.
+        Threads that filter side by side on a processor.
+    device
+        Torch device that filters.
     """
     first = method.guide_filter()
     if first is None:
         return scene, method
-    msi = FilteredMsi(scene, first, around_px=first.method.spec.halo_px, workers=workers)
+    msi = FilteredMsi(scene, first, around_px=first.method.spec.halo_px, workers=workers, device=device)
     return replace(scene, msi=msi), first.method
 
 
@@ -64,19 +75,25 @@ class FilteredMsi(MultispectralDecorator):
     around_px
         HSI pixels around the wanted ones that methods look at.
     workers
-        Threads that filter side by side.
+        Threads that filter side by side on a processor.
+    device
+        Torch device that filters; its queue of work is its own, beside that of the fusion.
     """
 
-    def __init__(self, scene: FusionScene, first: GuideFilter, *, around_px: int, workers: int) -> None:
+    def __init__(
+        self, scene: FusionScene, first: GuideFilter, *, around_px: int, workers: int, device: str = "cpu"
+    ) -> None:
         super().__init__(scene.msi)
-        self._filter, self._workers = first, workers
+        on_card = device != "cpu"
+        self._filter, self._workers, self._device = first, 1 if on_card else workers, device
+        size = _CARD_BLOCK_PX if on_card else _BLOCK_PX
         self._ratio, self._place, self._shape = scene.ratio, scene.msi_block, scene.grid.shape
         # Pixels that are found to be valid although their centre is not lie next to others.
         wanted = maximum_filter(scene.expected_pixels(), 2 * around_px + 1, mode="constant")
         self._wanted = np.asarray(wanted, dtype=np.bool_)
-        self._boxes = dict(_boxes(self._wanted))
+        self._boxes = dict(_boxes(self._wanted, size))
         self._kept: OrderedDict[tuple[int, int], FloatCube] = OrderedDict()
-        self._most = _KEPT_ROWS * -(-self._shape[1] // _BLOCK_PX[1])
+        self._most = _KEPT_ROWS * -(-self._shape[1] // size[1])
 
     @property
     def band_names(self) -> tuple[str, ...]:
@@ -119,7 +136,7 @@ class FilteredMsi(MultispectralDecorator):
             with ThreadPoolExecutor(self._workers, thread_name_prefix="hsfuse-guide") as pool:
                 made = dict(zip(missing, pool.map(self._one, inputs), strict=True))
         else:
-            made = {key: self._one(self._input(self._boxes[key])) for key in missing}
+            made = {key: self._made(self._boxes[key]) for key in missing}
         for key in keys:
             pixels = made[key] if key in made else self._kept[key]
             self._kept[key] = pixels
@@ -127,6 +144,31 @@ class FilteredMsi(MultispectralDecorator):
             yield key, pixels
         while len(self._kept) > self._most:
             self._kept.popitem(last=False)
+
+    def _made(self, box: Slice2D) -> FloatCube:
+        """Filter a block; in halves where the card has too little memory for it.
+
+        Raises
+        ------
+        MemoryBudgetError
+            It has too little for the smallest part.
+        """
+        import torch
+
+        try:
+            return self._one(self._input(box))
+        except torch.OutOfMemoryError as error:
+            if box.shape[0] < 2 * _LEAST_ROWS:
+                raise MemoryBudgetError(
+                    f"The GPU ran out of memory on {box.shape[0]} x {box.shape[1]} HSI pixels of the guide.",
+                    hint="Choose --device cpu, or let other programs leave the GPU.",
+                ) from error
+        # Outside the handler: what the failed call had made lives in its frames until then.
+        torch.cuda.empty_cache()
+        _log.warning("The GPU ran out of memory; it cleans %d rows of the guide in two parts.", box.shape[0])
+        middle = box.row0 + box.shape[0] // 2
+        halves = replace(box, row1=middle), replace(box, row0=middle)
+        return np.concatenate([self._made(half) for half in halves], axis=1)
 
     def _input(self, box: Slice2D) -> tuple[FloatCube, Slice2D, BoolArray]:
         """What is read for a block, NaN outside the image, where the block lies in it, and what is wanted of that."""
@@ -151,15 +193,16 @@ class FilteredMsi(MultispectralDecorator):
         core = (slice(None), *inner.slices)
         filled, gaps = fill_missing(cube)
         with torch.inference_mode():
-            pixels = self._filter.apply(torch.from_numpy(filled)[None], wanted)[0].numpy()
+            image = torch.from_numpy(filled)[None].to(self._device)
+            pixels = self._filter.apply(image, wanted)[0].cpu().numpy()
         result: FloatCube = np.where(wanted[inner.slices], pixels[core], filled[core])
         result[gaps[core]] = np.nan
         return result
 
 
-def _boxes(wanted: BoolArray) -> Iterator[tuple[tuple[int, int], Slice2D]]:
-    """The wanted part of every block that has any, on the HSI's grid."""
-    high, wide = _BLOCK_PX
+def _boxes(wanted: BoolArray, size: tuple[int, int]) -> Iterator[tuple[tuple[int, int], Slice2D]]:
+    """The wanted part of every block of a size that has any, on the HSI's grid."""
+    high, wide = size
     for top in range(0, wanted.shape[0], high):
         for left in range(0, wanted.shape[1], wide):
             part = wanted[top : top + high, left : left + wide]

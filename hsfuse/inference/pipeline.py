@@ -141,8 +141,8 @@ def fuse(
         The GPU is too small for the smallest tile.
     """
     planned = tiles or estimate.plan
-    if accelerator is None and not resources.on_gpu:
-        scene, method = filter_guide(scene, method, resources.threads)
+    if accelerator is None:
+        scene, method = filter_guide(scene, method, resources.threads, resources.device)
         # What the fit found out may need less context than what was planned for.
         planned = replace(planned, halo=min(planned.halo, method.spec.halo_px))
     fuse_rows = partial(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import chain
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -213,8 +214,9 @@ class FusionScene:
 
     def read_raw(self, rows: Slice2D) -> RawStrip:
         """Read full-width rows as they are, with gaps."""
-        msi, cloud = self.read_msi(rows)
-        return RawStrip(rows, self.read_hsi(rows), msi, cloud)
+        reads: list[Callable[[Slice2D], Any]] = [self.read_hsi, self.read_msi]
+        hsi, (msi, cloud) = side_by_side(lambda read: read(rows), reads, threads_for(len(reads)))
+        return RawStrip(rows, hsi, msi, cloud)
 
     def complete(self, raw: RawStrip) -> SceneStrip:
         """Fill gaps (in place) and mask them."""

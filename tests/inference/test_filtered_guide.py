@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from hsfuse.degrade import Psf
+from hsfuse.errors import MemoryBudgetError
 from hsfuse.fusion.create import create_method
 from hsfuse.fusion.map.method import RefinedMethod
 from hsfuse.fusion.methods.ssrfn.method import GateMethod
 from hsfuse.grid import Slice2D
 from hsfuse.inference import filtered_guide, pipeline
+from hsfuse.inference.filtered_guide import FilteredMsi
 from hsfuse.inference.scene import FusionScene
 from hsfuse.resources import Resources
 from hsfuse.spectral import BandTable
@@ -74,6 +78,39 @@ def test_methods_may_see_the_guide_as_it_came_too(fitted: Fitted, monkeypatch: p
     difference = np.abs(found - expected)
     difference[:, :40, :45] = 0.0
     assert float(np.nanmax(difference)) < 1e-4
+
+
+def test_a_card_with_little_memory_filters_in_parts(fitted: Fitted, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene, method = fitted
+    first = method.guide_filter()
+    assert first is not None
+    monkeypatch.setattr(filtered_guide, "_CARD_BLOCK_PX", (40, 48))
+    whole, seen = FilteredMsi(scene, first, around_px=4, workers=1, device="meta"), []
+
+    def apply(image: torch.Tensor, wanted: NDArray[np.bool_] | None) -> torch.Tensor:
+        seen.append(image.shape[2] // RATIO)
+        if image.shape[2] > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return first.apply(image, wanted)
+
+    def read(rows_px: int) -> NDArray[np.float32]:
+        nonlocal limit
+        limit = rows_px * RATIO
+        msi = FilteredMsi(scene, replace(first, apply=apply), around_px=4, workers=1)
+        monkeypatch.setattr(msi, "_boxes", whole._boxes)
+        return msi.read(scene.msi.grid.full)
+
+    limit = 10**6
+    expected = read(10**6)
+    seen.clear()
+    found = read(36)
+    assert seen[0] > 36, "it was not too much at first"
+    difference = np.abs(found - expected)
+    # Beside a gap, what stands in for it depends on the block that is filled.
+    difference[:, :40, :45] = 0.0
+    assert float(np.nanmax(difference)) < 1e-4
+    with pytest.raises(MemoryBudgetError, match="HSI pixels of the guide"):
+        read(4)
 
 
 def test_blocks_depend_on_no_strip(fitted: Fitted, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,8 @@ _SHRINK = 1.5
 """A direction of variance v, in units of the noise, counts (v / (v + this))^2 in the first pass: samples of pure noise
 reach several times its variance where a group has fewer patches than a patch has values."""
 _GROUP_BYTES = 48 << 20
+_CARD_SEARCH_BYTES = 512 << 20
+"""Distances that a card holds at a time: the search is hundreds of operations, whatever the rows it looks at."""
 
 
 def denoise(
@@ -175,8 +177,11 @@ def _groups(
     ref_rows, ref_cols = _grid(high, step), _grid_on(wide, step, image.device)
     on_device = _grid_on(high, step, image.device)
     length = image.shape[0] * PATCH_PX**2
-    at_once = max(_GROUP_BYTES // (4 * similar * length * max(len(ref_cols), 1)), 1)
     side = 2 * window_px + 1
+    if image.device.type == "cpu":
+        at_once = max(_GROUP_BYTES // (4 * similar * length * max(len(ref_cols), 1)), 1)
+    else:
+        at_once = max(_CARD_SEARCH_BYTES // (4 * side**2 * max(len(ref_cols), 1)), 1)
     similar = min(similar, high * wide, side * side)
     for start in range(0, len(ref_rows), at_once):
         chosen = slice(start, start + at_once)

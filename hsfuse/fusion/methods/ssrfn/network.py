@@ -19,6 +19,7 @@ from hsfuse.degrade import Window
 from hsfuse.degrade.windows import finer, inside
 from hsfuse.fusion.experts.bank import EXPERTS
 from hsfuse.fusion.experts.weighing import seen_features, weighed_outputs
+from hsfuse.fusion.host import may_ask
 from hsfuse.fusion.methods.ssrfn.config import BLOCKS, GateConfig
 from hsfuse.fusion.methods.ssrfn_paper.blocks import pool
 from hsfuse.fusion.methods.ssrfn_paper.network import Ssrfn
@@ -42,8 +43,8 @@ _ROWS = 48
 """That a backbone of bounded reach sees at a time."""
 _PIXELS_AT_ONCE = 1 << 18
 """Fine pixels that a card is given in one call of a backbone with blocks."""
-_CACHE_VALUES = 1 << 18
-"""Experts' outputs that are looked at in one go."""
+_CACHE_VALUES, _CARD_VALUES = 1 << 18, 1 << 27
+"""Experts' outputs that are looked at in one go, by a processor and by a card."""
 _PRESENT = 0.02
 """Components with less logarithmic strength count as absent."""
 
@@ -176,7 +177,8 @@ class Gate(nn.Module):
         if compiled is not None:
             return compiled
         # Work on single pixels goes over few rows at a time, so that what it makes stays in the processor's cache.
-        few = max(_CACHE_VALUES // (outputs.shape[1] * outputs.shape[2] * state.shape[3]), 1)
+        values = _CACHE_VALUES if may_ask(state) else _CARD_VALUES
+        few = max(values // (outputs.shape[1] * outputs.shape[2] * state.shape[3]), 1)
         pieces = [slice(top, top + few) for top in range(0, state.shape[2], few)]
         features = [self.features(state[:, :, p], outputs[:, :, :, p], log_strength) for p in pieces]
         found = self._found_of(torch.cat(features, dim=2), ratio, part)
@@ -188,6 +190,9 @@ class Gate(nn.Module):
         self, state: Tensor, outputs: Tensor, log_strength: Tensor, ratio: int, part: TilePart
     ) -> Tensor | None:  # fmt: skip
         """The same with what works on single pixels compiled; None where that does not serve."""
+        if not may_ask(state):
+            # A card must not be asked for numbers in the middle of its work.
+            return None
         present = torch.nonzero(log_strength[0] > _PRESENT).flatten().tolist()
         features = seen_features(state, outputs, present, self._compared, constants=2)
         if features is None:
@@ -212,6 +217,8 @@ class Gate(nn.Module):
 
     def _found_by_rows(self, features: Tensor, ratio: int, reach_px: int) -> Tensor:
         rows = features.shape[2]
+        if not may_ask(features):
+            return self._found(features, ratio)
         found = features.new_empty((len(features), OUTPUTS, *features.shape[2:]))
         for top in range(0, rows, _ROWS):
             bottom = min(top + _ROWS, rows)
