@@ -63,13 +63,14 @@ def test_gate(isa, plain, pixels):
     strength = torch.tensor([[3.0, 2.0, 1.5, 1.0, 0.7, 0.0]])
     with torch.no_grad():
         expected = plain(gate, state, outputs, strength, 3)
-        assert seen_features(state, outputs, [0, 1], [2], constants=1) is not None
+        assert seen_features(state, outputs, torch.ones(2, dtype=torch.bool), [2], constants=1) is not None
         torch.testing.assert_close(gate(state, outputs, strength, 3), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_what_the_kernels_do_not_know_is_left_to_the_plain_way():
     state, outputs = _images(2, 4, 3, 5), _images(2, 3, 4, 3, 5)
-    assert seen_features(state, outputs, [0], [0], constants=0) is None
-    assert seen_features(state[:1].double(), outputs[:1], [0], [0], constants=0) is None
-    assert seen_features(state[:1].clone().requires_grad_(), outputs[:1], [0], [0], constants=0) is None
+    first = torch.tensor([True, False, False, False])
+    assert seen_features(state, outputs, first, [0], constants=0) is None
+    assert seen_features(state[:1].double(), outputs[:1], first, [0], constants=0) is None
+    assert seen_features(state[:1].clone().requires_grad_(), outputs[:1], first, [0], constants=0) is None
     assert weighed_outputs(_images(1, 6, 5, 3).transpose(2, 3), outputs[:1], _images(4), 8.0) is None

@@ -210,9 +210,6 @@ class FusionMethod(ABC):
         """What :meth:`fit` found out about the scene and about the method on it; empty before."""
         return MethodDiagnostics()
 
-    def prefer_quality(self) -> None:  # noqa: B027 - most methods know no such choice
-        """Take longer where that brings the last bit of quality."""
-
     def at_quality(self, quality: Quality) -> FusionMethod | None:  # noqa: ARG002 - most methods know no such choice
         """Return the method with the refinement of its own that a quality stands for, not yet fitted.
 

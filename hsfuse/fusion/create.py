@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hsfuse.errors import HsfuseError, InputError, UsageError
-from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, ModelSpec, Precision
-from hsfuse.fusion.nets.header import file_sha256
+from hsfuse.fusion.base import FusionMethod
 from hsfuse.fusion.nets.zoo import find_model
 from hsfuse.fusion.registry import METHODS, NetworkEntry
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 
 def create_method(name: str, *, model: str | Path | None = None, **options: Any) -> FusionMethod:
@@ -79,42 +77,3 @@ def _check_architecture(name: str, entry: NetworkEntry, given: str | Path, found
         f"The weights {given} belong to a network '{found}'; the method '{name}' is a network '{entry.architecture}'.",
         hint="Give weights that fit the method, or the method that fits the weights.",
     )
-
-
-class ForeseenMethod(FusionMethod):
-    """A network that is planned with and was not built: it describes itself and does nothing else."""
-
-    def __init__(self, spec: ModelSpec) -> None:
-        self._spec = spec
-
-    @property
-    def spec(self) -> ModelSpec:
-        """What the network would say of itself."""
-        return self._spec
-
-    def fit(self, context: FusionContext, strips: Iterable[LowResolutionStrip]) -> None:  # noqa: ARG002
-        """Refuse."""
-        raise HsfuseError(f"The network '{self._spec.name}' was foreseen for a plan and not built.")
-
-    def fuse(self, hsi: torch.Tensor, msi: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
-        """Refuse."""
-        raise HsfuseError(f"The network '{self._spec.name}' was foreseen for a plan and not built.")
-
-
-def foresee_method(name: str, precision: Precision) -> ForeseenMethod | None:
-    """Return what plans need to know of a network with its own weights, without building it; None where that fails.
-
-    Raises
-    ------
-    UsageError, InputError
-        There is no such network, or its weights do not say what they are.
-    """
-    network, model = METHODS.get(name).network, find_model(name)
-    header = model.header()
-    if network is None or network.foresee is None or header is None or model.weights is None:
-        return None
-    if header.architecture != network.architecture or precision not in network.precisions:
-        # What is wrong is said where the network is built.
-        return None
-    spec = network.foresee(header, file_sha256(model.weights), precision)
-    return None if spec is None else ForeseenMethod(spec)

@@ -67,29 +67,6 @@ class CorrectionValidation:
 
 
 @dataclass(frozen=True)
-class GuideDenoising:
-    """What denoising the MSI brought.
-
-    Attributes
-    ----------
-    noise
-        Standard deviation of every MSI band's noise, reflectance.
-    left_before, left_after
-        Estimated share of the noise's variance (error against the clean image) that is left by the denoiser as it
-        came, and after it learned from the scene; NaN where nothing could be tested.
-    """
-
-    noise: tuple[float, ...]
-    left_before: float = math.nan
-    left_after: float = math.nan
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values for the report."""
-        before, after = (None if math.isnan(v) else round(v, 4) for v in (self.left_before, self.left_after))
-        return {"noise": [round(v, 6) for v in self.noise], "left_before": before, "left_after": after}
-
-
-@dataclass(frozen=True)
 class RefinementRecord:
     """What was decided on the scene.
 
@@ -138,15 +115,12 @@ class MethodDiagnostics:
         Blur and residual shift of the HSI, found on the pair.
     validation
         Test of a network's correction at reduced resolution.
-    denoising
-        Denoising of the MSI.
     refinement
         The maximum a posteriori step behind the method.
     """
 
     calibration: Calibration | None = None
     validation: CorrectionValidation | None = None
-    denoising: GuideDenoising | None = None
     refinement: RefinementRecord | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -154,6 +128,5 @@ class MethodDiagnostics:
         return {
             "calibration": self.calibration.to_json() if self.calibration else None,
             "validation": self.validation.to_json() if self.validation else None,
-            "denoising": self.denoising.to_json() if self.denoising else None,
             "refinement": self.refinement.to_json() if self.refinement else None,
         }

@@ -168,10 +168,6 @@ class GuardedMethod(FusionMethod):
         """Those of the method."""
         return self._method.diagnostics
 
-    def prefer_quality(self) -> None:
-        """As the method does."""
-        self._method.prefer_quality()
-
     def fit(self, context: FusionContext, strips: Iterable[LowResolutionStrip]) -> None:
         """Fit the method, and calibrate the MSI against the HSI where SRF consistency is on.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hsfuse.errors import HsfuseError, UsageError
-from hsfuse.fusion.base import FusionMethod, ModelSpec, Precision, Quality
+from hsfuse.fusion.base import FusionMethod, Precision, Quality
 from hsfuse.registry import Registry
 
 if TYPE_CHECKING:
@@ -24,25 +24,6 @@ FAMILIES = (
 """Kinds of algorithms in the order in which methods are listed; others come after them."""
 Settings = Mapping[str, Any]
 """Configuration of a network: plain values, as they stand in the header of its weights."""
-
-
-@dataclass(frozen=True)
-class FormerWeights:
-    """How weights are read that were written before files named their architecture.
-
-    Attributes
-    ----------
-    recognises
-        Tells whether a configuration is one of this architecture.
-    settings
-        Turns it into settings of today.
-    tensor_name
-        Turns the name of a tensor into that of today.
-    """
-
-    recognises: Callable[[Settings], bool]
-    settings: Callable[[Settings], dict[str, Any]]
-    tensor_name: Callable[[str], str] = str
 
 
 @dataclass(frozen=True)
@@ -71,12 +52,6 @@ class NetworkEntry:
         What its arithmetic may be; the first is the default on processors without fast half precision.
     weights
         Weights that come with the method; None: those of the model zoo, where there are any.
-    former
-        For weights without the name of an architecture.
-    foresee
-        From the header of weights (:class:`hsfuse.fusion.nets.header.NetworkHeader`), their hash and a precision: what
-        a method with them would say of itself, so that a plan takes little time; returns None, or is None, where that
-        needs the network itself.
     any_bands
         It takes any bands, MSI bands and ratios: settings and weights say nothing of them.
     takes_prior
@@ -98,8 +73,6 @@ class NetworkEntry:
     recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     precisions: tuple[Precision, ...] = ("fp32",)
     weights: Path | None = None
-    former: FormerWeights | None = None
-    foresee: Callable[[Any, str, Precision], ModelSpec | None] | None = None
     any_bands: bool = False
     takes_prior: bool = False
     refines_with: tuple[Quality, ...] = ()
@@ -230,14 +203,6 @@ def architecture(name: str) -> NetworkEntry:
         f"There is no network architecture '{name}'.",
         hint="The weights come from a newer version of hsfuse, or the package of that network is not installed.",
     )
-
-
-def former_architecture(settings: Settings) -> NetworkEntry | None:
-    """Architecture of weights that do not name theirs; None where nobody knows them."""
-    for _, entry in network_entries():
-        if entry.former is not None and entry.former.recognises(settings):
-            return entry
-    return None
 
 
 def automatic_methods(kind: Literal["classical", "network"]) -> tuple[str, ...]:

@@ -78,11 +78,6 @@ class TwoStepMethod(FusionMethod):
         """Those of the first step."""
         return self._first.diagnostics
 
-    def prefer_quality(self) -> None:
-        """As both methods do."""
-        self._first.prefer_quality()
-        self._second.prefer_quality()
-
     @property
     def spec(self) -> ModelSpec:
         """The first method's description, with what the second one needs around and beside it."""

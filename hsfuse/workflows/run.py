@@ -185,7 +185,7 @@ def run_scene(
         stack.enter_context(allowed_threads(given.threads))
         if not quick:
             stack.enter_context(torch_threads(given.threads))
-        chosen = in_steps(suit_pair(choose_method(config, given.device, planning=quick), pair, config), pair)
+        chosen = in_steps(suit_pair(choose_method(config, given.device), pair, config), pair)
         if chosen.name != config.method:
             _log.info("Method: %s", chosen.reason)
         to_come = partial(to_come, network=chosen.network)

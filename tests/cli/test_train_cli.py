@@ -27,7 +27,7 @@ from hsfuse.training.checkpoint import save_checkpoint
 
 pytestmark = pytest.mark.usefixtures("torch_threads_as_they_were")
 runner = CliRunner()
-TINY = ["--network-settings", "width=8,dfe_blocks=1,cfe_cycles=1,scm_steps=1,headdim=8,d_state=8,estimate_features=4"]
+TINY = ["--method", "s3rnet-lite", "--network-settings", "width=8,growth=4"]
 QUICK = [*TINY, "--patch", "18", "--window", "36", "--batch", "4", "--gap", "6", "--steps", "4",
          "--validate-every", "2", "--validation-windows", "2", "--threads", "1", "--no-progress", "--bands", "12",
          "--device", "cpu"]  # fmt: skip
@@ -142,7 +142,9 @@ def test_scenes_beyond_the_memory_are_mapped_from_disk(
 def test_generated_scenes_and_the_paper_recipe(tmp_path: Path) -> None:
     output = tmp_path / "generated.safetensors"
     arguments = ["--generated", "2", "--generated-px", "60", "--recipe", "paper", "--ratio", "2,3", "--weights", "bf16"]
-    result = runner.invoke(app, ["train-reduced", "-o", str(output), *QUICK, *arguments])
+    small = "width=8,dfe_blocks=1,cfe_cycles=1,scm_steps=1,refine_stages=1,headdim=8,d_state=8"
+    network = ["--method", "ssrfn-paper", "--network-settings", small]
+    result = runner.invoke(app, ["train-reduced", "-o", str(output), *QUICK, *network, *arguments])
     assert result.exit_code == 0, result.output
     header = load_weights(output).header
     assert header.ratios == (2, 3)

@@ -10,10 +10,14 @@ import pytest
 import torch
 from torch import nn
 
+from hsfuse.fusion.methods.ssrfn_paper.config import SsrfnConfig
 from hsfuse.fusion.methods.ssrfn_paper.method import SsrfnMethod
+from hsfuse.fusion.methods.ssrfn_paper.network import Ssrfn
 from hsfuse.fusion.nets import compiling
 from hsfuse.fusion.nets.compiling import SWITCH, compiled
 from hsfuse.fusion.nets.half import TYPES, exact_enough, precision_for_card, probe_pair, settle
+from hsfuse.fusion.nets.header import NetworkHeader
+from hsfuse.fusion.nets.weights import LoadedNetwork
 from hsfuse.testing.scene import small_scene
 from hsfuse.workflows.steps.precision import network_precision
 
@@ -99,16 +103,18 @@ def test_on_a_cpu_nothing_is_measured() -> None:
     assert network.conv.weight.dtype == torch.bfloat16
 
 
-def test_ssrfn_is_tried_on_its_scene(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_is_tried_on_its_scene(monkeypatch: pytest.MonkeyPatch) -> None:
     scene = small_scene(size_px=(24, 20), bands=100)
-    method = SsrfnMethod.untrained("ssrfn-lite", precision="fp16", denoiser_steps=0)
+    config = SsrfnConfig(width=8, headdim=8, d_state=8, dfe_blocks=1, cfe_cycles=1, scm_steps=1, refine_stages=1)
+    header = NetworkHeader(
+        "small", "ssrfn", config.to_dict(), tuple(scene.bands.centre_nm), tuple(scene.bands.fwhm_nm), (), n_msi=4
+    )  # fmt: skip
+    method = SsrfnMethod(LoadedNetwork(Ssrfn(config), header, ""), precision="fp16")
     hsi, msi = probe_pair(scene.strips, scene.ratio, "cpu")
     assert (tuple(hsi.shape), tuple(msi.shape)) == ((1, 100, 24, 20), (1, 4, 72, 60))
     monkeypatch.setattr("hsfuse.fusion.nets.half.exact_enough", lambda *_: False)
     _stays_on_the_cpu(method.network, monkeypatch)
-    monkeypatch.setattr(
-        "hsfuse.fusion.methods.ssrfn_paper.method.settle", lambda *given: settle(given[0], "card", *given[2:])
-    )
+    monkeypatch.setattr("hsfuse.fusion.nets.plain_network.settle", lambda *given: settle(given[0], "card", *given[2:]))
     method.fit(scene.context, scene.strips)
     assert method.spec.precision == "fp32"
 

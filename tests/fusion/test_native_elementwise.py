@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor
 
-from hsfuse.fusion.methods.ssrfn_paper.network import make_network
+from hsfuse.fusion.methods.ssrfn.config import GateConfig
+from hsfuse.fusion.methods.ssrfn_paper.network import Ssrfn
 from hsfuse.fusion.nets.layers import activated, activation
 from hsfuse.fusion.nets.native import elementwise
 from hsfuse.native import OVERRIDE
@@ -94,15 +98,14 @@ def test_threads_share_the_pixels(isa: str) -> None:
 
 @pytest.mark.parametrize("changes", [{}, {"scm_residual": False, "scm_gate": "sigmoid"}, {"dfe_mamba": "local"}])
 def test_a_network_gives_the_same_with_and_without_kernels(
-    changes: dict[str, object], monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
-    network = make_network("ssrfn-lite", **changes).eval()
+    network = Ssrfn(replace(GateConfig(backbone="ssrfn").modules(4, 100), **changes)).eval()
     network.ffm.head.weight.data.normal_(0, 0.1)
     hsi, msi = torch.rand(1, 100, 10, 12), torch.rand(1, 4, 30, 36)
-    estimate = torch.rand(1, 100, 30, 36)
     with torch.inference_mode():
-        fast = network(hsi, msi, estimate)
+        fast = network(hsi, msi)
         monkeypatch.setenv(OVERRIDE, "off")
-        slow = network(hsi, msi, estimate)
+        slow = network(hsi, msi)
     torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-4)

@@ -17,7 +17,9 @@ from hsfuse.fusion.classical import adaptive
 from hsfuse.fusion.create import create_method
 from hsfuse.fusion.map import nonlocal_bayes
 from hsfuse.fusion.map.method import refined
-from hsfuse.fusion.methods.ssrfn_paper.method import SsrfnMethod
+from hsfuse.fusion.methods.ssrfn import network as gate
+from hsfuse.fusion.methods.ssrfn.config import GateConfig
+from hsfuse.fusion.methods.ssrfn.method import GateMethod
 from hsfuse.fusion.nets.ssm import Mamba2
 from hsfuse.native import build
 from hsfuse.testing.scene import small_scene
@@ -46,8 +48,8 @@ METHODS = {
     "gsa": lambda: create_method("gsa"),
     "glp": lambda: create_method("glp"),
     "glp, standard": lambda: refined(create_method("glp"), "standard", ratio=3),
-    "ssrfn-lite": lambda: SsrfnMethod.untrained("ssrfn-lite", validate=False),
-    "ssrfn": lambda: SsrfnMethod.untrained("ssrfn", validate=False),
+    "ssrfn-lite": lambda: GateMethod.untrained(validate=False),
+    "ssrfn": lambda: GateMethod.untrained(GateConfig(backbone="ssrfn"), validate=False),
 }
 
 
@@ -62,7 +64,8 @@ def test_nothing_waits_for_the_host(name: str, monkeypatch: pytest.MonkeyPatch) 
     try:
         with torch.no_grad():
             method.fit(scene.context, scene.strips)
-            monkeypatch.setattr(adaptive, "may_ask", lambda _: False)
+            for module in (adaptive, gate):
+                monkeypatch.setattr(module, "may_ask", lambda _: False)
             monkeypatch.setattr(Mamba2, "forward", as_by_kernels)
             expected = method.fuse_window(hsi, msi, window)
             for function in ("as_tensor", "tensor", "from_numpy"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +16,12 @@ from hsfuse.degrade import Psf, lowpass_decimate, upsample
 from hsfuse.errors import HsfuseError, UsageError
 from hsfuse.fusion.base import FusionContext, LowResolutionStrip
 from hsfuse.fusion.create import create_method
-from hsfuse.fusion.methods.ssrfn_paper.config import PRESETS, SsrfnConfig
-from hsfuse.fusion.methods.ssrfn_paper.cost import flop_per_pixel
+from hsfuse.fusion.methods.ssrfn.config import GateConfig
+from hsfuse.fusion.methods.ssrfn_paper.config import SsrfnConfig
+from hsfuse.fusion.methods.ssrfn_paper.cost import flop_per_pixel, reach_px
 from hsfuse.fusion.methods.ssrfn_paper.method import SsrfnMethod
-from hsfuse.fusion.methods.ssrfn_paper.network import Ssrfn, make_network
+from hsfuse.fusion.methods.ssrfn_paper.network import Ssrfn
+from hsfuse.fusion.nets.header import NetworkHeader
 from hsfuse.fusion.nets.layers import VolumeConv
 from hsfuse.fusion.nets.reduced_validation import (
     CAUTION,
@@ -28,14 +31,13 @@ from hsfuse.fusion.nets.reduced_validation import (
     validate_correction,
 )
 from hsfuse.fusion.nets.scene_statistics import SceneStatistics
-from hsfuse.fusion.registry import available_methods
+from hsfuse.fusion.nets.weights import LoadedNetwork
+from hsfuse.fusion.registry import METHODS
 
 SMALL = SsrfnConfig(
     n_bands=6, n_msi=3, width=32, dfe_blocks=1, cfe_cycles=2, scm_steps=2, refine_stages=1, d_state=8, headdim=16
 )  # fmt: skip
-CORRECTING = replace(
-    SMALL, base="estimate", normalisation="band", estimate_features=4, noise_aware=True, spectral_skip=True
-)
+SCALED = replace(SMALL, base="bicubic", normalisation="band")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -49,60 +51,54 @@ def _one_thread():
 
 def images(config: SsrfnConfig, rows: int = 4, cols: int = 5, ratio: int = 3, n: int = 1) -> tuple[torch.Tensor, ...]:
     torch.manual_seed(0)
-    hsi = torch.rand(n, config.n_bands, rows, cols)
-    msi = torch.rand(n, config.n_msi, rows * ratio, cols * ratio)
-    return hsi, msi, upsample(hsi, ratio)
+    return torch.rand(n, config.n_bands, rows, cols), torch.rand(n, config.n_msi, rows * ratio, cols * ratio)
 
 
 def test_paper_preset_has_the_published_size_and_trains():
-    network = make_network("ssrfn-paper")
+    network = Ssrfn(SsrfnConfig())
     assert 35e6 <= network.n_parameters <= 41e6
-    hsi, msi, _ = images(network.config, 3, 3)
+    hsi, msi = images(network.config, 3, 3)
     out = network(hsi, msi)
     assert out.shape == (1, 100, 9, 9)
     out.square().mean().backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
 
 
-@pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("ratio", [2, 3, 4, 6])
-def test_every_preset_runs_forward_and_backward_at_every_ratio(preset, ratio):
-    # The literal preset is narrowed here: its full width has a test of its own.
-    network = make_network(preset, **({"width": 32} if preset == "ssrfn-paper" else {}))
-    hsi, msi, estimate = images(network.config, 3, 4, ratio)
-    out = network(hsi, msi, estimate)
+def test_it_runs_forward_and_backward_at_every_ratio(ratio):
+    network = Ssrfn(SsrfnConfig(width=32))  # its full width has a test of its own
+    hsi, msi = images(network.config, 3, 4, ratio)
+    out = network(hsi, msi)
     assert out.shape == (1, 100, 3 * ratio, 4 * ratio)
     assert out.dtype == torch.float32
-    (out - estimate.roll(1, 1)).square().mean().backward()
+    (out - upsample(hsi, ratio)).square().mean().backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
 
 
 def test_the_published_counts_are_in_the_literal_preset():
-    paper = PRESETS["ssrfn-paper"]
+    paper = SsrfnConfig()
     assert (paper.dfe_blocks, paper.cfe_cycles, paper.scm_steps, paper.refine_stages) == (5, 6, 16, 4)
     assert (paper.d_state, paper.d_conv, paper.expand) == (64, 4, 2)
     assert (paper.base, paper.normalisation) == ("none", "none")
-    network = make_network("ssrfn-paper", width=32)
+    network = Ssrfn(SsrfnConfig(width=32))
     assert sum(isinstance(m, torch.nn.Conv2d) for m in network.dfe.modules()) == 15
 
 
-@pytest.mark.parametrize("preset", ["ssrfn", "ssrfn-lite"])
-def test_an_untrained_everyday_network_returns_its_draft_exactly(preset):
-    network = make_network(preset)
-    hsi, msi, estimate = images(network.config)
+def test_an_untrained_network_with_a_base_returns_it_exactly():
+    hsi, msi = images(SCALED)
     with torch.no_grad():
-        assert torch.equal(network(hsi, msi, estimate), estimate)
+        assert torch.equal(Ssrfn(SCALED)(hsi, msi), upsample(hsi, 3))
 
 
 def test_a_few_steps_of_training_lower_the_loss():
     torch.manual_seed(0)
-    network = Ssrfn(CORRECTING)
-    hsi, msi, estimate = images(CORRECTING, 5, 5, 2)
-    target = estimate + 0.1 * upsample(F.avg_pool2d(msi[:, :1], 2), 2)
+    network = Ssrfn(SCALED)
+    hsi, msi = images(SCALED, 5, 5, 2)
+    target = upsample(hsi, 2) + 0.1 * upsample(F.avg_pool2d(msi[:, :1], 2), 2)
     optimiser = torch.optim.Adam(network.parameters(), 2e-3)
     losses = []
     for _ in range(12):
-        loss = F.l1_loss(network(hsi, msi, estimate), target)
+        loss = F.l1_loss(network(hsi, msi), target)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -130,7 +126,7 @@ def test_every_reading_and_ablation_runs_and_every_weight_learns(change):
     torch.manual_seed(0)
     config = replace(SMALL, **change)
     network = Ssrfn(config)
-    hsi, msi, _ = images(config)
+    hsi, msi = images(config)
     out = network(hsi, msi)
     assert out.shape == (1, 6, 12, 15)
     network(hsi, msi).square().mean().backward()
@@ -141,15 +137,15 @@ def test_every_reading_and_ablation_runs_and_every_weight_learns(change):
 def test_learned_upsampling_refuses_another_ratio():
     network = Ssrfn(replace(SMALL, shuffle_ratio=3))
     with pytest.raises(UsageError, match="upsamples by 3"):
-        network(*images(SMALL, ratio=2)[:2])
+        network(*images(SMALL, ratio=2))
 
 
 @pytest.mark.parametrize(
     ("values", "text"),
     [
         ({"width": 0}, "positive"), ({"width": True}, "positive"), ({"scan": "zigzag"}, "choose one of"),
-        ({"noise_aware": 1}, "true or false"), ({"colour": "red"}, "unknown settings"),
-        ({"spectral_skip": True}, "need base"), ({"shuffle_ratio": 1}, "at least 2"),
+        ({"use_correction": 1}, "true or false"), ({"colour": "red"}, "unknown settings"),
+        ({"base": "estimate"}, "choose one of"), ({"shuffle_ratio": 1}, "at least 2"),
     ],
 )  # fmt: skip
 def test_impossible_configurations_are_usage_errors(values, text):
@@ -158,14 +154,12 @@ def test_impossible_configurations_are_usage_errors(values, text):
 
 
 def test_shapes_that_do_not_fit_are_usage_errors():
-    network = Ssrfn(CORRECTING)
-    hsi, msi, estimate = images(CORRECTING)
+    network = Ssrfn(SMALL)
+    hsi, msi = images(SMALL)
     with pytest.raises(UsageError, match="6 HSI and 3 MSI"):
-        network(hsi[:, :5], msi, estimate)
+        network(hsi[:, :5], msi)
     with pytest.raises(UsageError, match="nest"):
-        network(hsi, msi[..., :-1], estimate)
-    with pytest.raises(UsageError, match="estimate"):
-        network(hsi, msi)
+        network(hsi, msi[..., :-1])
 
 
 @pytest.mark.parametrize("volume", ["shared", "depthwise"])
@@ -188,29 +182,28 @@ def test_volume_convolutions_equal_a_true_3d_convolution(volume):
 def test_output_in_reflectance_follows_gain_and_offset_of_a_band():
     """Normalising by the scene's statistics makes a correction scale with its band."""
     torch.manual_seed(0)
-    network = Ssrfn(CORRECTING)
+    network = Ssrfn(SCALED)
     for p in network.parameters():
         torch.nn.init.normal_(p, std=0.1)
-    hsi, msi, estimate = images(CORRECTING)
+    hsi, msi = images(SCALED)
     gain, offset = torch.rand(1, 6, 1, 1) + 0.5, torch.rand(1, 6, 1, 1)
     with torch.no_grad():
-        plain = network(hsi, msi, estimate)
-        scaled = network(hsi * gain + offset, msi, estimate * gain + offset)
+        plain, scaled = network(hsi, msi), network(hsi * gain + offset, msi)
     torch.testing.assert_close(scaled, plain * gain + offset, rtol=1e-3, atol=1e-3)
 
 
 def test_tiles_agree_with_the_whole_away_from_their_border():
     """With statistics of the scene, only the context at a tile's border is missing."""
     torch.manual_seed(0)
-    network = Ssrfn(replace(CORRECTING, scan="lines")).eval()
+    network = Ssrfn(replace(SCALED, scan="lines")).eval()
     for name, p in network.named_parameters():
         if "head" in name or "projections" in name:
             torch.nn.init.normal_(p, std=0.1)
-    hsi, msi, estimate = images(CORRECTING, 40, 40)
+    hsi, msi = images(SCALED, 40, 40)
     scene = SceneStatistics.of(hsi, msi)
     with torch.no_grad():
-        whole = network(hsi, msi, estimate, scene) - estimate
-        part = network(hsi[..., 5:, 5:], msi[..., 15:, 15:], estimate[..., 15:, 15:], scene) - estimate[..., 15:, 15:]
+        whole = network(hsi, msi, scene) - upsample(hsi, 3)
+        part = network(hsi[..., 5:, 5:], msi[..., 15:, 15:], scene) - upsample(hsi[..., 5:, 5:], 3)
     difference = (part - whole[..., 15:, 15:]).abs()
     assert difference[..., 45:, 45:].max() < 0.05 * whole.abs().max()
     assert difference[..., 45:, 45:].mean() < 0.2 * difference[..., :6, :].mean()
@@ -218,23 +211,24 @@ def test_tiles_agree_with_the_whole_away_from_their_border():
 
 def test_bfloat16_stays_close_to_float32():
     torch.manual_seed(0)
-    network = make_network("ssrfn-lite").eval()
+    network = Ssrfn(replace(SCALED, scan="lines", ffm_projection="last")).eval()
     for p in network.ffm.head.parameters():
         torch.nn.init.normal_(p, std=0.05)
-    hsi, msi, estimate = images(network.config, 6, 6)
+    hsi, msi = images(network.config, 6, 6)
+    base = upsample(hsi, 3)
     with torch.no_grad():
-        exact = network(hsi, msi, estimate) - estimate
-        half = network.bfloat16()(hsi, msi, estimate) - estimate
+        exact = network(hsi, msi) - base
+        half = network.bfloat16()(hsi, msi) - base
     assert float((half - exact).norm() / exact.norm()) < 0.1
 
 
-@pytest.mark.parametrize("config", [replace(PRESETS["ssrfn-lite"], n_bands=20), SMALL], ids=["lite", "small"])
+@pytest.mark.parametrize("config", [GateConfig(backbone="ssrfn").modules(106, 50), SMALL], ids=["in ssrfn", "small"])
 def test_operation_count_agrees_with_torch(config, monkeypatch):
     monkeypatch.setenv("HSFUSE_NATIVE", "off")  # torch cannot count what the compiled path does
     network = Ssrfn(config)
-    hsi, msi, estimate = images(config, 32, 32)
+    hsi, msi = images(config, 32, 32)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network(hsi, msi, estimate)
+        network(hsi, msi)
     counted = counter.get_total_flops() / msi[0, 0].numel()
     assert flop_per_pixel(config) == pytest.approx(counted, rel=0.15)
 
@@ -286,20 +280,6 @@ def test_validation_takes_a_helpful_correction_and_refuses_a_harmful_one():
     assert granted[5] < 0.1
     assert (granted[6:] == 0.0).all()  # no change proposed: nothing to use
     assert result.gain_db > 1.0
-
-
-def test_the_test_counts_what_a_cleaner_msi_gives_the_base_estimate():
-    context, strip, _ = scene()
-    noise = np.full(3, 0.02)
-
-    def gain(clean):
-        found = reduced_windows(create_method("glp"), context, [strip], np.zeros(8), noise, clean)
-        return validate_correction(lambda hsi, msi, estimate: torch.zeros_like(estimate), found, 8).gain_db
-
-    assert gain(None) == 0.0
-    true = torch.from_numpy(strip.msi)[None]
-    assert gain(lambda msi: msi + 0.7 * (true - msi)) > 0.3
-    assert gain(lambda msi: msi + 0.05 * torch.randn(msi.shape)) < -0.3
 
 
 def test_removing_noise_is_granted_although_the_truth_is_as_noisy():
@@ -364,71 +344,47 @@ def test_expected_error_of_the_base_estimate_is_that_at_reduced_resolution():
     assert (worse < np.hypot(clean, 0.05)).all()
 
 
-def test_denoiser_changes_nothing_without_noise_and_little_with():
-    torch.manual_seed(0)
-    network = make_network("ssrfn-lite", n_bands=8, guide_denoiser=8)
-    assert network.denoiser is not None
-    torch.nn.init.normal_(network.denoiser.convs[-1].weight, std=0.1)
-    msi = torch.rand(1, 4, 24, 24)
-    facts = SceneStatistics.of(torch.rand(1, 8, 8, 8), msi)
-    noise = torch.tensor([[0.0, 0.01, 0.02, 0.03]])
-    cleaned = network.denoise(msi, facts, noise)
-    assert torch.equal(cleaned[:, 0], msi[:, 0])
-    assert (cleaned - msi).abs().amax(dim=(0, 2, 3)).gt(0).tolist() == [False, True, True, True]
-    assert torch.equal(network.denoise(msi, facts, None), msi)
-    assert not any(p.requires_grad for p in network.denoiser.parameters())
-
-
-def test_output_is_in_units_of_the_expected_error():
-    torch.manual_seed(0)
-    network = make_network("ssrfn-lite", n_bands=8).eval()
-    hsi, msi, estimate = torch.rand(1, 8, 6, 6), torch.rand(1, 4, 18, 18), torch.rand(1, 8, 18, 18)
-    for parameter in network.ffm.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    facts = SceneStatistics.of(hsi, msi)
-    with torch.no_grad():
-        _, change = network.parts(hsi, msi, estimate, facts._replace(error=0.01 * facts.std))
-        _, floor = network.parts(hsi, msi, estimate, facts)
-    assert float(change.std()) > 3.0 * float(floor.std())
-
-
-def test_untrained_method_equals_its_base_estimate():
-    context, strip, msi = scene()
-    config = replace(CORRECTING, n_bands=8)
-    method, estimate = SsrfnMethod.untrained(config), create_method("glp")
-    method.fit(context, [strip])
-    estimate.fit(context, [strip])
-    tile = torch.from_numpy(strip.hsi[None, :, :20, :20]), msi[None, :, :40, :40]
-    out = method.fuse(*tile)
-    assert out.dtype == torch.float32
-    torch.testing.assert_close(out, estimate.fuse(*tile))
-    assert method.diagnostics.validation is not None
-    assert method.spec.halo_px >= estimate.spec.halo_px
-    assert method.spec.n_msi == 3
+def made(config: SsrfnConfig, **options: Any) -> SsrfnMethod:
+    """The method with random weights for :func:`scene`."""
+    centre = tuple(np.linspace(450, 1000, config.n_bands))
+    header = NetworkHeader(
+        "random", "ssrfn", config.to_dict(), centre, (10.0,) * config.n_bands, (2,), n_msi=config.n_msi
+    )  # fmt: skip
+    return SsrfnMethod(LoadedNetwork(Ssrfn(config).eval(), header, ""), **options)
 
 
 def test_literal_method_runs_without_a_base_estimate():
     context, strip, msi = scene()
-    method = SsrfnMethod.untrained(replace(SMALL, n_bands=8), precision="bf16")
+    method = made(replace(SMALL, n_bands=8), precision="bf16")
     method.fit(context, [strip])
     out = method.fuse(torch.from_numpy(strip.hsi[None, :, :6, :6]), msi[None, :, :12, :12])
     assert out.shape == (1, 8, 12, 12)
     assert out.dtype == torch.float32
+    spec = method.spec
+    assert (spec.n_msi, spec.precision, spec.halo_px) == (3, "bf16", reach_px(method.network.config))
+    assert spec.flop_per_pixel == flop_per_pixel(method.network.config, 2)
+    assert spec.bytes_per_pixel > (spec.host_bytes_per_pixel or 0) > 0
 
 
-def test_method_needs_to_be_fitted_and_knows_its_precisions():
-    method = SsrfnMethod.untrained(SMALL)
+def test_method_needs_to_be_fitted():
     with pytest.raises(HsfuseError, match="not fitted"):
-        method.fuse(*images(SMALL)[:2])
-    with pytest.raises(UsageError, match="precision"):
-        SsrfnMethod.untrained(SMALL, precision="int8")
+        made(SMALL).fuse(*images(SMALL, ratio=2))
 
 
 def test_wrong_number_of_bands_is_a_usage_error():
     context, strip, _ = scene()
-    with pytest.raises(UsageError, match="takes 6 bands"):
-        SsrfnMethod.untrained(SMALL).fit(context, [strip])
+    with pytest.raises(UsageError, match="6 bands"):
+        made(SMALL).fit(context, [strip])
 
 
-def test_presets_are_methods():
-    assert set(PRESETS) <= set(available_methods())
+def test_weights_of_networks_that_corrected_an_estimate_are_told_apart():
+    entry = METHODS.get("ssrfn-paper").network
+    assert entry is not None
+    former = {"noise_aware": False, "error_scaled": False, "spectral_skip": False, "guide_denoiser": None,
+              "estimate_features": 24}  # fmt: skip
+    # Literal ones carried these settings too, and did nothing with them.
+    assert entry.completed({**SMALL.to_dict(), **former}) == SMALL.to_dict()
+    for change in ({"base": "estimate"}, {"guide_denoiser": 8}, {"noise_aware": True}):
+        with pytest.raises(UsageError, match="corrected a base estimate") as caught:
+            entry.completed({**SMALL.to_dict(), **former, **change})
+        assert "ssrfn-lite" in caught.value.hint

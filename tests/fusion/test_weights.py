@@ -28,14 +28,14 @@ from hsfuse.fusion.nets import header as header_file
 from hsfuse.fusion.nets import zoo
 from hsfuse.fusion.nets.band_matching import match_bands
 from hsfuse.fusion.nets.header import NetworkHeader, read_header
-from hsfuse.fusion.nets.weights import load_weights, save_weights
+from hsfuse.fusion.nets.weights import load_named, load_weights, save_weights
 from hsfuse.fusion.nets.zoo import find_model, list_models
 from hsfuse.fusion.registry import listed_methods
 from hsfuse.spectral import BandTable
 
 CONFIG = SsrfnConfig(
     n_bands=5, n_msi=3, width=32, dfe_blocks=1, cfe_cycles=1, scm_steps=1, refine_stages=1, d_state=8, headdim=16,
-    base="estimate", normalisation="band", estimate_features=4,
+    base="bicubic", normalisation="band",
 )  # fmt: skip
 CENTRE = (450.0, 550.0, 650.0, 850.0, 900.0)
 
@@ -53,7 +53,7 @@ def header(**changes) -> NetworkHeader:
     values = {
         "name": "tiny", "architecture": "ssrfn", "config": CONFIG.to_dict(), "centre_nm": CENTRE,
         "fwhm_nm": (10.0,) * 5, "ratios": (2, 3), "n_msi": 3,
-        "msi_bands": ("B02", "B03", "B04"), "base": "glp", "halo_px": 11, "overlap_px": 4,
+        "msi_bands": ("B02", "B03", "B04"), "halo_px": 11, "overlap_px": 4,
         "training": {"scenes": 3, "seconds": 12.5},
     }  # fmt: skip
     return NetworkHeader(**{**values, **changes})
@@ -92,7 +92,7 @@ def test_loaded_network_gives_the_same_result(tmp_path):
     network = Ssrfn(CONFIG).eval()
     for p in network.parameters():
         torch.nn.init.normal_(p, std=0.1)
-    args = torch.rand(1, 5, 3, 3), torch.rand(1, 3, 6, 6), torch.rand(1, 5, 6, 6)
+    args = torch.rand(1, 5, 3, 3), torch.rand(1, 3, 6, 6)
     loaded = load_weights(save_weights(tmp_path / "w.safetensors", network, header())).network
     with torch.no_grad():
         assert torch.equal(loaded(*args), network(*args))
@@ -194,10 +194,10 @@ def test_weights_in_the_zoo_are_found_by_name_and_by_path(tmp_path, monkeypatch,
     assert by_name.header() == header()
     assert find_model(folder).weights == by_name.weights
     assert find_model(trained).weights == trained
-    method = SsrfnMethod.from_weights("tiny")
+    method = SsrfnMethod(load_named("tiny"))
     assert method.spec.centre_nm == CENTRE
     assert method.spec.ratios == (2, 3)
-    assert method.spec.halo_px >= method.spec.multiple_px + 11, "a whole block beyond the context of the weights"
+    assert method.spec.halo_px == 11
     assert method.spec.overlap_px == 4
     assert method.spec.weights_sha256 == header_file.file_sha256(trained)
     with pytest.raises(UsageError, match="no network 'other'") as caught:
@@ -213,32 +213,11 @@ def test_a_network_without_weights_is_refused(tmp_path, monkeypatch):
     assert "train-reduced" in caught.value.hint
 
 
-def as_version_1(description: NetworkHeader) -> dict[str, str]:
-    """The strings of a file that was written before files named their architecture."""
-    metadata = description.to_metadata()
-    content = json.loads(metadata[header_file.FORMAT])
-    content["draft"] = content.pop("base")
-    for name in ("architecture", "n_msi"):
-        del content[name]
-    settings = content["config"]
-    if "estimate_features" in settings:
-        settings["draft_features"] = settings.pop("estimate_features")
-        settings["base"] = {"estimate": "draft"}.get(settings["base"], settings["base"])
-    return metadata | {"format_version": "1", header_file.FORMAT: json.dumps(content)}
-
-
-def test_weights_of_the_first_version_load(trained):
-    path = trained.with_name("old.safetensors")
-    tensors = {name.replace("estimate_in", "draft_in"): t for name, t in load_file(trained).items()}
-    assert "draft_in.weight" in tensors
-    save_file(tensors, path, metadata=as_version_1(header()))
-    old, new = load_weights(path), load_weights(trained)
-    assert old.header == new.header
-    assert all(torch.equal(t, new.network.state_dict()[name]) for name, t in old.network.state_dict().items())
-    foreign = header(config={"n_bands": 5, "depth": 3})
-    save_file(load_file(trained), path, metadata=as_version_1(foreign))
-    with pytest.raises(InputError, match="no installed network"):
-        load_weights(path)
+def test_weights_of_the_first_version_are_refused(trained):
+    """They named no architecture, and all were of networks that corrected a base estimate."""
+    with pytest.raises(InputError, match="a former version of hsfuse") as caught:
+        load_weights(rewrite(trained, lambda t, m: m.update(format_version="1")))
+    assert "weights that come with hsfuse" in caught.value.hint
 
 
 def test_weights_of_an_architecture_that_is_not_installed_are_named(trained):
@@ -253,7 +232,7 @@ def test_method_checks_bands_and_ratio_of_the_scene(trained):
         rng = np.random.default_rng(0)
         hsi = rng.random((len(centre), 30, 30), np.float32)
         strip = LowResolutionStrip(hsi, hsi[:3].copy(), np.ones((30, 30), bool))
-        SsrfnMethod.from_weights(trained).fit(context, [strip])
+        SsrfnMethod(load_weights(trained)).fit(context, [strip])
 
     fit(np.add(CENTRE, 3.0), 3)  # within half the spacing
     with pytest.raises(UsageError, match="expects 850"):

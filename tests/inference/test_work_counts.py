@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -17,8 +17,9 @@ from hsfuse.coregister.warp import Resampler
 from hsfuse.degrade import Psf, interpolation
 from hsfuse.fusion.base import FusionContext, FusionMethod
 from hsfuse.fusion.create import create_method
-from hsfuse.fusion.methods.ssrfn_paper.cost import flop_per_pixel
-from hsfuse.fusion.methods.ssrfn_paper.network import make_network
+from hsfuse.fusion.methods.ssrfn.config import GateConfig
+from hsfuse.fusion.methods.ssrfn.description import backbone_flop
+from hsfuse.fusion.methods.ssrfn.network import INPUTS, Gate
 from hsfuse.fusion.nets.native import build
 from hsfuse.fusion.nets.ssm import Mamba2
 from hsfuse.grid import Grid, Slice2D
@@ -121,36 +122,20 @@ def test_glp_computes_the_fine_pixels_in_few_passes() -> None:
     assert sum(work.calls.values()) <= 420
 
 
-@pytest.mark.parametrize(("name", "most"), [("ssrfn-lite", 500), ("ssrfn", 620)])
-def test_networks_take_the_fast_form_of_every_operation(name: str, most: int) -> None:
+def test_modules_of_ssrfn_take_the_fast_form_of_every_operation() -> None:
     if build.native_library() is None:
         pytest.skip("no compiled kernels")
-    network = make_network(name).eval()
-    side = 6  # one piece for chains of cheap operations
-    hsi, msi = torch.rand(1, 100, side, side), torch.rand(1, 4, 3 * side, 3 * side)
-    estimate = torch.rand(1, 100, 3 * side, 3 * side)
+    backbone = Gate(GateConfig(backbone="ssrfn")).eval().backbone
+    x = torch.rand(1, INPUTS, 18, 18)  # one piece for chains of cheap operations
     with torch.no_grad():
-        network(hsi, msi, estimate)  # packs the kernels' weights, once
+        backbone(x, 3)  # packs the kernels' weights, once
         with Work(1 << 30) as work:
-            network(hsi, msi, estimate)
+            backbone(x, 3)
     assert work.calls["aten::convolution"] > 0
     assert work.volumes == 0
     # Mamba blocks run in the compiled kernels: no chunked products, no cumulated sums.
     assert work.calls["aten::cumsum"] == work.calls["aten::bmm"] == 0
-    assert sum(work.calls.values()) <= most
-
-
-def test_networks_hold_the_bands_of_a_tile_once() -> None:
-    """What is as large as estimate and result lives for a few rows only, but for one array that becomes the result."""
-    if build.native_library() is None:
-        pytest.skip("no compiled kernels")
-    network = make_network("ssrfn-lite").eval()
-    side = 32
-    hsi, msi = torch.rand(1, 100, side, side), torch.rand(1, 4, 3 * side, 3 * side)
-    estimate = torch.rand(1, 100, 3 * side, 3 * side)
-    with torch.no_grad(), Work(estimate.numel()) as work:
-        network.parts(hsi, msi, estimate)
-    assert work.arrays == 1
+    assert sum(work.calls.values()) <= 420
 
 
 def test_plain_mamba_blocks_take_three_operations_per_chunk() -> None:
@@ -176,6 +161,6 @@ def test_plain_interpolation_is_one_product_for_each_axis(monkeypatch: pytest.Mo
     assert (work.calls["aten::mm"], work.calls["aten::bmm"]) == (1, 1)
 
 
-@pytest.mark.parametrize(("name", "limit"), [("ssrfn-lite", 1.4e6), ("ssrfn", 8.5e6)])
-def test_arithmetic_of_the_presets_does_not_grow_unseen(name: str, limit: float) -> None:
-    assert flop_per_pixel(make_network(name).config) < limit
+@pytest.mark.parametrize(("backbone", "limit"), [("plain", 6e4), ("ssrfn", 2.3e5)])
+def test_arithmetic_of_the_gates_does_not_grow_unseen(backbone: Literal["plain", "ssrfn"], limit: float) -> None:
+    assert backbone_flop(GateConfig(backbone=backbone), 3) < limit

@@ -10,7 +10,7 @@ import pytest
 import torch
 from training_support import BANDS, SAMPLING, make_setup, make_small_scene, make_tiny
 
-from hsfuse.fusion.methods.ssrfn_paper.network import Ssrfn
+from hsfuse.fusion.methods.ssrnet.network import Ssrnet
 from hsfuse.training.fusion_task import TaskSetup
 from hsfuse.training.reducer import Reducer
 from hsfuse.training.scenes import SceneEntry, TrainingScene
@@ -47,5 +47,5 @@ def setup(small_scene: TrainingScene) -> Callable[..., TaskSetup]:
 
 
 @pytest.fixture
-def tiny() -> Callable[[], Ssrfn]:
+def tiny() -> Callable[[], Ssrnet]:
     return make_tiny

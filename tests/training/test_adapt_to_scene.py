@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from rasterio.crs import CRS
+from training_support import TINY
 
 from hsfuse.coregister.field import DisplacementField
 from hsfuse.coregister.warp import Resampler
@@ -17,8 +18,10 @@ from hsfuse.errors import UsageError
 from hsfuse.fusion.base import FusionContext
 from hsfuse.fusion.methods.ssrfn.config import GateConfig
 from hsfuse.fusion.methods.ssrfn.method import GateMethod
-from hsfuse.fusion.methods.ssrfn_paper.method import SsrfnMethod
-from hsfuse.fusion.methods.ssrfn_paper.network import Ssrfn
+from hsfuse.fusion.methods.ssrnet.network import Ssrnet
+from hsfuse.fusion.nets.header import NetworkHeader
+from hsfuse.fusion.nets.plain_network import PlainNetworkMethod
+from hsfuse.fusion.nets.weights import LoadedNetwork
 from hsfuse.grid import Grid
 from hsfuse.inference.scene import FusionScene
 from hsfuse.sensors.sentinel2 import BANDS_10M, table_responses
@@ -70,8 +73,15 @@ def test_pair_comes_to_the_coarse_grid(scene: FusionScene) -> None:
     assert float(np.median(error)) < 0.004
 
 
-def test_adapting_changes_the_network_only_if_it_helps(scene: FusionScene, tiny: Callable[[], Ssrfn]) -> None:
-    method = SsrfnMethod(tiny())
+def _method(network: Ssrnet) -> PlainNetworkMethod:
+    header = NetworkHeader(
+        "tiny", "ssrnet", TINY.to_dict(), tuple(BANDS.centre_nm), tuple(BANDS.fwhm_nm), (3,), n_msi=4, base="glp"
+    )  # fmt: skip
+    return PlainNetworkMethod(LoadedNetwork(network, header, ""), statistics=True)
+
+
+def test_adapting_changes_the_network_only_if_it_helps(scene: FusionScene, tiny: Callable[[], Ssrnet]) -> None:
+    method = _method(tiny())
     before = {name: t.clone() for name, t in method.network.state_dict().items()}
     result = adapt(method, scene, steps=2, patch_px=12, batch=2)
     assert result.steps == 2
@@ -88,9 +98,9 @@ def test_adapting_changes_the_network_only_if_it_helps(scene: FusionScene, tiny:
     assert bool(torch.isfinite(fused).all())
 
 
-def test_other_bands_are_refused(scene: FusionScene, tiny: Callable[[], Ssrfn]) -> None:
+def test_other_bands_are_refused(scene: FusionScene, tiny: Callable[[], Ssrnet]) -> None:
     with pytest.raises(UsageError, match="takes 12 HSI"):
-        adapt(SsrfnMethod(tiny()), replace(scene, bands=np.arange(10)), steps=1)
+        adapt(_method(tiny()), replace(scene, bands=np.arange(10)), steps=1)
 
 
 def test_a_gate_is_adapted_to_its_scene() -> None:

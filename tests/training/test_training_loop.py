@@ -14,17 +14,19 @@ import pytest
 import torch
 
 from hsfuse.errors import InputError, OutputError, TrainingDivergedError, UsageError
-from hsfuse.fusion.methods.ssrfn_paper.network import Ssrfn, make_network
-from hsfuse.fusion.methods.ssrfn_paper.task import SsrfnTask
+from hsfuse.fusion.methods.ssrfn_paper.config import SsrfnConfig
+from hsfuse.fusion.methods.ssrfn_paper.network import Ssrfn
+from hsfuse.fusion.methods.ssrnet.network import Ssrnet
 from hsfuse.progress import Stage
 from hsfuse.training.distributed import Team
 from hsfuse.training.fusion_task import TaskSetup
 from hsfuse.training.loop import Trainer, train
 from hsfuse.training.losses import FusionLoss
+from hsfuse.training.pair_task import PairTask
 from hsfuse.training.settings import LoopSettings, TrainingFiles
 
 Setup = Callable[..., TaskSetup]
-Network = Callable[[], Ssrfn]
+Network = Callable[[], Ssrnet]
 
 QUICK = LoopSettings(steps=6, validate_every=3, micro_batch=4, warmup_steps=1)
 
@@ -53,11 +55,11 @@ def _die() -> None:
     raise _BoomError
 
 
-def _weights(network: Ssrfn) -> dict[str, torch.Tensor]:
+def _weights(network: Ssrnet) -> dict[str, torch.Tensor]:
     return {name: t.clone() for name, t in network.state_dict().items()}
 
 
-def _spoilt(network: Ssrfn) -> Ssrfn:
+def _spoilt(network: Ssrnet) -> Ssrnet:
     """Make it so bad that the last step is the best one, and its weights the result."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -72,7 +74,7 @@ def _same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 def test_it_learns(setup: Setup, tiny: Network) -> None:
     settings = LoopSettings(steps=24, validate_every=8, micro_batch=4, learning_rate=3e-3)
-    result = train(SsrfnTask(_spoilt(tiny()), setup()), settings)
+    result = train(PairTask(_spoilt(tiny()), setup()), settings)
     assert result.best.psnr_db > result.first.psnr_db + 1.0
     assert result.best_step > 0
     assert result.stopped == "budget"
@@ -85,7 +87,7 @@ def test_an_untrained_network_is_its_base_estimate_and_stays_when_training_does_
     network = tiny()
     before = _weights(network)
     result = train(
-        SsrfnTask(network, setup()), LoopSettings(steps=3, validate_every=3, micro_batch=4, learning_rate=1e-12)
+        PairTask(network, setup()), LoopSettings(steps=3, validate_every=3, micro_batch=4, learning_rate=1e-12)
     )
     assert result.first.gain_db == pytest.approx(0.0, abs=1e-4)
     assert result.best_step == 0
@@ -95,18 +97,18 @@ def test_an_untrained_network_is_its_base_estimate_and_stays_when_training_does_
 @pytest.mark.parametrize("dead", [False, True])
 def test_resuming_gives_the_same_weights(setup: Setup, tiny: Network, tmp_path: Path, dead: bool) -> None:
     whole = _spoilt(tiny())
-    train(SsrfnTask(whole, setup()), QUICK, files=TrainingFiles(log=tmp_path / "whole.csv"))
+    train(PairTask(whole, setup()), QUICK, files=TrainingFiles(log=tmp_path / "whole.csv"))
     files = TrainingFiles(tmp_path / "state.safetensors", tmp_path / "part.csv", identity={"seed": 0})
     # Either a signal, which saves on the way out, or a death that leaves only the last periodic checkpoint.
     action = _die if dead else lambda: os.kill(os.getpid(), signal.SIGTERM)
     settings = LoopSettings(**{**vars(QUICK), "checkpoint_minutes": 1e-9})
     with pytest.raises(_BoomError if dead else KeyboardInterrupt):
-        train(SsrfnTask(_spoilt(tiny()), setup()), settings, files=files, progress=_Hook(5, action))
+        train(PairTask(_spoilt(tiny()), setup()), settings, files=files, progress=_Hook(5, action))
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     resumed = tiny()
     # Neither fresh weights nor the state of the random numbers may matter.
     torch.manual_seed(99)
-    result = train(SsrfnTask(resumed, setup()), settings,
+    result = train(PairTask(resumed, setup()), settings,
                    files=TrainingFiles(files.checkpoint, files.log, resume=True, identity={"seed": 0}))  # fmt: skip
     assert result.steps == 6
     assert _same(_weights(whole), _weights(resumed))
@@ -121,7 +123,7 @@ def test_micro_batches_add_up(setup: Setup, tiny: Network) -> None:
     for size in (4, 1):
         network = tiny()
         # Plain gradient steps: Adam would blow rounding up where a gradient is about zero.
-        train(SsrfnTask(network, setup()), LoopSettings(steps=2, validate_every=2, micro_batch=size, ema=0.0))
+        train(PairTask(network, setup()), LoopSettings(steps=2, validate_every=2, micro_batch=size, ema=0.0))
         networks.append(_weights(network))
     for name, tensor in networks[0].items():
         torch.testing.assert_close(tensor, networks[1][name], atol=2e-4, rtol=1e-2)
@@ -130,8 +132,8 @@ def test_micro_batches_add_up(setup: Setup, tiny: Network) -> None:
 def test_recomputing_changes_no_gradient() -> None:
     """The paper's network, made narrow: what is computed twice gives the gradients of what was kept."""
     torch.manual_seed(0)
-    network = make_network("ssrfn-paper", n_bands=12, width=16, headdim=16, d_state=8, dfe_blocks=1, scm_steps=2,
-                           cfe_cycles=2, refine_stages=1)  # fmt: skip
+    network = Ssrfn(SsrfnConfig(n_bands=12, width=16, headdim=16, d_state=8, dfe_blocks=1, scm_steps=2,
+                                cfe_cycles=2, refine_stages=1))  # fmt: skip
     hsi, msi, kept = torch.rand(2, 12, 4, 4), torch.rand(2, 4, 12, 12), []
     found: list[dict[str, torch.Tensor]] = []
     for recompute in (False, True):
@@ -157,7 +159,7 @@ def test_two_members_do_the_work_of_one(setup: Setup, tiny: Network) -> None:
     """The gradient of the global batch is the sum of the members' gradients."""
     total, learners = {}, []
     for rank, size in ((0, 1), (0, 2), (1, 2)):
-        task = SsrfnTask(tiny(), setup())
+        task = PairTask(tiny(), setup())
         trainer = Trainer(task, QUICK, TrainingFiles(), Team(), "cpu")
         learners.append(trainer.learners[0])
         total[rank, size] = trainer.gradients.of(learners[-1], task.sample(0, rank, size))
@@ -171,23 +173,23 @@ def test_two_members_do_the_work_of_one(setup: Setup, tiny: Network) -> None:
 
 def test_early_stopping(setup: Setup, tiny: Network) -> None:
     settings = LoopSettings(steps=50, validate_every=1, patience=2, learning_rate=1e-12, micro_batch=4)
-    result = train(SsrfnTask(tiny(), setup()), settings)
+    result = train(PairTask(tiny(), setup()), settings)
     assert result.stopped == "no more improvement"
     assert result.steps == 2
     assert result.best_step == 0
 
 
 def test_minutes_are_a_budget(setup: Setup, tiny: Network) -> None:
-    result = train(SsrfnTask(tiny(), setup()), LoopSettings(minutes=1e-5, validate_every=100, micro_batch=4))
+    result = train(PairTask(tiny(), setup()), LoopSettings(minutes=1e-5, validate_every=100, micro_batch=4))
     assert result.stopped == "budget"
     assert 1 <= result.steps <= 2
 
 
 def test_bf16_trains(setup: Setup, tiny: Network) -> None:
     network, seen = _spoilt(tiny()), set()
-    network.up_hsi.register_forward_hook(lambda module, args, out: seen.add((module.training, args[0].dtype)))
+    network.spatial.register_forward_hook(lambda module, args, out: seen.add((module.training, out.dtype)))
     settings = LoopSettings(steps=4, validate_every=4, micro_batch=4, learning_rate=3e-3, precision="bf16")
-    result = train(SsrfnTask(network, setup()), settings)
+    result = train(PairTask(network, setup()), settings)
     assert seen == {(True, torch.bfloat16), (False, torch.float32)}, "half precision in training, not in validation"
     assert result.best.quality > result.first.quality + 0.1
     assert all(p.dtype == torch.float32 for p in result.network.parameters())
@@ -198,7 +200,7 @@ def test_nan_is_an_error(setup: Setup, tiny: Network) -> None:
     with torch.no_grad():
         next(iter(network.parameters())).fill_(float("nan"))
     with pytest.raises(TrainingDivergedError, match="not finite"):
-        train(SsrfnTask(network, setup()), QUICK)
+        train(PairTask(network, setup()), QUICK)
 
 
 def test_nan_loss_is_an_error(setup: Setup, tiny: Network, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,15 +208,15 @@ def test_nan_loss_is_an_error(setup: Setup, tiny: Network, monkeypatch: pytest.M
     network = tiny()
     before = _weights(network)
     with pytest.raises(TrainingDivergedError, match="not a number since step 1"):
-        train(SsrfnTask(network, setup()), QUICK)
+        train(PairTask(network, setup()), QUICK)
     assert _same(before, _weights(network))
 
 
 def test_growing_loss_is_an_error(setup: Setup, tiny: Network) -> None:
-    settings = LoopSettings(steps=400, validate_every=400, learning_rate=0.9, clip=0.0, warmup_steps=25, micro_batch=4,
-                            schedule="constant")  # fmt: skip
+    settings = LoopSettings(steps=400, validate_every=400, learning_rate=30.0, clip=0.0, warmup_steps=400,
+                            micro_batch=4, schedule="constant")  # fmt: skip
     with pytest.raises(TrainingDivergedError, match=r"grew from|not a number|not finite"):
-        train(SsrfnTask(tiny(), setup(batch=1)), settings)
+        train(PairTask(tiny(), setup(batch=1)), settings)
 
 
 def test_without_budget_is_an_error() -> None:
@@ -225,7 +227,7 @@ def test_without_budget_is_an_error() -> None:
 def _interrupted(setup: Setup, tiny: Network, path: Path) -> TrainingFiles:
     files = TrainingFiles(path, identity={"lr": 1})
     with pytest.raises(KeyboardInterrupt):
-        train(SsrfnTask(tiny(), setup()), QUICK, files=files,
+        train(PairTask(tiny(), setup()), QUICK, files=files,
               progress=_Hook(2, lambda: os.kill(os.getpid(), signal.SIGINT)))  # fmt: skip
     return files
 
@@ -234,11 +236,11 @@ def test_resuming_needs_the_same_settings_and_network(setup: Setup, tiny: Networ
     path = tmp_path / "state.safetensors"
     _interrupted(setup, tiny, path)
     with pytest.raises(UsageError, match=r"other settings or data \(lr\)"):
-        train(SsrfnTask(tiny(), setup()), QUICK, files=TrainingFiles(path, resume=True, identity={"lr": 2}))
+        train(PairTask(tiny(), setup()), QUICK, files=TrainingFiles(path, resume=True, identity={"lr": 2}))
     other = copy.deepcopy(tiny())
-    other.condition = None
+    other.spatial = None
     with pytest.raises(InputError, match=r"belongs to another network|does not fit"):
-        train(SsrfnTask(other, setup()), QUICK, files=TrainingFiles(path, resume=True, identity={"lr": 1}))
+        train(PairTask(other, setup()), QUICK, files=TrainingFiles(path, resume=True, identity={"lr": 1}))
 
 
 def test_a_full_disk_keeps_the_old_checkpoint(
@@ -253,6 +255,6 @@ def test_a_full_disk_keeps_the_old_checkpoint(
 
     monkeypatch.setattr("hsfuse.training.checkpoint.save_file", full)
     with pytest.raises(OutputError, match="No space left"):
-        train(SsrfnTask(tiny(), setup()), QUICK, files=TrainingFiles(path, resume=True, identity=files.identity))
+        train(PairTask(tiny(), setup()), QUICK, files=TrainingFiles(path, resume=True, identity=files.identity))
     assert path.read_bytes() == kept
     assert [p.name for p in tmp_path.iterdir()] == ["state.safetensors"]

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from hsfuse.degrade import Psf
-from hsfuse.fusion.methods.ssrfn_paper.network import Ssrfn, make_network
+from hsfuse.fusion.methods.ssrnet.config import SsrnetSettings
+from hsfuse.fusion.methods.ssrnet.network import Ssrnet
 from hsfuse.sensors.sentinel2 import BANDS_10M, SPACECRAFT, table_responses
 from hsfuse.simulate.training_scene import training_scene
 from hsfuse.spectral import BandTable, srf_weights
@@ -31,7 +32,10 @@ def make_setup(scene: TrainingScene, **changes: Any) -> TaskSetup:
     return TaskSetup([SceneEntry.of(scene)], Sampling(**{**SAMPLING, **changes}), BANDS.centre_nm, BANDS.fwhm_nm)
 
 
-def make_tiny() -> Ssrfn:
+TINY = SsrnetSettings(n_bands=12, base="estimate")
+
+
+def make_tiny() -> Ssrnet:
+    """A network that corrects a base estimate."""
     torch.manual_seed(0)
-    return make_network("ssrfn-lite", n_bands=12, width=8, dfe_blocks=1, cfe_cycles=1, scm_steps=1, headdim=8,
-                        d_state=8, estimate_features=4)  # fmt: skip
+    return Ssrnet(TINY)

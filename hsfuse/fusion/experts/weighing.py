@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def seen_features(
-    state: Tensor, outputs: Tensor, present: Sequence[int], compared: Sequence[int], constants: int
+    state: Tensor, outputs: Tensor, present: Tensor, compared: Sequence[int], constants: int
 ) -> Tensor | None:
     """Norms of the experts' outputs and products with some of them; None where the kernels do not serve.
 
@@ -23,8 +23,10 @@ def seen_features(
     ----------
     state, outputs
         Shapes (1, component, row, col) and (1, expert, component, row, col).
-    present, compared
-        Components that count, and experts with which products are made.
+    present
+        Components that count, true or false, shape (component,).
+    compared
+        Experts with which products are made.
     constants
         Images that the caller fills, behind what is made here.
 
@@ -33,12 +35,15 @@ def seen_features(
     Tensor
         Shape (1, feature + constants, row, col).
     """
-    if not _serve(state, outputs) or not len(present):
+    if not _serve(state, outputs) or native.KERNELS.library() is None:
+        return None
+    numbers = present.nonzero().flatten().tolist()
+    if not numbers:
         return None
     made = (1 + len(compared)) * (1 + outputs.shape[1])
     out = state.new_empty((1, made + constants, *state.shape[2:]))
     arrays = (state[0].flatten(1).numpy(), outputs[0].flatten(2).numpy())
-    done = native.gate_features(*arrays, present, compared, out[0, :made].flatten(1).numpy())
+    done = native.gate_features(*arrays, numbers, compared, out[0, :made].flatten(1).numpy())
     return out if done else None
 
 

@@ -154,10 +154,6 @@ class RefinedMethod(FusionMethod):
             calibration = Calibration(model.psf, model.offset_px)
         return replace(found, calibration=calibration, refinement=self._record)
 
-    def prefer_quality(self) -> None:
-        """As the method does."""
-        self._method.prefer_quality()
-
     @property
     def refinement(self) -> RefinementRecord | None:
         """What was decided on the scene; None before the fit."""

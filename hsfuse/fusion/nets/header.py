@@ -1,7 +1,7 @@
 """What a weights file says about its network; read without PyTorch.
 
 A file names its architecture, the bands, ratios and MSI bands that it was trained for, and the settings that its
-architecture is built from. Files of version 1 named no architecture and called the base estimate ``draft``.
+architecture is built from. Files of version 1 named no architecture and are not read.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from hsfuse.errors import InputError
-from hsfuse.fusion.registry import FormerWeights, former_architecture
 from hsfuse.spectral import BandTable
 
 FORMAT = "hsfuse-network"
@@ -50,8 +49,6 @@ class NetworkHeader:
         Tiling that it needs, in HSI pixels (0: the default of its configuration).
     training
         Record of the training: data, recipe, hardware, scores.
-    former
-        How tensors of an older file are named today; not stored.
     """
 
     name: str
@@ -66,7 +63,6 @@ class NetworkHeader:
     halo_px: int = 0
     overlap_px: int = 0
     training: dict[str, Any] = field(default_factory=dict)
-    former: FormerWeights | None = field(default=None, compare=False, repr=False)
 
     @property
     def bands(self) -> BandTable:
@@ -112,8 +108,14 @@ class NetworkHeader:
                     f"{path} was written by a newer version of hsfuse (format {version}).",
                     hint="Update hsfuse.",
                 )
+            if version < FORMAT_VERSION:
+                raise InputError(
+                    f"{path} was written by a former version of hsfuse (format {version}), for networks that corrected "
+                    "a base estimate; those of today cannot use it.",
+                    hint="Leave it out: the weights that come with hsfuse serve any bands. 'hsfuse train-reduced' "
+                    "trains others.",
+                )
             content = json.loads(metadata[FORMAT])
-            former = _brought_up_to_date(content) if version < 2 else None
             header = cls(
                 name=str(content["name"]),
                 architecture=str(content["architecture"]),
@@ -127,7 +129,6 @@ class NetworkHeader:
                 halo_px=int(content["halo_px"]),
                 overlap_px=int(content["overlap_px"]),
                 training=dict(content["training"]),
-                former=former,
             )
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
@@ -152,17 +153,6 @@ class NetworkHeader:
             raise InputError(
                 f"{path} names {len(self.msi_bands)} MSI bands but takes {self.n_msi}.", hint="Train the weights again."
             )
-
-
-def _brought_up_to_date(content: dict[str, Any]) -> FormerWeights | None:
-    """Change a description of version 1 into one of today; ValueError where no architecture knows its settings."""
-    settings = dict(content["config"])
-    entry = former_architecture(settings)
-    if entry is None or entry.former is None:
-        raise ValueError("no installed network has such a configuration")
-    content["architecture"], content["config"] = entry.architecture, entry.former.settings(settings)
-    content["n_msi"], content["base"] = settings["n_msi"], content["draft"]
-    return entry.former
 
 
 def read_header(path: Path) -> NetworkHeader:

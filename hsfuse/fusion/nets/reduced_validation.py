@@ -60,10 +60,8 @@ class ReducedWindow:
     Attributes
     ----------
     low, msi, estimate
-        The degraded pair, the MSI as the network has it denoised, and what the base method made of it, shapes
-        (band, row / ratio, col / ratio), (msi band, row, col), (band, row, col).
-    plain
-        What the base method made of the MSI as it came; ``estimate`` itself where nothing was denoised.
+        The degraded pair, and what the base method made of it, shapes (band, row / ratio, col / ratio),
+        (msi band, row, col), (band, row, col).
     truth
         The measured HSI with noise that is independent of the pair's, shape (band, row, col).
     keep
@@ -75,7 +73,6 @@ class ReducedWindow:
     low: Tensor
     msi: Tensor
     estimate: Tensor
-    plain: Tensor
     truth: Tensor
     keep: Tensor
     noise: NDArray[np.float64]
@@ -87,7 +84,6 @@ def reduced_windows(
     strips: Iterable[LowResolutionStrip],
     noise_std: NDArray[np.float64],
     guide_noise: NDArray[np.float64] | None = None,
-    clean: Callable[[Tensor], Tensor] | None = None,
 ) -> list[ReducedWindow]:
     """Degrade the scene once more and base estimate its fusion there.
 
@@ -103,8 +99,6 @@ def reduced_windows(
         Noise of every band, reflectance.
     guide_noise
         Noise of every MSI band at its own resolution, which averaging has taken away; None: unknown.
-    clean
-        What the network does to an MSI (tile, msi band, row, col) of that noise before the base estimate is made.
 
     Returns
     -------
@@ -140,13 +134,9 @@ def reduced_windows(
         margin = _RIM * context.ratio
         inside = np.zeros_like(window.valid)
         inside[margin:-margin, margin:-margin] = window.valid[margin:-margin, margin:-margin]
-        plain = base.fuse(low[None], window.msi[None])[0].float()
-        msi, first = window.msi, plain
-        if clean is not None:
-            msi = clean(msi[None])[0]
-            first = base.fuse(low[None], msi[None])[0].float()
+        first = base.fuse(low[None], window.msi[None])[0].float()
         keep = torch.as_tensor(inside, device=low.device)
-        found.append(ReducedWindow(low, msi, first, plain, truth, keep, noise_std * np.sqrt(2.0)))
+        found.append(ReducedWindow(low, window.msi, first, truth, keep, noise_std * np.sqrt(2.0)))
     return found
 
 
@@ -217,7 +207,7 @@ def validate_correction(
     fit = _Fit(bands)
     for r in windows:
         change = correction(r.low[None], r.msi[None], r.estimate[None])[0]
-        fit.add(*(part[:, r.keep] for part in (r.truth - r.plain, r.truth - r.estimate, change)))
+        fit.add(*(part[:, r.keep] for part in (r.truth - r.estimate, change)))
     return fit.solve(len(windows), windows[0].noise)
 
 
@@ -234,14 +224,13 @@ class _Fit:
     """Sums for the least-squares share of every band."""
 
     def __init__(self, bands: int) -> None:
-        self._before, self._error, self._cross, self._power = (np.zeros(bands) for _ in range(4))
+        self._error, self._cross, self._power = (np.zeros(bands) for _ in range(3))
         self._count = 0
 
-    def add(self, before: Tensor, error: Tensor, change: Tensor) -> None:
-        """Take in errors without the network and of its base estimate, and proposed changes, all (band, sample)."""
+    def add(self, error: Tensor, change: Tensor) -> None:
+        """Take in errors of the base estimate and proposed changes, both (band, sample)."""
         error, change = error.double(), change.double()
         self._count += error.shape[1]
-        self._before += before.double().square().sum(dim=1).cpu().numpy()
         self._error += error.square().sum(dim=1).cpu().numpy()
         self._cross += (error * change).sum(dim=1).cpu().numpy()
         self._power += change.square().sum(dim=1).cpu().numpy()
@@ -250,8 +239,8 @@ class _Fit:
         share = CAUTION * np.clip(self._cross / np.maximum(self._power, 1e-20), 0.0, 1.0)
         left = self._error - 2.0 * share * self._cross + share**2 * self._power
         # The truth's noise stays whatever the network does: it would hide gains. It is known roughly only.
-        noise = np.minimum(self._count * noise_std**2, 0.5 * self._before)
-        ratio = np.maximum(self._before - noise, 1e-20) / np.maximum(left - noise, _LEAST_PART * left + 1e-20)
+        noise = np.minimum(self._count * noise_std**2, 0.5 * self._error)
+        ratio = np.maximum(self._error - noise, 1e-20) / np.maximum(left - noise, _LEAST_PART * left + 1e-20)
         return CorrectionValidation(share.astype(np.float32), float(10.0 * np.log10(ratio).mean()), windows)
 
 

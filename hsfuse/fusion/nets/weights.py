@@ -89,7 +89,7 @@ def load_weights(path: Path) -> LoadedNetwork:
             f"The configuration inside {path} cannot be used: {error}", hint="Update hsfuse, or train again."
         ) from error
     try:
-        tensors = _named_as_today(load_file(path), header)
+        tensors = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{path} is damaged ({error}).", hint="Copy or train the weights again.") from error
     expected, given = _shapes(network.state_dict()), _shapes(tensors)
@@ -148,11 +148,6 @@ def _skeleton(header: NetworkHeader) -> nn.Module:
 def _built(header: NetworkHeader) -> nn.Module:
     entry = architecture(header.architecture)
     return entry.build(entry.completed(header.config))
-
-
-def _named_as_today(tensors: dict[str, Tensor], header: NetworkHeader) -> dict[str, Tensor]:
-    former = header.former
-    return tensors if former is None else {former.tensor_name(name): t for name, t in tensors.items()}
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

@@ -78,7 +78,7 @@ def adapt(
     """Adapt the network of a method to a scene, in place and before ``method.fit``.
 
     The weights with the best score on separate strips of the scene are kept; where training does not help, those
-    are the weights that it started from. The method prefers quality to time from then on.
+    are the weights that it started from.
 
     Parameters
     ----------
@@ -155,7 +155,6 @@ def adapt(
     result = train(task, settings, device=device, progress=progress)
     if result.best_step:
         method.network.load_state_dict(result.network.state_dict())
-    method.prefer_quality()
     _log.info(
         "Adapted in %d steps; on the scene's validation strips: %s; before: %s.",
         result.steps, result.best.text, result.first.text,

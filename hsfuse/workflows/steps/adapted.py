@@ -125,7 +125,6 @@ def adapt_to_scene(
     # From the file also right after training: a resumed run must see the very same numbers.
     name = chosen.name
     method = create_method(name, model=path, precision=network_precision(name, config.precision, resources.device))
-    method.prefer_quality()
     public = {key: value for key, value in record.items() if key != "identity"} | {"weights": str(adapted_path(output))}
     gain_db = record["after"].get("gain_db")
     return AdaptedMethod(replace(chosen, method=method, header=read_header(path), adapted_gain_db=gain_db), public)

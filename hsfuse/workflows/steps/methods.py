@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 from hsfuse.config import CompareConfig, RunConfig
 from hsfuse.errors import HsfuseError, UsageError
-from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, Precision, Quality
-from hsfuse.fusion.create import create_method, foresee_method
+from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, Quality
+from hsfuse.fusion.create import create_method
 from hsfuse.fusion.diagnostics import MethodDiagnostics
 from hsfuse.fusion.fidelity import FidelityOptions, GuardedMethod, guarded
 from hsfuse.fusion.nets.band_matching import match_bands
@@ -71,11 +71,11 @@ class ChosenMethod:
         return self.method.diagnostics
 
 
-def choose_method(config: RunConfig, device: str = "cpu", *, planning: bool = False) -> ChosenMethod:
+def choose_method(config: RunConfig, device: str = "cpu") -> ChosenMethod:
     """Pick the method that the user named; with ``auto`` the best network that is proven, else the classical fallback.
 
     Whether a network picked automatically suits the scene is seen later, by :func:`suit_pair` and
-    :func:`fit_method`. For ``planning``, networks of the zoo are not built where their weights say enough.
+    :func:`fit_method`.
 
     Raises
     ------
@@ -90,7 +90,7 @@ def choose_method(config: RunConfig, device: str = "cpu", *, planning: bool = Fa
     if name == "auto":
         if config.model is not None:
             raise UsageError("--model needs --method.", hint="Name the network that the weights belong to.")
-        return _automatic(config, device, planning)
+        return _automatic(config, device)
     if not is_network(name):
         if config.model is not None:
             raise UsageError(
@@ -109,18 +109,12 @@ def choose_method(config: RunConfig, device: str = "cpu", *, planning: bool = Fa
             )
         return ChosenMethod(method, "Chosen with --method.", name=name)
     header = find_model(config.model or name).header()
-    method = _network(name, config, device, planning)
+    method = _network(name, config, device)
     return ChosenMethod(method, "Chosen with --method.", header=header, name=name)
 
 
-def _network(name: str, config: RunConfig, device: str, planning: bool) -> FusionMethod:
+def _network(name: str, config: RunConfig, device: str) -> FusionMethod:
     precision = network_precision(name, config.precision, device)
-    # Weights of the user's are looked through completely, and what adapts a network has to see it.
-    own = (config.model, config.prior, config.adapt)
-    if planning and not any(own):
-        foreseen = foresee_method(name, cast(Precision, precision))
-        if foreseen is not None:
-            return foreseen
     options: dict[str, Any] = {} if config.model is None else {"model": config.model}
     if config.prior is not None:
         options["prior"] = config.prior
@@ -133,7 +127,7 @@ def takes_prior(name: str) -> bool:
     return network is not None and network.takes_prior
 
 
-def _automatic(config: RunConfig, device: str, planning: bool) -> ChosenMethod:
+def _automatic(config: RunConfig, device: str) -> ChosenMethod:
     doubts: list[str] = []
     names = _worth_trying(config)
     if not names and automatic_methods("network"):
@@ -152,7 +146,7 @@ def _automatic(config: RunConfig, device: str, planning: bool) -> ChosenMethod:
             if not _proven(header):
                 doubts.append(f"'{name}' gained nothing over its base estimate in training")
                 continue
-            method = _network(name, config, device, planning)
+            method = _network(name, config, device)
         except HsfuseError as error:
             # The weights belong to the installation, not to the user's job: it must not fail with them.
             _log.warning("The network '%s' is not used: %s", name, error.message)

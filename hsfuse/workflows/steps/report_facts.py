@@ -67,15 +67,6 @@ def _method_facts(summary: dict[str, Any]) -> dict[str, str]:
         facts["Blur and shift found by the method"] = (
             f"PSF {calibration['psf_fwhm_px']:.2f} HSI pixels (FWHM); {rows:+.3f} rows, {cols:+.3f} columns"
         )
-    denoising = summary["method"].get("denoising")
-    if denoising:
-        levels = ", ".join(f"{v:.4f}" for v in denoising["noise"])
-        facts["Noise of the multispectral image"] = f"{levels} (reflectance, by band)" + (
-            f"; denoising leaves {100 * denoising['left_after']:.0f} % of its variance "
-            f"({100 * denoising['left_before']:.0f} % before it learned from the scene)"
-            if denoising["left_after"] is not None
-            else ""
-        )
     if "adaptation" in summary:
         facts["Adaptation to the scene"] = adaptation_text(summary["adaptation"])
     refinement = summary["method"].get("refinement")

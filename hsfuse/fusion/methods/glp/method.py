@@ -63,9 +63,6 @@ class Glp(FusionMethod):
         Largest dimension of the signal subspace (adaptive form).
     calibrate
         Find the HSI's blur and residual shift on the scene itself instead of relying on what is given (adaptive form).
-    noise_left
-        Share of the variance of the MSI's noise that is left in what :meth:`fuse` gets: below 1 where it was denoised
-        (adaptive form).
 
     References
     ----------
@@ -73,13 +70,10 @@ class Glp(FusionMethod):
     M. Selva et al., Hyper-sharpening: a first approach on SIM-GA data, IEEE JSTARS 8, 2015.
     """
 
-    def __init__(
-        self, *, adaptive: bool = True, max_rank: int = 32, calibrate: bool = True, noise_left: float = 1.0
-    ) -> None:
+    def __init__(self, *, adaptive: bool = True, max_rank: int = 32, calibrate: bool = True) -> None:
         self._adaptive = adaptive
         self._max_rank = max_rank
         self._calibrate = calibrate and adaptive
-        self._noise_left = noise_left
         self._calibration: Calibration | None = None
         self._textbook_reach = UPSAMPLE_HALO_PX + Psf(MAX_FWHM_PX).reach_px(2)
         self._injection: AdaptiveInjection | _TextbookInjection | None = None
@@ -130,7 +124,7 @@ class Glp(FusionMethod):
             context,
             max_rank=self._max_rank,
             offset_px=offset,
-            noise_left=self._noise_left * context.guide_noise_left,
+            noise_left=context.guide_noise_left,
         )
         _log.debug("glp: signal subspace of %d dimensions, misfit by band %s", injection.rank, injection.misfit)
         self._injection = injection

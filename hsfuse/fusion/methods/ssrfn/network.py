@@ -193,12 +193,12 @@ class Gate(nn.Module):
         if not may_ask(state):
             # A card must not be asked for numbers in the middle of its work.
             return None
-        present = torch.nonzero(log_strength[0] > _PRESENT).flatten().tolist()
+        present = log_strength[0] > _PRESENT
         features = seen_features(state, outputs, present, self._compared, constants=2)
         if features is None:
             return None
         features[:, -2] = log_strength.amax()
-        features[:, -1] = len(present) / MOST_COMPONENTS
+        features[:, -1] = present.sum() / MOST_COMPONENTS
         found = self._found_of(features, ratio, part)
         slope = _slope(log_strength)[0]
         return weighed_outputs(found, _wanted(outputs, ratio, part), slope, float(self.config.most))

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from hsfuse.fusion.base import FusionMethod, ModelSpec, Precision
-from hsfuse.fusion.methods.ssrfn_paper.config import PRESETS, REFERENCE, SsrfnConfig
-from hsfuse.fusion.methods.ssrfn_paper.former import recognises, settings_of_today, tensor_name_of_today
-from hsfuse.fusion.registry import FormerWeights, MethodEntry, NetworkEntry
+from hsfuse.errors import UsageError
+from hsfuse.fusion.base import FusionMethod
+from hsfuse.fusion.methods.ssrfn_paper.config import REFERENCE, SsrfnConfig
+from hsfuse.fusion.registry import MethodEntry, NetworkEntry
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from hsfuse.fusion.nets.header import NetworkHeader
     from hsfuse.fusion.nets.weights import LoadedNetwork
     from hsfuse.training.fusion_task import TaskSetup
     from hsfuse.training.task import TrainingTask
@@ -28,19 +27,13 @@ PAPER_RECIPE: dict[str, Any] = {
 def _build(settings: Mapping[str, Any]) -> nn.Module:
     from hsfuse.fusion.methods.ssrfn_paper.network import Ssrfn
 
-    return Ssrfn(SsrfnConfig.from_dict(dict(settings)))
+    return Ssrfn(SsrfnConfig.from_dict(settings))
 
 
 def _wrap(loaded: LoadedNetwork, **options: Any) -> FusionMethod:
     from hsfuse.fusion.methods.ssrfn_paper.method import SsrfnMethod
 
-    return SsrfnMethod.from_loaded(loaded, **options)
-
-
-def _foresee(header: NetworkHeader, sha256: str, precision: Precision) -> ModelSpec | None:
-    from hsfuse.fusion.methods.ssrfn_paper.description import foresee
-
-    return foresee(header, sha256, precision)
+    return SsrfnMethod(loaded, **options)
 
 
 def _task(network: Any, setup: TaskSetup) -> TrainingTask:
@@ -49,8 +42,17 @@ def _task(network: Any, setup: TaskSetup) -> TrainingTask:
     return SsrfnTask(network, setup)
 
 
+_FORMER_SETTINGS = ("noise_aware", "error_scaled", "spectral_skip", "guide_denoiser", "estimate_features")
+"""Of networks that corrected a base estimate; the last one meant nothing in others."""
+
+
 def _complete(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return SsrfnConfig.from_dict(dict(settings)).to_dict()
+    if settings.get("base") == "estimate" or any(settings.get(name) for name in _FORMER_SETTINGS[:-1]):
+        raise UsageError(
+            "Such a network corrected a base estimate, or denoised the guide; SSRFN does so no more.",
+            hint="--method ssrfn and ssrfn-lite take its place, with weights that come with hsfuse.",
+        )
+    return SsrfnConfig.from_dict({k: v for k, v in settings.items() if k not in _FORMER_SETTINGS}).to_dict()
 
 
 PAPER = MethodEntry(
@@ -61,14 +63,12 @@ PAPER = MethodEntry(
     licence="none",
     network=NetworkEntry(
         architecture="ssrfn",
-        settings=PRESETS["ssrfn-paper"].to_dict(),
+        settings=SsrfnConfig().to_dict(),
         build=_build,
         wrap=_wrap,
-        foresee=_foresee,
         task=_task,
         complete=_complete,
         recipes={"paper": PAPER_RECIPE},
         precisions=("fp32", "bf16", "fp16"),
-        former=FormerWeights(recognises, settings_of_today, tensor_name_of_today),
     ),
 )

@@ -296,11 +296,6 @@ class FeatureFusion(nn.Module):
 
     def forward(self, spatial: Tensor, spectral: Tensor) -> Tensor:
         """Fuse two feature maps into an image (n, bands, row, col)."""
-        out = self.features(spatial, spectral)
-        return out if self.head is None else self.head(out)
-
-    def features(self, spatial: Tensor, spectral: Tensor) -> Tensor:
-        """Fuse two feature maps into what :attr:`head` turns into bands, or into bands where there is no head."""
         query, key, value = self.first[0](spatial), self.first[1](spatial), self.first[2](spectral)
         fused = _inverse_attention(key, value, query, self.attention)
         del query, key, value
@@ -308,7 +303,8 @@ class FeatureFusion(nn.Module):
         a, b, d = self.second[0](first), self.second[1](second), self.second[2](fused)
         if self.projections is not None:
             a, b, d = (conv(t) for conv, t in zip(self.projections, (a, b, d), strict=True))
-        return _inverse_attention(b, d, a, self.attention)
+        out = _inverse_attention(b, d, a, self.attention)
+        return out if self.head is None else self.head(out)
 
 
 def pool(x: Tensor, ratio: int) -> Tensor:

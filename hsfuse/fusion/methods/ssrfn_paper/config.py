@@ -1,4 +1,4 @@
-"""Settings of SSRFN: everything that decides the network's shape, and its named sizes."""
+"""Settings of SSRFN: everything that decides the network's shape."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from hsfuse.fusion.nets.choices import Activation, MambaKind, Scan, Volume, Wrap
 from hsfuse.fusion.nets.settings import NetworkSettings
 
 REFERENCE = "SSRFN, IEEE JSTARS 17 (2024), doi 10.1109/JSTARS.2024.3469184"
-DEFAULT_BASE = "glp"
-"""Method of the base estimate."""
 
 
 @dataclass(frozen=True)
@@ -25,21 +23,10 @@ class SsrfnConfig(NetworkSettings):
     width
         Feature channels (not published; 256 reproduces the published parameter count).
     base
-        What the network's output is added to: ``none``, ``bicubic`` (the interpolated HSI) or ``estimate``.
+        What the network's output is added to: nothing, or ``bicubic`` (the interpolated HSI).
     normalisation
         ``none``: reflectance as it is; ``band``: every band by its own mean and deviation in the scene;
         ``scalar``: all bands by one factor.
-    estimate_features
-        Channels to which the base estimate's bands are projected before they join the MSI (``base="estimate"``).
-    noise_aware
-        Condition the features on how far off the base estimate is expected to be in every band.
-    error_scaled
-        The output is in units of the base estimate's expected error instead of the band's deviation, and the network
-        also sees the base estimate's detail, and how far the base estimate is from the HSI, in that unit: what to
-        correct looks alike in clean and in noisy scenes (``base="estimate"``).
-    spectral_skip
-        Add a learned linear map of the base estimate's bands (of its detail, if ``error_scaled``) to the output: lets
-        the network denoise spectra.
     dfe_blocks, cfe_cycles, scm_steps, refine_stages
         Repetitions: 5, 6, 16 and 4 in the paper.
     mamba, d_state, d_conv, expand, headdim, scan, mamba_wrap
@@ -49,9 +36,6 @@ class SsrfnConfig(NetworkSettings):
         Readings of the paper; see the modules and ``docs/methods.md``.
     use_correction
         False removes CFE and SCM (ablation).
-    guide_denoiser
-        Channels of the denoiser that the MSI passes first (see :class:`hsfuse.fusion.nets.denoiser.GuideDenoiser`);
-        None for none. It is trained by itself and stays as it is when the network is trained.
     refinement
         ``both``, or ``spatial`` / ``spectral`` alone (ablation).
     """
@@ -59,12 +43,8 @@ class SsrfnConfig(NetworkSettings):
     n_bands: int = 100
     n_msi: int = 4
     width: int = 256
-    base: Literal["none", "bicubic", "estimate"] = "none"
+    base: Literal["none", "bicubic"] = "none"
     normalisation: Literal["none", "band", "scalar"] = "none"
-    estimate_features: int = 24
-    noise_aware: bool = False
-    error_scaled: bool = False
-    spectral_skip: bool = False
     dfe_blocks: int = 5
     cfe_cycles: int = 6
     scm_steps: int = 16
@@ -88,7 +68,6 @@ class SsrfnConfig(NetworkSettings):
     scm_shared: bool = True
     scm_residual: bool = False
     shuffle_ratio: int | None = None
-    guide_denoiser: int | None = None
     refinement: Literal["both", "spatial", "spectral"] = "both"
     volume: Volume = "shared"
     refine_merge: Literal["concat", "sum"] = "concat"
@@ -101,23 +80,3 @@ class SsrfnConfig(NetworkSettings):
         super().__post_init__()
         if self.shuffle_ratio is not None and self.shuffle_ratio < 2:
             raise UsageError("shuffle_ratio must be at least 2.")
-        if (self.spectral_skip or self.error_scaled) and self.base != "estimate":
-            raise UsageError("spectral_skip and error_scaled need base = 'estimate'.")
-
-
-PRESETS: dict[str, SsrfnConfig] = {
-    "ssrfn-paper": SsrfnConfig(),
-    "ssrfn": SsrfnConfig(
-        width=64, base="estimate", normalisation="band", estimate_features=24, noise_aware=True, error_scaled=True,
-        spectral_skip=True,
-        dfe_blocks=3, cfe_cycles=3, scm_steps=6, refine_stages=2, headdim=32, scan="lines", dfe_sharing="msi",
-        scm_residual=True, volume="depthwise", ffm_projection="last", d_state=32,
-    ),
-    "ssrfn-lite": SsrfnConfig(
-        width=32, base="estimate", normalisation="band", estimate_features=16, noise_aware=True, error_scaled=True,
-        spectral_skip=True,
-        dfe_blocks=2, cfe_cycles=3, scm_steps=4, refine_stages=1, headdim=32, scan="lines", dfe_sharing="msi",
-        scm_residual=True, volume="depthwise", ffm_projection="last", d_state=16,
-    ),
-}  # fmt: skip
-"""Named configurations for 100 bands and 4 MSI bands."""

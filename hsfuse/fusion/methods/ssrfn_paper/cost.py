@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from hsfuse.fusion.methods.ssrfn_paper.config import SsrfnConfig
-from hsfuse.fusion.nets.denoising_effort import LAYERS
 
 _CHUNK = 32
+_SMALLEST_RATIO = 3
+"""That it is trained for as a rule."""
 
 
 def flop_per_pixel(config: SsrfnConfig, ratio: int = 3) -> float:
     """Floating point operations per fine pixel in convolutions and matrix products (a multiply-add counts 2)."""
-    width, bands = config.width, config.n_bands
-    corrects = config.base == "estimate"
-    guide = config.n_msi + (int(corrects) + int(config.error_scaled)) * config.estimate_features
+    width, bands, guide = config.width, config.n_bands, config.n_msi
     deep = config.dfe_blocks * (3 * _conv(width, width) + (_mamba(config, width) if config.dfe_mamba != "none" else 0))
 
     fine = _shallow(guide, width) + deep
-    coarse = _shallow(bands * (2 if config.error_scaled else 1), width) + deep
+    coarse = _shallow(bands, width) + deep
     if config.use_correction:
         coarse += _shallow(guide, width) + deep + _conv(2 * width, 3 * width)
         cycle = _conv(width, 3 * width) + (_mamba(config, width) if config.cfe_mamba == "hidden" else 0)
@@ -33,31 +32,25 @@ def flop_per_pixel(config: SsrfnConfig, ratio: int = 3) -> float:
     )
 
     fine += 6 * _mamba(config, width) + 2 * width * bands * (3 if config.ffm_projection == "each" else 1)
-    if corrects:
-        fine += 2 * bands * config.estimate_features * (2 if config.error_scaled else 1)
-    if config.spectral_skip:
-        fine += 2 * bands * bands
-    return float(fine + coarse / ratio**2) + denoiser_flop_per_pixel(config)
+    return float(fine + coarse / ratio**2)
 
 
-def denoiser_flop_per_pixel(config: SsrfnConfig) -> float:
-    """Operations of the guide denoiser per fine pixel; 0 without one."""
-    wide = config.guide_denoiser
-    if not wide:
-        return 0.0
-    return float(_conv(3 * config.n_msi, wide) + (LAYERS - 2) * _conv(wide, wide) + _conv(wide, config.n_msi))
+def reach_px(config: SsrfnConfig) -> int:
+    """How far the convolutions on the fine grid look, HSI pixels at a ratio of 3; scans look further."""
+    shallow, deep, refined = 4, 3 * config.dfe_blocks, config.refine_stages
+    return -(-(shallow + deep + (config.scm_steps if config.use_correction else 0) + refined) // _SMALLEST_RATIO)
 
 
 def bytes_per_pixel(config: SsrfnConfig, sample_bytes: int = 4) -> int:
-    """Working memory per fine pixel on a GPU, where everything is done at once; beyond estimate, input and output."""
+    """Working memory per fine pixel on a GPU, where everything is done at once; beyond input and output."""
     return 18 * config.width * sample_bytes + 6 * config.n_bands
 
 
 def host_bytes_per_pixel(config: SsrfnConfig, sample_bytes: int = 4, *, compiled: bool = False) -> int:
-    """Working memory per fine pixel on a CPU, beyond estimate, input and output; fitted to measured peaks, rounded up.
+    """Working memory per fine pixel on a CPU, beyond input and output; fitted to measured peaks, rounded up.
 
-    ``sample_bytes`` belong to a sample of the network's arithmetic; what skips the network is float32. Both ways go
-    through a block's tokens in pieces, so that hardly more than inputs and outputs of blocks is held.
+    ``sample_bytes`` belong to a sample of the network's arithmetic. Both ways go through a block's tokens in pieces,
+    so that hardly more than inputs and outputs of blocks is held.
     """
     maps, images = (11, 2) if compiled else (14, 3)
     return maps * config.width * sample_bytes + images * config.n_bands

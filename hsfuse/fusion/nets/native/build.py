@@ -6,9 +6,7 @@ from pathlib import Path
 
 from hsfuse.native.build import Kernels, KernelSource, NativeLibrary, best_isa
 
-_FILES = (
-    "mamba2_train.c", "mamba2.c", "vectors.h", "product.h", "scan_half.h", "elementwise.c", "estimate.c",
-)  # fmt: skip
+_FILES = ("mamba2_train.c", "mamba2.c", "vectors.h", "product.h", "scan_half.h", "elementwise.c")
 KERNELS = Kernels(KernelSource("mamba2", tuple(Path(__file__).with_name(name) for name in _FILES)), "plain PyTorch")
 
 

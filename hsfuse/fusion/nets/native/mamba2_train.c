@@ -7,7 +7,6 @@
 
 #include "mamba2.c"
 #include "elementwise.c"
-#include "estimate.c"
 
 #define BACK_STEPS 2
 
