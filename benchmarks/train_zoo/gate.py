@@ -56,6 +56,7 @@ SILICON_NM, SHORTWAVE_NM = 1000.0, 1300.0
 """Where cameras without short-wave infrared end, and beyond what a cube has it."""
 VISIBLE = "up to 1000 nm"
 BACKBONES: dict[str, Literal["plain", "ssrfn"]] = {"ssrfn-lite": "plain", "ssrfn": "ssrfn"}
+WIDTHS = {"ssrfn-lite": 16, "ssrfn": 8}
 RATIOS = (3, 3, 3, 3, 2, 4)
 """What windows are degraded by, as often as it stands here."""
 _log = get_logger(__name__)
@@ -139,7 +140,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--start", type=Path, help="weights to go on from, of the same shape")
-    parser.add_argument("--width", type=int, default=GateConfig().width)
+    parser.add_argument("--width", type=int, help="default: that of the method")
     parser.add_argument("--blocks", type=int, default=GateConfig().blocks)
     parser.add_argument("--method", choices=sorted(BACKBONES), default="ssrfn-lite")
     parser.add_argument("--mamba", choices=["mamba2", "none"], default="mamba2")
@@ -152,6 +153,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(given.threads)
     torch.manual_seed(given.seed)
+    if given.width is None:
+        given.width = WIDTHS[given.method]
     config = GateConfig(width=given.width, blocks=given.blocks, backbone=BACKBONES[given.method], mamba=given.mamba)
     network = Gate(config)
     if given.start is not None:

@@ -68,5 +68,6 @@ def _entry(name: str, config: GateConfig, summary: str, auto_rank: int) -> Metho
 # `auto` tries the one first that takes less time.
 LITE = _entry("ssrfn-lite", GateConfig(), "weighs experts fitted in the scene by a few convolutions; any bands", 0)
 EVERYDAY = _entry(
-    "ssrfn", GateConfig(backbone="ssrfn"), "weighs experts fitted in the scene by the modules of SSRFN; any bands", 1
-)
+    "ssrfn", GateConfig(width=8, backbone="ssrfn"),
+    "weighs experts fitted in the scene by the modules of SSRFN; any bands", 1,
+)  # fmt: skip

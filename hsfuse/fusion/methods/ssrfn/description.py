@@ -9,6 +9,7 @@ from hsfuse.fusion.methods.ssrfn.config import BASE, REFERENCE, GateConfig
 from hsfuse.fusion.methods.ssrfn.network import INPUTS, OUTPUTS
 from hsfuse.fusion.methods.ssrfn_paper.cost import flop_per_pixel
 from hsfuse.fusion.nets.fixed_blocks import FixedBlocks
+from hsfuse.fusion.nets.native.abi import MULTIPLE
 
 _EXPERTS_PX, AFTER_PX = 4, 4
 """HSI pixels that estimates and windows of the experts look at, and the estimate that follows the network: tiles differ
@@ -16,6 +17,9 @@ from the whole by 1e-5, with three and three by 9e-5."""
 _BYTES_PER_PIXEL = 4500
 _FLOP_PER_PIXEL = {"standard": 6e5, "best": 2e6}
 """Of experts, plain backbone and what follows."""
+_SLOWER, _SLOWER_PLAIN = 3.0, 10.0
+"""Times as long as theirs that operations of narrow modules of SSRFN take, with compiled Mamba blocks and without;
+measured on blocks of 20 x 20 HSI pixels at widths of 16 and 8 (2026-11-29, one core with AVX-512)."""
 
 
 def experts_px(quality: Quality, ratio: int) -> int:
@@ -58,7 +62,8 @@ def describe(
     flop = inner.flop_per_pixel + _FLOP_PER_PIXEL["best" if quality == "best" else "standard"]
     if blocks is not None:
         halo_px += blocks.margin_px
-        flop += backbone_flop(config, ratio) * (blocks.given_px / blocks.side) ** 2
+        slower = _SLOWER if config.width % MULTIPLE == 0 else _SLOWER_PLAIN
+        flop += slower * backbone_flop(config, ratio) * (blocks.given_px / blocks.side) ** 2
     return ModelSpec(
         name=name,
         kind="network",
