@@ -245,7 +245,7 @@ def _estimate(
     plan: TilePlan, ratio: int, n_bands: int, n_msi: int, source_bands: int, spec: ModelSpec, budget: Budget,
     sample_bytes: int, workers: int, *, largest: bool = True, wanted: NDArray[np.bool_] | None = None,
 ) -> Estimate:  # fmt: skip
-    cut_to_fit = plan.overlap > 0 and budget.vram is None
+    cut_to_fit = budget.vram is None
     core, columns = min(plan.tile, plan.height), min(plan.columns, plan.width)
     if not largest:
         # Rows and columns are cut into even parts, which may be smaller.

@@ -105,8 +105,8 @@ def plan(
     UsageError
         The overlap is larger than the tile.
     """
-    # Tiles that overlap are cut to fit what is valid, so how much is computed depends on it.
-    wanted = scene.expected_pixels() if spec.overlap_px and not resources.on_gpu else None
+    # Tiles are cut to fit what is valid, so how much is computed depends on it.
+    wanted = None if resources.on_gpu else scene.expected_pixels()
     return choose_plan(
         *scene.grid.shape, ratio=scene.ratio, n_bands=len(scene.bands), n_msi=len(scene.msi.band_names),
         source_bands=len(scene.bands), spec=spec, budget=make_budget(resources), tile=tile, overlap=overlap,

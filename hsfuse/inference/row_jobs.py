@@ -59,11 +59,10 @@ class RowJob:
     def _tiles(self, tile_row: int, strip: SceneStrip) -> list[Tile]:
         """Tiles of a row that hold anything valid.
 
-        Tiles that are blended are cut to fit what is valid. On a GPU all are alike, so that they run in batches.
-        Exact tiles are cheap, and their results do not depend on where they are cut.
+        They are cut to fit what is valid. On a GPU all are alike, so that they run in batches.
         """
         regular = tiles_with_data(self.plan, tile_row, strip, self.scene.ratio, self.statistics)
-        if not self.plan.overlap or self.device is not None or not regular:
+        if self.device is not None or not regular:
             return regular
         ratio, block = self.scene.ratio, local_block(self.plan.tile_at(tile_row, 0).blend, strip)
         rows, width = block.shape[0], self.plan.width
@@ -73,20 +72,27 @@ class RowJob:
     def exact_row(self, tile_row: int, strip: SceneStrip, rows: Slice2D, masks: RowMasks, ready: bool) -> TileRow:
         """Fuse tiles that do not overlap: each is encoded by the thread that made it."""
         buffer = LateBuffer(lambda: self.handover.buffer(rows.shape[0]))
-        done = np.zeros(self.plan.shape[1], bool)
+        empty = np.ones(self.plan.width, bool)
 
         def use(tile: Tile, data: FloatCube) -> int:
-            done[tile.col] = True
+            core = tile.core
+            empty[core.col0 : core.col1] = False
+            if tile.blend != core:
+                self._leave_empty(buffer(), rows.shape[0], core.col0, core.col1)
             return self.encode(data, masks, self._inside(tile), buffer())
 
         def complete() -> None:
-            for tile in self.plan.row_of_tiles(tile_row):
-                if not done[tile.col]:
-                    inside = self._inside(tile)
-                    part_of(buffer(), inside, slice(0, inside.shape[0]))[...] = self._nothing()
+            edges = np.flatnonzero(np.diff(empty, prepend=False, append=False))
+            for first, last in edges.reshape(-1, 2):
+                self._leave_empty(buffer(), rows.shape[0], int(first), int(last))
             self.handover.give(rows.row0, rows.shape[0], buffer())
 
         return self.begin(tile_row, strip, TileRow(use, complete)) if ready else TileRow(use, lambda: None)
+
+    def _leave_empty(self, buffer: NDArray[Any], rows: int, first: int, last: int) -> None:
+        """Put no data into some columns, HSI pixels, of so many finished rows."""
+        block = Slice2D(0, rows, first * self.scene.ratio, last * self.scene.ratio)
+        part_of(buffer, block, slice(0, rows))[...] = self._nothing()
 
     def empty_buffer(self, rows: int) -> NDArray[Any]:
         """Return memory for finished rows, shape (row, band, col), without data."""
@@ -102,8 +108,8 @@ class RowJob:
 
     def _inside(self, tile: Tile) -> Slice2D:
         """Where a tile that does not overlap lies in the rows that it finishes, in fine pixels."""
-        ratio = self.scene.ratio
-        return Slice2D(0, tile.core.shape[0] * ratio, tile.core.col0 * ratio, tile.core.col1 * ratio)
+        blend, top = tile.blend, tile.core.row0
+        return Slice2D(blend.row0 - top, blend.row1 - top, blend.col0, blend.col1).scaled(self.scene.ratio)
 
     def encode(self, data: FloatCube, masks: RowMasks, block: Slice2D, buffer: NDArray[Any]) -> int:
         """Encode a block of finished rows into their buffer; return the number of clipped samples."""

@@ -263,11 +263,11 @@ INLINE const float *chunk_of(const float *from, int64_t count, float *copy) {
 }
 
 /* The compressed components of an image (component, pixel) that are present, each CHUNK pixels. */
-static void compress(const float *image, int64_t pixels, int64_t count, const int64_t *present, int64_t number,
+static void compress(const float *image, int64_t plane, int64_t count, const int64_t *present, int64_t number,
                      float *to) {
   float copy[CHUNK];
   for (int64_t k = 0; k < number; k++) {
-    const float *from = chunk_of(image + present[k] * pixels, count, copy);
+    const float *from = chunk_of(image + present[k] * plane, count, copy);
     for (int64_t i = 0; i < CHUNK; i += LANES) store(to + k * CHUNK + i, compressed(load(from + i)));
   }
 }
@@ -283,9 +283,11 @@ INLINE void products(const float *one, const float *other, int64_t number, float
 /* What the gate sees of a state (component, pixel) and of experts' outputs (expert, component, pixel): of all their
  * compressed components that are `present`, logarithms of mean squares and compressed mean products with some experts.
  *
- * out (1 + experts) * (1 + number of compared) planes: the state's first, then the experts'. */
+ * Images that go in are parts of planes, which begin `plane` floats apart. out (1 + experts) * (1 + number of compared)
+ * planes: the state's first, then the experts'. */
 int hsf_gate_features(const float *state, const float *outputs, int64_t experts, int64_t components, int64_t pixels,
-                      const int64_t *present, int64_t number, const int64_t *compared, int64_t others, float *out) {
+                      int64_t plane, const int64_t *present, int64_t number, const int64_t *compared, int64_t others,
+                      float *out) {
   const int64_t images = experts + 1, size = number * CHUNK;
   float *memory = malloc(((others + 1) * size + CHUNK) * sizeof(float));
   if (!memory) return 1;
@@ -294,9 +296,9 @@ int hsf_gate_features(const float *state, const float *outputs, int64_t experts,
   for (int64_t at = 0; at < pixels; at += CHUNK) {
     const int64_t count = least(pixels - at, CHUNK);
     for (int64_t o = 0; o < others; o++)
-      compress(outputs + compared[o] * components * pixels + at, pixels, count, present, number, memory + o * size);
+      compress(outputs + compared[o] * components * plane + at, plane, count, present, number, memory + o * size);
     for (int64_t e = 0; e < images; e++) {
-      compress((e ? outputs + (e - 1) * components * pixels : state) + at, pixels, count, present, number, own);
+      compress((e ? outputs + (e - 1) * components * plane : state) + at, plane, count, present, number, own);
       for (int64_t o = -1; o < others; o++) {
         for (int64_t i = 0; i < CHUNK; i += BLOCK) {
           lanes sums[2];
@@ -313,9 +315,10 @@ int hsf_gate_features(const float *state, const float *outputs, int64_t experts,
 }
 
 /* Weigh experts' outputs: the sum over the experts of 2 tanh((a + b slope) / 2) most tanh(output / most), with a and b
- * of `found` (2 * expert, pixel), outputs (expert, component, pixel), slopes by component; out (component, pixel). */
+ * of `found` (2 * expert, pixel), outputs (expert, component, pixel) whose planes begin `plane` floats apart, slopes by
+ * component; out (component, pixel). */
 int hsf_gate_applied(const float *found, const float *outputs, const float *slope, int64_t experts,
-                     int64_t components, int64_t pixels, float most, float *out) {
+                     int64_t components, int64_t pixels, int64_t plane, float most, float *out) {
   float *sums = malloc(components * CHUNK * sizeof(float)), copies[3][CHUNK];
   if (!sums) return 1;
   const float unit = 1.0f / most, back = 2.0f * most;
@@ -326,7 +329,7 @@ int hsf_gate_applied(const float *found, const float *outputs, const float *slop
       const float *common = chunk_of(found + e * pixels + at, count, copies[0]),
                   *sloped = chunk_of(found + (experts + e) * pixels + at, count, copies[1]);
       for (int64_t k = 0; k < components; k++) {
-        const float *said = chunk_of(outputs + (e * components + k) * pixels + at, count, copies[2]);
+        const float *said = chunk_of(outputs + (e * components + k) * plane + at, count, copies[2]);
         float *sum = sums + k * CHUNK;
         for (int64_t i = 0; i < CHUNK; i += LANES) {
           const fraction weight = tangent(0.5f * (load(common + i) + load(sloped + i) * slope[k])),

@@ -97,13 +97,13 @@ def gate_features(
     Parameters
     ----------
     state, outputs
-        Shapes (component, pixel) and (expert, component, pixel), contiguous like all others.
+        Whole rows of images, shapes (component, row, col) and (expert, component, row, col).
     present
         Components that count.
     compared
         Experts with which products are made.
     out
-        Shape ((1 + compared) * (1 + expert), pixel).
+        Shape ((1 + compared) * (1 + expert), row, col), contiguous.
 
     Returns
     -------
@@ -114,11 +114,14 @@ def gate_features(
     if native is None:
         return False
     here, others = np.array(present, np.int64), np.array(compared, np.int64)
-    experts, components, pixels = outputs.shape
+    experts, components, rows, cols = outputs.shape
+    plane = _plane(outputs)
+    if plane != _plane(state):
+        raise ValueError("state and outputs are parts of images of different sizes")
     _check(
         native.hsf_gate_features(
-            _at(state), _at(outputs), _INT(experts), _INT(components), _INT(pixels), _at(here), _INT(here.size),
-            _at(others), _INT(others.size), _at(out),
+            _at(state), _at(outputs), _INT(experts), _INT(components), _INT(rows * cols), _INT(plane), _at(here),
+            _INT(here.size), _at(others), _INT(others.size), _at(out),
         )
     )  # fmt: skip
     return True
@@ -130,15 +133,15 @@ def gate_applied(found: FloatArray, outputs: FloatArray, slope: FloatArray, most
     Parameters
     ----------
     found
-        a of every expert, then b, shape (2 * expert, pixel), contiguous like all others.
+        a of every expert, then b, shape (2 * expert, row, col), contiguous.
     outputs
-        Shape (expert, component, pixel).
+        Whole rows of images, shape (expert, component, row, col).
     slope
         Shape (component,).
     most
         Outputs beyond are compressed.
     out
-        Shape (component, pixel).
+        Shape (component, row, col), contiguous.
 
     Returns
     -------
@@ -148,13 +151,24 @@ def gate_applied(found: FloatArray, outputs: FloatArray, slope: FloatArray, most
     native = KERNELS.library()
     if native is None:
         return False
-    experts, components, pixels = outputs.shape
+    experts, components, rows, cols = outputs.shape
     _check(
         native.hsf_gate_applied(
-            _at(found), _at(outputs), _at(slope), _INT(experts), _INT(components), _INT(pixels), _FLOAT(most), _at(out)
+            _at(found), _at(outputs), _at(slope), _INT(experts), _INT(components), _INT(rows * cols),
+            _INT(_plane(outputs)), _FLOAT(most), _at(out),
         )
     )  # fmt: skip
     return True
+
+
+def _plane(images: FloatArray) -> int:
+    """How far apart the images (..., row, col) begin, floats; rows lie one behind the other in each."""
+    steps = [stride // 4 for stride in images.strides]
+    plane, row, one = steps[-3:]
+    beyond = images.ndim > 3 and steps[-4] != images.shape[-3] * plane
+    if one != 1 or row != images.shape[-1] or beyond:
+        raise ValueError("not whole rows of images that lie one behind the other")
+    return plane
 
 
 def _check(failed: int) -> None:

@@ -22,7 +22,7 @@ def seen_features(
     Parameters
     ----------
     state, outputs
-        Shapes (1, component, row, col) and (1, expert, component, row, col).
+        Shapes (1, component, row, col) and (1, expert, component, row, col), or some rows of such.
     present
         Components that count, true or false, shape (component,).
     compared
@@ -42,8 +42,7 @@ def seen_features(
         return None
     made = (1 + len(compared)) * (1 + outputs.shape[1])
     out = state.new_empty((1, made + constants, *state.shape[2:]))
-    arrays = (state[0].flatten(1).numpy(), outputs[0].flatten(2).numpy())
-    done = native.gate_features(*arrays, numbers, compared, out[0, :made].flatten(1).numpy())
+    done = native.gate_features(state[0].numpy(), outputs[0].numpy(), numbers, compared, out[0, :made].numpy())
     return out if done else None
 
 
@@ -55,7 +54,7 @@ def weighed_outputs(found: Tensor, outputs: Tensor, slope: Tensor, most: float) 
     found
         a of every expert, then b, shape (1, 2 * expert, row, col).
     outputs
-        Shape (1, expert, component, row, col).
+        Shape (1, expert, component, row, col), or some rows of such.
     slope
         Shape (component,).
     most
@@ -66,12 +65,11 @@ def weighed_outputs(found: Tensor, outputs: Tensor, slope: Tensor, most: float) 
     Tensor
         Shape (1, component, row, col).
     """
-    if not _serve(found, outputs, slope):
+    if not _serve(found, outputs, slope) or not found.is_contiguous():
         return None
     out = found.new_empty((1, *outputs.shape[2:]))
     done = native.gate_applied(
-        found[0].flatten(1).numpy(), outputs[0].flatten(2).numpy(), slope.contiguous().numpy(), most,
-        out[0].flatten(1).numpy(),
+        found[0].numpy(), outputs[0].numpy(), slope.contiguous().numpy(), most, out[0].numpy()
     )  # fmt: skip
     return out if done else None
 
@@ -79,8 +77,15 @@ def weighed_outputs(found: Tensor, outputs: Tensor, slope: Tensor, most: float) 
 def _serve(*tensors: Tensor) -> bool:
     import torch
 
-    first = tensors[0]
-    return first.shape[0] == 1 and all(
-        x.device.type == "cpu" and x.dtype == torch.float32 and x.is_contiguous() and not x.requires_grad
-        for x in tensors
-    )  # fmt: skip
+    return tensors[0].shape[0] == 1 and all(
+        x.device.type == "cpu" and x.dtype == torch.float32 and not x.requires_grad and _whole_rows(x) for x in tensors
+    )
+
+
+def _whole_rows(x: Tensor) -> bool:
+    """Whether images lie one behind the other, of each all rows or some that follow each other."""
+    steps, count = x.stride(), x.dim()
+    if count < 3:
+        return x.is_contiguous()
+    beyond = all(steps[axis] == x.shape[axis + 1] * steps[axis + 1] for axis in range(1, count - 3))
+    return steps[-1] == 1 and steps[-2] == x.shape[-1] and beyond

@@ -33,8 +33,7 @@ class SceneStatistics(NamedTuple):
     @classmethod
     def of(cls, hsi: Tensor, msi: Tensor) -> SceneStatistics:
         """Statistics of a batch of whole scenes (each sample by itself), error unknown."""
-        std, mean = torch.std_mean(hsi.float(), dim=(2, 3))
-        msi_std, msi_mean = torch.std_mean(msi.float(), dim=(2, 3))
+        (mean, std), (msi_mean, msi_std) = _mean_and_std(hsi.float()), _mean_and_std(msi.float())
         return cls(mean, std, msi_mean, msi_std, torch.zeros_like(mean))
 
     @classmethod
@@ -45,3 +44,10 @@ class SceneStatistics(NamedTuple):
         spread = np.sqrt(np.maximum(np.diag(statistics.covariance), 0.0))
         values = (statistics.hsi_mean, spread[:bands], statistics.msi_mean, spread[bands:], noise)
         return cls(*(torch.as_tensor(v, dtype=torch.float32, device=device)[None] for v in values))
+
+
+def _mean_and_std(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the pixels of every band, shape (n, band); on a CPU in half of the time of :func:`torch.std_mean`."""
+    mean = x.mean(dim=(2, 3))
+    count = x.shape[2] * x.shape[3]
+    return mean, ((x - mean[..., None, None]).square().sum(dim=(2, 3)) / max(count - 1, 1)).sqrt()

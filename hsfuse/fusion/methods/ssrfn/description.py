@@ -14,7 +14,8 @@ from hsfuse.fusion.nets.native.abi import MULTIPLE
 _EXPERTS_PX, AFTER_PX = 4, 4
 """HSI pixels that estimates and windows of the experts look at, and the estimate that follows the network: tiles differ
 from the whole by 1e-5, with three and three by 9e-5."""
-_BYTES_PER_PIXEL = 4500
+_BYTES_PER_PIXEL, _HOST_BYTES_PER_PIXEL = 4500, 1500
+"""On a card and on a processor, where less is worked on at a time; fitted to measured peaks, rounded up."""
 _FLOP_PER_PIXEL = {"standard": 6e5, "best": 2e6}
 """Of experts, plain backbone and what follows."""
 _SLOWER, _SLOWER_PLAIN = 3.0, 10.0
@@ -70,8 +71,10 @@ def describe(
         halo_px=halo_px if estimate is None else estimate.halo_px,
         multiple_px=1 if blocks is None or estimate is not None else blocks.side,
         padded=False,
-        preferred_tile_px=192,
+        # The repaired guide and the confidence of the whole scene are in memory too: rows of smaller tiles.
+        preferred_tile_px=128,
         bytes_per_pixel=max(_BYTES_PER_PIXEL, inner.bytes_per_pixel),
+        host_bytes_per_pixel=max(_HOST_BYTES_PER_PIXEL, inner.bytes_per_pixel),
         flop_per_pixel=flop,
         centre_nm=None,
         ratios=None,

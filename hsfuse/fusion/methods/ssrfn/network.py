@@ -193,15 +193,36 @@ class Gate(nn.Module):
         if not may_ask(state):
             # A card must not be asked for numbers in the middle of its work.
             return None
+        slope, most = _slope(log_strength)[0], float(self.config.most)
+        if not isinstance(self.backbone, PlainBackbone):
+            features = self._seen(state, outputs, log_strength)
+            if features is None:
+                return None
+            found = self._found_of(features, ratio, part)
+            return weighed_outputs(found, _wanted(outputs, ratio, part), slope, most)
+        # Some rows after the others: features of all of them would be half as large as the experts' outputs.
+        rows, reach, corrections = state.shape[2], self.backbone.reach_px, []
+        for top in range(0, rows, _ROWS):
+            own, first = slice(top, min(top + _ROWS, rows)), max(top - reach, 0)
+            near = slice(first, min(own.stop + reach, rows))
+            features = self._seen(state[:, :, near], outputs[:, :, :, near], log_strength)
+            if features is None:
+                return None
+            found = self._found(features, ratio)[:, :, own.start - first : own.stop - first].contiguous()
+            correction = weighed_outputs(found, outputs[:, :, :, own], slope, most)
+            if correction is None:
+                return None
+            corrections.append(correction)
+        return _wanted(torch.cat(corrections, dim=2), ratio, part)
+
+    def _seen(self, state: Tensor, outputs: Tensor, log_strength: Tensor) -> Tensor | None:
+        """What :meth:`features` returns, compiled; None where that does not serve."""
         present = log_strength[0] > _PRESENT
         features = seen_features(state, outputs, present, self._compared, constants=2)
-        if features is None:
-            return None
-        features[:, -2] = log_strength.amax()
-        features[:, -1] = present.sum() / MOST_COMPONENTS
-        found = self._found_of(features, ratio, part)
-        slope = _slope(log_strength)[0]
-        return weighed_outputs(found, _wanted(outputs, ratio, part), slope, float(self.config.most))
+        if features is not None:
+            features[:, -2] = log_strength.amax()
+            features[:, -1] = present.sum() / MOST_COMPONENTS
+        return features
 
     def _found(self, features: Tensor, ratio: int) -> Tensor:
         """What the weights are made of, shape (n, 2 * expert, row, col)."""
