@@ -1,15 +1,14 @@
-"""What a network would take on a GPU that is not at hand: operations and memory traffic counted, cards by their sheets.
+"""What a method would take on a GPU that is not at hand: operations and memory traffic counted, cards by their sheets.
 
-    python benchmarks/roofline.py [--methods ssrfn-lite ssrfn ssrfn-paper] [--stages GLP.json --card CARD.json]
+    python benchmarks/roofline.py [--methods ssrfn ssrfn-paper] [--card CARD.json] [--count]
 
-The network runs once on PyTorch's ``meta`` device, which knows shapes and computes nothing, by the paths that a card
-takes: every operation is counted with its arithmetic and with what it reads and writes in bfloat16. An operation takes
+``ssrfn-paper`` runs once on PyTorch's ``meta`` device, which knows shapes and computes nothing; the work of methods
+that weigh the experts of a scene is counted as ``card_work.py`` says (``--count`` counts it again). An operation takes
 the longer of its arithmetic at ``EFFICIENCY`` of the card's peak and its traffic at the same share of the memory's, and
 never less than a launch. How often it runs on a whole scene, and on how many pixels, says the plan of its tiles.
 
-The stages of the CPU come from ``benchmarks/stage_scaling.py``: ``--stages`` of a run without a card, ``--card`` of one
-beside a card that takes no time, whose rows *fuse* and *learn from the scene* are the host's part. Of fusing, the
-longer of card and host counts.
+``--card`` is what ``benchmarks/stage_scaling.py --card`` wrote: the stages of the CPU in a run beside a card that takes
+no time. Of fusing, the longer of card and host counts.
 
 Nothing here is measured on a GPU. The assumptions stand at the top of the table.
 """
@@ -18,21 +17,20 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import card_work
 import torch
+from card_work import Calls
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from hsfuse.fusion.create import create_method
 from hsfuse.fusion.nets.ssm import Mamba2
 from hsfuse.fusion.registry import METHODS
-from hsfuse.inference.budget import Budget, choose_plan
 
 EFFICIENCY = 0.4
 """Share of the sheet's peak that convolutions, products and streams of these sizes usually reach."""
@@ -44,15 +42,14 @@ FINE_PIXELS = 14.0e6
 SCENE_PX = (1199, 1240)
 """HSI pixels of the whole scene."""
 BANDS, MSI_BANDS, RATIO = 100, 4, 3
-BASE_PASSES = 30
-"""How often the base estimate is read or written in float32 while it is made, on the pixels that are read for it."""
 LEARN_S = 1.0
-"""Of learning on the card: a hundred steps of the guide's denoiser and a dozen windows at reduced resolution."""
+"""Of a network alone that learns on the card. What others learn there is counted with the host's part."""
 GROUPS = {
     "start and decode": ("start, between stages, end", "open"),
     "co-register": ("co-register", "examine bands"),
     "blur, SWIR": ("estimate blur", "compare SWIR with VNIR"),
-    "learn (host)": ("learn from the scene",),
+    "find changes": ("find changes",),
+    "learn": ("learn from the scene",),
     "write and judge": ("write", "judge"),
 }
 """Groups of stages of the CPU."""
@@ -60,10 +57,11 @@ GROUPS = {
 
 @dataclass(frozen=True)
 class Card:
-    """A card by its data sheet: dense bf16 arithmetic in FLOP/s, memory and host link in bytes/s."""
+    """A card by its data sheet: dense bf16 and float32 arithmetic in FLOP/s, memory and host link in bytes/s."""
 
     name: str
     flops: float
+    single: float
     memory: float
     link: float
     model: str
@@ -71,11 +69,11 @@ class Card:
 
 
 CARDS = (
-    Card("H100 SXM", 989e12, 3.35e12, 50e9, "H100"),
-    Card("RTX 4090", 165e12, 1.01e12, 22e9, "4090"),
-    Card("RTX 4060 Laptop", 45e12, 0.256e12, 11e9, "4060"),
+    Card("H100 SXM", 989e12, 67e12, 3.35e12, 50e9, "H100"),
+    Card("RTX 4090", 165e12, 82e12, 1.01e12, 22e9, "4090"),
+    Card("RTX 4060 Laptop", 45e12, 15e12, 0.256e12, 11e9, "4060"),
 )
-LENT = (Card("H200", 989e12, 4.8e12, 50e9, "H200"),)
+LENT = (Card("H200", 989e12, 67e12, 4.8e12, 50e9, "H200"),)
 """Further cards that a machine may bring."""
 
 
@@ -102,23 +100,10 @@ class Counted(TorchDispatchMode):
 
 @dataclass(frozen=True)
 class Work:
-    """One call of a network: operations, bytes that each moves, fine pixels; and what a whole scene takes.
+    """What a whole scene takes: pieces of work, and the fine pixels that they work on."""
 
-    Attributes
-    ----------
-    flops, moved, pixels
-        Of one call.
-    calls
-        For a whole scene.
-    base_pixels
-        Fine pixels that the base estimate is made for.
-    """
-
-    flops: float
-    moved: Sequence[float]
-    pixels: int
-    calls: float
-    base_pixels: float = 0.0
+    calls: Sequence[Calls]
+    pixels: float
 
 
 def fused_block(block: Mamba2, u: torch.Tensor) -> torch.Tensor:
@@ -146,49 +131,37 @@ def count(method: str) -> Work:
     entry = METHODS.get(method).network
     if entry is None:
         raise ValueError(f"{method} is no network.")
+    if entry.any_bands:
+        return Work(*card_work.of_scene(method, SCENE_PX, RATIO, BANDS, MSI_BANDS))
     settings = entry.completed({**entry.settings, "n_bands": BANDS, "n_msi": MSI_BANDS})
-    together, side, calls, base_pixels = BATCH, TILE_PX, FINE_PIXELS / (BATCH * TILE_PX**2), 0.0
+    low = TILE_PX // RATIO
     with torch.device("meta"):
         network = entry.build(settings).eval()
-    if getattr(getattr(network, "config", None), "base", "none") == "estimate":
-        together, side, calls, base_pixels = in_blocks(method)
-    low = side // RATIO
-    with torch.device("meta"):
-        hsi = torch.empty(together, BANDS, low, low)
-        msi = torch.empty(together, MSI_BANDS, side, side)
-        base = torch.empty(together, BANDS, side, side)
+        hsi = torch.empty(BATCH, BANDS, low, low)
+        msi = torch.empty(BATCH, MSI_BANDS, TILE_PX, TILE_PX)
+        base = torch.empty(BATCH, BANDS, TILE_PX, TILE_PX)
         flops = FlopCounterMode(display=False)
         counted = Counted()
-        with torch.no_grad(), flops, counted, patch.object(Mamba2, "forward", fused_block):
+        with torch.no_grad(), flops, counted, as_kernels():
             network(hsi, msi, base)
-    return Work(float(flops.get_total_flops()), counted.bytes, together * side**2, calls, base_pixels)
+    moved = [(size, 1) for size in counted.bytes]
+    return Work([Calls(float(flops.get_total_flops()), moved, FINE_PIXELS / (BATCH * TILE_PX**2))], FINE_PIXELS)
 
 
-def in_blocks(method: str) -> tuple[int, int, float, float]:
-    """Blocks of a call, their side, calls of a whole scene, fine pixels of its base estimate: by the plan of tiles."""
-    fusion = create_method(method)
-    blocks = fusion._blocks  # type: ignore[attr-defined]
-    plan = choose_plan(
-        *SCENE_PX, ratio=RATIO, n_bands=BANDS, n_msi=MSI_BANDS, source_bands=BANDS, spec=fusion.spec,
-        budget=Budget(1 << 40, 40_000_000_000, None, 0), tile=None, overlap=None, sample_bytes=2, workers=1,
-    ).plan  # fmt: skip
-    calls, cells, base = 0, 0, 0.0
-    for tile in plan:
-        window, shape = tile.inner.slices, tile.read.shape
-        alike = Counter(tuple(part.stop - part.start for part in one.near) for one in blocks.around(window, shape))
-        calls, cells = calls + len(alike), cells + alike.total()
-        rows, cols = blocks.needed(window, shape)
-        base += (rows.stop - rows.start) * (cols.stop - cols.start) * RATIO**2
-    side = RATIO * (blocks.side + blocks.overlap + 2 * blocks.context)
-    return round(cells / calls), side, calls, base
+def as_kernels() -> Any:
+    """Let Mamba-2 blocks count as this package's kernels run them."""
+    return patch.object(Mamba2, "forward", fused_block)
 
 
 def seconds(card: Card, work: Work, *, efficiency: float = EFFICIENCY, launch: float = LAUNCH_S) -> dict[str, float]:
     """Seconds of a whole scene by what binds."""
-    passes = BASE_PASSES * work.base_pixels * BANDS * 4 / (efficiency * card.memory)
-    traffic = sum(max(b / (efficiency * card.memory), launch) for b in work.moved) * work.calls + passes
-    arithmetic = work.flops / (efficiency * card.flops) * work.calls
-    samples = FINE_PIXELS * (BANDS * (1 + 1 / RATIO**2) + MSI_BANDS) * 4
+    traffic = arithmetic = 0.0
+    for calls in work.calls:
+        once = sum(max(size / (efficiency * card.memory), launch) * number for size, number in calls.moved)
+        traffic += once * calls.times
+        arithmetic += calls.flops / (efficiency * (card.single if calls.single else card.flops)) * calls.times
+    # The guide goes there to be cleaned, comes back, and goes there as it was and cleaned.
+    samples = FINE_PIXELS * (BANDS * (1 + 1 / RATIO**2) + 4 * MSI_BANDS) * 4
     return {"arithmetic": arithmetic, "memory and launches": traffic, "host link": samples / card.link}
 
 
@@ -223,23 +196,23 @@ def cpu_stages(path: Path, cores: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", default=["ssrfn-lite", "ssrfn", "ssrfn-paper"])
-    parser.add_argument("--stages", type=Path, help="what `benchmarks/stage_scaling.py --json` wrote for a whole scene")
-    parser.add_argument("--card", type=Path, help="what it wrote with `--card`")
+    parser.add_argument("--card", type=Path, help="what `benchmarks/stage_scaling.py --card --json` wrote")
     parser.add_argument("--cores", type=int, default=16, help="cores of the workstation: 1, 2, 4, 8 or 16")
+    parser.add_argument("--count", action="store_true", help="count the work of methods that weigh experts again")
     args = parser.parse_args()
-    launch, learning = f"{LAUNCH_S * 1e6:.0f} us a launch", f"{LEARN_S:.0f} s of learning on the card"
+    if args.count:
+        some = [name for name in args.methods if getattr(METHODS.get(name).network, "any_bands", False)]
+        found = {name: card_work.count(name, as_kernels()) for name in some}
+        card_work.COUNTS.write_text(json.dumps(found) + "\n")
+    launch, learning = f"{LAUNCH_S * 1e6:.0f} us a launch", f"{LEARN_S:.0f} s of learning of a network alone"
     print(f"Assumed: {EFFICIENCY:.0%} of the sheets' peaks, {launch}, {learning},")
-    print("bf16, Mamba blocks by fused kernels, other operations one by one. Estimated, not measured.\n")
-    rest = cpu_stages(args.stages, args.cores) if args.stages else {}
-    host = 0.0
+    print("Mamba blocks by fused kernels, other operations one by one. Estimated, not measured.\n")
+    rest = cpu_stages(args.card, args.cores) if args.card else {}
+    host = rest.pop("fuse", 0.0)
     if rest:
-        del rest["fuse"]
-        if args.card:
-            beside = cpu_stages(args.card, args.cores)
-            host, rest["learn (host)"] = beside["fuse"], beside["learn (host)"]
         print(f"The CPU on {args.cores} cores: {', '.join(f'{k} {v:.1f} s' for k, v in rest.items())};")
-        print(f"its part of fusing, beside the card, {host:.1f} s\n")
-    print("| method | card | network, Mpx | arithmetic | memory and launches | host link | GPU | scene | binding |")
+        print(f"its part of fusing, writing and judging beside the card {host:.1f} s\n")
+    print("| method | card | Mpx | arithmetic | memory and launches | host link | GPU | scene | binding |")
     print("|---|---|---|---|---|---|---|---|---|")
     for method in args.methods:
         work = count(method)
@@ -247,9 +220,11 @@ def main() -> None:
             parts = seconds(card, work)
             gpu = on_card(parts)
             fuse = ("fuse (card)", gpu) if gpu > host else ("fuse (host)", host)
-            stages = {**rest, "learn (card)": LEARN_S, fuse[0]: fuse[1]}
+            stages = {**rest, fuse[0]: fuse[1]}
+            if not any(calls.single for calls in work.calls):
+                stages["learn (card)"] = LEARN_S
             whole, binding = sum(stages.values()), max(stages, key=lambda name: stages[name])
-            cells = [f"{value:.1f}" for value in (work.pixels * work.calls / 1e6, *parts.values(), gpu)]
+            cells = [f"{value:.1f}" for value in (work.pixels / 1e6, *parts.values(), gpu)]
             print(f"| {method} | {card.name} | {' | '.join(cells)} | {f'{whole:.1f}' if rest else ''} | {binding} |")
 
 
