@@ -29,7 +29,10 @@ from torch.utils.flop_counter import flop_registry
 from hsfuse.degrade.windows import grown
 from hsfuse.fusion.create import create_method
 from hsfuse.fusion.map.refinement import nonlocal_halo_px
+from hsfuse.fusion.methods.ssrfn.config import GateConfig
 from hsfuse.fusion.methods.ssrfn.description import base_halo_px
+from hsfuse.fusion.methods.ssrfn.method import GateMethod
+from hsfuse.fusion.registry import METHODS
 from hsfuse.inference.budget import Budget, choose_plan
 from hsfuse.inference.filtered_guide import _CARD_BLOCK_PX
 from hsfuse.testing.scene import SmallScene, small_scene
@@ -154,7 +157,10 @@ def counted(name: str) -> dict[str, Any]:
 
 def of_scene(name: str, scene_px: tuple[int, int], ratio: int, bands: int, msi_bands: int) -> tuple[list[Calls], float]:
     """Return a method's work on a whole scene, HSI pixels, and the fine pixels that its experts are asked on."""
-    found, method = counted(name), create_method(name)
+    found, entry = counted(name), METHODS.get(name).network
+    if entry is None:
+        raise KeyError(name)
+    method = GateMethod.untrained(GateConfig.from_dict(dict(entry.settings)))
     spec = method.spec
     plan = choose_plan(
         *scene_px, ratio=ratio, n_bands=bands, n_msi=msi_bands, source_bands=bands, spec=spec,
@@ -165,7 +171,7 @@ def of_scene(name: str, scene_px: tuple[int, int], ratio: int, bands: int, msi_b
     plan = replace(plan, halo=plan.halo - less)
     tiles = []
     for tile in plan:
-        part = method._part(tile.inner.slices, tile.read.shape)  # type: ignore[attr-defined]
+        part = method._part(tile.inner.slices, tile.read.shape)
         tiles.append(_area(grown(part.given, base_halo_px(ratio, filtered=True), part.size)))
     blocks = [
         (min(_CARD_BLOCK_PX[0], scene_px[0] - top) + 2 * less) * (min(_CARD_BLOCK_PX[1], scene_px[1] - left) + 2 * less)

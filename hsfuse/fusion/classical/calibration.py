@@ -8,7 +8,7 @@ along when the HSI is interpolated, so it costs no resampling of its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +16,9 @@ import numpy as np
 from hsfuse.degrade import MAX_FWHM_PX, MIN_FWHM_PX, SEARCHED_OFFSET_PX, Psf, masked_lowpass_decimate_array
 from hsfuse.fusion.base import FusionContext, LowResolutionStrip
 from hsfuse.fusion.diagnostics import Calibration
+from hsfuse.parallel import side_by_side, threads_for
 
+_MOST_THREADS = 8
 _TOLERANCE_PX = 0.003
 _LEAST_EXPLAINED = 0.5
 """Of the detail that the HSI has in the MSI's bands: where less is common to both, other things than blur and shift
@@ -48,6 +50,15 @@ def calibrate(strips: Sequence[LowResolutionStrip], context: FusionContext) -> C
     if not MIN_FWHM_PX + _EDGE_PX < found.fwhm_px < MAX_FWHM_PX - _EDGE_PX:
         return None
     return Calibration(Psf(found.fwhm_px), found.offset_px)
+
+
+def all_recalibrated(
+    strips: Iterable[LowResolutionStrip], calibration: Calibration, ratio: int
+) -> list[LowResolutionStrip]:
+    """Return strips as :func:`recalibrated` does, side by side."""
+    return list(
+        side_by_side(lambda strip: recalibrated(strip, calibration, ratio), strips, threads_for(_MOST_THREADS))
+    )  # fmt: skip
 
 
 def recalibrated(strip: LowResolutionStrip, calibration: Calibration, ratio: int) -> LowResolutionStrip:

@@ -234,7 +234,14 @@ class RefinedMethod(FusionMethod):
 
         held_out = HeldOutBands(strips, context, model, prior, power)
         if held_out:
-            tried = {px: held_out.gain("map", identity + px**2 * slope) for px in DISPLACEMENTS_PX}
+            first, *others = DISPLACEMENTS_PX
+            # The first finds the drafts that all of them start from.
+            tried = {first: held_out.gain("map", identity + first**2 * slope)}
+            gains_of = side_by_side(
+                lambda px: held_out.gain("map", identity + px**2 * slope), others,
+                min(context.threads_here, len(others)),
+            )  # fmt: skip
+            tried |= zip(others, gains_of, strict=True)
         else:
             tried = {px: reduced_error("map", px) for px in DISPLACEMENTS_PX}
         displacement = max(tried, key=lambda px: tried[px])

@@ -12,7 +12,7 @@ from scipy.ndimage import binary_erosion
 
 from hsfuse.degrade import NO_OFFSET, Offset, Psf
 from hsfuse.fusion.base import FusionContext, LowResolutionStrip
-from hsfuse.fusion.classical.calibration import calibrate, recalibrated
+from hsfuse.fusion.classical.calibration import all_recalibrated, calibrate
 from hsfuse.fusion.classical.statistics import MIN_PIXELS, FloatMatrix, Subspace, gather, signal_subspace
 from hsfuse.fusion.diagnostics import Calibration
 from hsfuse.fusion.guide_noise import GuideSample, guide_noise
@@ -139,7 +139,7 @@ def estimate_scene_model(
     elif calibration is None and context.offset_px != NO_OFFSET:
         calibration = Calibration(context.psf, context.offset_px)
     if calibration is not None:
-        strips = [recalibrated(strip, calibration, context.ratio) for strip in strips]
+        strips = all_recalibrated(strips, calibration, context.ratio)
     statistics = gather(strips)
     space = signal_subspace(statistics, max_rank=MAX_RANK)
     synthesis = _relate(strips, space, context)
@@ -147,7 +147,7 @@ def estimate_scene_model(
         calibration = align_strips(_stacked(strips, space, context), strips, context.ratio, context.psf)
         if calibration is not None:
             source = "small pair"
-            strips = [recalibrated(strip, calibration, context.ratio) for strip in strips]
+            strips = all_recalibrated(strips, calibration, context.ratio)
             synthesis = _relate(strips, space, context)
     fine = [strip.fine for strip in strips if strip.fine is not None]
     samples = list(side_by_side(_guide_sample, fine, context.threads))

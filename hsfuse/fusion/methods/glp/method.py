@@ -19,7 +19,7 @@ from hsfuse.degrade import MAX_FWHM_PX, NO_OFFSET, UPSAMPLE_HALO_PX, Psf, Window
 from hsfuse.errors import HsfuseError
 from hsfuse.fusion.base import ComponentFusion, FusionContext, FusionMethod, LowResolutionStrip, ModelSpec
 from hsfuse.fusion.classical.adaptive import ADAPTIVE_HALO_PX, AdaptiveInjection
-from hsfuse.fusion.classical.calibration import calibrate, recalibrated
+from hsfuse.fusion.classical.calibration import all_recalibrated, calibrate
 from hsfuse.fusion.classical.statistics import PairStatistics, gather
 from hsfuse.fusion.diagnostics import Calibration, MethodDiagnostics
 from hsfuse.log import get_logger
@@ -112,7 +112,7 @@ class Glp(FusionMethod):
                 "glp: the HSI's PSF is %.2f pixels wide (given: %.2f) and lies %.3f rows, %.3f columns off.",
                 self._calibration.psf.fwhm_px, context.psf.fwhm_px, *self._calibration.offset_px,
             )  # fmt: skip
-            strips = [recalibrated(strip, self._calibration, context.ratio) for strip in strips]
+            strips = all_recalibrated(strips, self._calibration, context.ratio)
             context, offset = replace(context, psf=self._calibration.psf), self._calibration.offset_px
         statistics = gather(strips)
         if not self._adaptive:

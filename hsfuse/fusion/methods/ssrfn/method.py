@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import replace
 from typing import Any
@@ -35,6 +35,7 @@ from hsfuse.fusion.methods.ssrfn.config import BASE, GateConfig
 from hsfuse.fusion.methods.ssrfn.description import AFTER_PX, base_halo_px, describe, experts_px
 from hsfuse.fusion.methods.ssrfn.network import Gate, TilePart
 from hsfuse.fusion.methods.ssrfn.scene import GateScene, refined_base, tile_state, tile_state_from
+from hsfuse.fusion.moving import moved
 from hsfuse.fusion.nets.header import NetworkHeader
 from hsfuse.fusion.nets.weights import LoadedNetwork
 from hsfuse.fusion.scene_model.model import SceneModel
@@ -143,12 +144,19 @@ class GateMethod(NetworkMethod):
         )  # fmt: skip
 
     def fit(self, context: FusionContext, strips: Iterable[LowResolutionStrip]) -> None:
-        """Fit the estimate and the experts, and test the gate at reduced resolution."""
-        strips = list(strips)
-        self._ratio, self._scene, self._share = context.ratio, None, 1.0
+        """Fit the estimate and the experts, and test the gate at reduced resolution; all of it on the processor."""
+        self._network.to("cpu")
+        self._learn(replace(context, device="cpu"), list(strips))
+        self._base, self._scene = moved((self._base, self._scene), context.device)
+        self._network.to(context.device)
+        if self._base is not None and self._scene is not None:
+            step = self._scene.step
+            self._inside = self._base.inner.components_of(step.mean, step.forward, step.back)
+
+    def _learn(self, context: FusionContext, strips: Sequence[LowResolutionStrip]) -> None:
+        self._ratio, self._scene, self._share, self._inside = context.ratio, None, 1.0, None
         self._base = refined_base(create_method(BASE), context.ratio)
         self._base.fit(context, strips)
-        self._network.to(context.device)
         reduced_fit, model = self._base.take_reduced_fit(), self._base.scene_model
         bands = context.centre_nm.size
         # A scene that cannot tell leaves it open; one without experts uses nothing of the gate.
@@ -167,10 +175,9 @@ class GateMethod(NetworkMethod):
         kind = self._kind()
         scene = GateScene.fit(reduced_fit, model, kind, seed=context.seed, device=context.device)
         if self._validate and scene.testable(reduced_fit):
-            with torch.no_grad():
-                self._share, gain = scene.reduced(
-                    reduced_fit, kind, seed=context.seed, device=context.device
-                ).best_share(reduced_fit, self._network, nonlocal_too=self._quality == "best")
+            self._share, gain = scene.reduced(reduced_fit, kind, seed=context.seed, device=context.device).best_share(
+                reduced_fit, self._network, nonlocal_too=self._quality == "best"
+            )
             shares = np.full(bands, self._share, np.float32)
             self._validation = CorrectionValidation(shares, gain, len(reduced_fit.windows))
             _log.info("%s: %.2f dB over the estimate at reduced resolution with %g of the correction.",
@@ -178,8 +185,6 @@ class GateMethod(NetworkMethod):
             if self._share == 0.0:
                 return
         self._scene = scene
-        step = scene.step
-        self._inside = self._base.inner.components_of(step.mean, step.forward, step.back)
 
     def guide_filter(self) -> GuideFilter | None:
         """Return the cleaning of the guide, if there is one, and the method for a guide cleaned and as measured."""

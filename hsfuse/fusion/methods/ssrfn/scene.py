@@ -23,6 +23,7 @@ from hsfuse.fusion.map.prior import DegradedWindow, degraded_strip, validated_ga
 from hsfuse.fusion.map.refinement import Refinement, RefinementKind, guide_variance
 from hsfuse.fusion.methods.ssrfn.network import TilePart
 from hsfuse.fusion.scene_model.model import SceneModel
+from hsfuse.parallel import side_by_side, threads_for
 
 AGAIN, AGAIN_GUIDE = 0.2, 10.0
 """Factors on prior and guide error of the estimate that follows the gate; chosen on the validation sites."""
@@ -30,6 +31,8 @@ SHARES = (1.0, 0.75, 0.5, 0.25)
 """Of the gate's correction that are tried at reduced resolution; none where all lose."""
 LEAST_REDUCED_PIXELS = 900
 """Degraded HSI pixels from which experts can learn: a scene of 90 x 90 HSI pixels at a ratio of 3."""
+_MOST_THREADS = 4
+"""Degraded windows that are looked at side by side."""
 Weigh = Callable[[Tensor, Tensor, Tensor, int, TilePart | None], Tensor]
 """The network: state, outputs, logarithmic strengths, the ratio and the part of a tile to a correction."""
 
@@ -90,10 +93,12 @@ class GateScene:
         if aligned:
             strips = [degraded_strip(window, model.ratio, model.psf) for window in reduced_fit.windows]
         else:
-            learned = [
-                _error_window(trial, canonical, reduced_fit.method, window, fused)
-                for window, fused in zip(reduced_fit.windows, reduced_fit.fused, strict=True)
-            ]
+            learned = list(
+                side_by_side(
+                    lambda pair: _error_window(trial, canonical, reduced_fit.method, *pair),
+                    zip(reduced_fit.windows, reduced_fit.fused, strict=True), threads_for(_MOST_THREADS),
+                )
+            )  # fmt: skip
         bank = ExpertBank.fit(
             strips, model, covariance, variance, power, reduced_windows=learned, canonical=canonical, aligned=aligned,
             hsi_error=error(aligned), seed=seed, device=device,
@@ -150,16 +155,22 @@ class GateScene:
         gain : float
             Over that estimate, dB, mean over the bands; 0 without the gate.
         """
-        before: list[Tensor] = []
-        after: list[list[Tensor]] = [[] for _ in SHARES]
-        for window, fused in zip(reduced_fit.windows, reduced_fit.fused, strict=True):
-            tile, base = _state_of(self.step, reduced_fit.method, window, fused)
+
+        # What no gradient is kept for is a matter of each thread.
+        @torch.no_grad()
+        def tried(pair: tuple[DegradedWindow, Tensor]) -> tuple[Tensor, list[Tensor]]:
+            tile, base = _state_of(self.step, reduced_fit.method, *pair)
             correction = self._correction(tile, weigh, nonlocal_too)
-            before.append(base + mix(self.step.back, tile.estimate - tile.start))
-            for share, results in zip(SHARES, after, strict=True):
-                change = self.followed(tile, share * correction)
-                results.append(base + mix(self.step.back, change))
-        gains = [validated_gain(reduced_fit.windows, before, results, self.bank.model) for results in after]
+            plain = base + mix(self.step.back, tile.estimate - tile.start)
+            return plain, [base + mix(self.step.back, self.followed(tile, share * correction)) for share in SHARES]
+
+        pairs = zip(reduced_fit.windows, reduced_fit.fused, strict=True)
+        results = list(side_by_side(tried, pairs, threads_for(_MOST_THREADS)))
+        before = [plain for plain, _ in results]
+        gains = [
+            validated_gain(reduced_fit.windows, before, [after[number] for _, after in results], self.bank.model)
+            for number in range(len(SHARES))
+        ]
         best = int(np.argmax(gains))
         return (SHARES[best], gains[best]) if gains[best] > 0.0 else (0.0, 0.0)
 
