@@ -29,7 +29,8 @@ _JUDGED_DISTANCE, _NO_DISTANCE, _NO_WEIGHT = 50.0, 400.0, 1e-5
 """Whether a correction is made is judged by ground that is trusted more. On pairs of nine tuning cubes with parcels,
 clouds and shadows 0.93 of the error and more are left, with seasons 0.72 and less."""
 _FURTHER_GAIN = 0.9
-"""Share of the error that must not be exceeded by a second correction."""
+"""Share of the error that must not be exceeded by a correction after another, or after a field: what both images differ
+in is known by then."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +101,11 @@ def gather_evidence(
         for band in range(len(msi)):
             offset, gain = (response.up(image[band][None])[0] for image in (relation.offset, relation.gain))
             corrected[band] = (msi[band] - offset) / gain
+    of_field = corrected is not msi
     # Both are images of the whole scene, and what follows needs its memory.
     del plain, low
     while correct and count < _CORRECTIONS:
-        more = _locally_corrected(pair, corrected, relation, response, further=count > 0)
+        more = _locally_corrected(pair, corrected, relation, response, further=of_field or count > 0)
         if more is None:
             break
         corrected, count = more, count + 1

@@ -25,7 +25,7 @@ MOST_SAMPLES = 40_000
 """Pixels that coefficients are fitted on."""
 STUDENT_SCALE, _TUKEY = 8.0, 20.0
 _START_MODEL_ERROR = 0.03
-_WINDOW_PX, _WINDOW_PRIOR = 6.0, 0.1
+_WINDOW_PX, _WINDOW_PRIOR = 8.0, 0.1
 _PART_PX = 1 << 15
 """Pixels that are worked on at a time."""
 
