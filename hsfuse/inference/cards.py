@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,6 +214,27 @@ def free_bytes(device: str) -> int:
 
     free, _ = torch.cuda.mem_get_info(torch.device(device))
     return int(free) + int(torch.cuda.memory_reserved(device)) - int(torch.cuda.memory_allocated(device))
+
+
+def warm_up(device: str) -> threading.Thread:
+    """Let a card load what methods need, beside the work of the processor; returns at once.
+
+    The first product, convolution and factor on a card wait until their libraries are there, a second or more. What is
+    wrong with a card is said by whoever uses it.
+    """
+
+    def load() -> None:
+        import torch
+
+        with contextlib.suppress(RuntimeError), torch.no_grad():
+            square = torch.eye(8, device=device)
+            lower, _ = torch.linalg.cholesky_ex((square @ square)[None])
+            torch.cholesky_solve(square[None], lower)
+            torch.nn.functional.conv2d(square[None, None], square[None, None, :3, :3])
+
+    thread = threading.Thread(target=load, name="hsfuse-warm-up", daemon=True)
+    thread.start()
+    return thread
 
 
 def computed_on(device: str, precision: str) -> str:

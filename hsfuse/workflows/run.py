@@ -13,6 +13,7 @@ from hsfuse.allocator import release_freed_memory
 from hsfuse.config import RunConfig
 from hsfuse.errors import HsfuseError, QualityError
 from hsfuse.inference import pipeline
+from hsfuse.inference.cards import warm_up
 from hsfuse.log import get_logger
 from hsfuse.parallel import allowed_threads
 from hsfuse.process import bounded_block_cache
@@ -185,6 +186,8 @@ def run_scene(
         stack.enter_context(allowed_threads(given.threads))
         if not quick:
             stack.enter_context(torch_threads(given.threads))
+            if given.on_gpu:
+                warm_up(given.device)
         chosen = in_steps(suit_pair(choose_method(config, given.device), pair, config), pair)
         if chosen.name != config.method:
             _log.info("Method: %s", chosen.reason)

@@ -151,3 +151,19 @@ def test_errors_of_a_card_are_no_bugs(text: str, code: int) -> None:
     assert error.exit_code == code
     assert "\n" not in error.message
     assert ("--resume" if code == 11 else "--max-vram") in error.hint
+
+
+def test_a_card_is_warmed_up_and_says_nothing_when_it_is_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done: list[str] = []
+    solve = torch.cholesky_solve
+    monkeypatch.setattr(torch, "cholesky_solve", lambda *given: done.append("solved") or solve(*given))
+    cards.warm_up("cpu").join(60)
+    assert done == ["solved"]
+
+    def lost(*_: object) -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(torch, "cholesky_solve", lost)
+    cards.warm_up("cpu").join(60)
