@@ -41,6 +41,8 @@ _DROPPED = 0.1
 _MIDDLE_STRENGTH = 1.5
 _ROWS = 48
 """That a backbone of bounded reach sees at a time."""
+_BLOCKS_AT_ONCE = 8
+"""That a processor is given in one call: PyTorch convolves single small images in a slower way."""
 _PIXELS_AT_ONCE = 1 << 18
 """Fine pixels that a card is given in one call of a backbone with blocks."""
 _CACHE_VALUES, _CARD_VALUES = 1 << 18, 1 << 27
@@ -254,7 +256,7 @@ class Gate(nn.Module):
             return self._found(torch.cat(near), ratio)[..., *finer(shown, ratio)]
 
         pixels = len(features) * (blocks.given_px * ratio) ** 2
-        together = 1 if features.device.type == "cpu" else max(_PIXELS_AT_ONCE // pixels, 1)
+        together = _BLOCKS_AT_ONCE if features.device.type == "cpu" else max(_PIXELS_AT_ONCE // pixels, 1)
         return blocks.apply(run, part.wanted, part.size, ratio, together)
 
     def _applied(self, found: Tensor, outputs: Tensor, log_strength: Tensor) -> Tensor:
