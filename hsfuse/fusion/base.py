@@ -54,6 +54,9 @@ class ModelSpec:
         The same on a CPU; None: as much.
     flop_per_pixel
         Arithmetic per 10 m pixel (for time estimates).
+    touched_bytes_per_pixel
+        What a network on a CPU is charged for besides, bytes per 10 m pixel that pass through memory; None:
+        ``bytes_per_pixel``.
     learn_flop
         Arithmetic of :meth:`FusionMethod.fit` where it trains something.
     centre_nm
@@ -80,6 +83,7 @@ class ModelSpec:
     bytes_per_pixel: int = 2000
     host_bytes_per_pixel: int | None = None
     flop_per_pixel: float = 1e4
+    touched_bytes_per_pixel: int | None = None
     learn_flop: float = 0.0
     centre_nm: tuple[float, ...] | None = None
     ratios: tuple[int, ...] | None = None

@@ -223,5 +223,6 @@ def _method_seconds(estimate: Estimate, spec: ModelSpec, speed: MachineSpeed) ->
         return loss * estimate.flop / (_CLASSICAL_SHARE * speed.flops)
     cost = _NETWORK[speed.compiled]
     gain = cost.half_gain if spec.precision == "bf16" else 1.0
-    touched = cost.touch * estimate.pixels * spec.bytes_per_pixel
+    passed = spec.bytes_per_pixel if spec.touched_bytes_per_pixel is None else spec.touched_bytes_per_pixel
+    touched = cost.touch * estimate.pixels * passed
     return (estimate.flop / (cost.rate * gain) + touched) / speed.flops

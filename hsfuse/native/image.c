@@ -28,9 +28,10 @@ static void widen(const float *row, int64_t n, int64_t before, int64_t after, fl
 int hsf_decimate(const float *in, int64_t planes, int64_t rows, int64_t cols, int64_t ratio, int64_t taps,
                  const float *down, const float *across, float *out) {
   const int64_t side = (taps - ratio) / 2, high = rows / ratio, wide = cols / ratio;
-  float *memory = malloc((cols + 2 * side) * sizeof(float));
+  const int64_t around = cols + 2 * side, phase = around / ratio + 1;
+  float *memory = malloc((around + ratio * phase) * sizeof(float));
   if (!memory) return 1;
-  float *line = memory + side;
+  float *line = memory + side, *phases = memory + around;
   for (int64_t p = 0; p < planes; p++) {
     const float *plane = in + p * rows * cols;
     for (int64_t i = 0; i < high; i++) {
@@ -54,10 +55,15 @@ int hsf_decimate(const float *in, int64_t planes, int64_t rows, int64_t cols, in
             for (int64_t j = 0; j < wide; j++) target[j] += w * first[j + t];
         }
       } else {
-        for (int64_t j = 0; j < wide; j++) {
-          float total = 0.0f;
-          for (int64_t t = 0; t < taps; t++) total += across[t] * first[j * ratio + t];
-          target[j] = total;
+        /* Every ratio-th sample side by side: then what a tap looks at lies side by side too. */
+        for (int64_t r = 0; r < ratio; r++)
+          for (int64_t j = 0; j * ratio + r < around; j++) phases[r * phase + j] = first[j * ratio + r];
+        for (int64_t t = 0; t < taps; t++) {
+          const float w = across[t], *from = phases + t % ratio * phase + t / ratio;
+          if (t == 0)
+            for (int64_t j = 0; j < wide; j++) target[j] = w * from[j];
+          else
+            for (int64_t j = 0; j < wide; j++) target[j] += w * from[j];
         }
       }
     }

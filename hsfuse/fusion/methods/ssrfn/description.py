@@ -18,6 +18,8 @@ _BYTES_PER_PIXEL, _HOST_BYTES_PER_PIXEL = 4500, 1500
 """On a card and on a processor, where less is worked on at a time; fitted to measured peaks, rounded up."""
 _FLOP_PER_PIXEL = {"standard": 6e5, "best": 2e6}
 """Of experts, plain backbone and what follows."""
+_TOUCHED_BYTES_PER_PIXEL = {"standard": 600, "best": 9600}
+"""What their time on a CPU is made up to: non-local Bayes of components waits more than it multiplies."""
 _SLOWER, _SLOWER_PLAIN = 3.0, 10.0
 """Times as long as theirs that operations of narrow modules of SSRFN take, with compiled Mamba blocks and without;
 measured on blocks of 20 x 20 HSI pixels at widths of 16 and 8 (2026-11-29, one core with AVX-512)."""
@@ -60,7 +62,8 @@ def describe(
     """
     inner = create_method(BASE).spec
     halo_px = base_halo_px(ratio, filtered=filtered) + experts_px(quality, ratio) + AFTER_PX
-    flop = inner.flop_per_pixel + _FLOP_PER_PIXEL["best" if quality == "best" else "standard"]
+    effort = "best" if quality == "best" else "standard"
+    flop = inner.flop_per_pixel + _FLOP_PER_PIXEL[effort]
     if blocks is not None:
         halo_px += blocks.margin_px
         slower = _SLOWER if config.width % MULTIPLE == 0 else _SLOWER_PLAIN
@@ -76,6 +79,7 @@ def describe(
         bytes_per_pixel=max(_BYTES_PER_PIXEL, inner.bytes_per_pixel),
         host_bytes_per_pixel=max(_HOST_BYTES_PER_PIXEL, inner.bytes_per_pixel),
         flop_per_pixel=flop,
+        touched_bytes_per_pixel=_TOUCHED_BYTES_PER_PIXEL[effort],
         centre_nm=None,
         ratios=None,
         n_msi=None,
