@@ -24,7 +24,7 @@ from hsfuse.training.scenes import MIN_PATCH_PX, SceneEntry, split_regions
 _TRIES = 8
 _REUSE = 3.0
 """How often the area of the average window is used before new ones are made: each costs about as much as a step."""
-_STREAM_WINDOW, _STREAM_PATCH, _STREAM_RATIO, _STREAM_VALIDATION = 1, 2, 3, 4
+_STREAM_WINDOW, _STREAM_PATCH, _STREAM_RATIO, _STREAM_VALIDATION, _STREAM_ORDER = 1, 2, 3, 4, 5
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Sampling:
     seed
         Of everything random.
     rounds
-        The windows come again after so many rounds of the pool: for tasks that spend minutes on each and keep what
-        they found; None: always new ones.
+        There are so many rounds of the pool and no more, each step draws from another one, and all stay in memory: for
+        tasks that spend minutes on each window and keep what they found; None: always new ones.
     prefetch
         Make the next windows in a thread while the present ones are in use: pays on a GPU. The windows are the same.
     """
@@ -160,9 +160,7 @@ class PatchSource:
 
     def batch(self, step: int, rank: int = 0, size: int = 1) -> Batch:
         """Return the patches of a step that process ``rank`` of ``size`` works on."""
-        round_number = step // self._round_steps
-        if self._sampling.rounds is not None:
-            round_number %= self._sampling.rounds
+        round_number = self._round(step)
         side = self.patch_px(self._ratio(round_number))
         patches = []
         for item in range(rank, self._sampling.batch, size):
@@ -201,6 +199,14 @@ class PatchSource:
         if self._helper is not None:
             self._helper.shutdown(cancel_futures=True)
 
+    def _round(self, step: int) -> int:
+        """Round that a step draws from; where windows come again, all rounds in turn, in another order each time."""
+        rounds = self._sampling.rounds
+        if rounds is None:
+            return step // self._round_steps
+        # The same few windows for many steps on end would pull the weights to and fro.
+        return int(self._rng(_STREAM_ORDER, step // rounds).permutation(rounds)[step % rounds])
+
     def _ratio(self, round_number: int) -> int:
         ratios = self._sampling.ratios
         return ratios[int(self._rng(_STREAM_RATIO, round_number).integers(len(ratios)))]
@@ -208,11 +214,11 @@ class PatchSource:
     def _window(self, round_number: int, slot: int) -> ReducedPair:
         key = (round_number, slot)
         if key not in self._pool:
-            for old in [k for k in self._pool if k[0] != round_number]:
+            for old in [k for k in self._pool if k[0] != round_number and self._sampling.rounds is None]:
                 del self._pool[old]
             future = self._ahead.pop(key, None)
             self._pool[key] = future.result() if future is not None else self._make(*key)
-            if self._helper is not None:
+            if self._helper is not None and self._sampling.rounds is None:
                 following = (round_number + 1, slot)
                 self._ahead = {k: f for k, f in self._ahead.items() if k[0] in (round_number, round_number + 1)}
                 self._ahead.setdefault(following, self._helper.submit(self._make, *following))

@@ -106,7 +106,7 @@ class GateTask(PatchTask):
         rounds = self.setup.sampling.rounds
         if self.setup.cache is not None and rounds is not None:
             for number in range(rounds):
-                self.source.batch(number * self.source.round_steps)
+                self.source.batch(number)
 
     def prepare(self, pair: ReducedPair) -> ReducedPair:
         """Turn a pair into experts' outputs and what should be added, in canonical components.
