@@ -298,9 +298,16 @@ def survey_scene(scene: FusionScene, context: FusionContext) -> Survey:
         square, count = square + float(energy.sum()), count + energy.size * len(forward[0])
     level = square / max(count, 1) * (space.forward @ space.forward.T)
     # The blur of a pixel beside a gap looks at what was filled in there.
+    measured = valid
     valid = np.asarray(binary_erosion(valid, np.ones((3, 3), bool), border_value=1), dtype=np.bool_)
     return Survey(
-        CoarsePair(components, predicted, level, valid), CoarseTraits(rough, bright), msi, gaps, valid, space, seen
+        CoarsePair(components, predicted, level, valid, measured & ~valid),
+        CoarseTraits(rough, bright),
+        msi,
+        gaps,
+        valid,
+        space,
+        seen,
     )
 
 

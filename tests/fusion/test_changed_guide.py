@@ -254,6 +254,19 @@ def test_pixels_without_data_are_no_change() -> None:
     assert float(found.change[:24, :30].max()) == 0.0
 
 
+def test_rim_of_a_masked_cloud_is_looked_at() -> None:
+    pair = make_pair(COARSE, change=_cloud)
+    coarse = _coarse(pair)
+    cloud, masked = np.zeros((2, *COARSE), bool)
+    cloud[10:18, 14:23], masked[11:17, 15:22] = True, True
+    rim = CoarsePair(coarse.components, coarse.predicted, coarse.level, ~cloud, cloud & ~masked)
+    found = repair_guide(rim, pair.msi, Response(RATIO, Psf(1.0)))
+    around = np.kron(cloud & ~masked, np.ones((RATIO, RATIO), bool))
+    assert float((found.change[around] > 0.5).mean()) > 0.8
+    before, after = (_rms((image - pair.clean_msi)[:, around]) for image in (pair.msi, found.msi))
+    assert after < 0.4 * before
+
+
 def test_responses_need_not_be_known() -> None:
     pair = make_pair(COARSE, change=_cloud)
     coarse = _coarse(pair)

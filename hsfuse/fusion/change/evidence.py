@@ -111,7 +111,7 @@ def gather_evidence(
         corrected, count = more, count + 1
         relation = _keep_field(relate(pair, response.down(corrected), threads=threads), relation)
     blurred = response.down(corrected)
-    found = Contradiction.find(relation, blurred, pair.valid, blind=pair.predicted is None)
+    found = Contradiction.find(relation, blurred, pair.valid, pair.rim, blind=pair.predicted is None)
     return Evidence(relation, blurred, found, count, unexplained), corrected
 
 

@@ -20,6 +20,8 @@ _LEAST_CONTRAST = 4e-4
 _STEEP = 0.9
 """Quantile of the slope from which on pixels tell the displacement."""
 _MOST_DISPLACEMENT_PX = 0.4
+_RIM_DISTANCE = 3.0 * OUTLIER_DISTANCE
+"""The same beside gaps."""
 _BLIND_DISTANCE = 3.0 * OUTLIER_DISTANCE
 """The same without responses: rare materials are then predicted less well."""
 _REMOTE = 3.0
@@ -61,11 +63,13 @@ class Contradiction:
 
     @classmethod
     def find(
-        cls, relation: GuideRelation, msi: FloatArray, valid: NDArray[np.bool_], *, blind: bool = False
-    ) -> Contradiction:
+        cls, relation: GuideRelation, msi: FloatArray, valid: NDArray[np.bool_], rim: NDArray[np.bool_] | None = None,
+        *, blind: bool = False,
+    ) -> Contradiction:  # fmt: skip
         """Compare a relation with the MSI at low resolution, shape (msi band, row, col).
 
-        ``blind`` tells that the relation was fitted without the MSI's responses.
+        ``rim`` are pixels beside gaps, as in :class:`~hsfuse.fusion.scene_model.pair.CoarsePair`; ``blind`` tells that
+        the relation was fitted without the MSI's responses.
         """
         seen = relation.seen
         power = np.maximum(seen[:, valid].var(axis=1), 1e-12)
@@ -83,7 +87,11 @@ class Contradiction:
             candidates = (left > _BLIND_DISTANCE) & (rivalry > 1.0) & valid
         else:
             # Neighbours that differ much predict badly: beside them a strong contradiction must do.
-            candidates = (left * np.minimum(rivalry, 1.0) > OUTLIER_DISTANCE) & valid
+            left = left * np.minimum(rivalry, 1.0)
+            candidates = (left > OUTLIER_DISTANCE) & valid
+            if rim is not None:
+                # What lies in a gap is in the blurred MSI of its rim.
+                candidates |= (left > _RIM_DISTANCE) & rim
         return cls(np.asarray(candidates, dtype=np.bool_), rivalry, misfit, power, displacement)
 
 

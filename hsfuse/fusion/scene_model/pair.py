@@ -23,13 +23,17 @@ class CoarsePair:
     level
         Mean variance of the HSI's bands times ``forward @ forward.T``: the ridge in the components' metric.
     valid
-        Pixels that are measured in both images, shape (row, col).
+        Pixels that are measured in both images, with all that their blur looks at, shape (row, col).
+    rim
+        Others that are measured in both images: beside gaps and masked clouds. Nothing is learned from them, but a
+        strong contradiction shows there too, and rims of clouds are what masks miss most. None: there are none.
     """
 
     components: NDArray[np.floating]
     predicted: NDArray[np.floating] | None
     level: FloatArray
     valid: NDArray[np.bool_]
+    rim: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class GuideRelation:
         Of the field: ``msi = gain * seen + offset``, shape (msi band, row, col); 1 and 0 without one.
     distance
         Squared Mahalanobis distance of the residual, scaled so that its lower quartile is that of Gaussian residuals,
-        shape (row, col); 0 where the pair is not valid.
+        shape (row, col); 0 where the pair is neither valid nor a rim.
     variance
         Of the residual by band and pixel, shape (msi band, row, col).
     synthesis

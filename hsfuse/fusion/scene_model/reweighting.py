@@ -40,6 +40,7 @@ class Reweighted:
         self.shape = msi.shape[1:]
         self.bands, self.count = len(msi), msi[0].size
         self.valid = pair.valid.ravel()
+        self.measured = self.valid if pair.rim is None else self.valid | pair.rim.ravel()
         rank = len(pair.components)
         u = pair.components.reshape(rank, -1)
         known = pair.predicted is not None
@@ -275,7 +276,7 @@ class Reweighted:
         if self.seen is None:
             raise RuntimeError("result() before fit()")
         return GuideRelation(
-            self.seen, self.gain, self.offset, (self.distance * self.valid).reshape(self.shape),
+            self.seen, self.gain, self.offset, (self.distance * self.measured).reshape(self.shape),
             (self.variance * self.scale).reshape(self.bands, *self.shape), self.synthesis,
             self.weight.reshape(self.shape), self.nuisance_found, self._remoteness(),
         )  # fmt: skip
