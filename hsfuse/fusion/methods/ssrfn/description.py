@@ -11,9 +11,10 @@ from hsfuse.fusion.methods.ssrfn_paper.cost import flop_per_pixel
 from hsfuse.fusion.nets.fixed_blocks import FixedBlocks
 from hsfuse.fusion.nets.native.abi import MULTIPLE
 
-_EXPERTS_PX, AFTER_PX = 4, 4
-"""HSI pixels that estimates and windows of the experts look at, and the estimate that follows the network: tiles differ
-from the whole by 1e-5, with three and three by 9e-5."""
+_EXPERTS_PX, AFTER_PX = 4, 8
+"""HSI pixels that estimates and windows of the experts look at, and the estimate that follows the network, which trusts
+the guide less and looks farther: tiles differ from the whole by 2e-5, with four and six by 9e-5, with four and four by
+6e-4."""
 _BYTES_PER_PIXEL, _HOST_BYTES_PER_PIXEL = 4500, 1500
 """On a card and on a processor, where less is worked on at a time; fitted to measured peaks, rounded up."""
 _FLOP_PER_PIXEL = {"standard": 6e5, "best": 2e6}
