@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -57,6 +58,28 @@ def main() -> None:
             _leave_at_once(_SHORT_OF_MEMORY)
         wait_for_loading()
         die_at_signals()
+        if isinstance(ending, SystemExit) and isinstance(ending.code, int | None) and "torch" in sys.modules:
+            _leave_without_taking_apart(ending.code or 0)
+
+
+def _leave_without_taking_apart(code: int) -> None:
+    """End the process when all that is left is to take a thousand modules apart, which takes most of a second.
+
+    Threads are waited for, and what is registered for the end runs. Where a stream does not take what is left in it,
+    the interpreter ends in its own way, and says so.
+    """
+    wait_for_threads = getattr(threading, "_shutdown", None)
+    if wait_for_threads is None:
+        return
+    wait_for_threads()
+    atexit._run_exitfuncs()
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+    except (OSError, ValueError):
+        return
+    os._exit(code)
 
 
 def _leave_at_once(code: int) -> NoReturn:
