@@ -176,8 +176,8 @@ class Reweighted:
             weight, square, rough = w[part], self.residual[:, part] ** 2, texture[:, part].astype(np.float64)
             both = rough * weight
             return np.stack([
-                np.full(self.bands, weight.sum()), both.sum(axis=1), (both * rough).sum(axis=1), square @ weight,
-                (both * square).sum(axis=1),
+                np.full(self.bands, weight.sum()), both.sum(axis=1), np.einsum("bp,bp->b", both, rough),
+                square @ weight, np.einsum("bp,bp->b", both, square),
             ])  # fmt: skip
 
         sums = sum(self._each_part(moments))
@@ -196,15 +196,16 @@ class Reweighted:
 
         def scatter(part: slice) -> FloatArray:
             variance = np.maximum(share[:, :1] + share[:, 1:] * texture[:, part], 1e-12, out=self.variance[:, part])
-            standard = self.residual[:, part] / np.sqrt(variance)
+            # Nobody asks for the residual itself any more.
+            standard = np.divide(self.residual[:, part], np.sqrt(variance), out=self.residual[:, part])
             return np.asarray((standard * w[part]) @ standard.T)
 
         covariance = np.asarray(sum(self._each_part(scatter))) / total + 0.05 * np.eye(self.bands)
         precision, distance = np.linalg.inv(covariance), np.empty(self.count)
 
         def measure(part: slice) -> None:
-            standard = self.residual[:, part] / np.sqrt(self.variance[:, part])
-            distance[part] = (standard * (precision @ standard)).sum(axis=0)
+            standard = self.residual[:, part]
+            distance[part] = np.einsum("bp,bp->p", standard, precision @ standard)
 
         self._each_part(measure)
         self.scale = max(float(np.quantile(distance[ok], 0.25)) / self.quartile, 1e-12)
