@@ -31,7 +31,12 @@ def typical_values(cube: NDArray[np.float32], valid: NDArray[np.bool_]) -> Float
     """Mean of each band of a block."""
     present = np.isfinite(cube) & valid
     total = np.where(present, cube, np.float32(0.0)).sum(axis=(1, 2), dtype=np.float64)
-    return np.asarray(total / np.maximum(present.sum(axis=(1, 2), dtype=np.float64), 1.0))
+    return np.asarray(total / np.maximum(_counted(present), 1.0))
+
+
+def _counted(marked: NDArray[np.bool_]) -> FloatArray:
+    """How many pixels of each band are marked."""
+    return np.asarray(np.count_nonzero(marked.reshape(len(marked), -1), axis=1), np.float64)
 
 
 @dataclass(frozen=True)
@@ -54,33 +59,44 @@ class Block:
         """Look at one block: cube and codes (band, row, col), valid (row, col), a typical value of each band."""
         pixels = int(valid.sum())
         present = np.isfinite(cube) & valid
-        counts = present.sum(axis=(1, 2), dtype=np.float64)
+        counts = _counted(present)
         negative = present & (np.less(cube, 0.0, where=present, out=np.zeros_like(present)))
         error = np.zeros(len(cube))
         if codes is not None:
-            error += ((codes & (ERROR_INVALID_L1 | ERROR_SATURATED)).astype(bool) & valid).sum(axis=(1, 2))
-            negative |= (codes & ERROR_NEGATIVE).astype(bool) & valid
+            error += _counted((codes & (ERROR_INVALID_L1 | ERROR_SATURATED) != 0) & valid)
+            negative |= (codes & ERROR_NEGATIVE != 0) & valid
         filled = np.where(present, cube, np.float32(0.0))
         total = filled.sum(axis=(1, 2), dtype=np.float64)
         pairs = _pairs(filled, present, offset)
         del filled
         spread = _noise_and_stripes(np.where(present, cube, np.float32("nan")))
-        return cls(
-            pixels, error, pixels - counts, negative.sum(axis=(1, 2)).astype(float), total, counts, pairs, spread
-        )
+        return cls(pixels, error, pixels - counts, _counted(negative), total, counts, pairs, spread)
 
 
 def _pairs(filled: NDArray[np.float32], present: NDArray[np.bool_], offset: FloatArray) -> FloatArray:
     # Shifted by a typical value, so that single precision loses nothing in the squares.
     shifted = np.where(present, filled - offset[:, None, None].astype(np.float32), np.float32(0.0))
     pairs = np.zeros((6, len(filled) - 1))
+    known, index = np.zeros_like(present[0]), np.zeros(0, np.int64)
+    b, of_b = shifted[0][known], (0.0, 0.0)
     for k in range(len(filled) - 1):
         both = present[k] & present[k + 1]
-        a, b = shifted[k][both], shifted[k + 1][both]
-        pairs[:, k] = (
-            a.size, a.sum(dtype=np.float64), b.sum(dtype=np.float64), np.dot(a, a), np.dot(b, b), np.dot(a, b),
-        )  # fmt: skip
+        alike = np.array_equal(both, known)
+        if not alike:
+            known, index = both, np.flatnonzero(both)
+        # Bands that are known at the same pixels: what was the second one of a pair is the first one of the next.
+        a, of_a = (b, of_b) if alike else _moments(shifted[k], index)
+        b, of_b = _moments(shifted[k + 1], index)
+        pairs[:, k] = index.size, of_a[0], of_b[0], of_a[1], of_b[1], np.dot(a, b)
     return pairs
+
+
+def _moments(
+    image: NDArray[np.float32], index: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], tuple[float, float]]:  # fmt: skip
+    """Some pixels of an image, their sum, and that of their squares."""
+    some = image.ravel().take(index)
+    return some, (float(some.sum(dtype=np.float64)), float(np.dot(some, some)))
 
 
 def _noise_and_stripes(cube: NDArray[np.float32]) -> tuple[FloatArray, FloatArray] | None:
@@ -105,7 +121,7 @@ def _noise_and_stripes(cube: NDArray[np.float32]) -> tuple[FloatArray, FloatArra
     whole: NDArray[np.bool_] = np.all(known.reshape(residual.shape), axis=2)
     mean = residual.mean(axis=2)
     within = np.square(residual - mean[:, :, None, :]).sum(axis=2) / np.float32(_STRIPE_ROWS - 1)
-    enough = whole.sum(axis=(1, 2)) >= _MIN_PIXELS // _STRIPE_ROWS
+    enough = _counted(whole) >= _MIN_PIXELS // _STRIPE_ROWS
     noise = _clipped_mean(within, whole)
     stripes = np.maximum(_clipped_mean(np.square(mean), whole) - noise / _STRIPE_ROWS, 0.0)
     noise = _own_share(noise, first, second, weights) / _SECOND_DIFFERENCE_GAIN
@@ -121,7 +137,7 @@ def _clipped_mean(squares: NDArray[np.float32], known: NDArray[np.bool_]) -> Flo
     kept = known
     mean = np.zeros(squares.shape[0])
     for _ in range(_CLIP_ROUNDS):
-        number = np.maximum(kept.sum(axis=(1, 2)), 1)
+        number = np.maximum(_counted(kept), 1.0)
         mean = np.einsum("bgc,bgc->b", squares, kept.astype(np.float32)).astype(np.float64) / number
         kept = known & (squares <= (_CLIP_SIGMA**2 * mean).astype(np.float32)[:, None, None])
     return mean
