@@ -19,11 +19,14 @@ _BYTES_PER_PIXEL, _HOST_BYTES_PER_PIXEL = 4500, 1500
 """On a card and on a processor, where less is worked on at a time; fitted to measured peaks, rounded up."""
 _FLOP_PER_PIXEL = {"standard": 6e5, "best": 2e6}
 """Of experts, plain backbone and what follows."""
-_TOUCHED_BYTES_PER_PIXEL = {"standard": 600, "best": 9600}
+_TOUCHED_BYTES_PER_PIXEL = {"standard": 300, "best": 5700}
 """What their time on a CPU is made up to: non-local Bayes of components waits more than it multiplies."""
 _SLOWER, _SLOWER_PLAIN = 3.0, 10.0
 """Times as long as theirs that operations of narrow modules of SSRFN take, with compiled Mamba blocks and without;
 measured on blocks of 20 x 20 HSI pixels at widths of 16 and 8 (2026-11-29, one core with AVX-512)."""
+
+_IN_BLOCKS = 0.43
+"""Share of the pixels read that blocks are run for: tiles are read to whole blocks beyond what these need."""
 
 
 def experts_px(quality: Quality, ratio: int) -> int:
@@ -68,15 +71,15 @@ def describe(
     if blocks is not None:
         halo_px += blocks.margin_px
         slower = _SLOWER if config.width % MULTIPLE == 0 else _SLOWER_PLAIN
-        flop += slower * backbone_flop(config, ratio) * (blocks.given_px / blocks.side) ** 2
+        flop += _IN_BLOCKS * slower * backbone_flop(config, ratio) * (blocks.given_px / blocks.side) ** 2
     return ModelSpec(
         name=name,
         kind="network",
         halo_px=halo_px if estimate is None else estimate.halo_px,
         multiple_px=1 if blocks is None or estimate is not None else blocks.side,
         padded=False,
-        # The repaired guide and the confidence of the whole scene are in memory too: rows of smaller tiles.
-        preferred_tile_px=128,
+        # The repaired guide and the confidence of the whole scene are in memory too: rows of small tiles.
+        preferred_tile_px=96 if blocks is None else 128,
         bytes_per_pixel=max(_BYTES_PER_PIXEL, inner.bytes_per_pixel),
         host_bytes_per_pixel=max(_HOST_BYTES_PER_PIXEL, inner.bytes_per_pixel),
         flop_per_pixel=flop,
