@@ -48,7 +48,7 @@ def _estimate() -> RefinedMethod:
 
 
 def test_shipped_weights_gain_with_best(pair: Pair) -> None:
-    """``standard`` loses 0.15 dB to the estimate on this mixture of materials: docs/quality-benchmark.md says so."""
+    """On a mixture of materials that no training has seen; docs/quality-benchmark.md has the figures."""
     before = psnr(pair.truth, _fused(_estimate(), pair))
     assert psnr(pair.truth, _fused(create_method("ssrfn-lite", quality="best"), pair)) > before + 0.3
 
