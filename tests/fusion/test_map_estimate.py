@@ -99,15 +99,18 @@ def test_gains_and_says_so(pair: Pair, quality: str) -> None:
     assert record.to_json()["expected_rmse"] > 0
 
 
-@pytest.mark.parametrize(("quality", "tolerance"), [("fast", 1e-4), ("best", 1e-3)])
-def test_any_tiling_gives_the_same(pair: Pair, quality: str, tolerance: float) -> None:
-    wide = make_pair((30, 90), seed=3)
+@pytest.mark.parametrize(("quality", "tolerance"), [("fast", 1e-4), ("standard", 1e-4), ("best", 1e-3)])
+def test_any_tiling_gives_the_same(quality: str, tolerance: float) -> None:
+    """Where the estimate looks farthest: a wide blur, little noise, and an HSI that contradicts the guide."""
+    cols = 120
+    wide = make_pair((30, cols), seed=3, fwhm=2.0, noise=0.0002)
     method = RefinedMethod(create_method("glp"), quality)  # type: ignore[arg-type]
     method.fit(wide.context(), wide.strips())
     hsi, msi = _tensors(wide)
+    hsi = 0.2 + 0.1 * torch.rand(hsi.shape, generator=torch.Generator().manual_seed(0))
     whole = method.fuse(hsi, msi)
     halo = method.spec.halo_px
-    start = 90 - halo - 12
+    start = cols - halo - 12
     part = method.fuse_window(
         hsi[..., start - halo :], msi[..., (start - halo) * RATIO :], (slice(0, 30), slice(halo, halo + 6))
     )

@@ -20,7 +20,6 @@ from hsfuse.degrade import upsample_array
 from hsfuse.fusion.base import FusionContext, LowResolutionStrip
 from hsfuse.fusion.classical.adaptive import AdaptiveInjection
 from hsfuse.fusion.classical.statistics import MIN_PIXELS, FloatMatrix, PairStatistics, gather
-from hsfuse.fusion.map.posterior import HALO_PX
 from hsfuse.fusion.map.prior import ErrorPrior
 from hsfuse.fusion.map.refinement import NOISE_LEFT, Refinement, RefinementKind
 from hsfuse.fusion.scene_model.model import SceneModel
@@ -30,7 +29,8 @@ if TYPE_CHECKING:
     import torch
 
 _MAX_WINDOWS, _WINDOW_PX = 6, 64
-_MIN_VALID = 0.6
+_MIN_VALID, _RIM_PX = 0.6, 6
+"""Share of a window that must be valid, and HSI pixels at its rim that do not count."""
 _MAX_STRIPS = 3
 """Strips that the injection without a band learns from."""
 _LEAST_LEFT = 0.02
@@ -154,7 +154,7 @@ def _windows(strips: Sequence[LowResolutionStrip], ratio: int) -> list[_Window]:
             fine = strip.fine[:, top : top + rows * ratio, start * ratio : stop * ratio]
             usable = np.isfinite(fine).all(axis=0)
             msi = np.where(usable, fine, upsample_array(strip.msi[:, :, start:stop], ratio)).astype(np.float32)
-            margin = [min(HALO_PX, size // 4) * ratio for size in (rows, stop - start)]
+            margin = [min(_RIM_PX, size // 4) * ratio for size in (rows, stop - start)]
             counted = np.zeros_like(usable)
             inner = tuple(slice(edge, size - edge) for edge, size in zip(margin, usable.shape, strict=True))
             counted[inner] = binary_erosion(usable, np.ones((3, 3), bool), iterations=ratio, border_value=1)[inner]
