@@ -20,7 +20,7 @@ from hsfuse.workflows.steps import method_specification
 from hsfuse.workflows.training.training_data import nominal_bands
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflows"))
-from network_weights import BANDS, METHOD, write_tiny
+from network_weights import BANDS, METHOD, choose_automatically, write_tiny
 
 runner = CliRunner()
 
@@ -117,6 +117,7 @@ def test_a_network_that_does_not_suit_is_left_out_or_refused(
     write_tiny(folder / "weights.safetensors", ratios=(4,), name=METHOD)
     monkeypatch.setattr(zoo, "zoo_folders", lambda: [tmp_path / "zoo"])
     monkeypatch.setattr(method_specification, "classics", lambda: ["bicubic"])
+    choose_automatically(monkeypatch, METHOD)
     result = _compare(cube, "-o", tmp_path / "r.html", "--json")
     assert METHOD not in _scores(result)
     assert any(f"{METHOD} was left out" in note and "ratio of 4" in note for note in json.loads(result.stdout)["notes"])
