@@ -38,6 +38,8 @@ from hsfuse.workflows.steps.resources import resolved
 
 FloatCube = NDArray[np.float32]
 _TIMED_PX = 192
+_WHOLE_PX = 512
+"""Of a tile, HSI pixels: more than any of these scenes."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class Remembering(GateMethod):
 
     def fuse_window(self, hsi: torch.Tensor, msi: torch.Tensor, window: Window) -> torch.Tensor:
         """Return nothing of use."""
+        if self.shown is not None:
+            raise SystemExit("The scene is more than one tile.")
         self.shown = (hsi, msi)
         rows, cols = ((part.stop - part.start) * RATIO for part in window)
         return hsi.new_zeros((len(hsi), hsi.shape[1], rows, cols))
@@ -94,7 +98,8 @@ def score_scene(networks: dict[str, Gate], site: str, scene: ReferenceScene, set
     pair, _ = make_pair(scene, setting, "none", 0)
     whole = array_scene(pair.hsi, pair.msi, scene.bands, None, RATIO, Psf(1.0))
     method = Remembering(next(iter(networks.values())), quality="best")
-    pipeline.fuse_to_array(method, repair_scene(whole, pipeline.scene_context(whole, "cpu", 0)).scene, resolved(None))
+    repaired = repair_scene(whole, pipeline.scene_context(whole, "cpu", 0)).scene
+    pipeline.fuse_to_array(method, repaired, resolved(None), tile=_WHOLE_PX)
     results = {"glp": fused_pair(scene, pair, None, blind=True).cube} | fused_by_all(networks, method)
     scored = []
     for job, cube in results.items():
@@ -146,6 +151,7 @@ def main() -> None:
     parser.add_argument("weights", type=Path, nargs="+", help="files, or folders that hold weights.safetensors")
     parser.add_argument("--data", type=Path, default=Path(default), help="folder with cubes/ and srf/")
     parser.add_argument("--split", choices=["train", "validation", "test"], default="validation")
+    parser.add_argument("--scenes", nargs="*", default=[], help="only cubes whose name contains one of these")
     parser.add_argument("--settings", nargs="*", default=["35dB", "field", "noise-free"])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write every score to this file")
@@ -160,7 +166,7 @@ def main() -> None:
             raise SystemExit(f"{path} holds no gate.")
         networks[folder.name] = network.eval()
     records: list[Scored] = []
-    for site, scene in split_scenes(given.split, given.data):
+    for site, scene in split_scenes(given.split, given.data, given.scenes):
         for setting in given.settings:
             records += score_scene(networks, site, scene, setting)
             best = " ".join(f"{r.job} {r.psnr:.2f}" for r in records if (r.scene, r.setting) == (scene.name, setting))
