@@ -30,9 +30,9 @@ _LEARNING_RATE = 3e-4
 _VALIDATE_EVERY = 25
 _GAP_PX = 18
 _SMALL_GAP_PX = 3
-_STRIP_PX, _LEAST_SHARE, _MOST_SHARE = 30, 0.2, 0.4
-"""Length that training and validation strips should have, HSI pixels: degraded by a ratio of 3, experts can still learn
-from them. And the share of the scene that validates."""
+_STRIP_PX, _LEAST_SHARE, _MOST_SHARE = 54, 0.2, 0.4
+"""Length that training and validation strips should have, HSI pixels: degraded by a ratio of 3, with a footprint that
+lies askew in them, experts can still learn from them. And the share of the scene that validates."""
 
 
 @dataclass(frozen=True)

@@ -174,7 +174,8 @@ def _train(
         )  # fmt: skip
     except (InputError, OverlapError) as error:
         raise InputError(
-            f"The network cannot be adapted: {error.message}", hint="Leave out --adapt, or enlarge --aoi."
+            f"The network cannot be adapted: {error.message}",
+            hint="Leave out --adapt, or give it more ground: a scene of 100 x 100 HSI pixels and more (--aoi).",
         ) from error
     record = {
         "identity": identity, "minutes": config.adapt, "scene": scene.hsi.info.name,
