@@ -79,7 +79,7 @@ def describe(
         multiple_px=1 if blocks is None or estimate is not None else blocks.side,
         padded=False,
         # The repaired guide and the confidence of the whole scene are in memory too: rows of small tiles.
-        preferred_tile_px=96 if blocks is None else 128,
+        preferred_tile_px=80 if blocks is None else 96,
         bytes_per_pixel=max(_BYTES_PER_PIXEL, inner.bytes_per_pixel),
         host_bytes_per_pixel=max(_HOST_BYTES_PER_PIXEL, inner.bytes_per_pixel),
         flop_per_pixel=flop,

@@ -197,11 +197,7 @@ class Gate(nn.Module):
             return None
         slope, most = _slope(log_strength)[0], float(self.config.most)
         if not isinstance(self.backbone, PlainBackbone):
-            features = self._seen(state, outputs, log_strength)
-            if features is None:
-                return None
-            found = self._found_of(features, ratio, part)
-            return weighed_outputs(found, _wanted(outputs, ratio, part), slope, most)
+            return self._compiled_blocks(self.backbone.blocks, state, outputs, log_strength, ratio, part)
         # Some rows after the others: features of all of them would be half as large as the experts' outputs.
         rows, reach, corrections = state.shape[2], self.backbone.reach_px, []
         for top in range(0, rows, _ROWS):
@@ -216,6 +212,28 @@ class Gate(nn.Module):
                 return None
             corrections.append(correction)
         return _wanted(torch.cat(corrections, dim=2), ratio, part)
+
+    def _compiled_blocks(
+        self, blocks: FixedBlocks, state: Tensor, outputs: Tensor, log_strength: Tensor, ratio: int, part: TilePart
+    ) -> Tensor | None:  # fmt: skip
+        """As :meth:`_compiled` for a backbone in blocks: one row of them after the other."""
+        (top, bottom), cols = (part.wanted[0].start, part.wanted[0].stop), part.wanted[1]
+        slope, most, corrections = _slope(log_strength)[0], float(self.config.most), []
+        while top < bottom:
+            wanted = (slice(top, min((top // blocks.side + 1) * blocks.side, bottom)), cols)
+            given = (blocks.needed(wanted, part.size)[0], part.given[1])
+            near = finer(inside(given, part.given), ratio)[0]
+            features = self._seen(state[:, :, near], outputs[:, :, :, near], log_strength)
+            if features is None:
+                return None
+            found = self._found_by_blocks(blocks, features, ratio, TilePart(part.size, given, wanted))
+            here = outputs[..., *finer(inside(wanted, part.given), ratio)].contiguous()
+            correction = weighed_outputs(found, here, slope, most)
+            if correction is None:
+                return None
+            corrections.append(correction)
+            top = wanted[0].stop
+        return torch.cat(corrections, dim=2)
 
     def _seen(self, state: Tensor, outputs: Tensor, log_strength: Tensor) -> Tensor | None:
         """What :meth:`features` returns, compiled; None where that does not serve."""
