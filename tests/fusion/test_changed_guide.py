@@ -11,6 +11,7 @@ from pair_support import RATIO, Pair, make_pair
 from scipy.ndimage import binary_dilation, gaussian_filter, map_coordinates
 
 from hsfuse.degrade import Psf
+from hsfuse.fusion.change import evidence, local
 from hsfuse.fusion.change.illumination import common_light
 from hsfuse.fusion.change.repair import RepairedGuide, repair_guide
 from hsfuse.fusion.change.response import Response
@@ -110,20 +111,35 @@ def test_haze_is_taken_out_and_is_no_change() -> None:
     assert _unexplained(found.msi, pair.clean_msi) < 0.6 * _unexplained(pair.msi, pair.clean_msi)
 
 
-def test_season_of_little_ground_is_corrected_there() -> None:
-    def season(clean: NDArray[np.float32]) -> NDArray[np.float32]:
-        index, out = (clean[3] - clean[2]) / (clean[3] + clean[2]), clean.copy()
-        plants = index > np.quantile(index, 0.9)
-        out[2][plants] *= 1.3
-        out[3][plants] *= 0.75
-        return out
+def _season_of_few_plants(clean: NDArray[np.float32]) -> NDArray[np.float32]:
+    index, out = (clean[3] - clean[2]) / (clean[3] + clean[2]), clean.copy()
+    plants = index > np.quantile(index, 0.9)
+    out[2][plants] *= 1.3
+    out[3][plants] *= 0.75
+    return out
 
-    pair = make_pair(COARSE, change=season)
-    plants = (season(pair.clean_msi) != pair.clean_msi).any(axis=0)
+
+def test_season_of_little_ground_is_corrected_there() -> None:
+    pair = make_pair(COARSE, change=_season_of_few_plants)
+    plants = (_season_of_few_plants(pair.clean_msi) != pair.clean_msi).any(axis=0)
     found = _repaired(pair)
     before, after = (_rms((image - pair.clean_msi)[2:, plants]) for image in (pair.msi, found.msi))
     assert after < 0.44 * before
     assert found.share < 0.01
+
+
+def test_little_ground_tells_no_season_where_images_are_displaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two real sensors' pairs lost up to 2.7 dB: a displacement looks like a season of the ground beside an edge."""
+
+    def tried(*_: object) -> None:
+        raise AssertionError("small windows")
+
+    pair = make_pair(COARSE, change=_season_of_few_plants)
+    monkeypatch.setattr(local, "local_gain", tried)
+    with pytest.raises(AssertionError, match="small windows"):
+        _repaired(pair)
+    monkeypatch.setattr(evidence, "displacement_px", lambda *_: 0.1)
+    _repaired(pair)
 
 
 def test_cast_shadow_keeps_its_detail() -> None:

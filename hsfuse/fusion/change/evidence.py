@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hsfuse.fusion.change.local import LEAST_BLIND_GAIN, LEAST_GAIN, best_correction
 from hsfuse.fusion.change.response import Response
-from hsfuse.fusion.scene_model.contradiction import Contradiction
+from hsfuse.fusion.scene_model.contradiction import DISPLACED_PX, Contradiction, displacement_px
 from hsfuse.fusion.scene_model.pair import CoarsePair, GuideRelation
 from hsfuse.fusion.scene_model.relation import first_weights, relate, some_blocks
 
@@ -21,7 +21,7 @@ _FIELD_GAIN = 0.85
 _LEAST_PIXELS, _LEAST_LOCAL_PIXELS = 200, 120
 """Valid HSI pixels from which a field of gain and offset can be told from what two images differ in anyway, and from
 which leave-one-out errors can."""
-_WEAK_DISTANCE = 20.0
+_WEAK_DISTANCE, _FAR_DISTANCE = 20.0, 100.0
 _LOCAL_DISTANCE = 200.0
 """As the first for what a local correction is fitted on: a season on little ground of a scene stands far off, and it is
 that ground which must be corrected."""
@@ -102,10 +102,15 @@ def gather_evidence(
             offset, gain = (response.up(image[band][None])[0] for image in (relation.offset, relation.gain))
             corrected[band] = (msi[band] - offset) / gain
     of_field = corrected is not msi
+    displaced = False
+    if correct:
+        displaced = displacement_px(relation, response.down(corrected), pair.valid) > DISPLACED_PX
     # Both are images of the whole scene, and what follows needs its memory.
     del plain, low
     while correct and count < _CORRECTIONS:
-        more = _locally_corrected(pair, corrected, relation, response, further=of_field or count > 0)
+        more = _locally_corrected(
+            pair, corrected, relation, response, further=not displaced and (of_field or count > 0), displaced=displaced
+        )
         if more is None:
             break
         corrected, count = more, count + 1
@@ -126,23 +131,28 @@ def unexplained_share(relation: GuideRelation, msi: FloatArray, valid: NDArray[n
 
 
 def _locally_corrected(
-    pair: CoarsePair, guide: NDArray[np.float32], relation: GuideRelation, response: Response, *, further: bool
+    pair: CoarsePair,
+    guide: NDArray[np.float32],
+    relation: GuideRelation,
+    response: Response,
+    *,
+    further: bool,
+    displaced: bool,
 ) -> NDArray[np.float32] | None:
     seen, blurred = relation.seen, response.down(guide)
     noise = (relation.synthesis**2).sum(axis=1) + 1e-4 * seen[:, pair.valid].var(axis=1)
-    judged = np.where(
-        relation.distance < _NO_DISTANCE, 1.0 / (1.0 + relation.distance / _JUDGED_DISTANCE) ** 2, _NO_WEIGHT
-    )
-    weight = 1.0 / (1.0 + relation.distance / _LOCAL_DISTANCE) ** 2
+    trusted, most = (_WEAK_DISTANCE, _FAR_DISTANCE) if displaced else (_JUDGED_DISTANCE, _NO_DISTANCE)
+    judged = np.where(relation.distance < most, 1.0 / (1.0 + relation.distance / trusted) ** 2, _NO_WEIGHT)
+    weight = judged if displaced else 1.0 / (1.0 + relation.distance / _LOCAL_DISTANCE) ** 2
     weight, judged = (np.where(pair.valid, image, 1e-9) for image in (weight, judged))
     stacked = some_blocks(pair.valid.shape)
     least = LEAST_BLIND_GAIN if pair.predicted is None else _FURTHER_GAIN if further else LEAST_GAIN
     if stacked is not None:
         some = [stacked(image) for image in (seen, blurred, weight, judged)]
-        if best_correction(some[0], some[1], noise, some[2], least, some[3]) is None:
+        if best_correction(some[0], some[1], noise, some[2], least, some[3], small=not displaced) is None:
             # Seasons and sensors differ all over a scene.
             return None
-    change = best_correction(seen, blurred, noise, weight, least, judged)
+    change = best_correction(seen, blurred, noise, weight, least, judged, small=not displaced)
     if change is None:
         return None
     bands = len(guide)

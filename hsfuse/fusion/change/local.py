@@ -32,6 +32,8 @@ def best_correction(
     weight: FloatArray,
     least_gain: float = LEAST_GAIN,
     judged: FloatArray | None = None,
+    *,
+    small: bool = True,
 ) -> FloatArray | None:
     """Return the correction of a guide at low resolution, or None where none is clearly better.
 
@@ -49,6 +51,8 @@ def best_correction(
         Share of the error that must not be exceeded.
     judged
         Weight of each pixel in that comparison, shape (row, col); None: as ``weight``.
+    small
+        Whether small windows are tried too.
 
     Returns
     -------
@@ -66,9 +70,10 @@ def best_correction(
         correction, error = local_affine(seen, guide, weight, sigma, ridge)
         errors.append(error)
         corrections.append(correction.astype(np.float32))
-    correction, error = local_gain(seen, guide, weight, *GAIN_CANDIDATE)
-    errors.append(error)
-    corrections.append(correction.astype(np.float32))
+    if small:
+        correction, error = local_gain(seen, guide, weight, *GAIN_CANDIDATE)
+        errors.append(error)
+        corrections.append(correction.astype(np.float32))
     local = np.stack([_window(loss(error), _CHOICE_PX) for error in errors])
     share = (local + 1e-3 * local[0].mean()) ** -_DECISIVENESS
     share /= share.sum(axis=0)
