@@ -21,7 +21,7 @@ _FIELD_GAIN = 0.85
 _LEAST_PIXELS, _LEAST_LOCAL_PIXELS = 200, 120
 """Valid HSI pixels from which a field of gain and offset can be told from what two images differ in anyway, and from
 which leave-one-out errors can."""
-_WEAK_DISTANCE, _FAR_DISTANCE = 20.0, 100.0
+_WEAK_DISTANCE = 20.0
 _LOCAL_DISTANCE = 200.0
 """As the first for what a local correction is fitted on: a season on little ground of a scene stands far off, and it is
 that ground which must be corrected."""
@@ -141,12 +141,14 @@ def _locally_corrected(
 ) -> NDArray[np.float32] | None:
     seen, blurred = relation.seen, response.down(guide)
     noise = (relation.synthesis**2).sum(axis=1) + 1e-4 * seen[:, pair.valid].var(axis=1)
-    trusted, most = (_WEAK_DISTANCE, _FAR_DISTANCE) if displaced else (_JUDGED_DISTANCE, _NO_DISTANCE)
-    judged = np.where(relation.distance < most, 1.0 / (1.0 + relation.distance / trusted) ** 2, _NO_WEIGHT)
-    weight = judged if displaced else 1.0 / (1.0 + relation.distance / _LOCAL_DISTANCE) ** 2
+    judged = np.where(
+        relation.distance < _NO_DISTANCE, 1.0 / (1.0 + relation.distance / _JUDGED_DISTANCE) ** 2, _NO_WEIGHT
+    )
+    weight = 1.0 / (1.0 + relation.distance / _LOCAL_DISTANCE) ** 2
     weight, judged = (np.where(pair.valid, image, 1e-9) for image in (weight, judged))
     stacked = some_blocks(pair.valid.shape)
-    least = LEAST_BLIND_GAIN if pair.predicted is None else _FURTHER_GAIN if further else LEAST_GAIN
+    uncertain = displaced or pair.predicted is None
+    least = LEAST_BLIND_GAIN if uncertain else _FURTHER_GAIN if further else LEAST_GAIN
     if stacked is not None:
         some = [stacked(image) for image in (seen, blurred, weight, judged)]
         if best_correction(some[0], some[1], noise, some[2], least, some[3], small=not displaced) is None:

@@ -19,7 +19,7 @@ GAIN_CANDIDATE = (0.9, 0.1)
 """The same for a gain of each band alone, of which a smaller window tells enough."""
 LEAST_GAIN, LEAST_BLIND_GAIN = 0.8, 0.6
 """The leave-one-out error must fall to this share of what it was, with the MSI's responses and without: then windows
-correct the relation rather than the guide."""
+correct the relation rather than the guide. The latter also where images are displaced locally."""
 _CHOICE_PX, _DECISIVENESS = 2.0, 8.0
 """Width of the window that errors are compared in, and how much the better candidate is preferred there."""
 _BLOCK_ROWS = 64

@@ -21,9 +21,9 @@ _STEEP = 0.9
 """Quantile of the slope from which on pixels tell the displacement."""
 _MOST_DISPLACEMENT_PX = 0.4
 DISPLACED_PX = 0.06
-"""Local displacement from which ground beside contrast, small windows and ground that stands far off are no evidence:
-they take a displacement for a change or a season. Pairs of eight tuning cubes between two real sensors stand at 0.07 to
-0.18 and lost up to 2.7 dB; those with seasons, haze and parcels on one grid at 0.05 at most, one mix of all at 0.10."""
+"""Local displacement from which ground beside contrast and small windows are no evidence, and a local correction must
+gain more: they take a displacement for a change or a season. Pairs of eight tuning cubes between two real sensors stand
+at 0.07 to 0.18 and lost up to 2.7 dB; those with seasons, haze, parcels on one grid at 0.05 at most, a mix at 0.10."""
 _RIM_DISTANCE = 3.0 * OUTLIER_DISTANCE
 """Squared distance from which a pixel beside gaps is a candidate."""
 _BLIND_DISTANCE = 3.0 * OUTLIER_DISTANCE
