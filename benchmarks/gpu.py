@@ -233,7 +233,8 @@ def scene_row(record: Record, method: str, found: dict[str, Any]) -> dict[str, A
 def training(record: Record, seconds: float) -> str:
     """Train for what is left of the time."""
     prisma, sentinel2 = pair(record)
-    method = "ssrfn" if record.on_card else "ssrfn-lite"
+    # The experts that a gate weighs learn from more ground than the small pair has.
+    method = "ssrfn" if record.on_card else "ssrnet-lite"
     weights = record.folder / f"{method}.safetensors"
     minutes = max(seconds - 1.5 * record.host_seconds - _OVERHEAD_S, 2.0) / 60.0
     small = [] if record.on_card else ["--steps", "2", "--validation-windows", "1", "--patch", "24", "--window", "48",
