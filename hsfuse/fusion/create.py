@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hsfuse.errors import HsfuseError, InputError, UsageError
 from hsfuse.fusion.base import FusionMethod
 from hsfuse.fusion.nets.zoo import find_model
 from hsfuse.fusion.registry import METHODS, NetworkEntry
-
-if TYPE_CHECKING:
-    pass
 
 
 def create_method(name: str, *, model: str | Path | None = None, **options: Any) -> FusionMethod:

@@ -116,20 +116,23 @@ INLINE fraction tangent(lanes x) {
 
 /* ---- regressions ------------------------------------------------------------------------------------------------ */
 
-/* What turns features of pixels into predictions: feature by target, targets filled up to a multiple of TARGETS. */
+/* What turns features of pixels into predictions: feature by target, targets filled up to a multiple of TARGETS; and
+ * room for the inputs and the features of a block. */
 typedef struct {
-  float *weight, *linear, *constant;
+  float *weight, *linear, *constant, *block, *values;
   int64_t features, regressors, targets, wide;
 } predictor;
 
-/* From weights (target, feature), and a linear part (target, regressor) and constants (target) that are taken off. */
+/* From weights (target, feature), and a linear part (target, regressor) and constants (target) that are taken off;
+ * pixels have `inputs` values. All of it is one piece of memory, that of the weights. */
 static int prepare(predictor *p, const float *weight, const float *linear, const float *constant, int64_t features,
-                   int64_t regressors, int64_t targets) {
-  const int64_t wide = (targets + TARGETS - 1) / TARGETS * TARGETS;
-  float *memory = calloc(wide * (features + regressors + 1), sizeof(float));
+                   int64_t regressors, int64_t targets, int64_t inputs) {
+  const int64_t wide = (targets + TARGETS - 1) / TARGETS * TARGETS, own = wide * (features + regressors + 1);
+  float *memory = calloc(own + (inputs + features) * BLOCK, sizeof(float));
   if (!memory) return 1;
-  *p = (predictor){memory, memory + wide * features, memory + wide * (features + regressors), features, regressors,
-                   targets, wide};
+  float *block = memory + own;
+  *p = (predictor){memory, memory + wide * features, memory + wide * (features + regressors), block,
+                   block + inputs * BLOCK, features, regressors, targets, wide};
   for (int64_t t = 0; t < targets; t++) {
     for (int64_t f = 0; f < features; f++) p->weight[f * wide + t] = weight[t * features + f];
     for (int64_t r = 0; linear && r < regressors; r++) p->linear[r * wide + t] = -linear[t * regressors + r];
@@ -183,12 +186,8 @@ int hsf_fourier(const float *x, int64_t regressors, int64_t pixels, const float 
                 int64_t features, const float *weight, const float *linear, const float *constant, int64_t targets,
                 float *out) {
   predictor p;
-  if (prepare(&p, weight, linear, constant, features, regressors, targets)) return 1;
-  float *block = malloc((regressors + features) * BLOCK * sizeof(float)), *values = block + regressors * BLOCK;
-  if (!block) {
-    free(p.weight);
-    return 1;
-  }
+  if (prepare(&p, weight, linear, constant, features, regressors, targets, regressors)) return 1;
+  float *block = p.block, *values = p.values;
   for (int64_t at = 0; at < pixels; at += BLOCK) {
     const int64_t count = least(pixels - at, BLOCK);
     take(x + at, regressors, pixels, count, block);
@@ -204,7 +203,7 @@ int hsf_fourier(const float *x, int64_t regressors, int64_t pixels, const float 
     }
     predict(&p, values, block, count, out + at, pixels);
   }
-  free(block), free(p.weight);
+  free(p.weight);
   return 0;
 }
 
@@ -215,12 +214,8 @@ int hsf_classes(const float *x, int64_t regressors, int64_t pixels, const float 
                 int64_t classes, const float *weight, int64_t targets, float *out) {
   const int64_t own = regressors + 1, features = classes * own;
   predictor p;
-  if (prepare(&p, weight, NULL, NULL, features, 0, targets)) return 1;
-  float *block = malloc((regressors + features) * BLOCK * sizeof(float)), *values = block + regressors * BLOCK;
-  if (!block) {
-    free(p.weight);
-    return 1;
-  }
+  if (prepare(&p, weight, NULL, NULL, features, 0, targets, regressors)) return 1;
+  float *block = p.block, *values = p.values;
   for (int64_t at = 0; at < pixels; at += BLOCK) {
     const int64_t count = least(pixels - at, BLOCK);
     take(x + at, regressors, pixels, count, block);
@@ -247,7 +242,7 @@ int hsf_classes(const float *x, int64_t regressors, int64_t pixels, const float 
     }
     predict(&p, values, block, count, out + at, pixels);
   }
-  free(block), free(p.weight);
+  free(p.weight);
   return 0;
 }
 

@@ -1,4 +1,4 @@
-"""The kernels of ``experts.c`` for numpy arrays; each returns None where there is no compiled path.
+"""The kernels of ``experts.c`` for numpy arrays; each returns False where there is no compiled path.
 
 The callers then take their plain twins: :mod:`hsfuse.fusion.experts.regressions` and the gate's network. Calls release
 the interpreter's lock, so plain threads run side by side.

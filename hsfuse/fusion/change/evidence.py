@@ -102,20 +102,19 @@ def gather_evidence(
             offset, gain = (response.up(image[band][None])[0] for image in (relation.offset, relation.gain))
             corrected[band] = (msi[band] - offset) / gain
     of_field = corrected is not msi
-    displaced = False
-    if correct:
-        displaced = displacement_px(relation, response.down(corrected), pair.valid) > DISPLACED_PX
+    blurred = response.down(corrected) if of_field else low
     # Both are images of the whole scene, and what follows needs its memory.
     del plain, low
+    displaced = correct and displacement_px(relation, blurred, pair.valid) > DISPLACED_PX
     while correct and count < _CORRECTIONS:
         more = _locally_corrected(
-            pair, corrected, relation, response, further=not displaced and (of_field or count > 0), displaced=displaced
+            pair, corrected, blurred, relation, response, further=of_field or count > 0, displaced=displaced
         )
         if more is None:
             break
         corrected, count = more, count + 1
-        relation = _keep_field(relate(pair, response.down(corrected), threads=threads), relation)
-    blurred = response.down(corrected)
+        blurred = response.down(corrected)
+        relation = _keep_field(relate(pair, blurred, threads=threads), relation)
     found = Contradiction.find(relation, blurred, pair.valid, pair.rim, blind=pair.predicted is None)
     return Evidence(relation, blurred, found, count, unexplained), corrected
 
@@ -131,15 +130,10 @@ def unexplained_share(relation: GuideRelation, msi: FloatArray, valid: NDArray[n
 
 
 def _locally_corrected(
-    pair: CoarsePair,
-    guide: NDArray[np.float32],
-    relation: GuideRelation,
-    response: Response,
-    *,
-    further: bool,
-    displaced: bool,
-) -> NDArray[np.float32] | None:
-    seen, blurred = relation.seen, response.down(guide)
+    pair: CoarsePair, guide: NDArray[np.float32], blurred: FloatArray, relation: GuideRelation, response: Response,
+    *, further: bool, displaced: bool,
+) -> NDArray[np.float32] | None:  # fmt: skip
+    seen = relation.seen
     noise = (relation.synthesis**2).sum(axis=1) + 1e-4 * seen[:, pair.valid].var(axis=1)
     judged = np.where(
         relation.distance < _NO_DISTANCE, 1.0 / (1.0 + relation.distance / _JUDGED_DISTANCE) ** 2, _NO_WEIGHT

@@ -30,10 +30,10 @@ def best_correction(
     guide: FloatArray,
     noise: FloatArray,
     weight: FloatArray,
-    least_gain: float = LEAST_GAIN,
-    judged: FloatArray | None = None,
+    least_gain: float,
+    judged: FloatArray,
     *,
-    small: bool = True,
+    small: bool,
 ) -> FloatArray | None:
     """Return the correction of a guide at low resolution, or None where none is clearly better.
 
@@ -50,7 +50,7 @@ def best_correction(
     least_gain
         Share of the error that must not be exceeded.
     judged
-        Weight of each pixel in that comparison, shape (row, col); None: as ``weight``.
+        Weight of each pixel in that comparison, shape (row, col).
     small
         Whether small windows are tried too.
 
@@ -61,25 +61,23 @@ def best_correction(
     """
     scale = noise[:, None, None]
 
-    def loss(error: FloatArray, weight: FloatArray = weight) -> FloatArray:
-        return np.asarray((error**2 / scale).mean(axis=0) * weight)
+    def loss(error: FloatArray) -> FloatArray:
+        return np.asarray((error**2 / scale).mean(axis=0))
 
     before = seen - guide
     errors, corrections = [before], []
-    for sigma, ridge in CANDIDATES:
-        correction, error = local_affine(seen, guide, weight, sigma, ridge)
-        errors.append(error)
-        corrections.append(correction.astype(np.float32))
+    tried = [(local_affine, *candidate) for candidate in CANDIDATES]
     if small:
-        correction, error = local_gain(seen, guide, weight, *GAIN_CANDIDATE)
+        tried.append((local_gain, *GAIN_CANDIDATE))
+    for regress, sigma, ridge in tried:
+        correction, error = regress(seen, guide, weight, sigma, ridge)
         errors.append(error)
         corrections.append(correction.astype(np.float32))
-    local = np.stack([_window(loss(error), _CHOICE_PX) for error in errors])
+    local = np.stack([_window(loss(error) * weight, _CHOICE_PX) for error in errors])
     share = (local + 1e-3 * local[0].mean()) ** -_DECISIVENESS
     share /= share.sum(axis=0)
     blended = sum(part * error for part, error in zip(share, errors, strict=True))
-    judged = weight if judged is None else judged
-    if loss(np.asarray(blended), judged).sum() >= least_gain * loss(before, judged).sum():
+    if (loss(np.asarray(blended)) * judged).sum() >= least_gain * (loss(before) * judged).sum():
         return None
     return np.asarray(sum(part.astype(np.float32) * each for part, each in zip(share[1:], corrections, strict=True)))
 

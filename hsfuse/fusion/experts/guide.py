@@ -54,8 +54,6 @@ class GuideRegressors:
         guide's mean, shape (msi band,).
     deviation
         Of the HSI's canonical components, shape (component,).
-    ratio, offset_px
-        Of the pair.
     """
 
     turn: Tensor

@@ -86,14 +86,15 @@ class Contradiction:
         soft_misfit, soft_contrast = (gaussian_filter(x, 0.7, mode="constant") for x in (misfit, contrast))
         rivalry = soft_misfit / (soft_contrast + _LEAST_CONTRAST)
         left = relation.distance * unexplained / np.maximum(relation.remoteness / _REMOTE, 1.0)
+        # Neighbours that differ much predict badly: beside them a strong contradiction must do.
+        beside_contrast = left * np.minimum(rivalry, 1.0)
         if blind or displacement > DISPLACED_PX:
             candidates = (left > (_BLIND_DISTANCE if blind else OUTLIER_DISTANCE)) & (rivalry > 1.0) & valid
         else:
-            # Neighbours that differ much predict badly: beside them a strong contradiction must do.
-            candidates = (left * np.minimum(rivalry, 1.0) > OUTLIER_DISTANCE) & valid
+            candidates = (beside_contrast > OUTLIER_DISTANCE) & valid
         if rim is not None and not blind:
             # What lies in a gap is in the blurred MSI of its rim.
-            candidates |= (left * np.minimum(rivalry, 1.0) > _RIM_DISTANCE) & rim
+            candidates |= (beside_contrast > _RIM_DISTANCE) & rim
         return cls(np.asarray(candidates, dtype=np.bool_), rivalry, misfit, power, displacement)
 
 
