@@ -34,7 +34,7 @@ from hsfuse._version import __version__
 from hsfuse.band_selection.windows import window_of
 from hsfuse.degrade import Psf
 from hsfuse.fusion.methods.ssrfn import RECIPE
-from hsfuse.fusion.methods.ssrfn.config import GateConfig
+from hsfuse.fusion.methods.ssrfn.config import ARCHITECTURE, GateConfig
 from hsfuse.fusion.methods.ssrfn.network import Gate
 from hsfuse.fusion.methods.ssrfn.task import GateTask
 from hsfuse.fusion.nets.header import NetworkHeader
@@ -195,7 +195,7 @@ def main() -> None:
         "history": list(result.history),
     }  # fmt: skip
     header = NetworkHeader(
-        given.method, "ssrfn-gate", config.to_dict(), (), (), (), base=task.base, training=record
+        given.method, ARCHITECTURE, config.to_dict(), (), (), (), base=task.base, training=record
     )  # fmt: skip
     save_weights(given.output / WEIGHTS_FILE, result.network, header, dtype="bf16")
     checkpoint.unlink(missing_ok=True)

@@ -62,6 +62,8 @@ class NetworkEntry:
         with ``--quality plain`` and ``--adapt``.
     superseded
         Architectures whose weights methods of this name took before, and what those were, as the end of a sentence.
+    former_architectures
+        Names that weights of this architecture carry from before it was renamed: they are read as today's.
     """
 
     architecture: str
@@ -77,6 +79,7 @@ class NetworkEntry:
     takes_prior: bool = False
     refines_with: tuple[Quality, ...] = ()
     superseded: Mapping[str, str] = field(default_factory=dict)
+    former_architectures: tuple[str, ...] = ()
 
     def completed(self, settings: Settings) -> dict[str, Any]:
         """Return complete settings.
@@ -203,6 +206,11 @@ def architecture(name: str) -> NetworkEntry:
         f"There is no network architecture '{name}'.",
         hint="The weights come from a newer version of hsfuse, or the package of that network is not installed.",
     )
+
+
+def architecture_today(name: str) -> str:
+    """Today's name of an architecture that weights may carry a former name of; others stay as they are."""
+    return next((entry.architecture for _, entry in network_entries() if name in entry.former_architectures), name)
 
 
 def automatic_methods(kind: Literal["classical", "network"]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from hsfuse.cli.app import app
+from hsfuse.fusion.methods.ssrfn.config import ARCHITECTURE
 from hsfuse.fusion.nets.header import NetworkHeader, read_header
 from hsfuse.fusion.registry import METHODS, network_entries
 from hsfuse.training.checkpoint import save_checkpoint
@@ -57,7 +58,7 @@ def header(path: Path) -> NetworkHeader:
 def test_no_network_is_forgotten() -> None:
     known = {METHODS.get(name).network.architecture for name in SMALL}  # type: ignore[union-attr]
     # The gate is no network of the field: its training has tests of its own.
-    assert known == {entry.architecture for _, entry in network_entries()} - {"ssrfn-gate"}
+    assert known == {entry.architecture for _, entry in network_entries()} - {ARCHITECTURE}
 
 
 @pytest.mark.parametrize("name", SMALL)

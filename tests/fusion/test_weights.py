@@ -20,7 +20,8 @@ from hsfuse.degrade import Psf
 from hsfuse.errors import InputError, OutputError, UsageError
 from hsfuse.fusion.base import FusionContext, LowResolutionStrip
 from hsfuse.fusion.create import create_method
-from hsfuse.fusion.methods.ssrfn.config import GateConfig
+from hsfuse.fusion.methods.ssrfn.config import ARCHITECTURE, GateConfig
+from hsfuse.fusion.methods.ssrfn.network import Gate
 from hsfuse.fusion.methods.ssrfn_paper.config import SsrfnConfig
 from hsfuse.fusion.methods.ssrfn_paper.method import SsrfnMethod
 from hsfuse.fusion.methods.ssrfn_paper.network import Ssrfn
@@ -224,6 +225,16 @@ def test_weights_of_an_architecture_that_is_not_installed_are_named(trained):
     edited = rewrite(trained, lambda t, m: m.update(header(architecture="elsewhere").to_metadata()))
     with pytest.raises(InputError, match="no network architecture 'elsewhere'"):
         load_weights(edited)
+
+
+def test_weights_from_before_their_architecture_was_renamed_serve(tmp_path):
+    config = GateConfig()
+    about = header(architecture=ARCHITECTURE, config=config.to_dict(), centre_nm=(), fwhm_nm=(), ratios=(), n_msi=0,
+                   msi_bands=(), base="glp")  # fmt: skip
+    path = save_weights(tmp_path / "gate.safetensors", Gate(config), about)
+    former = rewrite(path, lambda t, m: m.update(replace(about, architecture="ssrfn-gate").to_metadata()))
+    assert read_header(former).architecture == ARCHITECTURE == "ssrfn-moe"
+    assert create_method("ssrfn-lite", model=former).architecture == ARCHITECTURE
 
 
 def test_method_checks_bands_and_ratio_of_the_scene(trained):

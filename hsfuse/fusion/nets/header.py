@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from hsfuse.errors import InputError
+from hsfuse.fusion.registry import architecture_today
 from hsfuse.spectral import BandTable
 
 FORMAT = "hsfuse-network"
@@ -32,7 +33,7 @@ class NetworkHeader:
     name
         Preset or name given in training.
     architecture
-        Which network it is; see :class:`hsfuse.fusion.registry.NetworkEntry`.
+        Which network it is, by today's name; see :class:`hsfuse.fusion.registry.NetworkEntry`.
     config
         The network's settings, plain values.
     centre_nm, fwhm_nm
@@ -118,7 +119,7 @@ class NetworkHeader:
             content = json.loads(metadata[FORMAT])
             header = cls(
                 name=str(content["name"]),
-                architecture=str(content["architecture"]),
+                architecture=architecture_today(str(content["architecture"])),
                 config=dict(content["config"]),
                 centre_nm=tuple(float(v) for v in content["centre_nm"]),
                 fwhm_nm=tuple(float(v) for v in content["fwhm_nm"]),

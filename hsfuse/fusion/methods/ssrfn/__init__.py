@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from hsfuse.fusion.base import FusionMethod
-from hsfuse.fusion.methods.ssrfn.config import REFERENCE, GateConfig
+from hsfuse.fusion.methods.ssrfn.config import ARCHITECTURE, REFERENCE, GateConfig
 from hsfuse.fusion.registry import MethodEntry, NetworkEntry
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def _entry(name: str, config: GateConfig, summary: str, auto_rank: int) -> Metho
         summary=summary,
         reference=REFERENCE,
         network=NetworkEntry(
-            architecture="ssrfn-gate",
+            architecture=ARCHITECTURE,
             settings=config.to_dict(),
             build=_build,
             wrap=_wrap,
@@ -59,6 +59,7 @@ def _entry(name: str, config: GateConfig, summary: str, auto_rank: int) -> Metho
             # With less than that they gain a tenth of a decibel over glp and its step, at three times their time.
             refines_with=("best",),
             superseded={"ssrfn": "which corrected a base estimate in bands of its own"},
+            former_architectures=("ssrfn-gate",),
         ),
         auto_rank=auto_rank,
         former_names=("ssrfn-gate",) if name == "ssrfn-lite" else (),

@@ -11,6 +11,8 @@ from hsfuse.fusion.nets.fixed_blocks import FixedBlocks
 from hsfuse.fusion.nets.settings import NetworkSettings
 
 REFERENCE = "hsfuse; experts of the scene weighed by one network, after SSRFN (doi 10.1109/JSTARS.2024.3469184)"
+ARCHITECTURE = "ssrfn-moe"
+"""A mixture of experts (Jacobs et al., Neural Computation 3, 1991): the network is its gate."""
 BASE = "glp"
 """Method of the base estimate."""
 BLOCKS = FixedBlocks(side=16, overlap=0, context=2)

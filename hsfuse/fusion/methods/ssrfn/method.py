@@ -31,7 +31,7 @@ from hsfuse.fusion.experts.bank import TileState
 from hsfuse.fusion.map.method import RefinedMethod, refined
 from hsfuse.fusion.map.posterior import mix
 from hsfuse.fusion.map.refinement import Refinement, RefinementKind, nonlocal_halo_px
-from hsfuse.fusion.methods.ssrfn.config import BASE, GateConfig
+from hsfuse.fusion.methods.ssrfn.config import ARCHITECTURE, BASE, GateConfig
 from hsfuse.fusion.methods.ssrfn.description import AFTER_PX, base_halo_px, describe, experts_px
 from hsfuse.fusion.methods.ssrfn.network import Gate, TilePart
 from hsfuse.fusion.methods.ssrfn.scene import GateScene, refined_base, tile_state, tile_state_from
@@ -72,7 +72,7 @@ class GateMethod(NetworkMethod):
         scenes that are large enough to tell; none where HSI and guide are displaced locally.
     """
 
-    architecture = "ssrfn-gate"
+    architecture = ARCHITECTURE
 
     def __init__(
         self,
