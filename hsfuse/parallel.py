@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from hsfuse.processor import usable_cores
 
@@ -57,6 +57,11 @@ def side_by_side(work: Callable[[Item], Result], items: Iterable[Item], threads:
 def do_all(work: Callable[[Item], object], items: Iterable[Item], threads: int) -> None:
     """Do ``work`` with each item, while so many threads are at work."""
     deque(side_by_side(work, items, threads), maxlen=0)
+
+
+def together(*works: Callable[[], Any], threads: int) -> Iterator[Any]:
+    """Yield the results of unlike pieces of work, in the order in which they were given; as :func:`side_by_side`."""
+    return side_by_side(lambda work: work(), works, threads)
 
 
 def one_ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

@@ -11,7 +11,7 @@ from hsfuse.coregister.warp import Resampler
 from hsfuse.grid import Grid, Slice2D
 from hsfuse.inference import fill
 from hsfuse.native import image
-from hsfuse.parallel import allowed_threads, side_by_side, threads_for
+from hsfuse.parallel import allowed_threads, side_by_side, threads_for, together
 from hsfuse.writers.encoding import SampleEncoding
 from hsfuse.writers.statistics import sampled_statistics
 
@@ -37,6 +37,31 @@ def test_items_are_taken_in_the_callers_thread_and_few_at_a_time():
     assert next(results) == 0
     assert len(taken) <= 4
     assert list(results) == [value * value for value in range(1, 9)]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_unlike_pieces_keep_their_order_and_leave_no_thread_when_one_fails(threads):
+    ended = threading.Event()
+
+    def last():
+        ended.wait(5.0)
+        return "last"
+
+    def first():
+        ended.set()
+        return 1
+
+    assert list(together(first, last, threads=threads)) == [1, "last"]
+
+    def fails():
+        raise ValueError("the second piece")
+
+    before = set(threading.enumerate())
+    results = together(first, fails, last, threads=threads)
+    assert next(results) == 1
+    with pytest.raises(ValueError, match="the second piece"):
+        next(results)
+    assert set(threading.enumerate()) == before
 
 
 @pytest.mark.parametrize("bands", [1, 20])

@@ -16,7 +16,7 @@ from hsfuse.fusion.create import create_method
 from hsfuse.fusion.map.blur import TileBlur, decimation_matrix
 from hsfuse.fusion.map.method import RefinedMethod, refined
 from hsfuse.fusion.map.posterior import MapEstimator
-from hsfuse.fusion.map.prior import ErrorPrior
+from hsfuse.fusion.map.prior import ErrorPrior, squared_misses
 from hsfuse.fusion.map.refinement import Refinement
 from hsfuse.fusion.scene_model.model import estimate_scene_model
 
@@ -134,8 +134,15 @@ def test_components_are_cleaned_where_held_out_bands_gain_by_it(
     pair: Pair, monkeypatch: pytest.MonkeyPatch, more: float, used: bool
 ) -> None:
     told = {"map": 0.5, "clean": 0.6, "nonlocal": 0.6 + more}
-    monkeypatch.setattr("hsfuse.fusion.map.method.HeldOutBands.gain", lambda self, kind, error: told[kind])
-    monkeypatch.setattr("hsfuse.fusion.map.method._trial_gain", lambda trial, *rest: 1.0 + bool(trial.nonlocal_step))
+    monkeypatch.setattr(
+        "hsfuse.fusion.map.method.HeldOutBands.gains", lambda self, kind, errors, *rest: [told[kind]] * len(errors)
+    )
+    monkeypatch.setattr(
+        "hsfuse.fusion.map.method._trial_misses",
+        lambda trial, method, windows, fused, *rest: [
+            (0.5 - 0.1 * bool(trial.nonlocal_step)) * squared_misses(*pair) for pair in zip(windows, fused, strict=True)
+        ],
+    )
     method = RefinedMethod(create_method("glp"), "best")
     method.fit(pair.context(), pair.strips())
     record = method.refinement

@@ -24,6 +24,7 @@ from hsfuse.fusion.map.blur import TileBlur
 from hsfuse.fusion.map.posterior import MapEstimator, mix
 from hsfuse.fusion.map.refinement import LOOSE_WHITENING, WHITENING, NonlocalStep, denoise_components, reference_step
 from hsfuse.fusion.scene_model.model import SceneModel
+from hsfuse.parallel import threads_for, together
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -148,9 +149,12 @@ class ExpertBank:
         settings = [estimator(factor, 1.0) for factor in PRIORS] + [estimator(1.0, factor) for factor in GUIDES]
         loose = estimator(_LOOSE_PRIOR, _LOOSE_GUIDE)
         pull = canonical.into @ (plain.leave / plain.precision) @ plain.pull
+        detail, reduced_error = together(
+            lambda: GuideDetail.fit(strips, model, variance, canonical, seed),
+            lambda: ReducedError.fit(reduced_windows, model.ratio, seed=seed), threads=threads_for(4) // 2,
+        )  # fmt: skip
         return cls(
-            canonical, GuideDetail.fit(strips, model, variance, canonical, seed),
-            ReducedError.fit(reduced_windows, model.ratio, seed=seed), tuple(settings), plain,
+            canonical, detail, reduced_error, tuple(settings), plain,
             loose, NonlocalStep.make(model, loose, power, LOOSE_WHITENING), pull, model, aligned,
         )  # fmt: skip
 

@@ -39,8 +39,8 @@ _WINDOW_TAPS, _WINDOW_RIDGE = 25, 0.05
 _FLOOR = 3.0
 """Of the scale of a guide component, in units of its error."""
 _MOST_SAMPLES = 30_000
-_MOST_THREADS = 4
-"""Regressions that are fitted side by side; each takes 150 MB meanwhile."""
+_MOST_THREADS = 8
+"""Regressions that are fitted side by side; each takes 150 MB meanwhile at most."""
 
 
 @dataclass(frozen=True)

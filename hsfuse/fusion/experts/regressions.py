@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 from scipy.cluster.vq import kmeans2
+from scipy.linalg import qr, solve_triangular
 
 from hsfuse.fusion.classical.statistics import FloatMatrix
 from hsfuse.native import experts as native
@@ -19,10 +20,32 @@ if TYPE_CHECKING:
 _CHUNK_VALUES = 1 << 23
 _LEAST_CLASSES, _MOST_CLASSES, _PIXELS_PER_CLASS = 2, 8, 60
 _CLASS_RIDGE = 2.0
+_LEAST_PIVOT = 1e-10
+"""Of the largest one: columns whose pivots are smaller depend on the others."""
 
 
 def _with_one(x: FloatMatrix) -> FloatMatrix:
     return np.concatenate([x, np.ones((len(x), 1))], axis=1)
+
+
+def least_squares(a: FloatMatrix, y: FloatMatrix) -> tuple[FloatMatrix, FloatMatrix]:
+    """Fit samples (sample, target) by few columns (sample, regressor) of many samples.
+
+    By a QR decomposition of the columns: :func:`numpy.linalg.lstsq` turns all targets along, most of its time where
+    there are hundreds of them, and has to be asked only where columns depend on each other.
+
+    Returns
+    -------
+    coefficients, left : numpy.ndarray
+        Shape (regressor, target), and what is left of ``y``, its shape.
+    """
+    q, r = qr(a, mode="economic", check_finite=False)
+    pivots = np.abs(np.diag(r))
+    if len(a) < a.shape[1] or pivots.min() <= _LEAST_PIVOT * pivots.max():
+        found = np.linalg.lstsq(a, y, rcond=None)[0]
+        return np.asarray(found, np.float64), y - a @ found
+    turned = q.T @ y
+    return np.asarray(solve_triangular(r, turned, check_finite=False), np.float64), y - q @ turned
 
 
 def _tensor(array: NDArray[np.floating], device: str) -> torch.Tensor:
@@ -54,9 +77,8 @@ class LinearRegression:
     @classmethod
     def fit(cls, x: FloatMatrix, y: FloatMatrix, device: str) -> tuple[LinearRegression, FloatMatrix]:
         """Fit samples (sample, regressor) to (sample, target); also return what is left, shape (sample, target)."""
-        a = _with_one(x)
-        found = np.linalg.lstsq(a, y, rcond=None)[0]
-        return cls(_tensor(found[:-1].T, device), _tensor(found[-1], device)), y - a @ found
+        found, left = least_squares(_with_one(x), y)
+        return cls(_tensor(found[:-1].T, device), _tensor(found[-1], device)), left
 
     def apply(self, x: torch.Tensor) -> torch.Tensor:
         """Predict (n, target, row, col) from (n, regressor, row, col)."""
@@ -123,10 +145,9 @@ class FourierRegression:
         rng = np.random.default_rng(seed)
         frequency = rng.standard_normal((features, x.shape[1])) * bandwidth
         phase = rng.uniform(0.0, 2.0 * np.pi, features)
-        values = np.cos(x @ frequency.T + phase)
-        a = _with_one(x)
-        own = np.linalg.lstsq(a, values, rcond=None)[0]
-        values -= a @ own
+        values = x @ frequency.T
+        values += phase
+        own, values = least_squares(_with_one(x), np.cos(values, out=values))
         gram, right = values.T @ values, values.T @ residual
         level = max(float(np.trace(gram)) / features, 1e-9)
         weight = np.concatenate([np.linalg.solve(gram + r * level * np.eye(features), right) for r in ridges], axis=1)

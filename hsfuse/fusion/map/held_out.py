@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,7 @@ from hsfuse.degrade import upsample_array
 from hsfuse.fusion.base import FusionContext, LowResolutionStrip
 from hsfuse.fusion.classical.adaptive import AdaptiveInjection
 from hsfuse.fusion.classical.statistics import MIN_PIXELS, FloatMatrix, PairStatistics, gather
+from hsfuse.fusion.map.posterior import Misfit, mix
 from hsfuse.fusion.map.prior import ErrorPrior
 from hsfuse.fusion.map.refinement import NOISE_LEFT, Refinement, RefinementKind
 from hsfuse.fusion.scene_model.model import SceneModel
@@ -46,6 +48,27 @@ class _Window:
     counted: NDArray[np.bool_]
 
 
+@dataclass(frozen=True)
+class _Start:
+    """What a refinement starts from in a window without a band.
+
+    Attributes
+    ----------
+    low, guide, state
+        HSI, guide and components of the draft, each of shape (1, ..., row, col).
+    misfit
+        What the draft leaves unexplained, whatever an estimate trusts; None where more than one estimate follows.
+    shown
+        The held-out band as the draft shows it, shape (1, 1, row, col).
+    """
+
+    low: torch.Tensor
+    guide: torch.Tensor
+    state: torch.Tensor
+    misfit: Misfit | None
+    shown: torch.Tensor
+
+
 class HeldOutBands:
     """Fusions of parts of a scene without one MSI band.
 
@@ -55,114 +78,163 @@ class HeldOutBands:
         The scene at low resolution with its fine MSI, calibrated as ``model`` is.
     context
         Facts about the pair.
-    model, prior, power
-        The pair, how wrong a method is on it, and the covariance of the HSI's components.
+    model
+        The pair.
     """
 
-    def __init__(
-        self,
-        strips: Sequence[LowResolutionStrip],
-        context: FusionContext,
-        model: SceneModel,
-        prior: ErrorPrior,
-        power: FloatMatrix,
-    ) -> None:
-        self._context, self._model, self._prior, self._power = context, model, prior, power
-        bands = len(model.synthesis.mean)
-        self._windows = _windows(strips, model.ratio) if bands > 1 else []
+    def __init__(self, strips: Sequence[LowResolutionStrip], context: FusionContext, model: SceneModel) -> None:
+        self._context, self._model = context, model
+        self._bands = range(len(model.synthesis.mean))
+        self._windows = _windows(strips, model.ratio, context.threads) if len(self._bands) > 1 else []
         some = strips[:: -(-len(strips) // _MAX_STRIPS)] if strips else strips
         self._statistics = gather(some) if self._windows else None
-        self._drafts: dict[tuple[int, RefinementKind], list[tuple[torch.Tensor, torch.Tensor]]] = {}
+        self._before: list[float] = []
 
     def __bool__(self) -> bool:
         """Whether there is anything to compare."""
         return bool(self._windows)
 
-    def gain(self, kind: RefinementKind, hsi_error: FloatMatrix) -> float:
-        """Gain of a refinement over what it starts from, dB, mean over the MSI bands."""
-        bands = range(len(self._model.guide_noise))
-        gains = side_by_side(lambda band: self._band_gain(band, kind, hsi_error), bands, self._context.threads_here)
-        return float(np.mean(list(gains)))
+    def gains(
+        self, kind: RefinementKind, hsi_errors: Sequence[FloatMatrix], prior: ErrorPrior, power: FloatMatrix
+    ) -> list[float]:
+        """Gains of refinements over what they start from, dB, mean over the MSI bands.
 
-    def _band_gain(self, band: int, kind: RefinementKind, hsi_error: FloatMatrix) -> float:
-        import torch
+        Parameters
+        ----------
+        kind
+            What the refinements do.
+        hsi_errors
+            Covariance of what the HSI's response leaves unexplained, of each of them.
+        prior, power
+            How wrong a method is on the pair, and the covariance of the HSI's components.
+        """
+        threads = self._context.threads_here
 
-        model = _without(self._model, band)
-        step = Refinement.make(
-            model, self._prior, self._power, kind=kind, hsi_error=hsi_error, device=self._context.device
-        )
-        sums = np.zeros(2)
-        plain = self._drafted(band, step, "map")
+        def step_of(piece: tuple[FloatMatrix, int]) -> Refinement:
+            hsi_error, band = piece
+            return Refinement.make(
+                _without(self._model, band), prior, power, kind=kind, hsi_error=hsi_error, device=self._context.device
+            )  # fmt: skip
+
+        steps = list(side_by_side(step_of, product(hsi_errors, self._bands), threads))
+        some = steps[: len(self._bands)]
         # The whole refinement starts from what cleaning by non-local Bayes makes, too.
-        start = plain if kind == "map" else self._drafted(band, step, "clean" if kind == "nonlocal" else kind)
-        for window, (_, before), (guide, draft) in zip(self._windows, plain, start, strict=True):
-            low = torch.from_numpy(window.hsi)[None].to(draft.device)
-            after = step.apply(low, guide, draft.clone())
-            sums += [self._miss(band, window, result[0]) for result in (before, after)]
-        noise = float(self._model.guide_noise[band] ** 2)
-        left = np.maximum(sums / len(self._windows) - noise, _LEAST_LEFT * sums / len(self._windows))
-        return float(10.0 * np.log10(left[0] / max(float(left[1]), 1e-30)))
+        starts = self._starts("clean" if kind == "nonlocal" else kind, some)
+        if not self._before:
+            plain = starts if kind == "map" else self._starts("map", some)
+            self._before = self._sums([self._miss(band, window, start.shown) for band, window, start in plain])
 
-    def _miss(self, band: int, window: _Window, result: torch.Tensor) -> float:
-        """Mean squared difference of what a result shows of a band and the band, without their mean difference."""
+        def missed(piece: tuple[int, tuple[int, _Window, _Start]]) -> float:
+            number, (band, window, start) = piece
+            step = steps[number * len(self._bands) + band]
+            into = self._shown(band, start.state.device) @ step.back
+            if start.misfit is None or step.nonlocal_step is not None:
+                more = mix(into, step.change(start.low, start.guide, start.state))
+            else:
+                # All that is asked for is what the change of all components shows of the band.
+                more = step.first.correct(start.misfit, into)
+            return self._miss(band, window, start.shown + more)
+
+        found = list(side_by_side(missed, product(range(len(hsi_errors)), starts), threads))
+        each = len(starts)
+        return [self._gain(self._sums(found[first : first + each])) for first in range(0, len(found), each)]
+
+    def _gain(self, after: Sequence[float]) -> float:
+        """Mean over the bands, dB, from the mean squares of what is missed."""
+        gains = []
+        for band, sums in enumerate(zip(self._before, after, strict=True)):
+            mean = np.array(sums) / len(self._windows)
+            left = np.maximum(mean - float(self._model.guide_noise[band] ** 2), _LEAST_LEFT * mean)
+            gains.append(10.0 * np.log10(left[0] / max(float(left[1]), 1e-30)))
+        return float(np.mean(gains))
+
+    def _sums(self, found: Sequence[float]) -> list[float]:
+        """Sums over the windows of what was found band by band, window by window."""
+        count = len(self._windows)
+        return [float(sum(found[band * count : (band + 1) * count])) for band in self._bands]
+
+    def _shown(self, band: int, device: torch.device) -> torch.Tensor:
+        """Return what turns HSI bands into what they show of a band, without its mean, shape (1, band)."""
         import torch
 
-        model = self._model
-        seen = model.synthesis.matrix[band] @ model.space.forward
-        weight = torch.as_tensor(seen, dtype=torch.float32, device=result.device)
-        shown = torch.tensordot(weight, result, dims=1).cpu().numpy()
-        error = (shown - window.msi[band])[window.counted]
+        seen = self._model.synthesis.matrix[band] @ self._model.space.forward
+        return torch.as_tensor(seen, dtype=torch.float32, device=device)[None]
+
+    def _miss(self, band: int, window: _Window, shown: torch.Tensor) -> float:
+        """Mean squared difference of what is shown of a band and the band, without their mean difference."""
+        error = (shown[0, 0].cpu().numpy() - window.msi[band])[window.counted]
         return float(error.astype(np.float64).var())
 
-    def _drafted(self, band: int, step: Refinement, kind: RefinementKind) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Guides without a band and what an adaptive injection makes of them."""
+    def _starts(self, kind: RefinementKind, steps: Sequence[Refinement]) -> list[tuple[int, _Window, _Start]]:
+        """Return what refinements start from, band by band and window by window; ``steps`` are those of the bands."""
+        injections = list(side_by_side(lambda band: self._injection(band, kind), self._bands, self._context.threads))
+
+        def start(piece: tuple[int, _Window]) -> tuple[int, _Window, _Start]:
+            band, window = piece
+            return band, window, self._start(band, window, injections[band], steps[band], cleaned=kind != "map")
+
+        return list(side_by_side(start, product(self._bands, self._windows), self._context.threads_here))
+
+    def _injection(self, band: int, kind: RefinementKind) -> AdaptiveInjection:
+        """Return the adaptive injection of a guide without a band."""
+        context, keep = self._context, self._others(band)
+        part = replace(context, psf=self._model.psf, srf=None if context.srf is None else context.srf[keep])
+        return AdaptiveInjection.learn(
+            _statistics_of(self._statistics, keep), part, max_rank=self._model.space.rank,
+            offset_px=self._model.offset_px, noise_left=NOISE_LEFT[kind],
+        )  # fmt: skip
+
+    def _others(self, band: int) -> list[int]:
+        return [k for k in self._bands if k != band]
+
+    def _start(
+        self, band: int, window: _Window, injection: AdaptiveInjection, step: Refinement, *, cleaned: bool
+    ) -> _Start:
         import torch
 
-        if (band, kind) not in self._drafts:
-            context, keep = self._context, [k for k in range(len(self._model.guide_noise)) if k != band]
-            part = replace(
-                context, psf=self._model.psf, srf=None if context.srf is None else context.srf[keep]
-            )  # fmt: skip
-            injection = AdaptiveInjection.learn(
-                _statistics_of(self._statistics, keep), part, max_rank=self._model.space.rank,
-                offset_px=self._model.offset_px, noise_left=NOISE_LEFT[kind],
-            )  # fmt: skip
-            made = []
-            for window in self._windows:
-                low, guide = (
-                    torch.from_numpy(np.ascontiguousarray(image))[None].to(context.device)
-                    for image in (window.hsi, window.msi[keep])
-                )
-                guide = guide if kind == "map" else step.clean(guide)
-                made.append((guide, injection.apply(low, guide)))
-            self._drafts[band, kind] = made
-        return self._drafts[band, kind]
+        low, guide = (
+            torch.from_numpy(np.ascontiguousarray(image))[None].to(self._context.device)
+            for image in (window.hsi, window.msi[self._others(band)])
+        )
+        guide = step.clean(guide) if cleaned else guide
+        draft = injection.apply(low, guide)
+        constant = (step.forward @ step.mean)[:, None, None]
+        state = mix(step.forward, draft) - constant
+        misfit = None
+        if step.nonlocal_step is None:
+            misfit = step.first.misfit(mix(step.forward, low) - constant, guide, state)
+        return _Start(low, guide, state, misfit, mix(self._shown(band, draft.device), draft))
 
 
-def _windows(strips: Sequence[LowResolutionStrip], ratio: int) -> list[_Window]:
+def _windows(strips: Sequence[LowResolutionStrip], ratio: int, threads: int) -> list[_Window]:
     """Valid parts of the strips, spread evenly."""
-    found: list[_Window] = []
+    pieces: list[tuple[LowResolutionStrip, slice]] = []
     for strip in strips:
-        if strip.fine is None:
-            continue
-        rows, width = strip.valid.shape
+        width = strip.valid.shape[1]
         starts = list(range(0, max(width - _WINDOW_PX // 2, 1), _WINDOW_PX))
-        for start, stop in zip(starts, [*starts[1:], width], strict=True):
-            if float(strip.valid[:, start:stop].mean()) < _MIN_VALID:
-                continue
-            top = strip.fine_above * ratio
-            fine = strip.fine[:, top : top + rows * ratio, start * ratio : stop * ratio]
-            usable = np.isfinite(fine).all(axis=0)
-            msi = np.where(usable, fine, upsample_array(strip.msi[:, :, start:stop], ratio)).astype(np.float32)
-            margin = [min(_RIM_PX, size // 4) * ratio for size in (rows, stop - start)]
-            counted = np.zeros_like(usable)
-            inner = tuple(slice(edge, size - edge) for edge, size in zip(margin, usable.shape, strict=True))
-            counted[inner] = binary_erosion(usable, np.ones((3, 3), bool), iterations=ratio, border_value=1)[inner]
-            if counted.sum() >= MIN_PIXELS:
-                found.append(_Window(np.ascontiguousarray(strip.hsi[:, :, start:stop]), msi, counted))
+        pieces += [(strip, slice(*edges)) for edges in zip(starts, [*starts[1:], width], strict=True)]
+    looked_at = side_by_side(lambda piece: _window(*piece, ratio), pieces, threads)
+    found = [window for window in looked_at if window is not None]
     if len(found) > _MAX_WINDOWS:
         found = [found[i] for i in np.linspace(0, len(found) - 1, _MAX_WINDOWS).round().astype(int)]
     return found
+
+
+def _window(strip: LowResolutionStrip, cols: slice, ratio: int) -> _Window | None:
+    """Return some columns of a strip; None where too little is valid."""
+    if strip.fine is None or float(strip.valid[:, cols].mean()) < _MIN_VALID:
+        return None
+    rows, top = strip.valid.shape[0], strip.fine_above * ratio
+    fine = strip.fine[:, top : top + rows * ratio, cols.start * ratio : cols.stop * ratio]
+    usable = np.isfinite(fine).all(axis=0)
+    margin = [min(_RIM_PX, size // 4) * ratio for size in (rows, cols.stop - cols.start)]
+    counted = np.zeros_like(usable)
+    inner = tuple(slice(edge, size - edge) for edge, size in zip(margin, usable.shape, strict=True))
+    counted[inner] = binary_erosion(usable, np.ones((3, 3), bool), iterations=ratio, border_value=1)[inner]
+    if counted.sum() < MIN_PIXELS:
+        return None
+    msi = np.where(usable, fine, upsample_array(strip.msi[:, :, cols], ratio)).astype(np.float32)
+    return _Window(np.ascontiguousarray(strip.hsi[:, :, cols]), msi, counted)
 
 
 def _without(model: SceneModel, band: int) -> SceneModel:

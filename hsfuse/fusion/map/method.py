@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,15 +25,15 @@ from hsfuse.fusion.base import (
 )
 from hsfuse.fusion.classical.statistics import FloatMatrix
 from hsfuse.fusion.diagnostics import Calibration, MethodDiagnostics, RefinementRecord
+from hsfuse.fusion.map.degraded import DegradedWindow, degraded_windows
 from hsfuse.fusion.map.held_out import HeldOutBands
 from hsfuse.fusion.map.posterior import HALO_PX
 from hsfuse.fusion.map.prior import (
-    DegradedWindow,
     ErrorPrior,
-    degraded_windows,
     error_prior,
     fresh_copy,
     fuse_windows,
+    squared_misses,
     validated_gain,
 )
 from hsfuse.fusion.map.refinement import (
@@ -45,7 +46,7 @@ from hsfuse.fusion.map.refinement import (
 )
 from hsfuse.fusion.scene_model.model import SceneModel, estimate_scene_model
 from hsfuse.log import get_logger
-from hsfuse.parallel import side_by_side
+from hsfuse.parallel import side_by_side, together
 
 if TYPE_CHECKING:
     import torch
@@ -216,32 +217,36 @@ class RefinedMethod(FusionMethod):
         if not model.noise_known:
             _log.info("The scene is too small to measure the noise of both images: the result is not refined.")
             return None, RefinementRecord("none", {}, 0, None)
-        windows = degraded_windows(strips, model, seed=context.seed, guide_noise=1.0)
-        fused = fuse_windows(fresh, windows, context, model) if windows else None
-        if not fused:
+        threads = context.threads
+        # What is tried at reduced resolution, and, beside that, what else the scene tells.
+        facts = together(
+            lambda: self._reduced(fresh, strips, context, model),
+            lambda: HeldOutBands(strips, context, model),
+            lambda: _slope_covariance(strips, model, threads),
+            lambda: _component_power(strips, model, threads),
+            threads=threads,
+        )
+        reduced = next(facts)
+        if reduced is None:
             return None, RefinementRecord("none", {}, 0, None)
-        prior, power = error_prior(windows, fused, model), _component_power(strips, model)
-        slope, slope_low = _slope_covariance(strips, model), _slope_covariance_low(windows, model)
+        windows, fused, prior = reduced
+        held_out, slope, power = facts
+        slope_low = _slope_covariance_low(windows, model, threads)
         identity = np.eye(model.space.rank)
+        before = list(side_by_side(lambda pair: squared_misses(*pair), zip(windows, fused, strict=True), threads))
 
         def reduced_error(kind: RefinementKind, displacement: float) -> float:
             error = identity + displacement**2 * slope_low
             trial = Refinement.make(
                 model, prior, power, kind=kind, hsi_error=error, device=context.device, aligned=True
             )  # fmt: skip
-            threads = context.threads_here if fresh.spec.kind == "classical" else 1
-            return _trial_gain(trial, fresh, windows, fused, model, threads)
+            beside = context.threads_here if fresh.spec.kind == "classical" else 1
+            after = _trial_misses(trial, fresh, windows, fused, beside)
+            return validated_gain(windows, before, after, model)
 
-        held_out = HeldOutBands(strips, context, model, prior, power)
         if held_out:
-            first, *others = DISPLACEMENTS_PX
-            # The first finds the drafts that all of them start from.
-            tried = {first: held_out.gain("map", identity + first**2 * slope)}
-            gains_of = side_by_side(
-                lambda px: held_out.gain("map", identity + px**2 * slope), others,
-                min(context.threads_here, len(others)),
-            )  # fmt: skip
-            tried |= zip(others, gains_of, strict=True)
+            errors = [identity + px**2 * slope for px in DISPLACEMENTS_PX]
+            tried = dict(zip(DISPLACEMENTS_PX, held_out.gains("map", errors, prior, power), strict=True))
         else:
             tried = {px: reduced_error("map", px) for px in DISPLACEMENTS_PX}
         displacement = max(tried, key=lambda px: tried[px])
@@ -250,19 +255,28 @@ class RefinedMethod(FusionMethod):
             low_error = identity + displacement**2 * slope_low
             self._reduced_fit = ReducedFit(strips, windows, fresh, fused, prior, power, error, low_error)
         kinds = KINDS[self._quality]
-        gains: dict[str, float] = {kind: reduced_error(kind, displacement) for kind in kinds}
-        held: dict[str, float] = {"map": tried[displacement]}
-        held |= {kind: held_out.gain(kind, error) if held_out else gains[kind] for kind in kinds if kind != "map"}
-        least = MIN_HELD_OUT_DB if displacement > 0 else -MOST_LOSS_DB
-        usable = [kind for kind in kinds if gains[kind] >= MIN_GAIN_DB and held[kind] >= least]
-        if held_out and held.get("nonlocal", 0.0) < held.get("clean", 0.0) + NONLOCAL_DB:
-            usable = [kind for kind in usable if kind != "nonlocal"]
+        others = [kind for kind in kinds if kind != "map"]
+        pieces = [partial(reduced_error, kind, displacement) for kind in kinds]
+        if held_out:
+            pieces += [partial(lambda kind: held_out.gains(kind, [error], prior, power)[0], kind) for kind in others]
+        found = list(together(*pieces, threads=context.threads_here))
+        gains: dict[str, float] = dict(zip(kinds, found, strict=False))
+        held = {"map": tried[displacement]} | dict(zip(others, found[len(kinds) if held_out else 1 :], strict=True))
         record = RefinementRecord("none", gains, len(windows), prior.error, held, displacement)
-        if not usable:
+        best = _best(kinds, gains, held, displacement, judged=bool(held_out))
+        if best is None:
             return None, record
-        best = max(usable, key=lambda kind: gains[kind])
         chosen = Refinement.make(model, prior, power, kind=best, hsi_error=error, device=context.device)
         return chosen, replace(record, used=best)
+
+    @staticmethod
+    def _reduced(
+        fresh: FusionMethod, strips: list[LowResolutionStrip], context: FusionContext, model: SceneModel
+    ) -> tuple[list[DegradedWindow], list[torch.Tensor], ErrorPrior] | None:
+        """Degrade the scene once more and fuse it there; None where that cannot be done."""
+        windows = degraded_windows(strips, model, seed=context.seed, guide_noise=1.0, threads=context.threads)
+        fused = fuse_windows(fresh, windows, context, model) if windows else None
+        return (windows, fused, error_prior(windows, fused, model, threads=context.threads)) if fused else None
 
     def guide_filter(self) -> GuideFilter | None:
         """Return the cleaning of the guide, if the step has one, and the method for a cleaned guide."""
@@ -310,65 +324,86 @@ class RefinedMethod(FusionMethod):
         return self._inside.bands(components[..., inside[0], inside[1]], outside, window)
 
 
-def _component_power(strips: list[LowResolutionStrip], model: SceneModel) -> FloatMatrix:
+def _best(
+    kinds: Sequence[RefinementKind], gains: dict[str, float], held: dict[str, float], displacement_px: float, *,
+    judged: bool,
+) -> RefinementKind | None:  # fmt: skip
+    """Choose what is done by its gains at reduced resolution and on held-out bands; None: nothing."""
+    least = MIN_HELD_OUT_DB if displacement_px > 0 else -MOST_LOSS_DB
+    usable = [kind for kind in kinds if gains[kind] >= MIN_GAIN_DB and held[kind] >= least]
+    if judged and held.get("nonlocal", 0.0) < held.get("clean", 0.0) + NONLOCAL_DB:
+        usable = [kind for kind in usable if kind != "nonlocal"]
+    return max(usable, key=gains.__getitem__, default=None)
+
+
+def _component_power(strips: list[LowResolutionStrip], model: SceneModel, threads: int) -> FloatMatrix:
     """Covariance of the HSI's components over the valid pixels."""
     forward, mean = (np.asarray(array, np.float32) for array in (model.space.forward, model.space.mean))
-    scatter, count = np.zeros((model.space.rank, model.space.rank)), 0
-    for strip in strips:
+
+    def look(strip: LowResolutionStrip) -> tuple[NDArray[np.float32], int]:
         inside = forward @ (strip.hsi[:, strip.valid] - mean[:, None])
-        scatter += inside @ inside.T
-        count += inside.shape[1]
+        return inside @ inside.T, inside.shape[1]
+
+    scatter, count = np.zeros((model.space.rank, model.space.rank)), 0
+    for part, pixels in side_by_side(look, strips, threads):
+        scatter += part
+        count += pixels
     return np.asarray(scatter / max(count, 1))
 
 
-def _slope_covariance(strips: list[LowResolutionStrip], model: SceneModel) -> FloatMatrix:
+def _slope_covariance(strips: list[LowResolutionStrip], model: SceneModel, threads: int) -> FloatMatrix:
     """Covariance of the components' slopes (per HSI pixel, both directions together), without that of their noise."""
-    return _slopes([(strip.hsi, strip.valid) for strip in strips], model)
+    return _slopes([(strip.hsi, strip.valid) for strip in strips], model, threads)
 
 
-def _slope_covariance_low(windows: list[DegradedWindow], model: SceneModel) -> FloatMatrix:
+def _slope_covariance_low(windows: list[DegradedWindow], model: SceneModel, threads: int) -> FloatMatrix:
     """The same one level down."""
-    return _slopes([(window.low, np.ones(window.low.shape[1:], bool)) for window in windows], model)
+    return _slopes([(window.low, np.ones(window.low.shape[1:], bool)) for window in windows], model, threads)
 
 
-def _slopes(images: list[tuple[NDArray[np.float32], NDArray[np.bool_]]], model: SceneModel) -> FloatMatrix:
+def _slopes(
+    images: list[tuple[NDArray[np.float32], NDArray[np.bool_]]], model: SceneModel, threads: int
+) -> FloatMatrix:  # fmt: skip
     space = model.space
-    scatter, count = np.zeros((space.rank, space.rank)), 0
-    for image, valid in images:
+
+    def look(pair: tuple[NDArray[np.float32], NDArray[np.bool_]]) -> tuple[list[NDArray[np.float32]], int]:
+        image, valid = pair
         centred = image - space.mean.astype(np.float32)[:, None, None]
         components = np.tensordot(space.forward.astype(np.float32), centred, axes=1)
         inside = np.asarray(binary_erosion(valid, np.ones((3, 3), bool), border_value=1), dtype=np.bool_)
-        for axis in (1, 2):
-            if image.shape[axis] > 1:
-                slope = np.gradient(components, axis=axis)[:, inside]
-                scatter += slope @ slope.T
-        count += int(inside.sum())
+        axes = [axis for axis in (1, 2) if image.shape[axis] > 1]
+        slopes = (np.gradient(components, axis=axis)[:, inside] for axis in axes)
+        return [slope @ slope.T for slope in slopes], int(inside.sum())
+
+    scatter, count = np.zeros((space.rank, space.rank)), 0
+    for parts, pixels in side_by_side(look, images, threads):
+        for part in parts:
+            scatter += part
+        count += pixels
     # A central difference halves the variance of white noise; there are two directions.
     values, vectors = np.linalg.eigh(scatter / max(count, 1) - np.eye(space.rank))
     return np.asarray((vectors * np.maximum(values, 0.0)) @ vectors.T)
 
 
-def _trial_gain(
+def _trial_misses(
     trial: Refinement,
     fitted: FusionMethod,
     windows: list[DegradedWindow],
     fused: list[torch.Tensor],
-    model: SceneModel,
     threads: int = 1,
-) -> float:
-    """Gain of a refinement over the method at reduced resolution, dB."""
+) -> list[FloatMatrix]:
+    """What a refinement misses in windows at reduced resolution, see :func:`squared_misses`."""
     import torch
 
-    def refine(pair: tuple[DegradedWindow, torch.Tensor]) -> torch.Tensor:
+    def refine(pair: tuple[DegradedWindow, torch.Tensor]) -> FloatMatrix:
         window, plain = pair
         low, guide = (torch.from_numpy(image)[None].to(plain.device) for image in (window.low, window.guide))
         cleaned = trial.clean(guide)
         # A copy in either case: what networks return in inference mode must not be changed in place outside it.
         base = (plain if cleaned is guide else fitted.fuse(low, cleaned).float()).clone().contiguous()
-        return trial.apply(low, cleaned, base)
+        return squared_misses(window, trial.apply(low, cleaned, base))
 
-    after = list(side_by_side(refine, zip(windows, fused, strict=True), threads))
-    return validated_gain(windows, fused, after, model)
+    return list(side_by_side(refine, zip(windows, fused, strict=True), threads))
 
 
 def refined(method: FusionMethod, quality: Quality | None, *, ratio: int = 2) -> FusionMethod:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from hsfuse.fusion.scene_model.contradiction import Contradiction
 from hsfuse.fusion.scene_model.pair import CoarsePair
 from hsfuse.fusion.scene_model.relation import relate
 from hsfuse.fusion.scene_model.ridge import ridge_synthesis
-from hsfuse.parallel import side_by_side
+from hsfuse.parallel import side_by_side, together
 
 MAX_RANK = 32
 PIXELS_PER_BAND = 1.2
@@ -142,15 +143,18 @@ def estimate_scene_model(
         strips = all_recalibrated(strips, calibration, context.ratio)
     statistics = gather(strips)
     space = signal_subspace(statistics, max_rank=MAX_RANK)
-    synthesis = _relate(strips, space, context)
+    fine = [strip.fine for strip in strips if strip.fine is not None]
+    synthesis, samples = together(
+        partial(_relate, strips, space, context),
+        lambda: list(side_by_side(_guide_sample, fine, context.threads)),
+        threads=context.threads,
+    )
     if calibration is None and context.calibrate:
         calibration = align_strips(_stacked(strips, space, context), strips, context.ratio, context.psf)
         if calibration is not None:
             source = "small pair"
             strips = all_recalibrated(strips, calibration, context.ratio)
             synthesis = _relate(strips, space, context)
-    fine = [strip.fine for strip in strips if strip.fine is not None]
-    samples = list(side_by_side(_guide_sample, fine, context.threads))
     noise = guide_noise(samples) if samples else None
     noise = context.guide_noise if noise is None else noise
     psf, offset = (context.psf, NO_OFFSET) if calibration is None else (calibration.psf, calibration.offset_px)
@@ -187,9 +191,19 @@ def _relate(strips: Sequence[LowResolutionStrip], space: Subspace, context: Fusi
 
 def _stacked(strips: Sequence[LowResolutionStrip], space: Subspace, context: FusionContext) -> CoarsePair:
     """Return the HSI's side of the strips, one above the other."""
-    hsi = np.concatenate([strip.hsi for strip in strips], axis=1)
-    valid = np.concatenate([np.asarray(strip.valid, bool) for strip in strips])
-    return coarse_pair(hsi, valid, space, context.srf)
+
+    def look(strip: LowResolutionStrip) -> CoarsePair:
+        return coarse_pair(strip.hsi, np.asarray(strip.valid, bool), space, context.srf)
+
+    parts = list(side_by_side(look, strips, context.threads))
+    predicted = [part.predicted for part in parts if part.predicted is not None]
+    counts = [int(part.valid.sum()) for part in parts]
+    level = sum(count * part.level for count, part in zip(counts, parts, strict=True)) / max(sum(counts), 1)
+    return CoarsePair(
+        np.concatenate([part.components for part in parts], axis=1),
+        np.concatenate(predicted, axis=1) if predicted else None,
+        np.asarray(level, np.float64), np.concatenate([part.valid for part in parts]),
+    )  # fmt: skip
 
 
 def _jitter_px(seen: FloatMatrix, msi: FloatMatrix, trusted: NDArray[np.bool_]) -> float:
@@ -218,5 +232,6 @@ def coarse_pair(
     """Return the HSI's side of a relation from an HSI (band, row, col)."""
     centred = hsi - space.mean.astype(np.float32)[:, None, None]
     components = np.tensordot(space.forward.astype(np.float32), centred, axes=1)
-    level = float((centred[:, valid] ** 2).mean()) * (space.forward @ space.forward.T)
+    power = float((centred[:, valid] ** 2).mean()) if valid.any() else 0.0
+    level = power * (space.forward @ space.forward.T)
     return CoarsePair(components, None if srf is None else np.tensordot(srf, hsi, axes=1), level, valid)

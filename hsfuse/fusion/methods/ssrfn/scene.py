@@ -17,9 +17,10 @@ from hsfuse.fusion.classical.statistics import FloatMatrix
 from hsfuse.fusion.experts.bank import ExpertBank, TileState
 from hsfuse.fusion.experts.canonical import CanonicalComponents
 from hsfuse.fusion.experts.reduced_error import ReducedErrorWindow
+from hsfuse.fusion.map.degraded import DegradedWindow, degraded_strip
 from hsfuse.fusion.map.method import ReducedFit, RefinedMethod
 from hsfuse.fusion.map.posterior import MapEstimator, mix
-from hsfuse.fusion.map.prior import DegradedWindow, degraded_strip, validated_gain
+from hsfuse.fusion.map.prior import squared_misses, validated_gain
 from hsfuse.fusion.map.refinement import Refinement, RefinementKind, guide_variance
 from hsfuse.fusion.methods.ssrfn.network import TilePart
 from hsfuse.fusion.scene_model.model import SceneModel
@@ -31,8 +32,6 @@ SHARES = (1.0, 0.75, 0.5, 0.25)
 """Of the gate's correction that are tried at reduced resolution; none where all lose."""
 LEAST_REDUCED_PIXELS = 900
 """Degraded HSI pixels from which experts can learn: a scene of 90 x 90 HSI pixels at a ratio of 3."""
-_MOST_THREADS = 4
-"""Degraded windows that are looked at side by side."""
 Weigh = Callable[[Tensor, Tensor, Tensor, int, TilePart | None], Tensor]
 """The network: state, outputs, logarithmic strengths, the ratio and the part of a tile to a correction."""
 
@@ -96,7 +95,7 @@ class GateScene:
             learned = list(
                 side_by_side(
                     lambda pair: _error_window(trial, canonical, reduced_fit.method, *pair),
-                    zip(reduced_fit.windows, reduced_fit.fused, strict=True), threads_for(_MOST_THREADS),
+                    zip(reduced_fit.windows, reduced_fit.fused, strict=True), threads_for(len(reduced_fit.windows)),
                 )
             )  # fmt: skip
         bank = ExpertBank.fit(
@@ -158,19 +157,17 @@ class GateScene:
 
         # What no gradient is kept for is a matter of each thread.
         @torch.no_grad()
-        def tried(pair: tuple[DegradedWindow, Tensor]) -> tuple[Tensor, list[Tensor]]:
+        def tried(pair: tuple[DegradedWindow, Tensor]) -> list[FloatMatrix]:
+            """Return the squared misses of the estimate, then those with each share of the correction."""
+            window, _ = pair
             tile, base = _state_of(self.step, reduced_fit.method, *pair)
             correction = self._correction(tile, weigh, nonlocal_too)
-            plain = base + mix(self.step.back, tile.estimate - tile.start)
-            return plain, [base + mix(self.step.back, self.followed(tile, share * correction)) for share in SHARES]
+            changes = [tile.estimate - tile.start, *(self.followed(tile, share * correction) for share in SHARES)]
+            return [squared_misses(window, base + mix(self.step.back, change)) for change in changes]
 
         pairs = zip(reduced_fit.windows, reduced_fit.fused, strict=True)
-        results = list(side_by_side(tried, pairs, threads_for(_MOST_THREADS)))
-        before = [plain for plain, _ in results]
-        gains = [
-            validated_gain(reduced_fit.windows, before, [after[number] for _, after in results], self.bank.model)
-            for number in range(len(SHARES))
-        ]
+        before, *after = zip(*side_by_side(tried, pairs, threads_for(len(reduced_fit.windows))), strict=True)
+        gains = [validated_gain(reduced_fit.windows, before, one, self.bank.model) for one in after]
         best = int(np.argmax(gains))
         return (SHARES[best], gains[best]) if gains[best] > 0.0 else (0.0, 0.0)
 

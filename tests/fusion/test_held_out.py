@@ -1,0 +1,103 @@
+"""What is asked of a refinement on held-out bands: by the change of components alone, in any number of threads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from pair_support import Pair, make_pair
+
+from hsfuse.fusion.create import create_method
+from hsfuse.fusion.experts import regressions
+from hsfuse.fusion.map.held_out import HeldOutBands, _without
+from hsfuse.fusion.map.method import ReducedFit, RefinedMethod
+from hsfuse.fusion.map.refinement import Refinement, RefinementKind
+from hsfuse.fusion.scene_model.model import SceneModel
+
+Learned = tuple[Pair, SceneModel, ReducedFit]
+
+
+@pytest.fixture(scope="module")
+def learned() -> Learned:
+    pair = make_pair((30, 70), offset=(0.05, -0.03))
+    method = RefinedMethod(create_method("glp"), keep_reduced_fit=True)
+    method.fit(pair.context(threads=1), pair.strips())
+    reduced, model = method.take_reduced_fit(), method.scene_model
+    assert reduced is not None
+    assert model is not None
+    return pair, model, reduced
+
+
+@pytest.mark.parametrize("kind", ["map", "clean", "nonlocal"])
+def test_gains_are_those_of_refined_cubes(learned: Learned, kind: RefinementKind) -> None:
+    pair, model, reduced = learned
+    error = np.eye(model.space.rank) + 0.01 * reduced.power
+    held_out = HeldOutBands(reduced.strips, pair.context(), model)
+    (gain,) = held_out.gains(kind, [error], reduced.prior, reduced.power)
+
+    def left(kind: RefinementKind, band: int, *, apply: bool) -> float:
+        start: RefinementKind = "clean" if kind == "nonlocal" else kind
+        step = Refinement.make(_without(model, band), reduced.prior, reduced.power, kind=kind, hsi_error=error)
+        injection, sums = held_out._injection(band, start), 0.0
+        for window in held_out._windows:
+            low, guide = (torch.from_numpy(x)[None] for x in (window.hsi, np.delete(window.msi, band, axis=0)))
+            guide = guide if start == "map" else step.clean(guide)
+            cube = injection.apply(low, guide)
+            cube = step.apply(low, guide, cube.clone()) if apply else cube
+            shown = np.tensordot(model.synthesis.matrix[band] @ model.space.forward, cube[0].double().numpy(), axes=1)
+            sums += float((shown - window.msi[band])[window.counted].var())
+        mean = sums / len(held_out._windows)
+        return max(mean - float(model.guide_noise[band]) ** 2, 0.02 * mean)
+
+    wanted = [10.0 * np.log10(left("map", b, apply=False) / left(kind, b, apply=True)) for b in range(len(pair.msi))]
+    assert gain == pytest.approx(float(np.mean(wanted)), abs=1e-4)
+
+
+def test_a_fit_is_the_same_in_any_number_of_threads(learned: Learned) -> None:
+    pair, model, reduced = learned
+    method = RefinedMethod(create_method("glp"), keep_reduced_fit=True)
+    method.fit(pair.context(threads=5), pair.strips())
+    again = method.take_reduced_fit()
+    assert again is not None
+    assert method.scene_model is not None
+    assert method.scene_model.to_json() == model.to_json()
+    for name in ("prior", "power", "hsi_error", "low_hsi_error"):
+        one, other = (getattr(each, name) for each in (reduced, again))
+        one, other = (each.covariance if name == "prior" else each for each in (one, other))
+        np.testing.assert_array_equal(one, other)
+    for one, other in zip(reduced.windows, again.windows, strict=True):
+        np.testing.assert_array_equal(one.low, other.low)
+
+
+def test_an_error_in_a_piece_ends_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise FloatingPointError("slopes")
+
+    monkeypatch.setattr("hsfuse.fusion.map.method._slope_covariance", fails)
+    pair = make_pair()
+    with pytest.raises(FloatingPointError, match="slopes"):
+        RefinedMethod(create_method("glp")).fit(pair.context(threads=3), pair.strips())
+
+
+def test_strips_without_a_valid_pixel_count_for_nothing() -> None:
+    pair = make_pair()
+    (strip,) = pair.strips()
+    nothing = replace(strip, valid=np.zeros_like(strip.valid))
+    results = []
+    for strips in ([strip], [strip, nothing]):
+        method = RefinedMethod(create_method("glp"))
+        method.fit(pair.context(), strips)
+        assert method.scene_model is not None
+        results.append(method.scene_model.synthesis.matrix)
+    np.testing.assert_allclose(*results, rtol=1e-6, atol=1e-9)
+
+
+def test_least_squares_by_columns_that_depend_on_each_other() -> None:
+    rng = np.random.default_rng(0)
+    a, y = rng.standard_normal((200, 5)), rng.standard_normal((200, 7))
+    for columns in (a, np.concatenate([a, a[:, :1]], axis=1)):
+        found, left = regressions.least_squares(columns, y)
+        np.testing.assert_allclose(found, np.linalg.lstsq(columns, y, rcond=None)[0], atol=1e-12)
+        np.testing.assert_allclose(left, y - columns @ found, atol=1e-12)
