@@ -26,8 +26,9 @@ from hsfuse.degrade import Psf, Window
 from hsfuse.degrade.windows import whole as whole_window
 from hsfuse.fusion.experts.bank import EXPERTS, NONLOCAL
 from hsfuse.fusion.map.posterior import mix
+from hsfuse.fusion.methods.ssrfn.config import MOST_COMPONENTS
 from hsfuse.fusion.methods.ssrfn.method import GateMethod
-from hsfuse.fusion.methods.ssrfn.network import MOST_COMPONENTS, Gate
+from hsfuse.fusion.methods.ssrfn.network import Gate
 from hsfuse.fusion.nets.weights import load_weights
 from hsfuse.fusion.nets.zoo import WEIGHTS_FILE
 from hsfuse.inference import pipeline

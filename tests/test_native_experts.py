@@ -9,8 +9,10 @@ import torch
 from hsfuse.fusion.experts.bank import EXPERTS
 from hsfuse.fusion.experts.regressions import ClassRegression, FourierRegression, LinearRegression
 from hsfuse.fusion.experts.weighing import seen_features, weighed_outputs
+from hsfuse.fusion.methods.ssrfn import streaming
 from hsfuse.fusion.methods.ssrfn.config import GateConfig
 from hsfuse.fusion.methods.ssrfn.network import Gate
+from hsfuse.fusion.methods.ssrfn.streaming import GivenOutputs
 
 
 def _images(*shape: int) -> torch.Tensor:
@@ -54,7 +56,7 @@ def test_mean_of_regressions(samples):
     torch.testing.assert_close(FourierRegression.mean_of(parts).apply(images), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("pixels", [(3, 5), (20, 43)])
+@pytest.mark.parametrize("pixels", [(3, 6), (84, 42)])
 def test_gate(isa, plain, pixels):
     gate = Gate(GateConfig()).eval()
     torch.nn.init.normal_(gate.backbone.leave.weight, std=0.1)
@@ -63,14 +65,47 @@ def test_gate(isa, plain, pixels):
     strength = torch.tensor([[3.0, 2.0, 1.5, 1.0, 0.7, 0.0]])
     with torch.no_grad():
         expected = plain(gate, state, outputs, strength, 3)
-        assert seen_features(state, outputs, torch.ones(2, dtype=torch.bool), [2], constants=1) is not None
-        torch.testing.assert_close(gate(state, outputs, strength, 3), expected, rtol=1e-4, atol=1e-4)
+        made = gate.ask(GivenOutputs(state, outputs, 3), strength, 3)
+        assert made is not None
+        torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(gate(state, outputs, strength, 3), made)
+        # What says nothing need not be asked.
+        asked = [index for index in range(len(EXPERTS)) if index != 3]
+        fewer = gate.ask(GivenOutputs(state, outputs, 3, asked), strength, 3)
+        torch.testing.assert_close(fewer, made)
 
 
 def test_what_the_kernels_do_not_know_is_left_to_the_plain_way():
     state, outputs = _images(2, 4, 3, 5), _images(2, 3, 4, 3, 5)
     first = torch.tensor([True, False, False, False])
-    assert seen_features(state, outputs, first, [0], constants=0) is None
-    assert seen_features(state[:1].double(), outputs[:1], first, [0], constants=0) is None
-    assert seen_features(state[:1].clone().requires_grad_(), outputs[:1], first, [0], constants=0) is None
-    assert weighed_outputs(_images(1, 6, 5, 3).transpose(2, 3), outputs[:1], _images(4), 8.0) is None
+    room = torch.zeros(3, 5, 8)
+    assert not seen_features(state, outputs, first, [0], range(3), room)
+    assert not seen_features(state[:1].double(), outputs[:1], first, [0], range(3), room)
+    assert not seen_features(state[:1].clone().requires_grad_(), outputs[:1], first, [0], range(3), room)
+    assert weighed_outputs(_images(1, 6, 5, 3).transpose(2, 3), outputs[:1], _images(4), 8.0, range(3)) is None
+
+
+def test_features_in_half_precision_are_those_rounded(isa):
+    state, outputs = _images(1, 4, 6, 9), _images(1, 3, 4, 6, 9)
+    full, half = torch.zeros(8, 11, 10), torch.zeros(8, 11, 10, dtype=torch.bfloat16)
+    for room in (full, half):
+        assert seen_features(
+            state[:, :, 1:4], outputs[..., 1:4, :], torch.ones(4, dtype=torch.bool), [2], [0, 2], room[2:5, 1:-1]
+        )
+    assert torch.equal(full.bfloat16(), half)
+    assert not full[:2].any()
+    assert not full[:, [0, -1]].any()
+    assert full[2:5, 1:-1, [0, 1, 3, 4, 5, 7]].all()
+    assert not full[..., [2, 6, 8, 9]].any()
+
+
+def test_a_plain_gate_in_half_precision_is_near_enough(plain, monkeypatch):
+    monkeypatch.setattr(streaming, "multiplies_half", lambda: True)
+    gate = Gate(GateConfig()).eval()
+    torch.nn.init.normal_(gate.backbone.leave.weight, std=0.1)
+    state, outputs = 5.0 * _images(1, 6, 30, 42), 3.0 * _images(1, len(EXPERTS), 6, 30, 42)
+    strength = torch.tensor([[3.0, 2.0, 1.5, 1.0, 0.7, 0.0]])
+    with torch.no_grad():
+        expected = plain(gate, state, outputs, strength, 3)
+        made = gate(state, outputs, strength, 3)
+    assert float((made - expected).norm() / expected.norm()) < 0.01

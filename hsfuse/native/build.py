@@ -180,6 +180,11 @@ def best_isa() -> str:
     return next((isa for isa, needed in _NEEDED.items() if needed <= flags), "baseline")
 
 
+def multiplies_half() -> bool:
+    """Whether this processor has units that multiply bfloat16 (AMX), and no other instruction set was asked for."""
+    return not os.environ.get(OVERRIDE) and "amx_bf16" in _processor_flags()
+
+
 @lru_cache(maxsize=1)
 def _processor_flags() -> frozenset[str]:
     try:

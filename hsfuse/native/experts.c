@@ -21,6 +21,7 @@
 
 typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t whole __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint16_t narrow __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
 
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE lanes all(float x) { return x - (lanes){0}; }
@@ -153,16 +154,17 @@ INLINE void weighed(lanes sums[TARGETS][2], const float *values, const float *we
   }
 }
 
-/* Predictions of a block from its features and regressors, to planes of `pixels`; `count` of its pixels are real. */
+/* Predictions of a block from its features and regressors, to planes that begin `plane` floats apart; `count` of its
+ * pixels are real. */
 static void predict(const predictor *p, const float *features, const float *x, int64_t count, float *out,
-                    int64_t pixels) {
+                    int64_t plane) {
   for (int64_t first = 0; first < p->wide; first += TARGETS) {
     lanes sums[TARGETS][2];
     for (int t = 0; t < TARGETS; t++) sums[t][0] = sums[t][1] = all(p->constant[first + t]);
     weighed(sums, features, p->weight + first, p->features, p->wide);
     weighed(sums, x, p->linear + first, p->regressors, p->wide);
     for (int t = 0; t < TARGETS && first + t < p->targets; t++) {
-      float *to = out + (first + t) * pixels;
+      float *to = out + (first + t) * plane;
       if (count == BLOCK)
         store(to, sums[t][0]), store(to + LANES, sums[t][1]);
       else
@@ -181,10 +183,10 @@ static void take(const float *x, int64_t regressors, int64_t pixels, int64_t cou
 
 /* out = weight cos(frequency x + phase) - linear x - constant, for x (regressor, pixel) and out (target, pixel).
  *
- * Frequencies (feature, regressor) and phases (feature) are given in whole turns. */
+ * Frequencies (feature, regressor) and phases (feature) are given in whole turns; targets begin `plane` floats apart. */
 int hsf_fourier(const float *x, int64_t regressors, int64_t pixels, const float *frequency, const float *phase,
                 int64_t features, const float *weight, const float *linear, const float *constant, int64_t targets,
-                float *out) {
+                float *out, int64_t plane) {
   predictor p;
   if (prepare(&p, weight, linear, constant, features, regressors, targets, regressors)) return 1;
   float *block = p.block, *values = p.values;
@@ -201,7 +203,7 @@ int hsf_fourier(const float *x, int64_t regressors, int64_t pixels, const float 
       store(values + f * BLOCK, cosine(a));
       store(values + f * BLOCK + LANES, cosine(b));
     }
-    predict(&p, values, block, count, out + at, pixels);
+    predict(&p, values, block, count, out + at, plane);
   }
   free(p.weight);
   return 0;
@@ -209,9 +211,9 @@ int hsf_fourier(const float *x, int64_t regressors, int64_t pixels, const float 
 
 /* Linear predictions of classes, weighed by a softmax of scores: the share of class c is that of
  * exp(centre[c] . x + level[c]), its prediction weight[c] . (x, 1). x is (regressor, pixel), out (target, pixel);
- * weights are (target, class, regressor + 1). */
+ * weights are (target, class, regressor + 1); targets begin `plane` floats apart. */
 int hsf_classes(const float *x, int64_t regressors, int64_t pixels, const float *centre, const float *level,
-                int64_t classes, const float *weight, int64_t targets, float *out) {
+                int64_t classes, const float *weight, int64_t targets, float *out, int64_t plane) {
   const int64_t own = regressors + 1, features = classes * own;
   predictor p;
   if (prepare(&p, weight, NULL, NULL, features, 0, targets, regressors)) return 1;
@@ -240,7 +242,7 @@ int hsf_classes(const float *x, int64_t regressors, int64_t pixels, const float 
         for (int64_t r = 0; r < regressors; r++) store(first + r * BLOCK, share * load(block + r * BLOCK + j));
       }
     }
-    predict(&p, values, block, count, out + at, pixels);
+    predict(&p, values, block, count, out + at, plane);
   }
   free(p.weight);
   return 0;
@@ -275,33 +277,69 @@ INLINE void products(const float *one, const float *other, int64_t number, float
   for (int j = 0; j < 2; j++) sums[j] *= share;
 }
 
+/* Rows of pixels with their channels side by side, as convolutions read them, in float32 or in bfloat16. */
+typedef struct {
+  void *first;
+  int64_t cols, row, channels; /* pixels of a row, pixels from one row to the next, values of a pixel */
+  int half;
+} interleaved;
+
+/* One channel of `count` pixels, counted from the first through all rows. */
+static void put(const interleaved *to, int64_t channel, int64_t at, int64_t count, const float *line) {
+  uint16_t halves[CHUNK];
+  for (int64_t i = 0; to->half && i < CHUNK; i += LANES) { /* to the nearest, ties to even */
+    const whole bits = (whole)load(line + i), rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    *(narrow *)(halves + i) = __builtin_convertvector(rounded, narrow);
+  }
+  for (int64_t i = 0; i < count;) {
+    const int64_t row = (at + i) / to->cols, col = (at + i) % to->cols, run = least(count - i, to->cols - col);
+    const int64_t offset = (row * to->row + col) * to->channels + channel;
+    if (to->half) {
+      uint16_t *target = (uint16_t *)to->first + offset;
+      for (int64_t j = 0; j < run; j++) target[j * to->channels] = halves[i + j];
+    } else {
+      float *target = (float *)to->first + offset;
+      for (int64_t j = 0; j < run; j++) target[j * to->channels] = line[i + j];
+    }
+    i += run;
+  }
+}
+
 /* What the gate sees of a state (component, pixel) and of experts' outputs (expert, component, pixel): of all their
- * compressed components that are `present`, logarithms of mean squares and compressed mean products with some experts.
+ * compressed components that are `present`, logarithms of mean squares and compressed mean products with some experts,
+ * which are `compared` where they are not negative.
  *
- * Images that go in are parts of planes, which begin `plane` floats apart. out (1 + experts) * (1 + number of compared)
- * planes: the state's first, then the experts'. */
-int hsf_gate_features(const float *state, const float *outputs, int64_t experts, int64_t components, int64_t pixels,
-                      int64_t plane, const int64_t *present, int64_t number, const int64_t *compared, int64_t others,
-                      float *out) {
+ * Images that go in are parts of planes, which begin `state_plane` and `plane` floats apart. Of `experts` only those
+ * that are `asked` are looked at. Channels of out: (1 + experts) * (1 + others), for the state first, then the experts;
+ * those of experts that are not asked stay as they are. Pixels lie in rows of `cols`, in out `row` pixels apart. */
+int hsf_gate_features(const float *state, const float *outputs, int64_t experts, const int64_t *asked, int64_t count,
+                      int64_t components, int64_t pixels, int64_t state_plane, int64_t plane, const int64_t *present,
+                      int64_t number, const int64_t *compared, int64_t others, void *out, int64_t cols, int64_t row,
+                      int64_t channels, int32_t half) {
   const int64_t images = experts + 1, size = number * CHUNK;
+  const interleaved to = {out, cols, row, channels, half};
   float *memory = malloc(((others + 1) * size + CHUNK) * sizeof(float));
   if (!memory) return 1;
   float *own = memory + others * size, *line = own + size;
   const float share = 1.0f / (float)(number > 0 ? number : 1);
   for (int64_t at = 0; at < pixels; at += CHUNK) {
-    const int64_t count = least(pixels - at, CHUNK);
+    const int64_t some = least(pixels - at, CHUNK);
     for (int64_t o = 0; o < others; o++)
-      compress(outputs + compared[o] * components * plane + at, plane, count, present, number, memory + o * size);
-    for (int64_t e = 0; e < images; e++) {
-      compress((e ? outputs + (e - 1) * components * plane : state) + at, plane, count, present, number, own);
+      if (compared[o] >= 0)
+        compress(outputs + compared[o] * components * plane + at, plane, some, present, number, memory + o * size);
+    for (int64_t n = 0; n <= count; n++) {
+      const int64_t image = n ? asked[n - 1] + 1 : 0;
+      const float *from = n ? outputs + asked[n - 1] * components * plane : state;
+      compress(from + at, n ? plane : state_plane, some, present, number, own);
       for (int64_t o = -1; o < others; o++) {
+        if (o >= 0 && compared[o] < 0) continue;
         for (int64_t i = 0; i < CHUNK; i += BLOCK) {
           lanes sums[2];
           products(own, o < 0 ? own : memory + o * size, number, share, i, sums);
           for (int j = 0; j < 2; j++)
             store(line + i + j * LANES, o < 0 ? logarithm(sums[j] + 1.0f) : compressed(sums[j]));
         }
-        memcpy(out + ((o + 1) * images + e) * pixels + at, line, count * sizeof(float));
+        put(&to, (o + 1) * images + image, at, some, line);
       }
     }
   }
@@ -309,18 +347,20 @@ int hsf_gate_features(const float *state, const float *outputs, int64_t experts,
   return 0;
 }
 
-/* Weigh experts' outputs: the sum over the experts of 2 tanh((a + b slope) / 2) most tanh(output / most), with a and b
- * of `found` (2 * expert, pixel), outputs (expert, component, pixel) whose planes begin `plane` floats apart, slopes by
- * component; out (component, pixel). */
+/* Weigh experts' outputs: the sum over those that are `asked` of 2 tanh((a + b slope) / 2) most tanh(output / most),
+ * with a and b of `found` (2 * expert, pixel), outputs (expert, component, pixel) whose planes begin `plane` floats
+ * apart, slopes by component; out (component, pixel). */
 int hsf_gate_applied(const float *found, const float *outputs, const float *slope, int64_t experts,
-                     int64_t components, int64_t pixels, int64_t plane, float most, float *out) {
+                     const int64_t *asked, int64_t number, int64_t components, int64_t pixels, int64_t plane,
+                     float most, float *out) {
   float *sums = malloc(components * CHUNK * sizeof(float)), copies[3][CHUNK];
   if (!sums) return 1;
   const float unit = 1.0f / most, back = 2.0f * most;
   for (int64_t at = 0; at < pixels; at += CHUNK) {
     const int64_t count = least(pixels - at, CHUNK);
     memset(sums, 0, components * CHUNK * sizeof(float));
-    for (int64_t e = 0; e < experts; e++) {
+    for (int64_t n = 0; n < number; n++) {
+      const int64_t e = asked[n];
       const float *common = chunk_of(found + e * pixels + at, count, copies[0]),
                   *sloped = chunk_of(found + (experts + e) * pixels + at, count, copies[1]);
       for (int64_t k = 0; k < components; k++) {

@@ -37,7 +37,7 @@ def fourier(
     weight, linear, constant
         Shapes (target, feature), (target, regressor) and (target,).
     out
-        Shape (target, pixel).
+        Shape (target, pixel), pixels side by side; targets may lie apart.
 
     Returns
     -------
@@ -51,7 +51,7 @@ def fourier(
     _check(
         native.hsf_fourier(
             _at(x), _INT(regressors), _INT(pixels), _at(frequency), _at(phase), _INT(len(frequency)), _at(weight),
-            _at(linear), _at(constant), _INT(len(weight)), _at(out),
+            _at(linear), _at(constant), _INT(len(weight)), _at(out), _INT(out.strides[0] // 4),
         )
     )  # fmt: skip
     return True
@@ -69,7 +69,7 @@ def classes(x: FloatArray, centre: FloatArray, level: FloatArray, weight: FloatA
     weight
         Shape (target, class, regressor + 1), the last one the constant.
     out
-        Shape (target, pixel).
+        Shape (target, pixel), pixels side by side; targets may lie apart.
 
     Returns
     -------
@@ -83,15 +83,16 @@ def classes(x: FloatArray, centre: FloatArray, level: FloatArray, weight: FloatA
     _check(
         native.hsf_classes(
             _at(x), _INT(regressors), _INT(pixels), _at(centre), _at(level), _INT(len(centre)), _at(weight),
-            _INT(len(weight)), _at(out),
+            _INT(len(weight)), _at(out), _INT(out.strides[0] // 4),
         )
     )  # fmt: skip
     return True
 
 
 def gate_features(
-    state: FloatArray, outputs: FloatArray, present: Sequence[int], compared: Sequence[int], out: FloatArray
-) -> bool:
+    state: FloatArray, outputs: FloatArray, present: Sequence[int], compared: Sequence[int], asked: Sequence[int],
+    out: NDArray[np.generic],
+) -> bool:  # fmt: skip
     """Norms of the experts' outputs and products with some of them, as the gate sees them.
 
     Parameters
@@ -102,8 +103,11 @@ def gate_features(
         Components that count.
     compared
         Experts with which products are made.
+    asked
+        Experts that are looked at, ascending.
     out
-        Shape ((1 + compared) * (1 + expert), row, col), contiguous.
+        Shape (row, col, channel), float32, or bfloat16 as 16-bit integers; channels side by side. The first
+        (1 + compared) * (1 + expert) channels are those that are made; where an expert is not asked they stay.
 
     Returns
     -------
@@ -113,21 +117,27 @@ def gate_features(
     native = KERNELS.library()
     if native is None:
         return False
-    here, others = np.array(present, np.int64), np.array(compared, np.int64)
+    here, those = np.array(present, np.int64), np.array(asked, np.int64)
+    others = np.array([index if index in asked else -1 for index in compared], np.int64)
     experts, components, rows, cols = outputs.shape
-    plane = _plane(outputs)
-    if plane != _plane(state):
-        raise ValueError("state and outputs are parts of images of different sizes")
+    size, channels = out.itemsize, out.shape[2]
+    row, pixel, one = (stride // size for stride in out.strides)
+    beside = one == 1 and pixel == channels and row % pixel == 0
+    if size not in (2, 4) or not beside or channels < (1 + others.size) * (1 + experts):
+        raise ValueError("features do not lie side by side")
     _check(
         native.hsf_gate_features(
-            _at(state), _at(outputs), _INT(experts), _INT(components), _INT(rows * cols), _INT(plane), _at(here),
-            _INT(here.size), _at(others), _INT(others.size), _at(out),
+            _at(state), _at(outputs), _INT(experts), _at(those), _INT(those.size), _INT(components), _INT(rows * cols),
+            _INT(_plane(state)), _INT(_plane(outputs)), _at(here), _INT(here.size), _at(others), _INT(others.size),
+            _at(out), _INT(cols), _INT(row // pixel), _INT(channels), ctypes.c_int32(size == 2),
         )
     )  # fmt: skip
     return True
 
 
-def gate_applied(found: FloatArray, outputs: FloatArray, slope: FloatArray, most: float, out: FloatArray) -> bool:
+def gate_applied(
+    found: FloatArray, outputs: FloatArray, slope: FloatArray, most: float, asked: Sequence[int], out: FloatArray
+) -> bool:
     """Weigh the experts' outputs: the sum of ``2 tanh((a + b slope) / 2) most tanh(output / most)``.
 
     Parameters
@@ -140,6 +150,8 @@ def gate_applied(found: FloatArray, outputs: FloatArray, slope: FloatArray, most
         Shape (component,).
     most
         Outputs beyond are compressed.
+    asked
+        Experts that are weighed.
     out
         Shape (component, row, col), contiguous.
 
@@ -152,10 +164,11 @@ def gate_applied(found: FloatArray, outputs: FloatArray, slope: FloatArray, most
     if native is None:
         return False
     experts, components, rows, cols = outputs.shape
+    those = np.array(asked, np.int64)
     _check(
         native.hsf_gate_applied(
-            _at(found), _at(outputs), _at(slope), _INT(experts), _INT(components), _INT(rows * cols),
-            _INT(_plane(outputs)), _FLOAT(most), _at(out),
+            _at(found), _at(outputs), _at(slope), _INT(experts), _at(those), _INT(those.size), _INT(components),
+            _INT(rows * cols), _INT(_plane(outputs)), _FLOAT(most), _at(out),
         )
     )  # fmt: skip
     return True

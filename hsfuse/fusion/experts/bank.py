@@ -6,7 +6,7 @@ spectral basis and all experts turn along.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -18,9 +18,10 @@ from hsfuse.fusion.base import LowResolutionStrip
 from hsfuse.fusion.classical.statistics import FloatMatrix
 from hsfuse.fusion.experts.canonical import CanonicalComponents
 from hsfuse.fusion.experts.guide import GUIDE_EXPERTS, GuideDetail, Upsampler
-from hsfuse.fusion.experts.neighbourhood import high_pass, local_regressions
+from hsfuse.fusion.experts.neighbourhood import row_parts
 from hsfuse.fusion.experts.reduced_error import REDUCED_ERROR_EXPERTS, ReducedError, ReducedErrorWindow
-from hsfuse.fusion.map.blur import TileBlur
+from hsfuse.fusion.experts.tile import TileExperts
+from hsfuse.fusion.host import may_ask
 from hsfuse.fusion.map.posterior import MapEstimator, mix
 from hsfuse.fusion.map.refinement import LOOSE_WHITENING, WHITENING, NonlocalStep, denoise_components, reference_step
 from hsfuse.fusion.scene_model.model import SceneModel
@@ -29,16 +30,13 @@ from hsfuse.parallel import threads_for, together
 if TYPE_CHECKING:
     from torch import Tensor
 
-_FINE_PX, _COARSE_PX = 1.0, 2.5
-"""Widths of the high passes, fine pixels at a ratio of 3."""
-_LEADING = 4
+ROWS = 8
+"""HSI pixels of a tile for which a processor asks experts at a time."""
 PRIORS, GUIDES = (0.25, 4.0, 16.0), (0.33, 3.0, 10.0)
 """Other settings of the estimate: factors on the prior and on the guide's error variance."""
 _LOOSE_PRIOR, _LOOSE_GUIDE = 4.0, 2.0
 _UNIT = (LOOSE_WHITENING / WHITENING) ** 0.5
 """Of the error that non-local Bayes removes, in canonical components."""
-_LIMIT = 60.0
-_LEAST_INTENSITY = 0.05
 
 EXPERTS = (
     "fine detail", "coarse detail", "local regression, narrow", "local regression, wide", "non-local",
@@ -164,11 +162,23 @@ class ExpertBank:
         return (0.0, 0.0) if self.aligned else self.model.offset_px
 
     @cached_property
-    def _up(self) -> Upsampler:
+    def up(self) -> Upsampler:
+        """Interpolates to the fine grid."""
         return Upsampler(self.model.ratio, self.offset_px)
 
+    def asked(self, *, nonlocal_too: bool = True) -> list[int]:
+        """Which of :data:`EXPERTS` are asked, ascending; the others say nothing (zero)."""
+        silent = () if nonlocal_too else NONLOCAL
+        if self.reduced_error is None:
+            silent = (*silent, *REDUCED_ERROR_EXPERTS)
+        return [index for index, name in enumerate(EXPERTS) if name not in silent]
+
+    def before(self, tile: TileState, *, nonlocal_too: bool = True) -> TileExperts:
+        """Put the experts before a tile; see :class:`~hsfuse.fusion.experts.tile.TileExperts`."""
+        return TileExperts(self, tile, nonlocal_too=nonlocal_too)
+
     def evaluate(self, tile: TileState, *, nonlocal_too: bool = True) -> tuple[Tensor, Tensor]:
-        """Ask all experts.
+        """Ask all experts for all of a tile.
 
         Parameters
         ----------
@@ -184,60 +194,25 @@ class ExpertBank:
         outputs : torch.Tensor
             Shape (n, expert, component, row, col), experts as in :data:`EXPERTS`.
         """
-        x = mix(self.canonical.into, tile.estimate)
-        outputs = x.new_empty((x.shape[0], len(EXPERTS), *x.shape[1:]))
-        # One after the other into its place: all of them twice would be the largest arrays of the fusion.
-        for number, said in enumerate(self._ask(tile, x, nonlocal_too)):
-            torch.clamp(said, -_LIMIT, _LIMIT, out=outputs[:, number])
-        return x, outputs
+        asked = self.before(tile, nonlocal_too=nonlocal_too)
+        return asked.state, self.all_of(asked)
 
-    def _ask(self, tile: TileState, x: Tensor, nonlocal_too: bool) -> Iterator[Tensor]:
-        """Give what each expert says, in the order of :data:`EXPERTS`."""
-        ratio = self.model.ratio
-        blur = TileBlur.of((x.shape[2], x.shape[3]), ratio, self.model.psf, self.offset_px, str(x.device))
-        yield from (high_pass(x, width, ratio) for width in (_FINE_PX, _COARSE_PX))
-        yield from (x - each for each in local_regressions(x, _LEADING, ratio))
-        yield from self._nonlocal(tile, x) if nonlocal_too else [torch.zeros_like(x)] * len(NONLOCAL)
-        yield from self._guide_detail(tile, x, blur)
-        yield mix(self.noise_pull, tile.raw_guide - tile.guide)
-        if self.reduced_error is None:
-            yield from [torch.zeros_like(x)] * len(REDUCED_ERROR_EXPERTS)
-        else:
-            yield from self.reduced_error.apply(x, ratio)
-        yield from self._other_settings(tile, x)
+    def all_of(self, asked: TileExperts) -> Tensor:
+        """Return what all experts say of a whole tile, shape (n, expert, component, row, col)."""
+        x, ratio = asked.state, self.model.ratio
+        outputs = x.new_zeros((x.shape[0], len(EXPERTS), *x.shape[1:]))
+        height = x.shape[2] // ratio
+        for part in row_parts(height, ROWS if may_ask(x) else height):
+            asked.rows(part, outputs[:, :, :, part.start * ratio : part.stop * ratio])
+        return outputs
 
-    def _other_settings(self, tile: TileState, x: Tensor) -> Iterator[Tensor]:
-        into = self.canonical.into
-        before = mix(into, tile.start) - x
-        misfit = self.plain.misfit(tile.seen, tile.guide, tile.start)
-        for estimator in self.settings:
-            yield estimator.correct(misfit, into) + before
-        yield self.plain.correct(misfit.with_guide(tile.raw_guide - tile.guide), into) + before
-
-    def _nonlocal(self, tile: TileState, x: Tensor) -> list[Tensor]:
+    def cleaned(self, tile: TileState, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what those of :data:`NONLOCAL` would add to canonical components (n, component, row, col)."""
         loose = tile.start + self.loose.solve(tile.seen, tile.guide, tile.start)
         cleaned = self.loose_step.apply(loose, reference_step(self.model.ratio))
-        return [self.denoise(x) - x, mix(self.canonical.into, cleaned) - x]
+        return self.denoise(x) - x, mix(self.canonical.into, cleaned) - x
 
     def denoise(self, x: Tensor) -> Tensor:
         """Clean canonical components (n, component, row, col) by non-local Bayes."""
         step = reference_step(self.model.ratio)
         return torch.stack([denoise_components(image / _UNIT, step) * _UNIT for image in x])
-
-    def _guide_detail(self, tile: TileState, x: Tensor, blur: TileBlur) -> list[Tensor]:
-        """Return multiplied detail, and what the regressions say beyond what the estimate shows already."""
-        up, read = self._up, self.guide.regressors
-        seen = mix(self.canonical.into, tile.seen)
-        own = x - up(blur.apply(x))
-        level = self.canonical.level[:, None, None]
-        bright = (tile.guide / read.mean.clamp_min(1e-6)[:, None, None]).mean(dim=1, keepdim=True)
-        low = up(blur.apply(bright)).clamp_min(_LEAST_INTENSITY)
-        found = [(up(seen) - level) * (bright / low - 1.0) - own]
-        fine = read.guide(tile.guide)
-        coarse = blur.apply(fine)
-        said = self.guide.predictions(fine, coarse, seen, up)
-        up(blur.apply(said).neg_(), into=said)
-        parts = list(torch.split(said, x.shape[1], dim=1))
-        # Only the linear prediction is a whole component; the others are what is beyond it.
-        parts[0].sub_(own)
-        return [*found, *parts, self.guide.windowed(fine - up(coarse), coarse, seen, up)]

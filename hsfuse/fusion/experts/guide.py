@@ -15,8 +15,9 @@ from hsfuse.errors import OverlapError
 from hsfuse.fusion.base import LowResolutionStrip
 from hsfuse.fusion.classical.statistics import MIN_PIXELS, FloatMatrix
 from hsfuse.fusion.experts.canonical import CanonicalComponents
-from hsfuse.fusion.experts.neighbourhood import regress
+from hsfuse.fusion.experts.neighbourhood import CoarseRegression, regress, row_parts
 from hsfuse.fusion.experts.regressions import ClassRegression, FourierRegression, LinearRegression
+from hsfuse.fusion.host import may_ask
 from hsfuse.fusion.map.posterior import mix
 from hsfuse.fusion.scene_model.model import SceneModel
 from hsfuse.parallel import side_by_side, threads_for
@@ -38,6 +39,8 @@ _NEIGHBOURS = slice(2, 7)
 _WINDOW_TAPS, _WINDOW_RIDGE = 25, 0.05
 _FLOOR = 3.0
 """Of the scale of a guide component, in units of its error."""
+_ROWS = 8
+"""HSI pixels that a processor predicts at a time."""
 _MOST_SAMPLES = 30_000
 _MOST_THREADS = 8
 """Regressions that are fitted side by side; each takes 150 MB meanwhile at most."""
@@ -156,7 +159,7 @@ class GuideDetail:
         return cls(read, linear, tight_and_loose, mean, classes, neighbours, surroundings)
 
     def predictions(self, fine: Tensor, coarse: Tensor, seen: Tensor, up: Upsampler) -> Tensor:
-        """Predict components on the fine grid; only their detail is of use.
+        """Predict what is beyond the linear prediction on the fine grid; only its detail is of use.
 
         Parameters
         ----------
@@ -170,22 +173,24 @@ class GuideDetail:
         Returns
         -------
         torch.Tensor
-            Shape (n, 7 * component, row * ratio, col * ratio), in the order of :data:`GUIDE_EXPERTS`.
+            Shape (n, 6 * component, row * ratio, col * ratio), in the order of :data:`GUIDE_EXPERTS`.
         """
-        near = up(self.regressors.neighbours(seen))
-        wide = up(self.regressors.surroundings(coarse))
-        size = seen.shape[1]
-        said = fine.new_empty((fine.shape[0], 7 * size, *fine.shape[2:]))
-        said[:, :size] = self.linear.apply(fine)
-        self.tight_and_loose.apply(fine, said[:, size : 3 * size])
-        self.mixed.apply(fine, said[:, 3 * size : 4 * size])
-        self.classes.apply(fine, said[:, 4 * size : 5 * size])
-        self.neighbours.apply(torch.cat([fine, near], dim=1), said[:, 5 * size : 6 * size])
-        self.surroundings.apply(torch.cat([fine, wide, near], dim=1), said[:, 6 * size :])
+        near, wide = self.regressors.neighbours(seen), self.regressors.surroundings(coarse)
+        size, ratio = seen.shape[1], up.ratio
+        said = fine.new_empty((fine.shape[0], 6 * size, *fine.shape[2:]))
+        for part in row_parts(seen.shape[2], _ROWS if may_ask(fine) else seen.shape[2]):
+            rows = slice(part.start * ratio, part.stop * ratio)
+            here, beside = fine[:, :, rows].contiguous(), up(near, rows=part)
+            parts = torch.split(said[:, :, rows], [2 * size, size, size, size, size], dim=1)
+            self.tight_and_loose.apply(here, parts[0])
+            self.mixed.apply(here, parts[1])
+            self.classes.apply(here, parts[2])
+            self.neighbours.apply(torch.cat([here, beside], dim=1), parts[3])
+            self.surroundings.apply(torch.cat([here, up(wide, rows=part), beside], dim=1), parts[4])
         return said
 
-    def windowed(self, detail: Tensor, coarse: Tensor, seen: Tensor, up: Upsampler) -> Tensor:
-        """Regress what the linear fit left in moving windows; ``detail`` is that of the fine regressors."""
+    def windowed(self, coarse: Tensor, seen: Tensor) -> CoarseRegression:
+        """Regress what the linear fit left in moving windows on the detail of the fine regressors."""
         left = seen - self.linear.apply(coarse)
         size = coarse.shape[1]
         product = (coarse[:, :, None] * torch.cat([coarse, left], dim=1)[:, None]).flatten(1, 2)
@@ -193,7 +198,7 @@ class GuideDetail:
         mean, second = moments[:, : size + left.shape[1]], moments[:, size + left.shape[1] :]
         second = second.reshape(len(second), size, -1, *second.shape[2:]) - mean[:, :size, None] * mean[:, None]
         found = regress(second[:, :, :size], second[:, :, size:], _WINDOW_RIDGE)
-        return inject(torch.zeros_like(left), found, detail.contiguous(), up.ratio, offset_px=up.offset_px)
+        return CoarseRegression(torch.zeros_like(left), found)
 
 
 @dataclass(frozen=True)
@@ -203,9 +208,10 @@ class Upsampler:
     ratio: int
     offset_px: tuple[float, float]
 
-    def __call__(self, x: Tensor, into: Tensor | None = None) -> Tensor:
-        """Interpolate (n, band, row, col); add to ``into`` where it is given."""
-        return inject(x.contiguous(), (), None, self.ratio, out=into, offset_px=self.offset_px, add=True)
+    def __call__(self, x: Tensor, rows: slice | None = None) -> Tensor:
+        """Interpolate (n, band, row, col); only some of its rows where they are given."""
+        window = None if rows is None else (rows, slice(0, x.shape[3]))
+        return inject(x.contiguous(), (), None, self.ratio, window, offset_px=self.offset_px)
 
 
 def _samples(

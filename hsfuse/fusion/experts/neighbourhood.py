@@ -5,9 +5,10 @@ Widths are given for a ratio of 3 and grow with the ratio: the error of an estim
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
-from hsfuse.degrade import Psf, inject, lowpass_decimate, smooth
+from hsfuse.degrade import NO_OFFSET, UPSAMPLE_HALO_PX, Offset, Psf, inject, lowpass_decimate, smooth
 from hsfuse.fusion.classical.adaptive import cholesky_solve
 from hsfuse.spectral import FWHM_TO_SIGMA
 
@@ -27,15 +28,55 @@ def taps(sigma_px: float, ratio: int) -> int:
     return 1 + 2 * max(round(2.0 * variance), 1)
 
 
-def high_pass(x: torch.Tensor, sigma_px: float, ratio: int) -> torch.Tensor:
-    """Return what a smoother takes away from (n, band, row, col)."""
-    return x - smooth(x, taps(sigma_px, ratio))
+def high_pass(x: torch.Tensor, sigma_px: float, ratio: int, rows: slice | None = None) -> torch.Tensor:
+    """Return what a smoother takes away from (n, band, row, col); only some rows of it where they are given."""
+    count, rows = taps(sigma_px, ratio), rows or slice(0, x.shape[2])
+    near = around(rows, count // 2, x.shape[2])
+    inner = slice(rows.start - near.start, rows.stop - near.start)
+    return x[:, :, rows] - smooth(x[:, :, near].contiguous(), count)[:, :, inner]
 
 
-def local_regressions(x: torch.Tensor, leading: int, ratio: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Predict all components from the leading ones in narrow and in wide windows.
+def around(rows: slice, margin: int, height: int) -> slice:
+    """Return some rows with a margin, as far as an image of so many rows reaches."""
+    return slice(max(rows.start - margin, 0), min(rows.stop + margin, height))
 
-    The moments are those of the fine pixels, the coefficients live on the coarse grid and are interpolated.
+
+def row_parts(rows: int, most: int) -> Sequence[slice]:
+    """Cut rows into parts of so many at most, from the top."""
+    return [slice(top, min(top + most, rows)) for top in range(0, rows, most)]
+
+
+class CoarseRegression(NamedTuple):
+    """A regression on fine images whose coefficients live on the coarse grid and are interpolated.
+
+    Attributes
+    ----------
+    base
+        Shape (n, target, row, col).
+    coefficients
+        Of each regressor, of the same shape.
+    """
+
+    base: torch.Tensor
+    coefficients: Sequence[torch.Tensor]
+
+    def apply(
+        self, regressors: torch.Tensor, rows: slice, ratio: int, offset_px: Offset = NO_OFFSET
+    ) -> torch.Tensor:  # fmt: skip
+        """Predict from the fine regressors (n, regressor, row, col) of some coarse rows."""
+        near = around(rows, UPSAMPLE_HALO_PX, self.base.shape[2])
+        window = (slice(rows.start - near.start, rows.stop - near.start), slice(0, self.base.shape[3]))
+        coefficients = [each[:, :, near] for each in self.coefficients]
+        return inject(
+            self.base[:, :, near].contiguous(), coefficients, regressors.contiguous(), ratio, window,
+            offset_px=offset_px,
+        )  # fmt: skip
+
+
+def local_regressions(x: torch.Tensor, leading: int, ratio: int) -> tuple[CoarseRegression, CoarseRegression]:
+    """Regress all components on the leading ones in narrow and in wide windows.
+
+    The moments are those of the fine pixels.
 
     Parameters
     ----------
@@ -48,30 +89,30 @@ def local_regressions(x: torch.Tensor, leading: int, ratio: int) -> tuple[torch.
 
     Returns
     -------
-    narrow, wide : torch.Tensor
-        The shape of ``x``.
+    narrow, wide : CoarseRegression
+        Of the components on ``x[:, :leading]``.
     """
     import torch
 
     count = min(leading, x.shape[1])
-    products = (x[:, :count, None] * x[:, None]).flatten(1, 2)
     window = Psf(LOCAL_SIGMA_PX / (_WIDTHS_FOR * FWHM_TO_SIGMA))
-    moments = lowpass_decimate(torch.cat([x, products], dim=1), ratio, window)
-    del products
-    narrow, wide = (_predict(each, x, count, ratio) for each in (moments, smooth(moments, _WIDER_TAPS)))
+    # One regressor after the other: all products at once would be several times the components.
+    moments = torch.cat(
+        [lowpass_decimate(each, ratio, window) for each in (x, *(x[:, k : k + 1] * x for k in range(count)))], dim=1
+    )
+    narrow, wide = (_regression(each, x.shape[1], count) for each in (moments, smooth(moments, _WIDER_TAPS)))
     return narrow, wide
 
 
-def _predict(moments: torch.Tensor, x: torch.Tensor, leading: int, ratio: int) -> torch.Tensor:
-    size = x.shape[1]
+def _regression(moments: torch.Tensor, size: int, leading: int) -> CoarseRegression:
     mean = moments[:, :size]
-    product = moments[:, size:].reshape(len(x), leading, size, *moments.shape[2:])
+    product = moments[:, size:].reshape(len(moments), leading, size, *moments.shape[2:])
     product = product - mean[:, :leading, None] * mean[:, None]
     coefficients = regress(product[:, :, :leading], product, _LOCAL_RIDGE)
     base = mean
     for n, coefficient in enumerate(coefficients):
         base = base - coefficient * mean[:, n : n + 1]
-    return inject(base.contiguous(), coefficients, x[:, :leading].contiguous(), ratio)
+    return CoarseRegression(base, coefficients)
 
 
 def regress(square: torch.Tensor, cross: torch.Tensor, ridge: float) -> list[torch.Tensor]:

@@ -74,12 +74,12 @@ class ReducedError:
 
         return cls(tensor(np.linalg.solve(gram, x.T @ y).T), tensor(scale), fourier)
 
-    def apply(self, x: Tensor, ratio: int) -> tuple[Tensor, Tensor]:
-        """Predict the error of components (n, component, row, col), linearly and otherwise."""
-        regressors = _regressors(x, ratio)
+    def apply(self, x: Tensor, ratio: int, rows: slice | None = None) -> tuple[Tensor, Tensor]:
+        """Predict the error of components (n, component, row, col) or of some rows, linearly and otherwise."""
+        regressors = _regressors(x, ratio, rows)
         return mix(self.linear, regressors), self.fourier.apply(regressors / self.scale[:, None, None])
 
 
-def _regressors(x: Tensor, ratio: int) -> Tensor:
+def _regressors(x: Tensor, ratio: int, rows: slice | None = None) -> Tensor:
     lead = x[:, :_LEADING]
-    return torch.cat([high_pass(lead, sigma, ratio) for sigma in _SIGMAS_PX], dim=1)
+    return torch.cat([high_pass(lead, sigma, ratio, rows) for sigma in _SIGMAS_PX], dim=1)

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def seen_features(
-    state: Tensor, outputs: Tensor, present: Tensor, compared: Sequence[int], constants: int
-) -> Tensor | None:
-    """Norms of the experts' outputs and products with some of them; None where the kernels do not serve.
+    state: Tensor, outputs: Tensor, present: Tensor, compared: Sequence[int], asked: Sequence[int], out: Tensor
+) -> bool:
+    """Norms of the experts' outputs and products with some of them; False where the kernels do not serve.
 
     Parameters
     ----------
@@ -27,26 +27,25 @@ def seen_features(
         Components that count, true or false, shape (component,).
     compared
         Experts with which products are made.
-    constants
-        Images that the caller fills, behind what is made here.
-
-    Returns
-    -------
-    Tensor
-        Shape (1, feature + constants, row, col).
+    asked
+        Experts that are looked at, ascending; of the others nothing is written.
+    out
+        Shape (row, col, feature), float32 or bfloat16, features side by side; there may be more than are made here.
     """
+    import torch
+
     if not _serve(state, outputs) or native.KERNELS.library() is None:
-        return None
+        return False
     numbers = present.nonzero().flatten().tolist()
     if not numbers:
-        return None
-    made = (1 + len(compared)) * (1 + outputs.shape[1])
-    out = state.new_empty((1, made + constants, *state.shape[2:]))
-    done = native.gate_features(state[0].numpy(), outputs[0].numpy(), numbers, compared, out[0, :made].numpy())
-    return out if done else None
+        return False
+    features = out.view(torch.int16) if out.dtype == torch.bfloat16 else out
+    return native.gate_features(state[0].numpy(), outputs[0].numpy(), numbers, compared, asked, features.numpy())
 
 
-def weighed_outputs(found: Tensor, outputs: Tensor, slope: Tensor, most: float) -> Tensor | None:
+def weighed_outputs(
+    found: Tensor, outputs: Tensor, slope: Tensor, most: float, asked: Sequence[int]
+) -> Tensor | None:  # fmt: skip
     """Sum of ``2 tanh((a + b slope) / 2) most tanh(output / most)`` over the experts; None where there is no kernel.
 
     Parameters
@@ -59,6 +58,8 @@ def weighed_outputs(found: Tensor, outputs: Tensor, slope: Tensor, most: float) 
         Shape (component,).
     most
         Outputs beyond are compressed.
+    asked
+        Experts that are weighed.
 
     Returns
     -------
@@ -69,7 +70,7 @@ def weighed_outputs(found: Tensor, outputs: Tensor, slope: Tensor, most: float) 
         return None
     out = found.new_empty((1, *outputs.shape[2:]))
     done = native.gate_applied(
-        found[0].numpy(), outputs[0].numpy(), slope.contiguous().numpy(), most, out[0].numpy()
+        found[0].numpy(), outputs[0].numpy(), slope.contiguous().numpy(), most, asked, out[0].numpy()
     )  # fmt: skip
     return out if done else None
 

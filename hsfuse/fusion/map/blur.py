@@ -81,11 +81,15 @@ class BandedMatrix:
             blocks.append((rows, cols, torch.as_tensor(part, dtype=torch.float32, device=device)))
         return cls((matrix.shape[0], matrix.shape[1]), tuple(blocks))
 
-    def along_rows(self, x: torch.Tensor) -> torch.Tensor:
-        """Apply to the second to last axis."""
-        out = x.new_empty((*x.shape[:-2], self.shape[0], x.shape[-1]))
+    def along_rows(self, x: torch.Tensor, wanted: slice | None = None) -> torch.Tensor:
+        """Apply to the second to last axis; only some rows of the result where they are given."""
+        wanted = wanted or slice(0, self.shape[0])
+        out = x.new_empty((*x.shape[:-2], wanted.stop - wanted.start, x.shape[-1]))
         for rows, cols, part in self.blocks:
-            out[..., rows, :] = part @ x[..., cols, :]
+            first, last = max(rows.start, wanted.start), min(rows.stop, wanted.stop)
+            if first < last:
+                made = part[first - rows.start : last - rows.start] @ x[..., cols, :]
+                out[..., first - wanted.start : last - wanted.start, :] = made
         return out
 
     def along_columns(self, x: torch.Tensor) -> torch.Tensor:
@@ -131,9 +135,9 @@ class TileBlur:
         """Blur and decimate (..., row, col)."""
         return self.across.along_columns(self.down.along_rows(x))
 
-    def transpose(self, y: torch.Tensor) -> torch.Tensor:
-        """Apply the transpose of :meth:`apply` to (..., coarse row, coarse col)."""
-        return self.down_transposed.along_rows(self.across_transposed.along_columns(y))
+    def transpose(self, y: torch.Tensor, rows: slice | None = None) -> torch.Tensor:
+        """Apply the transpose of :meth:`apply` to (..., coarse row, coarse col); only some fine rows if given."""
+        return self.across_transposed.along_columns(self.down_transposed.along_rows(y, rows))
 
     def to_basis(self, y: torch.Tensor) -> torch.Tensor:
         """Turn (..., coarse row, coarse col) so that ``B B'`` becomes :attr:`power`."""

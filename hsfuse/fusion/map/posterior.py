@@ -182,14 +182,21 @@ class MapEstimator:
         into
             Functions of the components, shape (function, component); None: the components themselves.
         """
+        return misfit.blur.transpose(self.coarse(misfit, into)).add_(mix(self.direct(into), misfit.msi))
+
+    def coarse(self, misfit: Misfit, into: torch.Tensor | None = None) -> torch.Tensor:
+        """Return what :meth:`correct` spreads by the response's transpose, shape (n, component, row, col)."""
         blur, weight = misfit.blur, self.precision[:, None, None]
         leave = self.leave if into is None else into @ self.leave
         # The identity (B'B + a)^-1 = (1 - B' (B B' + a)^-1 B) / a leaves one blur and one transpose on the fine grid;
         # all that mixes components commutes with both, and with turning, and is done on the coarse one.
         hsi, low_msi = misfit.turned
         missing = (weight * mix(self.enter, hsi)).sub_(mix(self.pull, low_msi))
-        coarse = blur.from_basis(mix(leave, missing.div_((blur.power + weight).mul_(weight))))
-        return blur.transpose(coarse).add_(mix(leave @ (self.pull / self.precision[:, None]), misfit.msi))
+        return blur.from_basis(mix(leave, missing.div_((blur.power + weight).mul_(weight))))
+
+    def direct(self, into: torch.Tensor | None = None) -> torch.Tensor:
+        """Return what :meth:`correct` makes of the guide's misfit, pixel by pixel, shape (component, msi band)."""
+        return (self.leave if into is None else into @ self.leave) @ (self.pull / self.precision[:, None])
 
 
 def mix(matrix: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,9 @@ ARCHITECTURE = "ssrfn-moe"
 """A mixture of experts (Jacobs et al., Neural Computation 3, 1991): the network is its gate."""
 BASE = "glp"
 """Method of the base estimate."""
+MOST_COMPONENTS = 10
+PRESENT = 0.02
+"""Components with less logarithmic strength count as absent."""
 BLOCKS = FixedBlocks(side=16, overlap=0, context=2)
 """That a backbone with scans runs in. With weights of 2026-11-29 a simulated pair differs from one block around all of
 it by 4e-6 in reflectance (root mean square; 5e-5 at most), and where blocks meet by no more than elsewhere."""

@@ -33,8 +33,9 @@ from hsfuse.fusion.map.posterior import mix
 from hsfuse.fusion.map.refinement import Refinement, RefinementKind, nonlocal_halo_px
 from hsfuse.fusion.methods.ssrfn.config import ARCHITECTURE, BASE, GateConfig
 from hsfuse.fusion.methods.ssrfn.description import AFTER_PX, base_halo_px, describe, experts_px
-from hsfuse.fusion.methods.ssrfn.network import Gate, TilePart
+from hsfuse.fusion.methods.ssrfn.network import Gate
 from hsfuse.fusion.methods.ssrfn.scene import GateScene, refined_base, tile_state, tile_state_from
+from hsfuse.fusion.methods.ssrfn.streaming import TilePart
 from hsfuse.fusion.moving import moved
 from hsfuse.fusion.nets.header import NetworkHeader
 from hsfuse.fusion.nets.weights import LoadedNetwork

@@ -9,7 +9,6 @@ with the spectral basis, and one network serves any bands, any MSI and any ratio
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name
@@ -18,14 +17,13 @@ from torch import Tensor, nn
 from hsfuse.degrade import Window
 from hsfuse.degrade.windows import finer, inside
 from hsfuse.fusion.experts.bank import EXPERTS
-from hsfuse.fusion.experts.weighing import seen_features, weighed_outputs
 from hsfuse.fusion.host import may_ask
-from hsfuse.fusion.methods.ssrfn.config import BLOCKS, GateConfig
+from hsfuse.fusion.methods.ssrfn.config import BLOCKS, MOST_COMPONENTS, PRESENT, GateConfig
+from hsfuse.fusion.methods.ssrfn.streaming import AskedExperts, GivenOutputs, TilePart, slopes, weighed_by_rows
 from hsfuse.fusion.methods.ssrfn_paper.blocks import pool
 from hsfuse.fusion.methods.ssrfn_paper.network import Ssrfn
 from hsfuse.fusion.nets.fixed_blocks import FixedBlocks
 
-MOST_COMPONENTS = 10
 _COMPARED = ("fine detail", "non-local", "fourier detail, mixed")
 """Experts whose inner products with all others the gate sees."""
 INPUTS, OUTPUTS = 1 + len(EXPERTS) + len(_COMPARED) * (1 + len(EXPERTS)) + 2, 2 * len(EXPERTS)
@@ -38,7 +36,6 @@ _START = {
 """Weights that an untrained gate gives everywhere: near the best constant ones."""
 _DROPPED = 0.1
 """Share of the features that a training step leaves out."""
-_MIDDLE_STRENGTH = 1.5
 _ROWS = 48
 """That a backbone of bounded reach sees at a time."""
 _BLOCKS_AT_ONCE = 8
@@ -47,8 +44,6 @@ _PIXELS_AT_ONCE = 1 << 18
 """Fine pixels that a card is given in one call of a backbone with blocks."""
 _CACHE_VALUES, _CARD_VALUES = 1 << 18, 1 << 27
 """Experts' outputs that are looked at in one go, by a processor and by a card."""
-_PRESENT = 0.02
-"""Components with less logarithmic strength count as absent."""
 
 
 class PlainBackbone(nn.Module):
@@ -85,6 +80,26 @@ class PlainBackbone(nn.Module):
         left: Tensor = self.leave(F.relu(x))
         return left
 
+    def of_bordered(self, x: Tensor) -> Tensor:
+        """As :meth:`forward` in the type of ``x``, which has a border of one pixel already.
+
+        Much faster in channels-last memory, where borders are narrow and the arithmetic is not turned around.
+        """
+        x = F.relu_(_convolved(self.enter, x))
+        for first, second in zip(self.first, self.second, strict=True):
+            x = x + _convolved(second, _with_border(F.relu_(_convolved(first, _with_border(x)))))
+        return _convolved(self.leave, _with_border(F.relu_(x)))
+
+
+def _convolved(layer: nn.Module, x: Tensor) -> Tensor:
+    """Convolve an image that has a border, in its own type."""
+    weight, bias = (values.to(x.dtype) for values in layer.parameters())
+    return F.conv2d(x, weight.contiguous(memory_format=torch.channels_last), bias)
+
+
+def _with_border(x: Tensor) -> Tensor:
+    return F.pad(x, (1, 1, 1, 1), mode="replicate")
+
 
 class SsrfnBackbone(nn.Module):
     """The modules of SSRFN on what the gate sees: its first features at the HSI's resolution, and all of them.
@@ -112,17 +127,6 @@ class SsrfnBackbone(nn.Module):
         return out
 
 
-class TilePart(NamedTuple):
-    """What a gate is given of a tile that begins at a whole number of blocks of the scene, and what is wanted of it.
-
-    Windows of the tile in HSI pixels; ``size`` is the tile's.
-    """
-
-    size: tuple[int, int]
-    given: Window
-    wanted: Window
-
-
 class Gate(nn.Module):
     """The network.
 
@@ -137,7 +141,7 @@ class Gate(nn.Module):
         self.config = config
         make = PlainBackbone if config.backbone == "plain" else SsrfnBackbone
         self.backbone: PlainBackbone | SsrfnBackbone = make(INPUTS, OUTPUTS, config)
-        self._compared = [EXPERTS.index(name) for name in _COMPARED]
+        self.compared = [EXPERTS.index(name) for name in _COMPARED]
         start = torch.zeros(OUTPUTS)
         for name, value in _START.items():
             start[EXPERTS.index(name)] = value
@@ -148,6 +152,11 @@ class Gate(nn.Module):
     def blocks(self) -> FixedBlocks | None:
         """Blocks of the scene that the backbone runs in; None where a bounded context is enough."""
         return self.backbone.blocks if isinstance(self.backbone, SsrfnBackbone) else None
+
+    @property
+    def reach_px(self) -> int:
+        """How far a backbone without blocks looks, fine pixels."""
+        return self.backbone.reach_px if isinstance(self.backbone, PlainBackbone) else 0
 
     def forward(
         self, state: Tensor, outputs: Tensor, log_strength: Tensor, ratio: int, part: TilePart | None = None
@@ -173,11 +182,11 @@ class Gate(nn.Module):
             The correction of the wanted part, shape (n, component, row, col).
         """
         if torch.is_grad_enabled():
-            return self._applied(self._found(self.features(state, outputs, log_strength), ratio), outputs, log_strength)
+            return self._applied(self.found(self.features(state, outputs, log_strength), ratio), outputs, log_strength)
         part = part or _all_of(state, ratio)
-        compiled = self._compiled(state, outputs, log_strength, ratio, part)
-        if compiled is not None:
-            return compiled
+        made = self.ask(GivenOutputs(state, outputs, ratio), log_strength, ratio, part)
+        if made is not None:
+            return made
         # Work on single pixels goes over few rows at a time, so that what it makes stays in the processor's cache.
         values = _CACHE_VALUES if may_ask(state) else _CARD_VALUES
         few = max(values // (outputs.shape[1] * outputs.shape[2] * state.shape[3]), 1)
@@ -188,90 +197,55 @@ class Gate(nn.Module):
         pieces = [slice(top, top + few) for top in range(0, found.shape[2], few)]
         return torch.cat([self._applied(found[:, :, p], outputs[:, :, :, p], log_strength) for p in pieces], dim=2)
 
-    def _compiled(
-        self, state: Tensor, outputs: Tensor, log_strength: Tensor, ratio: int, part: TilePart
-    ) -> Tensor | None:  # fmt: skip
-        """The same with what works on single pixels compiled; None where that does not serve."""
-        if not may_ask(state):
-            # A card must not be asked for numbers in the middle of its work.
-            return None
-        slope, most = _slope(log_strength)[0], float(self.config.most)
-        if not isinstance(self.backbone, PlainBackbone):
-            return self._compiled_blocks(self.backbone.blocks, state, outputs, log_strength, ratio, part)
-        # Some rows after the others: features of all of them would be half as large as the experts' outputs.
-        rows, reach, corrections = state.shape[2], self.backbone.reach_px, []
-        for top in range(0, rows, _ROWS):
-            own, first = slice(top, min(top + _ROWS, rows)), max(top - reach, 0)
-            near = slice(first, min(own.stop + reach, rows))
-            features = self._seen(state[:, :, near], outputs[:, :, :, near], log_strength)
-            if features is None:
-                return None
-            found = self._found(features, ratio)[:, :, own.start - first : own.stop - first].contiguous()
-            correction = weighed_outputs(found, outputs[:, :, :, own], slope, most)
-            if correction is None:
-                return None
-            corrections.append(correction)
-        return _wanted(torch.cat(corrections, dim=2), ratio, part)
+    def ask(
+        self, experts: AskedExperts, log_strength: Tensor, ratio: int, part: TilePart | None = None
+    ) -> Tensor | None:
+        """Ask experts of a tile and weigh what they say, with what works on single pixels compiled.
 
-    def _compiled_blocks(
-        self, blocks: FixedBlocks, state: Tensor, outputs: Tensor, log_strength: Tensor, ratio: int, part: TilePart
-    ) -> Tensor | None:  # fmt: skip
-        """As :meth:`_compiled` for a backbone in blocks: one row of them after the other."""
-        (top, bottom), cols = (part.wanted[0].start, part.wanted[0].stop), part.wanted[1]
-        slope, most, corrections = _slope(log_strength)[0], float(self.config.most), []
-        while top < bottom:
-            wanted = (slice(top, min((top // blocks.side + 1) * blocks.side, bottom)), cols)
-            given = (blocks.needed(wanted, part.size)[0], part.given[1])
-            near = finer(inside(given, part.given), ratio)[0]
-            features = self._seen(state[:, :, near], outputs[:, :, :, near], log_strength)
-            if features is None:
-                return None
-            found = self._found_by_blocks(blocks, features, ratio, TilePart(part.size, given, wanted))
-            here = outputs[..., *finer(inside(wanted, part.given), ratio)].contiguous()
-            correction = weighed_outputs(found, here, slope, most)
-            if correction is None:
-                return None
-            corrections.append(correction)
-            top = wanted[0].stop
-        return torch.cat(corrections, dim=2)
+        Returns
+        -------
+        torch.Tensor
+            As of :meth:`forward`, which serves where there is None: on a card, and without kernels.
+        """
+        part = part or _all_of(experts.state, ratio)
+        return weighed_by_rows(self, experts, log_strength, ratio, part)
 
-    def _seen(self, state: Tensor, outputs: Tensor, log_strength: Tensor) -> Tensor | None:
-        """What :meth:`features` returns, compiled; None where that does not serve."""
-        present = log_strength[0] > _PRESENT
-        features = seen_features(state, outputs, present, self._compared, constants=2)
-        if features is not None:
-            features[:, -2] = log_strength.amax()
-            features[:, -1] = present.sum() / MOST_COMPONENTS
-        return features
-
-    def _found(self, features: Tensor, ratio: int) -> Tensor:
+    def found(self, features: Tensor, ratio: int) -> Tensor:
         """What the weights are made of, shape (n, 2 * expert, row, col)."""
         found: Tensor = self.backbone(self.drop(features), ratio) + self.constant[:, None, None]
         return found
+
+    def found_of_bordered(self, features: Tensor) -> Tensor:
+        """As :meth:`found` for a plain backbone and features with a border of one pixel, in float32."""
+        if not isinstance(self.backbone, PlainBackbone):
+            raise TypeError("the backbone runs in blocks")
+        return self.backbone.of_bordered(features).float() + self.constant[:, None, None]
 
     def _found_of(self, features: Tensor, ratio: int, part: TilePart) -> Tensor:
         """The same of the wanted part: a plain backbone some rows at a time, one with scans block by block."""
         backbone = self.backbone
         if isinstance(backbone, PlainBackbone):
             return _wanted(self._found_by_rows(features, ratio, backbone.reach_px), ratio, part)
-        return self._found_by_blocks(backbone.blocks, features, ratio, part)
+        return self.found_by_blocks(backbone.blocks, features, ratio, part)
 
     def _found_by_rows(self, features: Tensor, ratio: int, reach_px: int) -> Tensor:
         rows = features.shape[2]
         if not may_ask(features):
-            return self._found(features, ratio)
+            return self.found(features, ratio)
         found = features.new_empty((len(features), OUTPUTS, *features.shape[2:]))
         for top in range(0, rows, _ROWS):
             bottom = min(top + _ROWS, rows)
             first, last = max(top - reach_px, 0), min(bottom + reach_px, rows)
-            part = self._found(features[:, :, first:last], ratio)
+            part = self.found(features[:, :, first:last], ratio)
             found[:, :, top:bottom] = part[:, :, top - first : bottom - first]
         return found
 
-    def _found_by_blocks(self, blocks: FixedBlocks, features: Tensor, ratio: int, part: TilePart) -> Tensor:
+    def found_by_blocks(self, blocks: FixedBlocks, features: Tensor, ratio: int, part: TilePart) -> Tensor:
+        """As :meth:`found` of the wanted part of a tile, block by block."""
+
         def run(parts: Sequence[Window], shown: Window) -> Tensor:
             near = [features[..., *finer(inside(one, part.given), ratio)] for one in parts]
-            return self._found(torch.cat(near), ratio)[..., *finer(shown, ratio)]
+            return self.found(torch.cat(near), ratio)[..., *finer(shown, ratio)]
 
         pixels = len(features) * (blocks.given_px * ratio) ** 2
         together = _BLOCKS_AT_ONCE if features.device.type == "cpu" else max(_PIXELS_AT_ONCE // pixels, 1)
@@ -283,31 +257,26 @@ class Gate(nn.Module):
 
     def weights(self, state: Tensor, outputs: Tensor, log_strength: Tensor, ratio: int) -> Tensor:
         """Weight of every expert on every component, shape (n, expert, component, row, col)."""
-        return self._weights(self._found(self.features(state, outputs, log_strength), ratio), log_strength)
+        return self._weights(self.found(self.features(state, outputs, log_strength), ratio), log_strength)
 
     @staticmethod
     def _weights(found: Tensor, log_strength: Tensor) -> Tensor:
         common, sloped = (0.5 * found[:, :, None]).chunk(2, dim=1)
-        return 2.0 * torch.tanh(torch.addcmul(common, sloped, _slope(log_strength)[:, None, :, None, None]))
+        return 2.0 * torch.tanh(torch.addcmul(common, sloped, slopes(log_strength)[:, None, :, None, None]))
 
     def features(self, state: Tensor, outputs: Tensor, log_strength: Tensor) -> Tensor:
         """What the gate sees: nothing that a rotation of the components would change much."""
-        here = (log_strength > _PRESENT).to(outputs.dtype)[:, None, :, None, None]
+        here = (log_strength > PRESENT).to(outputs.dtype)[:, None, :, None, None]
         number = here.sum(dim=2).clamp(min=1.0)
         all_of_it = compressed(torch.cat([state[:, None], outputs], dim=1)) * here
         parts = [torch.log1p((all_of_it * all_of_it).sum(dim=2) / number)]
         parts += [
-            compressed((all_of_it * all_of_it[:, index + 1 : index + 2]).sum(dim=2) / number)
-            for index in self._compared
+            compressed((all_of_it * all_of_it[:, index + 1 : index + 2]).sum(dim=2) / number) for index in self.compared
         ]
         size = (len(outputs), 1, *outputs.shape[-2:])
         parts.append(log_strength.amax(dim=1)[:, None, None, None].expand(size))
         parts.append((number[:, 0] / MOST_COMPONENTS)[:, :, None, None].reshape(-1, 1, 1, 1).expand(size))
         return torch.cat(parts, dim=1)
-
-
-def _slope(log_strength: Tensor) -> Tensor:
-    return (log_strength - _MIDDLE_STRENGTH) / _MIDDLE_STRENGTH
 
 
 def _all_of(image: Tensor, ratio: int) -> TilePart:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,8 @@ from hsfuse.fusion.map.method import ReducedFit, RefinedMethod
 from hsfuse.fusion.map.posterior import MapEstimator, mix
 from hsfuse.fusion.map.prior import squared_misses, validated_gain
 from hsfuse.fusion.map.refinement import Refinement, RefinementKind, guide_variance
-from hsfuse.fusion.methods.ssrfn.network import TilePart
+from hsfuse.fusion.methods.ssrfn.network import Gate
+from hsfuse.fusion.methods.ssrfn.streaming import TilePart
 from hsfuse.fusion.scene_model.model import SceneModel
 from hsfuse.parallel import side_by_side, threads_for
 
@@ -32,8 +33,6 @@ SHARES = (1.0, 0.75, 0.5, 0.25)
 """Of the gate's correction that are tried at reduced resolution; none where all lose."""
 LEAST_REDUCED_PIXELS = 900
 """Degraded HSI pixels from which experts can learn: a scene of 90 x 90 HSI pixels at a ratio of 3."""
-Weigh = Callable[[Tensor, Tensor, Tensor, int, TilePart | None], Tensor]
-"""The network: state, outputs, logarithmic strengths, the ratio and the part of a tile to a correction."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ class GateScene:
         return sum(window.low[0].size for window in reduced_fit.windows) >= LEAST_REDUCED_PIXELS
 
     def change(
-        self, tile: TileState, weigh: Weigh, *, nonlocal_too: bool, share: float = 1.0, part: TilePart | None = None
+        self, tile: TileState, network: Gate, *, nonlocal_too: bool, share: float = 1.0, part: TilePart | None = None
     ) -> Tensor:
         """Return what to add to the base estimate's components, shape (n, component, row, col).
 
@@ -118,8 +117,8 @@ class GateScene:
         ----------
         tile
             A tile with its context.
-        weigh
-            The network.
+        network
+            The gate.
         nonlocal_too
             Non-local Bayes among the experts.
         share
@@ -127,24 +126,28 @@ class GateScene:
         part
             See :meth:`hsfuse.fusion.methods.ssrfn.network.Gate.forward`; the change is that of the wanted part.
         """
-        correction = share * self._correction(tile, weigh, nonlocal_too, part)
+        correction = share * self._correction(tile, network, nonlocal_too, part)
         if part is not None and part.wanted != part.given:
             tile = _cut(tile, inside(part.wanted, part.given), self.bank.model.ratio)
         return self.followed(tile, correction)
 
     def _correction(
-        self, tile: TileState, weigh: Weigh, nonlocal_too: bool, part: TilePart | None = None
+        self, tile: TileState, network: Gate, nonlocal_too: bool, part: TilePart | None = None
     ) -> Tensor:  # fmt: skip
         """What the network adds to the estimate, in canonical components."""
-        state, outputs = self.bank.evaluate(tile, nonlocal_too=nonlocal_too)
-        return weigh(state, outputs, self.bank.canonical.log_strength[None], self.bank.model.ratio, part)
+        asked, strength = self.bank.before(tile, nonlocal_too=nonlocal_too), self.bank.canonical.log_strength[None]
+        made = network.ask(asked, strength, self.bank.model.ratio, part)
+        if made is not None:
+            return made
+        result: Tensor = network(asked.state, self.bank.all_of(asked), strength, self.bank.model.ratio, part)
+        return result
 
     def followed(self, tile: TileState, correction: Tensor) -> Tensor:
         """Make the last estimate from a correction in canonical components; what to add as of :meth:`change`."""
         better = tile.estimate + mix(self.bank.canonical.out, correction)
         return better + self.last.solve(tile.seen, tile.guide, better) - tile.start
 
-    def best_share(self, reduced_fit: ReducedFit, weigh: Weigh, *, nonlocal_too: bool) -> tuple[float, float]:
+    def best_share(self, reduced_fit: ReducedFit, network: Gate, *, nonlocal_too: bool) -> tuple[float, float]:
         """Choose how much of the gate's correction is used, on the degraded windows; of a :meth:`reduced` scene.
 
         Returns
@@ -161,7 +164,7 @@ class GateScene:
             """Return the squared misses of the estimate, then those with each share of the correction."""
             window, _ = pair
             tile, base = _state_of(self.step, reduced_fit.method, *pair)
-            correction = self._correction(tile, weigh, nonlocal_too)
+            correction = self._correction(tile, network, nonlocal_too)
             changes = [tile.estimate - tile.start, *(self.followed(tile, share * correction) for share in SHARES)]
             return [squared_misses(window, base + mix(self.step.back, change)) for change in changes]
 

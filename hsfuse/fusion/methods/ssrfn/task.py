@@ -23,8 +23,9 @@ from hsfuse.errors import OverlapError
 from hsfuse.fusion.base import FusionContext
 from hsfuse.fusion.experts.bank import EXPERTS, NONLOCAL
 from hsfuse.fusion.map.posterior import mix
+from hsfuse.fusion.methods.ssrfn.config import MOST_COMPONENTS
 from hsfuse.fusion.methods.ssrfn.method import GateMethod
-from hsfuse.fusion.methods.ssrfn.network import MOST_COMPONENTS, Gate
+from hsfuse.fusion.methods.ssrfn.network import Gate
 from hsfuse.outputs import part_name
 from hsfuse.training.distributed import Team
 from hsfuse.training.fusion_task import PatchTask, TaskSetup, low_resolution_strip
