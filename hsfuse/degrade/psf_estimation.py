@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import product
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from scipy.ndimage import binary_erosion, uniform_filter
 
 from hsfuse.degrade.decimation import decimate_separable
 from hsfuse.degrade.psf import MAX_FWHM_PX, MIN_FWHM_PX, SEARCHED_OFFSET_PX, Psf, displaced_kernels
+from hsfuse.degrade.simplex import FloatArray, minimise
 from hsfuse.parallel import threads_for
 
 if TYPE_CHECKING:
@@ -22,6 +24,12 @@ if TYPE_CHECKING:
 _MIN_PSF_PIXELS = 200
 _MOST_WINDOWS = 8
 """Over all pairs, as far as each gets one."""
+_POINTS_AT_ONCE = 4
+"""That a step of the search may need."""
+_LIMITS = (
+    np.array([MIN_FWHM_PX, -SEARCHED_OFFSET_PX, -SEARCHED_OFFSET_PX]),
+    np.array([MAX_FWHM_PX, SEARCHED_OFFSET_PX, SEARCHED_OFFSET_PX]),
+)
 
 
 @dataclass(frozen=True)
@@ -67,36 +75,20 @@ def estimate_psf(
     if sum(int(sample.usable.sum()) for sample in samples) < _MIN_PSF_PIXELS:
         return None
 
-    with ThreadPoolExecutor(threads_for(_MOST_WINDOWS), thread_name_prefix="hsfuse-psf") as pool:
-        return _search(samples, ratio, tolerance, least_explained, pool)
+    threads = threads_for(_POINTS_AT_ONCE * len(samples))
+    with ThreadPoolExecutor(threads, thread_name_prefix="hsfuse-psf") as pool:
+        return _search(_Misfit(samples, ratio, pool), tolerance, least_explained, ahead=threads > 2 * len(samples))
 
 
-def _search(
-    samples: list[_PsfSample], ratio: int, tolerance: float, least_explained: float, pool: Executor
-) -> PsfEstimate | None:
-    bands = np.concatenate([sample.hsi for sample in samples], axis=1)
-    energy = np.maximum((bands**2).sum(axis=1), 1e-30)
-
-    low = np.array([MIN_FWHM_PX, -SEARCHED_OFFSET_PX, -SEARCHED_OFFSET_PX])
-    high = np.array([MAX_FWHM_PX, SEARCHED_OFFSET_PX, SEARCHED_OFFSET_PX])
-
-    def misfit(parameters: NDArray[np.float64]) -> float:
-        inside = np.clip(parameters, low, high)
-        outside = float(np.abs(parameters - inside).max())
-        guide = _seen(samples, ratio, Psf(float(inside[0])), inside[1:], pool)
-        return _unexplained(guide, bands, energy) + 10.0 * outside
-
+def _search(misfit: _Misfit, tolerance: float, least_explained: float, *, ahead: bool) -> PsfEstimate | None:
+    """Scan and search; ``ahead``: there are threads to look at points that may not be needed."""
     scan = np.linspace(MIN_FWHM_PX, MAX_FWHM_PX, 7)
-    start = scan[int(np.argmin([misfit(np.array([fwhm, 0.0, 0.0])) for fwhm in scan]))]
+    start = scan[int(np.argmin(misfit.at([np.array([fwhm, 0.0, 0.0]) for fwhm in scan])))]
     simplex = np.array([start, 0.0, 0.0]) + np.vstack([np.zeros(3), np.diag([0.15, 0.15, 0.15])])
-    options: Any = {"initial_simplex": simplex, "xatol": tolerance, "fatol": 1e-3 * tolerance, "maxfev": 120}
-    # Takes a fifth of a second to import, which plans and the command line do without.
-    from scipy.optimize import minimize
-
-    best: Any = minimize(misfit, simplex[0], method="Nelder-Mead", options=options)
-    if best.fun > math.log(1.0 - least_explained):
+    best, value = minimise(misfit.at, simplex, size=tolerance, spread=1e-3 * tolerance, most=120, ahead=ahead)
+    if value > math.log(1.0 - least_explained):
         return None
-    fwhm, *offset = (float(v) for v in np.clip(best.x, low, high))
+    fwhm, *offset = (float(v) for v in np.clip(best, *_LIMITS))
     return PsfEstimate(round(fwhm, 3), (round(offset[0], 4), round(offset[1], 4)))
 
 
@@ -136,26 +128,48 @@ def _psf_samples(
     return samples
 
 
-def _seen(
-    samples: list[_PsfSample], ratio: int, psf: Psf, offset_px: NDArray[np.float64], pool: Executor
-) -> NDArray[np.float64]:
-    """The MSI blurred and high-passed at all usable pixels, shape (msi band, pixel)."""
-    rows, cols = displaced_kernels(psf, ratio, (float(offset_px[0]), float(offset_px[1])))
+class _Misfit:
+    """Mean over the bands of log(1 - R2) when the MSI, blurred and shifted, explains the HSI (both high-passed).
 
-    def seen(sample: _PsfSample) -> NDArray[np.float64]:
-        blurred = decimate_separable(sample.msi, ratio, rows, cols)[0].numpy().astype(np.float64)
-        return _highpass(blurred)[:, sample.usable]
+    Parameters
+    ----------
+    samples
+        Windows.
+    ratio
+        HSI pixel size over MSI pixel size.
+    pool
+        Looks at windows and points side by side.
+    """
 
-    return np.concatenate(list(pool.map(seen, samples)), axis=1)
+    def __init__(self, samples: list[_PsfSample], ratio: int, pool: Executor) -> None:
+        self._samples, self._ratio, self._pool = samples, ratio, pool
+        self._energy = np.maximum(sum((sample.hsi**2).sum(axis=1) for sample in samples), 1e-30)
 
+    def at(self, points: Sequence[FloatArray]) -> list[float]:
+        """Return the misfit at points (width, shift along rows and columns); beyond the limits it rises steeply."""
+        inside = [np.clip(point, *_LIMITS) for point in points]
+        pieces = list(product(inside, self._samples))
+        moments = list(self._pool.map(self._moments, *zip(*pieces, strict=True)))
+        count = len(self._samples)
+        return [
+            self._unexplained(moments[number * count : (number + 1) * count])
+            + 10.0 * float(np.abs(point - inside[number]).max())
+            for number, point in enumerate(points)
+        ]
 
-def _unexplained(guide: NDArray[np.float64], bands: NDArray[np.float64], energy: NDArray[np.float64]) -> float:
-    """Mean over the bands of log(1 - R2) when the blurred MSI explains the HSI (both high-passed)."""
-    gram = guide @ guide.T
-    gram += 1e-9 * (np.trace(gram) + 1e-30) * np.eye(len(gram))
-    cross = guide @ bands.T
-    explained = (cross * np.linalg.solve(gram, cross)).sum(axis=0) / energy
-    return float(np.log(np.clip(1.0 - explained, 1e-9, 1.0)).mean())
+    def _moments(self, point: FloatArray, sample: _PsfSample) -> tuple[FloatArray, FloatArray]:
+        """Products of the MSI's bands, as the HSI would see them, with each other and with the HSI's."""
+        width, *shift = (float(value) for value in point)
+        rows, cols = displaced_kernels(Psf(width), self._ratio, (shift[0], shift[1]))
+        blurred = decimate_separable(sample.msi, self._ratio, rows, cols)[0].numpy().astype(np.float64)
+        guide = _highpass(blurred)[:, sample.usable]
+        return guide @ guide.T, guide @ sample.hsi.T
+
+    def _unexplained(self, moments: Sequence[tuple[FloatArray, FloatArray]]) -> float:
+        gram, cross = (np.sum(parts, axis=0) for parts in zip(*moments, strict=True))
+        gram += 1e-9 * (np.trace(gram) + 1e-30) * np.eye(len(gram))
+        explained = (cross * np.linalg.solve(gram, cross)).sum(axis=0) / self._energy
+        return float(np.log(np.clip(1.0 - explained, 1e-9, 1.0)).mean())
 
 
 def _highpass(x: NDArray[np.float64]) -> NDArray[np.float64]:

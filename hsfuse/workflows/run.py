@@ -51,7 +51,7 @@ from hsfuse.workflows.steps.prepare import PreparedScene, claim_scene, prepare_s
 from hsfuse.workflows.steps.product import make_product
 from hsfuse.workflows.steps.report_files import report_files
 from hsfuse.workflows.steps.resources import resolved, resources_of
-from hsfuse.workflows.steps.run_summary import SAMPLE_BYTES, method_summary, plan_summary
+from hsfuse.workflows.steps.run_summary import SAMPLE_BYTES, method_summary, plan_summary, speed_beside
 from hsfuse.writers import WriteOptions, check_destination, check_output, input_identity
 from hsfuse.writers.provenance import InputIdentity
 
@@ -193,17 +193,18 @@ def run_scene(
             _log.info("Method: %s", chosen.reason)
         to_come = partial(to_come, network=chosen.network)
         network_nm = chosen.method.spec.centre_nm
-        if quick:
-            prepared = claim_scene(pair, config, network_nm=network_nm)
-        else:
-            prepared = prepare_scene(pair, config, clock, network_nm=network_nm)
+        with speed_beside(given.threads) as speed:
+            if quick:
+                prepared = claim_scene(pair, config, network_nm=network_nm)
+            else:
+                prepared = prepare_scene(pair, config, clock, network_nm=network_nm)
         release_freed_memory()
         scene, guarded = prepared.scene, with_guards(chosen, config, prepared.scene)
         estimate = pipeline.plan(
             scene, guarded.method.spec, given, tile=config.tile, overlap=config.overlap,
             sample_bytes=SAMPLE_BYTES[config.dtype],
         )  # fmt: skip
-        planned = plan_summary(prepared, guarded, estimate, config, given)
+        planned = plan_summary(prepared, guarded, estimate, config, given, speed())
         planned_at = clock.total
         expect(clock, to_come(planned=planned["plan"]["stage_seconds"]))
         check_output(output, scene.fine_grid, len(scene.bands), options)

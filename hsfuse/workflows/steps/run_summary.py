@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -9,7 +12,7 @@ from hsfuse._version import __version__
 from hsfuse.config import RunConfig
 from hsfuse.inference.budget import Estimate
 from hsfuse.inference.card_speed import card_speed, predict_stages_with
-from hsfuse.inference.speed import StageSeconds, measure_speed
+from hsfuse.inference.speed import MachineSpeed, StageSeconds, measure_speed
 from hsfuse.readers.base import ProductInfo
 from hsfuse.resources import Resources
 from hsfuse.workflows.steps.methods import ChosenMethod
@@ -18,15 +21,23 @@ from hsfuse.workflows.steps.prepare import PreparedScene
 SAMPLE_BYTES = {"int16": 2, "uint16": 2, "float32": 4}
 
 
+@contextmanager
+def speed_beside(threads: int) -> Iterator[Callable[[], MachineSpeed]]:
+    """Measure beside the body how fast this machine is with so many threads; what is given returns it."""
+    with ThreadPoolExecutor(1, thread_name_prefix="hsfuse-speed") as pool:
+        yield pool.submit(measure_speed, threads).result
+
+
 def plan_summary(
-    prepared: PreparedScene, chosen: ChosenMethod, estimate: Estimate, config: RunConfig, resources: Resources
-) -> dict[str, Any]:
-    """What is known before anything is computed."""
+    prepared: PreparedScene, chosen: ChosenMethod, estimate: Estimate, config: RunConfig, resources: Resources,
+    speed: MachineSpeed,
+) -> dict[str, Any]:  # fmt: skip
+    """What is known before anything is computed; ``speed`` is that of this machine."""
     scene, plan = prepared.scene, estimate.plan
     fine = scene.fine_grid
     samples = fine.height * fine.width * len(scene.bands)
     raw = samples * SAMPLE_BYTES[config.dtype]
-    stages = _guess_seconds(estimate, chosen, config, samples, resources)
+    stages = _guess_seconds(estimate, chosen, config, samples, resources, speed)
     return {
         "hsfuse": __version__,
         "config": config.model_dump(mode="json"),
@@ -75,11 +86,11 @@ def method_summary(chosen: ChosenMethod) -> dict[str, Any]:
 
 
 def _guess_seconds(
-    estimate: Estimate, chosen: ChosenMethod, config: RunConfig, samples: int, resources: Resources
-) -> StageSeconds:
+    estimate: Estimate, chosen: ChosenMethod, config: RunConfig, samples: int, resources: Resources,
+    speed: MachineSpeed,
+) -> StageSeconds:  # fmt: skip
     """Seconds from the plan to the finished product: by what this machine is measured to do right now."""
     card = card_speed(resources.device) if resources.on_gpu else None
-    speed = measure_speed(resources.threads)
     return predict_stages_with(card, estimate, chosen.method.spec, samples, speed, judged=config.report)
 
 
