@@ -120,8 +120,9 @@ def result_text(summary: dict[str, Any]) -> str:
         f"  alignment   {coregistration['verdict']}" + (f", error {error:.1f} m" if error is not None else ""),
     ]
     if "adaptation" in summary:
-        before, after = (summary["adaptation"][key]["psnr_db"] for key in ("before", "after"))
-        lines.insert(2, f"  adapted     {before:.2f} to {after:.2f} dB on strips of the scene, at reduced resolution")
+        from hsfuse.workflows.steps.adapted import short_adaptation_text
+
+        lines.insert(2, f"  adapted     {short_adaptation_text(summary['adaptation'])}")
     if "dates" in summary:
         lines.append(f"  dates       {used_dates(summary['dates'])}")
     if summary.get("changes"):

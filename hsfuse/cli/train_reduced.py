@@ -67,15 +67,24 @@ def add_to(app: typer.Typer) -> None:
 
 def result_text(summary: dict[str, Any]) -> str:
     """Describe a training in a few lines."""
-    scores, stopped = summary["validation"], summary["stopped"]
+    stopped = summary["stopped"]
     return "\n".join(
         [
             f"{summary['output']}  {summary['network']}, {summary['parameters'] / 1e6:.2f} M parameters",
             f"  trained     {summary['steps']} steps in {summary['training_seconds']:.0f} s on {summary['device']}"
             f" (best at step {summary['best_step']}; ended by {stopped}), {summary['megapixels_per_second']:.3g} Mpx/s",
-            f"  validation  PSNR {scores['psnr_db']:.2f} dB, SAM {scores['sam_deg']:.2f} deg",
-            f"  base        PSNR {scores['base_psnr_db']:.2f} dB, SAM {scores['base_sam_deg']:.2f} deg"
-            f"  (gain {scores['gain_db']:+.2f} dB, at worst {scores['worst_gain_db']:+.2f} dB)",
+            *_scores(summary["validation"]),
             f"  log         {summary['log']}",
         ]
     )
+
+
+def _scores(scores: dict[str, Any]) -> list[str]:
+    """Networks are scored in PSNR, or in what they gain over the estimate that they start from."""
+    gain = f"gain {scores['gain_db']:+.2f} dB, at worst {scores['worst_gain_db']:+.2f} dB"
+    if "psnr_db" not in scores:
+        return [f"  validation  {gain}, over the estimate without network"]
+    return [
+        f"  validation  PSNR {scores['psnr_db']:.2f} dB, SAM {scores['sam_deg']:.2f} deg",
+        f"  base        PSNR {scores['base_psnr_db']:.2f} dB, SAM {scores['base_sam_deg']:.2f} deg  ({gain})",
+    ]

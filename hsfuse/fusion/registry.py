@@ -44,6 +44,10 @@ class NetworkEntry:
     task
         Makes the training task (:class:`hsfuse.training.task.TrainingTask`) from the module and a
         :class:`hsfuse.training.task.TaskSetup`; None where it cannot be trained with ``train-reduced``.
+    scene_task
+        Makes the training task that adapts the module to one scene, from the module, the scene's
+        :class:`hsfuse.fusion.base.FusionContext`, its low-resolution strips and the quality that it will be fused
+        with; None: ``task`` on reduced pairs of the scene.
     complete
         Checks settings and fills in defaults; raises UsageError. None: settings are complete as they are.
     recipes
@@ -71,6 +75,7 @@ class NetworkEntry:
     build: Callable[[Settings], nn.Module]
     wrap: Callable[..., FusionMethod]
     task: Callable[..., Any] | None = None
+    scene_task: Callable[..., Any] | None = None
     complete: Callable[[Settings], dict[str, Any]] | None = None
     recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     precisions: tuple[Precision, ...] = ("fp32",)

@@ -304,7 +304,7 @@ def _run(
 
         adaptation = adapt(
             inner, scene, minutes=spec.adapt_minutes, device=device, seed=config.seed, base=header.base,
-            progress=clock,
+            quality=refinement_quality(config) or "standard", calibrate=may_calibrate(config), progress=clock,
         )  # fmt: skip
         summary += f"; adapted to the scene in {adaptation.steps} steps, {adaptation.seconds:.0f} s beside its time"
     method = guarded(

@@ -272,7 +272,8 @@ def _learn(
     candidate = with_guards(chosen, config, scene)
     if config.adapt is not None and chosen.network:
         adapted = adapt_to_scene(chosen, scene, output, inputs, config, resources, clock)
-        candidate, record = with_guards(adapted.chosen, config, scene), {"adaptation": adapted.record}
+        candidate = with_guards(adapted.chosen, config, scene)
+        record = {"adaptation": adapted.record} if adapted.record else {}
     with clock.stage("learn from the scene") as stage:
         context = pipeline.run_context(scene, resources, config.seed, calibrate=may_calibrate(config))
         fitted = pipeline.fit(partial(fit_method, candidate, config), scene, context)

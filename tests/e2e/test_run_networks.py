@@ -167,6 +167,21 @@ def test_adapted_runs_keep_their_weights_and_can_be_resumed(
     assert "train" not in resumed.summary["seconds"]
 
 
+def test_a_scene_too_small_to_adapt_to_is_fused_all_the_same_where_the_network_was_picked(
+    pair: SimulatedPair, area: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    output = tmp_path / "a.tif"
+    with caplog.at_level("WARNING"):
+        result = _run(pair, output, adapt=0.03, aoi=area, **QUICK)
+    assert "cannot be adapted" in caplog.text
+    assert "adaptation" not in result.summary
+    assert output.is_file()
+    assert not adapted_path(output).exists()
+    with pytest.raises(InputError, match="cannot be adapted") as caught:
+        _run(pair, tmp_path / "b.tif", method="ssrfn-lite", adapt=0.03, aoi=area, **QUICK)
+    assert "100 x 100" in caught.value.hint
+
+
 def test_an_interrupted_adapted_run_goes_on_with_its_weights_only(
     pair: SimulatedPair, area: str, weights: Path, tmp_path: Path, disk_that_fails: Callable[[int], Any]
 ) -> None:

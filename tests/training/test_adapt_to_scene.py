@@ -28,6 +28,7 @@ from hsfuse.sensors.sentinel2 import BANDS_10M, table_responses
 from hsfuse.simulate.training_scene import training_scene
 from hsfuse.spectral import BandTable, srf_weights
 from hsfuse.workflows.steps.adapt import adapt
+from hsfuse.workflows.steps.adapted import adaptation_text, short_adaptation_text
 from hsfuse.workflows.steps.array_scene import ArrayProduct
 from hsfuse.workflows.training.training_scene import scene_as_training
 
@@ -106,7 +107,10 @@ def test_other_bands_are_refused(scene: FusionScene, tiny: Callable[[], Ssrnet])
 def test_a_gate_is_adapted_to_its_scene() -> None:
     """It learns to weigh the experts of the scene's own reduced pairs, in the scene's bands."""
     method = GateMethod.untrained(GateConfig(width=8, backbone="ssrfn"))
-    result = adapt(method, _scene(288, 180), steps=2, patch_px=12, batch=2)
+    result = adapt(method, _scene(288, 288), steps=2)
     assert result.steps == 2
     assert result.after.quality >= result.before.quality
-    assert {"gain_db", "gain_without_db"} <= result.to_json()["after"].keys()
+    record = result.to_json()
+    assert {"gain_db", "gain_without_db"} <= record["after"].keys()
+    assert short_adaptation_text(record) in adaptation_text(record)
+    assert f"{result.after.gain_db:+.2f} dB on held-out parts" in short_adaptation_text(record)

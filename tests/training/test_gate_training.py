@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from hsfuse.fusion.experts.bank import EXPERTS
+from hsfuse.fusion.methods.ssrfn.augmentation import METRIC, OUTPUTS, STATE, STRENGTH, fewer_bands
 from hsfuse.fusion.methods.ssrfn.config import GateConfig
 from hsfuse.fusion.methods.ssrfn.network import MOST_COMPONENTS, Gate
-from hsfuse.fusion.methods.ssrfn.task import METRIC, OUTPUTS, STATE, STRENGTH, GateTask, fewer_bands
+from hsfuse.fusion.methods.ssrfn.task import GateTask
 from hsfuse.training.fusion_task import TaskSetup
 from hsfuse.training.loop import train
 from hsfuse.training.scenes import SceneEntry, TrainingScene

@@ -16,7 +16,7 @@ from hsfuse.fusion.classical.statistics import MIN_PIXELS
 from hsfuse.fusion.scene_model.model import SceneModel
 from hsfuse.parallel import side_by_side
 
-_WINDOW_PX, _MAX_WINDOWS = 96, 12
+_WINDOW_PX, MAX_WINDOWS = 96, 12
 _MIN_WINDOW_PX = 9
 _MIN_VALID = 0.6
 _RIM = 2
@@ -53,6 +53,7 @@ def degraded_windows(
     *,
     seed: int = 0,
     guide_noise: float = 0.0,
+    most: int = MAX_WINDOWS,
     threads: int = 1,
 ) -> list[DegradedWindow]:
     """Cut windows from the strips and degrade them by the ratio.
@@ -67,6 +68,8 @@ def degraded_windows(
         For the noise that averaging takes away.
     guide_noise
         Share of the guide's noise variance that is put back onto the averaged guide.
+    most
+        Windows; of more, those are taken that are spread evenly.
     threads
         How many work side by side.
     """
@@ -90,7 +93,7 @@ def degraded_windows(
         )  # fmt: skip
 
     # What is drawn must not depend on which window is finished first.
-    pieces = ((*place, _Draws.of(rng, *place, model)) for place in _places(strips, ratio))
+    pieces = ((*place, _Draws.of(rng, *place, model)) for place in _places(strips, ratio, most))
     return list(side_by_side(degraded, pieces, threads))
 
 
@@ -126,7 +129,9 @@ def _displaced(low: FloatCube, displacement: NDArray[np.float64]) -> FloatCube:
     return np.stack([map_coordinates(band, at, order=3, mode="nearest") for band in low]).astype(np.float32)
 
 
-def _places(strips: Sequence[LowResolutionStrip], ratio: int) -> list[tuple[LowResolutionStrip, slice, slice]]:
+def _places(
+    strips: Sequence[LowResolutionStrip], ratio: int, most: int
+) -> list[tuple[LowResolutionStrip, slice, slice]]:
     """Valid windows of the strips, spread evenly."""
     found: list[tuple[LowResolutionStrip, slice, slice]] = []
     for side in (_WINDOW_PX, _WINDOW_PX // 2, _WINDOW_PX // 4, _MIN_WINDOW_PX):
@@ -141,8 +146,8 @@ def _places(strips: Sequence[LowResolutionStrip], ratio: int) -> list[tuple[LowR
                         found.append((strip, rows, cols))
         if found:
             break
-    if len(found) > _MAX_WINDOWS:
-        found = [found[i] for i in np.linspace(0, len(found) - 1, _MAX_WINDOWS).round().astype(int)]
+    if len(found) > most:
+        found = [found[i] for i in np.linspace(0, len(found) - 1, most).round().astype(int)]
     return found
 
 

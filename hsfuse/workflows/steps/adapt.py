@@ -5,29 +5,37 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hsfuse.errors import UsageError
-from hsfuse.fusion.base import FusionMethod, NetworkMethod
-from hsfuse.fusion.registry import architecture
+from hsfuse.fusion.base import FusionMethod, NetworkMethod, Quality
+from hsfuse.fusion.registry import NetworkEntry, architecture
+from hsfuse.inference.pipeline import scene_context
 from hsfuse.inference.scene import FusionScene
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress
+from hsfuse.threads import single_threaded
 from hsfuse.training.fusion_task import TaskSetup
 from hsfuse.training.loop import train
 from hsfuse.training.scenes import SceneEntry, TrainingScene
 from hsfuse.training.settings import LoopSettings
 from hsfuse.training.source import Sampling
-from hsfuse.training.task import Scores
+from hsfuse.training.task import Scores, TrainingTask
 from hsfuse.workflows.training.training_scene import scene_as_training
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _log = get_logger(__name__)
 
 _LEARNING_RATE = 3e-4
 """A third of that of a training from scratch: the weights are good already."""
 _VALIDATE_EVERY = 25
+_SCENE_LEARNING_RATE, _SCENE_STEPS, _SCENE_VALIDATE_EVERY = 2e-3, 400, 40
+"""Of networks that learn from a scene's own degraded windows: these are few and always the same, and after so many
+steps nothing more is gained."""
 _GAP_PX = 18
 _SMALL_GAP_PX = 3
 _STRIP_PX, _LEAST_SHARE, _MOST_SHARE = 54, 0.2, 0.4
@@ -42,7 +50,7 @@ class Adaptation:
     Attributes
     ----------
     before, after
-        Scores on the scene's validation strips at reduced resolution.
+        Scores on held-out parts of the scene at reduced resolution.
     steps, seconds
         Training that was done.
     """
@@ -72,13 +80,15 @@ def adapt(
     batch: int = 8,
     seed: int = 0,
     base: str = "",
+    quality: Quality = "standard",
+    calibrate: bool = True,
     scratch: Path | None = None,
     progress: Progress | None = None,
 ) -> Adaptation:
     """Adapt the network of a method to a scene, in place and before ``method.fit``.
 
-    The weights with the best score on separate strips of the scene are kept; where training does not help, those
-    are the weights that it started from.
+    The weights with the best score on parts of the scene that are held out are kept; where training does not help,
+    those are the weights that it started from.
 
     Parameters
     ----------
@@ -93,11 +103,15 @@ def adapt(
     precision
         ``fp32``, ``bf16``, or ``auto``: bf16 on a GPU.
     patch_px, batch
-        Size and number of the training patches.
+        Size and number of the training patches, where the network learns from reduced pairs.
     seed
         Of everything random.
     base
         Method of the base estimate with which the network was trained; empty: the network's default.
+    quality
+        That the scene will be fused with.
+    calibrate
+        Whether blur and residual shift may be looked for; see :class:`hsfuse.fusion.base.FusionContext`.
     scratch
         Folder that holds the scene while training (a file without a name); None keeps it in memory.
     progress
@@ -113,7 +127,7 @@ def adapt(
     if not isinstance(method, NetworkMethod):
         raise UsageError(f"The method '{method.spec.name}' has no network to adapt.", hint="Leave out --adapt.")
     entry = architecture(method.architecture)
-    if entry.task is None:
+    if entry.task is None and entry.scene_task is None:
         raise UsageError(f"The network '{method.spec.name}' cannot be adapted.", hint="Leave out --adapt.")
     bands_wanted, n_msi = method.n_bands or len(scene.bands), method.spec.n_msi or len(scene.msi.band_names)
     if len(scene.bands) != bands_wanted or len(scene.msi.band_names) != n_msi:
@@ -122,33 +136,23 @@ def adapt(
             f"{len(scene.bands)} and {len(scene.msi.band_names)}.",
             hint="Select the network's bands, or leave out --adapt.",
         )
-    bands = scene.hsi.bands.take(scene.bands)
-    own = SceneEntry.of(_with_own_guide(scene_as_training(scene, scene.hsi.info.name, scratch=scratch)))
-    # Of a small scene the strip between training and validation would leave nothing.
-    length = max(own.shape)
-    gap = int(min(max((length - 2 * _STRIP_PX) // 2, _SMALL_GAP_PX), _GAP_PX))
-    gpu = device.startswith("cuda")
     network = copy.deepcopy(method.network).float().requires_grad_(True)
-    setup = TaskSetup(
-        [own],
-        Sampling(
-            ratios=(scene.ratio,),
-            patch_px=patch_px,
-            window_px=max(192, patch_px),
-            batch=batch,
-            gap_px=gap,
-            validation_share=min(max(_STRIP_PX / length, _LEAST_SHARE), _MOST_SHARE),
-            seed=seed,
-            prefetch=gpu,
-        ),
-        bands.centre_nm,
-        bands.fwhm_nm,
-        base=base,
-        device=device,
-    )
-    task = entry.task(network, setup)
+    gpu = device.startswith("cuda")
+    if entry.scene_task is not None:
+        with single_threaded():
+            strips = list(scene.low_resolution_strips())
+        context = scene_context(scene, device, seed, calibrate=calibrate)
+        task: TrainingTask = entry.scene_task(network, context, strips, quality)
+        rate, most, every = _SCENE_LEARNING_RATE, _SCENE_STEPS, _SCENE_VALIDATE_EVERY
+    else:
+        sampling = Sampling(
+            ratios=(scene.ratio,), patch_px=patch_px, window_px=max(192, patch_px), batch=batch, seed=seed, prefetch=gpu
+        )
+        task = _task_on_pairs(entry, network, scene, sampling, base=base, device=device, scratch=scratch)
+        rate, most, every = _LEARNING_RATE, None, _VALIDATE_EVERY
+    limits = [number for number in (steps, most) if number is not None]
     settings = LoopSettings(
-        learning_rate=_LEARNING_RATE, steps=steps, minutes=minutes, validate_every=_VALIDATE_EVERY, ema=0.98,
+        learning_rate=rate, steps=min(limits, default=None), minutes=minutes, validate_every=every, ema=0.98,
         micro_batch=batch if gpu else 2,
         precision="bf16" if precision == "bf16" or (precision == "auto" and gpu) else "fp32",
     )  # fmt: skip
@@ -156,10 +160,30 @@ def adapt(
     if result.best_step:
         method.network.load_state_dict(result.network.state_dict())
     _log.info(
-        "Adapted in %d steps; on the scene's validation strips: %s; before: %s.",
+        "Adapted in %d steps; on windows of the scene that were held out: %s; before: %s.",
         result.steps, result.best.text, result.first.text,
     )  # fmt: skip
     return Adaptation(result.first, result.best, result.steps, result.seconds)
+
+
+def _task_on_pairs(
+    entry: NetworkEntry, network: nn.Module, scene: FusionScene, sampling: Sampling, *, base: str, device: str,
+    scratch: Path | None,
+) -> TrainingTask:  # fmt: skip
+    """Make the task of a network that learns from reduced pairs: the scene is its only one."""
+    if entry.task is None:
+        raise UsageError(f"The network '{entry.architecture}' cannot be adapted.", hint="Leave out --adapt.")
+    bands = scene.hsi.bands.take(scene.bands)
+    own = SceneEntry.of(_with_own_guide(scene_as_training(scene, scene.hsi.info.name, scratch=scratch)))
+    # Of a small scene the strip between training and validation would leave nothing.
+    length = max(own.shape)
+    gap = int(min(max((length - 2 * _STRIP_PX) // 2, _SMALL_GAP_PX), _GAP_PX))
+    share = min(max(_STRIP_PX / length, _LEAST_SHARE), _MOST_SHARE)
+    sampling = replace(sampling, gap_px=gap, validation_share=share)
+    task: TrainingTask = entry.task(
+        network, TaskSetup([own], sampling, bands.centre_nm, bands.fwhm_nm, base=base, device=device)
+    )
+    return task
 
 
 def _with_own_guide(scene: TrainingScene) -> TrainingScene:

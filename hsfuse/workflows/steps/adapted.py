@@ -27,7 +27,7 @@ from hsfuse.outputs import part_name
 from hsfuse.progress import Progress
 from hsfuse.resources import Resources
 from hsfuse.workflows.steps.companion import check_companion
-from hsfuse.workflows.steps.methods import ChosenMethod
+from hsfuse.workflows.steps.methods import ChosenMethod, may_calibrate, refinement_quality
 from hsfuse.workflows.steps.precision import network_precision
 from hsfuse.writers import WriteOptions, journal_folder, run_identity
 from hsfuse.writers.provenance import InputIdentity
@@ -41,7 +41,7 @@ _SCENE_SHARE = 0.25
 
 @dataclass(frozen=True)
 class AdaptedMethod:
-    """A method with adapted weights, and what adapting brought (plain values for the report)."""
+    """A method with adapted weights, and what adapting brought (plain values for the report; empty: not adapted)."""
 
     chosen: ChosenMethod
     record: dict[str, Any]
@@ -87,6 +87,8 @@ def adapt_to_scene(
 ) -> AdaptedMethod:
     """Adapt a network to a scene, or take up the weights of the interrupted run that is resumed.
 
+    A network that was picked automatically stays as it is where the scene cannot be learned from.
+
     Parameters
     ----------
     chosen
@@ -106,8 +108,8 @@ def adapt_to_scene(
 
     Raises
     ------
-    InputError, OverlapError
-        The scene is too small to train on.
+    InputError
+        The user named the network, and the scene is too small to learn from.
     OutputError
         The weights to resume with are missing or of another run, or cannot be written.
     """
@@ -115,10 +117,18 @@ def adapt_to_scene(
         raise HsfuseError("Only a network with trained weights can be adapted.")
     spec = chosen.method.spec
     identity = run_identity(config.identity(), inputs, f"{spec.name} {spec.weights_sha256}")
-    left = _left_by(output, identity, replacing=config.overwrite) if config.resume else None
+    # Where weights are missing because nothing could be adapted, nothing can be again; others fit no journal.
+    replacing = config.overwrite or chosen.automatic
+    left = _left_by(output, identity, replacing=replacing) if config.resume else None
     if left is None:
         path = unpublished_path(output)
-        record = _train(chosen.method, chosen, scene, path, identity, config, resources, progress)
+        try:
+            record = _train(chosen.method, chosen, scene, path, identity, config, resources, progress)
+        except InputError as error:
+            if not chosen.automatic:
+                raise
+            _log.warning("%s --adapt had no effect.", error.message)
+            return AdaptedMethod(chosen, {})
     else:
         path, record = left
         _log.info("Going on with the weights that were adapted before, %s.", path)
@@ -170,7 +180,8 @@ def _train(
         result = adapt(
             method, scene, minutes=config.adapt, device=resources.device, seed=config.seed, progress=progress,
             precision=config.precision if config.precision in ("fp32", "bf16") else "auto",
-            scratch=path.parent if large else None, base=header.base,
+            scratch=path.parent if large else None, base=header.base, calibrate=may_calibrate(config),
+            quality=refinement_quality(config) or "standard",
         )  # fmt: skip
     except (InputError, OverlapError) as error:
         raise InputError(
@@ -189,11 +200,19 @@ def _train(
 def adaptation_text(record: dict[str, Any]) -> str:
     """One line for the report."""
     before, after = record["before"], record["after"]
-    text = f"{record['steps']} steps in {record['seconds']:.0f} s"
-    if "psnr_db" not in after:
+    text = f"{record['steps']} steps in {record['seconds']:.0f} s: {short_adaptation_text(record)}"
+    if "base_psnr_db" not in after:
         return text
     return (
-        f"{text}: {before['psnr_db']:.2f} to {after['psnr_db']:.2f} dB, {before['sam_deg']:.2f} to "
-        f"{after['sam_deg']:.2f} degrees on strips of the scene left out of training, at reduced resolution (base "
-        f"estimate: {after['base_psnr_db']:.2f} dB, {after['base_sam_deg']:.2f} degrees)"
+        f"{text}; {before['sam_deg']:.2f} to {after['sam_deg']:.2f} degrees (base estimate: "
+        f"{after['base_psnr_db']:.2f} dB, {after['base_sam_deg']:.2f} degrees)"
     )
+
+
+def short_adaptation_text(record: dict[str, Any]) -> str:
+    """What adapting brought, in a few words; networks are scored in PSNR, or in what they gain over their estimate."""
+    before, after = record["before"], record["after"]
+    where = "on held-out parts of the scene, at reduced resolution"
+    if "psnr_db" in after:
+        return f"{before['psnr_db']:.2f} to {after['psnr_db']:.2f} dB {where}"
+    return f"gain over the estimate without network {before['gain_db']:+.2f} to {after['gain_db']:+.2f} dB {where}"

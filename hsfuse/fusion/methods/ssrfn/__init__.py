@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hsfuse.fusion.base import FusionMethod
+from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, Quality
 from hsfuse.fusion.methods.ssrfn.config import ARCHITECTURE, REFERENCE, GateConfig
 from hsfuse.fusion.registry import MethodEntry, NetworkEntry
 
@@ -37,6 +37,14 @@ def _task(network: Any, setup: TaskSetup) -> TrainingTask:
     return GateTask(network, setup)
 
 
+def _scene_task(
+    network: Any, context: FusionContext, strips: Sequence[LowResolutionStrip], quality: Quality
+) -> TrainingTask:
+    from hsfuse.fusion.methods.ssrfn.adaptation import SceneTask
+
+    return SceneTask(network, context, strips, quality)
+
+
 def _complete(settings: Mapping[str, Any]) -> dict[str, Any]:
     return GateConfig.from_dict(settings).to_dict()
 
@@ -53,6 +61,7 @@ def _entry(name: str, config: GateConfig, summary: str, auto_rank: int) -> Metho
             build=_build,
             wrap=_wrap,
             task=_task,
+            scene_task=_scene_task,
             complete=_complete,
             recipes={"default": RECIPE},
             any_bands=True,

@@ -30,11 +30,11 @@ from hsfuse.fusion.diagnostics import CorrectionValidation, MethodDiagnostics
 from hsfuse.fusion.experts.bank import TileState
 from hsfuse.fusion.map.method import RefinedMethod, refined
 from hsfuse.fusion.map.posterior import mix
-from hsfuse.fusion.map.refinement import Refinement, RefinementKind, nonlocal_halo_px
+from hsfuse.fusion.map.refinement import Refinement, nonlocal_halo_px
 from hsfuse.fusion.methods.ssrfn.config import ARCHITECTURE, BASE, GateConfig
 from hsfuse.fusion.methods.ssrfn.description import AFTER_PX, base_halo_px, describe, experts_px
 from hsfuse.fusion.methods.ssrfn.network import Gate
-from hsfuse.fusion.methods.ssrfn.scene import GateScene, refined_base, tile_state, tile_state_from
+from hsfuse.fusion.methods.ssrfn.scene import GateScene, kind_of, refined_base, tile_state, tile_state_from
 from hsfuse.fusion.methods.ssrfn.streaming import TilePart
 from hsfuse.fusion.moving import moved
 from hsfuse.fusion.nets.header import NetworkHeader
@@ -44,10 +44,6 @@ from hsfuse.log import get_logger
 
 MIN_BANDS = 8
 """With fewer bands there is next to nothing that the guide does not say."""
-_MOST_DISPLACEMENT_PX = 0.05
-"""Local displacement of the HSI, HSI pixels, that experts bear: they learn from the pair how detail follows from the
-guide. At 0.1 and more, as two sensors' models have it, their correction lost up to 0.3 dB on the validation sites, in
-full or in part; at 0.05 it gained."""
 _Bands = Callable[[Tensor, Window, Window], Tensor]
 """From a change of the components, where it lies in them and in the tile, to bands."""
 _log = get_logger(__name__)
@@ -168,12 +164,12 @@ class GateMethod(NetworkMethod):
             return
         record = self._base.refinement
         # A training learns from displaced windows too.
-        if self._validate and record is not None and record.displacement_px > _MOST_DISPLACEMENT_PX:
+        if self._validate and record is not None and GateScene.displaced(record):
             self._validation = CorrectionValidation.untested(bands)
             _log.info("%s: HSI and guide are displaced locally by %g HSI pixels, so experts cannot learn from them; "
                       "the estimate stays.", self._name, record.displacement_px)  # fmt: skip
             return
-        kind = self._kind()
+        kind = kind_of(self._base)
         scene = GateScene.fit(reduced_fit, model, kind, seed=context.seed, device=context.device)
         if self._validate and scene.testable(reduced_fit):
             self._share, gain = scene.reduced(reduced_fit, kind, seed=context.seed, device=context.device).best_share(
@@ -217,14 +213,6 @@ class GateMethod(NetworkMethod):
         tile = tile_state(step, hsi.float(), guide, msi.float(), base)
         state, outputs = self._scene.bank.evaluate(tile)
         return self._scene, tile, base, state, outputs
-
-    def _kind(self) -> RefinementKind:
-        """How the guide is used: as the estimate uses it, cleaned where the estimate is not used."""
-        step, model = None if self._base is None else self._base.step, self.scene_model
-        if step is not None:
-            return "map" if step.guide_noise is None else "clean"
-        known = model is not None and bool((model.guide_noise > 0).all())
-        return "clean" if known else "map"
 
     def fuse(self, hsi: Tensor, msi: Tensor) -> Tensor:
         """Fuse (tile, band, row, col) with (tile, msi band, row * ratio, col * ratio)."""

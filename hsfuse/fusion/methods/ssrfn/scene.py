@@ -14,6 +14,7 @@ from hsfuse.degrade import Window
 from hsfuse.degrade.windows import finer, inside
 from hsfuse.fusion.base import FusionMethod
 from hsfuse.fusion.classical.statistics import FloatMatrix
+from hsfuse.fusion.diagnostics import RefinementRecord
 from hsfuse.fusion.experts.bank import ExpertBank, TileState
 from hsfuse.fusion.experts.canonical import CanonicalComponents
 from hsfuse.fusion.experts.reduced_error import ReducedErrorWindow
@@ -33,6 +34,10 @@ SHARES = (1.0, 0.75, 0.5, 0.25)
 """Of the gate's correction that are tried at reduced resolution; none where all lose."""
 LEAST_REDUCED_PIXELS = 900
 """Degraded HSI pixels from which experts can learn: a scene of 90 x 90 HSI pixels at a ratio of 3."""
+_MOST_DISPLACEMENT_PX = 0.05
+"""Local displacement of the HSI, HSI pixels, that experts bear: they learn from the pair how detail follows from the
+guide. At 0.1 and more, as two sensors' models have it, their correction lost up to 0.3 dB on the validation sites, in
+full or in part; at 0.05 it gained."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,22 @@ class GateScene:
         )  # fmt: skip
         return cls(step, last, bank)
 
+    @classmethod
+    def of_windows(
+        cls, reduced_fit: ReducedFit, model: SceneModel, kind: RefinementKind, *, seed: int, device: str
+    ) -> GateScene:
+        """Return what :meth:`reduced` does, without learning from the scene itself."""
+        step = Refinement.make(
+            model, reduced_fit.prior, reduced_fit.power, kind=kind, hsi_error=reduced_fit.hsi_error, device=device
+        )  # fmt: skip
+        canonical = CanonicalComponents.make(model, step.first, reduced_fit.power)
+        return cls._make(reduced_fit, model, kind, seed=seed, device=device, reduced=canonical)
+
+    @staticmethod
+    def displaced(record: RefinementRecord) -> bool:
+        """Whether HSI and guide are displaced locally by more than experts bear."""
+        return record.displacement_px > _MOST_DISPLACEMENT_PX
+
     @staticmethod
     def testable(reduced_fit: ReducedFit) -> bool:
         """Whether experts can learn from the degraded windows."""
@@ -163,7 +184,7 @@ class GateScene:
         def tried(pair: tuple[DegradedWindow, Tensor]) -> list[FloatMatrix]:
             """Return the squared misses of the estimate, then those with each share of the correction."""
             window, _ = pair
-            tile, base = _state_of(self.step, reduced_fit.method, *pair)
+            tile, base = state_of(self.step, reduced_fit.method, *pair)
             correction = self._correction(tile, network, nonlocal_too)
             changes = [tile.estimate - tile.start, *(self.followed(tile, share * correction) for share in SHARES)]
             return [squared_misses(window, base + mix(self.step.back, change)) for change in changes]
@@ -208,9 +229,7 @@ def _cut(tile: TileState, window: Window, ratio: int) -> TileState:
     )  # fmt: skip
 
 
-def _state_of(
-    step: Refinement, method: FusionMethod, window: DegradedWindow, fused: Tensor
-) -> tuple[TileState, Tensor]:
+def state_of(step: Refinement, method: FusionMethod, window: DegradedWindow, fused: Tensor) -> tuple[TileState, Tensor]:
     """State of a degraded window, and what the base method made of it."""
     low, raw = (
         torch.from_numpy(np.ascontiguousarray(image))[None].to(fused.device) for image in (window.low, window.guide)
@@ -223,12 +242,20 @@ def _state_of(
 def _error_window(
     step: Refinement, canonical: CanonicalComponents, method: FusionMethod, window: DegradedWindow, fused: Tensor
 ) -> ReducedErrorWindow:
-    tile, _ = _state_of(step, method, window, fused)
+    tile, _ = state_of(step, method, window, fused)
     truth = torch.from_numpy(window.truth)[None].to(fused.device)
     estimate = mix(canonical.into, tile.estimate)
     missed = mix(canonical.into, mix(step.forward, truth) - (step.forward @ step.mean)[:, None, None]) - estimate
     counted: NDArray[np.bool_] = window.counted
     return ReducedErrorWindow(estimate, missed, counted)
+
+
+def kind_of(base: RefinedMethod) -> RefinementKind:
+    """How the guide is used: as the fitted estimate uses it, cleaned where the estimate is not used."""
+    if base.step is not None:
+        return "map" if base.step.guide_noise is None else "clean"
+    model = base.scene_model
+    return "clean" if model is not None and bool((model.guide_noise > 0).all()) else "map"
 
 
 def refined_base(base: FusionMethod, ratio: int) -> RefinedMethod:
