@@ -118,8 +118,10 @@ def _shaped(_: object, hsi: Any, msi: Any, window: Any, places: Any) -> Any:
 
 
 def _in_pipeline(pipeline: Any) -> None:
+    from hsfuse.inference.budget import _CARD_COMFORT_BYTES
+
     budget = pipeline.make_budget
-    pipeline.make_budget = lambda resources: replace(budget(resources), vram=_VRAM)
+    pipeline.make_budget = lambda resources: replace(budget(resources), vram=_VRAM, comfort=_CARD_COMFORT_BYTES)
     pipeline.fuse = partial(pipeline.fuse, accelerator=PretendedCard())
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from hsfuse.coregister.warp import Resampler
 from hsfuse.grid import Grid, Slice2D
-from hsfuse.inference import fill
+from hsfuse.inference import fill, scene
 from hsfuse.native import image
 from hsfuse.parallel import allowed_threads, side_by_side, threads_for, together
 from hsfuse.writers.encoding import SampleEncoding
@@ -108,3 +108,26 @@ def test_statistics_do_not_depend_on_the_threads():
         with allowed_threads(threads):
             found.append(sampled_statistics(Rows(), SampleEncoding.of("int16")))
     assert found[0] == found[1]
+
+
+def test_strips_are_joined_alike_by_all_threads(monkeypatch):
+    rng = np.random.default_rng(0)
+
+    def strip(top, bottom):
+        rows = bottom - top
+        return scene.RawStrip(
+            Slice2D(top, bottom, 0, 8), rng.random((5, rows, 8), np.float32), rng.random((2, 3 * rows, 24), np.float32),
+            rng.random((3 * rows, 24)) > 0.5,
+        )  # fmt: skip
+
+    first, second = strip(0, 6), strip(6, 9)
+    monkeypatch.setattr(scene, "_WORTH_THREADS", 0)
+    for threads in (1, 3):
+        with allowed_threads(threads):
+            joined = first.then(second)
+            kept = joined.below(4, 3)
+        np.testing.assert_array_equal(joined.hsi, np.concatenate([first.hsi, second.hsi], axis=1))
+        np.testing.assert_array_equal(kept.hsi, joined.hsi[:, 4:])
+        np.testing.assert_array_equal(kept.msi, joined.msi[:, 12:])
+        assert kept.rows == Slice2D(4, 9, 0, 8)
+        assert not np.shares_memory(kept.hsi, joined.hsi)

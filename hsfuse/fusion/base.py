@@ -48,6 +48,9 @@ class ModelSpec:
         Tiles that end with the scene are filled up to whole multiples; without it they end where it ends.
     preferred_tile_px
         Best tile side in HSI pixels when memory allows.
+    card_tile_px
+        The same of rows of tiles on a card, which may then be as wide as the scene: little of what it computes is
+        context, and operations are large. None: as ``preferred_tile_px``, tiles as high as they are wide.
     bytes_per_pixel
         Working memory per 10 m pixel of a tile beyond input and output, in bytes.
     host_bytes_per_pixel
@@ -80,6 +83,7 @@ class ModelSpec:
     multiple_px: int = 1
     padded: bool = True
     preferred_tile_px: int = 128
+    card_tile_px: int | None = None
     bytes_per_pixel: int = 2000
     host_bytes_per_pixel: int | None = None
     flop_per_pixel: float = 1e4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,15 @@ _COMFORT_BYTES = 1_440_000_000
 What the process holds already counts as :data:`_BASE_BYTES` here, whatever it is: with memory to spare, equal runs
 have equal tiles.
 """
+_CARD_COMFORT_BYTES, _VRAM_COMFORT_BYTES = 6_000_000_000, 11_500_000_000
+"""The same beside a card, whose tiles come and go through the host's memory, and of the card's own memory: a scene is
+not fused faster by more than that, and a workstation has other uses for it."""
 _NETWORK_COMFORT = 1.12
 """Networks may use so many times more: halos of small tiles cost them more than they cost classical methods."""
 _SENSIBLE_WORK = 1.5
 """Tiles are sensible while their halos cost no more than this times the arithmetic of the largest ones that fit."""
+_CARD_COLUMNS = (1, 2, 3, 4, 6, 8, 12)
+"""Columns of tiles that a card may be given, where a method takes wide ones."""
 _WIDER = 1.5
 """Tiles that are cut to fit may be so many times wider than a method prefers."""
 _SIZES_PX = (512, 384, 256, 192, 160, 128, 112, 96, 80, 72, 64, 56, 48, 40, 32, 24, 16, 12, 8)
@@ -116,7 +122,8 @@ def make_budget(resources: Resources) -> Budget:
     """Turn what a run may use, and what is free, into a budget."""
     held = held_bytes()
     host = resources.memory if resources.memory is not None else int(available_memory() * _HOST_SHARE) + held
-    comfort = None if resources.memory is not None else min(_COMFORT_BYTES, host)
+    usual = _CARD_COMFORT_BYTES if resources.on_gpu else _COMFORT_BYTES
+    comfort = None if resources.memory is not None else min(usual, host)
     if not resources.on_gpu:
         return Budget(host, None, comfort, held)
     # Of what is free now, whatever the card has: other processes keep what they hold.
@@ -180,7 +187,8 @@ def choose_plan(
             )
         sizes: tuple[int, ...] = (side,)
     else:
-        sizes = tuple(size for size in _SIZES_PX if size <= spec.preferred_tile_px and size >= max(2 * blend, 8))
+        most = spec.preferred_tile_px if budget.vram is None else spec.card_tile_px or spec.preferred_tile_px
+        sizes = tuple(size for size in _SIZES_PX if size <= most and size >= max(2 * blend, 8))
         sizes = sizes or (max(2 * blend, 8),)
 
     def estimated(plan: TilePlan, **options: Any) -> Estimate:
@@ -190,7 +198,7 @@ def choose_plan(
 
     estimates = []
     for size in sizes:
-        for wide in _widths(size, spec, blend, free=tile is None, batched=budget.vram is not None):
+        for wide in _widths(size, width, spec, blend, free=tile is None, on_card=budget.vram is not None):
             fitted = blend if min(size, max(height, width)) >= blend else 0
             abreast = 1 if budget.vram is not None else workers
             plan = TilePlan(
@@ -204,8 +212,11 @@ def choose_plan(
         # Least arithmetic first. Without a limit from the user: the least that fits the comfort, else the smallest
         # sensible tiles, for tiny ones would save memory that is free and pay for it in computing halos. By the
         # largest tiles that a plan may have, so that the choice does not depend on the scene's height.
-        estimates.sort(key=lambda e: (_overhead(e.plan), -e.plan.tile))
-        sensible = [e for e in estimates if _overhead(e.plan) <= _SENSIBLE_WORK * _overhead(estimates[0].plan)]
+        overhead = partial(_overhead, on_card=budget.vram is not None)
+        estimates.sort(key=lambda e: (overhead(e.plan), -e.plan.tile))
+        # Of a card's memory no more than is of use, where tiles fit in that.
+        estimates = [e for e in estimates if e.vram_bytes <= _VRAM_COMFORT_BYTES] or estimates
+        sensible = [e for e in estimates if overhead(e.plan) <= _SENSIBLE_WORK * overhead(estimates[0].plan)]
         comfort = None
         if budget.comfort is not None:
             larger = _NETWORK_COMFORT if spec.kind == "network" else 1.0
@@ -224,21 +235,25 @@ def choose_plan(
     )
 
 
-def _widths(size: int, spec: ModelSpec, blend: int, *, free: bool, batched: bool) -> list[int | None]:
+def _widths(size: int, whole: int, spec: ModelSpec, blend: int, *, free: bool, on_card: bool) -> list[int | None]:
     """Widths of tiles that are so high, to choose from: wide and low ones cost less memory for the same halos."""
     if not free:
         return [None]
+    if on_card and spec.card_tile_px is not None:
+        # Even parts of the scene's width, down to one.
+        return [None, *sorted({part for count in _CARD_COLUMNS if (part := -(-whole // count)) > size})]
     if blend == 0:  # as wide as possible: what is read at a time has the scene's width anyway
         return [spec.preferred_tile_px]
-    if batched:
+    if on_card:
         return [None]
     return [None, *(width for width in _SIZES_PX if size < width <= _WIDER * spec.preferred_tile_px)]
 
 
-def _overhead(plan: TilePlan) -> float:
+def _overhead(plan: TilePlan, *, on_card: bool) -> float:
     """Pixels that large scenes compute for each that they keep, by the tiles' sides."""
     context = plan.overlap + 2 * plan.halo
-    return (1.0 + context / plan.tile) * (1.0 + context / plan.columns)
+    across = 0 if on_card and plan.columns >= plan.width else context
+    return (1.0 + context / plan.tile) * (1.0 + across / plan.columns)
 
 
 def _estimate(
@@ -277,7 +292,8 @@ def _estimate(
     host = base + hsi + msi + resampling + summed + finished
     weights = _NETWORK_BYTES if spec.kind == "network" else 0
     if budget.vram is not None:
-        batch = max(1, min(int((budget.vram - weights) // max(per_tile, 1)), 16, plan.shape[1]))
+        most = min(budget.vram, _VRAM_COMFORT_BYTES) - weights
+        batch = max(1, min(int(most // max(per_tile, 1)), 16, plan.shape[1]))
         vram = weights + batch * per_tile
         host += 2 * batch * tile_pixels * n_bands * 4
     else:

@@ -17,6 +17,8 @@ the guide less and looks farther: tiles differ from the whole by 2e-5, with four
 6e-4."""
 _BYTES_PER_PIXEL, _HOST_BYTES_PER_PIXEL = 4500, 1500
 """On a card and on a processor, where less is worked on at a time; fitted to measured peaks, rounded up."""
+_CARD_TILE_PX = 192
+"""Rows of tiles on a card: half a dozen of a scene, so that reading and writing still run beside it."""
 _FLOP_PER_PIXEL = {"standard": 6e5, "best": 2e6}
 """Of experts, plain backbone and what follows."""
 _TOUCHED_BYTES_PER_PIXEL = {"standard": 300, "best": 5700}
@@ -80,6 +82,7 @@ def describe(
         padded=False,
         # The repaired guide and the confidence of the whole scene are in memory too: rows of small tiles.
         preferred_tile_px=80 if blocks is None else 96,
+        card_tile_px=_CARD_TILE_PX,
         bytes_per_pixel=max(_BYTES_PER_PIXEL, inner.bytes_per_pixel),
         host_bytes_per_pixel=max(_HOST_BYTES_PER_PIXEL, inner.bytes_per_pixel),
         flop_per_pixel=flop,
