@@ -24,7 +24,7 @@ from real_pairs import RATIO, fused_pair, make_pair, split_scenes
 
 from hsfuse.degrade import Psf, Window
 from hsfuse.degrade.windows import whole as whole_window
-from hsfuse.fusion.experts.bank import EXPERTS, NONLOCAL
+from hsfuse.fusion.experts.bank import BEST_ONLY, EXPERTS
 from hsfuse.fusion.map.posterior import mix
 from hsfuse.fusion.methods.ssrfn.config import MOST_COMPONENTS
 from hsfuse.fusion.methods.ssrfn.method import GateMethod
@@ -85,7 +85,7 @@ def fused_by_all(networks: dict[str, Gate], method: Remembering) -> dict[str, Fl
     scene, tile, base, state, outputs = found
     strength = scene.bank.canonical.log_strength[None]
     fewer = outputs.clone()
-    fewer[:, [EXPERTS.index(name) for name in NONLOCAL]] = 0.0
+    fewer[:, [EXPERTS.index(name) for name in BEST_ONLY]] = 0.0
     results = {"estimate": (base + mix(scene.step.back, tile.estimate - tile.start))[0].numpy()}
     for name, quality in jobs:
         said = outputs if quality == "best" else fewer

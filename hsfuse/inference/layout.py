@@ -79,6 +79,9 @@ def computed_pixels(plan: TilePlan, wanted: BoolArray) -> int:
 
 def _cell_edges(plan: TilePlan) -> list[int]:
     """Where borders may lie. No cell is narrower than the overlap, or three tiles would meet in one zone."""
+    if plan.alignment is not None:
+        every, first = plan.alignment
+        return [0, *range(first or every, plan.width, every), plan.width]
     step = max(CELL_PX, plan.overlap)
     return [*range(0, max(plan.width - step, 0) + 1, step)[: max(plan.width // step, 1)], plan.width]
 

@@ -117,6 +117,8 @@ class TilePlan:
     @property
     def row_edges(self) -> NDArray[np.int64]:
         """Row borders of the cores, from the first row to the height, as even as possible."""
+        if self.alignment is not None:
+            return _aligned_edges(self.first_row, self.height, self.tile, *self.alignment)
         edges = _edges(self.height - self.first_row, self.tile, self.overlap)
         return edges + self.first_row if self.first_row else edges
 
@@ -129,7 +131,16 @@ class TilePlan:
     @property
     def col_edges(self) -> NDArray[np.int64]:
         """Column borders of the cores."""
+        if self.alignment is not None:
+            return _aligned_edges(0, self.width, self.columns, *self.alignment)
         return _edges(self.width, self.columns, self.overlap)
+
+    @property
+    def alignment(self) -> tuple[int, int] | None:
+        """Step and first of the positions where borders lie that lengthen nothing that is read; None: all serve."""
+        if self.padded or self.overlap or self.multiple < 2:
+            return None
+        return self.multiple, self.halo % self.multiple
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -217,6 +228,17 @@ def _edges(size: int, tile: int, overlap: int) -> NDArray[np.int64]:
     while count > 1 and size // count < max(overlap, 1):
         count -= 1
     edges = np.linspace(0, size, count + 1).round().astype(np.int64)
+    edges.flags.writeable = False
+    return edges
+
+
+@lru_cache(maxsize=256)
+def _aligned_edges(first: int, last: int, tile: int, step: int, start: int) -> NDArray[np.int64]:
+    """Borders from ``first`` to ``last``, those between at ``start`` and every ``step`` from there."""
+    wide = last - first + step - 1
+    even = np.linspace(first, first + wide, max(-(-wide // tile), 1) + 1)[1:-1]
+    inner = start + np.floor((even - start) / step).astype(np.int64) * step
+    edges = np.unique(np.concatenate([[first], inner[(inner > first) & (inner < last)], [last]]))
     edges.flags.writeable = False
     return edges
 

@@ -10,18 +10,21 @@ import torch
 from pair_support import RATIO, Pair, make_pair, psnr
 
 from hsfuse.degrade import Psf, lowpass_decimate_array
+from hsfuse.degrade.windows import grown
 from hsfuse.errors import HsfuseError, UsageError
-from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip
+from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, Quality
 from hsfuse.fusion.create import create_method
 from hsfuse.fusion.experts.bank import EXPERTS
 from hsfuse.fusion.map.method import RefinedMethod, refined
 from hsfuse.fusion.map.posterior import mix
-from hsfuse.fusion.methods.ssrfn.config import GateConfig
+from hsfuse.fusion.methods.ssrfn.config import BLOCKS, GateConfig
+from hsfuse.fusion.methods.ssrfn.description import AFTER_PX, base_halo_px, describe, experts_px
 from hsfuse.fusion.methods.ssrfn.method import GateMethod
 from hsfuse.fusion.methods.ssrfn.network import Gate
 from hsfuse.fusion.methods.ssrfn.scene import GateScene, refined_base, tile_state
 from hsfuse.fusion.nets.weights import LoadedNetwork, load_named
 from hsfuse.fusion.nets.zoo import find_model
+from hsfuse.grid import Slice2D
 from hsfuse.inference.tiling import TilePlan
 
 torch.set_num_threads(1)
@@ -121,7 +124,7 @@ def test_the_spectral_basis_does_not_matter(pair: Pair, backbone: str) -> None:
         guide = scene.step.clean(msi)
         cube = base.inner.fuse(hsi, guide)
         with torch.no_grad():
-            change = scene.change(tile_state(scene.step, hsi, guide, msi, cube), gate, nonlocal_too=True)
+            change = scene.change(tile_state(scene.step, hsi, guide, msi, cube), gate, best=True)
         results.append(cube + mix(scene.step.back, change))
     assert float((results[0] - results[1]).abs().max()) < 1e-3
 
@@ -211,3 +214,23 @@ def test_quality_and_errors() -> None:
         method.fuse(torch.zeros(1, 9, 6, 6), torch.zeros(1, 4, 18, 18))
     with pytest.raises(UsageError, match="precision"):
         GateMethod.untrained(precision="bf16")
+
+
+@pytest.mark.parametrize("filtered", [True, False])
+@pytest.mark.parametrize("quality", ["standard", "best"])
+def test_what_a_tile_reads_holds_all_that_its_blocks_look_at(quality: Quality, filtered: bool) -> None:
+    """Wherever the window lies: blocks of what the last estimate looks at, their context, what experts see of it."""
+    config = GateConfig(width=16, backbone="ssrfn")
+    spec = describe(
+        config, BLOCKS, name="ssrfn", sha256=None, quality=quality, ratio=RATIO, filtered=filtered, estimate=None
+    )  # fmt: skip
+    beyond = experts_px(quality, RATIO) + base_halo_px(RATIO, filtered=filtered)
+    plan = TilePlan(300, 300, 300, 0, spec.halo_px, spec.multiple_px, padded=False)
+    for start in range(100, 120):
+        window = (slice(start, start + 37), slice(start + 5, start + 44))
+        read = plan.around(Slice2D(start, start + 37, start + 5, start + 44))
+        needed = grown(BLOCKS.needed(grown(window, AFTER_PX, (300, 300)), (300, 300)), beyond, (300, 300))
+        assert read.row0 <= needed[0].start
+        assert needed[0].stop <= read.row1
+        assert read.col0 <= needed[1].start
+        assert needed[1].stop <= read.col1

@@ -188,3 +188,18 @@ def test_bad_plans_are_refused() -> None:
         TilePlan(50, 50, 8, 10)
     with pytest.raises(UsageError, match="even"):
         TilePlan(50, 50, 8, 3)
+
+
+def test_borders_of_tiles_in_whole_blocks_lie_where_reading_needs_no_more() -> None:
+    plan = TilePlan(1199, 345, 40, 0, 24, 16, 112, padded=False)
+    for edges, most in ((plan.row_edges, 48), (plan.col_edges, 112)):
+        assert (edges[1:-1] % 16 == 8).all()
+        assert np.diff(edges).max() <= most
+    for tile in plan:
+        inner = tile.core.row0 > 24 and tile.core.row1 < plan.height - 24
+        assert not inner or tile.read.shape[0] == tile.core.shape[0] + 48
+    below = plan.below(int(plan.row_edges[3]))
+    assert (below.row_edges[1:-1] % 16 == 8).all()
+    assert below.row_edges[0] == plan.row_edges[3]
+    assert plan.alignment == (16, 8)
+    assert TilePlan(100, 100, 40, 0, 24, 16).alignment is None

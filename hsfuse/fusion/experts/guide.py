@@ -158,7 +158,9 @@ class GuideDetail:
         mean = FourierRegression.mean_of(mixed)
         return cls(read, linear, tight_and_loose, mean, classes, neighbours, surroundings)
 
-    def predictions(self, fine: Tensor, coarse: Tensor, seen: Tensor, up: Upsampler) -> Tensor:
+    def predictions(
+        self, fine: Tensor, coarse: Tensor, seen: Tensor, up: Upsampler, *, class_wise: bool = True
+    ) -> Tensor:  # fmt: skip
         """Predict what is beyond the linear prediction on the fine grid; only its detail is of use.
 
         Parameters
@@ -169,24 +171,30 @@ class GuideDetail:
             The HSI's canonical components, shape (n, component, row, col).
         up
             Interpolates from the coarse to the fine grid.
+        class_wise
+            With class-wise detail.
 
         Returns
         -------
         torch.Tensor
-            Shape (n, 6 * component, row * ratio, col * ratio), in the order of :data:`GUIDE_EXPERTS`.
+            Shape (n, 6 * component, row * ratio, col * ratio), in the order of :data:`GUIDE_EXPERTS`; without
+            class-wise detail (n, 5 * component, row * ratio, col * ratio).
         """
         near, wide = self.regressors.neighbours(seen), self.regressors.surroundings(coarse)
         size, ratio = seen.shape[1], up.ratio
-        said = fine.new_empty((fine.shape[0], 6 * size, *fine.shape[2:]))
+        regressions: list[tuple[FourierRegression | ClassRegression, tuple[Tensor, ...]]] = [
+            (self.tight_and_loose, ()), (self.mixed, ()), *([(self.classes, ())] if class_wise else []),
+            (self.neighbours, (near,)), (self.surroundings, (wide, near)),
+        ]  # fmt: skip
+        said = fine.new_empty((fine.shape[0], (len(regressions) + 1) * size, *fine.shape[2:]))
         for part in row_parts(seen.shape[2], _ROWS if may_ask(fine) else seen.shape[2]):
-            rows = slice(part.start * ratio, part.stop * ratio)
-            here, beside = fine[:, :, rows].contiguous(), up(near, rows=part)
-            parts = torch.split(said[:, :, rows], [2 * size, size, size, size, size], dim=1)
-            self.tight_and_loose.apply(here, parts[0])
-            self.mixed.apply(here, parts[1])
-            self.classes.apply(here, parts[2])
-            self.neighbours.apply(torch.cat([here, beside], dim=1), parts[3])
-            self.surroundings.apply(torch.cat([here, up(wide, rows=part), beside], dim=1), parts[4])
+            rows, first = slice(part.start * ratio, part.stop * ratio), 0
+            here = fine[:, :, rows].contiguous()
+            for regression, others in regressions:
+                count = 2 * size if regression is self.tight_and_loose else size
+                x = torch.cat([here, *(up(other, rows=part) for other in others)], dim=1) if others else here
+                regression.apply(x, said[:, first : first + count, rows])
+                first += count
         return said
 
     def windowed(self, coarse: Tensor, seen: Tensor) -> CoarseRegression:

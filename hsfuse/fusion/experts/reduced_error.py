@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,10 +74,15 @@ class ReducedError:
 
         return cls(tensor(np.linalg.solve(gram, x.T @ y).T), tensor(scale), fourier)
 
-    def apply(self, x: Tensor, ratio: int, rows: slice | None = None) -> tuple[Tensor, Tensor]:
+    def apply(
+        self, x: Tensor, ratio: int, rows: slice | None = None, wanted: Sequence[bool] = (True, True)
+    ) -> Iterator[Tensor]:
         """Predict the error of components (n, component, row, col) or of some rows, linearly and otherwise."""
         regressors = _regressors(x, ratio, rows)
-        return mix(self.linear, regressors), self.fourier.apply(regressors / self.scale[:, None, None])
+        if wanted[0]:
+            yield mix(self.linear, regressors)
+        if wanted[1]:
+            yield self.fourier.apply(regressors / self.scale[:, None, None])
 
 
 def _regressors(x: Tensor, ratio: int, rows: slice | None = None) -> Tensor:

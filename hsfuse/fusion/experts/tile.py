@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from hsfuse.fusion.experts.neighbourhood import high_pass, local_regressions
+from hsfuse.fusion.experts.reduced_error import REDUCED_ERROR_EXPERTS
 from hsfuse.fusion.map.blur import TileBlur
 from hsfuse.fusion.map.posterior import mix
 
@@ -37,51 +38,53 @@ class TileExperts:
         The experts.
     tile
         A tile with its context.
-    nonlocal_too
-        Ask those of :data:`~hsfuse.fusion.experts.bank.NONLOCAL` too; else they say nothing (zero).
+    best
+        Ask those of :data:`~hsfuse.fusion.experts.bank.BEST_ONLY` too.
 
     Attributes
     ----------
     state
         Canonical components of the estimate, shape (n, component, row, col).
+    asked
+        Which of all experts are asked, ascending.
     """
 
-    def __init__(self, bank: ExpertBank, tile: TileState, *, nonlocal_too: bool) -> None:
-        self._bank, self._tile = bank, tile
+    def __init__(self, bank: ExpertBank, tile: TileState, *, best: bool) -> None:
+        self._bank, self._tile, self.asked = bank, tile, bank.asked(best=best)
+        self._names = [bank.names[index] for index in self.asked]
         canonical, ratio = bank.canonical, bank.model.ratio
         self.state = x = mix(canonical.into, tile.estimate)
         blur = TileBlur.of((x.shape[2], x.shape[3]), ratio, bank.model.psf, bank.offset_px, str(x.device))
         self._blur, self._low = blur, blur.apply(x)
         self._local = local_regressions(x, _LEADING, ratio)
-        self._cleaned = bank.cleaned(tile, x) if nonlocal_too else None
+        self._cleaned = bank.cleaned(tile, x) if best else ()
         self._seen = mix(canonical.into, tile.seen)
         self._guide, read = bank.guide, bank.guide.regressors
         self._fine = read.guide(tile.guide)
         self._coarse = blur.apply(self._fine)
         self._bright = (tile.guide / read.mean.clamp_min(1e-6)[:, None, None]).mean(dim=1, keepdim=True)
         self._low_bright = blur.apply(self._bright)
-        self._said = self._guide.predictions(self._fine, self._coarse, self._seen, bank.up)
+        self._said = self._guide.predictions(
+            self._fine, self._coarse, self._seen, bank.up, class_wise="class-wise detail" in self._names
+        )  # fmt: skip
         self._low_said = blur.apply(self._said)
         self._windowed = self._guide.windowed(self._coarse, self._seen)
         self._change = tile.raw_guide - tile.guide
         self._unexplained, self._settings = self._other_settings()
 
-    def _other_settings(self) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    def _other_settings(self) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
         """What the guide leaves unexplained; per estimate what its response's transpose spreads, and what it mixes."""
         bank, tile, into = self._bank, self._tile, self._bank.canonical.into
         misfit = bank.plain.misfit(tile.seen, tile.guide, tile.start)
         measured = misfit.with_guide(self._change)
         kept = torch.eye(len(into), device=into.device)
-        found = []
-        for estimator, seen, share in [*((each, misfit, 0.0) for each in bank.settings), (bank.plain, measured, 1.0)]:
-            direct = estimator.direct(into)
-            found.append((estimator.coarse(seen, into), torch.cat([direct, share * direct, kept], dim=1)))
+        others = [*((estimator, misfit, 0.0) for estimator in bank.settings), (bank.plain, measured, 1.0)]
+        found = {}
+        for name, (estimator, seen, share) in zip(bank.names[-len(others) :], others, strict=True):
+            if name in self._names:
+                direct = estimator.direct(into)
+                found[name] = (estimator.coarse(seen, into), torch.cat([direct, share * direct, kept], dim=1))
         return misfit.msi, found
-
-    @property
-    def asked(self) -> list[int]:
-        """Which of all experts are asked, ascending."""
-        return self._bank.asked(nonlocal_too=self._cleaned is not None)
 
     def rows(self, part: slice, out: Tensor) -> None:
         """Ask the experts for some rows.
@@ -98,21 +101,25 @@ class TileExperts:
             torch.clamp(said, -_LIMIT, _LIMIT, out=out[:, number])
 
     def _ask(self, part: slice) -> Iterator[Tensor]:
-        """Give what each expert says."""
+        """Give what each expert says that is asked, in their order."""
         bank, ratio = self._bank, self._bank.model.ratio
         fine = slice(part.start * ratio, part.stop * ratio)
         x = self.state[:, :, fine]
         yield from (high_pass(self.state, width, ratio, fine) for width in (_FINE_PX, _COARSE_PX))
-        yield from (x - each.apply(x[:, :_LEADING], part, ratio) for each in self._local)
-        yield from (each[:, :, fine] for each in self._cleaned or ())
+        for name, local in zip(("local regression, narrow", "local regression, wide"), self._local, strict=True):
+            if name in self._names:
+                yield x - local.apply(x[:, :_LEADING], part, ratio)
+        yield from (each[:, :, fine] for each in self._cleaned)
         yield from self._guide_detail(part, fine, x)
         change = self._change[:, :, fine]
-        yield mix(bank.noise_pull, change)
+        if "guide's noise" in self._names:
+            yield mix(bank.noise_pull, change)
         if bank.reduced_error is not None:
-            yield from bank.reduced_error.apply(self.state, ratio, fine)
+            wanted = [name in self._names for name in REDUCED_ERROR_EXPERTS]
+            yield from bank.reduced_error.apply(self.state, ratio, fine, wanted)
         before = mix(bank.canonical.into, self._tile.start[:, :, fine]) - x
         known = torch.cat([self._unexplained[:, :, fine], change, before], dim=1)
-        for coarse, mixed in self._settings:
+        for coarse, mixed in self._settings.values():
             yield self._blur.transpose(coarse, fine).add_(mix(mixed, known))
 
     def _guide_detail(self, part: slice, fine: slice, x: Tensor) -> Iterator[Tensor]:

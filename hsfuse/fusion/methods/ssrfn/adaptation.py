@@ -110,7 +110,7 @@ class SceneTask(TrainingTask):
             low, guide = (torch.from_numpy(np.ascontiguousarray(image))[None] for image in (window.low, window.guide))
             fused = reduced_fit.method.fuse(low.to(context.device), guide.to(context.device)).float()
             tile, started = state_of(scene.step, reduced_fit.method, window, fused)
-            asked = scene.bank.evaluate(tile, nonlocal_too=self._quality == "best")
+            asked = scene.bank.evaluate(tile, best=self._quality == "best")
             estimate = started + mix(scene.step.back, tile.estimate - tile.start)
             truth = torch.from_numpy(window.truth)[None].to(context.device)
             weighed.append(WeighedWindow.of(scene, asked, estimate, truth, counted))

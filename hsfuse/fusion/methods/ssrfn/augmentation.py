@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hsfuse.fusion.experts.bank import EXPERTS, NONLOCAL
+from hsfuse.fusion.experts.bank import BEST_ONLY, EXPERTS
 from hsfuse.fusion.map.posterior import mix
 from hsfuse.training.pairs import Batch, ReducedPair
 
@@ -47,7 +47,7 @@ def fewer_bands(pair: ReducedPair) -> ReducedPair:
 def without_nonlocal(batch: Batch) -> Batch:
     """Let the experts of non-local Bayes say nothing."""
     kept = torch.ones(len(EXPERTS))
-    kept[[EXPERTS.index(name) for name in NONLOCAL]] = 0.0
+    kept[[EXPERTS.index(name) for name in BEST_ONLY]] = 0.0
     outputs = batch.images[OUTPUTS].unflatten(1, (len(EXPERTS), -1)) * kept[:, None, None, None].to(batch.target)
     return replace(batch, images={**batch.images, OUTPUTS: outputs.flatten(1, 2)})
 
@@ -71,7 +71,7 @@ def disturbed(batch: Batch, rng: np.random.Generator) -> Batch:
     deviation = kept * unit * np.sqrt((basis**2) @ np.expm1(strength) ** 2)
     experts = (rng.random(len(EXPERTS)) > _DROPPED).astype(np.float32)
     if rng.random() < _WITHOUT_NONLOCAL:
-        experts[[EXPERTS.index(name) for name in NONLOCAL]] = 0.0
+        experts[[EXPERTS.index(name) for name in BEST_ONLY]] = 0.0
     turns, flip = int(rng.integers(4)), bool(rng.random() < 0.5)
     m = torch.as_tensor(matrix, dtype=torch.float32, device=batch.target.device)
     weight = torch.as_tensor(experts, device=m.device)

@@ -15,7 +15,7 @@ _EXPERTS_PX, AFTER_PX = 4, 8
 """HSI pixels that estimates and windows of the experts look at, and the estimate that follows the network, which trusts
 the guide less and looks farther: tiles differ from the whole by 2e-5, with four and six by 9e-5, with four and four by
 6e-4."""
-_BYTES_PER_PIXEL, _HOST_BYTES_PER_PIXEL = 4500, 1500
+_BYTES_PER_PIXEL, _HOST_BYTES_PER_PIXEL = 4500, 650
 """On a card and on a processor, where less is worked on at a time; fitted to measured peaks, rounded up."""
 _CARD_TILE_PX = 192
 """Rows of tiles on a card: half a dozen of a scene, so that reading and writing still run beside it."""
@@ -67,21 +67,23 @@ def describe(
         Of the estimate without the gate, where the scene left the gate out; else None.
     """
     inner = create_method(BASE).spec
-    halo_px = base_halo_px(ratio, filtered=filtered) + experts_px(quality, ratio) + AFTER_PX
+    halo_px = base_halo_px(ratio, filtered=filtered) + experts_px(quality, ratio)
     effort = "best" if quality == "best" else "standard"
     flop = inner.flop_per_pixel + _FLOP_PER_PIXEL[effort]
     if blocks is not None:
-        halo_px += blocks.margin_px
+        # Tiles are read from and to whole blocks: around what the estimate that follows looks at there is then all of
+        # the blocks that are needed, and whole blocks hold what these look at beyond.
+        halo_px = -(-(halo_px + blocks.context) // blocks.side) * blocks.side
         slower = _SLOWER if config.width % MULTIPLE == 0 else _SLOWER_PLAIN
         flop += _IN_BLOCKS * slower * backbone_flop(config, ratio) * (blocks.given_px / blocks.side) ** 2
     return ModelSpec(
         name=name,
         kind="network",
-        halo_px=halo_px if estimate is None else estimate.halo_px,
+        halo_px=halo_px + AFTER_PX if estimate is None else estimate.halo_px,
         multiple_px=1 if blocks is None or estimate is not None else blocks.side,
         padded=False,
         # The repaired guide and the confidence of the whole scene are in memory too: rows of small tiles.
-        preferred_tile_px=80 if blocks is None else 96,
+        preferred_tile_px=144 if blocks is None else 112,
         card_tile_px=_CARD_TILE_PX,
         bytes_per_pixel=max(_BYTES_PER_PIXEL, inner.bytes_per_pixel),
         host_bytes_per_pixel=max(_HOST_BYTES_PER_PIXEL, inner.bytes_per_pixel),

@@ -173,7 +173,7 @@ class GateMethod(NetworkMethod):
         scene = GateScene.fit(reduced_fit, model, kind, seed=context.seed, device=context.device)
         if self._validate and scene.testable(reduced_fit):
             self._share, gain = scene.reduced(reduced_fit, kind, seed=context.seed, device=context.device).best_share(
-                reduced_fit, self._network, nonlocal_too=self._quality == "best"
+                reduced_fit, self._network, best=self._quality == "best"
             )
             shares = np.full(bands, self._share, np.float32)
             self._validation = CorrectionValidation(shares, gain, len(reduced_fit.windows))
@@ -242,7 +242,7 @@ class GateMethod(NetworkMethod):
                 scene.step, hsi[one, :, *wide], guide[one, :, *fine], raw[one, :, *fine], start
             )  # fmt: skip
             change = scene.change(
-                tile, self._network, nonlocal_too=self._quality == "best", share=self._share, part=part
+                tile, self._network, best=self._quality == "best", share=self._share, part=part
             )  # fmt: skip
             results.append(bands(change[..., *shown], there, own))
         return torch.cat(results)

@@ -130,7 +130,7 @@ class GateScene:
         return sum(window.low[0].size for window in reduced_fit.windows) >= LEAST_REDUCED_PIXELS
 
     def change(
-        self, tile: TileState, network: Gate, *, nonlocal_too: bool, share: float = 1.0, part: TilePart | None = None
+        self, tile: TileState, network: Gate, *, best: bool, share: float = 1.0, part: TilePart | None = None
     ) -> Tensor:
         """Return what to add to the base estimate's components, shape (n, component, row, col).
 
@@ -140,23 +140,23 @@ class GateScene:
             A tile with its context.
         network
             The gate.
-        nonlocal_too
-            Non-local Bayes among the experts.
+        best
+            With non-local Bayes and other costly experts.
         share
             Of the correction that is used.
         part
             See :meth:`hsfuse.fusion.methods.ssrfn.network.Gate.forward`; the change is that of the wanted part.
         """
-        correction = share * self._correction(tile, network, nonlocal_too, part)
+        correction = share * self._correction(tile, network, best, part)
         if part is not None and part.wanted != part.given:
             tile = _cut(tile, inside(part.wanted, part.given), self.bank.model.ratio)
         return self.followed(tile, correction)
 
     def _correction(
-        self, tile: TileState, network: Gate, nonlocal_too: bool, part: TilePart | None = None
+        self, tile: TileState, network: Gate, best: bool, part: TilePart | None = None
     ) -> Tensor:  # fmt: skip
         """What the network adds to the estimate, in canonical components."""
-        asked, strength = self.bank.before(tile, nonlocal_too=nonlocal_too), self.bank.canonical.log_strength[None]
+        asked, strength = self.bank.before(tile, best=best), self.bank.canonical.log_strength[None]
         made = network.ask(asked, strength, self.bank.model.ratio, part)
         if made is not None:
             return made
@@ -168,7 +168,7 @@ class GateScene:
         better = tile.estimate + mix(self.bank.canonical.out, correction)
         return better + self.last.solve(tile.seen, tile.guide, better) - tile.start
 
-    def best_share(self, reduced_fit: ReducedFit, network: Gate, *, nonlocal_too: bool) -> tuple[float, float]:
+    def best_share(self, reduced_fit: ReducedFit, network: Gate, *, best: bool) -> tuple[float, float]:
         """Choose how much of the gate's correction is used, on the degraded windows; of a :meth:`reduced` scene.
 
         Returns
@@ -185,15 +185,15 @@ class GateScene:
             """Return the squared misses of the estimate, then those with each share of the correction."""
             window, _ = pair
             tile, base = state_of(self.step, reduced_fit.method, *pair)
-            correction = self._correction(tile, network, nonlocal_too)
+            correction = self._correction(tile, network, best)
             changes = [tile.estimate - tile.start, *(self.followed(tile, share * correction) for share in SHARES)]
             return [squared_misses(window, base + mix(self.step.back, change)) for change in changes]
 
         pairs = zip(reduced_fit.windows, reduced_fit.fused, strict=True)
         before, *after = zip(*side_by_side(tried, pairs, threads_for(len(reduced_fit.windows))), strict=True)
         gains = [validated_gain(reduced_fit.windows, before, one, self.bank.model) for one in after]
-        best = int(np.argmax(gains))
-        return (SHARES[best], gains[best]) if gains[best] > 0.0 else (0.0, 0.0)
+        chosen = int(np.argmax(gains))
+        return (SHARES[chosen], gains[chosen]) if gains[chosen] > 0.0 else (0.0, 0.0)
 
 
 def tile_state(step: Refinement, hsi: Tensor, guide: Tensor, raw_guide: Tensor, base: Tensor) -> TileState:

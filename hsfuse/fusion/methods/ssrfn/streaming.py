@@ -20,7 +20,7 @@ from hsfuse.native.build import multiplies_half
 if TYPE_CHECKING:
     from hsfuse.fusion.methods.ssrfn.network import Gate
 
-_ROWS = 16
+_ROWS = 8
 """HSI pixels of a tile that a backbone of bounded reach is run for at a time."""
 _MIDDLE_STRENGTH = 1.5
 
