@@ -1,12 +1,13 @@
-"""Train ssrfn-lite or ssrfn on the training sites of sites.toml, validated on its validation sites; without test sites.
+"""Train ssrfn and ssrfn-lite on the training sites of sites.toml, validated on its validation sites, no test sites.
 
-    python benchmarks/train_zoo/gate.py --data ../shared/data --cache CACHE --steps 1500 --output models/ssrfn-lite
-    python benchmarks/train_zoo/gate.py --method ssrfn --cache CACHE --steps 1500 --output models/ssrfn
+    python benchmarks/train_zoo/gate.py --data ../shared/data --cache CACHE --output models
+    python benchmarks/train_zoo/gate.py --methods ssrfn --seeds 0 1 2 --cache CACHE --output models
 
 Every cube keeps its own bands outside the absorption windows, and is there once more without short-wave infrared;
-windows get random bands, noise, blur, shift and gain.
+windows get random bands, noise, blur, shift and gain, two in five those of two sensors' models.
 Experts of every window are kept in ``--cache``: what was worked out once is read back. Weights, log and ``card.md`` go
-to ``--output``.
+to a folder of ``--output`` for each method; of several seeds the first is kept as it, the others beside it, and the
+card tells all of them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import platform
 import sys
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +35,8 @@ from quality_scenes import FloatCube, read_cube, sentinel2_responses
 from hsfuse._version import __version__
 from hsfuse.band_selection.windows import window_of
 from hsfuse.degrade import Psf
-from hsfuse.fusion.methods.ssrfn import RECIPE
+from hsfuse.fusion.methods.ssrfn import EVERYDAY, LITE, RECIPE
+from hsfuse.fusion.methods.ssrfn.augmentation import DISPLACED
 from hsfuse.fusion.methods.ssrfn.config import ARCHITECTURE, GateConfig
 from hsfuse.fusion.methods.ssrfn.network import Gate
 from hsfuse.fusion.methods.ssrfn.task import GateTask
@@ -55,8 +58,8 @@ HALVED_FROM_PX = 90
 SILICON_NM, SHORTWAVE_NM = 1000.0, 1300.0
 """Where cameras without short-wave infrared end, and beyond what a cube has it."""
 VISIBLE = "up to 1000 nm"
-BACKBONES: dict[str, Literal["plain", "ssrfn"]] = {"ssrfn-lite": "plain", "ssrfn": "ssrfn"}
-WIDTHS = {"ssrfn-lite": 16, "ssrfn": 8}
+CONFIGS = {entry.name: GateConfig.from_dict(entry.network.settings) for entry in (EVERYDAY, LITE) if entry.network}
+BATCH = POOL = 8
 RATIOS = (3, 3, 3, 3, 2, 4)
 """What windows are degraded by, as often as it stands here."""
 _log = get_logger(__name__)
@@ -100,110 +103,148 @@ def entries(data: Path, split: str, role: Literal["training", "validation"]) -> 
                 continue
             scene = TrainingScene(
                 f"{name}, {label}" if label else name, cube, np.ones(cube.shape[1:], bool), None, (weights,), Psf(1.0),
-                "moderate", bands,
+                "mixed", bands,
             )  # fmt: skip
             found.append(SceneEntry.of(scene, role))
         number += whole
     return found
 
 
-def card(header: NetworkHeader, command: str) -> str:
+def card(header: NetworkHeader, command: str, seeds: Sequence[dict[str, Any]]) -> str:
     record = header.training
-    scores = record["validation"]
-    return "\n".join([
+    lines = [
         f"# {header.name}", "",
         f"{record['parameters']} parameters ({json.dumps(header.config)}); any bands (8 and more), any MSI, any ratio. "
-        "It weighs experts that every scene teaches itself, behind `glp` and the maximum a posteriori step.", "",
+        "It weighs experts that every scene teaches itself, behind `glp` and the maximum a posteriori step; half of "
+        "the parameters serve pairs that are displaced locally.", "",
         "## Training", "",
         f"- command: `{command}`",
         f"- finished {record['finished']} on {record['device']}: {record['steps']} steps (best: {record['best_step']}) "
-        f"in {record['training_seconds'] / 60:.1f} minutes, windows and experts {record['preparing_seconds'] / 60:.1f} "
-        "minutes",
+        f"in {record['training_core_seconds'] / 60:.1f} minutes of processor time; windows and experts of both methods "
+        f"and all seeds are the same",
         f"- loop: {json.dumps(record['loop'])}",
-        f"- {record['windows']} windows of {len(record['scenes'])} scenes (training sites of `benchmarks/sites.toml`): "
-        f"{'; '.join(record['scenes'])}",
-        f"- validation sites: {scores['gain_db']:+.2f} dB over the maximum a posteriori estimate, "
-        f"{scores['gain_without_db']:+.2f} dB without non-local experts, worst window {scores['worst_gain_db']:+.2f}",
-        "", "Scores on test sites: docs/quality-benchmark.md.", "",
-    ])  # fmt: skip
+        f"- {record['windows']} windows, {record['displaced_windows']} of them displaced locally, of "
+        f"{len(record['scenes'])} scenes (training sites of `benchmarks/sites.toml`): {'; '.join(record['scenes'])}",
+        "", "Windows of the validation sites, over the maximum a posteriori estimate, dB:", "",
+        "| seed | all experts | without non-local ones | worst window |", "|---|---|---|---|",
+    ]  # fmt: skip
+    for each in seeds:
+        scores = each["validation"]
+        lines.append(f"| {each['seed']} | {scores['gain_db']:+.3f} | {scores['gain_without_db']:+.3f} "
+                     f"| {scores['worst_gain_db']:+.2f} |")  # fmt: skip
+    return "\n".join([*lines, "", "Whole cubes and test sites: docs/quality-benchmark.md.", ""])
 
 
-def main() -> None:
+def trained(task: GateTask, given: argparse.Namespace, seed: int, folder: Path) -> tuple[Gate, dict[str, Any]]:
+    """Train one network; return it with its record."""
+    settings = LoopSettings(
+        learning_rate=given.lr, weight_decay=RECIPE["weight_decay"], ema=RECIPE["ema"], warmup_steps=RECIPE["warmup"],
+        steps=given.steps, validate_every=max(given.steps // 10, 40), micro_batch=8,
+    )  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    # What a training found is not lost with what comes after it.
+    checkpoint = folder / "checkpoint.safetensors"
+    start = time.process_time()
+    # Whatever was drawn for the windows, or was read instead.
+    torch.manual_seed(seed)
+    result = train(task, settings, files=TrainingFiles(checkpoint, folder / "log.csv"))
+    checkpoint.unlink(missing_ok=True)
+    windows = [task.source.window(number, slot) for number in range(given.rounds) for slot in range(POOL)]
+    network = result.network
+    if not isinstance(network, Gate):
+        raise SystemExit("The training returned another network than a gate.")
+    return network, {
+        "hsfuse": __version__, "torch": torch.__version__, "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "base": task.base, "start": None if given.start is None else str(given.start),
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "scenes": [entry.name for entry in task.setup.entries if entry.role == "training"],
+        "windows": len(windows), "displaced_windows": sum(int(w.values[DISPLACED].item()) for w in windows),
+        "loop": {"learning_rate": given.lr, "weight_decay": settings.weight_decay, "ema": settings.ema,
+                 "patch": given.patch, "batch": BATCH},
+        "steps": result.steps, "best_step": result.best_step, "training_seconds": round(result.seconds, 1),
+        "training_core_seconds": round(time.process_time() - start, 1),
+        "device": f"{platform.machine()}, {given.threads} thread(s)", "validation": result.best.to_json(),
+        "validation_before": result.first.to_json(), "history": list(result.history),
+    }  # fmt: skip
+
+
+def config_of(method: str, given: argparse.Namespace) -> GateConfig:
+    changes = {name: getattr(given, name) for name in ("width", "blocks", "mamba", "backbone")}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    return replace(CONFIGS[method], correction=not given.no_correction, **changes)
+
+
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = os.environ.get("HSFUSE_SHARED_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data"
     parser.add_argument("--data", type=Path, default=Path(default), help="folder with cubes/ and srf/")
     parser.add_argument("--cache", type=Path, required=True, help="folder for experts of windows")
-    parser.add_argument("--rounds", type=int, default=36, help="eight windows each")
+    parser.add_argument("--methods", nargs="*", choices=sorted(CONFIGS), default=sorted(CONFIGS))
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0], help="of the network")
+    parser.add_argument("--rounds", type=int, default=30, help="eight windows each")
     parser.add_argument("--window", type=int, default=96)
     parser.add_argument("--patch", type=int, default=36)
     parser.add_argument("--validation-windows", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--steps", type=int, default=260)
+    parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--start", type=Path, help="weights to go on from, of the same shape")
     parser.add_argument("--width", type=int, help="default: that of the method")
-    parser.add_argument("--blocks", type=int, default=GateConfig().blocks)
-    parser.add_argument("--method", choices=sorted(BACKBONES), default="ssrfn-lite")
-    parser.add_argument("--mamba", choices=["mamba2", "none"], default="mamba2")
-    parser.add_argument("--seed", type=int, default=0, help="of the network and the patches")
+    parser.add_argument("--blocks", type=int, help="the same")
+    parser.add_argument("--backbone", choices=["plain", "ssrfn"], help="the same")
+    parser.add_argument("--mamba", choices=["mamba2", "none"], help="the same")
+    parser.add_argument("--no-correction", action="store_true", help="without the cyclic correction (ablation)")
     parser.add_argument("--windows-seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--prepare", action="store_true", help="only work out the experts")
-    parser.add_argument("--output", type=Path, required=True, help="folder for weights, log and card")
-    given = parser.parse_args()
+    parser.add_argument("--output", type=Path, required=True, help="folder for a folder of each method")
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = parse()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(given.threads)
-    torch.manual_seed(given.seed)
-    if given.width is None:
-        given.width = WIDTHS[given.method]
-    config = GateConfig(width=given.width, blocks=given.blocks, backbone=BACKBONES[given.method], mamba=given.mamba)
-    network = Gate(config)
-    if given.start is not None:
-        network.load_state_dict(load_weights(given.start).network.state_dict())
     sampling = Sampling(
-        ratios=RATIOS, patch_px=given.patch, window_px=given.window, batch=8, pool=8,
+        ratios=RATIOS, patch_px=given.patch, window_px=given.window, batch=BATCH, pool=POOL,
         validation_windows=given.validation_windows, seed=given.windows_seed, rounds=given.rounds,
     )  # fmt: skip
-    training = entries(given.data, "train", "training")
     nothing = np.zeros(0)
-    setup = TaskSetup(
-        [*training, *entries(given.data, "validation", "validation")], sampling, nothing, nothing, cache=given.cache
-    )  # fmt: skip
-    task, start = GateTask(network, setup), time.perf_counter()
-    task.start()
-    preparing = time.perf_counter() - start
-    _log.info("Windows are ready after %.0f s.", preparing)
-    if given.prepare:
-        return
-    settings = LoopSettings(
-        learning_rate=given.lr, weight_decay=RECIPE["weight_decay"], ema=RECIPE["ema"], warmup_steps=RECIPE["warmup"],
-        steps=given.steps, validate_every=max(given.steps // 15, 40), micro_batch=8,
-    )  # fmt: skip
-    given.output.mkdir(parents=True, exist_ok=True)
-    # What a training found is not lost with what comes after it.
-    checkpoint = given.output / "checkpoint.safetensors"
-    result = train(task, settings, files=TrainingFiles(checkpoint, given.output / "log.csv"))
-    record: dict[str, Any] = {
-        "hsfuse": __version__, "torch": torch.__version__, "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "network": given.method, "base": task.base, "seed": given.seed,
-        "start": None if given.start is None else str(given.start),
-        "parameters": sum(p.numel() for p in network.parameters()), "scenes": [entry.name for entry in training],
-        "windows": 8 * given.rounds, "loop": {"learning_rate": given.lr, "weight_decay": settings.weight_decay,
-                                              "ema": settings.ema, "patch": given.patch, "batch": 8},
-        "steps": result.steps, "best_step": result.best_step, "training_seconds": round(result.seconds, 1),
-        "preparing_seconds": round(preparing, 1), "device": f"{platform.machine()}, {given.threads} thread(s)",
-        "validation": result.best.to_json(), "validation_before": result.first.to_json(),
-        "history": list(result.history),
-    }  # fmt: skip
-    header = NetworkHeader(
-        given.method, ARCHITECTURE, config.to_dict(), (), (), (), base=task.base, training=record
-    )  # fmt: skip
-    save_weights(given.output / WEIGHTS_FILE, result.network, header, dtype="bf16")
-    checkpoint.unlink(missing_ok=True)
-    words = [f"--{key.replace('_', '-')} {value}" for key, value in vars(given).items()
-             if value is not None and key not in ("data", "output", "cache", "prepare")]  # fmt: skip
-    text = card(header, "python benchmarks/train_zoo/gate.py " + " ".join(words))
-    (given.output / CARD_FILE).write_text(text, encoding="utf-8")
-    print(text)
+    both = [*entries(given.data, "train", "training"), *entries(given.data, "validation", "validation")]
+    setup, first = TaskSetup(both, sampling, nothing, nothing, cache=given.cache), None
+    words = [f"--{key.replace('_', '-')} {' '.join(map(str, value)) if isinstance(value, list) else value}"
+             for key, value in vars(given).items()
+             if value not in (None, False) and key not in ("data", "output", "cache", "prepare")]  # fmt: skip
+    command = "python benchmarks/train_zoo/gate.py " + " ".join(words).replace(
+        "--no-correction True", "--no-correction"
+    )
+    for method in given.methods:
+        done: list[tuple[Gate, dict[str, Any]]] = []
+        for number, seed in enumerate(given.seeds):
+            torch.manual_seed(seed)
+            network = Gate(config_of(method, given))
+            if given.start is not None:
+                network.load_state_dict(load_weights(given.start).network.state_dict())
+            task = GateTask(network, setup)
+            if first is None:
+                first = task
+                task.start()
+            else:
+                # Windows are the same for all; each step's patches follow from its number.
+                task.source, task.validation_pairs = first.source, first.validation_pairs
+            if given.prepare:
+                return
+            folder = given.output / (method if number == 0 else f"{method}-seed{seed}")
+            done.append(trained(task, given, seed, folder))
+            done[-1][1].update(network=method, seed=seed)
+            header = NetworkHeader(
+                method, ARCHITECTURE, network.config.to_dict(), (), (), (), base=task.base, training=done[-1][1]
+            )  # fmt: skip
+            save_weights(folder / WEIGHTS_FILE, done[-1][0], header, dtype="bf16")
+            (folder / CARD_FILE).write_text(card(header, command, [done[-1][1]]), encoding="utf-8")
+        kept = given.output / method
+        text = card(load_weights(kept / WEIGHTS_FILE).header, command, [record for _, record in done])
+        (kept / CARD_FILE).write_text(text, encoding="utf-8")
+        print(text)
 
 
 if __name__ == "__main__":

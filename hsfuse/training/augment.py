@@ -15,7 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hsfuse.degrade.two_sensors import TwoSensors
+
 _SMOOTH_TERMS = 4
+_BESIDE_SENSORS = ("brightness", "curve", "missing", "srf_draw", "turns", "flip", "seed")
+"""What is drawn for pairs of two sensors' models too."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class AugmentationRanges:
         Probability that up to three HSI bands are missing (and filled from their neighbours).
     clean_share
         Probability that a window gets no noise and no stripes at all: there, the base estimate is hardest to improve.
+    two_sensors_share
+        Probability that blur, place, noise and gain are those of two sensors' models instead of all that.
     """
 
     hsi_snr_db: tuple[float, float] = (25.0, 45.0)
@@ -61,6 +67,7 @@ class AugmentationRanges:
     stripes: float = 0.6
     missing_share: float = 0.1
     clean_share: float = 0.15
+    two_sensors_share: float = 0.0
 
 
 FULL = AugmentationRanges()
@@ -73,7 +80,9 @@ MODERATE = AugmentationRanges(
     (25.0, 46.0), (34.0, 52.0), (0.95, 1.15), 0.12, 0.25, 0.2, 0.04, 0.005, 0.2, 0.0, 0.3, 0.05, 0.1,
 )  # fmt: skip
 """For clean references, where a method's own estimate of blur, shift and noise comes first."""
-RANGES = {"full": FULL, "moderate": MODERATE, "measured": MEASURED}
+MIXED = replace(MODERATE, two_sensors_share=0.4)
+"""The same, and pairs of two sensors' models: displaced locally, with a blur that is no Gaussian."""
+RANGES = {"full": FULL, "moderate": MODERATE, "measured": MEASURED, "mixed": MIXED}
 
 
 @dataclass(frozen=True)
@@ -96,10 +105,11 @@ class Disturbance:
     turns: int = 0
     flip: bool = False
     seed: int = 0
+    sensors: TwoSensors | None = None
 
     @classmethod
     def draw(cls, ranges: AugmentationRanges, rng: np.random.Generator) -> Disturbance:
-        """Draw one; the number of random values used never depends on the ranges."""
+        """Draw one; the number of random values used before two sensors are drawn never depends on the ranges."""
         shift = rng.uniform(-1.0, 1.0, 2) * ranges.shift_px
         stretch = rng.uniform(-1.0, 1.0, 4) * ranges.shift_px * ranges.stretch
         curve = rng.normal(0.0, 1.0, _SMOOTH_TERMS) * ranges.spectral_curve
@@ -122,7 +132,10 @@ class Disturbance:
             seed=int(rng.integers(1 << 31)),
         )
         if rng.random() < ranges.clean_share:
-            return replace(found, hsi_snr_db=math.inf, msi_snr_db=math.inf, stripes=0.0)
+            found = replace(found, hsi_snr_db=math.inf, msi_snr_db=math.inf, stripes=0.0)
+        if rng.random() < ranges.two_sensors_share:
+            kept = {name: getattr(found, name) for name in _BESIDE_SENSORS}
+            return cls(sensors=TwoSensors.draw(rng), **kept)
         return found
 
     def upright(self) -> Disturbance:

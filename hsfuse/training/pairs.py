@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hsfuse.degrade import Psf
+from hsfuse.degrade.two_sensors import TwoSensors
 
 _TRIES = 8
 ENOUGH_VALID = 0.6
@@ -37,6 +38,8 @@ class PairFacts:
         Standard deviation of the noise of the target, shape (band,).
     seed
         For what is random about this pair.
+    sensors
+        Models of two sensors that it was made by; None: a Gaussian blur and white noise.
     """
 
     centre_nm: NDArray[np.float64]
@@ -45,6 +48,7 @@ class PairFacts:
     srf: NDArray[np.float64] | None
     truth_noise: NDArray[np.float64]
     seed: int
+    sensors: TwoSensors | None = None
 
 
 @dataclass(frozen=True)

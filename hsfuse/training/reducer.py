@@ -51,17 +51,30 @@ class Reducer:
         else:
             srf = scene.srf[min(int(d.srf_draw * len(scene.srf)), len(scene.srf) - 1)]
             msi = apply_srf(seen[None], srf)[0]
-        msi = d.disturb_msi(msi)
+        if d.sensors is None:
+            msi = d.disturb_msi(msi)
+        else:
+            msi = self._tensor(d.sensors.multispectral(msi.cpu().numpy(), np.random.default_rng([d.seed, 7])))
         nominal = Psf(scene.psf.fwhm_px * d.psf_nominal)
         blur = Psf(nominal.fwhm_px * d.psf_factor)
-        hsi = lowpass_decimate(d.displace(seen, ratio)[None], ratio, blur)[0]
+        if d.sensors is None:
+            hsi = lowpass_decimate(d.displace(seen, ratio)[None], ratio, blur)[0]
+        else:
+            rng = np.random.default_rng([d.seed, 6])
+            hsi = self._tensor(d.sensors.hyperspectral(seen.cpu().numpy(), centre_nm, ratio, rng))
         # Averaging made a measured HSI cleaner than it was; its noise is brought back.
         lost = lost_noise(own_noise, blur, ratio)
         noise = np.random.default_rng([d.seed, 3]).standard_normal(tuple(hsi.shape), np.float32)
         hsi = hsi + self._tensor(lost)[:, None, None] * self._tensor(noise)
         hsi = d.disturb_hsi(hsi)
         facts = PairFacts(
-            centre_nm, fwhm_nm, nominal, scene.srf[0] if scene.srf else None, own_noise * np.sqrt(2.0), d.seed
+            centre_nm,
+            fwhm_nm,
+            nominal,
+            scene.srf[0] if scene.srf else None,
+            own_noise * np.sqrt(2.0),
+            d.seed,
+            d.sensors,
         )
         return ReducedPair(hsi, msi, target, valid, ratio, scene.name, facts)
 

@@ -41,7 +41,7 @@ class TrainingScene:
     psf
         PSF of the hyperspectral sensor that the reduced HSI gets.
     ranges
-        Name of the disturbances that it gets, ``full``, ``moderate`` or ``measured``.
+        Name of the disturbances that it gets: ``full``, ``moderate``, ``mixed`` or ``measured``.
     bands
         Bands of its own, for tasks that take any; None: those of all scenes.
     """
@@ -52,7 +52,7 @@ class TrainingScene:
     msi: NDArray[np.float32] | None
     srf: tuple[NDArray[np.float64], ...]
     psf: Psf
-    ranges: Literal["full", "moderate", "measured"] = "full"
+    ranges: Literal["full", "moderate", "mixed", "measured"] = "full"
     bands: BandTable | None = None
 
 

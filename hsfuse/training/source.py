@@ -166,7 +166,7 @@ class PatchSource:
         for item in range(rank, self._sampling.batch, size):
             # A batch smaller than the pool goes through it, step by step: windows that no step drew from would be lost.
             slot = (step * self._sampling.batch + item) % self._sampling.pool
-            pair = self._window(round_number, slot)
+            pair = self.window(round_number, slot)
             patches.append(pair.patch(side, self._rng(_STREAM_PATCH, step, item)))
         return Batch.stack(patches)
 
@@ -211,7 +211,8 @@ class PatchSource:
         ratios = self._sampling.ratios
         return ratios[int(self._rng(_STREAM_RATIO, round_number).integers(len(ratios)))]
 
-    def _window(self, round_number: int, slot: int) -> ReducedPair:
+    def window(self, round_number: int, slot: int) -> ReducedPair:
+        """Return a window of a round of the pool."""
         key = (round_number, slot)
         if key not in self._pool:
             for old in [k for k in self._pool if k[0] != round_number and self._sampling.rounds is None]:

@@ -194,14 +194,20 @@ def test_the_scene_decides_how_much_of_the_correction_is_used(
         assert np.allclose(found, _fused(_estimate(), pair), atol=1e-6)
 
 
-def test_experts_do_not_learn_from_a_displaced_pair(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_displaced_pairs_have_weights_of_their_own(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hsfuse.fusion.map.method.DISPLACEMENTS_PX", (0.3,))
-    method = create_method("ssrfn-lite", quality="best")
-    found = _fused(method, pair)
-    assert np.allclose(found, _fused(_estimate(), pair), atol=1e-6)
-    validation = method.diagnostics.validation
+    estimate = _fused(_estimate(), pair)
+    without = GateMethod(Gate(GateConfig()), quality="best")
+    assert np.allclose(_fused(without, pair), estimate, atol=1e-6)
+    validation = without.diagnostics.validation
     assert validation is not None
     assert float(validation.share.max()) == 0.0
+    gate = Gate(GateConfig(displaced=True))
+    gained = _fused(GateMethod(gate), pair)
+    assert not np.allclose(gained, estimate, atol=1e-6)
+    with torch.no_grad():
+        gate.constant.zero_()
+    assert np.array_equal(_fused(GateMethod(gate), pair), gained)
 
 
 def test_quality_and_errors() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hsfuse.fusion.experts.bank import EXPERTS
-from hsfuse.fusion.methods.ssrfn.augmentation import METRIC, OUTPUTS, STATE, STRENGTH, fewer_bands
+from hsfuse.fusion.methods.ssrfn.augmentation import DISPLACED, METRIC, OUTPUTS, STATE, STRENGTH, fewer_bands
 from hsfuse.fusion.methods.ssrfn.config import GateConfig
 from hsfuse.fusion.methods.ssrfn.network import MOST_COMPONENTS, Gate
 from hsfuse.fusion.methods.ssrfn.task import GateTask
@@ -72,6 +72,20 @@ def test_patches_have_bases_of_their_own_and_the_same_error(task: GateTask) -> N
         else:
             # Components that were left out carry no error.
             assert energies[1] >= 0.0
+
+
+def test_displaced_windows_train_weights_of_their_own(whole: TaskSetup) -> None:
+    task = GateTask(Gate(GateConfig(width=8, displaced=True)), whole)
+    sample = task.sample(0)
+    assert set(sample.values[DISPLACED].flatten().tolist()) <= {0.0, 1.0}
+    twin = task.network.displaced
+    assert twin is not None
+    for flag in (0.0, 1.0):
+        task.network.zero_grad()
+        sample.values[DISPLACED].fill_(flag)
+        task.loss(sample, "all", 0).sum().backward()
+        used = [gate.constant.grad is not None and bool(gate.constant.grad.any()) for gate in (task.network, twin)]
+        assert used == [flag == 0.0, flag == 1.0]
 
 
 def test_windows_keep_some_bands_only(task: GateTask, setup: Setup) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hsfuse.degrade import Psf, apply_srf, lowpass_decimate
 from hsfuse.errors import InputError, OverlapError
 from hsfuse.grid import Slice2D
-from hsfuse.training.augment import FULL, AugmentationRanges, Disturbance
+from hsfuse.training.augment import FULL, MIXED, AugmentationRanges, Disturbance
 from hsfuse.training.pairs import Batch, ReducedPair
 from hsfuse.training.reducer import Reducer
 from hsfuse.training.scenes import MIN_PATCH_PX, TrainingScene, split_regions
@@ -97,6 +97,21 @@ def test_shift_moves_the_hsi_and_not_the_target(small_scene: TrainingScene) -> N
     assert torch.equal(still.msi, moved.msi)
     # A shift by one HSI pixel downwards in the sampled position: row i shows what row i + 1 showed.
     torch.testing.assert_close(moved.hsi[:, 2:-3], still.hsi[:, 3:-2], atol=2e-3, rtol=0.0)
+
+
+def test_two_sensors_make_a_pair_of_their_own(small_scene: TrainingScene) -> None:
+    reducer = Reducer(np.linspace(440.0, 900.0, 12), np.full(12, 40.0))
+    block = Slice2D(0, 60, 0, 60)
+    drawn = Disturbance.draw(replace(MIXED, two_sensors_share=1.0), np.random.default_rng(3))
+    assert drawn.sensors is not None
+    plain = reducer.make(small_scene, block, 3, replace(drawn, sensors=None))
+    made, again = (reducer.make(small_scene, block, 3, drawn) for _ in range(2))
+    assert torch.equal(made.hsi, again.hsi)
+    assert torch.equal(made.target, plain.target)
+    assert made.facts.sensors == drawn.sensors
+    # The same ground, seen otherwise.
+    for one, other in ((made.hsi, plain.hsi), (made.msi, plain.msi)):
+        assert 0.001 < float((one - other).abs().mean() / other.mean()) < 0.2
 
 
 @given(st.integers(0, 2**31))

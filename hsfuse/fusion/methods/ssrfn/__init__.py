@@ -20,9 +20,9 @@ RECIPE: dict[str, Any] = {"weight_decay": 1e-2, "ema": 0.998, "warmup": 50, "rou
 
 
 def _build(settings: Mapping[str, Any]) -> nn.Module:
-    from hsfuse.fusion.methods.ssrfn.network import build
+    from hsfuse.fusion.methods.ssrfn.network import Gate
 
-    return build(GateConfig.from_dict(settings))
+    return Gate(GateConfig.from_dict(settings))
 
 
 def _wrap(loaded: LoadedNetwork, **options: Any) -> FusionMethod:
@@ -76,8 +76,10 @@ def _entry(name: str, config: GateConfig, summary: str, auto_rank: int) -> Metho
 
 
 # `auto` tries the one first that takes less time.
-LITE = _entry("ssrfn-lite", GateConfig(), "weighs experts fitted in the scene by a few convolutions; any bands", 0)
+LITE = _entry(
+    "ssrfn-lite", GateConfig(displaced=True), "weighs experts fitted in the scene by a few convolutions; any bands", 0
+)
 EVERYDAY = _entry(
-    "ssrfn", GateConfig(width=8, backbone="ssrfn"),
+    "ssrfn", GateConfig(backbone="ssrfn", displaced=True),
     "weighs experts fitted in the scene by the modules of SSRFN; any bands", 1,
 )  # fmt: skip

@@ -13,7 +13,7 @@ from hsfuse.fusion.map.posterior import mix
 from hsfuse.training.pairs import Batch, ReducedPair
 
 OUTPUTS, STATE = "expert_outputs", "state"
-STRENGTH, METRIC, CAP = "log_strength", "metric", "cap"
+STRENGTH, METRIC, CAP, DISPLACED = "log_strength", "metric", "cap", "displaced"
 _FEWEST, _MOST_BANDS = 20, 160
 _BLIND_SHARE = 0.5
 """Pairs whose MSI responses are not told."""
@@ -90,5 +90,6 @@ def disturbed(batch: Batch, rng: np.random.Generator) -> Batch:
             STRENGTH: torch.as_tensor(np.log1p(deviation), dtype=torch.float32, device=m.device)[None],
             METRIC: inverse @ batch.values[METRIC] @ inverse.T,
             CAP: batch.values[CAP],
+            DISPLACED: batch.values[DISPLACED],
         },
     )  # fmt: skip

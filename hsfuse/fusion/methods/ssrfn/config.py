@@ -40,6 +40,11 @@ class GateConfig(NetworkSettings):
         spatial and spectral refinement, feature fusion.
     mamba
         Kind of its scans; ``none`` for convolutions alone (``backbone="ssrfn"``).
+    correction
+        False leaves out the cyclic correction (``backbone="ssrfn"``; ablation).
+    displaced
+        A second set of weights for pairs that are displaced locally, as those of two sensors are; without one the
+        estimate of such pairs stays.
     """
 
     width: int = 16
@@ -47,6 +52,8 @@ class GateConfig(NetworkSettings):
     most: int = 8
     backbone: Literal["plain", "ssrfn"] = "plain"
     mamba: MambaKind = "mamba2"
+    correction: bool = True
+    displaced: bool = False
 
     def modules(self, inputs: int, outputs: int) -> SsrfnConfig:
         """Return the shape of the modules of SSRFN that map so many inputs to so many outputs."""
@@ -54,4 +61,5 @@ class GateConfig(NetworkSettings):
             n_bands=outputs, n_msi=inputs, width=self.width, mamba=self.mamba, dfe_blocks=self.blocks,
             cfe_cycles=2, scm_steps=2, refine_stages=1, headdim=2 * self.width, d_state=16, scan="lines",
             dfe_sharing="msi", scm_residual=True, volume="depthwise", ffm_projection="last",
+            use_correction=self.correction,
         )  # fmt: skip

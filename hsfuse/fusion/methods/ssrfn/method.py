@@ -84,7 +84,7 @@ class GateMethod(NetworkMethod):
     ) -> None:
         if precision != "fp32":
             raise UsageError(f"The gate does not run in precision '{precision}'.", hint="Choose fp32.")
-        self._network = network.eval()
+        self._network = self._used = network.eval()
         self._name, self._header, self._sha256 = name, header, sha256
         self._quality, self._validate = quality, validate
         self._base: RefinedMethod | None = None
@@ -120,6 +120,12 @@ class GateMethod(NetworkMethod):
         )  # fmt: skip
 
     @property
+    def displaced(self) -> bool:
+        """Whether the pair that it was fitted to is displaced locally."""
+        record = None if self._base is None else self._base.refinement
+        return record is not None and GateScene.displaced(record)
+
+    @property
     def scene_model(self) -> SceneModel | None:
         """What is known about the pair; None before the fit."""
         return None if self._base is None else self._base.scene_model
@@ -152,6 +158,7 @@ class GateMethod(NetworkMethod):
 
     def _learn(self, context: FusionContext, strips: Sequence[LowResolutionStrip]) -> None:
         self._ratio, self._scene, self._share, self._inside = context.ratio, None, 1.0, None
+        self._used = self._network
         self._base = refined_base(create_method(BASE), context.ratio)
         self._base.fit(context, strips)
         reduced_fit, model = self._base.take_reduced_fit(), self._base.scene_model
@@ -162,18 +169,19 @@ class GateMethod(NetworkMethod):
             self._validation = CorrectionValidation.untested(bands)
             _log.info("%s: the scene is too small or has too few bands for experts; the estimate stays.", self._name)
             return
-        record = self._base.refinement
-        # A training learns from displaced windows too.
-        if self._validate and record is not None and GateScene.displaced(record):
-            self._validation = CorrectionValidation.untested(bands)
-            _log.info("%s: HSI and guide are displaced locally by %g HSI pixels, so experts cannot learn from them; "
-                      "the estimate stays.", self._name, record.displacement_px)  # fmt: skip
-            return
+        if self.displaced:
+            # A training learns from displaced windows too.
+            if self._network.displaced is None and self._validate:
+                self._validation = CorrectionValidation.untested(bands)
+                _log.info("%s: HSI and guide are displaced locally, and there are no weights for such pairs; the "
+                          "estimate stays.", self._name)  # fmt: skip
+                return
+            self._used = self._network.displaced or self._network
         kind = kind_of(self._base)
         scene = GateScene.fit(reduced_fit, model, kind, seed=context.seed, device=context.device)
         if self._validate and scene.testable(reduced_fit):
             self._share, gain = scene.reduced(reduced_fit, kind, seed=context.seed, device=context.device).best_share(
-                reduced_fit, self._network, best=self._quality == "best"
+                reduced_fit, self._used, best=self._quality == "best"
             )
             shares = np.full(bands, self._share, np.float32)
             self._validation = CorrectionValidation(shares, gain, len(reduced_fit.windows))
@@ -242,7 +250,7 @@ class GateMethod(NetworkMethod):
                 scene.step, hsi[one, :, *wide], guide[one, :, *fine], raw[one, :, *fine], start
             )  # fmt: skip
             change = scene.change(
-                tile, self._network, best=self._quality == "best", share=self._share, part=part
+                tile, self._used, best=self._quality == "best", share=self._share, part=part
             )  # fmt: skip
             results.append(bands(change[..., *shown], there, own))
         return torch.cat(results)

@@ -9,6 +9,7 @@ with the spectral basis, and one network serves any bands, any MSI and any ratio
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name
@@ -19,7 +20,15 @@ from hsfuse.degrade.windows import finer, inside
 from hsfuse.fusion.experts.bank import EXPERTS
 from hsfuse.fusion.host import may_ask
 from hsfuse.fusion.methods.ssrfn.config import BLOCKS, MOST_COMPONENTS, PRESENT, GateConfig
-from hsfuse.fusion.methods.ssrfn.streaming import AskedExperts, GivenOutputs, TilePart, slopes, weighed_by_rows
+from hsfuse.fusion.methods.ssrfn.streaming import (
+    AskedExperts,
+    GivenOutputs,
+    TilePart,
+    all_of,
+    slopes,
+    wanted_of,
+    weighed_by_rows,
+)
 from hsfuse.fusion.methods.ssrfn_paper.blocks import pool
 from hsfuse.fusion.methods.ssrfn_paper.network import Ssrfn
 from hsfuse.fusion.nets.fixed_blocks import FixedBlocks
@@ -147,6 +156,8 @@ class Gate(nn.Module):
             start[EXPERTS.index(name)] = value
         self.constant = nn.Parameter(start)
         self.drop = nn.Dropout2d(_DROPPED)
+        # Experts that learned from what is displaced err in other ways: few weights cannot serve both.
+        self.displaced = Gate(replace(config, displaced=False)) if config.displaced else None
 
     @property
     def blocks(self) -> FixedBlocks | None:
@@ -183,7 +194,7 @@ class Gate(nn.Module):
         """
         if torch.is_grad_enabled():
             return self._applied(self.found(self.features(state, outputs, log_strength), ratio), outputs, log_strength)
-        part = part or _all_of(state, ratio)
+        part = part or all_of(state, ratio)
         made = self.ask(GivenOutputs(state, outputs, ratio), log_strength, ratio, part)
         if made is not None:
             return made
@@ -193,7 +204,7 @@ class Gate(nn.Module):
         pieces = [slice(top, top + few) for top in range(0, state.shape[2], few)]
         features = [self.features(state[:, :, p], outputs[:, :, :, p], log_strength) for p in pieces]
         found = self._found_of(torch.cat(features, dim=2), ratio, part)
-        outputs = _wanted(outputs, ratio, part)
+        outputs = wanted_of(outputs, ratio, part)
         pieces = [slice(top, top + few) for top in range(0, found.shape[2], few)]
         return torch.cat([self._applied(found[:, :, p], outputs[:, :, :, p], log_strength) for p in pieces], dim=2)
 
@@ -207,7 +218,7 @@ class Gate(nn.Module):
         torch.Tensor
             As of :meth:`forward`, which serves where there is None: on a card, and without kernels.
         """
-        part = part or _all_of(experts.state, ratio)
+        part = part or all_of(experts.state, ratio)
         return weighed_by_rows(self, experts, log_strength, ratio, part)
 
     def found(self, features: Tensor, ratio: int) -> Tensor:
@@ -225,7 +236,7 @@ class Gate(nn.Module):
         """The same of the wanted part: a plain backbone some rows at a time, one with scans block by block."""
         backbone = self.backbone
         if isinstance(backbone, PlainBackbone):
-            return _wanted(self._found_by_rows(features, ratio, backbone.reach_px), ratio, part)
+            return wanted_of(self._found_by_rows(features, ratio, backbone.reach_px), ratio, part)
         return self.found_by_blocks(backbone.blocks, features, ratio, part)
 
     def _found_by_rows(self, features: Tensor, ratio: int, reach_px: int) -> Tensor:
@@ -279,26 +290,7 @@ class Gate(nn.Module):
         return torch.cat(parts, dim=1)
 
 
-def _all_of(image: Tensor, ratio: int) -> TilePart:
-    """Return the part that is the whole of a tile."""
-    size = (image.shape[-2] // ratio, image.shape[-1] // ratio)
-    everything = (slice(0, size[0]), slice(0, size[1]))
-    return TilePart(size, everything, everything)
-
-
-def _wanted(image: Tensor, ratio: int, part: TilePart) -> Tensor:
-    """Return the wanted part of what is given of a tile."""
-    if part.wanted == part.given:
-        return image
-    return image[..., *finer(inside(part.wanted, part.given), ratio)].contiguous()
-
-
 def compressed(x: Tensor) -> Tensor:
     """Inverse hyperbolic sine, to an absolute error of 1e-6: torch's own takes twice as long."""
     size = x.abs()
     return (x * x).add_(1.0).sqrt_().add_(size).log_().copysign_(x)
-
-
-def build(config: GateConfig) -> Gate:
-    """Make an untrained gate."""
-    return Gate(config)

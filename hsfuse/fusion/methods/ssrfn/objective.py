@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hsfuse.fusion.experts.bank import EXPERTS
 from hsfuse.fusion.map.posterior import mix
-from hsfuse.fusion.methods.ssrfn.augmentation import CAP, METRIC, OUTPUTS, STATE, STRENGTH, without_nonlocal
+from hsfuse.fusion.methods.ssrfn.augmentation import CAP, DISPLACED, METRIC, OUTPUTS, STATE, STRENGTH, without_nonlocal
 from hsfuse.fusion.methods.ssrfn.config import MOST_COMPONENTS
 from hsfuse.fusion.methods.ssrfn.network import Gate
 from hsfuse.fusion.methods.ssrfn.scene import GateScene
@@ -106,7 +106,7 @@ class WeighedWindow(NamedTuple):
 
 
 def as_tensors(
-    windows: Sequence[WeighedWindow], scene: GateScene, *, noise: Tensor | None = None
+    windows: Sequence[WeighedWindow], scene: GateScene, *, noise: Tensor | None = None, displaced: bool = False
 ) -> list[dict[str, Tensor]]:
     """Turn windows of one scene into what a step learns from, padded to :data:`MOST_COMPONENTS`.
 
@@ -116,6 +116,8 @@ def as_tensors(
         The windows count with one metric.
     noise
         Of the truth, standard deviation by band, shape (band,); None: it has none.
+    displaced
+        Whether the scene is displaced locally.
     """
     canonical = scene.bank.canonical
     out = scene.step.back @ canonical.out
@@ -138,6 +140,7 @@ def as_tensors(
             STRENGTH: pad(canonical.log_strength, (0, more))[None].clone(),
             METRIC: pad(metric / level, (0, more, 0, more))[None].clone(),
             CAP: cap[None].clone(),
+            DISPLACED: torch.tensor([float(displaced)]),
         }
         for window in windows
     ]
@@ -149,7 +152,7 @@ def with_tensors(pair: ReducedPair, tensors: dict[str, Tensor], device: str) -> 
     return replace(
         pair, hsi=pair.hsi[:0], msi=pair.msi[:0], target=tensors[TARGET].to(device),
         images={name: tensors[name].to(device) for name in (OUTPUTS, STATE)},
-        values={name: tensors[name].to(device) for name in (STRENGTH, METRIC, CAP)},
+        values={name: tensors[name].to(device) for name in (STRENGTH, METRIC, CAP, DISPLACED)},
     )  # fmt: skip
 
 
@@ -163,8 +166,13 @@ def losses(network: Gate, batch: Batch) -> Tensor:
 
 def _left(network: Gate, batch: Batch) -> Tensor:
     """Error by pixel, shape (n, pixel)."""
-    outputs = batch.images[OUTPUTS].float().unflatten(1, (len(EXPERTS), -1))
-    correction = network(batch.images[STATE].float(), outputs, batch.values[STRENGTH], batch.ratio)
+    correction, other = torch.empty_like(batch.target), batch.values[DISPLACED] > 0
+    for weights, chosen in ((network, ~other), (network.displaced or network, other)):
+        if bool(chosen.any()):
+            outputs = batch.images[OUTPUTS][chosen].float().unflatten(1, (len(EXPERTS), -1))
+            correction[chosen] = weights(
+                batch.images[STATE][chosen].float(), outputs, batch.values[STRENGTH][chosen], batch.ratio
+            )
     return _energy(batch.target - correction, batch)
 
 

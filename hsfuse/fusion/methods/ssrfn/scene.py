@@ -35,9 +35,9 @@ SHARES = (1.0, 0.75, 0.5, 0.25)
 LEAST_REDUCED_PIXELS = 900
 """Degraded HSI pixels from which experts can learn: a scene of 90 x 90 HSI pixels at a ratio of 3."""
 _MOST_DISPLACEMENT_PX = 0.05
-"""Local displacement of the HSI, HSI pixels, that experts bear: they learn from the pair how detail follows from the
-guide. At 0.1 and more, as two sensors' models have it, their correction lost up to 0.3 dB on the validation sites, in
-full or in part; at 0.05 it gained."""
+"""Local displacement of the HSI, HSI pixels, beyond which the weights for displaced pairs are used: experts learn from
+the pair how detail follows from the guide. At 0.1 and more, as two sensors' models have it, the weights for other pairs
+lost up to 0.6 dB on the validation sites, in full or in part; at 0.05 they gained."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class GateScene:
 
     @staticmethod
     def displaced(record: RefinementRecord) -> bool:
-        """Whether HSI and guide are displaced locally by more than experts bear."""
+        """Whether HSI and guide are displaced locally by more than the weights for other pairs bear."""
         return record.displacement_px > _MOST_DISPLACEMENT_PX
 
     @staticmethod

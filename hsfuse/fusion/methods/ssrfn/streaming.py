@@ -204,3 +204,17 @@ def _steps(gate: Gate, part: TilePart, ratio: int) -> Iterator[tuple[slice, slic
 def slopes(log_strength: Tensor) -> Tensor:
     """What weights depend on from component to component: their logarithmic strengths around a middle one."""
     return (log_strength - _MIDDLE_STRENGTH) / _MIDDLE_STRENGTH
+
+
+def all_of(image: Tensor, ratio: int) -> TilePart:
+    """Return the part that is the whole of a tile."""
+    size = (image.shape[-2] // ratio, image.shape[-1] // ratio)
+    everything = (slice(0, size[0]), slice(0, size[1]))
+    return TilePart(size, everything, everything)
+
+
+def wanted_of(image: Tensor, ratio: int, part: TilePart) -> Tensor:
+    """Return the wanted part of what is given of a tile."""
+    if part.wanted == part.given:
+        return image
+    return image[..., *finer(inside(part.wanted, part.given), ratio)].contiguous()

@@ -86,6 +86,7 @@ class GateTask(PatchTask):
             return None
         facts = pair.facts
         key = f"{pair.name}|{facts.seed}|{pair.ratio}|{tuple(pair.target.shape)}|{facts.psf.fwhm_px}"
+        key += "" if facts.sensors is None else f"|{facts.sensors}"
         return self.setup.cache / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
 
     @torch.no_grad()
@@ -102,7 +103,7 @@ class GateTask(PatchTask):
         scene, tile, base, state, outputs = found
         estimate = base + mix(scene.step.back, tile.estimate - tile.start)
         window = WeighedWindow.of(scene, (state, outputs), estimate, pair.target[None], pair.valid > 0)
-        return as_tensors([window], scene)[0]
+        return as_tensors([window], scene, displaced=method.displaced)[0]
 
     def sample(self, step: int, rank: int = 0, size: int = 1) -> Batch:
         """Return the patches of a step, each in a spectral basis of its own."""
