@@ -18,6 +18,7 @@ from hsfuse.coregister.models import Fitted, FloatArray, Model, Points
 from hsfuse.coregister.polynomials import FittedPolynomial, OneShift, Polynomial
 from hsfuse.coregister.spline_lattice import Spline
 from hsfuse.coregister.splines import PolynomialSpline
+from hsfuse.coregister.threads import spread
 from hsfuse.coregister.trend import Track
 
 _PERIOD = 5
@@ -26,11 +27,15 @@ _TUKEY = 5.0
 _RAYLEIGH_MEDIAN = 1.1774
 _SMOOTHINGS = tuple(float(s) for s in 10.0 ** np.arange(-4.0, 3.1))
 _LOSS_CAP = 50.0
-_TRIALS_AT_ONCE = 50
+_TRIALS_AT_ONCE, _FITS_AT_ONCE = 50, 4
 _USED_WEIGHT = 0.2
 _TRACK_SMOOTHING, _STIFFER = 3.0, (1.0, 30.0, 1000.0)
 """Smoothing of functions of the track and of the bends beside them, relative to that of a spline alone."""
 _ANGLE_STEP_DEG, _ANGLE_FINEST_DEG, _ANGLE_POINTS = 7.5, 1.5, 600
+
+
+_Wanted = tuple[Model, Sequence[float]]
+"""A model and the smoothings it is judged with."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +80,14 @@ def choose_field(points: Points, spline: Spline, *, start: FloatArray | None = N
         polynomial = Polynomial(degree, spline.height, spline.width)
         if trusted >= 3 * polynomial.size:
             candidates.append((polynomial.name, polynomial, 0.0))
-    losses = [_cross_validate(points, model, [smoothing], weight)[0] for _, model, smoothing in candidates]
+    wanted: list[_Wanted] = [(model, [smoothing]) for _, model, smoothing in candidates]
+    unit, flexible_model = spline.unit_smoothing(points), PolynomialSpline(spline)
     if trusted >= 12:
-        splines = _splines(points, spline, weight)
+        wanted.append((flexible_model, [unit * s for s in _SMOOTHINGS]))
+    found = _cross_validate(points, wanted, weight)
+    losses = [loss for (loss,) in found[: len(candidates)]]
+    if trusted >= 12:
+        splines = _splines(points, flexible_model, unit, dict(zip(_SMOOTHINGS, found[-1], strict=True)), weight)
         candidates += [candidate for candidate, _ in splines]
         losses += [loss for _, loss in splines]
     judged = np.isfinite(losses[0])
@@ -103,17 +113,17 @@ def choose_field(points: Points, spline: Spline, *, start: FloatArray | None = N
     return Choice(fitted, weight, float(np.sqrt(max(totals[best], 0.0) / count / 2)), scores)
 
 
-def _splines(points: Points, spline: Spline, weight: FloatArray) -> list[tuple[tuple[str, Model, float], FloatArray]]:
-    """Splines and their cross-validated losses, stiff ones first: every decade, and halfway around the best."""
-    unit, model = spline.unit_smoothing(points), PolynomialSpline(spline)
+def _splines(
+    points: Points, model: PolynomialSpline, unit: float, judged: dict[float, FloatArray], weight: FloatArray
+) -> list[tuple[tuple[str, Model, float], FloatArray]]:
+    """Splines and their cross-validated losses, stiff ones first: every decade, and halfway around the best.
 
-    def judge(smoothings: Sequence[float]) -> dict[float, FloatArray]:
-        losses = _cross_validate(points, model, [unit * s for s in smoothings], weight)
-        return dict(zip(smoothings, losses, strict=True))
-
-    judged = judge(_SMOOTHINGS)
+    ``judged`` holds the losses by smoothing in units of ``unit``.
+    """
     best = min(judged, key=lambda s: float(np.nansum(judged[s])))
-    judged |= judge((best * 10.0**0.5, best * 10.0**-0.5))
+    near = (best * 10.0**0.5, best * 10.0**-0.5)
+    (losses,) = _cross_validate(points, [(model, [unit * s for s in near])], weight)
+    judged = judged | dict(zip(near, losses, strict=True))
     return [((f"spline {s:.3g}", model, unit * s), judged[s]) for s in sorted(judged, reverse=True)]
 
 
@@ -125,7 +135,7 @@ def _tracks(
     track = Track(spline.height, spline.width, spline.spacing[0], angle, _TRACK_SMOOTHING * smoothing)
     model = PolynomialSpline(spline, track)
     strengths = [smoothing * factor for factor in _STIFFER]
-    losses = _cross_validate(points, model, strengths, weight)
+    (losses,) = _cross_validate(points, [(model, strengths)], weight)
     name = f"track {np.degrees(angle):.1f} deg"
     return [
         ((f"{name} + {factor:g}", model, strength), loss)
@@ -147,11 +157,13 @@ def _track_angle(points: Points, spline: Spline, weight: FloatArray, smoothing: 
         solved = np.linalg.solve(design.T @ (design * full) + track.precision(), right)
         return -float((right * solved).sum())
 
-    tried = {float(angle): misfit(angle) for angle in np.radians(np.arange(0.0, 90.0, _ANGLE_STEP_DEG))}
+    coarse = [float(angle) for angle in np.radians(np.arange(0.0, 90.0, _ANGLE_STEP_DEG))]
+    tried = dict(zip(coarse, spread(misfit, coarse), strict=True))
     step = np.radians(_ANGLE_STEP_DEG) / 2.0
     while step > np.radians(_ANGLE_FINEST_DEG):
         best = min(tried, key=lambda angle: tried[angle])
-        tried |= {angle: misfit(angle) for angle in (best - step, best + step)}
+        near = (best - step, best + step)
+        tried |= dict(zip(near, spread(misfit, near), strict=True))
         step /= 2.0
     return min(tried, key=lambda angle: tried[angle])
 
@@ -214,25 +226,47 @@ def _cells(points: Points) -> NDArray[np.int64]:
     return np.floor(points.position / points.spacing).astype(np.int64)
 
 
-def _cross_validate(points: Points, model: Model, smoothings: Sequence[float], weight: FloatArray) -> list[FloatArray]:
+def _cross_validate(points: Points, wanted: Sequence[_Wanted], weight: FloatArray) -> list[list[FloatArray]]:
     """Weighted squared residual of left-out points, in units of their variance (NaN where a point was not judged).
 
     In each fold, every fifth cell along both axes is judged by a fit that saw neither it nor its eight neighbours:
     windows that overlap share their noise, and a fit that follows it must not be rewarded.
+
+    Returns
+    -------
+    list of list of numpy.ndarray
+        Of each wanted model by smoothing, shape (point,).
     """
     cells = _cells(points)
-    losses = [np.full(points.size, np.nan) for _ in smoothings]
+    losses = [[np.full(points.size, np.nan) for _ in smoothings] for _, smoothings in wanted]
+    folds: list[tuple[NDArray[np.bool_], NDArray[np.bool_]]] = []
     for origin in _ORIGINS:
         distance = (cells - origin) % _PERIOD
-        judged = (distance == 0).all(axis=1) & (weight > 0)
-        hidden = np.isin(distance, (0, 1, _PERIOD - 1)).all(axis=1)
-        if not judged.any() or hidden.all():
-            continue
-        fits = model.fits(points, np.where(hidden, 0.0, weight), smoothings)
-        for loss, fitted in zip(losses, fits, strict=True):
+        judged = np.asarray((distance == 0).all(axis=1) & (weight > 0), dtype=np.bool_)
+        hidden = np.asarray(np.isin(distance, (0, 1, _PERIOD - 1)).all(axis=1), dtype=np.bool_)
+        if judged.any() and not hidden.all():
+            folds.append((judged, hidden))
+    for model, _ in wanted:
+        if isinstance(model, PolynomialSpline):
+            # What all folds share is not worked out by several threads at once.
+            model.terms(points)
+            model.spline.penalty()
+
+    def judge(piece: tuple[int, int, slice]) -> None:
+        number, fold, part = piece
+        (model, smoothings), (judged, hidden) = wanted[number], folds[fold]
+        fits = model.fits(points, np.where(hidden, 0.0, weight), smoothings[part])
+        for loss, fitted in zip(losses[number][part], fits, strict=True):
             residual = points.value[judged] - fitted.at(points.position[judged])
             square = (residual**2).sum(axis=1) / points.sigma[judged] ** 2
             loss[judged] = np.minimum(square, _LOSS_CAP) * weight[judged]
+
+    spread(judge, [
+        (number, fold, slice(first, first + _FITS_AT_ONCE))
+        for number, (_, smoothings) in enumerate(wanted)
+        for fold in range(len(folds))
+        for first in range(0, len(smoothings), _FITS_AT_ONCE)
+    ])  # fmt: skip
     return losses
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
+from hsfuse.coregister.banded import factor_banded, solve_banded
 from hsfuse.coregister.field import DisplacementField
 from hsfuse.coregister.models import FloatArray, Points
 from hsfuse.coregister.polynomials import Polynomial
@@ -39,10 +40,7 @@ class PolynomialSpline:
         The spline's penalty acts as the prior of a smooth random field. The affine part is what generalised least
         squares finds under it: a slope that a bend explains as well is not carried on to where there are no points.
         """
-        if not self._last or self._last[0].points is not points:
-            plane = Polynomial(1, self.spline.height, self.spline.width)
-            self._last[:] = [_SplineTerms.of(points, self.spline, self.trend or plane)]
-        terms, full = self._last[0], points.information(weight)
+        terms, full = self.terms(points), points.information(weight)
         affine, weighted_value = terms.affine, points.value * full[:, None]
         normal = terms.normal(full)
         mixed = terms.transposed @ (affine * full[:, None])
@@ -51,12 +49,19 @@ class PolynomialSpline:
         size = affine.shape[1]
         for smoothing in smoothings:
             system = normal + max(smoothing, 1e-12) * self.spline.penalty()
-            factor = scipy.linalg.cholesky_banded(system, overwrite_ab=True, check_finite=False)
-            solved = scipy.linalg.cho_solve_banded((factor, False), right, check_finite=False)
+            factor = factor_banded(system)
+            solved = solve_banded(factor, right)
             covariance = np.linalg.inv(own - mixed.T @ solved[:, :size])
             slopes = covariance @ (affine.T @ weighted_value - mixed.T @ solved[:, size:])
             coefficients = solved[:, size:] - solved[:, :size] @ slopes
             yield FittedSpline(self.spline, FittedTrend(terms.trend, slopes, covariance), coefficients, factor, normal)
+
+    def terms(self, points: Points) -> _SplineTerms:
+        """Return what all fits to some points share; those of the last points are kept."""
+        if not self._last or self._last[0].points is not points:
+            plane = Polynomial(1, self.spline.height, self.spline.width)
+            self._last[:] = [_SplineTerms.of(points, self.spline, self.trend or plane)]
+        return self._last[0]
 
 
 @dataclass(frozen=True)
@@ -144,7 +149,7 @@ class FittedSpline:
             tall[:-k] += self.factor[bandwidth - k, k:][:, None] * c[k:]
         normal = _dense(self.normal)
         value = float((tall**2).sum() - (c * (normal @ c)).sum()) / 2.0
-        solved = scipy.linalg.cho_solve_banded((self.factor, False), normal, check_finite=False)
+        solved = solve_banded(self.factor, normal)
         return max(value, 0.0) / max(float(np.trace(solved)), 1e-9)
 
     def at(self, position: FloatArray) -> FloatArray:
@@ -156,8 +161,8 @@ class FittedSpline:
         full = points.information(weight)
         at, plane_at = self.spline.design(position).toarray(), self.affine.model.design(position)
         of, plane_of = self.spline.design(points.position), self.affine.model.design(points.position) * full[:, None]
-        solved = scipy.linalg.cho_solve_banded((self.factor, False), at.T, check_finite=False)
-        solved_plane = scipy.linalg.cho_solve_banded((self.factor, False), of.T @ plane_of, check_finite=False)
+        solved = solve_banded(self.factor, at.T)
+        solved_plane = solve_banded(self.factor, of.T @ plane_of)
         bent = np.asarray(of @ solved).T * full
         slope = plane_at - solved.T @ (of.T @ plane_of)
         covariance = self.affine.covariance

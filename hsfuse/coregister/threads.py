@@ -18,6 +18,7 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 Other = TypeVar("Other")
 
+_WORTH_THREADS = 4
 PARTS = 8
 """Pieces that an image is cut into, whatever the number of threads; also the most threads that work on them."""
 
@@ -28,6 +29,14 @@ def parallel_map(work: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out
     Two at a time at least, for one may wait for a file.
     """
     yield from _pool("pieces", max(threads_for(PARTS), 2)).map(work, items)
+
+
+def spread(work: Callable[[In], Out], items: Iterable[In]) -> list[Out]:
+    """As :func:`parallel_map` where several cores are to spare; else here, one after the other.
+
+    For small pieces between which threads would only be handed over.
+    """
+    return list(parallel_map(work, items) if threads_for(PARTS) >= _WORTH_THREADS else map(work, items))
 
 
 def run_both(first: Callable[[], Out], second: Callable[[], Other]) -> tuple[Out, Other]:

@@ -19,8 +19,10 @@ import numpy as np
 import scipy
 
 from hsfuse.coregister.models import Fitted, FloatArray, Points
+from hsfuse.coregister.threads import spread
 
-_JUDGED_POINTS = 300
+_JUDGED_POINTS, _AT_ONCE = 300, 96
+"""Points that tell the noise, and positions that are looked at by one thread."""
 _USED_WEIGHT = 0.2
 _SCALE_LIMITS = (0.15, 25.0)
 _LEAST_FREEDOM = 0.05
@@ -66,9 +68,14 @@ class FieldUncertainty:
 
     def variance_at(self, position: FloatArray) -> FloatArray:
         """Variance of one coordinate at positions (row, col), in square pixels, shape (position,)."""
-        influence, prior_variance = self.fitted.influence(self.points, self.weight, position)
-        noise = (np.asarray((self.covariance @ influence.T).T) * influence).sum(axis=1)
-        return np.asarray(self.scale * noise + prior_variance)
+
+        def look(part: slice) -> FloatArray:
+            influence, prior_variance = self.fitted.influence(self.points, self.weight, position[part])
+            noise = (np.asarray((self.covariance @ influence.T).T) * influence).sum(axis=1)
+            return np.asarray(self.scale * noise + prior_variance)
+
+        parts = [slice(first, first + _AT_ONCE) for first in range(0, len(position), _AT_ONCE)]
+        return np.concatenate(spread(look, parts)) if parts else np.zeros(0)
 
 
 def overlap_covariance(points: Points) -> scipy.sparse.csr_array:

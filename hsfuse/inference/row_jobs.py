@@ -23,7 +23,6 @@ from hsfuse.inference.scene import FusionScene, SceneStrip
 from hsfuse.inference.statistics import FusionStatistics
 from hsfuse.inference.tile_batches import TileBatch, batches_of, fuse_batch, local_block, tiles_with_data
 from hsfuse.inference.tiling import Tile, TilePlan
-from hsfuse.masks import expand
 
 FloatCube = NDArray[np.float32]
 
@@ -117,8 +116,11 @@ class RowJob:
         if masks.missing is not None:
             coarse = (slice(block.row0 // ratio, block.row1 // ratio), slice(block.col0 // ratio, block.col1 // ratio))
             for plane, missing in zip(data, masks.missing[(slice(None), *coarse)], strict=True):
-                if missing.any():
-                    plane[expand(missing, ratio)] = np.nan
+                rows, cols = np.nonzero(missing)
+                if rows.size:
+                    # Few are missing: a mask of the whole block would take longer than encoding it.
+                    height, width = missing.shape
+                    plane.reshape(height, ratio, width, ratio)[rows, :, cols] = np.nan
         target = part_of(buffer, block, slice(block.row0, block.row1))
         return self.handover.encoder.encode_into(data, masks.valid[block.slices], target, self.limits)
 

@@ -17,8 +17,8 @@ the guide less and looks farther: tiles differ from the whole by 2e-5, with four
 6e-4."""
 _BYTES_PER_PIXEL, _HOST_BYTES_PER_PIXEL = 4500, 650
 """On a card and on a processor, where less is worked on at a time; fitted to measured peaks, rounded up."""
-_CARD_TILE_PX = 192
-"""Rows of tiles on a card: half a dozen of a scene, so that reading and writing still run beside it."""
+_CARD_TILE_PX = 128
+"""Rows of tiles on a card: ten of a scene, so that little is left to be written and judged after the last."""
 _FLOP_PER_PIXEL = {"standard": 6e5, "best": 2e6}
 """Of experts, plain backbone and what follows."""
 _TOUCHED_BYTES_PER_PIXEL = {"standard": 300, "best": 5700}
