@@ -270,7 +270,9 @@ def _learn(
     scene = prepared.scene
     record: dict[str, Any] = {}
     candidate = with_guards(chosen, config, scene)
-    if config.adapt is not None and chosen.network:
+    if config.adapt is not None and chosen.network and not candidate.network:
+        _log.warning("--adapt had no effect: with --quality %s no network is used.", config.quality)
+    elif config.adapt is not None and chosen.network:
         adapted = adapt_to_scene(chosen, scene, output, inputs, config, resources, clock)
         candidate = with_guards(adapted.chosen, config, scene)
         record = {"adaptation": adapted.record} if adapted.record else {}

@@ -182,6 +182,16 @@ def test_a_scene_too_small_to_adapt_to_is_fused_all_the_same_where_the_network_w
     assert "100 x 100" in caught.value.hint
 
 
+def test_a_network_that_the_quality_leaves_out_is_not_adapted(
+    pair: SimulatedPair, area: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = {**QUICK, "quality": "fast"}
+    with caplog.at_level("WARNING"):
+        result = _run(pair, tmp_path / "a.tif", method="ssrfn-lite", adapt=60.0, aoi=area, **settings)
+    assert "--adapt had no effect: with --quality fast no network is used" in caplog.text
+    assert "adaptation" not in result.summary
+
+
 def test_an_interrupted_adapted_run_goes_on_with_its_weights_only(
     pair: SimulatedPair, area: str, weights: Path, tmp_path: Path, disk_that_fails: Callable[[int], Any]
 ) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hsfuse.config import RunConfig
-from hsfuse.errors import HsfuseError, InputError, OutputError, OverlapError
+from hsfuse.errors import InputError, OutputError, OverlapError, UsageError
 from hsfuse.fusion.base import NetworkMethod
 from hsfuse.fusion.create import create_method
 from hsfuse.fusion.nets.header import read_header
@@ -108,13 +108,11 @@ def adapt_to_scene(
 
     Raises
     ------
-    InputError
-        The user named the network, and the scene is too small to learn from.
+    InputError, UsageError
+        The user named the network, and the scene is too small to learn from, or a panchromatic step follows.
     OutputError
         The weights to resume with are missing or of another run, or cannot be written.
     """
-    if not isinstance(chosen.method, NetworkMethod) or chosen.header is None:
-        raise HsfuseError("Only a network with trained weights can be adapted.")
     spec = chosen.method.spec
     identity = run_identity(config.identity(), inputs, f"{spec.name} {spec.weights_sha256}")
     # Where weights are missing because nothing could be adapted, nothing can be again; others fit no journal.
@@ -123,8 +121,8 @@ def adapt_to_scene(
     if left is None:
         path = unpublished_path(output)
         try:
-            record = _train(chosen.method, chosen, scene, path, identity, config, resources, progress)
-        except InputError as error:
+            record = _train(chosen, scene, path, identity, config, resources, progress)
+        except (InputError, UsageError) as error:
             if not chosen.automatic:
                 raise
             _log.warning("%s --adapt had no effect.", error.message)
@@ -165,15 +163,18 @@ def _left_by(output: Path, identity: str, *, replacing: bool) -> tuple[Path, dic
 
 
 def _train(
-    method: NetworkMethod, chosen: ChosenMethod, scene: FusionScene, path: Path, identity: str, config: RunConfig,
-    resources: Resources, progress: Progress,
+    chosen: ChosenMethod, scene: FusionScene, path: Path, identity: str, config: RunConfig, resources: Resources,
+    progress: Progress,
 ) -> dict[str, Any]:  # fmt: skip
     from hsfuse.fusion.nets.weights import save_weights
     from hsfuse.workflows.steps.adapt import adapt
 
-    header = chosen.header
-    if header is None:
-        raise HsfuseError("Only a network with trained weights can be adapted.")
+    method, header = chosen.method, chosen.header
+    if not isinstance(method, NetworkMethod) or header is None:
+        raise UsageError(
+            "The network cannot be adapted: a panchromatic step follows it.",
+            hint="Leave out --adapt, or use --guide s2.",
+        )
     raw = scene.grid.height * scene.grid.width * (len(scene.bands) + len(scene.msi.band_names)) * 4
     large = raw > _SCENE_SHARE * make_budget(replace(resources, device="cpu")).host
     try:
