@@ -45,7 +45,7 @@ from hsfuse.workflows.steps.prepare import prepare_scene
 
 SITES = Path(__file__).parent / "sites.toml"
 TILE_PX, RATIO = 48, 3
-WINDOW_PX, MARGIN_PX = 100, 30
+WINDOW_PX, MARGIN_PX = 100, 24
 """Of the windows that are scored, HSI pixels, and context around them."""
 SHORTWAVE_NM = 2000.0
 
