@@ -72,6 +72,69 @@ int hsf_decimate(const float *in, int64_t planes, int64_t rows, int64_t cols, in
   return 0;
 }
 
+/* ---- the transpose of decimation --------------------------------------------------------------------------------- */
+
+/* What spreads the samples of one axis to a grid `ratio` times finer: fine sample q * ratio + p is the sum over the taps t
+ * of weight[p, t, q] times coarse sample q + first[p] + t, as far as there is one. */
+typedef struct {
+  const int64_t *first;
+  const float *weight;
+  int64_t taps, size;
+} spreader;
+
+/* One coarse row to the fine grid; `line` has room for `side` zeros before and after it. */
+static void spread_row(const float *row, const spreader *s, int64_t ratio, int64_t side, float *line, float *phase,
+                       float *out) {
+  memcpy(line, row, s->size * sizeof(float));
+  for (int64_t i = 1; i <= side; i++) line[-i] = line[s->size - 1 + i] = 0.0f;
+  for (int64_t p = 0; p < ratio; p++) {
+    for (int64_t t = 0; t < s->taps; t++) {
+      const float *w = s->weight + (p * s->taps + t) * s->size, *from = line + s->first[p] + t;
+      if (t == 0)
+        for (int64_t q = 0; q < s->size; q++) phase[q] = w[q] * from[q];
+      else
+        for (int64_t q = 0; q < s->size; q++) phase[q] += w[q] * from[q];
+    }
+    for (int64_t q = 0; q < s->size; q++) out[q * ratio + p] = phase[q];
+  }
+}
+
+/* Planes (rows, cols), contiguous, spread along both axes: the rows [row0, row1) of the fine grid. `side` is at least
+ * what the taps of either axis reach beyond a sample. out is (planes, row1 - row0, cols * ratio), contiguous. */
+int hsf_spread(const float *in, int64_t planes, int64_t rows, int64_t cols, int64_t ratio, int64_t side,
+               const int64_t *down_first, const float *down, int64_t down_taps, const int64_t *across_first,
+               const float *across, int64_t across_taps, int64_t row0, int64_t row1, float *out) {
+  const spreader along = {across_first, across, across_taps, cols};
+  const int64_t fine = cols * ratio, low = row0 / ratio - side, high = (row1 - 1) / ratio + side;
+  const int64_t first = clamp(low, rows), last = clamp(high, rows);
+  float *memory = malloc(((last - first + 1) * fine + 2 * (cols + side)) * sizeof(float));
+  if (!memory) return 1;
+  float *line = memory + (last - first + 1) * fine + side, *phase = line + cols + side;
+  for (int64_t k = 0; k < planes; k++) {
+    for (int64_t i = first; i <= last; i++)
+      spread_row(in + (k * rows + i) * cols, &along, ratio, side, line, phase, memory + (i - first) * fine);
+    for (int64_t r = row0; r < row1; r++) {
+      const int64_t q = r / ratio, p = r % ratio;
+      float *restrict target = out + (k * (row1 - row0) + r - row0) * fine;
+      int begun = 0;
+      for (int64_t t = 0; t < down_taps; t++) {
+        const int64_t i = q + down_first[p] + t;
+        const float w = down[(p * down_taps + t) * rows + q];
+        if (i < 0 || i >= rows || w == 0.0f) continue;
+        const float *from = memory + (i - first) * fine;
+        if (begun)
+          for (int64_t j = 0; j < fine; j++) target[j] += w * from[j];
+        else
+          for (int64_t j = 0; j < fine; j++) target[j] = w * from[j];
+        begun = 1;
+      }
+      if (!begun) memset(target, 0, fine * sizeof(float));
+    }
+  }
+  free(memory);
+  return 0;
+}
+
 /* ---- interpolation --------------------------------------------------------------------------------------------- */
 
 /* One coarse row to columns [col0, col1) of the fine grid, given in coarse pixels. */

@@ -58,6 +58,42 @@ def decimate(x: FloatArray, ratio: int, rows: FloatArray, cols: FloatArray) -> F
     return out
 
 
+def spread(
+    x: FloatArray, ratio: int, down: tuple[NDArray[np.int64], FloatArray], across: tuple[NDArray[np.int64], FloatArray],
+    rows: slice,
+) -> FloatArray | None:  # fmt: skip
+    """Spread planes to a grid ``ratio`` times finer: the transpose of :func:`decimate`.
+
+    Parameters
+    ----------
+    x
+        Shape (plane, row, col), contiguous.
+    ratio
+        Fine pixels per coarse pixel.
+    down, across
+        Of each axis the first coarse sample that a phase looks at, counted from its own, shape (ratio,), and the
+        weights of that sample and those behind it, shape (ratio, tap, coarse sample).
+    rows
+        Of the fine grid that are wanted.
+    """
+    native = image_library()
+    if native is None:
+        return None
+    planes, height, width = x.shape
+    out = np.empty((planes, rows.stop - rows.start, width * ratio), np.float32)
+    side = max(
+        max(-int(first.min()), int(first.max()) + weights.shape[1] - 1) for first, weights in (down, across)
+    )  # fmt: skip
+    _check(
+        native.hsf_spread(
+            _at(x), _INT(planes), _INT(height), _INT(width), _INT(ratio), _INT(max(side, 1)), _at(down[0]),
+            _at(down[1]), _INT(down[1].shape[1]), _at(across[0]), _at(across[1]), _INT(across[1].shape[1]),
+            _INT(rows.start), _INT(rows.stop), _at(out),
+        )
+    )  # fmt: skip
+    return out
+
+
 def upsample(x: FloatArray, ratio: int, weights: FloatArray) -> FloatArray | None:
     """Interpolate planes to a grid ``ratio`` times finer.
 

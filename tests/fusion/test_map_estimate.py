@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -51,6 +52,23 @@ def test_solve_inverts_the_gram_matrix_of_the_response() -> None:
     fine = torch.randn(15, 12, generator=torch.Generator().manual_seed(1))
     assert torch.allclose(blur.transpose(right[0]).flatten(), dense.T @ right[0].flatten(), atol=1e-5)
     assert torch.allclose(blur.apply(fine).flatten(), dense @ fine.flatten(), atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(24, 33), (6, 3), (3, 12)])
+@pytest.mark.parametrize(("ratio", "offset"), [(3, (0.1, -0.4)), (2, (0.0, 0.0)), (4, (-0.3, 0.2))])
+def test_compiled_blur_and_transpose_equal_the_matrices(
+    isa: str, plain: Callable[..., torch.Tensor], size: tuple[int, int], ratio: int, offset: tuple[float, float]
+) -> None:
+    blur = TileBlur.of((size[0] * ratio, size[1] * ratio), ratio, Psf(1.3), offset)
+    generator = torch.Generator().manual_seed(2)
+    fine = torch.randn(2, 3, size[0] * ratio, size[1] * ratio, generator=generator)
+    coarse = torch.randn(2, 3, *size, generator=generator)
+    assert torch.allclose(blur.apply(fine), plain(blur.apply, fine), atol=1e-5)
+    whole = plain(blur.transpose, coarse)
+    assert torch.allclose(blur.transpose(coarse), whole, atol=1e-5)
+    for rows in (slice(0, 2), slice(ratio, 2 * ratio + 1), slice(size[0] * ratio - 1, size[0] * ratio)):
+        assert torch.allclose(blur.transpose(coarse, rows), whole[:, :, rows], atol=1e-5)
+        assert torch.allclose(plain(blur.transpose, coarse, rows), whole[:, :, rows], atol=1e-5)
 
 
 def test_estimate_minimises_its_cost(pair: Pair) -> None:

@@ -30,7 +30,7 @@ from hsfuse.parallel import threads_for, together
 if TYPE_CHECKING:
     from torch import Tensor
 
-ROWS = 8
+ROWS = 16
 """HSI pixels of a tile for which a processor asks experts at a time."""
 PRIORS, GUIDES = (0.25, 4.0, 16.0), (0.33, 3.0, 10.0)
 """Other settings of the estimate: factors on the prior and on the guide's error variance."""

@@ -39,7 +39,7 @@ _NEIGHBOURS = slice(2, 7)
 _WINDOW_TAPS, _WINDOW_RIDGE = 25, 0.05
 _FLOOR = 3.0
 """Of the scale of a guide component, in units of its error."""
-_ROWS = 8
+_ROWS = 16
 """HSI pixels that a processor predicts at a time."""
 _MOST_SAMPLES = 30_000
 _MOST_THREADS = 8

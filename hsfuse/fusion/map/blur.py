@@ -3,7 +3,8 @@
 The HSI's response is separable: ``B x = R x C'`` with ``R`` down the rows and ``C`` along the columns. Edges are
 replicated as in :mod:`hsfuse.degrade`. With ``B B' = V diag(g) V'`` (the Kronecker product of two small
 eigendecompositions), ``(B'B + a)^-1 = (1 - B' (B B' + a)^-1 B) / a``: everything that has to be inverted lives on the
-coarse grid. The matrices have narrow bands: they are applied block by block, without the zeros.
+coarse grid. The matrices have narrow bands: compiled kernels go along them, or they are applied block by block, without
+most of the zeros.
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hsfuse.degrade import NO_OFFSET, Offset, Psf, psf_kernel
+from hsfuse.degrade import NO_OFFSET, Offset, Psf, displaced_kernels, psf_kernel
+from hsfuse.degrade.banded import FloatArray, compiled_planes, from_planes
+from hsfuse.native import image
 
 if TYPE_CHECKING:
     import torch
 
+_IMAGES = 4
+"""Axes of what compiled kernels take: sample, component, row, column."""
 _BLOCK_PX = 32
 """Coarse pixels of a block: large enough for a matrix product, small enough to leave most zeros out."""
 
@@ -114,6 +119,9 @@ class TileBlur:
         Eigenvectors of ``down @ down.T`` and ``across @ across.T``.
     power
         Eigenvalues of ``B B'``, shape (coarse row, coarse col).
+    ratio, kernels, spreads
+        Fine pixels per coarse pixel, and what compiled kernels make the same of: weights down the rows and along the
+        columns, and those of the transpose (:func:`hsfuse.native.image.spread`).
     """
 
     down: BandedMatrix
@@ -123,6 +131,9 @@ class TileBlur:
     down_basis: torch.Tensor
     across_basis: torch.Tensor
     power: torch.Tensor
+    ratio: int
+    kernels: tuple[FloatArray, FloatArray]
+    spreads: tuple[tuple[NDArray[np.int64], FloatArray], tuple[NDArray[np.int64], FloatArray]]
 
     @classmethod
     def of(
@@ -133,10 +144,19 @@ class TileBlur:
 
     def apply(self, x: torch.Tensor) -> torch.Tensor:
         """Blur and decimate (..., row, col)."""
+        planes = compiled_planes(x) if x.dim() == _IMAGES else None
+        coarse = None if planes is None else image.decimate(planes, self.ratio, *self.kernels)
+        if coarse is not None:
+            return from_planes(coarse, x)
         return self.across.along_columns(self.down.along_rows(x))
 
     def transpose(self, y: torch.Tensor, rows: slice | None = None) -> torch.Tensor:
         """Apply the transpose of :meth:`apply` to (..., coarse row, coarse col); only some fine rows if given."""
+        planes = compiled_planes(y) if y.dim() == _IMAGES else None
+        wanted = rows or slice(0, self.down.shape[1])
+        fine = None if planes is None else image.spread(planes, self.ratio, *self.spreads, wanted)
+        if fine is not None:
+            return from_planes(fine, y)
         return self.across_transposed.along_columns(self.down_transposed.along_rows(y, rows))
 
     def to_basis(self, y: torch.Tensor) -> torch.Tensor:
@@ -153,14 +173,30 @@ def _tile_blur(shape: tuple[int, int], ratio: int, psf: Psf, offset_px: Offset, 
     import torch
 
     down, across = (decimation_matrix(n, ratio, psf, offset) for n, offset in zip(shape, offset_px, strict=True))
-    (rows, down_basis), (cols, across_basis) = (np.linalg.eigh(matrix @ matrix.T) for matrix in (down, across))
-    power = np.outer(np.maximum(rows, 0.0), np.maximum(cols, 0.0))
-    tensors = (
+    (rows, vertical), (cols, horizontal) = (np.linalg.eigh(matrix @ matrix.T) for matrix in (down, across))
+    down_basis, across_basis, power = (
         torch.as_tensor(np.ascontiguousarray(array), dtype=torch.float32, device=device)
-        for array in (down_basis, across_basis, power)
+        for array in (vertical, horizontal, np.outer(np.maximum(rows, 0.0), np.maximum(cols, 0.0)))
     )
     return TileBlur(
         BandedMatrix.of(down, _BLOCK_PX, device), BandedMatrix.of(across, _BLOCK_PX, device),
         BandedMatrix.of(down.T, _BLOCK_PX * ratio, device), BandedMatrix.of(across.T, _BLOCK_PX * ratio, device),
-        *tensors,
+        down_basis, across_basis, power, ratio, _kernels(psf, ratio, offset_px),
+        (_spread(down, ratio), _spread(across, ratio)),
     )  # fmt: skip
+
+
+def _kernels(psf: Psf, ratio: int, offset_px: Offset) -> tuple[FloatArray, FloatArray]:
+    down, across = (np.asarray(kernel, np.float32) for kernel in displaced_kernels(psf, ratio, offset_px))
+    return down, across
+
+
+def _spread(matrix: NDArray[np.float64], ratio: int) -> tuple[NDArray[np.int64], FloatArray]:
+    """Return what the transpose of (coarse, fine) looks at: of every phase the first coarse sample, and weights."""
+    coarse, fine = np.nonzero(matrix)
+    phase, beyond = fine % ratio, coarse - fine // ratio
+    first = np.array([beyond[phase == p].min() for p in range(ratio)], np.int64)
+    tap = beyond - first[phase]
+    weights = np.zeros((ratio, int(tap.max()) + 1, len(matrix)), np.float32)
+    weights[phase, tap, fine // ratio] = matrix[coarse, fine]
+    return first, weights

@@ -276,8 +276,7 @@ class GateMethod(NetworkMethod):
     def _part(self, window: Window, size: tuple[int, int]) -> TilePart:
         """Return what of a tile the experts work on for a window, and what the network is asked for."""
         blocks, experts = self._network.blocks, experts_px(self._quality, self._ratio)
-        if blocks is None:
-            wide = grown(window, experts + AFTER_PX, size)
-            return TilePart(size, wide, wide)
         wanted = grown(window, AFTER_PX, size)
+        if blocks is None:
+            return TilePart(size, grown(window, experts + AFTER_PX, size), wanted)
         return TilePart(size, grown(blocks.needed(wanted, size), experts, size), wanted)

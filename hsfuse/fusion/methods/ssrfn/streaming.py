@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor
 
 from hsfuse.degrade import Window
@@ -20,7 +21,7 @@ from hsfuse.native.build import multiplies_half
 if TYPE_CHECKING:
     from hsfuse.fusion.methods.ssrfn.network import Gate
 
-_ROWS = 8
+_ROWS = 16
 """HSI pixels of a tile that a backbone of bounded reach is run for at a time."""
 _MIDDLE_STRENGTH = 1.5
 
@@ -165,17 +166,17 @@ def weighed_by_rows(gate: Gate, asked: AskedExperts, log_strength: Tensor, ratio
         if not held.move(_below(near, above)):
             return None
         given, wanted = (near, part.given[1]), (own, part.wanted[1])
+        rows, cols = finer(inside(wanted, given), ratio)
         if gate.blocks is None:
-            found = gate.found_of_bordered(held.bordered)[..., *finer(inside(wanted, given), ratio)].contiguous()
+            found = gate.found_of_bordered(held.bordered)[:, :, rows].contiguous()
         else:
             found = gate.found_by_blocks(gate.blocks, held.features, ratio, TilePart(part.size, given, wanted))
-        outputs = held.outputs(_below(own, above))
-        if wanted[1] != given[1]:
-            outputs = outputs[..., finer(inside(wanted, given), ratio)[1]].contiguous()
-        correction = weighed_outputs(found, outputs, slope, most, asked.asked)
+            # Weights of a few columns more are fewer numbers than what experts say of the wanted ones.
+            found = F.pad(found, (cols.start, state.shape[3] - cols.stop))
+        correction = weighed_outputs(found, held.outputs(_below(own, above)), slope, most, asked.asked)
         if correction is None:
             return None
-        corrections.append(correction)
+        corrections.append(correction[..., cols])
     return torch.cat(corrections, dim=2)
 
 
