@@ -49,7 +49,8 @@ class SceneStrip:
     hsi
         Shape (band, row, col), free of NaN.
     missing
-        Samples of ``hsi`` that are stand-ins, shape (band, row, col); None when there are none.
+        Samples of ``hsi`` that are stand-ins in pixels with other bands, shape (band, row, col); None when there are
+        none.
     msi
         Shape (msi band, row * ratio, col * ratio), free of NaN.
     valid
@@ -230,8 +231,9 @@ class FusionScene:
         if self.mask_cloud:
             valid &= ~raw.cloud
         msi, _ = fill_missing(msi)
-        some = bool((missing & ~outside).any())
-        return SceneStrip(rows, hsi, missing if some else None, msi, valid, raw.cloud)
+        # Where all bands are missing, the pixel is not valid.
+        missing &= ~outside
+        return SceneStrip(rows, hsi, missing if missing.any() else None, msi, valid, raw.cloud)
 
     def expected_pixels(self) -> BoolArray:
         """HSI pixels that will probably carry a result, shape of :attr:`grid`: for plans, from masks alone.

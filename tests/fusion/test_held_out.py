@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -9,12 +10,15 @@ import pytest
 import torch
 from pair_support import Pair, make_pair
 
+from hsfuse.fusion.classical.statistics import gather, signal_subspace
 from hsfuse.fusion.create import create_method
 from hsfuse.fusion.experts import regressions
 from hsfuse.fusion.map.held_out import HeldOutBands, _without
 from hsfuse.fusion.map.method import ReducedFit, RefinedMethod
 from hsfuse.fusion.map.refinement import Refinement, RefinementKind
-from hsfuse.fusion.scene_model.model import SceneModel
+from hsfuse.fusion.scene_model import reweighting
+from hsfuse.fusion.scene_model.model import SceneModel, coarse_pair
+from hsfuse.fusion.scene_model.relation import relate
 
 Learned = tuple[Pair, SceneModel, ReducedFit]
 
@@ -101,3 +105,24 @@ def test_least_squares_by_columns_that_depend_on_each_other() -> None:
         found, left = regressions.least_squares(columns, y)
         np.testing.assert_allclose(found, np.linalg.lstsq(columns, y, rcond=None)[0], atol=1e-12)
         np.testing.assert_allclose(left, y - columns @ found, atol=1e-12)
+
+
+def test_a_relation_is_the_same_in_any_number_of_threads_and_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reweighting, "_PART_PX", 200)
+    monkeypatch.setattr(reweighting, "_PART_SAMPLES", 150)
+    pair = make_pair()
+    (strip,) = pair.strips()
+    space = signal_subspace(gather([strip]), max_rank=8)
+    coarse = coarse_pair(strip.hsi, strip.valid, space, pair.srf)
+    before = set(threading.enumerate())
+    one, other = (relate(coarse, strip.msi, field=True, threads=threads) for threads in (1, 4))
+    for name in ("seen", "gain", "offset", "distance", "weight"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+    def fails(self: reweighting.Reweighted, *_: object) -> None:
+        raise FloatingPointError("a piece")
+
+    monkeypatch.setattr(reweighting.Reweighted, "_extra", fails)
+    with pytest.raises(FloatingPointError, match="a piece"):
+        relate(coarse, strip.msi, threads=4)
+    assert set(threading.enumerate()) == before

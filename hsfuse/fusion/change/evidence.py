@@ -87,7 +87,7 @@ def gather_evidence(
     low = response.down(msi)
     smooth = correct and int(pair.valid.sum()) >= _LEAST_PIXELS
     correct = correct and int(pair.valid.sum()) >= _LEAST_LOCAL_PIXELS
-    start = first_weights(pair, low)
+    start = first_weights(pair, low, threads)
     plain = relate(pair, low, start=start, threads=threads)
     relation = relate(pair, low, field=True, start=start, threads=threads) if smooth else plain
     unexplained = unexplained_share(plain, low, pair.valid)

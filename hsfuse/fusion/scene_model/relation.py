@@ -63,22 +63,22 @@ def relate(
     """
     measured: FloatArray = np.asarray(msi, np.float64)
     if nuisance is None and start is None:
-        start = first_weights(pair, measured)
-    solver = Reweighted(pair, measured, nuisance, start, threads)
+        start = first_weights(pair, measured, threads)
     if start is None:
         rounds = _FIELD_ROUNDS if field else _PLAIN_ROUNDS
     else:
         rounds = _WARM_FIELD_ROUNDS if field else _WARM_ROUNDS
-    for number, steps in enumerate(rounds):
-        last = number == len(rounds) - 1
-        for step in range(steps):
-            solver.fit(polynomial=field)
-            solver.reweight(hard=last, look=step < _LOOKS)
-        if field:
-            solver.absorb_polynomial()
-            if not last:
-                solver.absorb_windows()
-    return solver.result()
+    with Reweighted(pair, measured, nuisance, start, threads) as solver:
+        for number, steps in enumerate(rounds):
+            last = number == len(rounds) - 1
+            for step in range(steps):
+                solver.fit(polynomial=field)
+                solver.reweight(hard=last, look=step < _LOOKS)
+            if field:
+                solver.absorb_polynomial()
+                if not last:
+                    solver.absorb_windows()
+        return solver.result()
 
 
 def some_blocks(shape: tuple[int, int]) -> Callable[[NDArray[Any]], NDArray[Any]] | None:
@@ -97,7 +97,7 @@ def some_blocks(shape: tuple[int, int]) -> Callable[[NDArray[Any]], NDArray[Any]
     return stacked
 
 
-def first_weights(pair: CoarsePair, msi: FloatArray) -> FloatArray | None:
+def first_weights(pair: CoarsePair, msi: FloatArray, threads: int = 1) -> FloatArray | None:
     """Weights of all pixels by the relation of a few blocks; None where these hold too little, and of small scenes.
 
     The coefficients of a few blocks say which pixels of a large scene to trust; two steps of the iteration do the rest.
@@ -111,7 +111,7 @@ def first_weights(pair: CoarsePair, msi: FloatArray) -> FloatArray | None:
     )  # fmt: skip
     if part.valid.sum() < MOST_SAMPLES // 8:
         return None
-    found = relate(part, stacked(msi))
+    found = relate(part, stacked(msi), threads=threads)
     left = msi - np.tensordot(found.synthesis, pair.components, axes=1)
     ok = pair.valid
     left = left - np.median(left[:, ok], axis=1)[:, None, None]

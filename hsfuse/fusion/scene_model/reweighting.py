@@ -7,8 +7,9 @@ and side by side. No result depends on the number of threads.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,17 +18,17 @@ from scipy.special import gammaincinv
 from hsfuse.fusion.gaussian import gaussian
 from hsfuse.fusion.scene_model.pair import CoarsePair, FloatArray, GuideRelation
 from hsfuse.fusion.scene_model.ridge import RIDGE
-from hsfuse.parallel import do_all, side_by_side
 
 Part = TypeVar("Part")
+Piece = TypeVar("Piece")
 
 MOST_SAMPLES = 40_000
 """Pixels that coefficients are fitted on."""
 STUDENT_SCALE, _TUKEY = 8.0, 20.0
 _START_MODEL_ERROR = 0.03
 _WINDOW_PX, _WINDOW_PRIOR = 8.0, 0.1
-_PART_PX = 1 << 15
-"""Pixels that are worked on at a time."""
+_PART_PX, _PART_SAMPLES = 1 << 14, 8192
+"""Pixels, and pixels that coefficients are fitted on, that are worked on at a time."""
 
 
 class Reweighted:
@@ -36,7 +37,7 @@ class Reweighted:
     def __init__(
         self, pair: CoarsePair, msi: FloatArray, nuisance: FloatArray | None, start: FloatArray | None, threads: int
     ) -> None:
-        self.threads = threads
+        self.threads, self._pool = threads, cast("ThreadPoolExecutor | None", None)
         self.shape = msi.shape[1:]
         self.bands, self.count = len(msi), msi[0].size
         self.valid = pair.valid.ravel()
@@ -56,16 +57,19 @@ class Reweighted:
         self.position = np.stack(np.meshgrid(rows, cols, indexing="ij")).reshape(2, -1)
         where = np.flatnonzero(self.valid)
         self.sample = pick = where[:: max(len(where) // MOST_SAMPLES, 1)]
+        self.sample_parts = [slice(first, first + _PART_SAMPLES) for first in range(0, len(pick), _PART_SAMPLES)]
         # What all bands share: the components and the constant, last.
         self.common = np.concatenate([u[:, pick].astype(np.float64), np.ones((1, len(pick)))])
+        self.led = None if self.centred is None else self.centred[:, pick]
         # What the responses' prediction is in component space, for the synthesis.
         self.shared = None
-        if self.centred is not None:
+        if self.led is not None:
             inside = self.common[:-1]
-            self.shared = np.linalg.solve(inside @ inside.T + 1e-9 * np.eye(rank), inside @ self.centred[:, pick].T)
+            self.shared = np.linalg.solve(inside @ inside.T + 1e-9 * np.eye(rank), inside @ self.led.T)
         # Images of a whole scene only where a field is fitted.
         self.gain, self.offset = (np.broadcast_to(np.float64(value), msi.shape) for value in (1.0, 0.0))
         self.plain = True
+        self.sampled_msi = self._target(pick)
         self.seen: FloatArray | None = None
         # Written anew in every step, in place, some pixels after the others: they stay in the cache.
         self.residual, self.variance = np.empty((2, self.bands, self.count))
@@ -88,35 +92,24 @@ class Reweighted:
 
     def fit(self, *, polynomial: bool) -> None:
         """Solve every band's weighted ridge regression."""
-        pick = self.sample
-        target = self._target(pick)
-        weight = self.weight[pick] / self.weight[pick].sum()
-        common, shared = self.common, self.shared
-        weighted = common * weight
-        gram, right = weighted @ common.T, weighted @ target.T
         centre = np.zeros(self.bands)
         if polynomial and self.seen is not None:
             centre = np.array([image.ravel()[self.valid].mean() for image in self.seen])
+        gram, right, of_bands = self._weighed_moments(polynomial, centre)
         inside_of, constant, response = np.zeros((self.bands, self.rank)), np.zeros(self.bands), np.zeros(self.bands)
         others: list[FloatArray] = []
-        size = self.rank + 1
-        for band in range(self.bands):
-            lead = [] if self.centred is None else [self.centred[band, pick][None]]
-            own = np.concatenate([np.zeros((0, len(pick))), *lead, *self._extra(band, polynomial, pick, centre)])
-            whole = np.empty((size + len(own), size + len(own)))
-            whole[:size, :size] = gram
-            whole[size:, :size] = own @ weighted.T
-            whole[:size, size:] = whole[size:, :size].T
-            whole[size:, size:] = (own * weight) @ own.T
+        size, lead = self.rank + 1, 0 if self.led is None else 1
+        for band, (across, own, own_right) in enumerate(of_bands):
+            whole = np.block([[gram, across.T], [across, own]])
             ridge = np.full(len(whole), 1e-9)
             ridge[: self.rank] = 1.0 + 1e-6 * np.trace(gram[:-1, :-1])
-            ridge[size + len(lead) :] = 1e-5 * np.diag(whole)[size + len(lead) :] + 1e-12
+            ridge[size + lead :] = 1e-5 * np.diag(whole)[size + lead :] + 1e-12
             loading = np.diag(ridge)
             loading[: self.rank, : self.rank] += self.level
-            found = np.linalg.solve(whole + loading, np.concatenate([right[:, band], (own * weight) @ target[band]]))
+            found = np.linalg.solve(whole + loading, np.concatenate([right[:, band], own_right]))
             inside_of[band], constant[band] = found[: self.rank], found[self.rank]
             response[band] = found[size] if lead else 0.0
-            others.append(found[size + len(lead) :])
+            others.append(found[size + lead :])
         before, inside = self.seen, inside_of.astype(self.u.dtype)
         seen = np.empty((self.bands, self.count)) if before is None else before.reshape(self.bands, -1)
 
@@ -132,11 +125,43 @@ class Reweighted:
             seen[:, part] = found_seen
 
         self._each_part(explain)
-        self.synthesis = inside_of if shared is None else inside_of + response[:, None] * shared.T
+        self.synthesis = inside_of if self.shared is None else inside_of + response[:, None] * self.shared.T
         count = 0 if self.nuisance is None else self.nuisance.shape[1]
         self.polynomial = [found[: len(found) - count] for found in others]
         self.nuisance_found = np.array([found[len(found) - count :] for found in others]).reshape(self.bands, count)
         self.seen = seen.reshape(self.bands, *self.shape)
+
+    def _weighed_moments(
+        self, polynomial: bool, centre: FloatArray
+    ) -> tuple[FloatArray, FloatArray, list[tuple[FloatArray, FloatArray, FloatArray]]]:
+        """Weighted products of the sample's regressors and targets.
+
+        Returns
+        -------
+        gram, right : numpy.ndarray
+            Of what all bands share with itself and with the targets, shapes (common, common) and (common, msi band).
+        of_bands : list
+            Of each band's own regressors with what all share, with themselves and with the target.
+        """
+        weight = self.weight[self.sample] / self.weight[self.sample].sum()
+        target = self.sampled_msi if self.plain else self._target(self.sample)
+
+        def look(part: slice) -> list[FloatArray]:
+            weighted = self.common[:, part] * weight[part]
+            found = [weighted @ self.common[:, part].T, weighted @ target[:, part].T]
+            for band in range(self.bands):
+                lead = [] if self.led is None else [self.led[band, part][None]]
+                own = np.concatenate([
+                    np.zeros((0, weighted.shape[1])), *lead,
+                    *self._extra(band, polynomial, self.sample[part], centre),
+                ])  # fmt: skip
+                heavy = own * weight[part]
+                found += [own @ weighted.T, heavy @ own.T, heavy @ target[band, part]]
+            return found
+
+        gram, right, *rest = (sum(parts) for parts in zip(*self._map(look, self.sample_parts), strict=True))
+        of_bands = [tuple(rest[3 * band : 3 * band + 3]) for band in range(self.bands)]
+        return gram, right, of_bands
 
     def _target(self, pick: NDArray[np.int64] | slice) -> FloatArray:
         """Some pixels of the MSI without the field, shape (msi band, pixel)."""
@@ -144,10 +169,24 @@ class Reweighted:
         return msi[:, pick] if self.plain else (msi[:, pick] - offset[:, pick]) / gain[:, pick]
 
     def _each_part(self, work: Callable[[slice], Part]) -> list[Part]:
-        return list(side_by_side(work, self.parts, self.threads if len(self.parts) > 1 else 1))
+        return self._map(work, self.parts)
 
     def _each_band(self, work: Callable[[int], None]) -> None:
-        do_all(work, range(self.bands), self.threads if len(self.parts) > 1 else 1)
+        self._map(work, range(self.bands))
+
+    def _map(self, work: Callable[[Piece], Part], pieces: Iterable[Piece]) -> list[Part]:
+        """Do work side by side: a step has several such pieces of a millisecond, so that the threads stay."""
+        return list(map(work, pieces) if self._pool is None else self._pool.map(work, pieces))
+
+    def __enter__(self) -> Reweighted:
+        if self.threads > 1 and len(self.parts) > 1:
+            self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="hsfuse-relation")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)
 
     def _extra(
         self, band: int, polynomial: bool, pick: NDArray[np.int64] | slice, centre: FloatArray
