@@ -128,6 +128,8 @@ class FusionContext:
     guide_noise
         Noise of the MSI at its own resolution, shape (msi band,), as it was before parts of it were repaired: for
         where too little of it is left to measure it on; None: not known.
+    guide_error
+        Variance that a correction of the MSI left beyond its noise, shape (msi band,); None: nothing was corrected.
     threads
         How many may work side by side while something is learned from the scene; no result depends on it.
     """
@@ -143,6 +145,7 @@ class FusionContext:
     offset_px: Offset = NO_OFFSET
     guide_noise_left: float = 1.0
     guide_noise: NDArray[np.float64] | None = None
+    guide_error: NDArray[np.float64] | None = None
     threads: int = 1
 
     @property

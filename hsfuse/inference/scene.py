@@ -129,6 +129,8 @@ class FusionScene:
         found together with ``psf``; None: methods may look for both themselves.
     guide_noise
         Noise of the MSI as it came, shape (msi band,), where parts of it were repaired; None: not known.
+    guide_error
+        Variance that a correction of the MSI left beyond its noise, shape (msi band,); None: nothing was corrected.
     """
 
     hsi: HyperspectralProduct
@@ -147,6 +149,7 @@ class FusionScene:
     changed: BoolArray | None = None
     offset_px: Offset | None = None
     guide_noise: NDArray[np.float64] | None = None
+    guide_error: NDArray[np.float64] | None = None
 
     @property
     def fine_grid(self) -> Grid:

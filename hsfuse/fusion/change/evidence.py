@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from hsfuse.fusion.change.local import LEAST_BLIND_GAIN, LEAST_GAIN, best_correction
+from hsfuse.fusion.change.local import LEAST_BLIND_GAIN, LEAST_GAIN, Correction, best_correction
+from hsfuse.fusion.change.pattern import KINDS, ColourFunctions, ScenePattern
 from hsfuse.fusion.change.response import Response
 from hsfuse.fusion.scene_model.contradiction import DISPLACED_PX, Contradiction, displacement_px
 from hsfuse.fusion.scene_model.pair import CoarsePair, GuideRelation
@@ -49,6 +50,8 @@ class Evidence:
         How often a local affine correction was applied.
     unexplained
         Share of the variance of the guide as it came that the HSI does not explain on trusted ground.
+    correction_error
+        Mean square of the last correction's leave-one-out errors, shape (msi band,); zeros without one.
     """
 
     relation: GuideRelation
@@ -56,6 +59,7 @@ class Evidence:
     contradiction: Contradiction
     corrections: int
     unexplained: float
+    correction_error: FloatArray
 
 
 def gather_evidence(
@@ -92,7 +96,6 @@ def gather_evidence(
     relation = relate(pair, low, field=True, start=start, threads=threads) if smooth else plain
     unexplained = unexplained_share(plain, low, pair.valid)
     corrected = msi
-    count = 0
     if not smooth or _loss(relation, low, pair.valid) > _FIELD_GAIN * _loss(plain, low, pair.valid):
         relation = plain
     else:
@@ -106,17 +109,40 @@ def gather_evidence(
     # Both are images of the whole scene, and what follows needs its memory.
     del plain, low
     displaced = correct and displacement_px(relation, blurred, pair.valid) > DISPLACED_PX
-    while correct and count < _CORRECTIONS:
-        more = _locally_corrected(
-            pair, corrected, blurred, relation, response, further=of_field or count > 0, displaced=displaced
+    state = _Corrected(corrected, blurred, relation)
+    if correct:
+        state = _locally_corrected(pair, state, response, of_field=of_field, displaced=displaced, threads=threads)
+    found = Contradiction.find(state.relation, state.blurred, pair.valid, pair.rim, blind=pair.predicted is None)
+    error = np.zeros(len(msi)) if state.error is None else state.error
+    return Evidence(state.relation, state.blurred, found, state.count, unexplained, error), state.guide
+
+
+@dataclass(frozen=True)
+class _Corrected:
+    """A guide after some corrections, at both resolutions, and its relation to the HSI; as in :class:`Evidence`."""
+
+    guide: NDArray[np.float32]
+    blurred: FloatArray
+    relation: GuideRelation
+    count: int = 0
+    error: FloatArray | None = None
+
+
+def _locally_corrected(
+    pair: CoarsePair, state: _Corrected, response: Response, *, of_field: bool, displaced: bool, threads: int
+) -> _Corrected:  # fmt: skip
+    """Correct a guide as long as it gains."""
+    for count in range(1, _CORRECTIONS + 1):
+        more = _local_correction(
+            pair, state, response, first=count == 1, further=of_field or count > 1, displaced=displaced
         )
         if more is None:
             break
-        corrected, count = more, count + 1
-        blurred = response.down(corrected)
-        relation = _keep_field(relate(pair, blurred, threads=threads), relation)
-    found = Contradiction.find(relation, blurred, pair.valid, pair.rim, blind=pair.predicted is None)
-    return Evidence(relation, blurred, found, count, unexplained), corrected
+        guide = more.apply(state.guide, response)
+        blurred = response.down(guide)
+        relation = _keep_field(relate(pair, blurred, threads=threads), state.relation)
+        state = _Corrected(guide, blurred, relation, count, more.error)
+    return state
 
 
 def unexplained_share(relation: GuideRelation, msi: FloatArray, valid: NDArray[np.bool_]) -> float:
@@ -129,11 +155,11 @@ def unexplained_share(relation: GuideRelation, msi: FloatArray, valid: NDArray[n
     return float(np.clip(left / np.maximum(spread, 1e-20), 0.0, 1.0).mean())
 
 
-def _locally_corrected(
-    pair: CoarsePair, guide: NDArray[np.float32], blurred: FloatArray, relation: GuideRelation, response: Response,
-    *, further: bool, displaced: bool,
-) -> NDArray[np.float32] | None:  # fmt: skip
-    seen = relation.seen
+def _local_correction(
+    pair: CoarsePair, state: _Corrected, response: Response, *, first: bool, further: bool, displaced: bool
+) -> Correction | None:  # fmt: skip
+    """Find a further correction; None where it does not gain enough."""
+    guide, blurred, relation, seen = state.guide, state.blurred, state.relation, state.relation.seen
     noise = (relation.synthesis**2).sum(axis=1) + 1e-4 * seen[:, pair.valid].var(axis=1)
     judged = np.where(
         relation.distance < _NO_DISTANCE, 1.0 / (1.0 + relation.distance / _JUDGED_DISTANCE) ** 2, _NO_WEIGHT
@@ -143,21 +169,30 @@ def _locally_corrected(
     stacked = some_blocks(pair.valid.shape)
     uncertain = displaced or pair.predicted is None
     least = LEAST_BLIND_GAIN if uncertain else _FURTHER_GAIN if further else LEAST_GAIN
-    if stacked is not None:
+    if stacked is not None and first:
         some = [stacked(image) for image in (seen, blurred, weight, judged)]
         if best_correction(some[0], some[1], noise, some[2], least, some[3], small=not displaced) is None:
             # Seasons and sensors differ all over a scene.
             return None
-    change = best_correction(seen, blurred, noise, weight, least, judged, small=not displaced)
-    if change is None:
-        return None
-    bands = len(guide)
-    corrected = guide.copy()
-    for band in range(bands):
-        corrected[band] += response.up(change[band, bands][None])[0].astype(np.float32)
-        for other in range(bands):
-            corrected[band] += response.up(change[band, other][None])[0].astype(np.float32) * guide[other]
-    return corrected
+    patterns = [] if displaced else _patterns(guide, seen - blurred, noise, weight, response)
+    return best_correction(seen, blurred, noise, weight, least, judged, small=not displaced, patterns=patterns)
+
+
+def _patterns(
+    guide: NDArray[np.float32], wanted: FloatArray, noise: FloatArray, weight: FloatArray, response: Response
+) -> list[tuple[ScenePattern, NDArray[np.float32]]]:
+    """Patterns of the scene, learned from a part of a large one, with their functions as the HSI blurs them."""
+    found = []
+    stacked = some_blocks(weight.shape)
+    for kind in KINDS:
+        functions = ColourFunctions.of(guide, kind)
+        images = functions.blurred(guide, response)
+        if stacked is None:
+            pattern = ScenePattern.learn(functions, images, wanted, noise, weight)
+        else:
+            pattern = ScenePattern.learn(functions, stacked(images), stacked(wanted), noise, stacked(weight))
+        found.append((pattern, images))
+    return found
 
 
 def _loss(relation: GuideRelation, msi: FloatArray, valid: NDArray[np.bool_]) -> float:

@@ -1,17 +1,25 @@
 """Local affine correction of the guide: seasons, sun angles and sensors change bands together.
 
 In Gaussian windows the difference between what the HSI shows and what the blurred guide shows is regressed on all
-bands of the guide, or in smaller ones on the same band alone. Windows and ridges are weighed place by place by their
-leave-one-out errors; without a clear gain nothing is corrected.
+bands of the guide, or in smaller ones on the same band alone, or is told by a pattern that the whole scene shares
+(:mod:`hsfuse.fusion.change.pattern`). All of these are weighed place by place by their leave-one-out errors; without a
+clear gain nothing is corrected.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from hsfuse.fusion.change.pattern import ScenePattern
+from hsfuse.fusion.change.response import Response
+
 FloatArray = NDArray[np.float64]
+FloatCube = NDArray[np.float32]
 
 CANDIDATES = ((2.0, 0.03), (2.0, 0.3), (4.0, 0.1))
 """Width of the window (standard deviation, HSI pixels) and ridge in pseudo-pixels."""
@@ -25,6 +33,38 @@ _CHOICE_PX, _DECISIVENESS = 2.0, 8.0
 _BLOCK_ROWS = 64
 
 
+@dataclass(frozen=True)
+class Correction:
+    """What to add to a guide.
+
+    Attributes
+    ----------
+    matrix
+        Matrix and constant at each pixel, shape (msi band, msi band + 1, row, col) on the coarse grid.
+    patterns
+        Patterns of the scene, each with its share and with its share times its amplitude, shape (row, col).
+    error
+        Mean square of the leave-one-out errors by band on judged ground, shape (msi band,).
+    """
+
+    matrix: FloatCube
+    patterns: tuple[tuple[ScenePattern, FloatArray, FloatArray], ...]
+    error: FloatArray
+
+    def apply(self, guide: FloatCube, response: Response) -> FloatCube:
+        """Return a corrected guide, shape (msi band, row, col)."""
+        bands = len(guide)
+        corrected = guide.copy()
+        for band in range(bands):
+            corrected[band] += response.up_single(self.matrix[band, bands][None])[0]
+            for other in range(bands):
+                corrected[band] += response.up_single(self.matrix[band, other][None])[0] * guide[other]
+        for pattern, share, amplitude in self.patterns:
+            fine = (response.up_single(image[None])[0] for image in (share, amplitude))
+            pattern.add_to(corrected, guide, *fine)
+        return corrected
+
+
 def best_correction(
     seen: FloatArray,
     guide: FloatArray,
@@ -34,7 +74,8 @@ def best_correction(
     judged: FloatArray,
     *,
     small: bool,
-) -> FloatArray | None:
+    patterns: Sequence[tuple[ScenePattern, FloatCube]] = (),
+) -> Correction | None:
     """Return the correction of a guide at low resolution, or None where none is clearly better.
 
     Parameters
@@ -53,11 +94,9 @@ def best_correction(
         Weight of each pixel in that comparison, shape (row, col).
     small
         Whether small windows are tried too.
-
-    Returns
-    -------
-    numpy.ndarray or None
-        Matrix and constant at each pixel, shape (msi band, msi band + 1, row, col): what to add to the guide.
+    patterns
+        Patterns of the scene that are tried too, with their functions as the HSI blurs them, shape (function, row,
+        col).
     """
     scale = noise[:, None, None]
 
@@ -73,13 +112,24 @@ def best_correction(
         correction, error = regress(seen, guide, weight, sigma, ridge)
         errors.append(error)
         corrections.append(correction.astype(np.float32))
+    amplitudes = []
+    for pattern, images in patterns:
+        amplitude, error = pattern.amplitude(images, before, noise, weight)
+        errors.append(error)
+        amplitudes.append(amplitude)
     local = np.stack([_window(loss(error) * weight, _CHOICE_PX) for error in errors])
     share = (local + 1e-3 * local[0].mean()) ** -_DECISIVENESS
     share /= share.sum(axis=0)
-    blended = sum(part * error for part, error in zip(share, errors, strict=True))
-    if (loss(np.asarray(blended)) * judged).sum() >= least_gain * (loss(before) * judged).sum():
+    blended = np.asarray(sum(part * error for part, error in zip(share, errors, strict=True)))
+    if (loss(blended) * judged).sum() >= least_gain * (loss(before) * judged).sum():
         return None
-    return np.asarray(sum(part.astype(np.float32) * each for part, each in zip(share[1:], corrections, strict=True)))
+    linear = share[1 : len(corrections) + 1]
+    matrix = sum(part.astype(np.float32) * each for part, each in zip(linear, corrections, strict=True))
+    chosen = tuple(
+        (pattern, part, part * amplitude)
+        for (pattern, _), part, amplitude in zip(patterns, share[len(corrections) + 1 :], amplitudes, strict=True)
+    )
+    return Correction(np.asarray(matrix), chosen, (blended**2 * judged).sum(axis=(1, 2)) / judged.sum())
 
 
 def local_affine(

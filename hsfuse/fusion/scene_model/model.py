@@ -68,7 +68,8 @@ class SceneModel:
     synthesis
         How the guide follows from the subspace's components.
     guide_noise
-        Noise of the guide at its own resolution, shape (msi band,); zeros where it could not be measured.
+        Noise of the guide at its own resolution, with what its corrections left, shape (msi band,); zeros where it
+        could not be measured.
     psf, offset_px
         Blur of the HSI relative to the guide and its displacement (row, col), HSI pixels.
     alignment_source
@@ -157,6 +158,9 @@ def estimate_scene_model(
             synthesis = _relate(strips, space, context)
     noise = guide_noise(samples) if samples else None
     noise = context.guide_noise if noise is None else noise
+    if noise is not None and context.guide_error is not None:
+        # Like noise it is in the guide's detail and in none of the HSI's.
+        noise = np.sqrt(noise**2 + context.guide_error)
     psf, offset = (context.psf, NO_OFFSET) if calibration is None else (calibration.psf, calibration.offset_px)
     model = SceneModel(
         space, synthesis, np.zeros(len(synthesis.mean)) if noise is None else noise, psf, offset, source,

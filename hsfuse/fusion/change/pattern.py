@@ -1,0 +1,227 @@
+"""A pattern of change that a whole scene shares, in an amplitude of its own at every place.
+
+What a season does to a pixel follows from the pixel's colours, the same way all over a scene; how far it has gone
+differs from field to field. So the difference between what the HSI shows and what the guide shows is
+``sum_j (base_bj + t(x) change_bj) f_j(guide(x))``: functions f of the guide's colours, coefficients of the whole scene,
+and one amplitude t that varies smoothly. Small windows tell t, since all bands and only one number share their pixels.
+
+Coefficients and amplitude are found in turn by least squares (J. B. Kruskal, Three-way arrays, Linear Algebra Appl. 18,
+1977: alternating least squares). The functions are taken of the fine pixels and blurred as the HSI blurs: functions of
+the blurred guide would be something else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+
+from hsfuse.fusion.change.response import Response
+
+FloatArray = NDArray[np.float64]
+FloatCube = NDArray[np.float32]
+PatternKind = Literal["products", "colours"]
+
+KINDS: tuple[PatternKind, ...] = ("products", "colours")
+_MOST_BANDS = 4
+"""Bands that are multiplied by each other, spread over the guide's: the number of products grows as their square."""
+_WINDOW_PX, _RIDGE = 0.7, 0.1
+"""Width of the amplitude's window (standard deviation, HSI pixels) and its ridge in pseudo-pixels. On nine tuning cubes
+with seasons 1.0 leaves 0.2 dB more error in the guide."""
+_START_PX = 2.0
+_COEFFICIENT_RIDGE = 3e-3
+_ROUNDS = 5
+_MOST_LOST = 0.5
+"""Share of the pixels that coefficients may take from the degrees of freedom."""
+_SAMPLE = 200_000
+"""Fine pixels that means and spreads of the bands are taken from, at least."""
+_DARK = 0.05
+"""Share of the mean brightness below which the bands' shares in it mean nothing."""
+_BLOCK_PX, _CONTEXT_PX = 64, 8
+"""Rows of the coarse grid that are worked on at a time, and rows beside them that their blur looks at."""
+
+
+@dataclass(frozen=True)
+class ColourFunctions:
+    """Functions of a guide's colours.
+
+    Attributes
+    ----------
+    kind
+        ``products``: constant, bands and their products by pairs; ``colours``: constant, bands, their shares of the
+        brightness, and products of both.
+    mean, spread
+        Of every band, shape (msi band,).
+    chosen
+        Bands that are multiplied.
+    dark
+        Brightness below which shares mean nothing.
+    share
+        Mean share of each chosen band in their sum, shape (chosen band,).
+    """
+
+    kind: PatternKind
+    mean: FloatCube
+    spread: FloatCube
+    chosen: tuple[int, ...]
+    dark: float
+    share: FloatCube
+
+    @classmethod
+    def of(cls, guide: FloatCube, kind: PatternKind) -> ColourFunctions:
+        """Scale the functions to a guide, shape (msi band, row, col)."""
+        step = max(int(np.sqrt(guide[0].size / _SAMPLE)), 1)
+        some = guide[:, ::step, ::step].reshape(len(guide), -1).astype(np.float64)
+        chosen = tuple(
+            int(k) for k in np.unique(np.linspace(0, len(guide) - 1, min(len(guide), _MOST_BANDS)).round())
+        )  # fmt: skip
+        bright = some[list(chosen)]
+        total = bright.sum(axis=0)
+        dark = _DARK * max(float(total.mean()), 1e-6)
+        share = np.clip(bright / np.maximum(total, dark), 0.0, 1.0).mean(axis=1)
+        spread = np.maximum(some.std(axis=1), 1e-9)
+        return cls(
+            kind, some.mean(axis=1).astype(np.float32), spread.astype(np.float32), chosen, dark,
+            share.astype(np.float32),
+        )  # fmt: skip
+
+    def images(self, guide: FloatCube) -> list[FloatCube]:
+        """Return the functions of a part of the guide, each of shape (row, col)."""
+        z = (guide - self.mean[:, None, None]) / self.spread[:, None, None]
+        out = [np.ones_like(z[0]), *z]
+        if self.kind == "products":
+            return out + [z[i] * z[j] for i in self.chosen for j in self.chosen if i <= j]
+        bright = guide[list(self.chosen)]
+        share = np.clip(bright / np.maximum(bright.sum(axis=0), np.float32(self.dark)), 0.0, 1.0)
+        # Shares add up to one: the last says nothing new.
+        share = ((share - self.share[:, None, None]) / np.maximum(self.share, 0.05)[:, None, None])[:-1]
+        return out + [*share] + [z[i] * one for i in self.chosen for one in share]
+
+    def blurred(self, guide: FloatCube, response: Response) -> FloatCube:
+        """Return the functions as the HSI blurs them, shape (function, row, col) on the coarse grid."""
+        ratio = response.ratio
+        rows, cols = (size // ratio for size in guide.shape[1:])
+        out = np.empty((self.count, rows, cols), np.float32)
+        for top in range(0, rows, _BLOCK_PX):
+            first, end = max(top - _CONTEXT_PX, 0), min(top + _BLOCK_PX, rows)
+            fine = np.stack(self.images(guide[:, first * ratio : (end + _CONTEXT_PX) * ratio]))
+            out[:, top:end] = response.down(fine)[:, top - first : end - first]
+        return out
+
+    @property
+    def count(self) -> int:
+        """How many functions there are."""
+        bands, some = len(self.mean), len(self.chosen)
+        more = some * (some + 1) // 2 if self.kind == "products" else (some - 1) * (some + 1)
+        return 1 + bands + more
+
+
+@dataclass(frozen=True)
+class ScenePattern:
+    """Coefficients of the whole scene.
+
+    Attributes
+    ----------
+    functions
+        Of the guide's colours.
+    base, change
+        Coefficients, shape (function, msi band).
+    """
+
+    functions: ColourFunctions
+    base: FloatArray
+    change: FloatArray
+
+    @classmethod
+    def learn(
+        cls, functions: ColourFunctions, images: FloatCube, wanted: FloatArray, noise: FloatArray, weight: FloatArray
+    ) -> ScenePattern:
+        """Find the coefficients.
+
+        Parameters
+        ----------
+        functions
+            What the images are.
+        images
+            The functions as the HSI blurs them, shape (function, row, col).
+        wanted
+            What the HSI shows less the guide, shape (msi band, row, col).
+        noise
+            Variance that differences are measured in, shape (msi band,).
+        weight
+            Trust in each pixel, shape (row, col).
+        """
+        shape, level = weight.shape, np.sqrt(noise)[:, None]
+        f, y = images.reshape(len(images), -1).astype(np.float64), wanted.reshape(len(wanted), -1)
+        size = np.sqrt(np.maximum((f**2).mean(axis=1), 1e-20))
+        f, w = f / size[:, None], weight.ravel()
+
+        def coefficients(*amplitudes: FloatArray) -> FloatArray:
+            z = np.concatenate([f, *(amplitude * f for amplitude in amplitudes)])
+            gram = (z * w) @ z.T
+            loading = _COEFFICIENT_RIDGE * np.diag(gram) + 1e-9 * np.trace(gram) / len(gram)
+            return np.asarray(np.linalg.solve(gram + np.diag(loading), (z * w) @ y.T))
+
+        # The start: how the bands' gains differ from place to place, along the direction in which they differ most.
+        left = (y - coefficients().T @ f) / level
+        gains = np.stack([
+            gaussian_filter((one * f[k] * w).reshape(shape), _START_PX, mode="constant").ravel()
+            for one in left for k in range(len(y) + 1)
+        ])  # fmt: skip
+        gains -= gains.mean(axis=1, keepdims=True)
+        _, vectors = np.linalg.eigh(gains @ gains.T)
+        amplitude = vectors[:, -1] @ gains
+        for _ in range(_ROUNDS):
+            amplitude = (amplitude - amplitude.mean()) / max(float(amplitude.std()), 1e-12)
+            found = coefficients(amplitude) / np.tile(size, 2)[:, None]
+            pattern = cls(functions, found[: len(f)], found[len(f) :])
+            amplitude = pattern.amplitude(images, wanted, noise, weight)[0].ravel()
+        return pattern
+
+    def amplitude(
+        self, images: FloatCube, wanted: FloatArray, noise: FloatArray, weight: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Find how far the change has gone; parameters as in :meth:`learn`.
+
+        Returns
+        -------
+        amplitude : numpy.ndarray
+            Shape (row, col).
+        error : numpy.ndarray
+            Leave-one-out residuals, shape (msi band, row, col).
+        """
+        left = wanted - np.tensordot(self.base.T, images, axes=1)
+        whole = np.tensordot(self.change.T, images, axes=1)
+        power = (whole**2 / noise[:, None, None]).sum(axis=0) * weight
+        product = (whole * left / noise[:, None, None]).sum(axis=0) * weight
+        ridge = _RIDGE / (2.0 * np.pi * _WINDOW_PX**2) * max(float(power.sum() / weight.sum()), 1e-20)
+        # Drawn towards the scene's own amplitude.
+        mean = float(product.sum() / max(float(power.sum()), 1e-20))
+        below = gaussian_filter(power, _WINDOW_PX, mode="constant") + ridge
+        above = gaussian_filter(product, _WINDOW_PX, mode="constant") + ridge * mean
+        impulse = np.zeros((25, 25))
+        impulse[12, 12] = 1.0
+        own = float(gaussian_filter(impulse, _WINDOW_PX, mode="constant")[12, 12])
+        others = (above - own * product) / np.maximum(below - own * power, ridge)
+        lost = min(2.0 * len(images) / max(float(weight.sum()), 1.0), _MOST_LOST)
+        return above / below, (left - others * whole) / (1.0 - lost)
+
+    def add_to(self, corrected: FloatCube, guide: FloatCube, share: FloatCube, amplitude: FloatCube) -> None:
+        """Add the correction to a guide, in place.
+
+        Parameters
+        ----------
+        corrected, guide
+            What is added to, and the guide that it follows from, shape (msi band, row, col).
+        share, amplitude
+            How much of the correction is wanted, and that times its amplitude, shape (row, col) on the fine grid.
+        """
+        base, change = (part.T.astype(np.float32) for part in (self.base, self.change))
+        for top in range(0, guide.shape[1], _BLOCK_PX):
+            part = slice(top, top + _BLOCK_PX)
+            images = np.stack(self.functions.images(guide[:, part]))
+            corrected[:, part] += share[part] * np.tensordot(base, images, axes=1)
+            corrected[:, part] += amplitude[part] * np.tensordot(change, images, axes=1)

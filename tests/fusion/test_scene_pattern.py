@@ -1,0 +1,88 @@
+"""A pattern of change that a whole scene shares: learned, told in small windows, honest about what it left."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from pair_support import RATIO, make_pair
+from scipy.ndimage import gaussian_filter
+
+from hsfuse.degrade import Psf
+from hsfuse.fusion.change import evidence
+from hsfuse.fusion.change.evidence import gather_evidence
+from hsfuse.fusion.change.pattern import KINDS, ColourFunctions, PatternKind, ScenePattern
+from hsfuse.fusion.change.response import Response
+from hsfuse.fusion.classical.statistics import gather, signal_subspace
+from hsfuse.fusion.scene_model.model import coarse_pair, estimate_scene_model
+
+COARSE = (34, 40)
+
+
+def _patchy_season(clean: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What turns is told by the colours, how far it has turned by the place."""
+    index, out = (clean[3] - clean[2]) / (clean[3] + clean[2]), clean.copy()
+    field = gaussian_filter(np.random.default_rng(3).standard_normal(index.shape), 8.0)
+    turned = np.clip(0.6 + 0.5 * field / field.std(), 0.0, 1.0) * np.clip(4.0 * (index + 0.1), 0.0, 1.0)
+    out[2] *= 1.0 + 0.2 * turned
+    out[3] *= 1.0 - 0.18 * turned
+    return np.asarray(out)
+
+
+def test_a_patchy_season_is_corrected_better_by_its_pattern(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = make_pair(COARSE, noise=0.002, change=_patchy_season)
+    coarse = coarse_pair(
+        pair.hsi, np.ones(COARSE, bool), signal_subspace(gather(pair.strips())), pair.srf
+    )  # fmt: skip
+
+    def left() -> float:
+        _, guide = gather_evidence(coarse, pair.msi, Response(RATIO, Psf(1.0)))
+        # A gain and an offset of a whole band are the sensors' calibration.
+        lines = [np.polyfit(true.ravel(), one.ravel(), 1) for true, one in zip(pair.clean_msi, guide, strict=True)]
+        straight = np.stack([np.polyval(line, true) for line, true in zip(lines, pair.clean_msi, strict=True)])
+        return float(np.sqrt(((guide - straight)[2:] ** 2).mean()))
+
+    with_pattern = left()
+    monkeypatch.setattr(evidence, "KINDS", ())
+    assert with_pattern < 0.96 * left()
+
+
+def test_what_a_correction_leaves_is_told() -> None:
+    """It counts as noise of the guide: the estimate believed a corrected guide as if nothing had been the matter."""
+    pair = make_pair(COARSE, noise=0.002, change=_patchy_season)
+    space = signal_subspace(gather(pair.strips()))
+    coarse = coarse_pair(pair.hsi, np.ones(COARSE, bool), space, pair.srf)
+    found, guide = gather_evidence(coarse, pair.msi, Response(RATIO, Psf(1.0)))
+    assert found.corrections > 0
+    # Red and near infrared were corrected, blue and green were right.
+    assert found.correction_error[2:].min() > found.correction_error[:2].max()
+    strips = pair.strips(guide)
+    plain, _ = estimate_scene_model(strips, pair.context())
+    told, _ = estimate_scene_model(strips, pair.context(guide_error=found.correction_error))
+    np.testing.assert_allclose(told.guide_noise**2, plain.guide_noise**2 + found.correction_error)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("bands", [1, 4, 6])
+def test_functions_are_blurred_alike_in_blocks(kind: PatternKind, bands: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    guide = np.random.default_rng(0).uniform(0.05, 0.4, (bands, 90, 24)).astype(np.float32)
+    functions, response = ColourFunctions.of(guide, kind), Response(RATIO, Psf(1.2), (0.2, -0.1))
+    whole = functions.blurred(guide, response)
+    assert whole.shape == (functions.count, 30, 8)
+    monkeypatch.setattr("hsfuse.fusion.change.pattern._BLOCK_PX", 7)
+    np.testing.assert_allclose(functions.blurred(guide, response), whole, atol=1e-6)
+
+
+def test_an_amplitude_is_found_where_it_differs() -> None:
+    rng = np.random.default_rng(1)
+    guide = rng.uniform(0.05, 0.4, (3, 90, 90)).astype(np.float32)
+    functions = ColourFunctions.of(guide, "products")
+    images = functions.blurred(guide, Response(RATIO, Psf(1.0)))
+    true = np.linspace(-1.0, 1.0, 30)[:, None] * np.ones((1, 30))
+    change = rng.standard_normal((functions.count, 3))
+    wanted = true * np.tensordot(change.T, images, axes=1)
+    noise, weight = np.full(3, 1e-4), np.ones((30, 30))
+    pattern = ScenePattern.learn(functions, images, wanted, noise, weight)
+    amplitude, error = pattern.amplitude(images, wanted, noise, weight)
+    assert abs(np.corrcoef(amplitude.ravel(), true.ravel())[0, 1]) > 0.98
+    assert (error**2).mean() < 0.02 * (wanted**2).mean()
