@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse.fusion.change.local import LEAST_BLIND_GAIN, LEAST_GAIN, Correction, best_correction
-from hsfuse.fusion.change.pattern import KINDS, ColourFunctions, ScenePattern
+from hsfuse.fusion.change.pattern import ColourFunctions, ScenePattern
 from hsfuse.fusion.change.response import Response
 from hsfuse.fusion.scene_model.contradiction import DISPLACED_PX, Contradiction, displacement_px
 from hsfuse.fusion.scene_model.pair import CoarsePair, GuideRelation
@@ -174,25 +174,16 @@ def _local_correction(
         if best_correction(some[0], some[1], noise, some[2], least, some[3], small=not displaced) is None:
             # Seasons and sensors differ all over a scene.
             return None
-    patterns = [] if displaced else _patterns(guide, seen - blurred, noise, weight, response)
-    return best_correction(seen, blurred, noise, weight, least, judged, small=not displaced, patterns=patterns)
-
-
-def _patterns(
-    guide: NDArray[np.float32], wanted: FloatArray, noise: FloatArray, weight: FloatArray, response: Response
-) -> list[tuple[ScenePattern, NDArray[np.float32]]]:
-    """Patterns of the scene, learned from a part of a large one, with their functions as the HSI blurs them."""
-    found = []
-    stacked = some_blocks(weight.shape)
-    for kind in KINDS:
-        functions = ColourFunctions.of(guide, kind)
-        images = functions.blurred(guide, response)
+    pattern = None
+    if not displaced:
+        functions, wanted = ColourFunctions.of(guide), seen - blurred
+        images = functions.blurred(guide, blurred, response)
         if stacked is None:
-            pattern = ScenePattern.learn(functions, images, wanted, noise, weight)
+            pattern = ScenePattern.learn(functions, images, wanted, noise, weight), images
         else:
-            pattern = ScenePattern.learn(functions, stacked(images), stacked(wanted), noise, stacked(weight))
-        found.append((pattern, images))
-    return found
+            # Learned from a part, as the relation is.
+            pattern = ScenePattern.learn(functions, stacked(images), stacked(wanted), noise, stacked(weight)), images
+    return best_correction(seen, blurred, noise, weight, least, judged, small=not displaced, pattern=pattern)
 
 
 def _loss(relation: GuideRelation, msi: FloatArray, valid: NDArray[np.bool_]) -> float:

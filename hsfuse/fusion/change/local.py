@@ -8,7 +8,6 @@ clear gain nothing is corrected.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,14 +40,14 @@ class Correction:
     ----------
     matrix
         Matrix and constant at each pixel, shape (msi band, msi band + 1, row, col) on the coarse grid.
-    patterns
-        Patterns of the scene, each with its share and with its share times its amplitude, shape (row, col).
+    pattern
+        That of the scene, with its share and its share times its amplitude, shape (row, col); None without one.
     error
         Mean square of the leave-one-out errors by band on judged ground, shape (msi band,).
     """
 
     matrix: FloatCube
-    patterns: tuple[tuple[ScenePattern, FloatArray, FloatArray], ...]
+    pattern: tuple[ScenePattern, FloatArray, FloatArray] | None
     error: FloatArray
 
     def apply(self, guide: FloatCube, response: Response) -> FloatCube:
@@ -59,9 +58,9 @@ class Correction:
             corrected[band] += response.up_single(self.matrix[band, bands][None])[0]
             for other in range(bands):
                 corrected[band] += response.up_single(self.matrix[band, other][None])[0] * guide[other]
-        for pattern, share, amplitude in self.patterns:
-            fine = (response.up_single(image[None])[0] for image in (share, amplitude))
-            pattern.add_to(corrected, guide, *fine)
+        if self.pattern is not None:
+            pattern, *images = self.pattern
+            pattern.add_to(corrected, guide, *(response.up_single(image[None])[0] for image in images))
         return corrected
 
 
@@ -74,7 +73,7 @@ def best_correction(
     judged: FloatArray,
     *,
     small: bool,
-    patterns: Sequence[tuple[ScenePattern, FloatCube]] = (),
+    pattern: tuple[ScenePattern, FloatCube] | None = None,
 ) -> Correction | None:
     """Return the correction of a guide at low resolution, or None where none is clearly better.
 
@@ -94,9 +93,8 @@ def best_correction(
         Weight of each pixel in that comparison, shape (row, col).
     small
         Whether small windows are tried too.
-    patterns
-        Patterns of the scene that are tried too, with their functions as the HSI blurs them, shape (function, row,
-        col).
+    pattern
+        That of the scene, which is tried too, with its functions as the HSI blurs them, shape (function, row, col).
     """
     scale = noise[:, None, None]
 
@@ -112,11 +110,9 @@ def best_correction(
         correction, error = regress(seen, guide, weight, sigma, ridge)
         errors.append(error)
         corrections.append(correction.astype(np.float32))
-    amplitudes = []
-    for pattern, images in patterns:
-        amplitude, error = pattern.amplitude(images, before, noise, weight)
+    if pattern is not None:
+        amplitude, error = pattern[0].amplitude(pattern[1], before, noise, weight)
         errors.append(error)
-        amplitudes.append(amplitude)
     local = np.stack([_window(loss(error) * weight, _CHOICE_PX) for error in errors])
     share = (local + 1e-3 * local[0].mean()) ** -_DECISIVENESS
     share /= share.sum(axis=0)
@@ -125,10 +121,7 @@ def best_correction(
         return None
     linear = share[1 : len(corrections) + 1]
     matrix = sum(part.astype(np.float32) * each for part, each in zip(linear, corrections, strict=True))
-    chosen = tuple(
-        (pattern, part, part * amplitude)
-        for (pattern, _), part, amplitude in zip(patterns, share[len(corrections) + 1 :], amplitudes, strict=True)
-    )
+    chosen = None if pattern is None else (pattern[0], share[-1], share[-1] * amplitude)
     return Correction(np.asarray(matrix), chosen, (blended**2 * judged).sum(axis=(1, 2)) / judged.sum())
 
 

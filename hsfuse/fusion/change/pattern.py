@@ -13,7 +13,6 @@ the blurred guide would be something else.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +22,7 @@ from hsfuse.fusion.change.response import Response
 
 FloatArray = NDArray[np.float64]
 FloatCube = NDArray[np.float32]
-PatternKind = Literal["products", "colours"]
 
-KINDS: tuple[PatternKind, ...] = ("products", "colours")
 _MOST_BANDS = 4
 """Bands that are multiplied by each other, spread over the guide's: the number of products grows as their square."""
 _WINDOW_PX, _RIDGE = 0.7, 0.1
@@ -38,85 +35,63 @@ _MOST_LOST = 0.5
 """Share of the pixels that coefficients may take from the degrees of freedom."""
 _SAMPLE = 200_000
 """Fine pixels that means and spreads of the bands are taken from, at least."""
-_DARK = 0.05
-"""Share of the mean brightness below which the bands' shares in it mean nothing."""
 _BLOCK_PX, _CONTEXT_PX = 64, 8
 """Rows of the coarse grid that are worked on at a time, and rows beside them that their blur looks at."""
 
 
 @dataclass(frozen=True)
 class ColourFunctions:
-    """Functions of a guide's colours.
+    """Functions of a guide's colours: a constant, its bands, and their products by pairs.
 
     Attributes
     ----------
-    kind
-        ``products``: constant, bands and their products by pairs; ``colours``: constant, bands, their shares of the
-        brightness, and products of both.
     mean, spread
         Of every band, shape (msi band,).
-    chosen
+    pairs
         Bands that are multiplied.
-    dark
-        Brightness below which shares mean nothing.
-    share
-        Mean share of each chosen band in their sum, shape (chosen band,).
     """
 
-    kind: PatternKind
     mean: FloatCube
     spread: FloatCube
-    chosen: tuple[int, ...]
-    dark: float
-    share: FloatCube
+    pairs: tuple[tuple[int, int], ...]
 
     @classmethod
-    def of(cls, guide: FloatCube, kind: PatternKind) -> ColourFunctions:
+    def of(cls, guide: FloatCube) -> ColourFunctions:
         """Scale the functions to a guide, shape (msi band, row, col)."""
         step = max(int(np.sqrt(guide[0].size / _SAMPLE)), 1)
         some = guide[:, ::step, ::step].reshape(len(guide), -1).astype(np.float64)
-        chosen = tuple(
-            int(k) for k in np.unique(np.linspace(0, len(guide) - 1, min(len(guide), _MOST_BANDS)).round())
-        )  # fmt: skip
-        bright = some[list(chosen)]
-        total = bright.sum(axis=0)
-        dark = _DARK * max(float(total.mean()), 1e-6)
-        share = np.clip(bright / np.maximum(total, dark), 0.0, 1.0).mean(axis=1)
+        chosen = np.unique(np.linspace(0, len(guide) - 1, min(len(guide), _MOST_BANDS)).round().astype(int))
         spread = np.maximum(some.std(axis=1), 1e-9)
-        return cls(
-            kind, some.mean(axis=1).astype(np.float32), spread.astype(np.float32), chosen, dark,
-            share.astype(np.float32),
-        )  # fmt: skip
-
-    def images(self, guide: FloatCube) -> list[FloatCube]:
-        """Return the functions of a part of the guide, each of shape (row, col)."""
-        z = (guide - self.mean[:, None, None]) / self.spread[:, None, None]
-        out = [np.ones_like(z[0]), *z]
-        if self.kind == "products":
-            return out + [z[i] * z[j] for i in self.chosen for j in self.chosen if i <= j]
-        bright = guide[list(self.chosen)]
-        share = np.clip(bright / np.maximum(bright.sum(axis=0), np.float32(self.dark)), 0.0, 1.0)
-        # Shares add up to one: the last says nothing new.
-        share = ((share - self.share[:, None, None]) / np.maximum(self.share, 0.05)[:, None, None])[:-1]
-        return out + [*share] + [z[i] * one for i in self.chosen for one in share]
-
-    def blurred(self, guide: FloatCube, response: Response) -> FloatCube:
-        """Return the functions as the HSI blurs them, shape (function, row, col) on the coarse grid."""
-        ratio = response.ratio
-        rows, cols = (size // ratio for size in guide.shape[1:])
-        out = np.empty((self.count, rows, cols), np.float32)
-        for top in range(0, rows, _BLOCK_PX):
-            first, end = max(top - _CONTEXT_PX, 0), min(top + _BLOCK_PX, rows)
-            fine = np.stack(self.images(guide[:, first * ratio : (end + _CONTEXT_PX) * ratio]))
-            out[:, top:end] = response.down(fine)[:, top - first : end - first]
-        return out
+        pairs = tuple((int(i), int(j)) for i in chosen for j in chosen if i <= j)
+        return cls(some.mean(axis=1).astype(np.float32), spread.astype(np.float32), pairs)
 
     @property
     def count(self) -> int:
         """How many functions there are."""
-        bands, some = len(self.mean), len(self.chosen)
-        more = some * (some + 1) // 2 if self.kind == "products" else (some - 1) * (some + 1)
-        return 1 + bands + more
+        return 1 + len(self.mean) + len(self.pairs)
+
+    def _scaled(self, guide: NDArray[np.floating]) -> FloatCube:
+        return np.asarray((guide - self.mean[:, None, None]) / self.spread[:, None, None], np.float32)
+
+    def images(self, guide: FloatCube) -> FloatCube:
+        """Return the functions of a part of the guide, shape (function, row, col)."""
+        z = self._scaled(guide)
+        return np.stack([np.ones_like(z[0]), *z, *(z[i] * z[j] for i, j in self.pairs)])
+
+    def blurred(self, guide: FloatCube, low: NDArray[np.floating], response: Response) -> FloatCube:
+        """Return the functions as the HSI blurs them, shape (function, row, col) on the coarse grid.
+
+        ``low`` is the guide as the HSI blurs it, shape (msi band, row, col).
+        """
+        ratio, rows, lead = response.ratio, low.shape[1], 1 + len(low)
+        out = np.ones((self.count, *low.shape[1:]), np.float32)
+        out[1:lead] = self._scaled(low)
+        for top in range(0, rows, _BLOCK_PX):
+            first, end = max(top - _CONTEXT_PX, 0), min(top + _BLOCK_PX, rows)
+            z = self._scaled(guide[:, first * ratio : (end + _CONTEXT_PX) * ratio])
+            products = np.stack([z[i] * z[j] for i, j in self.pairs])
+            out[lead:, top:end] = response.down(products)[:, top - first : end - first]
+        return out
 
 
 @dataclass(frozen=True)
@@ -222,6 +197,6 @@ class ScenePattern:
         base, change = (part.T.astype(np.float32) for part in (self.base, self.change))
         for top in range(0, guide.shape[1], _BLOCK_PX):
             part = slice(top, top + _BLOCK_PX)
-            images = np.stack(self.functions.images(guide[:, part]))
-            corrected[:, part] += share[part] * np.tensordot(base, images, axes=1)
-            corrected[:, part] += amplitude[part] * np.tensordot(change, images, axes=1)
+            images = self.functions.images(guide[:, part])
+            for weight, coefficients in ((share, base), (amplitude, change)):
+                corrected[:, part] += weight[part] * np.tensordot(coefficients, images, axes=1)
