@@ -19,16 +19,16 @@ _BYTES_PER_PIXEL, _HOST_BYTES_PER_PIXEL = 4500, 650
 """On a card and on a processor, where less is worked on at a time; fitted to measured peaks, rounded up."""
 _CARD_TILE_PX = 128
 """Rows of tiles on a card: ten of a scene, so that little is left to be written and judged after the last."""
-_FLOP_PER_PIXEL = {"standard": 6e5, "best": 2e6}
+_FLOP_PER_PIXEL = {"standard": 4.5e5, "best": 2e6}
 """Of experts, plain backbone and what follows."""
 _TOUCHED_BYTES_PER_PIXEL = {"standard": 300, "best": 5700}
 """What their time on a CPU is made up to: non-local Bayes of components waits more than it multiplies."""
-_SLOWER, _SLOWER_PLAIN = 3.0, 10.0
+_SLOWER, _SLOWER_PLAIN = 2.7, 10.0
 """Times as long as theirs that operations of narrow modules of SSRFN take, with compiled Mamba blocks and without;
 measured on blocks of 20 x 20 HSI pixels at widths of 16 and 8 (2026-11-29, one core with AVX-512)."""
-
-_IN_BLOCKS = 0.43
-"""Share of the pixels read that blocks are run for: tiles are read to whole blocks beyond what these need."""
+_IN_BLOCKS = 0.53
+"""Share of the pixels read that blocks show: tiles of 48 x 112 HSI pixels are read to and from whole blocks, beyond
+what these need."""
 
 
 def experts_px(quality: Quality, ratio: int) -> int:

@@ -253,10 +253,12 @@ class Gate(nn.Module):
 
     def found_by_blocks(self, blocks: FixedBlocks, features: Tensor, ratio: int, part: TilePart) -> Tensor:
         """As :meth:`found` of the wanted part of a tile, block by block."""
+        beside = features.permute(0, 2, 3, 1)
 
         def run(parts: Sequence[Window], shown: Window) -> Tensor:
-            near = [features[..., *finer(inside(one, part.given), ratio)] for one in parts]
-            return self.found(torch.cat(near), ratio)[..., *finer(shown, ratio)]
+            # By pixels: joined images keep the memory that they have, that of convolutions.
+            near = [beside[:, *finer(inside(one, part.given), ratio)] for one in parts]
+            return self.found(torch.cat(near).permute(0, 3, 1, 2), ratio)[..., *finer(shown, ratio)]
 
         pixels = len(features) * (blocks.given_px * ratio) ** 2
         together = _BLOCKS_AT_ONCE if features.device.type == "cpu" else max(_PIXELS_AT_ONCE // pixels, 1)
