@@ -259,12 +259,19 @@ INLINE const float *chunk_of(const float *from, int64_t count, float *copy) {
   return memcpy(copy, from, count * sizeof(float));
 }
 
+/* Ask for some pixels of a plane before they are needed: pieces of planes are too short for the processor to see what
+ * comes next. */
+INLINE void announce(const float *from, int64_t count) {
+  for (int64_t i = 0; i < count; i += 16) __builtin_prefetch(from + i);
+}
+
 /* The compressed components of an image (component, pixel) that are present, each CHUNK pixels. */
 static void compress(const float *image, int64_t plane, int64_t count, const int64_t *present, int64_t number,
                      float *to) {
   float copy[CHUNK];
   for (int64_t k = 0; k < number; k++) {
     const float *from = chunk_of(image + present[k] * plane, count, copy);
+    if (k + 1 < number) announce(image + present[k + 1] * plane, count);
     for (int64_t i = 0; i < CHUNK; i += LANES) store(to + k * CHUNK + i, compressed(load(from + i)));
   }
 }
@@ -284,24 +291,30 @@ typedef struct {
   int half;
 } interleaved;
 
-/* One channel of `count` pixels, counted from the first through all rows. */
-static void put(const interleaved *to, int64_t channel, int64_t at, int64_t count, const float *line) {
-  uint16_t halves[CHUNK];
-  for (int64_t i = 0; to->half && i < CHUNK; i += LANES) { /* to the nearest, ties to even */
+/* To bfloat16: the nearest, ties to even. */
+INLINE void halve(const float *line, uint16_t *to) {
+  for (int64_t i = 0; i < CHUNK; i += LANES) {
     const whole bits = (whole)load(line + i), rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    *(narrow *)(halves + i) = __builtin_convertvector(rounded, narrow);
+    *(narrow *)(to + i) = __builtin_convertvector(rounded, narrow);
   }
-  for (int64_t i = 0; i < count;) {
-    const int64_t row = (at + i) / to->cols, col = (at + i) % to->cols, run = least(count - i, to->cols - col);
-    const int64_t offset = (row * to->row + col) * to->channels + channel;
+}
+
+/* Some channels of `count` pixels from `at` on, counted from the first through all rows: `lines` holds CHUNK pixels of
+ * each, one behind the other, which go to the channels `where`. Pixel by pixel: a channel at a time would come back to
+ * every pixel's memory after it has left the cache. */
+static void interleave(const interleaved *to, const void *lines, const int64_t *where, int64_t number, int64_t at,
+                       int64_t count) {
+  for (int64_t i = 0; i < count; i++) {
+    const int64_t offset = ((at + i) / to->cols * to->row + (at + i) % to->cols) * to->channels;
     if (to->half) {
+      const uint16_t *from = (const uint16_t *)lines + i;
       uint16_t *target = (uint16_t *)to->first + offset;
-      for (int64_t j = 0; j < run; j++) target[j * to->channels] = halves[i + j];
+      for (int64_t c = 0; c < number; c++) target[where[c]] = from[c * CHUNK];
     } else {
+      const float *from = (const float *)lines + i;
       float *target = (float *)to->first + offset;
-      for (int64_t j = 0; j < run; j++) target[j * to->channels] = line[i + j];
+      for (int64_t c = 0; c < number; c++) target[where[c]] = from[c * CHUNK];
     }
-    i += run;
   }
 }
 
@@ -316,14 +329,19 @@ int hsf_gate_features(const float *state, const float *outputs, int64_t experts,
                       int64_t components, int64_t pixels, int64_t state_plane, int64_t plane, const int64_t *present,
                       int64_t number, const int64_t *compared, int64_t others, void *out, int64_t cols, int64_t row,
                       int64_t channels, int32_t half) {
-  const int64_t images = experts + 1, size = number * CHUNK;
+  const int64_t images = experts + 1, size = number * CHUNK, most = (count + 1) * (others + 1);
   const interleaved to = {out, cols, row, channels, half};
-  float *memory = malloc(((others + 1) * size + CHUNK) * sizeof(float));
-  if (!memory) return 1;
-  float *own = memory + others * size, *line = own + size;
+  float *memory = malloc(((others + 1) * size + (most + 1) * CHUNK) * sizeof(float));
+  int64_t *where = malloc(most * sizeof(int64_t));
+  if (!memory || !where) {
+    free(memory), free(where);
+    return 1;
+  }
+  float *own = memory + others * size, *line = own + size, *lines = line + CHUNK;
   const float share = 1.0f / (float)(number > 0 ? number : 1);
   for (int64_t at = 0; at < pixels; at += CHUNK) {
     const int64_t some = least(pixels - at, CHUNK);
+    int64_t made = 0;
     for (int64_t o = 0; o < others; o++)
       if (compared[o] >= 0)
         compress(outputs + compared[o] * components * plane + at, plane, some, present, number, memory + o * size);
@@ -331,19 +349,23 @@ int hsf_gate_features(const float *state, const float *outputs, int64_t experts,
       const int64_t image = n ? asked[n - 1] + 1 : 0;
       const float *from = n ? outputs + asked[n - 1] * components * plane : state;
       compress(from + at, n ? plane : state_plane, some, present, number, own);
+      if (n < count) announce(outputs + (asked[n] * components + present[0]) * plane + at, some);
       for (int64_t o = -1; o < others; o++) {
         if (o >= 0 && compared[o] < 0) continue;
+        float *to_line = half ? line : lines + made * CHUNK;
         for (int64_t i = 0; i < CHUNK; i += BLOCK) {
           lanes sums[2];
           products(own, o < 0 ? own : memory + o * size, number, share, i, sums);
           for (int j = 0; j < 2; j++)
-            store(line + i + j * LANES, o < 0 ? logarithm(sums[j] + 1.0f) : compressed(sums[j]));
+            store(to_line + i + j * LANES, o < 0 ? logarithm(sums[j] + 1.0f) : compressed(sums[j]));
         }
-        put(&to, (o + 1) * images + image, at, some, line);
+        if (half) halve(line, (uint16_t *)lines + made * CHUNK);
+        where[made++] = (o + 1) * images + image;
       }
     }
+    interleave(&to, lines, where, made, at, some);
   }
-  free(memory);
+  free(memory), free(where);
   return 0;
 }
 
@@ -364,7 +386,9 @@ int hsf_gate_applied(const float *found, const float *outputs, const float *slop
       const float *common = chunk_of(found + e * pixels + at, count, copies[0]),
                   *sloped = chunk_of(found + (experts + e) * pixels + at, count, copies[1]);
       for (int64_t k = 0; k < components; k++) {
+        const int64_t next = k + 1 < components ? e * components + k + 1 : n + 1 < number ? asked[n + 1] * components : -1;
         const float *said = chunk_of(outputs + (e * components + k) * plane + at, count, copies[2]);
+        if (next >= 0) announce(outputs + next * plane + at, count);
         float *sum = sums + k * CHUNK;
         for (int64_t i = 0; i < CHUNK; i += LANES) {
           const fraction weight = tangent(0.5f * (load(common + i) + load(sloped + i) * slope[k])),
