@@ -15,6 +15,7 @@ import torch
 from quality_scenes import ReferenceScene
 from real_pairs import RATIO, SHARP, make_pair, split_scenes
 from scipy.optimize import minimize
+from scipy.stats import spearmanr
 
 from hsfuse.degrade import Psf
 from hsfuse.fusion.create import create_method
@@ -36,11 +37,11 @@ PAIRS = (
     ("none", "35dB"), ("parcels", "35dB"), ("cloud", "35dB"), ("shadow", "35dB"), ("mix", "35dB"), ("season", "35dB"),
     ("none", "field"), ("parcels", "field"), ("mix", "field"),
 )  # fmt: skip
-BASE = 13
+BASE = 15
 """Features of the error; they stand once more for replaced ground."""
-NOISE, SCENE_ROUGHNESS = 1, 7
+NOISE, SCENE_LEVEL = 1, 3
 """Of the error: those that are the same all over a scene."""
-SQUARES = (3, 5, 8, 9, 10)
+SQUARES = (4, 6, 7, 8, 11, 12, 13, 14)
 """Logs of squared reflectances among them: only their ratios to the noise's may count, whatever unit a cube is in."""
 _TOLD = 2000
 """Errors of each site that the bound follows from."""
@@ -74,7 +75,7 @@ def samples(scene: ReferenceScene, kind: str, setting: str, quality: str, rng: n
     }
 
 
-def logistic(features: np.ndarray, truth: np.ndarray, ridge: float = 1e-3) -> np.ndarray:
+def logistic(features: np.ndarray, truth: np.ndarray, ridge: float = 1e-4) -> np.ndarray:
     """Logistic regression with a small ridge."""
 
     def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
@@ -87,29 +88,30 @@ def logistic(features: np.ndarray, truth: np.ndarray, ridge: float = 1e-3) -> np
 
 
 def error_regression(parts: Sequence[Sample]) -> np.ndarray:
-    """Regress the log of the squared error: slopes within the pairs, then the level from the roughness of whole pairs.
+    """Regress the log of the squared error: slopes within the pairs, then the level from that of whole pairs.
 
     A pooled regression would explain the level of a scene by whatever differs between some dozen scenes. Everything is
     relative to the noise, so a cube in other units has the same result in these units.
     """
     size = len(parts[0]["error"])
     gram, right = np.zeros((size, size)), np.zeros(size)
-    relative = [_relative(part) for part in parts]
-    for x, y in relative:
-        x, y = x - x.mean(axis=1, keepdims=True), y - y.mean()
-        gram += x @ x.T / x.shape[1]
-        right += x @ y / x.shape[1]
-    found = np.linalg.solve(gram + _SLOPE_RIDGE * len(parts) * np.eye(size), right)
-    # Sites count alike, whatever the number of their cubes.
+    # Sites count alike, whatever the number of their cubes, and pairs whatever their errors spread over.
     sites = [part["site"] for part in parts]
     weight = np.array([1.0 / sites.count(site) for site in sites])
-    level = np.array([[1.0, _roughness(part)] for part in parts])
+    relative = [_relative(part) for part in parts]
+    precision = weight / np.array([y.var() for _, y in relative])
+    for (x, y), share in zip(relative, precision, strict=True):
+        x, y = x - x.mean(axis=1, keepdims=True), y - y.mean()
+        gram += share * (x @ x.T) / x.shape[1]
+        right += share * (x @ y) / x.shape[1]
+    found = np.linalg.solve(gram + _SLOPE_RIDGE * precision.sum() * np.eye(size), right)
+    level = np.array([[1.0, _level(part)] for part in parts])
     left = np.array([(y - found @ x).mean() for x, y in relative])
     ridge = np.diag([0.0, _LEVEL_RIDGE])
-    found[0], found[SCENE_ROUGHNESS] = np.linalg.solve((level.T * weight) @ level + ridge, (level.T * weight) @ left)
+    found[0], found[SCENE_LEVEL] = np.linalg.solve((level.T * weight) @ level + ridge, (level.T * weight) @ left)
     squares = list(SQUARES)
-    found[NOISE] = 1.0 - found[[*squares, SCENE_ROUGHNESS]].sum()
-    found[BASE + NOISE] = -found[[BASE + index for index in (*squares, SCENE_ROUGHNESS)]].sum()
+    found[NOISE] = 1.0 - found[[*squares, SCENE_LEVEL]].sum()
+    found[BASE + NOISE] = -found[[BASE + index for index in (*squares, SCENE_LEVEL)]].sum()
     return found
 
 
@@ -117,23 +119,29 @@ def _relative(part: Sample) -> tuple[np.ndarray, np.ndarray]:
     """Features and log of the squared error relative to the noise; what is the same all over a scene is left out."""
     x, noise = part["error"].astype(np.float64), float(part["error"][NOISE].mean())
     x[list(SQUARES)] -= noise
-    x[[BASE + index for index in (*SQUARES, SCENE_ROUGHNESS)]] -= noise * x[BASE]
-    x[[0, NOISE, SCENE_ROUGHNESS, BASE + NOISE]] = 0.0
+    x[[BASE + index for index in (*SQUARES, SCENE_LEVEL)]] -= noise * x[BASE]
+    x[[0, NOISE, SCENE_LEVEL, BASE + NOISE]] = 0.0
     return x, np.log(part["square"] + _TINY) - noise
 
 
-def _roughness(part: Sample) -> float:
-    return float(part["error"][SCENE_ROUGHNESS].mean() - part["error"][NOISE].mean())
+def _level(part: Sample) -> float:
+    return float(part["error"][SCENE_LEVEL].mean() - part["error"][NOISE].mean())
 
 
 def held_out_bound(parts: Sequence[Sample]) -> float:
     """Factor that 90 % of the errors stay below, of sites that the regression was fitted without."""
     left = []
+    ranks: dict[str, dict[str, list[float]]] = {}
     for site in sorted({part["site"] for part in parts}):
-        found = error_regression([part for part in parts if part["site"] != site])
-        own = [0.5 * (np.log(part["square"] + _TINY) - found @ part["error"]) for part in parts if part["site"] == site]
+        found, own = error_regression([part for part in parts if part["site"] != site]), []
+        for part in (part for part in parts if part["site"] == site):
+            expected, error = 0.5 * found @ part["error"], 0.5 * np.log(part["square"] + _TINY)
+            own.append(error - expected)
+            ranks.setdefault(part["kind"], {}).setdefault(site, []).append(spearmanr(expected, error).statistic)
         left.append(np.quantile(np.concatenate(own), np.linspace(0.0, 1.0, _TOLD)))
         print(site, "left out: shifted by", round(float(np.median(left[-1])), 2), flush=True)
+    for kind, sites in ranks.items():
+        print(kind, "Spearman on sites left out:", round(float(np.mean([np.mean(some) for some in sites.values()])), 3))
     return float(np.exp(np.quantile(np.concatenate(left), 0.9)))
 
 
@@ -141,7 +149,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--cubes", nargs="*", default=[], help="only cubes whose name contains one of these")
-    parser.add_argument("--quality", default="fast")
+    parser.add_argument("--quality", default="standard")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -152,7 +160,7 @@ def main() -> None:
             continue
         for kind, setting in PAIRS:
             found = samples(scene, kind, setting, args.quality, rng)
-            parts += [] if found is None else [found | {"site": site}]
+            parts += [] if found is None else [found | {"site": site, "kind": f"{kind} {setting}"}]
             print(scene.name, kind, setting, flush=True)
     change = logistic(*(np.concatenate([part[key] for part in parts], axis=-1) for key in ("change", "truth")))
     error = error_regression(parts)

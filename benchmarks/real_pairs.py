@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from pair_changes import CHANGES, changed_guide
 from quality_scenes import ReferenceScene, prisma_like_bands, read_cube, sentinel2_responses
 from real_sensors import real_pair
+from scipy.ndimage import gaussian_filter
 from scipy.stats import rankdata, spearmanr
 
 from hsfuse.degrade import Psf, upsample_array
@@ -42,6 +43,8 @@ FloatCube = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 RATIO = 3
 SITES = Path(__file__).parent / "sites.toml"
+CONFIDENCE = ("auc", "flagged", "spearman", "beside", "coverage")
+BESIDE_PX = 0.7
 SHARP = ("parcels", "shadow", "cloud", "mix")
 """Changes with a border: their probability can be scored."""
 
@@ -122,6 +125,16 @@ def area_under_curve(score: FloatCube, truth: BoolArray) -> float | None:
     return float((rank[truth.ravel()].sum() - positive * (positive + 1) / 2) / (positive * (truth.size - positive)))
 
 
+def error_beside(error: FloatCube) -> FloatCube:
+    """Root mean square error of the pixels around each one, without its own: what knowing these would tell."""
+    impulse = np.zeros((9, 9))
+    impulse[4, 4] = 1.0
+    own = float(gaussian_filter(impulse, BESIDE_PX)[4, 4])
+    square = error.astype(np.float64) ** 2
+    around = (gaussian_filter(square, BESIDE_PX, mode="mirror") - own * square) / (1.0 - own)
+    return np.asarray(np.sqrt(np.maximum(around, 0.0)), np.float32)
+
+
 def score(pair: WaldPair, mask: BoolArray, found: Fused) -> dict[str, Any]:
     """Every figure of a result."""
     all_of_it = score_all(pair.truth, found.cube, RATIO).to_json()
@@ -137,6 +150,7 @@ def score(pair: WaldPair, mask: BoolArray, found: Fused) -> dict[str, Any]:
             "replaced": float(found.repair.share),
             "trusted": found.repair.trusted,
             "spearman": float(spearmanr(error.ravel(), expected.ravel()).statistic),
+            "beside": float(spearmanr(error.ravel(), error_beside(error).ravel()).statistic),
             "coverage": float((error < found.repair.error_bound * expected).mean()),
         }
     return record
@@ -188,7 +202,7 @@ def summary(records: Sequence[dict[str, Any]], base: str = "glp+alone") -> str:
     """Means over the sites (each site's cubes count together as one)."""
     names = (
         "setting", "change", "method", "sites", "dPSNR", "worst", "SAM x", "inside - bicubic", "worst",
-        "outside - unchanged", "AUC", "flagged %", "rho", "coverage",
+        "outside - unchanged", "AUC", "flagged %", "rho", "rho of the true error beside", "coverage",
     )  # fmt: skip
     lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
     index = {(r["scene"], r["setting"], r["change"], r["method"]): r for r in records}
@@ -206,7 +220,7 @@ def summary(records: Sequence[dict[str, Any]], base: str = "glp+alone") -> str:
             rows.setdefault(r["site"], []).append([
                 r["PSNR"] - same["PSNR"] if same else nan, r["SAM"] / same["SAM"] if same else nan, inside,
                 where - unchanged["PSNR"] if unchanged else nan,
-                *(nan if r.get(key) is None else r[key] for key in ("auc", "flagged", "spearman", "coverage")),
+                *(nan if r.get(key) is None else r[key] for key in CONFIDENCE),
             ])  # fmt: skip
         cubes = np.array([row for site in rows.values() for row in site])
         with np.errstate(all="ignore"):
@@ -214,7 +228,7 @@ def summary(records: Sequence[dict[str, Any]], base: str = "glp+alone") -> str:
             mean, worst = np.nanmean(means, axis=0), np.nanmin(cubes, axis=0)
         cells = [setting, change, method, str(len(rows)), f"{mean[0]:+.2f}", f"{worst[0]:+.2f}", f"{mean[1]:.3f}",
                  f"{mean[2]:+.2f}", f"{worst[2]:+.2f}", f"{mean[3]:+.2f}", f"{mean[4]:.4f}", f"{100 * mean[5]:.2f}",
-                 f"{mean[6]:.2f}", f"{mean[7]:.2f}"]  # fmt: skip
+                 *(f"{value:.2f}" for value in mean[6:])]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines).replace("+nan", "-").replace("nan", "-")
 

@@ -19,6 +19,7 @@ from hsfuse.allocator import large_arrays_apart, release_freed_memory
 from hsfuse.degrade import windows
 from hsfuse.fusion.base import FusionContext
 from hsfuse.fusion.change.confidence import (
+    DETAIL,
     CoarseFeatures,
     CoarseTraits,
     ErrorFeatures,
@@ -377,10 +378,11 @@ def _in_blocks(
         read, core = windows.finer(place[0], response.ratio), windows.finer(place[1], response.ratio)
         inside = windows.inside(core, read)
         seen, of_change, of_error = coarse.block(place[0], response)
-        change = change_features(of_change, guide.foreign[read])
         error = error_features(
-            traits, seen, of_error, power, pixels[:, *read], guide.change[read], guide.own_detail[read]
-        )
+            traits, traits.estimate.block(place[0], response), seen, of_error, power, pixels[:, *read],
+            guide.change[read], guide.own_detail[read],
+        )  # fmt: skip
+        change = change_features(of_change, guide.foreign[read], error.base[DETAIL])
         return core, use(change[:, *inside], error.cut(inside))
 
     places = [

@@ -14,7 +14,7 @@ import hsfuse
 from hsfuse.degrade import Psf
 from hsfuse.errors import UsageError
 from hsfuse.fusion.change import repair
-from hsfuse.fusion.change.confidence import ErrorFeatures, ErrorModel, apply_error
+from hsfuse.fusion.change.confidence import ErrorFeatures, ErrorModel, apply_change, apply_error, change_features
 from hsfuse.fusion.create import create_method
 from hsfuse.fusion.guide_noise import GuideSample, guide_noise
 from hsfuse.fusion.map.method import RefinedMethod, refined
@@ -168,13 +168,29 @@ def test_pairs_without_responses_and_small_ones() -> None:
 
 @pytest.mark.parametrize("replaced", [0.0, 0.4, 1.0])
 def test_the_expected_error_of_a_cube_in_other_units_is_the_same_in_these_units(replaced: float) -> None:
-    # Logs of squared reflectances: noise, roughness of the pixel and of the scene, brightness, what is unexplained.
-    squares = np.zeros((13, 1, 1), np.float32)
-    squares[[1, 3, 5, 7, 8, 9, 10]] = 1.0
+    # Logs of squared reflectances: noise, level of the scene, roughness, what is unexplained, what the estimate shows.
+    squares = np.zeros((15, 1, 1), np.float32)
+    squares[[1, 3, 4, 6, 7, 8, 11, 12, 13, 14]] = 1.0
     share, kept = np.full((1, 1), replaced, np.float32), np.zeros((1, 1), np.float32)
     model = ErrorModel.load()
     one, ten = (apply_error(model, ErrorFeatures(np.log(unit**2) * squares, share, kept)) for unit in (0.01, 0.1))
     np.testing.assert_allclose(ten, 10.0 * one, rtol=1e-3)
+
+
+def test_the_order_of_the_network_stays_where_it_was_asked() -> None:
+    rng = np.random.default_rng(0)
+    probability = rng.permutation(np.linspace(0.001, 0.999, 400)).reshape(20, 20).astype(np.float32)
+    probability[:5] = 0.0
+    logs = rng.normal(0.0, 1.5, (3, 20, 20)).astype(np.float32)
+    found = apply_change(ErrorModel.load(), change_features(logs, probability, logs[0]))
+    order = np.argsort(probability[5:].ravel())
+    assert (np.diff(found[5:].ravel()[order]) > 0).all()
+    # Elsewhere what contradicts more is the first to be doubted, though none of it is flagged.
+    rising = np.broadcast_to(np.linspace(-2.3, 0.5, 20, dtype=np.float32), (3, 1, 20))
+    unasked = np.zeros((1, 20), np.float32)
+    doubted = apply_change(ErrorModel.load(), change_features(rising, unasked, unasked))[0]
+    assert (np.diff(doubted) > 0).all()
+    assert doubted[10] < 0.1
 
 
 def test_threads_do_not_matter(cloudy: Pair, monkeypatch: pytest.MonkeyPatch) -> None:

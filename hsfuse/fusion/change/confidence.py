@@ -13,18 +13,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse.fusion.change.evidence import Evidence
+from hsfuse.fusion.change.quick_estimate import OF_NOISE, QuickEstimate, contrast
 from hsfuse.fusion.change.response import Response
 from hsfuse.fusion.classical.statistics import Subspace
 from hsfuse.fusion.gaussian import gaussian
-from hsfuse.fusion.scene_model.contradiction import neighbour_mean
 from hsfuse.fusion.scene_model.pair import CoarsePair
 
 FloatArray = NDArray[np.float64]
 
 _TINY = 1e-4
 _SOFT_PX = 0.7
-_OF_NOISE = 0.1
-"""Share of the HSI's noise that the signal subspace holds, about."""
+_OF_CHANGE = 3
+"""Images at low resolution that the change follows from."""
+DETAIL = 2
+"""Feature of the error: the log of the square of what the guide adds."""
+_SURE = 1e-3
+"""Probability of change, and of none, that counts as certain."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +76,8 @@ class CoarseTraits:
         """Measure on an HSI (band, row, col)."""
         rough, bright = np.zeros((2, *hsi.shape[1:]), np.float32)
         for band in hsi:
-            contrast = _contrast(np.asarray(band, np.float32))
-            rough += contrast * contrast
+            detail = contrast(np.asarray(band, np.float32))
+            rough += detail * detail
             bright += band * band
         return cls(rough / len(hsi), bright / len(hsi))
 
@@ -86,21 +90,17 @@ class SceneTraits:
     ----------
     coarse
         Roughness and brightness of the HSI.
-    unexplained
-        Squared difference of the HSI and its neighbours that the guide's does not explain, mean over the bands, shape
-        (row, col): what is missing at this resolution is like what will be missing at the next finer one.
+    estimate
+        Of what a fusion will make of the scene.
     colour_mean, colour_precision
         Of the guide's colours over the scene, shapes (msi band,) and (msi band, msi band): rare colours are fused
         less well.
-    noise_variance
-        Of the HSI, mean over the bands.
     """
 
     coarse: CoarseTraits
-    unexplained: NDArray[np.floating]
+    estimate: QuickEstimate
     colour_mean: FloatArray
     colour_precision: FloatArray
-    noise_variance: float
 
     @classmethod
     def of(cls, pair: CoarsePair, coarse: CoarseTraits, seen: FloatArray, space: Subspace) -> SceneTraits:
@@ -108,8 +108,8 @@ class SceneTraits:
         colours = seen[:, pair.valid]
         covariance = np.cov(colours) + 1e-6 * max(float(colours.var()), 1e-12) * np.eye(len(seen))
         return cls(
-            coarse, _unexplained_roughness(pair, seen, space.back), colours.mean(axis=1),
-            np.asarray(np.linalg.inv(covariance), np.float64), float((space.noise**2).mean()),
+            coarse, QuickEstimate.of(pair, seen, space), colours.mean(axis=1),
+            np.asarray(np.linalg.inv(covariance), np.float64),
         )  # fmt: skip
 
     def rareness(self, guide: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -120,38 +120,6 @@ class SceneTraits:
         return np.asarray((np.tensordot(root, off, axes=1) ** 2).sum(axis=0))
 
 
-def _unexplained_roughness(pair: CoarsePair, seen: FloatArray, back: FloatArray) -> NDArray[np.float32]:
-    """Regress what the components have beyond their neighbours on what the guide has; mean square that is left."""
-    rank, bands = len(pair.components), len(seen)
-    contrast = seen - neighbour_mean(seen)
-    own, cross = contrast[:, pair.valid], np.zeros((rank, bands))
-    inner = own @ own.T
-    for index, component in enumerate(pair.components):
-        cross[index] = own @ _contrast(np.asarray(component, np.float32))[pair.valid]
-    inner += 1e-6 * max(float(np.trace(inner)), 1e-20) * np.eye(bands)
-    slope = np.linalg.solve(inner, cross.T).T
-    # Mean over the HSI's bands: the components' metric, one row of its root at a time.
-    values, vectors = np.linalg.eigh(back.T @ back / len(back))
-    left = np.zeros(pair.valid.shape, np.float32)
-    contrast = contrast.astype(np.float32)
-    for value, vector in zip(values, vectors.T, strict=True):
-        image = np.tensordot(vector.astype(np.float32), np.asarray(pair.components, np.float32), axes=1)
-        rest = _contrast(image) - np.tensordot((vector @ slope).astype(np.float32), contrast, axes=1)
-        left += np.float32(max(float(value), 0.0)) * rest**2
-    return left
-
-
-def _contrast(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Difference of (row, col) and the mean of the four neighbours, edges reflected."""
-    wide = np.pad(image, 1, mode="reflect")
-    around = wide[:-2, 1:-1] + wide[2:, 1:-1]
-    around += wide[1:-1, :-2]
-    around += wide[1:-1, 2:]
-    around *= np.float32(0.25)
-    contrast: NDArray[np.float32] = np.subtract(image, around, out=around)
-    return contrast
-
-
 @dataclass(frozen=True)
 class CoarseFeatures:
     """What both regressions follow from at low resolution, filtered once for the whole scene.
@@ -159,11 +127,11 @@ class CoarseFeatures:
     Attributes
     ----------
     images
-        Shape (image, row, col): what the HSI shows of the guide's bands, then two images for the change (the log of the
-        distance from the relation, the rivalry) and five for the error (roughness, misfit, brightness, and what is
-        unexplained of the roughness in two widths).
+        Shape (image, row, col): what the HSI shows of the guide's bands, then three images for the change (log of the
+        distance from the relation, sharp and smoothed, and the rivalry) and five for the error (roughness, misfit, what
+        is unexplained of the roughness in two widths, and how far spectra are unlike what their colours say).
     floors
-        Added to the last seven before their logarithm is taken, shape (7,).
+        Added to the last eight before their logarithm is taken, shape (8,).
     """
 
     images: NDArray[np.float32]
@@ -172,13 +140,15 @@ class CoarseFeatures:
     @classmethod
     def of(cls, evidence: Evidence, traits: SceneTraits) -> CoarseFeatures:
         """Filter the images of a scene."""
-        contradiction, noise = evidence.contradiction, traits.noise_variance
+        contradiction, estimate = evidence.contradiction, traits.estimate
+        noise, unexplained = estimate.noise_variance, estimate.unexplained
         images = [
-            *evidence.relation.seen, np.log1p(evidence.relation.distance), contradiction.rivalry,
+            *evidence.relation.seen, np.log1p(evidence.relation.distance),
+            np.log1p(gaussian(evidence.relation.distance, _SOFT_PX)), contradiction.rivalry,
             gaussian(traits.coarse.roughness, _SOFT_PX), gaussian(contradiction.misfit, _SOFT_PX),
-            traits.coarse.brightness, gaussian(traits.unexplained, _SOFT_PX), gaussian(traits.unexplained, 2.0),
+            gaussian(unexplained, _SOFT_PX), gaussian(unexplained, 2.0), estimate.unlike,
         ]  # fmt: skip
-        floors = [0.1, 1e-2, noise, 1e-5, 1e-5, _OF_NOISE * noise, _OF_NOISE * noise]
+        floors = [0.1, 0.1, 1e-2, noise, 1e-5, OF_NOISE * noise, OF_NOISE * noise, OF_NOISE * noise]
         return cls(np.stack([np.asarray(each, np.float32) for each in images]), np.array(floors, np.float32))
 
     def block(self, where: tuple[slice, slice], response: Response) -> tuple[NDArray[np.float32], ...]:
@@ -186,15 +156,29 @@ class CoarseFeatures:
         fine = response.up_single(self.images[:, *where])
         bands = len(fine) - len(self.floors)
         logs = np.log(np.maximum(fine[bands:], 0.0) + self.floors[:, None, None])
-        return fine[:bands], logs[:2], logs[2:]
+        return fine[:bands], logs[:_OF_CHANGE], logs[_OF_CHANGE:]
 
 
-def change_features(logs: NDArray[np.float32], share: NDArray[np.float32]) -> NDArray[np.float32]:
+def change_features(
+    logs: NDArray[np.float32], probability: NDArray[np.float32], detail: NDArray[np.float32]
+) -> NDArray[np.float32]:
     """Features of the change of a block, shape (feature, row, col) on the fine grid.
 
-    ``logs`` is what :meth:`CoarseFeatures.block` has for it, ``share`` what the matting found, on the fine grid.
+    Near candidates the network of :mod:`hsfuse.fusion.change.decision` knows best; elsewhere what the pair shows at low
+    resolution tells which pixels are the least unlikely to have changed.
+
+    Parameters
+    ----------
+    logs
+        What :meth:`CoarseFeatures.block` has for the block.
+    probability
+        What the network says, 0 where it was not asked, shape (row, col).
+    detail
+        Log of the square of what the guide adds, the same shape.
     """
-    return np.stack([np.ones_like(share), share, gaussian(share, 1.0), *logs])
+    logit = np.log((probability + np.float32(_SURE)) / (np.float32(1.0 + _SURE) - probability))
+    unasked = (probability <= 0.0).astype(np.float32)
+    return np.stack([np.ones_like(logit), logit, unasked, *(unasked * log for log in logs), unasked * detail])
 
 
 @dataclass(frozen=True)
@@ -204,7 +188,7 @@ class ErrorFeatures:
     Attributes
     ----------
     base
-        Shape (feature, row, col).
+        Shape (feature, row, col); :data:`DETAIL` is that of the guide's detail.
     replaced, kept
         Share of each pixel whose detail was replaced, and of changed ground that kept its own, shape (row, col).
     """
@@ -224,6 +208,7 @@ class ErrorFeatures:
 
 def error_features(
     traits: SceneTraits,
+    interpolated: NDArray[np.float32],
     seen: NDArray[np.float32],
     logs: NDArray[np.float32],
     power: FloatArray,
@@ -237,8 +222,10 @@ def error_features(
     ----------
     traits
         Of the scene.
+    interpolated
+        What :meth:`QuickEstimate.block` has for the block.
     seen, logs
-        What :meth:`CoarseFeatures.block` has for the block.
+        What :meth:`CoarseFeatures.block` has for it.
     power
         Variance of the guide's bands, shape (msi band,).
     guide
@@ -248,22 +235,16 @@ def error_features(
     """
     scale = power.astype(np.float32)[:, None, None]
     detail = ((guide - seen) ** 2 / scale).mean(axis=0)
-    noise = traits.noise_variance
-    rough, misfit, bright, unexplained, wide = logs
+    noise = traits.estimate.noise_variance
     base = np.stack([
         np.ones_like(detail),
         np.full_like(detail, np.log(noise)),
         np.log(gaussian(detail, _SOFT_PX) + np.float32(_TINY)),
-        rough,
-        misfit,
-        bright,
-        np.log(gaussian(detail, 3.0) + np.float32(_TINY)),
-        np.full_like(detail, np.log(float(np.mean(traits.coarse.roughness)) + noise)),
-        unexplained,
-        wide,
-        np.log(gaussian((guide**2).mean(axis=0), _SOFT_PX) + np.float32(1e-5)),
+        np.full_like(detail, traits.estimate.typical),
+        *logs,
         np.log(gaussian((_slope(guide) / scale).mean(axis=0), _SOFT_PX) + np.float32(1e-3)),
         np.log1p(traits.rareness(guide)),
+        *traits.estimate.features(interpolated, guide, seen),
     ])  # fmt: skip
     return ErrorFeatures(base, change * (1.0 - own_detail), change * own_detail)
 

@@ -1,0 +1,207 @@
+"""A quick estimate of what a fusion will make of a scene: its strongest directions only, before anything is fused.
+
+How wrong a fusion is follows best from what it makes: from the contrast of its spectra, their brightness, how far they
+depart from what their colours say, and from how well such material could be told at low resolution. An estimate of some
+directions that hold nearly all of the variance shows these nearly as well as the result itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hsfuse.fusion.change.response import Response
+from hsfuse.fusion.classical.statistics import Subspace
+from hsfuse.fusion.gaussian import gaussian
+from hsfuse.fusion.scene_model.contradiction import neighbour_mean
+from hsfuse.fusion.scene_model.pair import CoarsePair
+
+FloatArray = NDArray[np.float64]
+FloatImages = NDArray[np.float32]
+
+OF_NOISE = 0.1
+"""Share of the HSI's noise that the signal subspace holds, about."""
+_DIRECTIONS, _MATERIAL_DIRECTIONS = 6, 4
+_SOFT_PX = 0.7
+_FLOOR, _RIDGE = 1e-6, 0.05
+_ENOUGH = 100_000
+"""Pixels that regressions follow from, about: copies of a whole scene would be large."""
+_FARTHEST = 3.0
+"""Of a material from the scene's mean, standard deviations: a square beyond it would tell too much."""
+
+
+@dataclass(frozen=True)
+class QuickEstimate:
+    """How the strongest directions of the HSI follow from the guide; squares are means over the HSI's bands.
+
+    Attributes
+    ----------
+    images
+        HSI along its strongest directions, shape (direction, row, col).
+    slope
+        Their detail from that of the guide, shape (direction, msi band).
+    by_colour, at_no_colour
+        What a pixel's colours say without its surroundings, shapes (direction, msi band) and (direction,).
+    centre
+        Mean of the HSI along the directions, shape (direction,).
+    aside
+        Mean square of the rest of the HSI's mean.
+    spread
+        Standard deviation of the first directions, which tell materials, shape (direction,).
+    material
+        Log of the squared error that a material has at low resolution, coefficients of :func:`_squares`.
+    unexplained
+        Squared difference of the HSI and its neighbours that the guide's does not explain, shape (row, col): what is
+        missing at this resolution is like what will be missing at the next finer one.
+    typical
+        Mean log of it over the scene.
+    unlike
+        Squared difference of the images and what their colours say, shape (row, col).
+    noise_variance
+        Of the HSI, mean over the bands.
+    """
+
+    images: FloatImages
+    slope: FloatArray
+    by_colour: FloatArray
+    at_no_colour: FloatArray
+    centre: FloatArray
+    aside: float
+    spread: FloatArray
+    material: FloatArray
+    unexplained: FloatImages
+    typical: float
+    unlike: FloatImages
+    noise_variance: float
+
+    @classmethod
+    def of(cls, pair: CoarsePair, seen: FloatArray, space: Subspace) -> QuickEstimate:
+        """Fit to the HSI's components, and to the guide as the HSI shows it (``seen``)."""
+        noise = float((space.noise**2).mean())
+        detail = (seen - neighbour_mean(seen)).astype(np.float32)
+        slope, unexplained = _explained(pair, detail, space.back)
+        places = np.flatnonzero(pair.valid)
+        places = places[:: max(places.size // _ENOUGH, 1)]
+
+        def some(image: NDArray[np.floating]) -> FloatArray:
+            return np.asarray(image.reshape(-1, pair.valid.size)[:, places], np.float64)
+
+        root = space.back / np.sqrt(len(space.back))
+        components = np.asarray(pair.components, np.float32)
+        covariance = root @ np.atleast_2d(np.cov(some(components))) @ root.T
+        directions = np.linalg.eigh(covariance)[1][:, ::-1][:, :_DIRECTIONS]
+        turn = directions.T @ root
+        images = np.tensordot(turn.astype(np.float32), components, axes=1)
+        mean = space.mean / np.sqrt(len(space.mean))
+        centre = directions.T @ mean
+        aside = max(float(mean @ mean - centre @ centre), 0.0)
+        colours = some(seen).mean(axis=1)
+        by_colour = _regressed(some(images), some(seen) - colours[:, None])
+        unlike = images - np.tensordot(by_colour.astype(np.float32), seen.astype(np.float32), axes=1)
+        unlike += (by_colour @ colours).astype(np.float32)[:, None, None]
+        materials = some(images[:_MATERIAL_DIRECTIONS])
+        spread = materials.std(axis=1) + 1e-12
+        squares = _squares(materials, spread).astype(np.float64)
+        wanted = np.log(some(unexplained)[0] + 2.0 * OF_NOISE * noise)
+        ridge = _RIDGE * np.diag([0.0, *np.ones(len(squares) - 1)])
+        material = np.linalg.solve(squares @ squares.T / places.size + ridge, squares @ wanted / places.size)
+        return cls(
+            images, turn @ slope, by_colour, -by_colour @ colours, centre, aside, spread, material, unexplained,
+            float(wanted.mean()), (unlike**2).sum(axis=0), noise,
+        )  # fmt: skip
+
+    def features(self, interpolated: FloatImages, guide: FloatImages, seen: FloatImages) -> list[FloatImages]:
+        """Logs of squares that the error of a block follows from, each of shape (row, col) on the fine grid.
+
+        Parameters
+        ----------
+        interpolated, seen
+            The images, and what the HSI shows of the guide's bands, on the fine grid.
+        guide
+            The repaired guide, shape (msi band, row, col).
+
+        Returns
+        -------
+        list of numpy.ndarray
+            Brightness; contrast; departure from what the colours say; what the material's error was.
+        """
+        slope = self.slope.astype(np.float32)
+        estimate = interpolated + np.tensordot(slope, guide - seen, axes=1)
+        floor = np.float32(OF_NOISE * self.noise_variance)
+        bright = (estimate + self.centre.astype(np.float32)[:, None, None]) ** 2
+        off = estimate - np.tensordot(self.by_colour.astype(np.float32), guide, axes=1)
+        off -= self.at_no_colour.astype(np.float32)[:, None, None]
+        square = np.zeros(guide.shape[1:], np.float32)
+        for image in estimate:
+            square += contrast(image) ** 2
+        return [
+            np.log(bright.sum(axis=0) + np.float32(self.aside) + floor),
+            np.log(gaussian(square, _SOFT_PX) + floor),
+            np.log((off**2).sum(axis=0) + floor),
+            self._of_material(estimate),
+        ]
+
+    def _of_material(self, estimate: FloatImages) -> FloatImages:
+        near = _near(estimate[: len(self.spread)], self.spread)
+        constant, linear, square = np.float32(self.material[0]), len(near), np.zeros((len(near), len(near)), np.float32)
+        square[np.triu_indices(len(near))] = self.material[1 + linear :]
+        told = np.tensordot(square, near, axes=1)
+        told += self.material[1 : 1 + linear].astype(np.float32)[:, None, None]
+        told *= near
+        return np.asarray(told.sum(axis=0) + constant)
+
+    def block(self, where: tuple[slice, slice], response: Response) -> FloatImages:
+        """Return the images of a block on the fine grid."""
+        return response.up_single(self.images[:, *where])
+
+
+def contrast(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Difference of (row, col) and the mean of the four neighbours, edges reflected."""
+    wide = np.pad(image, 1, mode="reflect")
+    around = wide[:-2, 1:-1] + wide[2:, 1:-1]
+    around += wide[1:-1, :-2]
+    around += wide[1:-1, 2:]
+    around *= np.float32(0.25)
+    found: NDArray[np.float32] = np.subtract(image, around, out=around)
+    return found
+
+
+def _explained(pair: CoarsePair, detail: FloatImages, back: FloatArray) -> tuple[FloatArray, FloatImages]:
+    """Regress what the components have beyond their neighbours on what the guide has; mean square that is left."""
+    rank, bands = len(pair.components), len(detail)
+    own, cross = detail[:, pair.valid].astype(np.float64), np.zeros((rank, bands))
+    inner = own @ own.T
+    for index, component in enumerate(pair.components):
+        cross[index] = own @ contrast(np.asarray(component, np.float32))[pair.valid]
+    inner += _FLOOR * max(float(np.trace(inner)), 1e-20) * np.eye(bands)
+    slope = np.asarray(np.linalg.solve(inner, cross.T).T, np.float64)
+    # Mean over the HSI's bands: the components' metric, one row of its root at a time.
+    values, vectors = np.linalg.eigh(back.T @ back / len(back))
+    left = np.zeros(pair.valid.shape, np.float32)
+    for value, vector in zip(values, vectors.T, strict=True):
+        image = np.tensordot(vector.astype(np.float32), np.asarray(pair.components, np.float32), axes=1)
+        rest = contrast(image) - np.tensordot((vector @ slope).astype(np.float32), detail, axes=1)
+        left += np.float32(max(float(value), 0.0)) * rest**2
+    return slope, left
+
+
+def _regressed(images: FloatArray, regressors: FloatArray) -> FloatArray:
+    """Least squares with a floor, shape (image, regressor)."""
+    inner = regressors @ regressors.T
+    inner += _FLOOR * max(float(np.trace(inner)), 1e-20) * np.eye(len(inner))
+    return np.asarray(np.linalg.solve(inner, regressors @ images.T).T)
+
+
+def _near(images: NDArray[np.floating], spread: FloatArray) -> FloatImages:
+    """Images in units of their spread, bounded."""
+    shape = (len(spread), *(1 for _ in images.shape[1:]))
+    return np.asarray(np.clip(images / spread.astype(np.float32).reshape(shape), -_FARTHEST, _FARTHEST), np.float32)
+
+
+def _squares(images: NDArray[np.floating], spread: FloatArray) -> FloatImages:
+    """One, the images in units of their spread, and their products, shape (product, ...)."""
+    near = _near(images, spread)
+    products = [near[i] * near[j] for i in range(len(near)) for j in range(i, len(near))]
+    return np.stack([np.ones_like(near[0]), *near, *products])
