@@ -235,6 +235,7 @@ def _edges(size: int, tile: int, overlap: int) -> NDArray[np.int64]:
 @lru_cache(maxsize=256)
 def _aligned_edges(first: int, last: int, tile: int, step: int, start: int) -> NDArray[np.int64]:
     """Borders from ``first`` to ``last``, those between at ``start`` and every ``step`` from there."""
+    tile = max(tile // step, 1) * step
     wide = last - first + step - 1
     even = np.linspace(first, first + wide, max(-(-wide // tile), 1) + 1)[1:-1]
     inner = start + np.floor((even - start) / step).astype(np.int64) * step

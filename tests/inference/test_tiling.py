@@ -191,7 +191,7 @@ def test_bad_plans_are_refused() -> None:
 
 
 def test_borders_of_tiles_in_whole_blocks_lie_where_reading_needs_no_more() -> None:
-    plan = TilePlan(1199, 345, 40, 0, 24, 16, 112, padded=False)
+    plan = TilePlan(1199, 345, 56, 0, 24, 16, 112, padded=False)
     for edges, most in ((plan.row_edges, 48), (plan.col_edges, 112)):
         assert (edges[1:-1] % 16 == 8).all()
         assert np.diff(edges).max() <= most

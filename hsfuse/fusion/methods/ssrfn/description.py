@@ -15,7 +15,7 @@ _EXPERTS_PX, AFTER_PX = 4, 8
 """HSI pixels that estimates and windows of the experts look at, and the estimate that follows the network, which trusts
 the guide less and looks farther: tiles differ from the whole by 2e-5, with four and six by 9e-5, with four and four by
 6e-4."""
-_BYTES_PER_PIXEL, _HOST_BYTES_PER_PIXEL = 4500, 650
+_BYTES_PER_PIXEL, _HOST_BYTES_PER_PIXEL = 4500, 600
 """On a card and on a processor, where less is worked on at a time; fitted to measured peaks, rounded up."""
 _CARD_TILE_PX = 128
 """Rows of tiles on a card: ten of a scene, so that little is left to be written and judged after the last."""
@@ -27,7 +27,7 @@ _SLOWER, _SLOWER_PLAIN = 2.7, 10.0
 """Times as long as theirs that operations of narrow modules of SSRFN take, with compiled Mamba blocks and without;
 measured on blocks of 20 x 20 HSI pixels at widths of 16 and 8 (2026-11-29, one core with AVX-512)."""
 _IN_BLOCKS = 0.53
-"""Share of the pixels read that blocks show: tiles of 48 x 112 HSI pixels are read to and from whole blocks, beyond
+"""Share of the pixels read that blocks show: tiles of 48 x 96 HSI pixels are read to and from whole blocks, beyond
 what these need."""
 
 
@@ -83,7 +83,7 @@ def describe(
         multiple_px=1 if blocks is None or estimate is not None else blocks.side,
         padded=False,
         # The repaired guide and the confidence of the whole scene are in memory too: rows of small tiles.
-        preferred_tile_px=144 if blocks is None else 112,
+        preferred_tile_px=144 if blocks is None else 96,
         card_tile_px=_CARD_TILE_PX,
         bytes_per_pixel=max(_BYTES_PER_PIXEL, inner.bytes_per_pixel),
         host_bytes_per_pixel=max(_HOST_BYTES_PER_PIXEL, inner.bytes_per_pixel),

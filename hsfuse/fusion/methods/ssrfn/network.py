@@ -47,7 +47,7 @@ _DROPPED = 0.1
 """Share of the features that a training step leaves out."""
 _ROWS = 48
 """That a backbone of bounded reach sees at a time."""
-_BLOCKS_AT_ONCE = 8
+_BLOCKS_AT_ONCE = 4
 """That a processor is given in one call: PyTorch convolves single small images in a slower way."""
 _PIXELS_AT_ONCE = 1 << 18
 """Fine pixels that a card is given in one call of a backbone with blocks."""
