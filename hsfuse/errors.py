@@ -58,6 +58,10 @@ class OverlapError(HsfuseError):
     exit_code = 4
 
 
+class DisplacedPairError(OverlapError):
+    """Both images are displaced locally, by more than what learns from their detail can bear."""
+
+
 class CoregistrationError(HsfuseError):
     """The co-registration was rejected: no trustworthy alignment was found."""
 

@@ -177,6 +177,10 @@ def test_a_scene_too_small_to_adapt_to_is_fused_all_the_same_where_the_network_w
     assert "adaptation" not in result.summary
     assert output.is_file()
     assert not adapted_path(output).exists()
+    # Nothing is missing from it.
+    before = output.read_bytes()
+    assert "adaptation" not in _run(pair, output, adapt=0.03, aoi=area, resume=True, **QUICK).summary
+    assert output.read_bytes() == before
     with pytest.raises(InputError, match="cannot be adapted") as caught:
         _run(pair, tmp_path / "b.tif", method="ssrfn-lite", adapt=0.03, aoi=area, **QUICK)
     assert "100 x 100" in caught.value.hint

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,25 +13,31 @@ import torch
 from rasterio.crs import CRS
 from training_support import TINY
 
+from hsfuse.config import RunConfig
 from hsfuse.coregister.field import DisplacementField
 from hsfuse.coregister.warp import Resampler
 from hsfuse.degrade import Psf, lowpass_decimate_array
-from hsfuse.errors import UsageError
+from hsfuse.errors import DisplacedPairError, UsageError
 from hsfuse.fusion.base import FusionContext
 from hsfuse.fusion.methods.ssrfn.config import GateConfig
 from hsfuse.fusion.methods.ssrfn.method import GateMethod
+from hsfuse.fusion.methods.ssrfn.scene import GateScene
 from hsfuse.fusion.methods.ssrnet.network import Ssrnet
 from hsfuse.fusion.nets.header import NetworkHeader
 from hsfuse.fusion.nets.plain_network import PlainNetworkMethod
 from hsfuse.fusion.nets.weights import LoadedNetwork
 from hsfuse.grid import Grid
 from hsfuse.inference.scene import FusionScene
+from hsfuse.progress import SilentProgress
+from hsfuse.resources import Resources
 from hsfuse.sensors.sentinel2 import BANDS_10M, table_responses
 from hsfuse.simulate.training_scene import training_scene
 from hsfuse.spectral import BandTable, srf_weights
+from hsfuse.workflows.steps import adapted
 from hsfuse.workflows.steps.adapt import adapt
 from hsfuse.workflows.steps.adapted import adaptation_text, short_adaptation_text
 from hsfuse.workflows.steps.array_scene import ArrayProduct
+from hsfuse.workflows.steps.methods import choose_method
 from hsfuse.workflows.training.training_scene import scene_as_training
 
 BANDS = BandTable.make(np.linspace(440.0, 900.0, 12))
@@ -114,3 +122,26 @@ def test_a_gate_is_adapted_to_its_scene() -> None:
     assert {"gain_db", "gain_without_db"} <= record["after"].keys()
     assert short_adaptation_text(record) in adaptation_text(record)
     assert f"{result.after.gain_db:+.2f} dB on held-out parts" in short_adaptation_text(record)
+
+
+def test_a_displaced_pair_is_left_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its degraded windows would teach the displacement; whoever named the network could not know."""
+    monkeypatch.setattr(GateScene, "displaced", staticmethod(lambda record: True))
+    with pytest.raises(DisplacedPairError) as caught:
+        adapt(GateMethod.untrained(), _scene(288, 288), steps=1)
+
+    def fails(*_: Any) -> dict[str, Any]:
+        raise caught.value
+
+    monkeypatch.setattr(adapted, "_train", fails)
+    config = RunConfig(method="ssrfn-lite", adapt=1.0)
+    chosen = choose_method(config)
+    with caplog.at_level("WARNING"):
+        found = adapted.adapt_to_scene(
+            chosen, _scene(72, 72), tmp_path / "o.tif", [], config, Resources("cpu", 1), SilentProgress()
+        )
+    assert "displaced locally" in caplog.text
+    assert "--adapt had no effect" in caplog.text
+    assert (found.chosen, found.record) == (chosen, {})

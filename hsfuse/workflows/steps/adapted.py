@@ -8,6 +8,7 @@ also serve as weights (``--model``) for neighbouring scenes.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -16,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from hsfuse.config import RunConfig
-from hsfuse.errors import InputError, OutputError, OverlapError, UsageError
+from hsfuse.errors import DisplacedPairError, InputError, OutputError, OverlapError, UsageError
 from hsfuse.fusion.base import NetworkMethod
 from hsfuse.fusion.create import create_method
 from hsfuse.fusion.nets.header import read_header
+from hsfuse.fusion.registry import fallback_method
 from hsfuse.inference.budget import make_budget
 from hsfuse.inference.scene import FusionScene
 from hsfuse.log import get_logger
@@ -29,7 +31,8 @@ from hsfuse.resources import Resources
 from hsfuse.workflows.steps.companion import check_companion
 from hsfuse.workflows.steps.methods import ChosenMethod, may_calibrate, refinement_quality
 from hsfuse.workflows.steps.precision import network_precision
-from hsfuse.writers import WriteOptions, journal_folder, run_identity
+from hsfuse.writers import WriteOptions, journal_folder, read_identity, resolve_format, run_identity
+from hsfuse.writers.journal import MANIFEST_NAME
 from hsfuse.writers.provenance import InputIdentity
 
 _log = get_logger(__name__)
@@ -87,7 +90,8 @@ def adapt_to_scene(
 ) -> AdaptedMethod:
     """Adapt a network to a scene, or take up the weights of the interrupted run that is resumed.
 
-    A network that was picked automatically stays as it is where the scene cannot be learned from.
+    A network that was picked automatically stays as it is where the scene cannot be learned from, and any network where
+    HSI and guide are displaced locally.
 
     Parameters
     ----------
@@ -115,15 +119,17 @@ def adapt_to_scene(
     """
     spec = chosen.method.spec
     identity = run_identity(config.identity(), inputs, f"{spec.name} {spec.weights_sha256}")
-    # Where weights are missing because nothing could be adapted, nothing can be again; others fit no journal.
-    replacing = config.overwrite or chosen.automatic
-    left = _left_by(output, identity, replacing=replacing) if config.resume else None
+    # A cube that was made without adapting left no weights.
+    fallback = run_identity(config.identity(), inputs, fallback_method())
+    unadapted = config.resume and _identity_of(output, config) in (identity, fallback)
+    left = _left_by(output, identity, replacing=config.overwrite, unadapted=unadapted) if config.resume else None
     if left is None:
         path = unpublished_path(output)
         try:
             record = _train(chosen, scene, path, identity, config, resources, progress)
-        except (InputError, UsageError) as error:
-            if not chosen.automatic:
+        except (InputError, UsageError, DisplacedPairError) as error:
+            # How the pair lies is found out late, and no fault of whoever asked.
+            if not (chosen.automatic or isinstance(error, DisplacedPairError)):
                 raise
             _log.warning("%s --adapt had no effect.", error.message)
             return AdaptedMethod(chosen, {})
@@ -138,14 +144,30 @@ def adapt_to_scene(
     return AdaptedMethod(replace(chosen, method=method, header=read_header(path), adapted_gain_db=gain_db), public)
 
 
-def _left_by(output: Path, identity: str, *, replacing: bool) -> tuple[Path, dict[str, Any]] | None:
+def _identity_of(output: Path, config: RunConfig) -> str | None:
+    """Identity of the run that made a cube, or began to; None where there is none."""
+    manifest = journal_folder(output) / MANIFEST_NAME
+    try:
+        if manifest.exists():
+            found: str | None = json.loads(manifest.read_text(encoding="utf-8")).get("identity")
+            return found
+        return read_identity(output, resolve_format(output, config.format)) if output.exists() else None
+    except (OSError, ValueError):
+        # What is wrong with either is said by those that go on with it.
+        return None
+
+
+def _left_by(
+    output: Path, identity: str, *, replacing: bool, unadapted: bool
+) -> tuple[Path, dict[str, Any]] | None:  # fmt: skip
     """Weights that a run of the same identity left, and their record; None where nothing was left.
 
-    ``replacing``: a finished output, and the weights of another run, are there to be replaced.
+    ``replacing``: a finished output, and the weights of another run, are there to be replaced. ``unadapted``: the cube
+    that is there was made without such weights.
     """
     path = next((path for path in (unpublished_path(output), adapted_path(output)) if path.exists()), None)
     if path is None:
-        if (output.exists() and not replacing) or (journal_folder(output) / "manifest.json").exists():
+        if not unadapted and ((output.exists() and not replacing) or (journal_folder(output) / MANIFEST_NAME).exists()):
             raise OutputError(
                 f"The adapted weights of the run to resume, {adapted_path(output)}, are missing.",
                 hint="Start anew: leave out --resume, or use --overwrite.",
@@ -184,6 +206,8 @@ def _train(
             scratch=path.parent if large else None, base=header.base, calibrate=may_calibrate(config),
             quality=refinement_quality(config) or "standard",
         )  # fmt: skip
+    except DisplacedPairError:
+        raise
     except (InputError, OverlapError) as error:
         raise InputError(
             f"The network cannot be adapted: {error.message}",

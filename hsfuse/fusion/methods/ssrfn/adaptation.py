@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hsfuse.errors import OverlapError
+from hsfuse.errors import DisplacedPairError, OverlapError
 from hsfuse.fusion.base import FusionContext, LowResolutionStrip, Quality
 from hsfuse.fusion.create import create_method
 from hsfuse.fusion.map.degraded import MAX_WINDOWS, DegradedWindow, degraded_windows
@@ -79,7 +79,9 @@ class SceneTask(TrainingTask):
         Raises
         ------
         OverlapError
-            The scene is too small for that, or HSI and guide are displaced locally.
+            The scene is too small for that.
+        DisplacedPairError
+            HSI and guide are displaced locally: what is the truth there lies as the HSI, on the scene as the guide.
         """
         pairs = self._pairs()
         held_out = set(range(_HELD_OUT_EVERY // 2, len(pairs), _HELD_OUT_EVERY)) or {len(pairs) - 1}
@@ -97,9 +99,10 @@ class SceneTask(TrainingTask):
         if reduced_fit is None or model is None or not GateScene.testable(reduced_fit):
             raise _too_small()
         if record is not None and GateScene.displaced(record):
-            raise OverlapError(
-                f"HSI and guide are displaced locally by {record.displacement_px:g} HSI pixels: experts cannot learn "
-                "from them."
+            raise DisplacedPairError(
+                f"HSI and guide are displaced locally by {record.displacement_px:g} HSI pixels, and degraded windows "
+                "would teach that displacement.",
+                hint="Leave out --adapt.",
             )
         scene = GateScene.of_windows(reduced_fit, model, kind_of(base), seed=context.seed, device=context.device)
         pairs, weighed = [], []
