@@ -231,7 +231,7 @@ class RunConfig(_FusionConfig, _MethodConfig):
     command: ClassVar[str] = "run"
 
     adapt: float | None = Field(
-        None, gt=0.0, le=1440.0, description="train the network on the scene itself for so many minutes first"
+        None, gt=0.0, le=1440.0, description="train the network on the scene itself first, for at most so many minutes"
     )
     back_projection: int = Field(
         0, ge=0, le=10, description="fidelity guard: steps that tie the result to the HSI; pays without noise only"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hsfuse.config import RunConfig
-from hsfuse.errors import DisplacedPairError, InputError, OutputError, OverlapError, UsageError
+from hsfuse.errors import DisplacedPairError, HsfuseError, InputError, OutputError, OverlapError, UsageError
 from hsfuse.fusion.base import NetworkMethod
 from hsfuse.fusion.create import create_method
 from hsfuse.fusion.nets.header import read_header
@@ -113,7 +113,7 @@ def adapt_to_scene(
     Raises
     ------
     InputError, UsageError
-        The user named the network, and the scene is too small to learn from, or a panchromatic step follows.
+        The user named the network, and the scene is too small to learn from, or has other bands.
     OutputError
         The weights to resume with are missing or of another run, or cannot be written.
     """
@@ -193,10 +193,7 @@ def _train(
 
     method, header = chosen.method, chosen.header
     if not isinstance(method, NetworkMethod) or header is None:
-        raise UsageError(
-            "The network cannot be adapted: a panchromatic step follows it.",
-            hint="Leave out --adapt, or use --guide s2.",
-        )
+        raise HsfuseError("Only a network with trained weights can be adapted.")
     raw = scene.grid.height * scene.grid.width * (len(scene.bands) + len(scene.msi.band_names)) * 4
     large = raw > _SCENE_SHARE * make_budget(replace(resources, device="cpu")).host
     try:
