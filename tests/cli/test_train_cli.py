@@ -19,6 +19,7 @@ import torch
 from typer.testing import CliRunner
 
 from hsfuse.cli.app import app
+from hsfuse.cli.train_reduced import result_text
 from hsfuse.config import TrainConfig
 from hsfuse.fusion.nets.weights import load_weights
 from hsfuse.simulate.training_scene import training_scene
@@ -320,3 +321,13 @@ def test_two_processes_give_the_curve_of_one(trained: Path, cube: Path, tmp_path
         rows = csv.DictReader(path.with_suffix(".log.csv").read_text().splitlines())
         curves.append([(float(r["loss"] or "nan"), float(r["psnr_db"] or "nan")) for r in rows])
     np.testing.assert_allclose(curves[0], curves[1], rtol=1e-4)
+
+
+def test_a_training_scored_in_what_it_gains_is_described() -> None:
+    """Networks that weigh experts have no PSNR of their own."""
+    summary = {
+        "output": "m.safetensors", "network": "ssrfn-lite", "parameters": 26_000, "steps": 4, "training_seconds": 2.0,
+        "device": "cpu", "best_step": 4, "stopped": "budget", "megapixels_per_second": 0.1, "log": "m.log.csv",
+        "validation": {"gain_db": 0.25, "worst_gain_db": -0.1, "gain_without_db": 0.2},
+    }  # fmt: skip
+    assert "gain +0.25 dB, at worst -0.10 dB, over the estimate without network" in result_text(summary)
