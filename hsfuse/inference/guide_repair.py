@@ -63,7 +63,7 @@ _FINE_ERROR = 2.0
 on nine tuning cubes with seasons."""
 MAX_RANK = 32
 _PICTURE_PX = 450
-_CONFIDENCE_PX = 8
+_CONFIDENCE_PX = 5
 """Context of a block whose confidence is told, HSI pixels: no filter reaches farther, even with two pixels to each."""
 
 
