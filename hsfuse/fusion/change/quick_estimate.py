@@ -80,8 +80,7 @@ class QuickEstimate:
     def of(cls, pair: CoarsePair, seen: FloatArray, space: Subspace) -> QuickEstimate:
         """Fit to the HSI's components, and to the guide as the HSI shows it (``seen``)."""
         noise = float((space.noise**2).mean())
-        detail = (seen - neighbour_mean(seen)).astype(np.float32)
-        slope, unexplained = _explained(pair, detail, space.back)
+        slope, unexplained = _explained(pair, seen, space.back)
         places = np.flatnonzero(pair.valid)
         places = places[:: max(places.size // _ENOUGH, 1)]
 
@@ -99,8 +98,11 @@ class QuickEstimate:
         aside = max(float(mean @ mean - centre @ centre), 0.0)
         colours = some(seen).mean(axis=1)
         by_colour = _regressed(some(images), some(seen) - colours[:, None])
-        unlike = images - np.tensordot(by_colour.astype(np.float32), seen.astype(np.float32), axes=1)
-        unlike += (by_colour @ colours).astype(np.float32)[:, None, None]
+        at_no_colour = -by_colour @ colours
+        unlike = np.zeros(pair.valid.shape, np.float32)
+        # One direction at a time: images of a whole scene are large.
+        for image, weights, constant in zip(images, by_colour, at_no_colour, strict=True):
+            unlike += (image - np.tensordot(weights, seen, axes=1) - constant).astype(np.float32) ** 2
         materials = some(images[:_MATERIAL_DIRECTIONS])
         spread = materials.std(axis=1) + 1e-12
         squares = _squares(materials, spread).astype(np.float64)
@@ -108,8 +110,8 @@ class QuickEstimate:
         ridge = _RIDGE * np.diag([0.0, *np.ones(len(squares) - 1)])
         material = np.linalg.solve(squares @ squares.T / places.size + ridge, squares @ wanted / places.size)
         return cls(
-            images, turn @ slope, by_colour, -by_colour @ colours, centre, aside, spread, material, unexplained,
-            float(wanted.mean()), (unlike**2).sum(axis=0), noise,
+            images, turn @ slope, by_colour, at_no_colour, centre, aside, spread, material, unexplained,
+            float(wanted.mean()), unlike, noise,
         )  # fmt: skip
 
     def features(self, interpolated: FloatImages, guide: FloatImages, seen: FloatImages) -> list[FloatImages]:
@@ -168,9 +170,10 @@ def contrast(image: NDArray[np.float32]) -> NDArray[np.float32]:
     return found
 
 
-def _explained(pair: CoarsePair, detail: FloatImages, back: FloatArray) -> tuple[FloatArray, FloatImages]:
+def _explained(pair: CoarsePair, seen: FloatArray, back: FloatArray) -> tuple[FloatArray, FloatImages]:
     """Regress what the components have beyond their neighbours on what the guide has; mean square that is left."""
-    rank, bands = len(pair.components), len(detail)
+    rank, bands = len(pair.components), len(seen)
+    detail = (seen - neighbour_mean(seen)).astype(np.float32)
     own, cross = detail[:, pair.valid].astype(np.float64), np.zeros((rank, bands))
     inner = own @ own.T
     for index, component in enumerate(pair.components):
