@@ -169,21 +169,31 @@ def _local_correction(
     stacked = some_blocks(pair.valid.shape)
     uncertain = displaced or pair.predicted is None
     least = LEAST_BLIND_GAIN if uncertain else _FURTHER_GAIN if further else LEAST_GAIN
-    if stacked is not None and first:
-        some = [stacked(image) for image in (seen, blurred, weight, judged)]
-        if best_correction(some[0], some[1], noise, some[2], least, some[3], small=not displaced) is None:
-            # Seasons and sensors differ all over a scene.
-            return None
-    pattern = None
-    if not displaced:
-        functions, wanted = ColourFunctions.of(guide), seen - blurred
-        images = functions.blurred(guide, blurred, response)
-        if stacked is None:
-            pattern = ScenePattern.learn(functions, images, wanted, noise, weight), images
-        else:
-            # Learned from a part, as the relation is.
-            pattern = ScenePattern.learn(functions, stacked(images), stacked(wanted), noise, stacked(weight)), images
-    return best_correction(seen, blurred, noise, weight, least, judged, small=not displaced, pattern=pattern)
+
+    def best(
+        images: tuple[FloatArray, ...], pattern: tuple[ScenePattern, NDArray[np.float32]] | None = None
+    ) -> Correction | None:
+        seen, blurred, weight, judged = images
+        return best_correction(
+            seen, blurred, noise, weight, least, judged, small=not displaced, pattern=pattern
+        )  # fmt: skip
+
+    whole = (seen, blurred, weight, judged)
+    # Seasons and sensors differ all over a scene: of a large one a part says whether all of it is worth while.
+    part = None if stacked is None else (stacked(seen), stacked(blurred), stacked(weight), stacked(judged))
+    if part is not None and first and best(part) is None:
+        return None
+    if displaced:
+        return best(whole)
+    functions = ColourFunctions.of(guide)
+    images = functions.blurred(guide, blurred, response)
+    if stacked is None or part is None:
+        return best(whole, (ScenePattern.learn(functions, images, seen - blurred, noise, weight), images))
+    some = stacked(images)
+    pattern = ScenePattern.learn(functions, some, part[0] - part[1], noise, part[2])
+    if not first and best(part, (pattern, some)) is None:
+        return None
+    return best(whole, (pattern, images))
 
 
 def _loss(relation: GuideRelation, msi: FloatArray, valid: NDArray[np.bool_]) -> float:
