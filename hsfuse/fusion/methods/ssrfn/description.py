@@ -19,7 +19,7 @@ _BYTES_PER_PIXEL, _HOST_BYTES_PER_PIXEL = 4500, 600
 """On a card and on a processor, where less is worked on at a time; fitted to measured peaks, rounded up."""
 _CARD_TILE_PX = 128
 """Rows of tiles on a card: ten of a scene, so that little is left to be written and judged after the last."""
-_FLOP_PER_PIXEL = {"standard": 4.5e5, "best": 2e6}
+_FLOP_PER_PIXEL = {"standard": 5.5e5, "best": 2e6}
 """Of experts, plain backbone and what follows."""
 _TOUCHED_BYTES_PER_PIXEL = {"standard": 300, "best": 5700}
 """What their time on a CPU is made up to: non-local Bayes of components waits more than it multiplies."""
