@@ -1,9 +1,11 @@
 """Several weights of the gate against each other: seeds, backbones, recipes. A scene's experts are worked out once.
 
-    python benchmarks/gate_weights.py A/weights.safetensors B/weights.safetensors --settings 35dB field
+    python benchmarks/gate_weights.py A/weights.safetensors B/weights.safetensors --settings 35dB field 35dB+season
 
-Every pair is made and repaired as in real_pairs.py and fused blind. Gains are over ``glp`` alone and over the maximum a
-posteriori estimate that the gate starts from, means over the sites; the worst cube is against that estimate.
+Every pair is made and repaired as in real_pairs.py, unchanged ones are fused blind. Gains are over ``glp`` alone and
+over the maximum a posteriori estimate that the gate starts from, means over the sites; the worst cube is against that
+estimate. Of pairs with a change it is told how far inside is above interpolation, and outside above ``glp`` alone on
+the unchanged pair.
 """
 
 from __future__ import annotations
@@ -20,9 +22,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from quality_scenes import ReferenceScene
-from real_pairs import RATIO, fused_pair, make_pair, split_scenes
+from real_pairs import RATIO, fused_pair, make_pair, psnr, split_scenes
 
-from hsfuse.degrade import Psf, Window
+from hsfuse.degrade import Psf, Window, upsample_array
 from hsfuse.degrade.windows import whole as whole_window
 from hsfuse.fusion.experts.bank import BEST_ONLY, EXPERTS
 from hsfuse.fusion.map.posterior import mix
@@ -45,7 +47,7 @@ _WHOLE_PX = 512
 
 @dataclass(frozen=True)
 class Scored:
-    """One cube: PSNR in dB and SAM in degrees."""
+    """One cube: PSNR in dB, inside and outside of a change too, and SAM in degrees."""
 
     site: str
     scene: str
@@ -53,6 +55,8 @@ class Scored:
     job: str
     psnr: float
     sam: float
+    inside: float | None = None
+    outside: float | None = None
 
 
 class Remembering(GateMethod):
@@ -99,17 +103,24 @@ def fused_by_all(networks: dict[str, Gate], method: Remembering) -> dict[str, Fl
 
 
 def score_scene(networks: dict[str, Gate], site: str, scene: ReferenceScene, setting: str) -> list[Scored]:
-    """Fuse one cube by all networks and by ``glp`` alone."""
-    pair, _ = make_pair(scene, setting, "none", 0)
-    whole = array_scene(pair.hsi, pair.msi, scene.bands, None, RATIO, Psf(1.0))
-    method = Remembering(next(iter(networks.values())), quality="best")
+    """Fuse one cube by all networks, and without one."""
+    condition, _, change = setting.partition("+")
+    pair, mask = make_pair(scene, condition, change or "none", 0)
+    blind = not change
+    whole = array_scene(pair.hsi, pair.msi, scene.bands, None if blind else scene.responses or None, RATIO, Psf(1.0))
+    # What a network without weights for displaced pairs is not asked for, another one may be.
+    method = Remembering(next(iter(networks.values())), quality="best", validate=False)
     repaired = repair_scene(whole, pipeline.scene_context(whole, "cpu", 0)).scene
     pipeline.fuse_to_array(method, repaired, resolved(None), tile=_WHOLE_PX)
-    results = {"glp": fused_pair(scene, pair, None, blind=True).cube} | fused_by_all(networks, method)
+    unchanged = pair if blind else make_pair(scene, condition, "none", 0)[0]
+    results = {"glp": fused_pair(scene, unchanged, None, blind=blind).cube} | fused_by_all(networks, method)
+    if not blind:
+        results["bicubic"] = upsample_array(pair.hsi, RATIO)
     scored = []
     for job, cube in results.items():
         found = score_all(pair.truth, cube, RATIO)
-        scored.append(Scored(site, scene.name, setting, job, found.psnr_db, found.sam_deg))
+        parts = () if blind else (psnr(pair.truth, cube, mask), psnr(pair.truth, cube, ~mask))
+        scored.append(Scored(site, scene.name, setting, job, found.psnr_db, found.sam_deg, *parts))
     return scored
 
 
@@ -128,30 +139,35 @@ def seconds_per_megapixel(network: Gate) -> float:
 
 
 def table(records: Sequence[Scored], networks: dict[str, Gate], settings: Sequence[str]) -> str:
-    """Gains over ``glp`` alone by network, quality and setting."""
+    """Gains by network, quality and setting."""
     at = {(r.scene, r.setting, r.job): r for r in records}
-    lines = [
-        "| weights | size | s/Mpx | quality | "
-        + " | ".join(f"{s}: over glp, SAM, over the estimate, worst" for s in settings)
-        + " |"
-    ]
-    lines.append("|---" * (4 + len(settings)) + "|")
-    for name, network in networks.items():
-        about = f"| {name} | {sum(p.numel() for p in network.parameters())} | {seconds_per_megapixel(network):.1f}"
-        for quality in ("standard", "best"):
+    heads = [f"{s}: inside, outside, worst" if "+" in s else f"{s}: over glp, SAM, over the estimate, worst"
+             for s in settings]  # fmt: skip
+    lines = ["| weights | size | s/Mpx | quality | " + " | ".join(heads) + " |", "|---" * (4 + len(settings)) + "|"]
+    rows: list[tuple[str, Gate | None]] = [("estimate", None), *networks.items()]
+    for name, network in rows:
+        about = f"| {name} | {'' if network is None else sum(p.numel() for p in network.parameters())} | "
+        about += "" if network is None else f"{seconds_per_megapixel(network):.1f}"
+        for quality in ("standard",) if network is None else ("standard", "best"):
             cells = []
             for setting in settings:
-                sites: dict[str, list[tuple[float, float, float]]] = {}
+                sites: dict[str, list[tuple[float, ...]]] = {}
                 worst = []
                 for r in records:
-                    if (r.setting, r.job) == (setting, f"{name}+{quality}"):
+                    if (r.setting, r.job) == (setting, name if network is None else f"{name}+{quality}"):
                         glp, estimate = at[r.scene, setting, "glp"], at[r.scene, setting, "estimate"]
-                        sites.setdefault(r.site, []).append(
-                            (r.psnr - glp.psnr, r.sam / glp.sam, r.psnr - estimate.psnr)
-                        )
-                        worst.append(r.psnr - estimate.psnr)
-                gain, angle, beyond = np.mean([np.mean(found, axis=0) for found in sites.values()], axis=0)
-                cells.append(f"{gain:+.2f}, x {angle:.3f}, {beyond:+.2f}, {min(worst):+.2f}")
+                        beyond = r.psnr - estimate.psnr
+                        values: tuple[float, ...] = (r.psnr - glp.psnr, r.sam / glp.sam, beyond)
+                        if r.inside is not None and r.outside is not None:
+                            bicubic = at[r.scene, setting, "bicubic"].inside or 0.0
+                            values = (r.inside - bicubic, r.outside - glp.psnr)
+                        sites.setdefault(r.site, []).append(values)
+                        worst.append(beyond)
+                mean = np.mean([np.mean(found, axis=0) for found in sites.values()], axis=0)
+                told = [f"{value:+.2f}" for value in mean]
+                if len(told) > 2:
+                    told[1] = f"x {mean[1]:.3f}"
+                cells.append(", ".join([*told, f"{min(worst):+.2f}"]))
             lines.append(f"{about} | {quality} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
