@@ -14,8 +14,9 @@ import argparse
 import json
 import os
 import time
+import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ from hsfuse.fusion.map.posterior import mix
 from hsfuse.fusion.methods.ssrfn.config import MOST_COMPONENTS
 from hsfuse.fusion.methods.ssrfn.method import GateMethod
 from hsfuse.fusion.methods.ssrfn.network import Gate
+from hsfuse.fusion.methods.ssrfn.scene import DISPLACED_SHARE
 from hsfuse.fusion.nets.weights import load_weights
 from hsfuse.fusion.nets.zoo import WEIGHTS_FILE
 from hsfuse.inference import pipeline
@@ -97,7 +99,11 @@ def fused_by_all(networks: dict[str, Gate], method: Remembering) -> dict[str, Fl
         if network is None:
             results[f"{name}+{quality}"] = results["estimate"]
             continue
-        change = scene.followed(tile, network(state, said, strength, RATIO))
+        correction = network(state, said, strength, RATIO)
+        if method.displaced:
+            change = replace(scene, last=None).followed(tile, DISPLACED_SHARE * correction)
+        else:
+            change = scene.followed(tile, correction)
         results[f"{name}+{quality}"] = (base + mix(scene.step.back, change))[0].numpy()
     return results
 
@@ -158,12 +164,16 @@ def table(records: Sequence[Scored], networks: dict[str, Gate], settings: Sequen
                         glp, estimate = at[r.scene, setting, "glp"], at[r.scene, setting, "estimate"]
                         beyond = r.psnr - estimate.psnr
                         values: tuple[float, ...] = (r.psnr - glp.psnr, r.sam / glp.sam, beyond)
-                        if r.inside is not None and r.outside is not None:
-                            bicubic = at[r.scene, setting, "bicubic"].inside or 0.0
-                            values = (r.inside - bicubic, r.outside - glp.psnr)
+                        if "+" in setting:
+                            bicubic = at[r.scene, setting, "bicubic"].inside
+                            # A cube without plants has no season.
+                            inside = np.nan if r.inside is None or bicubic is None else r.inside - bicubic
+                            values = (inside, (r.psnr if r.outside is None else r.outside) - glp.psnr)
                         sites.setdefault(r.site, []).append(values)
                         worst.append(beyond)
-                mean = np.mean([np.mean(found, axis=0) for found in sites.values()], axis=0)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", RuntimeWarning)
+                    mean = np.nanmean([np.nanmean(found, axis=0) for found in sites.values()], axis=0)
                 told = [f"{value:+.2f}" for value in mean]
                 if len(told) > 2:
                     told[1] = f"x {mean[1]:.3f}"

@@ -34,7 +34,14 @@ from hsfuse.fusion.map.refinement import Refinement, nonlocal_halo_px
 from hsfuse.fusion.methods.ssrfn.config import ARCHITECTURE, BASE, GateConfig
 from hsfuse.fusion.methods.ssrfn.description import AFTER_PX, base_halo_px, describe, experts_px
 from hsfuse.fusion.methods.ssrfn.network import Gate
-from hsfuse.fusion.methods.ssrfn.scene import GateScene, kind_of, refined_base, tile_state, tile_state_from
+from hsfuse.fusion.methods.ssrfn.scene import (
+    DISPLACED_SHARE,
+    GateScene,
+    kind_of,
+    refined_base,
+    tile_state,
+    tile_state_from,
+)
 from hsfuse.fusion.methods.ssrfn.streaming import TilePart
 from hsfuse.fusion.moving import moved
 from hsfuse.fusion.nets.header import NetworkHeader
@@ -179,7 +186,10 @@ class GateMethod(NetworkMethod):
             self._used = self._network.displaced or self._network
         kind = kind_of(self._base)
         scene = GateScene.fit(reduced_fit, model, kind, seed=context.seed, device=context.device)
-        if self._validate and scene.testable(reduced_fit):
+        if self.displaced and self._validate:
+            # One level down displacement is too small to tell anything.
+            self._share, scene = DISPLACED_SHARE, replace(scene, last=None)
+        elif self._validate and scene.testable(reduced_fit):
             self._share, gain = scene.reduced(reduced_fit, kind, seed=context.seed, device=context.device).best_share(
                 reduced_fit, self._used, best=self._quality == "best"
             )
