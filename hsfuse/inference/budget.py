@@ -241,7 +241,8 @@ def _widths(size: int, whole: int, spec: ModelSpec, blend: int, *, free: bool, o
         return [None]
     if on_card and spec.card_tile_px is not None:
         # Even parts of the scene's width, down to one, with room for borders at multiples.
-        parts = {-(-(whole + spec.multiple_px - 1) // count) for count in _CARD_COLUMNS}
+        step = spec.multiple_px
+        parts = {-(-(whole + step - 1) // (count * step)) * step for count in _CARD_COLUMNS}
         return [None, *sorted(part for part in parts if part > size)]
     if blend == 0:  # as wide as possible: what is read at a time has the scene's width anyway
         return [spec.preferred_tile_px]

@@ -67,13 +67,16 @@ def test_gpu_memory_bounds_the_batch() -> None:
 
 
 def test_a_card_gets_rows_of_wide_tiles_where_a_method_takes_them() -> None:
-    wide = replace(SPEC, kind="network", halo_px=44, multiple_px=16, preferred_tile_px=96, card_tile_px=192)
+    wide = replace(
+        SPEC, kind="network", halo_px=44, multiple_px=16, padded=False, preferred_tile_px=96, card_tile_px=192
+    )
     narrow = replace(wide, card_tile_px=None)
     facts = {"ratio": 3, "n_bands": 100, "n_msi": 4, "source_bands": 100}
     for vram in (6 * 10**9, 68 * 10**9):
         card = Budget(10**11, vram, comfort=6 * 10**9)
         found = choose_plan(1240, 1210, spec=wide, budget=card, **facts)
         assert found.plan.columns > found.plan.tile > 96
+        assert found.plan.shape[1] <= 3
         assert found.vram_bytes <= min(vram, 12 * 10**9)
         assert found.pixels < 0.7 * choose_plan(1240, 1210, spec=narrow, budget=card, **facts).pixels
     on_host = Budget(10**11, comfort=3 * 10**9)
