@@ -17,6 +17,8 @@ the guide less and looks farther: tiles differ from the whole by 2e-5, with four
 6e-4."""
 _BYTES_PER_PIXEL, _HOST_BYTES_PER_PIXEL = 4500, 600
 """On a card and on a processor, where less is worked on at a time; fitted to measured peaks, rounded up."""
+_TILE_ROWS, _PLAIN_TILE_PX, _BLOCKS_TILE_PX = 48, 144, 96
+"""Rows of usual tiles on a processor, and their columns with a plain backbone and with one in blocks, HSI pixels."""
 _CARD_TILE_PX = 128
 """Rows of tiles on a card: ten of a scene, so that little is left to be written and judged after the last."""
 _FLOP_PER_PIXEL = {"standard": 5.5e5, "best": 2e6}
@@ -49,6 +51,16 @@ def backbone_flop(config: GateConfig, ratio: int) -> float:
     return 2.0 * 9 * (INPUTS * width + 2 * config.blocks * width**2 + width * OUTPUTS)
 
 
+def _halo_px(blocks: FixedBlocks | None, quality: Quality, ratio: int, *, filtered: bool) -> int:
+    """HSI pixels that tiles are read with around what is wanted."""
+    px = base_halo_px(ratio, filtered=filtered) + experts_px(quality, ratio)
+    if blocks is not None:
+        # Tiles are read from and to whole blocks: around what the estimate that follows looks at there is then all of
+        # the blocks that are needed, and whole blocks hold what these look at beyond.
+        px = -(-(px + blocks.context) // blocks.side) * blocks.side
+    return px + AFTER_PX
+
+
 def describe(
     config: GateConfig, blocks: FixedBlocks | None, *, name: str, sha256: str | None, quality: Quality, ratio: int,
     filtered: bool, estimate: ModelSpec | None,
@@ -67,28 +79,31 @@ def describe(
         Of the estimate without the gate, where the scene left the gate out; else None.
     """
     inner = create_method(BASE).spec
-    halo_px = base_halo_px(ratio, filtered=filtered) + experts_px(quality, ratio)
+    halo_px = _halo_px(blocks, quality, ratio, filtered=filtered)
     effort = "best" if quality == "best" else "standard"
     flop = inner.flop_per_pixel + _FLOP_PER_PIXEL[effort]
     if blocks is not None:
-        # Tiles are read from and to whole blocks: around what the estimate that follows looks at there is then all of
-        # the blocks that are needed, and whole blocks hold what these look at beyond.
-        halo_px = -(-(halo_px + blocks.context) // blocks.side) * blocks.side
         slower = _SLOWER if config.width % MULTIPLE == 0 else _SLOWER_PLAIN
         flop += _IN_BLOCKS * slower * backbone_flop(config, ratio) * (blocks.given_px / blocks.side) ** 2
+    # The guide is cleaned once for the scene before it is fused: tiles are read with less around them than planned.
+    side = _PLAIN_TILE_PX if blocks is None else _BLOCKS_TILE_PX
+    later = _halo_px(blocks, quality, ratio, filtered=True)
+    read = 1.0
+    for size in (_TILE_ROWS, side) if effort == "standard" else ():
+        read *= (size + 2 * later) / (size + 2 * halo_px)
     return ModelSpec(
         name=name,
         kind="network",
-        halo_px=halo_px + AFTER_PX if estimate is None else estimate.halo_px,
+        halo_px=halo_px if estimate is None else estimate.halo_px,
         multiple_px=1 if blocks is None or estimate is not None else blocks.side,
         padded=False,
         # The repaired guide and the confidence of the whole scene are in memory too: rows of small tiles.
-        preferred_tile_px=144 if blocks is None else 96,
+        preferred_tile_px=side,
         card_tile_px=_CARD_TILE_PX,
         bytes_per_pixel=max(_BYTES_PER_PIXEL, inner.bytes_per_pixel),
         host_bytes_per_pixel=max(_HOST_BYTES_PER_PIXEL, inner.bytes_per_pixel),
-        flop_per_pixel=flop,
-        touched_bytes_per_pixel=_TOUCHED_BYTES_PER_PIXEL[effort],
+        flop_per_pixel=read * flop,
+        touched_bytes_per_pixel=round(read * _TOUCHED_BYTES_PER_PIXEL[effort]),
         centre_nm=None,
         ratios=None,
         n_msi=None,
