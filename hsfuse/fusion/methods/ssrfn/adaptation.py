@@ -67,6 +67,7 @@ class SceneTask(TrainingTask):
         self._context, self._strips, self._quality = context, strips, quality
         self._training: list[ReducedPair] = []
         self._held_out: list[ReducedPair] = []
+        self._patch_px = _PATCH_PX
 
     @property
     def batch_size(self) -> int:
@@ -84,6 +85,10 @@ class SceneTask(TrainingTask):
             HSI and guide are displaced locally: what is the truth there lies as the HSI, on the scene as the guide.
         """
         pairs = self._pairs()
+        # The last strip of a scene may be a narrow one, and patches of a step are alike in size.
+        large = [pair for pair in pairs if min(pair.valid.shape) >= _PATCH_PX]
+        pairs = large if len(large) > 1 else pairs
+        self._patch_px = min(_PATCH_PX, *(side for pair in pairs for side in pair.valid.shape))
         held_out = set(range(_HELD_OUT_EVERY // 2, len(pairs), _HELD_OUT_EVERY)) or {len(pairs) - 1}
         self._held_out = [pair for number, pair in enumerate(pairs) if number in held_out]
         self._training = [pair for number, pair in enumerate(pairs) if number not in held_out]
@@ -133,7 +138,7 @@ class SceneTask(TrainingTask):
         for item in range(rank, _BATCH, size):
             rng = step_rng(seed, step, item)
             pair = self._training[int(rng.integers(len(self._training)))]
-            side = min(_PATCH_PX, *pair.valid.shape) // pair.ratio * pair.ratio
+            side = self._patch_px // pair.ratio * pair.ratio
             parts.append(disturbed(pair.patch(side, rng), rng))
         return Batch.stack(parts)
 
