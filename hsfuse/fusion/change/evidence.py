@@ -51,7 +51,8 @@ class Evidence:
     unexplained
         Share of the variance of the guide as it came that the HSI does not explain on trusted ground.
     correction_error
-        Mean square of the last correction's leave-one-out errors, shape (msi band,); zeros without one.
+        Mean square of the last correction's leave-one-out errors, shape (msi band,); zeros without one
+        and where images are displaced locally.
     """
 
     relation: GuideRelation
@@ -113,7 +114,8 @@ def gather_evidence(
     if correct:
         state = _locally_corrected(pair, state, response, of_field=of_field, displaced=displaced, threads=threads)
     found = Contradiction.find(state.relation, state.blurred, pair.valid, pair.rim, blind=pair.predicted is None)
-    error = np.zeros(len(msi)) if state.error is None else state.error
+    # Where images are displaced locally, what is left is that rather than an error of the guide.
+    error = np.zeros(len(msi)) if state.error is None or displaced else state.error
     return Evidence(state.relation, state.blurred, found, state.count, unexplained, error), state.guide
 
 
