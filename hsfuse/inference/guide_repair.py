@@ -38,6 +38,7 @@ from hsfuse.fusion.guide_noise import GuideSample, guide_noise
 from hsfuse.fusion.scene_model.alignment import robust_alignment
 from hsfuse.fusion.scene_model.pair import CoarsePair
 from hsfuse.grid import Slice2D
+from hsfuse.inference.parked import ParkedImages
 from hsfuse.inference.scene import FusionScene
 from hsfuse.log import get_logger
 from hsfuse.masks import expand
@@ -62,6 +63,8 @@ _FINE_ERROR = 2.0
 """What a local correction leaves of the fine guide's variance over its leave-one-out errors at low resolution: 1 to 3.6
 on nine tuning cubes with seasons."""
 MAX_RANK = 32
+HELD_BYTES_PER_PIXEL = 5
+"""What a repair holds in memory per fine pixel once it is made: masks."""
 _PICTURE_PX = 450
 _CONFIDENCE_PX = 5
 """Context of a block whose confidence is told, HSI pixels: no filter reaches farther, even with two pixels to each."""
@@ -72,7 +75,7 @@ class RepairedMsi(MultispectralDecorator):
 
     def __init__(self, product: MultispectralProduct, place: Slice2D, pixels: FloatCube) -> None:
         super().__init__(product)
-        self._place, self._pixels = place, pixels
+        self._place, self._pixels = place, ParkedImages(pixels)
 
     def read(self, block: Slice2D, bands: Sequence[int] | None = None) -> FloatCube:
         """Cut out a window; what lies outside the scene is read from the product."""
@@ -81,23 +84,21 @@ class RepairedMsi(MultispectralDecorator):
             max(block.row0, place.row0), min(block.row1, place.row1), max(block.col0, place.col0),
             min(block.col1, place.col1),
         )  # fmt: skip
-        index = list(range(len(self._pixels))) if bands is None else list(bands)
+        index = list(range(self._pixels.shape[0])) if bands is None else list(bands)
         if inside == block:
-            rows, cols = self._local(inside)
-            return np.array(self._pixels[index, rows, cols])
+            return self._pixels.read(self._local(inside), index)
         found = self._product.read(block, bands)
         if min(inside.shape) > 0:
-            rows, cols = self._local(inside)
             part = (
                 slice(inside.row0 - block.row0, inside.row1 - block.row0),
                 slice(inside.col0 - block.col0, inside.col1 - block.col0),
             )
-            found[:, *part] = self._pixels[index, rows, cols]
+            found[:, *part] = self._pixels.read(self._local(inside), index)
         return found
 
-    def _local(self, block: Slice2D) -> tuple[slice, slice]:
+    def _local(self, block: Slice2D) -> Slice2D:
         top, left = self._place.row0, self._place.col0
-        return slice(block.row0 - top, block.row1 - top), slice(block.col0 - left, block.col1 - left)
+        return Slice2D(block.row0 - top, block.row1 - top, block.col0 - left, block.col1 - left)
 
 
 @dataclass(frozen=True)
@@ -114,12 +115,10 @@ class SceneRepair:
         Share of the valid ground that changed.
     trusted
         Whether enough of the ground is unchanged for the guide to be used.
-    change
-        Probability that the guide shows other ground, shape (row, col) on the fine grid.
-    expected_error
-        Expected root mean square error over the bands, reflectance, the same shape.
+    confidence
+        :attr:`change` and :attr:`expected_error`, which nobody looks at before the scene is fused.
     hsi_only
-        Pixels where the guide has no part in the result, the same shape.
+        Pixels where the guide has no part in the result, shape (row, col) on the fine grid.
     valid
         Pixels measured in both images with all that the HSI's blur looks at, the same shape.
     seen
@@ -141,8 +140,7 @@ class SceneRepair:
     facts: dict[str, Any]
     share: float
     trusted: bool
-    change: FloatCube
-    expected_error: FloatCube
+    confidence: ParkedImages
     hsi_only: BoolArray
     valid: BoolArray
     seen: BoolArray
@@ -151,6 +149,16 @@ class SceneRepair:
     alignment: Calibration | None
     response: Response
     pictures: FloatCube
+
+    @property
+    def change(self) -> FloatCube:
+        """Probability that the guide shows other ground, shape (row, col) on the fine grid; read anew each time."""
+        return self.confidence.image(0)
+
+    @property
+    def expected_error(self) -> FloatCube:
+        """Expected root mean square error over the bands, reflectance, as :attr:`change`."""
+        return self.confidence.image(1)
 
     @property
     def brightness(self) -> FloatCube:
@@ -238,9 +246,13 @@ def repair_surveyed(
     pixels = guide.msi if guide.trusted else response.up(guide.evidence.relation.seen).astype(np.float32)
     if not guide.trusted:
         _log.warning("The images differ on most of the ground: the result follows the hyperspectral image alone.")
-    change, error = np.zeros((2, *pixels.shape[1:]), np.float32)
+    told = np.zeros((2, *pixels.shape[1:]), np.float32)
     if model is not None:
-        change, error = _confidence(survey, guide, pixels, response, model, context.threads)
+        told = _confidence(survey, guide, pixels, response, model, context.threads)
+    if not guide.trusted:
+        told[0] = 1.0
+    confidence = ParkedImages(told)
+    del told
     fine = expand(survey.valid, scene.ratio)
     hsi_only = guide.change * (1.0 - guide.own_detail) > _HSI_ONLY
     pixels[:, survey.gaps] = np.nan
@@ -254,9 +266,9 @@ def repair_surveyed(
         if alignment is not None:
             repaired = replace(repaired, psf=alignment.psf, offset_px=alignment.offset_px)
     if not guide.trusted:
-        change, hsi_only = np.ones_like(change), np.ones_like(hsi_only)
+        hsi_only = np.ones_like(hsi_only)
     repair = SceneRepair(
-        repaired, guide.to_json(), guide.share, guide.trusted, change, error, hsi_only, fine,
+        repaired, guide.to_json(), guide.share, guide.trusted, confidence, hsi_only, fine,
         ~survey.gaps & survey.seen, survey.traits.brightness, 1.0 if model is None else model.bound, alignment,
         response, _pictures(guide, survey.valid),
     )  # fmt: skip
@@ -354,16 +366,16 @@ def confidence_features(
 
 def _confidence(
     survey: Survey, guide: RepairedGuide, pixels: FloatCube, response: Response, model: ErrorModel, threads: int
-) -> tuple[FloatCube, FloatCube]:
-    """Probability of change and expected error."""
-    change, error = np.zeros((2, *pixels.shape[1:]), np.float32)
+) -> FloatCube:
+    """Probability of change and expected error, shape (2, row, col)."""
+    told = np.zeros((2, *pixels.shape[1:]), np.float32)
 
     def applied(of_change: FloatCube, of_error: ErrorFeatures) -> tuple[FloatCube, FloatCube]:
         return apply_change(model, of_change), apply_error(model, of_error)
 
     for where, found in _in_blocks(survey, guide, pixels, response, threads, applied):
-        change[where], error[where] = found
-    return change, error
+        told[:, *where] = found
+    return told
 
 
 def _in_blocks(

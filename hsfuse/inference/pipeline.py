@@ -82,6 +82,7 @@ def plan(
     tile: int | None = None,
     overlap: int | None = None,
     sample_bytes: int = 4,
+    later_bytes: int = 0,
 ) -> Estimate:
     """Choose tiles that fit the memory.
 
@@ -97,6 +98,8 @@ def plan(
         Sides that the user asked for, in MSI pixels.
     sample_bytes
         Bytes of a sample that the sink takes.
+    later_bytes
+        What the process will hold besides when it fuses, and does not yet.
 
     Raises
     ------
@@ -107,9 +110,11 @@ def plan(
     """
     # Tiles are cut to fit what is valid, so how much is computed depends on it.
     wanted = None if resources.on_gpu else scene.expected_pixels()
+    budget = make_budget(resources)
+    budget = replace(budget, base=budget.base + later_bytes)
     return choose_plan(
         *scene.grid.shape, ratio=scene.ratio, n_bands=len(scene.bands), n_msi=len(scene.msi.band_names),
-        source_bands=len(scene.bands), spec=spec, budget=make_budget(resources), tile=tile, overlap=overlap,
+        source_bands=len(scene.bands), spec=spec, budget=budget, tile=tile, overlap=overlap,
         sample_bytes=sample_bytes, workers=resources.threads, wanted=wanted,
     )  # fmt: skip
 

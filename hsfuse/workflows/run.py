@@ -30,7 +30,7 @@ from hsfuse.workflows.steps.adapted import (
     remove_unpublished,
     unpublished_path,
 )
-from hsfuse.workflows.steps.changes import find_changes
+from hsfuse.workflows.steps.changes import find_changes, held_by_changes
 from hsfuse.workflows.steps.clock import StageClock
 from hsfuse.workflows.steps.confidence import check_confidence_path, old_confidence
 from hsfuse.workflows.steps.dates import dates_summary, with_date_map
@@ -202,7 +202,7 @@ def run_scene(
         scene, guarded = prepared.scene, with_guards(chosen, config, prepared.scene)
         estimate = pipeline.plan(
             scene, guarded.method.spec, given, tile=config.tile, overlap=config.overlap,
-            sample_bytes=SAMPLE_BYTES[config.dtype],
+            sample_bytes=SAMPLE_BYTES[config.dtype], later_bytes=held_by_changes(scene, config),
         )  # fmt: skip
         planned = plan_summary(prepared, guarded, estimate, config, given, speed())
         planned_at = clock.total

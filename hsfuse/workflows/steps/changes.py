@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hsfuse.config import CompareConfig, RunConfig
 from hsfuse.inference import pipeline
-from hsfuse.inference.guide_repair import SceneRepair, repair_scene
+from hsfuse.inference.guide_repair import HELD_BYTES_PER_PIXEL, SceneRepair, repair_scene
 from hsfuse.inference.scene import FusionScene
 from hsfuse.progress import Progress
 from hsfuse.qa.change import ChangeView
@@ -54,6 +54,12 @@ def find_changes(
     return repair, replace(prepared, warnings=tuple(warnings)), {"changes": facts}
 
 
+def held_by_changes(scene: FusionScene, config: RunConfig) -> int:
+    """Bytes of memory that :func:`find_changes` will hold until the run ends."""
+    height, width = scene.fine_grid.shape
+    return 0 if config.quality == "plain" else HELD_BYTES_PER_PIXEL * height * width
+
+
 def repaired_scene(
     scene: FusionScene,
     config: RunConfig | CompareConfig,
@@ -80,7 +86,7 @@ def days_apart(scene: FusionScene) -> float | None:
 
 def change_view(repair: SceneRepair, names: Sequence[str], days: float | None = None) -> ChangeView:
     """Thin out what is known about every pixel to the size of a picture; ``names`` are those of the guide's bands."""
-    step = max(-(-max(repair.change.shape) // _VIEW_PX), 1)
+    step = max(-(-max(repair.valid.shape) // _VIEW_PX), 1)
     part = (slice(None, None, step), slice(None, None, step))
     return ChangeView(
         repair.change[part], repair.expected_error[part], repair.hsi_only[part], repair.valid[part],

@@ -1,0 +1,97 @@
+"""Images of a whole scene that are not needed for a while, in a nameless file."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import weakref
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hsfuse.grid import Slice2D
+from hsfuse.log import get_logger
+
+FloatCube = NDArray[np.float32]
+
+_log = get_logger(__name__)
+_WORTH_BYTES = 16 << 20
+"""Smaller images stay in memory."""
+
+
+class ParkedImages:
+    """Images on the disk, read back block by block with plain reads that no memory is held for.
+
+    They stay in memory where they are small, and where the disk has no room or the system no such reads.
+
+    Parameters
+    ----------
+    pixels
+        Shape (image, row, col), contiguous; not copied where they stay in memory.
+
+    Attributes
+    ----------
+    shape
+        (image, row, col).
+    """
+
+    def __init__(self, pixels: FloatCube) -> None:
+        self.shape: tuple[int, int, int] = (pixels.shape[0], pixels.shape[1], pixels.shape[2])
+        descriptor = _written(pixels) if pixels.nbytes >= _WORTH_BYTES else None
+        self._pixels = pixels if descriptor is None else None
+        self._descriptor = descriptor
+        if descriptor is not None:
+            weakref.finalize(self, os.close, descriptor)
+
+    def image(self, index: int) -> FloatCube:
+        """Return a copy of a whole image, shape (row, col)."""
+        found: FloatCube = self.read(Slice2D(0, self.shape[1], 0, self.shape[2]), [index])[0]
+        return found
+
+    def read(self, block: Slice2D, images: list[int]) -> FloatCube:
+        """Return a copy of a block of some images, shape (image, row, col)."""
+        if self._pixels is not None:
+            return np.array(self._pixels[images, *block.slices])
+        _, height, width = self.shape
+        found = np.empty((len(images), *block.shape), np.float32)
+        rows = None if block.shape[1] == width else np.empty((block.shape[0], width), np.float32)
+        for target, index in zip(found, images, strict=True):
+            # Whole rows: one read, which costs less than one for the part of each row.
+            self._read_into(target if rows is None else rows, (index * height + block.row0) * width)
+            if rows is not None:
+                target[...] = rows[:, block.col0 : block.col1]
+        return found
+
+    def _read_into(self, rows: FloatCube, first: int) -> None:
+        """Read samples from the ``first`` on."""
+        if self._descriptor is None:
+            raise ValueError("images in memory are not read")
+        view, place = _bytes_of(rows), first * rows.itemsize
+        while view:
+            got = os.preadv(self._descriptor, [view], place)
+            if got == 0:
+                raise OSError("a temporary file was cut short")
+            view, place = view[got:], place + got
+
+
+def _written(pixels: FloatCube) -> int | None:
+    """Descriptor of a file without a name that holds the pixels; None where there cannot be one."""
+    if not hasattr(os, "preadv"):  # Windows
+        return None
+    try:
+        with tempfile.TemporaryFile(prefix="hsfuse-", buffering=0) as file:
+            for image in pixels:
+                view = _bytes_of(np.ascontiguousarray(image, np.float32))
+                while view:
+                    view = view[file.write(view) :]
+            return os.dup(file.fileno())
+    except OSError as error:
+        # A full disk costs memory, not the run.
+        _log.debug("images are kept in memory: %s", error)
+        return None
+
+
+def _bytes_of(image: FloatCube) -> memoryview:
+    flat: Any = image.reshape(-1).view(np.uint8)
+    return memoryview(flat)
