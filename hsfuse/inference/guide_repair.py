@@ -267,10 +267,11 @@ def repair_surveyed(
             repaired = replace(repaired, psf=alignment.psf, offset_px=alignment.offset_px)
     if not guide.trusted:
         hsi_only = np.ones_like(hsi_only)
+    bound = 1.0 if model is None else model.bound(guide.evidence.corrections)
     repair = SceneRepair(
         repaired, guide.to_json(), guide.share, guide.trusted, confidence, hsi_only, fine,
-        ~survey.gaps & survey.seen, survey.traits.brightness, 1.0 if model is None else model.bound, alignment,
-        response, _pictures(guide, survey.valid),
+        ~survey.gaps & survey.seen, survey.traits.brightness, bound, alignment, response,
+        _pictures(guide, survey.valid),
     )  # fmt: skip
     return repair, guide
 

@@ -179,6 +179,12 @@ def test_the_expected_error_of_a_cube_in_other_units_is_the_same_in_these_units(
     np.testing.assert_allclose(ten, 10.0 * one, rtol=1e-3)
 
 
+def test_errors_behind_a_local_correction_are_bounded_more_widely(repaired: SceneRepair) -> None:
+    model = ErrorModel.load()
+    assert 1.0 < model.bound(0) < model.bound(1) == model.bound(3)
+    assert repaired.error_bound == model.bound(repaired.facts["local_corrections"])
+
+
 def test_the_order_of_the_network_stays_where_it_was_asked() -> None:
     rng = np.random.default_rng(0)
     probability = rng.permutation(np.linspace(0.001, 0.999, 400)).reshape(20, 20).astype(np.float32)

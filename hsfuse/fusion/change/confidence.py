@@ -41,19 +41,25 @@ class ErrorModel:
         Logistic regression of the change, see :func:`change_features`.
     error
         Regression of the log of the squared error, see :func:`error_features`.
-    bound
-        The error that 90 % of the pixels stay below, over the expected one.
+    bounds
+        The error that 90 % of the pixels stay below, over the expected one, shape (2,): of scenes whose guide came as
+        the HSI, and of those whose guide was corrected locally. What a correction leaves spreads the errors, and no
+        fine pixel tells where.
     """
 
     change: FloatArray
     error: FloatArray
-    bound: float
+    bounds: FloatArray
 
     @classmethod
     def load(cls) -> ErrorModel:
         """Read the package's own coefficients."""
         with files("hsfuse.fusion.change").joinpath("confidence.npz").open("rb") as stream, np.load(stream) as stored:
-            return cls(stored["change"], stored["error"], float(stored["bound"]))
+            return cls(stored["change"], stored["error"], stored["bounds"])
+
+    def bound(self, corrections: int) -> float:
+        """Return the bound of a scene by the number of local corrections of its guide."""
+        return float(self.bounds[int(corrections > 0)])
 
 
 @dataclass(frozen=True)
