@@ -52,7 +52,8 @@ from hsfuse.workflows.steps.product import make_product
 from hsfuse.workflows.steps.report_files import report_files
 from hsfuse.workflows.steps.resources import resolved, resources_of
 from hsfuse.workflows.steps.run_summary import SAMPLE_BYTES, method_summary, plan_summary, speed_beside
-from hsfuse.writers import WriteOptions, check_destination, check_output, input_identity
+from hsfuse.writers import WriteOptions, check_destination, check_output, input_identity, journal_folder
+from hsfuse.writers.lock import claimed
 from hsfuse.writers.provenance import InputIdentity
 
 _log = get_logger(__name__)
@@ -167,6 +168,12 @@ def run_scene(
     if config.quality != "plain":
         check_confidence_path(output, options)
     with StageClock(progress) as clock, ExitStack() as stack:
+        claim = claimed(journal_folder(output))
+        if dry_run:
+            with claim:  # Another run would hold it.
+                pass
+        else:
+            stack.enter_context(claim)
         stack.enter_context(bounded_block_cache())
         quick = dry_run is True
         to_come = partial(foreseen, config, dry_run=dry_run)

@@ -8,7 +8,6 @@ been flushed to the disk, so whatever is beyond the manifest's count is cut off 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import threading
@@ -23,6 +22,7 @@ from hsfuse.errors import OutputError
 from hsfuse.grid import Slice2D
 from hsfuse.log import get_logger
 from hsfuse.writers.encoding import SampleEncoding
+from hsfuse.writers.lock import LOCK_NAME, lock_folder, unlock
 from hsfuse.writers.storage import reached, remove, write_durably
 
 _log = get_logger(__name__)
@@ -30,7 +30,6 @@ _log = get_logger(__name__)
 SCHEMA = "hsfuse-journal/1"
 ROWS_NAME = "rows.bil"
 MANIFEST_NAME = "manifest.json"
-LOCK_NAME = "lock"
 OWN_NAMES = (MANIFEST_NAME, f"{MANIFEST_NAME}.tmp", ROWS_NAME, "product", "publish.json", "publish.json.tmp", LOCK_NAME)
 """All that a journal consists of, in the order in which it is deleted."""
 _ENCODE_BYTES = 3 * 2**20
@@ -86,35 +85,6 @@ class StoredRows:
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
-
-
-def lock_folder(folder: Path) -> int:
-    """Take the lock of a journal's folder; return what :func:`unlock` takes.
-
-    Raises
-    ------
-    OutputError
-        Another process has it.
-    """
-    handle = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(handle)
-        raise OutputError(
-            f"Another run is writing this output (it holds {folder}).",
-            hint="Wait for it to end, or choose another output name.",
-        ) from error
-    except OSError:
-        # Some network file systems have no locks; the manifest still guards the content.
-        _log.debug("no file locks at %s", folder)
-    return handle
-
-
-def unlock(handle: int) -> None:
-    """Give a lock back."""
-    with contextlib.suppress(OSError):
-        os.close(handle)
 
 
 def refuse_foreign(folder: Path) -> None:

@@ -15,7 +15,8 @@ from pathlib import Path, PurePosixPath
 
 from hsfuse.errors import OutputError
 from hsfuse.log import get_logger
-from hsfuse.writers.journal import lock_folder, remove_journal, unlock
+from hsfuse.writers.journal import remove_journal
+from hsfuse.writers.lock import lock_folder, unlock
 from hsfuse.writers.storage import discard, reached, remove, storage_errors, sync_folder, sync_tree, write_durably
 
 _log = get_logger(__name__)

@@ -18,6 +18,7 @@ from hsfuse.cli.app import app
 from hsfuse.errors import explained
 from hsfuse.small_text import read_small_text
 from hsfuse.testing import small_scene
+from hsfuse.writers.lock import claimed
 
 runner = CliRunner()
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux holds a process to the limit")
@@ -115,6 +116,20 @@ def test_outputs_that_cannot_be_are_refused_before_any_work(
     assert done.exit_code == 7, done.output
     assert words in " ".join(done.output.split())
     assert "hint" in done.output
+
+
+@pytest.mark.parametrize("flags", [[], ["--dry-run"]])
+def test_an_output_that_another_run_works_for_is_refused_before_any_work(tmp_path: Path, flags: list[str]) -> None:
+    """Before the inputs are even looked for; what is left behind when a run ends is no other run."""
+    command = ["run", str(tmp_path / "no.he5"), str(tmp_path / "no.tif"), "-o", str(tmp_path / "o.tif"), *flags]
+    journal = tmp_path / "o.tif.part"
+    with claimed(journal):
+        done = runner.invoke(app, command)
+        assert done.exit_code == 7, done.output
+        assert "Another run is writing this output" in " ".join(done.output.split())
+        assert [item.name for item in journal.iterdir()] == ["lock"]
+    assert runner.invoke(app, command).exit_code == 3
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_dry_run_loads_no_torch(tmp_path: Path, pair: tuple[bytes, bytes]) -> None:

@@ -23,7 +23,8 @@ from hsfuse.errors import OutputError
 from hsfuse.grid import Grid
 from hsfuse.spectral import BandTable
 from hsfuse.writers import CubeWriter, WriteOptions, WrittenProduct, journal_folder
-from hsfuse.writers.journal import Journal
+from hsfuse.writers.journal import Journal, has_rows
+from hsfuse.writers.lock import claimed
 
 FORMATS = [("out.tif", "gtiff"), ("out.tif", "cog"), ("out.img", "envi")]
 
@@ -245,6 +246,33 @@ def test_two_runs_cannot_write_the_same_output(tmp_path: Path, grid: Grid, bands
         with pytest.raises(OutputError, match="Another run"):
             CubeWriter(path, grid, bands, WriteOptions(), identity="a", provenance={})
         assert writer.rows_done == 10
+
+
+def test_a_claim_is_shared_with_the_own_journal_and_held_until_the_product_is_there(
+    tmp_path: Path, grid: Grid, bands: BandTable, cube: Cube
+) -> None:
+    path, folder = tmp_path / "o.tif", tmp_path / "o.tif.part"
+
+    def refused() -> None:
+        with pytest.raises(OutputError, match="Another run"), claimed(folder):
+            pass
+
+    with claimed(folder):
+        refused()
+        with CubeWriter(path, grid, bands, WriteOptions(), identity="a", provenance={}) as writer:
+            writer.write_rows(0, cube[:, :10])
+            refused()
+        refused()
+    assert has_rows(folder), "rows to go on with stay"
+    with claimed(folder):
+        with CubeWriter(path, grid, bands, WriteOptions(resume=True), identity="a", provenance={}) as writer:
+            assert writer.rows_done == 10
+            writer.write_rows(10, cube[:, 10:])
+            writer.finish()
+        # Somebody else's from here on.
+        with claimed(folder):
+            pass
+    assert not folder.exists()
 
 
 def test_rows_must_come_in_order_and_complete(tmp_path: Path, grid: Grid, bands: BandTable, cube: Cube) -> None:
