@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -225,8 +225,12 @@ def repair_scene(scene: FusionScene, context: FusionContext) -> SceneRepair:
     with large_arrays_apart():
         survey = survey_scene(scene, context)
         release_freed_memory()
-        repair, _ = repair_surveyed(scene, context, survey, ErrorModel.load())
-    del survey, _
+        found = _repaired(context, survey)
+        # From here on it takes the place of the guide as it came.
+        survey = replace(survey, msi=survey.msi[:, :0].copy())
+        release_freed_memory()
+        repair = _told(scene, context, survey, found, ErrorModel.load())
+    del survey, found
     release_freed_memory()
     return repair
 
@@ -238,11 +242,37 @@ def repair_surveyed(
 
     Without a ``model`` probability and expected error are 0: what a model is fitted on needs none.
     """
+    found = _repaired(context, survey)
+    return _told(scene, context, survey, found, model), found.guide
+
+
+class _Found(NamedTuple):
+    """What was found with the guide as it came; its noise where much changed."""
+
+    guide: RepairedGuide
+    alignment: Calibration | None
+    response: Response
+    noise: NDArray[np.float64] | None
+
+
+def _repaired(context: FusionContext, survey: Survey) -> _Found:
+    """Find what changed, and repair the guide."""
     alignment = align_survey(survey, context) if context.calibrate else None
     psf, offset = (context.psf, context.offset_px) if alignment is None else (alignment.psf, alignment.offset_px)
-    response = Response(scene.ratio, psf, offset)
+    response = Response(context.ratio, psf, offset)
     guide = repair_guide(survey.pair, survey.msi, response, threads=context.threads)
-    release_freed_memory()
+    noise = None
+    if guide.trusted and guide.share > _SOME_CHANGE:
+        # What is left to learn from may be too little to tell the noise, which change has nothing to do with.
+        noise = guide_noise([GuideSample.take(survey.msi, ~survey.gaps & survey.seen)])
+    return _Found(guide, alignment, response, noise)
+
+
+def _told(
+    scene: FusionScene, context: FusionContext, survey: Survey, found: _Found, model: ErrorModel | None
+) -> SceneRepair:
+    """Tell how sure the result will be; the guide as it came is not looked at."""
+    guide, alignment, response, noise = found
     pixels = guide.msi if guide.trusted else response.up(guide.evidence.relation.seen).astype(np.float32)
     if not guide.trusted:
         _log.warning("The images differ on most of the ground: the result follows the hyperspectral image alone.")
@@ -260,20 +290,17 @@ def repair_surveyed(
     if guide.trusted and guide.evidence.corrections > 0:
         repaired = replace(repaired, guide_error=_FINE_ERROR * guide.evidence.correction_error)
     if guide.trusted and guide.share > _SOME_CHANGE:
-        # What is left to learn from may be too little to tell the noise, which change has nothing to do with.
-        noise = guide_noise([GuideSample.take(survey.msi, ~survey.gaps & survey.seen)])
         repaired = replace(repaired, changed=guide.change > _EXCLUDED, guide_noise=noise)
         if alignment is not None:
             repaired = replace(repaired, psf=alignment.psf, offset_px=alignment.offset_px)
     if not guide.trusted:
         hsi_only = np.ones_like(hsi_only)
     bound = 1.0 if model is None else model.bound(guide.evidence.corrections)
-    repair = SceneRepair(
+    return SceneRepair(
         repaired, guide.to_json(), guide.share, guide.trusted, confidence, hsi_only, fine,
         ~survey.gaps & survey.seen, survey.traits.brightness, bound, alignment, response,
         _pictures(guide, survey.valid),
     )  # fmt: skip
-    return repair, guide
 
 
 def _pictures(guide: RepairedGuide, valid: BoolArray) -> FloatCube:

@@ -122,6 +122,9 @@ def repair_guide(
     foreign, change, own = np.zeros((3, *msi.shape[1:]), np.float32)
     candidates = evidence.contradiction.candidates
     parts: list[tuple[tuple[slice, slice], FloatCube]] = []
+    # Every block looks at its neighbours as they were. What came is copied anyway; of a corrected guide the repaired
+    # parts take less than a third image of the scene would.
+    repaired = msi.copy() if corrected is msi and candidates.any() else corrected
     if candidates.any():
         contrast = float(np.median(neighbour_contrast(corrected[:, ::7], evidence.contradiction.power)))
         light = common_light(evidence.relation.seen, evidence.blurred, evidence.contradiction)
@@ -135,16 +138,17 @@ def repair_guide(
 
         places = [place for place in blocks(pair.valid.shape) if candidates[place[0]].any()]
         for where, block in side_by_side(one, places, threads):
-            parts.append((where, block.guide))
+            if repaired is corrected:
+                parts.append((where, block.guide))
+            else:
+                repaired[:, *where] = block.guide
             foreign[where], change[where], own[where] = block.foreign, block.change, block.own
     valid = expand(pair.valid, response.ratio)
     changed = float((change[valid] > FOREIGN).mean()) if valid.any() else 0.0
     if pair.predicted is None and changed < _LEAST_BLIND_SHARE:
         # Told by the matting's share, not acted upon.
-        parts, changed = [], 0.0
+        parts, repaired, changed = [], corrected, 0.0
         change[:], own[:] = 0.0, 0.0
-    repaired = corrected if corrected is not msi or not parts else msi.copy()
-    # Only now: every block looks at its neighbours as they were.
     for place, pixels in parts:
         repaired[:, *place] = pixels
     return RepairedGuide(repaired, change, own, evidence, foreign, changed)
