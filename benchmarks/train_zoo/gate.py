@@ -31,6 +31,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from quality_scenes import FloatCube, read_cube, sentinel2_responses
+from widening import widened
 
 from hsfuse._version import __version__
 from hsfuse.band_selection.windows import window_of
@@ -62,6 +63,8 @@ CONFIGS = {entry.name: GateConfig.from_dict(entry.network.settings) for entry in
 BATCH = POOL = 8
 RATIOS = (3, 3, 3, 3, 2, 4)
 """What windows are degraded by, as often as it stands here."""
+WIDENING_NOISE = 0.02
+"""By which what is read from copies of a channel differs where a widened network learns on."""
 _log = get_logger(__name__)
 
 
@@ -171,7 +174,21 @@ def trained(task: GateTask, given: argparse.Namespace, seed: int, folder: Path) 
 def config_of(method: str, given: argparse.Namespace) -> GateConfig:
     changes = {name: getattr(given, name) for name in ("width", "blocks", "mamba", "backbone")}
     changes = {name: value for name, value in changes.items() if value is not None}
-    return replace(CONFIGS[method], correction=not given.no_correction, **changes)
+    return replace(CONFIGS[method], correction=not given.no_correction, copies=1, **changes)
+
+
+def started(config: GateConfig, start: Path | None) -> Gate:
+    """A gate with the weights of ``start``, widened where these are narrower."""
+    if start is None:
+        return Gate(config)
+    given = load_weights(start).network
+    if not isinstance(given, Gate):
+        raise SystemExit(f"{start} holds no gate.")
+    if given.config.width < config.width:
+        return widened(given, config, WIDENING_NOISE)
+    network = Gate(replace(config, copies=given.config.copies))
+    network.load_state_dict(given.state_dict())
+    return network
 
 
 def parse() -> argparse.Namespace:
@@ -187,7 +204,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--validation-windows", type=int, default=16)
     parser.add_argument("--steps", type=int, default=260)
     parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--start", type=Path, help="weights to go on from, of the same shape")
+    parser.add_argument("--start", type=Path, help="weights to go on from, of the same shape or narrower")
     parser.add_argument("--width", type=int, help="default: that of the method")
     parser.add_argument("--blocks", type=int, help="the same")
     parser.add_argument("--backbone", choices=["plain", "ssrfn"], help="the same")
@@ -221,9 +238,7 @@ def main() -> None:
         done: list[tuple[Gate, dict[str, Any]]] = []
         for number, seed in enumerate(given.seeds):
             torch.manual_seed(seed)
-            network = Gate(config_of(method, given))
-            if given.start is not None:
-                network.load_state_dict(load_weights(given.start).network.state_dict())
+            network = started(config_of(method, given), given.start)
             task = GateTask(network, setup)
             if first is None:
                 first = task

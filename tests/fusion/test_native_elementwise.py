@@ -69,7 +69,9 @@ def test_attention(isa: str, dtype: torch.dtype, width: int) -> None:
     key, value, query = (features(dtype, seed, width, 2.0) for seed in range(3))
     k, v, q = (t.double() for t in (key, value, query))
     with torch.inference_mode():
-        close(elementwise.attend(key, value, query), (1 - torch.softmax(k * v, dim=1)) * q + v, dtype)
+        for copies in (1, 2):
+            expected = (1 - copies * torch.softmax(k * v, dim=1)) * q + v
+            close(elementwise.attend(key, value, query, copies), expected, dtype)
 
 
 def test_what_the_kernels_do_not_know_is_left_to_the_plain_way() -> None:

@@ -144,11 +144,13 @@ class VolumeConv(nn.Module):
     volume
         ``shared``: the same few weights at every depth, as a 3-D convolution has them; ``depthwise``: own weights
         at every depth; ``full``: an ordinary 3x3 (or 1x1) convolution across all channels.
+    step
+        Channels from one depth of the spectral kernel to the next (its dilation).
     """
 
-    def __init__(self, channels: int, axis: Literal["spatial", "spectral"], volume: Volume) -> None:
+    def __init__(self, channels: int, axis: Literal["spatial", "spectral"], volume: Volume, step: int = 1) -> None:
         super().__init__()
-        self.channels, self.axis, self.volume = channels, axis, volume
+        self.channels, self.axis, self.volume, self.step = channels, axis, volume, step
         if volume == "full":
             self.full = conv3x3(channels, channels) if axis == "spatial" else conv1x1(channels, channels)
             return
@@ -167,9 +169,9 @@ class VolumeConv(nn.Module):
         if self.axis == "spatial":
             kernel = channels_last(weight.reshape(self.channels, 1, 3, 3))
             return F.conv2d(x, kernel, bias, padding=1, groups=self.channels)
-        band = (
-            torch.diag_embed(weight[1:, 0], -1) + torch.diag_embed(weight[:, 1]) + torch.diag_embed(weight[:-1, 2], 1)
-        )
+        step = self.step
+        below, above = torch.diag_embed(weight[step:, 0], -step), torch.diag_embed(weight[:-step, 2], step)
+        band = below + torch.diag_embed(weight[:, 1]) + above
         return pointwise(x, band, bias)
 
 

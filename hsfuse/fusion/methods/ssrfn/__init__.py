@@ -79,7 +79,8 @@ def _entry(name: str, config: GateConfig, summary: str, auto_rank: int) -> Metho
 LITE = _entry(
     "ssrfn-lite", GateConfig(displaced=True), "weighs experts fitted in the scene by a few convolutions; any bands", 0
 )
+# Its weights were widened from 8 channels.
 EVERYDAY = _entry(
-    "ssrfn", GateConfig(backbone="ssrfn", displaced=True),
+    "ssrfn", GateConfig(backbone="ssrfn", displaced=True, copies=2),
     "weighs experts fitted in the scene by the modules of SSRFN; any bands", 1,
 )  # fmt: skip

@@ -45,6 +45,9 @@ class GateConfig(NetworkSettings):
     displaced
         A second set of weights for pairs that are displaced locally, as those of two sensors are; without one the
         estimate of such pairs stays.
+    copies
+        Neighbouring channels that were one in the narrower network that the weights were widened from, see
+        :class:`SsrfnConfig` (``backbone="ssrfn"``). The second set is never widened.
     """
 
     width: int = 16
@@ -54,6 +57,7 @@ class GateConfig(NetworkSettings):
     mamba: MambaKind = "mamba2"
     correction: bool = True
     displaced: bool = False
+    copies: int = 1
 
     def modules(self, inputs: int, outputs: int) -> SsrfnConfig:
         """Return the shape of the modules of SSRFN that map so many inputs to so many outputs."""
@@ -61,5 +65,5 @@ class GateConfig(NetworkSettings):
             n_bands=outputs, n_msi=inputs, width=self.width, mamba=self.mamba, dfe_blocks=self.blocks,
             cfe_cycles=2, scm_steps=2, refine_stages=1, headdim=2 * self.width, d_state=16, scan="lines",
             dfe_sharing="msi", scm_residual=True, volume="depthwise", ffm_projection="last",
-            use_correction=self.correction,
+            use_correction=self.correction, copies=self.copies,
         )  # fmt: skip

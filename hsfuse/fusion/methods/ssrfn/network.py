@@ -157,7 +157,7 @@ class Gate(nn.Module):
         self.constant = nn.Parameter(start)
         self.drop = nn.Dropout2d(_DROPPED)
         # Experts that learned from what is displaced err in other ways: few weights cannot serve both.
-        self.displaced = Gate(replace(config, displaced=False)) if config.displaced else None
+        self.displaced = Gate(replace(config, displaced=False, copies=1)) if config.displaced else None
 
     @property
     def blocks(self) -> FixedBlocks | None:

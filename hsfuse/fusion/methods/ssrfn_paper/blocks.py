@@ -215,7 +215,7 @@ class Refinement(nn.Module):
         wide = 2 * config.width
         count = config.refine_stages
         by_channels = axis == "spectral" and config.sper_scan == "channels"
-        self.convs = nn.ModuleList([VolumeConv(wide, axis, config.volume) for _ in range(count)])
+        self.convs = nn.ModuleList([VolumeConv(wide, axis, config.volume, config.copies) for _ in range(count)])
         self.mixers = nn.ModuleList([mixers(wide, scan_channels=by_channels) for _ in range(count)])
         self.concat = config.refine_merge == "concat"
         self.out = conv1x1(2 * wide if self.concat else wide, config.width)
@@ -251,26 +251,31 @@ def _gate_each_other(near: Tensor, far: Tensor) -> tuple[Tensor, Tensor]:
     return torch.addcmul(near, torch.sigmoid(near), far), torch.addcmul(far, torch.sigmoid(far), near)
 
 
-def _inverse_attention(key: Tensor, value: Tensor, query: Tensor, mode: Literal["elementwise", "matrix"]) -> Tensor:
-    """(1 - softmax(K . V)) . Q + V, element by element, or with a channel-by-channel matrix [15]."""
+def _inverse_attention(
+    key: Tensor, value: Tensor, query: Tensor, mode: Literal["elementwise", "matrix"], copies: int
+) -> Tensor:
+    """(1 - softmax(K . V)) . Q + V, element by element, or with a channel-by-channel matrix [15].
+
+    Element by element a channel's share counts ``copies`` times, for its copies take a part of it each.
+    """
     if mode == "elementwise":
-        done = elementwise.attend(key, value, query)
+        done = elementwise.attend(key, value, query, copies)
         if done is not None:
             return done
         rows = inference_rows(query)
         if rows is None:
-            return _attend(key, value, query)
+            return _attend(key, value, query, copies)
         out = torch.empty_like(query)
         for part in rows:
-            out[:, :, part] = _attend(key[:, :, part], value[:, :, part], query[:, :, part])
+            out[:, :, part] = _attend(key[:, :, part], value[:, :, part], query[:, :, part], copies)
         return out
     k, v, q = (t.flatten(2) for t in (key, value, query))
     scores = torch.softmax(k @ v.transpose(1, 2) / k.shape[-1], dim=-1)
     return (query.flatten(2) - scores @ q).reshape(query.shape) + value
 
 
-def _attend(key: Tensor, value: Tensor, query: Tensor) -> Tensor:
-    return torch.addcmul(query + value, torch.softmax(key * value, dim=1), query, value=-1.0)
+def _attend(key: Tensor, value: Tensor, query: Tensor, copies: int) -> Tensor:
+    return torch.addcmul(query + value, torch.softmax(key * value, dim=1), query, value=-float(copies))
 
 
 class FeatureFusion(nn.Module):
@@ -279,7 +284,7 @@ class FeatureFusion(nn.Module):
     def __init__(self, bands: int, config: SsrfnConfig, mixers: MixerFactory) -> None:
         super().__init__()
         width = config.width
-        self.attention, self.source = config.ffm_attention, config.ffm_source
+        self.attention, self.source, self.copies = config.ffm_attention, config.ffm_source, config.copies
         self.first = nn.ModuleList([mixers(width) for _ in range(3)])
         self.second = nn.ModuleList([mixers(width) for _ in range(3)])
         each = config.ffm_projection == "each"
@@ -297,13 +302,13 @@ class FeatureFusion(nn.Module):
     def forward(self, spatial: Tensor, spectral: Tensor) -> Tensor:
         """Fuse two feature maps into an image (n, bands, row, col)."""
         query, key, value = self.first[0](spatial), self.first[1](spatial), self.first[2](spectral)
-        fused = _inverse_attention(key, value, query, self.attention)
+        fused = _inverse_attention(key, value, query, self.attention, self.copies)
         del query, key, value
         first, second = (spatial, spectral) if self.source == "streams" else (fused, fused)
         a, b, d = self.second[0](first), self.second[1](second), self.second[2](fused)
         if self.projections is not None:
             a, b, d = (conv(t) for conv, t in zip(self.projections, (a, b, d), strict=True))
-        out = _inverse_attention(b, d, a, self.attention)
+        out = _inverse_attention(b, d, a, self.attention, self.copies)
         return out if self.head is None else self.head(out)
 
 

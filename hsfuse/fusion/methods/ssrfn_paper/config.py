@@ -22,6 +22,9 @@ class SsrfnConfig(NetworkSettings):
         Bands of the HSI and of the MSI.
     width
         Feature channels (not published; 256 reproduces the published parameter count).
+    copies
+        Neighbouring channels that were one before a trained network was widened: the spectral kernel steps over them,
+        the softmax over channels counts them as one.
     base
         What the network's output is added to: nothing, or ``bicubic`` (the interpolated HSI).
     normalisation
@@ -43,6 +46,7 @@ class SsrfnConfig(NetworkSettings):
     n_bands: int = 100
     n_msi: int = 4
     width: int = 256
+    copies: int = 1
     base: Literal["none", "bicubic"] = "none"
     normalisation: Literal["none", "band", "scalar"] = "none"
     dfe_blocks: int = 5
@@ -80,3 +84,5 @@ class SsrfnConfig(NetworkSettings):
         super().__post_init__()
         if self.shuffle_ratio is not None and self.shuffle_ratio < 2:
             raise UsageError("shuffle_ratio must be at least 2.")
+        if self.width % self.copies:
+            raise UsageError(f"A width of {self.width} does not hold {self.copies} copies of every channel.")

@@ -92,9 +92,9 @@ INLINE float largest(vf x) {
 #endif
 }
 
-/* out = (1 - softmax(key . value)) . query + value, softmax over the `width` channels of each pixel */
+/* out = (1 - copies softmax(key . value)) . query + value, softmax over the `width` channels of each pixel */
 INLINE void attend_all(const void *key, const void *value, const void *query, void *out, int64_t count, int width,
-                       int half) {
+                       int copies, int half) {
   vf score[MOST_VECTORS];
   for (int64_t pixel = 0; pixel < count; pixel += width) {
     vf most = all(-3.0e38f);
@@ -110,7 +110,7 @@ INLINE void attend_all(const void *key, const void *value, const void *query, vo
       score[i / LANES] = e;
       total += e;
     }
-    const float scale = 1.0f / sum(total);
+    const float scale = (float)copies / sum(total);
     for (int i = 0; i < width; i += LANES) {
       vf q = get(query, pixel + i, half);
       put(out, pixel + i, half, q - score[i / LANES] * scale * q + get(value, pixel + i, half));
@@ -119,11 +119,11 @@ INLINE void attend_all(const void *key, const void *value, const void *query, vo
 }
 
 int32_t hsf_attend(const void *key, const void *value, const void *query, void *out, int64_t count, int32_t width,
-                   int32_t half) {
+                   int32_t copies, int32_t half) {
   if (width > MOST_VECTORS * LANES || width % LANES) return 1;
   if (half)
-    attend_all(key, value, query, out, count, width, 1);
+    attend_all(key, value, query, out, count, width, copies, 1);
   else
-    attend_all(key, value, query, out, count, width, 0);
+    attend_all(key, value, query, out, count, width, copies, 0);
   return 0;
 }

@@ -43,14 +43,14 @@ def exchange_(near: Tensor, far: Tensor) -> Tensor | None:
     return None if library is None else _each(library.hsf_exchange, (near, far), near, ())
 
 
-def attend(key: Tensor, value: Tensor, query: Tensor) -> Tensor | None:
-    """Return (1 - softmax(key . value)) . query + value, softmax over channels."""
+def attend(key: Tensor, value: Tensor, query: Tensor, copies: int = 1) -> Tensor | None:
+    """Return (1 - copies softmax(key . value)) . query + value, softmax over channels."""
     library = _library(key, value, query)
     width = key.shape[1]
     if library is None or width > _MOST_CHANNELS:
         return None
     out = torch.empty_like(query)
-    return _each(library.hsf_attend, (key, value, query, out), out, (ctypes.c_int32(width),))
+    return _each(library.hsf_attend, (key, value, query, out), out, (ctypes.c_int32(width), ctypes.c_int32(copies)))
 
 
 def _library(*tensors: Tensor) -> Any | None:
