@@ -269,6 +269,28 @@ def test_what_is_expected_reads_the_same(product: Path) -> None:
             np.testing.assert_array_equal(ahead.read(block), cube)
 
 
+def test_reading_ahead_does_not_wait_for_checksums(product: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a full scene take the layers' threads half a second and more."""
+    released, checking = threading.Event(), threading.Event()
+
+    def check(_self: Sentinel2Product, _layer: str) -> None:
+        checking.set()
+        assert released.wait(60), "the second call waited for the checksums of the first"
+
+    monkeypatch.setattr(Sentinel2Product, "_check_layer", check)
+    with Sentinel2Product(product, bands="10m", threads=2) as opened:
+        opened.read_ahead(GRID.full, [2, 0])
+        assert checking.wait(60)
+        done = threading.Event()
+        second = threading.Thread(target=lambda: (opened.read_ahead(GRID.full, [1, 3]), done.set()))
+        second.start()
+        try:
+            assert done.wait(20), "the second call waits for the checksums of the first"
+        finally:
+            released.set()
+            second.join()
+
+
 def test_closing_does_not_wait_for_what_was_expected(product: Path) -> None:
     opened = Sentinel2Product(product, bands="10m")
     opened.read_ahead(GRID.full)

@@ -98,6 +98,7 @@ class Sentinel2Product(MultispectralProduct):
         self._ahead: DecodeAhead | None = None
         self._scratch: dict[str, ScratchLayer] = {}
         self._scratch_lock = threading.Lock()
+        self._kept_of: dict[str, ScratchLayer | None] | None = None
         self._reported: set[tuple[str, tuple[int, int]]] = set()
         try:
             self._metadata = read_safe_metadata(self._archive)
@@ -272,18 +273,13 @@ class Sentinel2Product(MultispectralProduct):
         if "SCL" in self._placements:
             names = (*names, "SCL")
         pool = self._open_pool
-        sources = {
-            band: inside if self._placements[band].ratio == 1 else self._placements[band].source(inside, margin=1)
-            for band in names
-        }
-        stored = {
-            band: pool.submit(band, partial(self._stored_blocks, band=band, block=source), pixels=False)
-            for band, source in sources.items()
-        }
         lines: dict[tuple[int, int], list[Block]] = {}
         for number, band in enumerate(names):
-            for i, j in stored[band].result():
-                lines.setdefault((i * self._placements[band].ratio, number), []).append((band, i, j))
+            placement = self._placements[band]
+            source = inside if placement.ratio == 1 else placement.source(inside, margin=1)
+            kept = self._decoded_once()[band]
+            for i, j in kept.blocks(source) if kept is not None and min(source.shape) > 0 else ():
+                lines.setdefault((i * placement.ratio, number), []).append((band, i, j))
         if self._ahead is None:
             self._ahead = DecodeAhead(self._decoder, self._threads)
         # From top to bottom, as images are read.
@@ -291,9 +287,21 @@ class Sentinel2Product(MultispectralProduct):
         # Their threads have nothing else to do yet, so that nobody waits for checksums later.
         pool.check_ahead(names)
 
-    def _stored_blocks(self, file: DatasetReader, band: str, block: Slice2D) -> list[tuple[int, int]]:
-        pays = ScratchLayer.pays(file) and min(block.shape) > 0
-        return self._kept(file, band).blocks(block) if pays else []
+    def _decoded_once(self) -> dict[str, ScratchLayer | None]:
+        """Where decoded blocks of each layer are kept; None for layers that are decoded quickly.
+
+        All layers are asked at once, the first time: later, their threads may be busy with checksums.
+        """
+        if self._kept_of is None:
+
+            def look(file: DatasetReader, band: str) -> ScratchLayer | None:
+                return self._kept(file, band) if ScratchLayer.pays(file) else None
+
+            found = {
+                band: self._open_pool.submit(band, partial(look, band=band), pixels=False) for band in self._placements
+            }
+            self._kept_of = {band: future.result() for band, future in found.items()}
+        return self._kept_of
 
     @contextmanager
     def _decoder(self) -> Iterator[Callable[[Block], None]]:
