@@ -225,8 +225,8 @@ def repair_scene(scene: FusionScene, context: FusionContext) -> SceneRepair:
     with large_arrays_apart():
         survey = survey_scene(scene, context)
         release_freed_memory()
-        found = _repaired(context, survey)
-        # From here on it takes the place of the guide as it came.
+        found = _repaired(context, survey, overwrite=True)
+        # The repaired guide has taken its place.
         survey = replace(survey, msi=survey.msi[:, :0].copy())
         release_freed_memory()
         repair = _told(scene, context, survey, found, ErrorModel.load())
@@ -255,16 +255,17 @@ class _Found(NamedTuple):
     noise: NDArray[np.float64] | None
 
 
-def _repaired(context: FusionContext, survey: Survey) -> _Found:
-    """Find what changed, and repair the guide."""
+def _repaired(context: FusionContext, survey: Survey, *, overwrite: bool = False) -> _Found:
+    """Find what changed, and repair the guide, in the place of the survey's if that may be overwritten."""
     alignment = align_survey(survey, context) if context.calibrate else None
     psf, offset = (context.psf, context.offset_px) if alignment is None else (alignment.psf, alignment.offset_px)
     response = Response(context.ratio, psf, offset)
-    guide = repair_guide(survey.pair, survey.msi, response, threads=context.threads)
+    sample = GuideSample.take(survey.msi, ~survey.gaps & survey.seen)
+    guide = repair_guide(survey.pair, survey.msi, response, threads=context.threads, overwrite=overwrite)
     noise = None
     if guide.trusted and guide.share > _SOME_CHANGE:
         # What is left to learn from may be too little to tell the noise, which change has nothing to do with.
-        noise = guide_noise([GuideSample.take(survey.msi, ~survey.gaps & survey.seen)])
+        noise = guide_noise([sample])
     return _Found(guide, alignment, response, noise)
 
 

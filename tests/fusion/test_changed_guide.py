@@ -11,7 +11,7 @@ from pair_support import RATIO, Pair, make_pair
 from scipy.ndimage import binary_dilation, gaussian_filter, map_coordinates
 
 from hsfuse.degrade import Psf
-from hsfuse.fusion.change import evidence, local
+from hsfuse.fusion.change import evidence, local, repair
 from hsfuse.fusion.change.illumination import common_light
 from hsfuse.fusion.change.repair import RepairedGuide, repair_guide
 from hsfuse.fusion.change.response import Response
@@ -68,6 +68,30 @@ def test_unchanged_ground_is_left_alone() -> None:
     assert found.evidence.unexplained < 0.05
     assert _rms(found.msi - pair.msi) < 0.001
     assert found.trusted
+
+
+def _clouds(clean: NDArray[np.float32]) -> NDArray[np.float32]:
+    out = clean.copy()
+    for top in range(6, clean.shape[1] - 20, 36):
+        out[:, top : top + 24, 6:30] = 0.9
+    return out
+
+
+def test_a_guide_is_repaired_in_its_place_as_in_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In blocks that look at their neighbours as they were, whichever have been written."""
+    pair = make_pair((40, 16), change=_clouds)
+    monkeypatch.setattr(repair, "_BLOCK_PX", 17)
+    pieces, response, place = _coarse(pair), Response(RATIO, Psf(1.0)), pair.msi.copy()
+    found = repair_guide(pieces, place, response, threads=2, overwrite=True)
+    written = repair._written
+    monkeypatch.setattr(
+        repair, "_written", lambda image, blocks, above: blocks if above < 120 else written(image, blocks, above)
+    )
+    before = pair.msi.copy()
+    at_the_end = repair_guide(pieces, pair.msi, response)
+    np.testing.assert_array_equal(pair.msi, before)
+    assert not np.array_equal(at_the_end.msi, before)
+    np.testing.assert_array_equal(found.msi, at_the_end.msi)
 
 
 @pytest.mark.parametrize("change", [_other_ground, _cloud])

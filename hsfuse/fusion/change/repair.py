@@ -101,8 +101,9 @@ class RepairedGuide:
 
 
 def repair_guide(
-    pair: CoarsePair, msi: FloatCube, response: Response, *, correct: bool = True, threads: int = 1
-) -> RepairedGuide:
+    pair: CoarsePair, msi: FloatCube, response: Response, *, correct: bool = True, threads: int = 1,
+    overwrite: bool = False,
+) -> RepairedGuide:  # fmt: skip
     """Find what differs between both images, and repair the guide.
 
     Parameters
@@ -117,14 +118,16 @@ def repair_guide(
         Take smooth differences (haze, calibration, season) out of the guide.
     threads
         How many work side by side.
+    overwrite
+        Whether the result may take the place of ``msi``.
     """
     evidence, corrected = gather_evidence(pair, msi, response, correct=correct, threads=threads)
     foreign, change, own = np.zeros((3, *msi.shape[1:]), np.float32)
     candidates = evidence.contradiction.candidates
-    parts: list[tuple[tuple[slice, slice], FloatCube]] = []
-    # Every block looks at its neighbours as they were. What came is copied anyway; of a corrected guide the repaired
-    # parts take less than a third image of the scene would.
-    repaired = msi.copy() if corrected is msi and candidates.any() else corrected
+    # Without responses it may have to stay as it is after all.
+    apart = pair.predicted is None or (corrected is msi and not overwrite)
+    repaired = corrected.copy() if apart and candidates.any() else corrected
+    waiting: list[tuple[tuple[slice, slice], FloatCube]] = []
     if candidates.any():
         contrast = float(np.median(neighbour_contrast(corrected[:, ::7], evidence.contradiction.power)))
         light = common_light(evidence.relation.seen, evidence.blurred, evidence.contradiction)
@@ -138,20 +141,28 @@ def repair_guide(
 
         places = [place for place in blocks(pair.valid.shape) if candidates[place[0]].any()]
         for where, block in side_by_side(one, places, threads):
-            if repaired is corrected:
-                parts.append((where, block.guide))
-            else:
-                repaired[:, *where] = block.guide
+            waiting.append((where, block.guide))
+            # Every block looks at its neighbours as they were: all that look at rows so far above are done.
+            waiting = _written(repaired, waiting, where[0].start - _BLOCK_PX * response.ratio)
             foreign[where], change[where], own[where] = block.foreign, block.change, block.own
     valid = expand(pair.valid, response.ratio)
     changed = float((change[valid] > FOREIGN).mean()) if valid.any() else 0.0
     if pair.predicted is None and changed < _LEAST_BLIND_SHARE:
         # Told by the matting's share, not acted upon.
-        parts, repaired, changed = [], corrected, 0.0
+        waiting, repaired, changed = [], corrected, 0.0
         change[:], own[:] = 0.0, 0.0
-    for place, pixels in parts:
-        repaired[:, *place] = pixels
+    _written(repaired, waiting, msi.shape[1])
     return RepairedGuide(repaired, change, own, evidence, foreign, changed)
+
+
+def _written(
+    image: FloatCube, blocks: list[tuple[tuple[slice, slice], FloatCube]], above: int
+) -> list[tuple[tuple[slice, slice], FloatCube]]:
+    """Write the blocks that begin above a row into an image; return the others."""
+    for place, pixels in blocks:
+        if place[0].start < above:
+            image[:, *place] = pixels
+    return [block for block in blocks if block[0][0].start >= above]
 
 
 @dataclass(frozen=True)
