@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from hsfuse._early import resting_collector
 from hsfuse.cli.options import with_config
 from hsfuse.cli.session import AsJson, ConfigFile, LogFile, LogFormat, NoProgress, Quiet, Session, Verbose
 from hsfuse.config import CoregisterConfig, RunConfig
@@ -76,7 +77,8 @@ def add_to(app: typer.Typer) -> None:
         with session.errors():
             resolved = RunConfig.resolve(config, **settings)
             shown = session.progress
-            from hsfuse.workflows.run import run_scene
+            with resting_collector():
+                from hsfuse.workflows.run import run_scene
 
             planning: bool | Literal["full"] = "full" if full_dry_run else dry_run
             result = run_scene(hsi, msi or [], output, resolved, dry_run=planning, progress=shown)

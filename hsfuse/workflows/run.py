@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
+from hsfuse._early import import_torch
 from hsfuse.allocator import release_freed_memory
 from hsfuse.config import RunConfig
 from hsfuse.errors import HsfuseError, QualityError
@@ -16,7 +17,7 @@ from hsfuse.inference import pipeline
 from hsfuse.inference.cards import warm_up
 from hsfuse.log import get_logger
 from hsfuse.parallel import allowed_threads
-from hsfuse.process import bounded_block_cache
+from hsfuse.process import bounded_block_cache, is_own
 from hsfuse.progress import Progress, expect, progress_here
 from hsfuse.readers.given_path import given_path
 from hsfuse.resources import Resources
@@ -168,12 +169,7 @@ def run_scene(
     if config.quality != "plain":
         check_confidence_path(output, options)
     with StageClock(progress) as clock, ExitStack() as stack:
-        claim = claimed(journal_folder(output))
-        if dry_run:
-            with claim:  # Another run would hold it.
-                pass
-        else:
-            stack.enter_context(claim)
+        _claim(output, stack, dry_run=bool(dry_run))
         stack.enter_context(bounded_block_cache())
         quick = dry_run is True
         to_come = partial(foreseen, config, dry_run=dry_run)
@@ -189,6 +185,8 @@ def run_scene(
         if not quick:
             read_ahead(pair, config)
         # Their libraries take seconds to import, in which other cores decode images.
+        if not quick and is_own():
+            import_torch()
         given = resolved(resources) if resources else resources_of(config)
         stack.enter_context(allowed_threads(given.threads))
         if not quick:
@@ -248,6 +246,12 @@ def _input_files(hsi_path: Path, msi_paths: Sequence[Path], config: RunConfig) -
         *filter(None, [config.model, config.prior]),
         *(path for path in named if path.is_file()),
     )
+
+
+def _claim(output: Path, stack: ExitStack, *, dry_run: bool) -> None:
+    """Make sure that no other run works for the output: during ``stack``, or now only for a plan."""
+    with ExitStack() as at_once:
+        (at_once if dry_run else stack).enter_context(claimed(journal_folder(output)))
 
 
 def _open(

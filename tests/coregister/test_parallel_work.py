@@ -64,7 +64,7 @@ def test_torch_is_loaded_beside_other_work_and_leaves_the_interpreter_as_it_was(
     code = """
 import gc, sys, threading
 interval = sys.getswitchinterval()
-from hsfuse._early import torch_beside
+from hsfuse._early import import_torch, torch_beside
 def joined():
     [thread.join() for thread in threading.enumerate() if thread.name == "import torch"]
     return gc.isenabled() and sys.getswitchinterval() == interval
@@ -80,6 +80,15 @@ import torch
 assert joined()
 with torch_beside():
     assert threading.active_count() == 1
+del sys.modules["torch"]
+sys.path, path = [], sys.path
+try:
+    import_torch()  # of an installation without it
+except ImportError:
+    assert joined()
+else:
+    raise AssertionError
+sys.path, sys.modules["torch"] = path, torch
 print(float(torch.ones(3).sum()))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
