@@ -38,8 +38,8 @@ from hsfuse.fusion.guide_noise import GuideSample, guide_noise
 from hsfuse.fusion.scene_model.alignment import robust_alignment
 from hsfuse.fusion.scene_model.pair import CoarsePair
 from hsfuse.grid import Slice2D
-from hsfuse.inference.parked import ParkedImages
 from hsfuse.inference.scene import FusionScene
+from hsfuse.inference.spilled import SpilledImages
 from hsfuse.log import get_logger
 from hsfuse.masks import expand
 from hsfuse.parallel import one_ahead, side_by_side
@@ -75,7 +75,7 @@ class RepairedMsi(MultispectralDecorator):
 
     def __init__(self, product: MultispectralProduct, place: Slice2D, pixels: FloatCube) -> None:
         super().__init__(product)
-        self._place, self._pixels = place, ParkedImages(pixels)
+        self._place, self._pixels = place, SpilledImages(pixels)
 
     def read(self, block: Slice2D, bands: Sequence[int] | None = None) -> FloatCube:
         """Cut out a window; what lies outside the scene is read from the product."""
@@ -140,7 +140,7 @@ class SceneRepair:
     facts: dict[str, Any]
     share: float
     trusted: bool
-    confidence: ParkedImages
+    confidence: SpilledImages
     hsi_only: BoolArray
     valid: BoolArray
     seen: BoolArray
@@ -282,7 +282,7 @@ def _told(
         told = _confidence(survey, guide, pixels, response, model, context.threads)
     if not guide.trusted:
         told[0] = 1.0
-    confidence = ParkedImages(told)
+    confidence = SpilledImages(told)
     del told
     fine = expand(survey.valid, scene.ratio)
     hsi_only = guide.change * (1.0 - guide.own_detail) > _HSI_ONLY

@@ -1,4 +1,4 @@
-"""Images of a whole scene that are not needed for a while, in a nameless file."""
+"""Images of a whole scene that are not needed for a while, spilled to an unlinked temporary file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WORTH_BYTES = 16 << 20
 """Smaller images stay in memory."""
 
 
-class ParkedImages:
+class SpilledImages:
     """Images on the disk, read back block by block with plain reads that no memory is held for.
 
     They stay in memory where they are small, and where the disk has no room or the system no such reads.
@@ -76,7 +76,7 @@ class ParkedImages:
 
 
 def _written(pixels: FloatCube) -> int | None:
-    """Descriptor of a file without a name that holds the pixels; None where there cannot be one."""
+    """Descriptor of an unlinked temporary file that holds the pixels; None where there cannot be one."""
     if not hasattr(os, "preadv"):  # Windows
         return None
     try:
