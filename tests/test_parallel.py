@@ -9,7 +9,7 @@ import pytest
 
 from hsfuse.coregister.warp import Resampler
 from hsfuse.grid import Grid, Slice2D
-from hsfuse.inference import fill, scene
+from hsfuse.inference import fill, joining, scene
 from hsfuse.native import image
 from hsfuse.parallel import allowed_threads, side_by_side, threads_for, together
 from hsfuse.writers.encoding import SampleEncoding
@@ -121,7 +121,7 @@ def test_strips_are_joined_alike_by_all_threads(monkeypatch):
         )  # fmt: skip
 
     first, second = strip(0, 6), strip(6, 9)
-    monkeypatch.setattr(scene, "_WORTH_THREADS", 0)
+    monkeypatch.setattr(joining, "_WORTH_THREADS", 0)
     for threads in (1, 3):
         with allowed_threads(threads):
             joined = first.then(second)

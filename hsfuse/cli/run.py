@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from hsfuse import process
 from hsfuse._early import resting_collector
 from hsfuse.cli.options import with_config
 from hsfuse.cli.session import AsJson, ConfigFile, LogFile, LogFormat, NoProgress, Quiet, Session, Verbose
@@ -77,7 +78,7 @@ def add_to(app: typer.Typer) -> None:
         with session.errors():
             resolved = RunConfig.resolve(config, **settings)
             shown = session.progress
-            with resting_collector():
+            with resting_collector(own=process.is_own()):
                 from hsfuse.workflows.run import run_scene
 
             planning: bool | Literal["full"] = "full" if full_dry_run else dry_run

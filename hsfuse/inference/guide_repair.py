@@ -7,7 +7,7 @@ probability of change, the error to expect, and whether the guide had any part i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
@@ -38,20 +38,19 @@ from hsfuse.fusion.guide_noise import GuideSample, guide_noise
 from hsfuse.fusion.scene_model.alignment import robust_alignment
 from hsfuse.fusion.scene_model.pair import CoarsePair
 from hsfuse.grid import Slice2D
+from hsfuse.inference.repaired_msi import RepairedMsi
 from hsfuse.inference.scene import FusionScene
 from hsfuse.inference.spilled import SpilledImages
 from hsfuse.log import get_logger
 from hsfuse.masks import expand
 from hsfuse.parallel import one_ahead, side_by_side
-from hsfuse.readers.base import MultispectralProduct
-from hsfuse.readers.decorator import MultispectralDecorator
 
 FloatCube = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 Result = TypeVar("Result")
 
 _log = get_logger(__name__)
-_STRIP_PX = 64
+_STRIP_PX, _PICTURE_PX = 64, 450
 _ALIGN_PX = 160
 """Side of the window that blur and shift are searched in, HSI pixels."""
 _EXCLUDED = 0.1
@@ -65,40 +64,8 @@ on nine tuning cubes with seasons."""
 MAX_RANK = 32
 HELD_BYTES_PER_PIXEL = 5
 """What a repair holds in memory per fine pixel once it is made: masks."""
-_PICTURE_PX = 450
 _CONFIDENCE_PX = 5
 """Context of a block whose confidence is told, HSI pixels: no filter reaches farther, even with two pixels to each."""
-
-
-class RepairedMsi(MultispectralDecorator):
-    """A multispectral product whose pixels under the scene are those of the repaired guide."""
-
-    def __init__(self, product: MultispectralProduct, place: Slice2D, pixels: FloatCube) -> None:
-        super().__init__(product)
-        self._place, self._pixels = place, SpilledImages(pixels)
-
-    def read(self, block: Slice2D, bands: Sequence[int] | None = None) -> FloatCube:
-        """Cut out a window; what lies outside the scene is read from the product."""
-        place = self._place
-        inside = Slice2D(
-            max(block.row0, place.row0), min(block.row1, place.row1), max(block.col0, place.col0),
-            min(block.col1, place.col1),
-        )  # fmt: skip
-        index = list(range(self._pixels.shape[0])) if bands is None else list(bands)
-        if inside == block:
-            return self._pixels.read(self._local(inside), index)
-        found = self._product.read(block, bands)
-        if min(inside.shape) > 0:
-            part = (
-                slice(inside.row0 - block.row0, inside.row1 - block.row0),
-                slice(inside.col0 - block.col0, inside.col1 - block.col0),
-            )
-            found[:, *part] = self._pixels.read(self._local(inside), index)
-        return found
-
-    def _local(self, block: Slice2D) -> Slice2D:
-        top, left = self._place.row0, self._place.col0
-        return Slice2D(block.row0 - top, block.row1 - top, block.col0 - left, block.col1 - left)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from hsfuse.errors import OverlapError
 from hsfuse.fusion.base import LowResolutionStrip
 from hsfuse.grid import Grid, Slice2D
 from hsfuse.inference.fill import fill_missing
+from hsfuse.inference.joining import joined
 from hsfuse.masks import dilate, expand
 from hsfuse.parallel import do_all, side_by_side, threads_for
 from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct
@@ -34,8 +35,6 @@ _FIT_ROWS, _FIT_DEGRADED_ROWS = 32, 8
 _FIT_PIXELS = 200_000
 _FIT_ENOUGH = 5_000
 _MOST_FIT_THREADS = 8
-_COPIED_BANDS, _MOST_COPY_THREADS, _WORTH_THREADS = 2, 4, 4_000_000
-"""Bands that a thread copies at a time, and samples that are worth threads."""
 
 
 @dataclass(frozen=True)
@@ -81,14 +80,14 @@ class RawStrip:
         first = row - self.rows.row0
         return RawStrip(
             Slice2D(row, self.rows.row1, self.rows.col0, self.rows.col1),
-            _joined(self.hsi[:, first:]), _joined(self.msi[:, first * ratio :]), self.cloud[first * ratio :].copy(),
+            joined(self.hsi[:, first:]), joined(self.msi[:, first * ratio :]), self.cloud[first * ratio :].copy(),
         )  # fmt: skip
 
     def then(self, other: RawStrip) -> RawStrip:
         """Return this strip with the one below it."""
         return RawStrip(
             Slice2D(self.rows.row0, other.rows.row1, self.rows.col0, self.rows.col1),
-            _joined(self.hsi, other.hsi), _joined(self.msi, other.msi), np.concatenate([self.cloud, other.cloud]),
+            joined(self.hsi, other.hsi), joined(self.msi, other.msi), np.concatenate([self.cloud, other.cloud]),
         )  # fmt: skip
 
 
@@ -350,20 +349,6 @@ class FusionScene:
         low, _ = fill_missing(coarse[:, inner].astype(np.float32))
         fine = np.where(usable, msi, np.float32(np.nan))
         return LowResolutionStrip(hsi, low, complete, fine, inner.start)
-
-
-def _joined(*cubes: FloatCube) -> FloatCube:
-    """Copy cubes (band, row, col) into one, one above the other, several bands at a time."""
-    edges = np.cumsum([0, *(cube.shape[1] for cube in cubes)])
-    joined = np.empty((cubes[0].shape[0], edges[-1], cubes[0].shape[2]), cubes[0].dtype)
-
-    def copy(bands: slice) -> None:
-        for cube, first, last in zip(cubes, edges[:-1], edges[1:], strict=True):
-            joined[bands, first:last] = cube[bands]
-
-    parts = [slice(first, first + _COPIED_BANDS) for first in range(0, len(joined), _COPIED_BANDS)]
-    do_all(copy, parts, threads_for(_MOST_COPY_THREADS) if joined.size >= _WORTH_THREADS else 1)
-    return joined
 
 
 def _halves(block: Slice2D, source: Slice2D, bands: int) -> tuple[int, Slice2D, Slice2D] | None:

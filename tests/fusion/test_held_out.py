@@ -79,7 +79,7 @@ def test_an_error_in_a_piece_ends_the_fit(monkeypatch: pytest.MonkeyPatch) -> No
     def fails(*_: object) -> None:
         raise FloatingPointError("slopes")
 
-    monkeypatch.setattr("hsfuse.fusion.map.method._slope_covariance", fails)
+    monkeypatch.setattr("hsfuse.fusion.map.method.slope_covariance", fails)
     pair = make_pair()
     with pytest.raises(FloatingPointError, match="slopes"):
         RefinedMethod(create_method("glp")).fit(pair.context(threads=3), pair.strips())

@@ -18,10 +18,7 @@ from hsfuse.fusion.base import LowResolutionStrip
 from hsfuse.fusion.classical.statistics import FloatMatrix
 from hsfuse.fusion.experts.canonical import CanonicalComponents
 from hsfuse.fusion.experts.guide import GUIDE_EXPERTS, GuideDetail, Upsampler
-from hsfuse.fusion.experts.neighbourhood import row_parts
 from hsfuse.fusion.experts.reduced_error import REDUCED_ERROR_EXPERTS, ReducedError, ReducedErrorWindow
-from hsfuse.fusion.experts.tile import TileExperts
-from hsfuse.fusion.host import may_ask
 from hsfuse.fusion.map.posterior import MapEstimator, mix
 from hsfuse.fusion.map.refinement import LOOSE_WHITENING, WHITENING, NonlocalStep, denoise_components, reference_step
 from hsfuse.fusion.scene_model.model import SceneModel
@@ -183,39 +180,6 @@ class ExpertBank:
         if self.reduced_error is None:
             silent = (*silent, *REDUCED_ERROR_EXPERTS)
         return [index for index, name in enumerate(EXPERTS) if name not in silent]
-
-    def before(self, tile: TileState, *, best: bool = True) -> TileExperts:
-        """Put the experts before a tile; see :class:`~hsfuse.fusion.experts.tile.TileExperts`."""
-        return TileExperts(self, tile, best=best)
-
-    def evaluate(self, tile: TileState, *, best: bool = True) -> tuple[Tensor, Tensor]:
-        """Ask all experts for all of a tile.
-
-        Parameters
-        ----------
-        tile
-            A tile with its context.
-        best
-            Ask those of :data:`BEST_ONLY` too; else they say nothing (zero).
-
-        Returns
-        -------
-        state : torch.Tensor
-            Canonical components of the estimate, shape (n, component, row, col).
-        outputs : torch.Tensor
-            Shape (n, expert, component, row, col), experts as in :data:`EXPERTS`.
-        """
-        asked = self.before(tile, best=best)
-        return asked.state, self.all_of(asked)
-
-    def all_of(self, asked: TileExperts) -> Tensor:
-        """Return what all experts say of a whole tile, shape (n, expert, component, row, col)."""
-        x, ratio = asked.state, self.model.ratio
-        outputs = x.new_zeros((x.shape[0], len(EXPERTS), *x.shape[1:]))
-        height = x.shape[2] // ratio
-        for part in row_parts(height, ROWS if may_ask(x) else height):
-            asked.rows(part, outputs[:, :, :, part.start * ratio : part.stop * ratio])
-        return outputs
 
     def cleaned(self, tile: TileState, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return what those of :data:`NONLOCAL` would add to canonical components (n, component, row, col)."""

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hsfuse.fusion.experts.neighbourhood import high_pass, local_regressions
+from hsfuse.fusion.experts.bank import EXPERTS, ROWS
+from hsfuse.fusion.experts.neighbourhood import high_pass, local_regressions, row_parts
 from hsfuse.fusion.experts.reduced_error import REDUCED_ERROR_EXPERTS
+from hsfuse.fusion.host import may_ask
 from hsfuse.fusion.map.blur import TileBlur
 from hsfuse.fusion.map.posterior import mix
 
@@ -136,3 +138,35 @@ class TileExperts:
             said = slice(first, first + size)
             yield self._said[:, said, fine] - up(self._low_said[:, said], rows=part)
         yield self._windowed.apply(detail, part, up.ratio, up.offset_px)
+
+    def whole(self) -> Tensor:
+        """Return what all experts say of the whole tile, shape (n, expert, component, row, col)."""
+        x, ratio = self.state, self._bank.model.ratio
+        outputs = x.new_zeros((x.shape[0], len(EXPERTS), *x.shape[1:]))
+        height = x.shape[2] // ratio
+        for part in row_parts(height, ROWS if may_ask(x) else height):
+            self.rows(part, outputs[:, :, :, part.start * ratio : part.stop * ratio])
+        return outputs
+
+
+def evaluate(bank: ExpertBank, tile: TileState, *, best: bool = True) -> tuple[Tensor, Tensor]:
+    """Ask all experts for all of a tile.
+
+    Parameters
+    ----------
+    bank
+        The experts.
+    tile
+        A tile with its context.
+    best
+        Ask those of :data:`~hsfuse.fusion.experts.bank.BEST_ONLY` too; else they say nothing (zero).
+
+    Returns
+    -------
+    state : torch.Tensor
+        Canonical components of the estimate, shape (n, component, row, col).
+    outputs : torch.Tensor
+        Shape (n, expert, component, row, col), experts as in :data:`~hsfuse.fusion.experts.bank.EXPERTS`.
+    """
+    asked = TileExperts(bank, tile, best=best)
+    return asked.state, asked.whole()

@@ -9,8 +9,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.ndimage import binary_erosion
 
 from hsfuse.degrade import NO_OFFSET, Window
 from hsfuse.errors import HsfuseError
@@ -25,6 +23,7 @@ from hsfuse.fusion.base import (
 )
 from hsfuse.fusion.classical.statistics import FloatMatrix
 from hsfuse.fusion.diagnostics import Calibration, MethodDiagnostics, RefinementRecord
+from hsfuse.fusion.map.component_statistics import component_power, slope_covariance, slope_covariance_low
 from hsfuse.fusion.map.degraded import DegradedWindow, degraded_windows
 from hsfuse.fusion.map.held_out import HeldOutBands
 from hsfuse.fusion.map.posterior import HALO_PX
@@ -226,8 +225,8 @@ class RefinedMethod(FusionMethod):
         facts = together(
             lambda: self._reduced(fresh, strips, context, model),
             lambda: HeldOutBands(strips, context, model),
-            lambda: _slope_covariance(strips, model, threads),
-            lambda: _component_power(strips, model, threads),
+            lambda: slope_covariance(strips, model, threads),
+            lambda: component_power(strips, model, threads),
             threads=threads,
         )
         reduced = next(facts)
@@ -235,7 +234,7 @@ class RefinedMethod(FusionMethod):
             return None, RefinementRecord("none", {}, 0, None)
         windows, fused, prior = reduced
         held_out, slope, power = facts
-        slope_low = _slope_covariance_low(windows, model, threads)
+        slope_low = slope_covariance_low(windows, model, threads)
         identity = np.eye(model.space.rank)
         before = list(side_by_side(lambda pair: squared_misses(*pair), zip(windows, fused, strict=True), threads))
 
@@ -342,55 +341,6 @@ def _best(
         elif held["nonlocal"] < held.get("clean", 0.0) + NONLOCAL_DB:
             usable.remove("nonlocal")
     return max(usable, key=ranked.__getitem__, default=None)
-
-
-def _component_power(strips: list[LowResolutionStrip], model: SceneModel, threads: int) -> FloatMatrix:
-    """Covariance of the HSI's components over the valid pixels."""
-    forward, mean = (np.asarray(array, np.float32) for array in (model.space.forward, model.space.mean))
-
-    def look(strip: LowResolutionStrip) -> tuple[NDArray[np.float32], int]:
-        inside = forward @ (strip.hsi[:, strip.valid] - mean[:, None])
-        return inside @ inside.T, inside.shape[1]
-
-    scatter, count = np.zeros((model.space.rank, model.space.rank)), 0
-    for part, pixels in side_by_side(look, strips, threads):
-        scatter += part
-        count += pixels
-    return np.asarray(scatter / max(count, 1))
-
-
-def _slope_covariance(strips: list[LowResolutionStrip], model: SceneModel, threads: int) -> FloatMatrix:
-    """Covariance of the components' slopes (per HSI pixel, both directions together), without that of their noise."""
-    return _slopes([(strip.hsi, strip.valid) for strip in strips], model, threads)
-
-
-def _slope_covariance_low(windows: list[DegradedWindow], model: SceneModel, threads: int) -> FloatMatrix:
-    """The same one level down."""
-    return _slopes([(window.low, np.ones(window.low.shape[1:], bool)) for window in windows], model, threads)
-
-
-def _slopes(
-    images: list[tuple[NDArray[np.float32], NDArray[np.bool_]]], model: SceneModel, threads: int
-) -> FloatMatrix:  # fmt: skip
-    space = model.space
-
-    def look(pair: tuple[NDArray[np.float32], NDArray[np.bool_]]) -> tuple[list[NDArray[np.float32]], int]:
-        image, valid = pair
-        centred = image - space.mean.astype(np.float32)[:, None, None]
-        components = np.tensordot(space.forward.astype(np.float32), centred, axes=1)
-        inside = np.asarray(binary_erosion(valid, np.ones((3, 3), bool), border_value=1), dtype=np.bool_)
-        axes = [axis for axis in (1, 2) if image.shape[axis] > 1]
-        slopes = (np.gradient(components, axis=axis)[:, inside] for axis in axes)
-        return [slope @ slope.T for slope in slopes], int(inside.sum())
-
-    scatter, count = np.zeros((space.rank, space.rank)), 0
-    for parts, pixels in side_by_side(look, images, threads):
-        for part in parts:
-            scatter += part
-        count += pixels
-    # A central difference halves the variance of white noise; there are two directions.
-    values, vectors = np.linalg.eigh(scatter / max(count, 1) - np.eye(space.rank))
-    return np.asarray((vectors * np.maximum(values, 0.0)) @ vectors.T)
 
 
 def _trial_misses(

@@ -84,8 +84,7 @@ class Sentinel2Product(MultispectralProduct):
 
     Notes
     -----
-    Reading is safe from several threads. Each band is decoded by its own thread, only the blocks under the window
-    are decoded, and each of them once: what was decoded is kept in a nameless file on the disk.
+    Reading is safe from several threads. Each band has its own, and blocks under the window alone are decoded, once.
     """
 
     def __init__(

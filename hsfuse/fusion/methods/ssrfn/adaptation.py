@@ -16,6 +16,7 @@ import torch
 from hsfuse.errors import DisplacedPairError, OverlapError
 from hsfuse.fusion.base import FusionContext, LowResolutionStrip, Quality
 from hsfuse.fusion.create import create_method
+from hsfuse.fusion.experts.tile import evaluate
 from hsfuse.fusion.map.degraded import MAX_WINDOWS, DegradedWindow, degraded_windows
 from hsfuse.fusion.map.method import ReducedFit
 from hsfuse.fusion.map.posterior import mix
@@ -118,7 +119,7 @@ class SceneTask(TrainingTask):
             low, guide = (torch.from_numpy(np.ascontiguousarray(image))[None] for image in (window.low, window.guide))
             fused = reduced_fit.method.fuse(low.to(context.device), guide.to(context.device)).float()
             tile, started = state_of(scene.step, reduced_fit.method, window, fused)
-            asked = scene.bank.evaluate(tile, best=self._quality == "best")
+            asked = evaluate(scene.bank, tile, best=self._quality == "best")
             estimate = started + mix(scene.step.back, tile.estimate - tile.start)
             truth = torch.from_numpy(window.truth)[None].to(context.device)
             weighed.append(WeighedWindow.of(scene, asked, estimate, truth, counted))

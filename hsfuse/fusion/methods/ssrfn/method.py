@@ -28,6 +28,7 @@ from hsfuse.fusion.base import (
 from hsfuse.fusion.create import create_method
 from hsfuse.fusion.diagnostics import CorrectionValidation, MethodDiagnostics
 from hsfuse.fusion.experts.bank import TileState
+from hsfuse.fusion.experts.tile import evaluate
 from hsfuse.fusion.map.method import RefinedMethod, refined
 from hsfuse.fusion.map.posterior import mix
 from hsfuse.fusion.map.refinement import Refinement, nonlocal_halo_px
@@ -221,7 +222,7 @@ class GateMethod(NetworkMethod):
         scene, tile : GateScene, TileState
             What was learned from the scene, and the tile.
         base, state, outputs : Tensor
-            Base estimate (1, band, row, col), and what :meth:`ExpertBank.evaluate` returns.
+            Base estimate (1, band, row, col), and what :func:`~hsfuse.fusion.experts.tile.evaluate` returns.
         """
         if self._base is None or self._scene is None:
             return None
@@ -229,7 +230,7 @@ class GateMethod(NetworkMethod):
         guide = step.clean(msi.float())
         base = self._base.inner.fuse(hsi.float(), guide)
         tile = tile_state(step, hsi.float(), guide, msi.float(), base)
-        state, outputs = self._scene.bank.evaluate(tile)
+        state, outputs = evaluate(self._scene.bank, tile)
         return self._scene, tile, base, state, outputs
 
     def fuse(self, hsi: Tensor, msi: Tensor) -> Tensor:

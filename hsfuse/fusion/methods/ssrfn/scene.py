@@ -18,6 +18,7 @@ from hsfuse.fusion.diagnostics import RefinementRecord
 from hsfuse.fusion.experts.bank import ExpertBank, TileState
 from hsfuse.fusion.experts.canonical import CanonicalComponents
 from hsfuse.fusion.experts.reduced_error import ReducedErrorWindow
+from hsfuse.fusion.experts.tile import TileExperts
 from hsfuse.fusion.map.degraded import DegradedWindow, degraded_strip
 from hsfuse.fusion.map.method import ReducedFit, RefinedMethod
 from hsfuse.fusion.map.posterior import MapEstimator, mix
@@ -161,11 +162,11 @@ class GateScene:
         self, tile: TileState, network: Gate, best: bool, part: TilePart | None = None
     ) -> Tensor:  # fmt: skip
         """What the network adds to the estimate, in canonical components."""
-        asked, strength = self.bank.before(tile, best=best), self.bank.canonical.log_strength[None]
+        asked, strength = TileExperts(self.bank, tile, best=best), self.bank.canonical.log_strength[None]
         made = network.ask(asked, strength, self.bank.model.ratio, part)
         if made is not None:
             return made
-        result: Tensor = network(asked.state, self.bank.all_of(asked), strength, self.bank.model.ratio, part)
+        result: Tensor = network(asked.state, asked.whole(), strength, self.bank.model.ratio, part)
         return result
 
     def followed(self, tile: TileState, correction: Tensor) -> Tensor:

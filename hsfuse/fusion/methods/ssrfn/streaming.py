@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name
@@ -15,11 +15,9 @@ from hsfuse.fusion.experts.bank import EXPERTS, ROWS
 from hsfuse.fusion.experts.neighbourhood import around, row_parts
 from hsfuse.fusion.experts.weighing import seen_features, weighed_outputs
 from hsfuse.fusion.host import may_ask
-from hsfuse.fusion.methods.ssrfn.config import MOST_COMPONENTS, PRESENT
+from hsfuse.fusion.methods.ssrfn.config import MOST_COMPONENTS, PRESENT, GateConfig
+from hsfuse.fusion.nets.fixed_blocks import FixedBlocks
 from hsfuse.native.build import multiplies_half
-
-if TYPE_CHECKING:
-    from hsfuse.fusion.methods.ssrfn.network import Gate
 
 _ROWS = 16
 """HSI pixels of a tile that a backbone of bounded reach is run for at a time."""
@@ -35,6 +33,32 @@ class TilePart(NamedTuple):
     size: tuple[int, int]
     given: Window
     wanted: Window
+
+
+class RowGate(Protocol):
+    """What is asked of a gate here; see :class:`~hsfuse.fusion.methods.ssrfn.network.Gate`."""
+
+    @property
+    def config(self) -> GateConfig:
+        """Its shape."""
+
+    @property
+    def compared(self) -> Sequence[int]:
+        """Experts that the others are compared with."""
+
+    @property
+    def blocks(self) -> FixedBlocks | None:
+        """Those that its backbone runs in; None for a plain one."""
+
+    @property
+    def reach_px(self) -> int:
+        """Fine pixels that a plain backbone looks at around one."""
+
+    def found_of_bordered(self, features: Tensor) -> Tensor:
+        """Outputs of a plain backbone for features with a border of one pixel."""
+
+    def found_by_blocks(self, blocks: FixedBlocks, features: Tensor, ratio: int, part: TilePart) -> Tensor:
+        """Outputs of a backbone in blocks."""
 
 
 class AskedExperts(Protocol):
@@ -83,7 +107,7 @@ class _Held:
     Features of a pixel lie side by side, and there is a border of one pixel around what is held.
     """
 
-    def __init__(self, gate: Gate, asked: AskedExperts, log_strength: Tensor, ratio: int, most_rows: int) -> None:
+    def __init__(self, gate: RowGate, asked: AskedExperts, log_strength: Tensor, ratio: int, most_rows: int) -> None:
         self._gate, self._asked, self._ratio = gate, asked, ratio
         self._present = log_strength[0] > PRESENT
         state, made = asked.state, (1 + len(gate.compared)) * (1 + len(EXPERTS))
@@ -138,7 +162,9 @@ class _Held:
         return self._outputs[..., (part.start - first) * self._ratio : (part.stop - first) * self._ratio, :]
 
 
-def weighed_by_rows(gate: Gate, asked: AskedExperts, log_strength: Tensor, ratio: int, part: TilePart) -> Tensor | None:
+def weighed_by_rows(
+    gate: RowGate, asked: AskedExperts, log_strength: Tensor, ratio: int, part: TilePart
+) -> Tensor | None:
     """Ask experts of a tile and weigh what they say.
 
     Parameters
@@ -185,7 +211,7 @@ def _below(rows: slice, above: slice) -> slice:
     return slice(rows.start - above.start, rows.stop - above.start)
 
 
-def _steps(gate: Gate, part: TilePart, ratio: int) -> Iterator[tuple[slice, slice]]:
+def _steps(gate: RowGate, part: TilePart, ratio: int) -> Iterator[tuple[slice, slice]]:
     """Rows of the tile that a backbone is given, and those that it is run for, from the top."""
     blocks, (rows, cols) = gate.blocks, part.wanted
     if blocks is None:
