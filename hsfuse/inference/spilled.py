@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import tempfile
 import weakref
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hsfuse.array_io import read_at, write_all
 from hsfuse.grid import Slice2D
 from hsfuse.log import get_logger
 
@@ -67,12 +67,8 @@ class SpilledImages:
         """Read samples from the ``first`` on."""
         if self._descriptor is None:
             raise ValueError("images in memory are not read")
-        view, place = _bytes_of(rows), first * rows.itemsize
-        while view:
-            got = os.preadv(self._descriptor, [view], place)
-            if got == 0:
-                raise OSError("a temporary file was cut short")
-            view, place = view[got:], place + got
+        if not read_at(self._descriptor, rows, first * rows.itemsize):
+            raise OSError("a temporary file was cut short")
 
 
 def _written(pixels: FloatCube) -> int | None:
@@ -82,16 +78,9 @@ def _written(pixels: FloatCube) -> int | None:
     try:
         with tempfile.TemporaryFile(prefix="hsfuse-", buffering=0) as file:
             for image in pixels:
-                view = _bytes_of(np.ascontiguousarray(image, np.float32))
-                while view:
-                    view = view[file.write(view) :]
+                write_all(file.fileno(), np.ascontiguousarray(image, np.float32))
             return os.dup(file.fileno())
     except OSError as error:
         # A full disk costs memory, not the run.
         _log.debug("images are kept in memory: %s", error)
         return None
-
-
-def _bytes_of(image: FloatCube) -> memoryview:
-    flat: Any = image.reshape(-1).view(np.uint8)
-    return memoryview(flat)

@@ -18,6 +18,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from hsfuse.array_io import read_at, write_all
 from hsfuse.errors import OutputError
 from hsfuse.grid import Slice2D
 from hsfuse.log import get_logger
@@ -233,7 +234,7 @@ class Journal:
         for first in range(0, data.shape[1], step):
             part = data[:, first : first + step]
             stored = part if is_stored else self.encoding.encode(part)
-            _write_all(self._handle, np.ascontiguousarray(stored.transpose(1, 0, 2)))
+            write_all(self._handle, np.ascontiguousarray(stored.transpose(1, 0, 2)))
         os.fsync(self._handle)
         reached("rows stored")
         with self._grown:
@@ -350,21 +351,6 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return names + [key for key in facts_new if not isinstance(facts_old, dict) or facts_old.get(key) != facts_new[key]]
 
 
-def _bytes_of(array: NDArray[Any]) -> memoryview:
-    flat: Any = array.reshape(-1).view(np.uint8)
-    return memoryview(flat)
-
-
-def _write_all(handle: int, array: NDArray[Any]) -> None:
-    view = _bytes_of(array)
-    while view:
-        view = view[os.write(handle, view) :]
-
-
 def _read_all(handle: int, array: NDArray[Any], offset: int) -> None:
-    view = _bytes_of(array)
-    while view:
-        count = os.preadv(handle, [view], offset)
-        if count == 0:
-            raise OutputError("The rows of the unfinished output end too early.", hint="Start anew without --resume.")
-        view, offset = view[count:], offset + count
+    if not read_at(handle, array, offset):
+        raise OutputError("The rows of the unfinished output end too early.", hint="Start anew without --resume.")

@@ -160,11 +160,6 @@ class ExpertBank:
         )  # fmt: skip
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """Those of all experts, :data:`EXPERTS`."""
-        return EXPERTS
-
-    @property
     def offset_px(self) -> Offset:
         """How far the HSI's pixels really lie towards larger index, HSI pixels."""
         return (0.0, 0.0) if self.aligned else self.model.offset_px

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hsfuse.fusion.experts.bank import EXPERTS, ROWS
+from hsfuse.fusion.experts.bank import EXPERTS, ROWS, ExpertBank, TileState
 from hsfuse.fusion.experts.neighbourhood import high_pass, local_regressions, row_parts
 from hsfuse.fusion.experts.reduced_error import REDUCED_ERROR_EXPERTS
 from hsfuse.fusion.host import may_ask
@@ -21,8 +21,6 @@ from hsfuse.fusion.map.posterior import mix
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from hsfuse.fusion.experts.bank import ExpertBank, TileState
 
 _FINE_PX, _COARSE_PX = 1.0, 2.5
 """Widths of the high passes, fine pixels at a ratio of 3."""
@@ -53,7 +51,7 @@ class TileExperts:
 
     def __init__(self, bank: ExpertBank, tile: TileState, *, best: bool) -> None:
         self._bank, self._tile, self.asked = bank, tile, bank.asked(best=best)
-        self._names = [bank.names[index] for index in self.asked]
+        self._names = [EXPERTS[index] for index in self.asked]
         canonical, ratio = bank.canonical, bank.model.ratio
         self.state = x = mix(canonical.into, tile.estimate)
         blur = TileBlur.of((x.shape[2], x.shape[3]), ratio, bank.model.psf, bank.offset_px, str(x.device))
@@ -82,7 +80,7 @@ class TileExperts:
         kept = torch.eye(len(into), device=into.device)
         others = [*((estimator, misfit, 0.0) for estimator in bank.settings), (bank.plain, measured, 1.0)]
         found = {}
-        for name, (estimator, seen, share) in zip(bank.names[-len(others) :], others, strict=True):
+        for name, (estimator, seen, share) in zip(EXPERTS[-len(others) :], others, strict=True):
             if name in self._names:
                 direct = estimator.direct(into)
                 found[name] = (estimator.coarse(seen, into), torch.cat([direct, share * direct, kept], dim=1))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
+from hsfuse.array_io import read_at, write_at
 from hsfuse.grid import Slice2D
 from hsfuse.log import get_logger
 from hsfuse.readers.decoder import decoder_warnings_are_errors
@@ -30,11 +31,6 @@ _MIN_FLAT_PX = 64
 _FULL_SHARE = 0.99
 _DONE = threading.Event()
 _DONE.set()
-
-
-def _bytes_of(array: NDArray[Any]) -> memoryview:
-    flat: Any = array.reshape(-1).view(np.uint8)
-    return memoryview(flat)
 
 
 class ScratchLayer:
@@ -134,14 +130,8 @@ class ScratchLayer:
             return None
         wide = min(self._cols, self._width - j * self._cols)
         rows = np.empty((count, wide), self._dtype)
-        view = _bytes_of(rows)
         offset = self._place(i, j) + first * wide * self._dtype.itemsize
-        while view:
-            got = os.preadv(self._file.fileno(), [view], offset)
-            if got == 0:
-                return None
-            view, offset = view[got:], offset + got
-        return rows
+        return rows if read_at(self._file.fileno(), rows, offset) else None
 
     def _place(self, i: int, j: int) -> int:
         return int((i * self._known.shape[1] + j) * self._block_bytes)
@@ -178,10 +168,7 @@ class ScratchLayer:
                     return False
                 if self._file is None:
                     self._file = tempfile.TemporaryFile(prefix="hsfuse-", buffering=0)  # noqa: SIM115 - see close()
-            view = _bytes_of(decoded)
-            while view:
-                written = os.pwrite(self._file.fileno(), view, place)
-                view, place = view[written:], place + written
+            write_at(self._file.fileno(), decoded, place)
         except OSError as error:
             # A full disk costs time, not the run.
             _log.debug("decoded images are not kept: %s", error)
