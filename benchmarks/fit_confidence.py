@@ -21,7 +21,9 @@ from hsfuse.degrade import Psf
 from hsfuse.fusion.create import create_method
 from hsfuse.fusion.map.method import refined
 from hsfuse.inference import pipeline
-from hsfuse.inference.guide_repair import confidence_features, repair_surveyed, survey_scene
+from hsfuse.inference.confidence import confidence_features
+from hsfuse.inference.guide_repair import repair_surveyed
+from hsfuse.inference.scene_survey import survey_scene
 from hsfuse.workflows.steps.array_scene import array_scene
 from hsfuse.workflows.steps.resources import resolved
 

@@ -24,7 +24,7 @@ from hsfuse.fusion.change.matting import NEAR_PX, grown, neighbour_contrast
 from hsfuse.fusion.change.repair import decision_data
 from hsfuse.fusion.change.response import Response
 from hsfuse.inference import pipeline
-from hsfuse.inference.guide_repair import align_survey, survey_scene
+from hsfuse.inference.scene_survey import align_survey, survey_scene
 from hsfuse.masks import expand
 from hsfuse.workflows.steps.array_scene import array_scene
 

@@ -1,71 +1,49 @@
 """A scene with a repaired guide: what changed between both images is found once, before anything is fused.
 
-The scene is read once in strips. What is kept is small: a few images on the HSI's grid and the guide itself. The result
-is a scene again, whose guide is the repaired one, so every method profits, and what is known about each fine pixel: its
-probability of change, the error to expect, and whether the guide had any part in it.
+The result is a scene again, whose guide is the repaired one, so every method profits, and what is known about each fine
+pixel: its probability of change, the error to expect, and whether the guide had any part in it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_erosion
 
 from hsfuse.allocator import large_arrays_apart, release_freed_memory
-from hsfuse.degrade import windows
 from hsfuse.fusion.base import FusionContext
-from hsfuse.fusion.change.confidence import (
-    DETAIL,
-    CoarseFeatures,
-    CoarseTraits,
-    ErrorFeatures,
-    ErrorModel,
-    SceneTraits,
-    apply_change,
-    apply_error,
-    change_features,
-    error_features,
-)
-from hsfuse.fusion.change.repair import RepairedGuide, blocks, repair_guide
+from hsfuse.fusion.change.confidence import ErrorModel
+from hsfuse.fusion.change.repair import RepairedGuide, repair_guide
 from hsfuse.fusion.change.response import Response
-from hsfuse.fusion.classical.statistics import Subspace, gather, signal_subspace
 from hsfuse.fusion.diagnostics import Calibration
 from hsfuse.fusion.guide_noise import GuideSample, guide_noise
-from hsfuse.fusion.scene_model.alignment import robust_alignment
-from hsfuse.fusion.scene_model.pair import CoarsePair
-from hsfuse.grid import Slice2D
+from hsfuse.inference.confidence import confidence_images
 from hsfuse.inference.repaired_msi import RepairedMsi
 from hsfuse.inference.scene import FusionScene
+from hsfuse.inference.scene_survey import Survey, align_survey, survey_scene
 from hsfuse.inference.spilled import SpilledImages
 from hsfuse.log import get_logger
 from hsfuse.masks import expand
-from hsfuse.parallel import one_ahead, side_by_side
 
 FloatCube = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
-Result = TypeVar("Result")
 
 _log = get_logger(__name__)
-_STRIP_PX, _PICTURE_PX = 64, 450
-_ALIGN_PX = 160
-"""Side of the window that blur and shift are searched in, HSI pixels."""
+_PICTURE_PX = 450
+"""Longer side of the report's pictures at most, HSI pixels."""
 _EXCLUDED = 0.1
 """Change from which a pixel takes no part in what methods learn."""
 _HSI_ONLY = 0.5
+"""Change without detail of its own from which the guide is said to have no part in a pixel."""
 _SOME_CHANGE = 0.002
 """Share of changed ground below which methods learn from everything and find blur and shift themselves."""
 _FINE_ERROR = 2.0
 """What a local correction leaves of the fine guide's variance over its leave-one-out errors at low resolution: 1 to 3.6
 on nine tuning cubes with seasons."""
-MAX_RANK = 32
 HELD_BYTES_PER_PIXEL = 5
 """What a repair holds in memory per fine pixel once it is made: masks."""
-_CONFIDENCE_PX = 5
-"""Context of a block whose confidence is told, HSI pixels: no filter reaches farther, even with two pixels to each."""
 
 
 @dataclass(frozen=True)
@@ -144,35 +122,6 @@ class SceneRepair:
         }
 
 
-@dataclass(frozen=True)
-class Survey:
-    """The whole scene as it was read once.
-
-    Attributes
-    ----------
-    pair, traits
-        At low resolution.
-    msi
-        The guide without gaps, shape (msi band, row, col) on the fine grid.
-    gaps
-        Where it has gaps, shape (row, col).
-    valid
-        HSI pixels that are measured in both images with all that their blur looks at, shape (row, col).
-    space
-        Signal subspace of the HSI.
-    seen
-        Fine pixels that may carry a result, shape (row, col).
-    """
-
-    pair: CoarsePair
-    traits: CoarseTraits
-    msi: FloatCube
-    gaps: BoolArray
-    valid: BoolArray
-    space: Subspace
-    seen: BoolArray
-
-
 def repair_scene(scene: FusionScene, context: FusionContext) -> SceneRepair:
     """Find what differs between both images of a scene and repair its guide.
 
@@ -244,9 +193,10 @@ def _told(
     pixels = guide.msi if guide.trusted else response.up(guide.evidence.relation.seen).astype(np.float32)
     if not guide.trusted:
         _log.warning("The images differ on most of the ground: the result follows the hyperspectral image alone.")
-    told = np.zeros((2, *pixels.shape[1:]), np.float32)
-    if model is not None:
-        told = _confidence(survey, guide, pixels, response, model, context.threads)
+    if model is None:
+        told = np.zeros((2, *pixels.shape[1:]), np.float32)
+    else:
+        told = confidence_images(survey, guide, pixels, response, model, context.threads)
     if not guide.trusted:
         told[0] = 1.0
     confidence = SpilledImages(told)
@@ -275,126 +225,3 @@ def _pictures(guide: RepairedGuide, valid: BoolArray) -> FloatCube:
     step = max(-(-max(valid.shape) // _PICTURE_PX), 1)
     both = np.stack([guide.evidence.relation.seen[:, ::step, ::step], guide.evidence.blurred[:, ::step, ::step]])
     return np.where(valid[::step, ::step], both, np.nan).astype(np.float32)
-
-
-def survey_scene(scene: FusionScene, context: FusionContext) -> Survey:
-    """Read a scene once, strip by strip."""
-    statistics = gather(scene.low_resolution_strips())
-    space = signal_subspace(statistics, max_rank=MAX_RANK)
-    forward, mean = space.forward.astype(np.float32), space.mean.astype(np.float32)[:, None, None]
-    height, width, ratio = *scene.grid.shape, scene.ratio
-    components = np.zeros((space.rank, height, width), np.float32)
-    srf = None if context.srf is None else context.srf.astype(np.float32)
-    bands = len(scene.msi.band_names)
-    predicted = None if srf is None else np.zeros((bands, height, width), np.float32)
-    rough, bright = np.zeros((2, height, width), np.float32)
-    msi = np.empty((bands, height * ratio, width * ratio), np.float32)
-    gaps, seen = np.ones(msi.shape[1:], bool), np.zeros(msi.shape[1:], bool)
-    valid = np.zeros((height, width), bool)
-    square, count = 0.0, 0
-    strips = [Slice2D(top, min(top + _STRIP_PX, height), 0, width) for top in range(0, height, _STRIP_PX)]
-    for raw in one_ahead(scene.read_raw, strips):
-        rows = raw.rows
-        fine = rows.scaled(ratio).slices
-        gaps[fine] = np.isnan(raw.msi).any(axis=0)
-        strip = scene.complete(raw)
-        part = strip.valid.reshape(rows.shape[0], ratio, width, ratio).all(axis=(1, 3))
-        centred = strip.hsi - mean
-        components[:, rows.slices[0]] = np.tensordot(forward, centred, axes=1)
-        if predicted is not None and srf is not None:
-            predicted[:, rows.slices[0]] = np.tensordot(srf, strip.hsi, axes=1)
-        traits = CoarseTraits.of(strip.hsi)
-        rough[rows.slices], bright[rows.slices] = traits.roughness, traits.brightness
-        msi[:, *fine], seen[fine] = strip.msi, strip.valid
-        valid[rows.slices] = part
-        # In double precision from the sum over the bands on.
-        energy = np.einsum("brc,brc->rc", centred, centred)[part].astype(np.float64)
-        square, count = square + float(energy.sum()), count + energy.size * len(forward[0])
-    level = square / max(count, 1) * (space.forward @ space.forward.T)
-    # The blur of a pixel beside a gap looks at what was filled in there.
-    measured = valid
-    valid = np.asarray(binary_erosion(valid, np.ones((3, 3), bool), border_value=1), dtype=np.bool_)
-    return Survey(
-        CoarsePair(components, predicted, level, valid, measured & ~valid),
-        CoarseTraits(rough, bright),
-        msi,
-        gaps,
-        valid,
-        space,
-        seen,
-    )
-
-
-def align_survey(survey: Survey, context: FusionContext) -> Calibration | None:
-    """Search blur and shift in the window with the most valid pixels."""
-    valid = survey.pair.valid
-    height, width = valid.shape
-    corners = [(row, col) for row in _starts(height) for col in _starts(width)]
-
-    def window(corner: tuple[int, int]) -> tuple[slice, slice]:
-        return slice(corner[0], corner[0] + _ALIGN_PX), slice(corner[1], corner[1] + _ALIGN_PX)
-
-    where = window(max(corners, key=lambda corner: int(valid[window(corner)].sum())))
-    predicted = survey.pair.predicted
-    part = CoarsePair(
-        survey.pair.components[:, *where], None if predicted is None else predicted[:, *where], survey.pair.level,
-        valid[where],
-    )  # fmt: skip
-    return robust_alignment(part, survey.msi[:, *windows.finer(where, context.ratio)], context.ratio, context.psf)
-
-
-def _starts(size: int) -> list[int]:
-    return sorted({max(size - _ALIGN_PX, 0), *range(0, max(size - _ALIGN_PX, 1), _ALIGN_PX)})
-
-
-def confidence_features(
-    survey: Survey, guide: RepairedGuide, pixels: FloatCube, response: Response
-) -> Iterator[tuple[tuple[slice, slice], tuple[FloatCube, ErrorFeatures]]]:
-    """Features of the change and of the error, block by block; none of blocks without a pixel that is seen.
-
-    Yields
-    ------
-    tuple
-        Fine pixels of the block, and the features of the change, shape (feature, row, col), and of the error there.
-    """
-    return _in_blocks(survey, guide, pixels, response, 1, lambda change, error: (change, error))
-
-
-def _confidence(
-    survey: Survey, guide: RepairedGuide, pixels: FloatCube, response: Response, model: ErrorModel, threads: int
-) -> FloatCube:
-    """Probability of change and expected error, shape (2, row, col)."""
-    told = np.zeros((2, *pixels.shape[1:]), np.float32)
-
-    def applied(of_change: FloatCube, of_error: ErrorFeatures) -> tuple[FloatCube, FloatCube]:
-        return apply_change(model, of_change), apply_error(model, of_error)
-
-    for where, found in _in_blocks(survey, guide, pixels, response, threads, applied):
-        told[:, *where] = found
-    return told
-
-
-def _in_blocks(
-    survey: Survey, guide: RepairedGuide, pixels: FloatCube, response: Response, threads: int,
-    use: Callable[[FloatCube, ErrorFeatures], Result],
-) -> Iterator[tuple[tuple[slice, slice], Result]]:  # fmt: skip
-    """Yield what is made of the features of every block."""
-    traits = SceneTraits.of(survey.pair, survey.traits, guide.evidence.relation.seen, survey.space)
-    coarse, power = CoarseFeatures.of(guide.evidence, traits), guide.evidence.contradiction.power
-
-    def one(place: tuple[tuple[slice, slice], tuple[slice, slice]]) -> tuple[tuple[slice, slice], Result]:
-        read, core = windows.finer(place[0], response.ratio), windows.finer(place[1], response.ratio)
-        inside = windows.inside(core, read)
-        seen, of_change, of_error = coarse.block(place[0], response)
-        error = error_features(
-            traits, traits.estimate.block(place[0], response), seen, of_error, power, pixels[:, *read],
-            guide.change[read], guide.own_detail[read],
-        )  # fmt: skip
-        change = change_features(of_change, guide.foreign[read], error.base[DETAIL])
-        return core, use(change[:, *inside], error.cut(inside))
-
-    places = [
-        place for place in blocks(survey.valid.shape, _CONFIDENCE_PX)
-        if survey.seen[windows.finer(place[1], response.ratio)].any()
-    ]  # fmt: skip
-    yield from side_by_side(one, places, threads)

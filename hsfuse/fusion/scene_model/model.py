@@ -25,6 +25,7 @@ from hsfuse.fusion.scene_model.ridge import ridge_synthesis
 from hsfuse.parallel import side_by_side, together
 
 MAX_RANK = 32
+"""Components of the HSI at most."""
 PIXELS_PER_BAND = 1.2
 _MOST_SAMPLES = 40_000
 """Low-resolution pixels that the regression is fitted on."""

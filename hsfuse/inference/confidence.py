@@ -1,0 +1,85 @@
+"""How sure the result of a scene will be, pixel by pixel: told in blocks, before anything is fused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hsfuse.degrade import windows
+from hsfuse.fusion.change.confidence import (
+    DETAIL,
+    CoarseFeatures,
+    ErrorFeatures,
+    ErrorModel,
+    SceneTraits,
+    apply_change,
+    apply_error,
+    change_features,
+    error_features,
+)
+from hsfuse.fusion.change.repair import RepairedGuide, blocks
+from hsfuse.fusion.change.response import Response
+from hsfuse.inference.scene_survey import Survey
+from hsfuse.parallel import side_by_side
+
+FloatCube = NDArray[np.float32]
+Result = TypeVar("Result")
+
+_CONTEXT_PX = 5
+"""Context of a block, HSI pixels: no filter reaches farther, even with two pixels to each."""
+
+
+def confidence_features(
+    survey: Survey, guide: RepairedGuide, pixels: FloatCube, response: Response
+) -> Iterator[tuple[tuple[slice, slice], tuple[FloatCube, ErrorFeatures]]]:
+    """Features of the change and of the error, block by block; none of blocks without a pixel that is seen.
+
+    Yields
+    ------
+    tuple
+        Fine pixels of the block, and the features of the change, shape (feature, row, col), and of the error there.
+    """
+    return _in_blocks(survey, guide, pixels, response, 1, lambda change, error: (change, error))
+
+
+def confidence_images(
+    survey: Survey, guide: RepairedGuide, pixels: FloatCube, response: Response, model: ErrorModel, threads: int
+) -> FloatCube:
+    """Probability of change and expected error, shape (2, row, col)."""
+    told = np.zeros((2, *pixels.shape[1:]), np.float32)
+
+    def applied(of_change: FloatCube, of_error: ErrorFeatures) -> tuple[FloatCube, FloatCube]:
+        return apply_change(model, of_change), apply_error(model, of_error)
+
+    for where, found in _in_blocks(survey, guide, pixels, response, threads, applied):
+        told[:, *where] = found
+    return told
+
+
+def _in_blocks(
+    survey: Survey, guide: RepairedGuide, pixels: FloatCube, response: Response, threads: int,
+    use: Callable[[FloatCube, ErrorFeatures], Result],
+) -> Iterator[tuple[tuple[slice, slice], Result]]:  # fmt: skip
+    """Yield what is made of the features of every block."""
+    traits = SceneTraits.of(survey.pair, survey.traits, guide.evidence.relation.seen, survey.space)
+    coarse, power = CoarseFeatures.of(guide.evidence, traits), guide.evidence.contradiction.power
+
+    def one(place: tuple[tuple[slice, slice], tuple[slice, slice]]) -> tuple[tuple[slice, slice], Result]:
+        read, core = windows.finer(place[0], response.ratio), windows.finer(place[1], response.ratio)
+        inside = windows.inside(core, read)
+        seen, of_change, of_error = coarse.block(place[0], response)
+        error = error_features(
+            traits, traits.estimate.block(place[0], response), seen, of_error, power, pixels[:, *read],
+            guide.change[read], guide.own_detail[read],
+        )  # fmt: skip
+        change = change_features(of_change, guide.foreign[read], error.base[DETAIL])
+        return core, use(change[:, *inside], error.cut(inside))
+
+    places = [
+        place for place in blocks(survey.valid.shape, _CONTEXT_PX)
+        if survey.seen[windows.finer(place[1], response.ratio)].any()
+    ]  # fmt: skip
+    yield from side_by_side(one, places, threads)

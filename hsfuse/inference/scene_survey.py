@@ -1,0 +1,128 @@
+"""A scene read once in strips, for what changed in it to be found: a few images on the HSI's grid, and the guide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import binary_erosion
+
+from hsfuse.degrade import windows
+from hsfuse.fusion.base import FusionContext
+from hsfuse.fusion.change.confidence import CoarseTraits
+from hsfuse.fusion.classical.statistics import Subspace, gather, signal_subspace
+from hsfuse.fusion.diagnostics import Calibration
+from hsfuse.fusion.scene_model.alignment import robust_alignment
+from hsfuse.fusion.scene_model.model import MAX_RANK
+from hsfuse.fusion.scene_model.pair import CoarsePair
+from hsfuse.grid import Slice2D
+from hsfuse.inference.scene import FusionScene
+from hsfuse.parallel import one_ahead
+
+FloatCube = NDArray[np.float32]
+BoolArray = NDArray[np.bool_]
+
+_STRIP_PX = 64
+"""HSI rows that are read at a time."""
+_ALIGN_PX = 160
+"""Side of the window that blur and shift are searched in, HSI pixels."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The whole scene as it was read once.
+
+    Attributes
+    ----------
+    pair, traits
+        At low resolution.
+    msi
+        The guide without gaps, shape (msi band, row, col) on the fine grid.
+    gaps
+        Where it has gaps, shape (row, col).
+    valid
+        HSI pixels that are measured in both images with all that their blur looks at, shape (row, col).
+    space
+        Signal subspace of the HSI.
+    seen
+        Fine pixels that may carry a result, shape (row, col).
+    """
+
+    pair: CoarsePair
+    traits: CoarseTraits
+    msi: FloatCube
+    gaps: BoolArray
+    valid: BoolArray
+    space: Subspace
+    seen: BoolArray
+
+
+def survey_scene(scene: FusionScene, context: FusionContext) -> Survey:
+    """Read a scene once, strip by strip."""
+    statistics = gather(scene.low_resolution_strips())
+    space = signal_subspace(statistics, max_rank=MAX_RANK)
+    forward, mean = space.forward.astype(np.float32), space.mean.astype(np.float32)[:, None, None]
+    height, width, ratio = *scene.grid.shape, scene.ratio
+    components = np.zeros((space.rank, height, width), np.float32)
+    srf = None if context.srf is None else context.srf.astype(np.float32)
+    bands = len(scene.msi.band_names)
+    predicted = None if srf is None else np.zeros((bands, height, width), np.float32)
+    rough, bright = np.zeros((2, height, width), np.float32)
+    msi = np.empty((bands, height * ratio, width * ratio), np.float32)
+    gaps, seen = np.ones(msi.shape[1:], bool), np.zeros(msi.shape[1:], bool)
+    valid = np.zeros((height, width), bool)
+    square, count = 0.0, 0
+    strips = [Slice2D(top, min(top + _STRIP_PX, height), 0, width) for top in range(0, height, _STRIP_PX)]
+    for raw in one_ahead(scene.read_raw, strips):
+        rows = raw.rows
+        fine = rows.scaled(ratio).slices
+        gaps[fine] = np.isnan(raw.msi).any(axis=0)
+        strip = scene.complete(raw)
+        part = strip.valid.reshape(rows.shape[0], ratio, width, ratio).all(axis=(1, 3))
+        centred = strip.hsi - mean
+        components[:, rows.slices[0]] = np.tensordot(forward, centred, axes=1)
+        if predicted is not None and srf is not None:
+            predicted[:, rows.slices[0]] = np.tensordot(srf, strip.hsi, axes=1)
+        traits = CoarseTraits.of(strip.hsi)
+        rough[rows.slices], bright[rows.slices] = traits.roughness, traits.brightness
+        msi[:, *fine], seen[fine] = strip.msi, strip.valid
+        valid[rows.slices] = part
+        # In double precision from the sum over the bands on.
+        energy = np.einsum("brc,brc->rc", centred, centred)[part].astype(np.float64)
+        square, count = square + float(energy.sum()), count + energy.size * len(forward[0])
+    level = square / max(count, 1) * (space.forward @ space.forward.T)
+    # The blur of a pixel beside a gap looks at what was filled in there.
+    measured = valid
+    valid = np.asarray(binary_erosion(valid, np.ones((3, 3), bool), border_value=1), dtype=np.bool_)
+    return Survey(
+        CoarsePair(components, predicted, level, valid, measured & ~valid),
+        CoarseTraits(rough, bright),
+        msi,
+        gaps,
+        valid,
+        space,
+        seen,
+    )
+
+
+def align_survey(survey: Survey, context: FusionContext) -> Calibration | None:
+    """Search blur and shift in the window with the most valid pixels."""
+    valid = survey.pair.valid
+    height, width = valid.shape
+    corners = [(row, col) for row in _starts(height) for col in _starts(width)]
+
+    def window(corner: tuple[int, int]) -> tuple[slice, slice]:
+        return slice(corner[0], corner[0] + _ALIGN_PX), slice(corner[1], corner[1] + _ALIGN_PX)
+
+    where = window(max(corners, key=lambda corner: int(valid[window(corner)].sum())))
+    predicted = survey.pair.predicted
+    part = CoarsePair(
+        survey.pair.components[:, *where], None if predicted is None else predicted[:, *where], survey.pair.level,
+        valid[where],
+    )  # fmt: skip
+    return robust_alignment(part, survey.msi[:, *windows.finer(where, context.ratio)], context.ratio, context.psf)
+
+
+def _starts(size: int) -> list[int]:
+    return sorted({max(size - _ALIGN_PX, 0), *range(0, max(size - _ALIGN_PX, 1), _ALIGN_PX)})
