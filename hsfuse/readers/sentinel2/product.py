@@ -8,9 +8,8 @@ legitimate and stays.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,14 +27,13 @@ from hsfuse.processor import usable_cores
 from hsfuse.readers.base import FloatCube, MultispectralProduct, ProductInfo
 from hsfuse.readers.entry import BandChoice
 from hsfuse.readers.sentinel2.archive import SafeArchive
-from hsfuse.readers.sentinel2.decode_ahead import Block, DecodeAhead
+from hsfuse.readers.sentinel2.decoded_layers import DecodedLayers
 from hsfuse.readers.sentinel2.description import choose_responses, describe
 from hsfuse.readers.sentinel2.images import LayerPool, finish
 from hsfuse.readers.sentinel2.layers import choose_granule, layer_members, place_layers
 from hsfuse.readers.sentinel2.masks import CloudPolygons
 from hsfuse.readers.sentinel2.metadata import read_safe_metadata
 from hsfuse.readers.sentinel2.overview import OverviewReader
-from hsfuse.readers.sentinel2.scratch import ScratchLayer
 from hsfuse.sensors.sentinel2 import BANDS_10M, BANDS_ALL
 from hsfuse.spectral import SpectralResponse
 
@@ -94,11 +92,7 @@ class Sentinel2Product(MultispectralProduct):
         self._verify, self._threads = verify, threads or usable_cores()
         self._archive = SafeArchive(Path(path))
         self._pool: LayerPool | None = None
-        self._ahead: DecodeAhead | None = None
-        self._scratch: dict[str, ScratchLayer] = {}
-        self._scratch_lock = threading.Lock()
-        self._kept_of: dict[str, ScratchLayer | None] | None = None
-        self._reported: set[tuple[str, tuple[int, int]]] = set()
+        self._layers: DecodedLayers | None = None
         try:
             self._metadata = read_safe_metadata(self._archive)
             self._granule = choose_granule(self._metadata, granule)
@@ -110,6 +104,7 @@ class Sentinel2Product(MultispectralProduct):
             self._grid, self._placements = place_layers(
                 self._pool, list(self._members), self._granule.grids[10], self._metadata.name, self._warnings
             )
+            self._layers = DecodedLayers(self._pool, self._placements, self._metadata.name, self._threads)
             self._clouds = self._read_polygons()
             self._responses = choose_responses(self._metadata, self._band_names, self._warnings)
             if verify:
@@ -177,10 +172,10 @@ class Sentinel2Product(MultispectralProduct):
     # ------------------------------------------------------------------ reading
 
     @property
-    def _open_pool(self) -> LayerPool:
-        if self._pool is None:
+    def _open_layers(self) -> DecodedLayers:
+        if self._layers is None:
             raise UsageError("The Sentinel-2 product was closed.")
-        return self._pool
+        return self._layers
 
     def read(self, block: Slice2D, bands: Sequence[int] | None = None) -> FloatCube:
         """Read reflectance on the 10 m grid, shape (band, row, col), NaN where there is no data or saturation.
@@ -194,6 +189,7 @@ class Sentinel2Product(MultispectralProduct):
         """
         self._check_block(block)
         names = self.band_names if bands is None else tuple(self.band_names[i] for i in bands)
+        layers = self._open_layers
         cube = np.empty((len(names), *block.shape), np.float32)
         futures: list[Future[None]] = []
         for band, plane in zip(names, cube, strict=True):
@@ -201,59 +197,25 @@ class Sentinel2Product(MultispectralProduct):
             def task(file: DatasetReader, band: str = band, plane: NDArray[np.float32] = plane) -> None:
                 self._read_band(file, band, block, plane)
 
-            futures.append(self._open_pool.submit(band, task))
+            futures.append(layers.pool.submit(band, task))
         finish(futures)
-        self._report_flat_blocks()
+        layers.report_flat_blocks(self.band_names, self._metadata.nodata_dn)
         return cube
-
-    def _report_flat_blocks(self) -> None:
-        """Warn of decoded blocks that one number fills where no scene would: a decoder fills what it cannot read."""
-        with self._scratch_lock:
-            layers = {band: layer for band, layer in self._scratch.items() if band in self.band_names}
-        for band, layer in layers.items():
-            for block, number in list(layer.flat.items()):
-                ratio = self._placements[band].ratio
-                alike = [layers[other] for other in layers if self._placements[other].ratio == ratio]
-                nodata = number == self._metadata.nodata_dn
-                if nodata and not any(block in other.full for other in alike):
-                    continue
-                with self._scratch_lock:
-                    # Several threads may have read it.
-                    if (band, block) in self._reported:
-                        continue
-                    self._reported.add((band, block))
-                what = "no data where other bands are complete" if nodata else f"nothing but {number}"
-                _log.warning(
-                    "A block of the image of %s in %s (row %d, column %d of its tiles) holds %s: it may be damaged.",
-                    band, self._metadata.name, *block, what,
-                )  # fmt: skip
 
     def _read_band(
         self, file: DatasetReader, band: str, block: Slice2D, plane: NDArray[np.float32], *, count: bool = True
     ) -> None:
         placement = self._placements[band]
         if placement.ratio == 1:
-            self._scale(self._stored(file, band, block), band, plane, count=count)
+            self._scale(self._open_layers.read(file, band, block), band, plane, count=count)
             return
         source = placement.source(block, margin=1)
         if min(source.shape) < 1:
             plane.fill(np.nan)
             return
         coarse = np.empty(source.shape, np.float32)
-        self._scale(self._stored(file, band, source), band, coarse, count=count)
+        self._scale(self._open_layers.read(file, band, source), band, coarse, count=count)
         plane[:] = placement.bilinear(coarse, source, block)
-
-    def _stored(self, file: DatasetReader, band: str, block: Slice2D) -> NDArray[np.unsignedinteger]:
-        """Read stored numbers of a layer's first band in its own pixels; called in the layer's thread only."""
-        if not ScratchLayer.pays(file):
-            return np.asarray(file.read(1, window=block.window))
-        return self._kept(file, band).read(file, block)
-
-    def _kept(self, file: DatasetReader, band: str) -> ScratchLayer:
-        with self._scratch_lock:
-            if band not in self._scratch:
-                self._scratch[band] = ScratchLayer(file)
-            return self._scratch[band]
 
     def read_ahead(self, block: Slice2D, bands: Sequence[int] | None = None) -> None:
         """Begin to decode what will be read soon, on cores that have nothing else to do; returns at once.
@@ -267,51 +229,11 @@ class Sentinel2Product(MultispectralProduct):
         """
         inside = block.clipped(*self.grid.shape)
         names = self.band_names if bands is None else tuple(self.band_names[i] for i in bands)
-        if not names or min(inside.shape) < 1 or self._threads < 2:
+        if not names or min(inside.shape) < 1:
             return
         if "SCL" in self._placements:
             names = (*names, "SCL")
-        pool = self._open_pool
-        lines: dict[tuple[int, int], list[Block]] = {}
-        for number, band in enumerate(names):
-            placement = self._placements[band]
-            source = inside if placement.ratio == 1 else placement.source(inside, margin=1)
-            kept = self._decoded_once()[band]
-            for i, j in kept.blocks(source) if kept is not None and min(source.shape) > 0 else ():
-                lines.setdefault((i * placement.ratio, number), []).append((band, i, j))
-        if self._ahead is None:
-            self._ahead = DecodeAhead(self._decoder, self._threads)
-        # From top to bottom, as images are read.
-        self._ahead.expect(entry for key in sorted(lines) for entry in lines[key])
-        # Their threads have nothing else to do yet, so that nobody waits for checksums later.
-        pool.check_ahead(names)
-
-    def _decoded_once(self) -> dict[str, ScratchLayer | None]:
-        """Where decoded blocks of each layer are kept; None for layers that are decoded quickly.
-
-        All layers are asked at once, the first time: later, their threads may be busy with checksums.
-        """
-        if self._kept_of is None:
-
-            def look(file: DatasetReader, band: str) -> ScratchLayer | None:
-                return self._kept(file, band) if ScratchLayer.pays(file) else None
-
-            found = {
-                band: self._open_pool.submit(band, partial(look, band=band), pixels=False) for band in self._placements
-            }
-            self._kept_of = {band: future.result() for band, future in found.items()}
-        return self._kept_of
-
-    @contextmanager
-    def _decoder(self) -> Iterator[Callable[[Block], None]]:
-        with self._open_pool.own_handles() as handle:
-
-            def decode(block: Block) -> None:
-                band, i, j = block
-                file = handle(band)
-                self._kept(file, band).prepare(file, i, j)
-
-            yield decode
+        self._open_layers.read_ahead(names, inside)
 
     def _scale(
         self, dn: NDArray[np.unsignedinteger], band: str, out: NDArray[np.float32], *, count: bool = True
@@ -341,9 +263,8 @@ class Sentinel2Product(MultispectralProduct):
         """
         self._check_block(block)
         names = self.band_names if bands is None else tuple(self.band_names[i] for i in bands)
-        reader = OverviewReader(
-            self._open_pool, self._placements, partial(self._read_band, count=False), partial(self._scale, count=False)
-        )
+        read_band, scale = partial(self._read_band, count=False), partial(self._scale, count=False)
+        reader = OverviewReader(self._open_layers.pool, self._placements, read_band, scale)
         return reader.read(names, block, factor)
 
     def classes(self, block: Slice2D) -> NDArray[np.uint8] | None:
@@ -373,10 +294,10 @@ class Sentinel2Product(MultispectralProduct):
         def task(file: DatasetReader) -> NDArray[np.uint8]:
             present = [index for index in indexes if index <= file.count]
             if present == [1]:
-                return np.asarray(self._stored(file, layer, source)[None], dtype=np.uint8)
+                return np.asarray(self._open_layers.read(file, layer, source)[None], dtype=np.uint8)
             return np.asarray(file.read(present, window=source.window), dtype=np.uint8)
 
-        return place.nearest(self._open_pool.submit(layer, task).result(), source, block)
+        return place.nearest(self._open_layers.pool.submit(layer, task).result(), source, block)
 
     def _check_block(self, block: Slice2D) -> None:
         if block != block.clipped(*self.grid.shape) or min(block.shape) < 1:
@@ -388,13 +309,12 @@ class Sentinel2Product(MultispectralProduct):
 
     def close(self) -> None:
         """Close all files and remove what was unpacked."""
-        if self._ahead is not None:
-            self._ahead.close()
-            self._ahead = None
+        if self._layers is not None:
+            self._layers.stop()
         if self._pool is not None:
             self._pool.close()
             self._pool = None
-        for layer in self._scratch.values():
-            layer.close()
-        self._scratch.clear()
+        if self._layers is not None:
+            self._layers.close()
+            self._layers = None
         self._archive.close()
