@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from hsfuse.errors import OutputError
-from hsfuse.log import get_logger
+from hsfuse.lock_file import open_locked
 from hsfuse.writers.storage import storage_errors
-
-_log = get_logger(__name__)
 
 LOCK_NAME = "lock"
 _claims: dict[Path, int] = {}
@@ -80,19 +77,13 @@ def unlock(handle: int) -> None:
 
 
 def _lock(folder: Path) -> int:
-    handle = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return open_locked(folder / LOCK_NAME)
     except BlockingIOError as error:
-        os.close(handle)
         raise OutputError(
             f"Another run is writing this output (it holds {folder}).",
             hint="Wait for it to end, or choose another output name.",
         ) from error
-    except OSError:
-        # Some network file systems have no locks; the manifest still guards the content.
-        _log.debug("no file locks at %s", folder)
-    return handle
 
 
 def _is_lock_of(handle: int, folder: Path) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import socket
@@ -13,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from hsfuse.errors import OutputError
+from hsfuse.lock_file import is_locked, open_locked
 
 HIDDEN = ".batch"
 """Folder inside the batch's one for what nobody needs to look at."""
@@ -46,18 +46,11 @@ class SceneLock:
         path = lock_path(folder, scene)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            self._handle = open_locked(path)
+        except BlockingIOError:
+            raise
         except OSError as error:
             raise OutputError(f"The folder {folder} is not writable ({error.strerror}).") from error
-        try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._handle)
-            raise
-        except OSError:
-            # Some network file systems have no locks. The journal of the run, and its product's single rename,
-            # still keep the cube whole; only work may be done twice.
-            pass
         self._noted = 0.0
         self.note(stage="start", fraction=0.0)
 
@@ -94,15 +87,11 @@ def lock_note(folder: Path, scene: str) -> dict[str, Any] | None:
     except OSError:
         return None
     try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        try:
-            note = json.loads(os.pread(handle, 4096, 0))
-        except ValueError:
-            note = {}
+        if not is_locked(handle):
+            return None
+        note = json.loads(os.pread(handle, 4096, 0))
         return note if isinstance(note, dict) else {}
-    except OSError:
-        return None
+    except ValueError:
+        return {}
     finally:
         os.close(handle)
-    return None

@@ -6,12 +6,9 @@ written under a lock, each in one piece, and a line that is no JSON is skipped.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +16,7 @@ from typing import Any
 
 from hsfuse._version import __version__
 from hsfuse.errors import HsfuseError, OutputError
+from hsfuse.lock_file import locked
 from hsfuse.workflows.batch.jobs import SceneJob
 from hsfuse.writers.provenance import input_identity
 
@@ -95,7 +93,7 @@ class BatchState:
         line = json.dumps(entry, default=str, allow_nan=False).encode() + b"\n"
         handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
-            with _locked(handle):
+            with locked(handle):
                 size = os.fstat(handle).st_size
                 # A batch that was killed, or whose disk was full, may have left half a line.
                 torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
@@ -131,18 +129,6 @@ def _events(content: bytes) -> Iterator[dict[str, Any]]:
             continue
         if isinstance(entry, dict):
             yield entry
-
-
-@contextmanager
-def _locked(handle: int) -> Iterator[None]:
-    """Hold a file's lock; file systems without locks are taken as they are."""
-    with contextlib.suppress(OSError):
-        fcntl.flock(handle, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_UN)
 
 
 class Fingerprints:
