@@ -30,7 +30,7 @@ _DIVERGED = 20.0
 """Training has diverged when the average loss is so many times its smallest value."""
 _SETTLED_STEPS = 20
 _MIN_GAIN = 0.01
-"""What counts as an improvement."""
+"""What counts as an improvement: over what training began with, and for going on."""
 _PROGRESS_UNITS = 1000.0
 
 
@@ -287,9 +287,14 @@ class Trainer:
                 )
             if state.first is None:
                 state.first = scores
-            if state.best is None or scores.quality > state.best.quality + _MIN_GAIN:
-                state.best, state.best_step, state.stale = scores, state.step, 0
+            # What it began with gives way to a gain only; of what was trained the best is kept, however little better:
+            # a schedule ends in small steps.
+            least = _MIN_GAIN if state.best_step == 0 else 0.0
+            if state.best is None or scores.quality > state.best.quality + least:
+                state.best, state.best_step = scores, state.step
                 self._best = self._snapshot()
+            if state.last_gain is None or scores.quality > state.last_gain + _MIN_GAIN:
+                state.last_gain, state.stale = scores.quality, 0
             else:
                 state.stale += 1
         values = scores.to_json()

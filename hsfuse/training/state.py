@@ -24,13 +24,17 @@ from hsfuse.training.task import ParameterGroup, Scores, TrainingTask
 
 @dataclass
 class TrainingState:
-    """Everything beside tensors that a checkpoint has to hold."""
+    """Everything beside tensors that a checkpoint has to hold.
+
+    ``last_gain`` is the quality that further validations have to surpass, ``stale`` how many have not.
+    """
 
     step: int = 0
     seconds: float = 0.0
     best_step: int = 0
     best: Scores | None = None
     first: Scores | None = None
+    last_gain: float | None = None
     stale: int = 0
     loss_average: float = 0.0
     loss_minimum: float = math.inf

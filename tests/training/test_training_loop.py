@@ -24,6 +24,7 @@ from hsfuse.training.loop import Trainer, train
 from hsfuse.training.losses import FusionLoss
 from hsfuse.training.pair_task import PairTask
 from hsfuse.training.settings import LoopSettings, TrainingFiles
+from hsfuse.training.validation import ValidationScores
 
 Setup = Callable[..., TaskSetup]
 Network = Callable[[], Ssrnet]
@@ -177,6 +178,20 @@ def test_early_stopping(setup: Setup, tiny: Network) -> None:
     assert result.stopped == "no more improvement"
     assert result.steps == 2
     assert result.best_step == 0
+
+
+@pytest.mark.parametrize(
+    ("qualities", "best"),
+    [((30.0, 30.1, 30.104, 30.108, 30.107), 3), ((30.0, 30.004, 30.008, 30.006, 30.002), 0)],
+    ids=["small steps at the end", "no gain over what it began with"],
+)
+def test_the_best_of_what_was_trained_is_kept(
+    setup: Setup, tiny: Network, monkeypatch: pytest.MonkeyPatch, qualities: tuple[float, ...], best: int
+) -> None:
+    task, ahead = PairTask(tiny(), setup()), iter(qualities)
+    monkeypatch.setattr(task, "validate", lambda team: ValidationScores(next(ahead), 1.0, 30.0, 1.0, 0.0))
+    result = train(task, LoopSettings(steps=4, validate_every=1, micro_batch=4))
+    assert result.best_step == best
 
 
 def test_minutes_are_a_budget(setup: Setup, tiny: Network) -> None:
