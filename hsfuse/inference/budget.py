@@ -26,6 +26,11 @@ _NETWORK_BYTES = 128 * 2**20
 """Weights in the forms that kernels want, and what torch keeps for its convolutions."""
 _RESULTS_UNDERWAY = 2
 """On a GPU besides the one that is computed: that of recorded work, which stays where it is, and one copied back."""
+CARD_SLOTS = 5
+"""Batches beside a card that have memory of the host's, for their tiles and what is made of them: one is cut out or
+copied there, one computed, three are copied back or used."""
+SLOT_ROOM = 1.125
+"""Such memory is larger than its first batch wants: tiles differ by a few rows and columns."""
 _FINISH_BYTES = 420 * 2**20
 """Building the product and judging it side by side, whatever the scene."""
 _CGROUP = Path("/sys/fs/cgroup")
@@ -36,7 +41,7 @@ _COMFORT_BYTES = 1_440_000_000
 What the process holds already counts as :data:`_BASE_BYTES` here, whatever it is: with memory to spare, equal runs
 have equal tiles.
 """
-_CARD_COMFORT_BYTES, _VRAM_COMFORT_BYTES = 6_000_000_000, 11_500_000_000
+_CARD_COMFORT_BYTES, _VRAM_COMFORT_BYTES = 8_000_000_000, 11_500_000_000
 """The same beside a card, whose tiles come and go through the host's memory, and of the card's own memory: a scene is
 not fused faster by more than that, and a workstation has other uses for it."""
 _NETWORK_COMFORT = 1.12
@@ -297,7 +302,10 @@ def _estimate(
         most = min(budget.vram, _VRAM_COMFORT_BYTES) - weights
         batch = max(1, min(int(most // max(per_tile, 1)), 16, plan.shape[1]))
         vram = weights + batch * per_tile
-        host += 2 * batch * tile_pixels * n_bands * 4
+        blended = min(core + plan.overlap, plan.height) * min(columns + plan.overlap, width) * ratio * ratio
+        one = blended * n_bands + tile_pixels * n_msi + tile_pixels // (ratio * ratio) * n_bands
+        slots = min(CARD_SLOTS, plan.shape[0] * -(-plan.shape[1] // batch))
+        host += int(slots * batch * one * 4 * SLOT_ROOM)
     else:
         host += weights + min(workers, len(plan)) * per_tile
     host = max(host, base + _FINISH_BYTES)

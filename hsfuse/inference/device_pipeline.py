@@ -5,8 +5,8 @@
     reader -> [cut out] -> upload -> compute -> download -> [use: blend, mask, encode] -> writer
                thread      stream    stream     stream       threads
 
-A *slot* is host memory for one batch, its tiles and its results. There are :data:`SLOTS`; whoever wants to cut out the
-next batch waits for one, so that no stage runs away from those after it. Batches are computed in the order in which
+A *slot* is host memory for one batch, its tiles and its results. There are :data:`CARD_SLOTS`; whoever wants to cut out
+the next batch waits for one, so that no stage runs away from those after it. Batches are computed in the order in which
 they were given, and what is made of a row of tiles does not depend on the order in which they are used.
 """
 
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from hsfuse.errors import MemoryBudgetError
 from hsfuse.fusion.base import FusionMethod
 from hsfuse.inference.accelerator import Accelerator, Mark
+from hsfuse.inference.budget import CARD_SLOTS, SLOT_ROOM
 from hsfuse.inference.graphs import TileGraphs
 from hsfuse.inference.tile_batches import TileBatch
 from hsfuse.inference.tiling import Tile
@@ -47,8 +48,6 @@ class TileMemoryError(MemoryBudgetError):
     """The device's memory is too small for a single tile: smaller ones may fit."""
 
 
-SLOTS = 5
-"""One batch is cut out or copied there, one computed, three are copied back or used."""
 _MOST_USERS = 3
 """Threads that use results."""
 
@@ -66,7 +65,7 @@ class _Slot:
         known = self._memory.get(name)
         if known is None or known.numel() < wanted:
             # Tiles differ by a few rows and columns: memory that copies can run from is slow to get.
-            known = self._memory[name] = self.accelerator.host_buffer((wanted + wanted // 8,))
+            known = self._memory[name] = self.accelerator.host_buffer((int(wanted * SLOT_ROOM),))
         return known[:wanted].view(shape)
 
 
@@ -108,7 +107,7 @@ class DevicePipeline:
 
     def __init__(
         self, accelerator: Accelerator, method: FusionMethod, batch: int, halved: Callable[[int], None],
-        slots: int = SLOTS,
+        slots: int = CARD_SLOTS,
     ) -> None:  # fmt: skip
         self._accelerator, self._halved = accelerator, halved
         self._graphs = TileGraphs(method, accelerator.graphs())

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hsfuse.errors import MemoryBudgetError, UsageError
 from hsfuse.fusion.base import ModelSpec
 from hsfuse.inference import budget
-from hsfuse.inference.budget import Budget, Estimate, choose_plan
+from hsfuse.inference.budget import CARD_SLOTS, Budget, Estimate, choose_plan
 
 SPEC = ModelSpec("any", "classical", halo_px=4, preferred_tile_px=256)
 
@@ -64,6 +64,13 @@ def test_gpu_memory_bounds_the_batch() -> None:
     small, large = plan(Budget(10**11, 2 * 10**9)), plan(Budget(10**11, 70 * 10**9))
     assert 1 <= small.batch < large.batch
     assert small.vram_bytes <= 2 * 10**9
+
+
+def test_memory_that_a_card_copies_from_and_to_is_counted() -> None:
+    found = plan(Budget(10**11, 70 * 10**9))
+    results = found.batch * (found.plan.tile * found.plan.columns * 9) * 100 * 4
+    assert found.host_bytes > CARD_SLOTS * results
+    assert plan(Budget(4 * 10**9, 70 * 10**9)).host_bytes <= 4 * 10**9
 
 
 def test_a_card_gets_rows_of_wide_tiles_where_a_method_takes_them() -> None:

@@ -14,7 +14,8 @@ import torch
 from test_engine import Hungry, Repeat, make_scene, pair, run
 
 from hsfuse.errors import MemoryBudgetError, explained
-from hsfuse.inference import device_pipeline, row_jobs
+from hsfuse.inference import row_jobs
+from hsfuse.inference.budget import CARD_SLOTS
 from hsfuse.inference.engine import fuse_scene_tiles
 from hsfuse.inference.row_jobs import RowJob
 from hsfuse.inference.tiling import TilePlan
@@ -152,7 +153,7 @@ def test_no_more_buffers_exist_than_slots_hold(device_of: Any) -> None:
     run(make_scene(hsi, msi, 2), TilePlan(64, 64, 8), accelerator=device, batch=2)
     assert device.calls["compute"] == 32
     # HSI, MSI and result of each slot; all tiles are alike, so none had to grow.
-    assert device.buffers <= 3 * device_pipeline.SLOTS
+    assert device.buffers <= 3 * CARD_SLOTS
 
 
 def test_stages_overlap(device_of: Any) -> None:
