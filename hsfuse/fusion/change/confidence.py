@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse.fusion.change.evidence import Evidence
-from hsfuse.fusion.change.quick_estimate import OF_NOISE, QuickEstimate, contrast
+from hsfuse.fusion.change.quick_estimate import OF_NOISE, QuickEstimate
 from hsfuse.fusion.change.response import Response
 from hsfuse.fusion.classical.statistics import Subspace
 from hsfuse.fusion.gaussian import gaussian
+from hsfuse.fusion.neighbours import over_neighbours
 from hsfuse.fusion.scene_model.pair import CoarsePair
 
 FloatArray = NDArray[np.float64]
@@ -82,7 +83,7 @@ class CoarseTraits:
         """Measure on an HSI (band, row, col)."""
         rough, bright = np.zeros((2, *hsi.shape[1:]), np.float32)
         for band in hsi:
-            detail = contrast(np.asarray(band, np.float32))
+            detail = over_neighbours(np.asarray(band, np.float32))
             rough += detail * detail
             bright += band * band
         return cls(rough / len(hsi), bright / len(hsi))

@@ -18,7 +18,7 @@ from scipy.ndimage import maximum_filter, minimum_filter
 from scipy.special import expit, softmax
 
 from hsfuse.fusion.change.response import Response
-from hsfuse.fusion.scene_model.contradiction import neighbour_mean
+from hsfuse.fusion.neighbours import over_neighbours
 from hsfuse.fusion.scene_model.relation import smoothed
 from hsfuse.masks import expand
 
@@ -140,7 +140,7 @@ def decision_features(data: DecisionData, inside: NDArray[np.bool_], response: R
 
     share, step = data.share, data.expected - data.guide
     off, off_lit = size(step), size(data.expected - data.lit)
-    texture = size(data.seen - neighbour_mean(data.seen))
+    texture = size(over_neighbours(data.seen))
     detail = size(data.guide - smoothed(data.guide, 1.0))
     # How much more of the step would take the contradiction away that is left.
     wanted = (response.up(data.left) * step / scale).mean(axis=0)

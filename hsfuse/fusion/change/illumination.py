@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hsfuse.fusion.scene_model.contradiction import Contradiction, neighbour_mean
+from hsfuse.fusion.neighbours import neighbour_mean, over_neighbours
+from hsfuse.fusion.scene_model.contradiction import Contradiction
 
 FloatArray = NDArray[np.float64]
 
@@ -86,5 +87,5 @@ def common_light(seen: FloatArray, blurred: FloatArray, contradiction: Contradic
             return None
         gain = (shown * measured)[:, inside].sum(axis=1) / np.maximum((measured[:, inside] ** 2).sum(axis=1), 1e-20)
     error = ((gain[:, None, None] * blurred - seen) ** 2 / contradiction.power[:, None, None]).mean(axis=0)
-    near = _AGREEMENT * ((seen - neighbour_mean(seen)) ** 2 / contradiction.power[:, None, None]).mean(axis=0)
+    near = _AGREEMENT * (over_neighbours(seen) ** 2 / contradiction.power[:, None, None]).mean(axis=0)
     return CommonLight(gain, np.asarray(contradiction.candidates & (error < near)))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from hsfuse.fusion.change.response import Response
 from hsfuse.fusion.classical.statistics import Subspace
 from hsfuse.fusion.gaussian import gaussian
-from hsfuse.fusion.scene_model.contradiction import neighbour_mean
+from hsfuse.fusion.neighbours import over_neighbours
 from hsfuse.fusion.scene_model.pair import CoarsePair
 
 FloatArray = NDArray[np.float64]
@@ -137,7 +137,7 @@ class QuickEstimate:
         off -= self.at_no_colour.astype(np.float32)[:, None, None]
         square = np.zeros(guide.shape[1:], np.float32)
         for image in estimate:
-            square += contrast(image) ** 2
+            square += over_neighbours(image) ** 2
         return [
             np.log(bright.sum(axis=0) + np.float32(self.aside) + floor),
             np.log(gaussian(square, _SOFT_PX) + floor),
@@ -159,25 +159,14 @@ class QuickEstimate:
         return response.up_single(self.images[:, *where])
 
 
-def contrast(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Difference of (row, col) and the mean of the four neighbours, edges reflected."""
-    wide = np.pad(image, 1, mode="reflect")
-    around = wide[:-2, 1:-1] + wide[2:, 1:-1]
-    around += wide[1:-1, :-2]
-    around += wide[1:-1, 2:]
-    around *= np.float32(0.25)
-    found: NDArray[np.float32] = np.subtract(image, around, out=around)
-    return found
-
-
 def _explained(pair: CoarsePair, seen: FloatArray, back: FloatArray) -> tuple[FloatArray, FloatImages]:
     """Regress what the components have beyond their neighbours on what the guide has; mean square that is left."""
     rank, bands = len(pair.components), len(seen)
-    detail = (seen - neighbour_mean(seen)).astype(np.float32)
+    detail = over_neighbours(seen).astype(np.float32)
     own, cross = detail[:, pair.valid].astype(np.float64), np.zeros((rank, bands))
     inner = own @ own.T
     for index, component in enumerate(pair.components):
-        cross[index] = own @ contrast(np.asarray(component, np.float32))[pair.valid]
+        cross[index] = own @ over_neighbours(np.asarray(component, np.float32))[pair.valid]
     inner += _FLOOR * max(float(np.trace(inner)), 1e-20) * np.eye(bands)
     slope = np.asarray(np.linalg.solve(inner, cross.T).T, np.float64)
     # Mean over the HSI's bands: the components' metric, one row of its root at a time.
@@ -185,7 +174,7 @@ def _explained(pair: CoarsePair, seen: FloatArray, back: FloatArray) -> tuple[Fl
     left = np.zeros(pair.valid.shape, np.float32)
     for value, vector in zip(values, vectors.T, strict=True):
         image = np.tensordot(vector.astype(np.float32), np.asarray(pair.components, np.float32), axes=1)
-        rest = contrast(image) - np.tensordot((vector @ slope).astype(np.float32), detail, axes=1)
+        rest = over_neighbours(image) - np.tensordot((vector @ slope).astype(np.float32), detail, axes=1)
         left += np.float32(max(float(value), 0.0)) * rest**2
     return slope, left
 

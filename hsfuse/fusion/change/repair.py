@@ -27,7 +27,7 @@ from hsfuse.fusion.change.evidence import Evidence, gather_evidence
 from hsfuse.fusion.change.illumination import CommonLight, common_light
 from hsfuse.fusion.change.matting import NEAR_PX, MattingData, foreign_share, grown, neighbour_contrast
 from hsfuse.fusion.change.response import Response
-from hsfuse.fusion.scene_model.contradiction import neighbour_mean
+from hsfuse.fusion.neighbours import over_neighbours
 from hsfuse.fusion.scene_model.pair import CoarsePair
 from hsfuse.masks import expand
 from hsfuse.parallel import side_by_side
@@ -293,7 +293,7 @@ def _detail_gain(
     norm = window(weight)
     scale = power[:, None, None]
     by_gain, by_neighbours = (
-        window(weight * (error**2 / scale).mean(axis=0)) / norm for error in (left_out, seen - neighbour_mean(seen))
+        window(weight * (error**2 / scale).mean(axis=0)) / norm for error in (left_out, over_neighbours(seen))
     )
     better = np.clip(1.0 - 0.5 * by_gain / (by_neighbours + 1e-9), 0.0, 1.0)
     belongs = np.clip(response.up((better * (norm - own * weight > 0.12))[None])[0], 0.0, 1.0)

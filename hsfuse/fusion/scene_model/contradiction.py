@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from hsfuse.fusion.neighbours import over_neighbours
 from hsfuse.fusion.scene_model.pair import FloatArray, GuideRelation
 from hsfuse.fusion.scene_model.relation import OUTLIER_DISTANCE
 
@@ -31,13 +32,6 @@ _BLIND_DISTANCE = 3.0 * OUTLIER_DISTANCE
 _REMOTE = 3.0
 """Remoteness from which a relation extrapolates: what it is wrong by grows with it. Changed ground of tuning sites
 stands at 0.1 to 1, a crop of its own that was flagged without noise at 12 to 80."""
-
-
-def neighbour_mean(x: NDArray[np.floating]) -> FloatArray:
-    """Mean of the four neighbours of every pixel of (band, row, col), edges reflected."""
-    padded = np.pad(x, ((0, 0), (1, 1), (1, 1)), mode="reflect")
-    around = padded[:, :-2, 1:-1] + padded[:, 2:, 1:-1] + padded[:, 1:-1, :-2] + padded[:, 1:-1, 2:]
-    return np.asarray(around / 4.0, np.float64)
 
 
 @dataclass(frozen=True)
@@ -82,7 +76,7 @@ class Contradiction:
         displacement = _displacement_px(residual, slopes, relation.variance, valid)
         unexplained = _unexplained_share(residual, slopes, relation.variance, displacement)
         misfit = (residual**2 / scale).mean(axis=0)
-        contrast = ((seen - neighbour_mean(seen)) ** 2 / scale).mean(axis=0)
+        contrast = (over_neighbours(seen) ** 2 / scale).mean(axis=0)
         soft_misfit, soft_contrast = (gaussian_filter(x, 0.7, mode="constant") for x in (misfit, contrast))
         rivalry = soft_misfit / (soft_contrast + _LEAST_CONTRAST)
         left = relation.distance * unexplained / np.maximum(relation.remoteness / _REMOTE, 1.0)
