@@ -38,6 +38,7 @@ from hsfuse.threads import torch_threads
 from hsfuse.workflows.comparison.judge import Judge
 from hsfuse.workflows.comparison.scratch_cube import ScratchCube
 from hsfuse.workflows.comparison.setting import ComparisonSetting, SettingSource, open_source
+from hsfuse.workflows.steps.behind_method import may_calibrate, refinement_quality
 from hsfuse.workflows.steps.changes import repaired_scene
 from hsfuse.workflows.steps.clock import StageClock
 from hsfuse.workflows.steps.memory import PeakMemory
@@ -48,7 +49,6 @@ from hsfuse.workflows.steps.method_specification import (
     split_specifications,
     usual_specifications,
 )
-from hsfuse.workflows.steps.methods import may_calibrate, refinement_quality
 from hsfuse.workflows.steps.precision import network_precision
 from hsfuse.workflows.steps.resources import resolved, resources_of
 from hsfuse.writers import ReportFiles

@@ -31,6 +31,7 @@ from hsfuse.workflows.steps.adapted import (
     remove_unpublished,
     unpublished_path,
 )
+from hsfuse.workflows.steps.behind_method import may_calibrate, suited_quality
 from hsfuse.workflows.steps.changes import find_changes, held_by_changes
 from hsfuse.workflows.steps.clock import StageClock
 from hsfuse.workflows.steps.confidence import check_confidence_path, old_confidence
@@ -43,9 +44,7 @@ from hsfuse.workflows.steps.methods import (
     choose_method,
     fit_method,
     in_steps,
-    may_calibrate,
     suit_pair,
-    suited_quality,
     with_guards,
 )
 from hsfuse.workflows.steps.prepare import PreparedScene, claim_scene, prepare_scene

@@ -17,11 +17,13 @@ from hsfuse.config import RunConfig
 from hsfuse.degrade import Psf
 from hsfuse.errors import DeviceError, HsfuseError, InputError, UsageError
 from hsfuse.fusion.create import create_method
+from hsfuse.fusion.fidelity import FidelityOptions, GuardedMethod, guarded
 from hsfuse.fusion.map.method import RefinedMethod
 from hsfuse.fusion.nets import zoo
 from hsfuse.fusion.nets.header import FORMAT
 from hsfuse.fusion.registry import METHODS, automatic_methods, available_methods, is_network
 from hsfuse.workflows.steps import methods
+from hsfuse.workflows.steps.behind_method import in_place_of
 from hsfuse.workflows.steps.methods import choose_method
 from hsfuse.workflows.steps.precision import network_precision
 from hsfuse.workflows.steps.resources import resolve_device
@@ -125,9 +127,9 @@ def test_the_fallback_of_a_network_that_refines_itself_is_refined() -> None:
     config = RunConfig(quality="best")
     network = choose_method(config).method.at_quality("best")
     assert network is not None
-    for method in (network, methods.guarded(network, methods.FidelityOptions(1), ratio=3, psf=Psf(1.0))):
-        spare = methods._in_place_of(method, create_method("glp"), config, 3)
-        step = spare.inner if isinstance(spare, methods.GuardedMethod) else spare
+    for method in (network, guarded(network, FidelityOptions(1), ratio=3, psf=Psf(1.0))):
+        spare = in_place_of(method, create_method("glp"), config, 3)
+        step = spare.inner if isinstance(spare, GuardedMethod) else spare
         assert isinstance(step, RefinedMethod)
         assert step.inner.spec.name == "glp"
 

@@ -28,8 +28,9 @@ from hsfuse.log import get_logger
 from hsfuse.outputs import part_name
 from hsfuse.progress import Progress
 from hsfuse.resources import Resources
+from hsfuse.workflows.steps.behind_method import may_calibrate, refinement_quality
 from hsfuse.workflows.steps.companion import check_companion
-from hsfuse.workflows.steps.methods import ChosenMethod, may_calibrate, refinement_quality
+from hsfuse.workflows.steps.methods import ChosenMethod
 from hsfuse.workflows.steps.precision import network_precision
 from hsfuse.writers import WriteOptions, journal_folder, read_identity, resolve_format, run_identity
 from hsfuse.writers.journal import MANIFEST_NAME

@@ -17,7 +17,7 @@ from hsfuse.progress import Progress
 from hsfuse.qa.change import ChangeView
 from hsfuse.resources import Resources
 from hsfuse.threads import single_threaded
-from hsfuse.workflows.steps.methods import may_calibrate
+from hsfuse.workflows.steps.behind_method import may_calibrate
 from hsfuse.workflows.steps.prepare import PreparedScene
 
 _VIEW_PX = 900

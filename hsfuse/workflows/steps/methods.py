@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hsfuse.config import CompareConfig, RunConfig
+from hsfuse.config import RunConfig
 from hsfuse.errors import HsfuseError, UsageError
-from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, Quality
+from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip
 from hsfuse.fusion.create import create_method
 from hsfuse.fusion.diagnostics import MethodDiagnostics
-from hsfuse.fusion.fidelity import FidelityOptions, GuardedMethod, guarded
 from hsfuse.fusion.nets.band_matching import match_bands
 from hsfuse.fusion.nets.header import NetworkHeader
 from hsfuse.fusion.nets.zoo import find_model
-from hsfuse.fusion.registry import METHODS, automatic_methods, fallback_method, is_network, uses_guide
+from hsfuse.fusion.registry import METHODS, automatic_methods, fallback_method, is_network
 from hsfuse.fusion.two_step import TwoGuides, TwoStepMethod
 from hsfuse.inference.joined_guide import JoinedGuide
 from hsfuse.inference.scene import FusionScene
@@ -23,6 +22,7 @@ from hsfuse.log import get_logger
 from hsfuse.readers.base import MultispectralProduct
 from hsfuse.sensors.sentinel2 import BANDS_ALL
 from hsfuse.spectral import BandTable
+from hsfuse.workflows.steps.behind_method import in_place_of, with_refinement_and_guards
 from hsfuse.workflows.steps.inputs import Pair
 from hsfuse.workflows.steps.precision import network_precision
 
@@ -227,7 +227,7 @@ def suit_pair(chosen: ChosenMethod, pair: Pair, config: RunConfig) -> ChosenMeth
             raise
         text = error.message[:1].lower() + error.message[1:].rstrip(".")
         return _fall_back(
-            f"GLP, because the scene is outside what the network '{name}' was trained on: {text}.", config
+            f"{_spare_name()}, because the scene is outside what the network '{name}' was trained on: {text}.", config
         )
     return chosen
 
@@ -292,57 +292,9 @@ def in_steps(chosen: ChosenMethod, pair: Pair) -> ChosenMethod:
     return replace(chosen, method=TwoStepMethod(chosen.method, create_method(second), guides), reason=reason)
 
 
-def may_calibrate(config: RunConfig | CompareConfig) -> bool:
-    """Whether methods may find blur and residual shift: a PSF or positions that were given are taken at their word."""
-    return config.psf_fwhm == "auto" and config.coregister != "off"
-
-
-def guard_options(config: RunConfig) -> FidelityOptions:
-    """Fidelity guards as the settings have them; the engine clips (and counts what it clips)."""
-    return FidelityOptions(config.back_projection, config.back_projection_weight, config.srf_weight)
-
-
-def guard_text(config: Mapping[str, Any]) -> str:
-    """Name the guards that are on; empty for none."""
-    steps, share, srf = (config[name] for name in ("back_projection", "back_projection_weight", "srf_weight"))
-    parts = [f"back-projection onto the HSI, {steps} steps of {100 * share:g} %"] if steps else []
-    parts += [f"consistency with the MSI, {100 * srf:g} %"] if srf else []
-    return "; ".join(parts)
-
-
-def refinement_quality(config: RunConfig | CompareConfig) -> Quality | None:
-    """How much is spent behind the method; None: nothing."""
-    return None if config.quality == "plain" else config.quality
-
-
-def suited_quality(config: RunConfig) -> RunConfig:
-    """Settings whose quality suits the method: one that does not look at the guide is left as it is.
-
-    Raises
-    ------
-    UsageError
-        Pixels are to be left out by their confidence, which is then not known.
-    """
-    if config.quality == "plain" or uses_guide(config.method):
-        return config
-    if config.min_confidence is not None:
-        raise UsageError(
-            f"The method '{config.method}' takes no --min-confidence: it does not look at the guide.",
-            hint="Leave out --min-confidence, or use another method.",
-        )
-    if "quality" in config.model_fields_set:
-        _log.warning("--quality is not used: %s does not look at the guide.", config.method)
-    return config.model_copy(update={"quality": "plain"})
-
-
 def with_guards(chosen: ChosenMethod, config: RunConfig, scene: FusionScene) -> ChosenMethod:
-    """Put the wanted refinement and fidelity guards behind the method; the scene's PSF decides their halo."""
-    method, quality = chosen.method, refinement_quality(config)
-    if quality is not None:
-        from hsfuse.fusion.map.method import refined
-
-        method = refined(method, quality, ratio=scene.ratio)
-    return replace(chosen, method=guarded(method, guard_options(config), ratio=scene.ratio, psf=scene.psf))
+    """Put the wanted refinement and fidelity guards behind the method."""
+    return replace(chosen, method=with_refinement_and_guards(chosen.method, config, scene))
 
 
 def fit_method(
@@ -379,18 +331,6 @@ def fit_method(
             return replace(chosen, reason=reason)
         doubt = f"gains only {gain:.2f} dB over it on this scene at reduced resolution"
     spare = _fall_back(f"{_spare_name()}, because the network '{name}' {doubt}.", config)
-    spare = replace(spare, method=_in_place_of(chosen.method, spare.method, config, context.ratio))
+    spare = replace(spare, method=in_place_of(chosen.method, spare.method, config, context.ratio))
     spare.method.fit(context, strips)
     return spare
-
-
-def _in_place_of(method: FusionMethod, spare: FusionMethod, config: RunConfig, ratio: int) -> FusionMethod:
-    """Put the fallback where a network was, with the guards, the refinement or the second step behind it."""
-    from hsfuse.fusion.map.method import RefinedMethod, refined
-
-    quality = refinement_quality(config)
-    stands = method.inner if isinstance(method, GuardedMethod) else method
-    if quality is not None and not isinstance(stands, RefinedMethod | TwoStepMethod):
-        # The network refined its result itself.
-        spare = refined(spare, quality, ratio=ratio)
-    return method.around(spare) if isinstance(method, GuardedMethod | RefinedMethod | TwoStepMethod) else spare

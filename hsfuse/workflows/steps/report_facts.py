@@ -10,8 +10,8 @@ from hsfuse._version import __version__
 from hsfuse.qa.dates import DatesView
 from hsfuse.readers.source_dates import dates_text
 from hsfuse.workflows.steps.adapted import adaptation_text
+from hsfuse.workflows.steps.behind_method import guard_text
 from hsfuse.workflows.steps.changes import change_text, refinement_text
-from hsfuse.workflows.steps.methods import guard_text
 from hsfuse.writers import WrittenProduct
 
 _LIBRARIES = ("numpy", "scipy", "torch", "rasterio", "h5py")
