@@ -28,6 +28,7 @@ from torch.utils.flop_counter import flop_registry
 
 from hsfuse.degrade.windows import grown
 from hsfuse.fusion.create import create_method
+from hsfuse.fusion.map.patch_search import grid_size
 from hsfuse.fusion.map.refinement import nonlocal_halo_px
 from hsfuse.fusion.methods.ssrfn.config import GateConfig
 from hsfuse.fusion.methods.ssrfn.description import base_halo_px
@@ -40,11 +41,37 @@ from hsfuse.testing.scene import SmallScene, small_scene
 COUNTS = Path(__file__).with_name("card_work.json")
 SIDE_PX, SEED, NOISE = 96, 3, 0.002
 """Of the small scene: HSI pixels, and noise of both images, reflectance."""
+_REGISTERS = 64
+"""Rows and columns of the products in the filter of a group: patches, and values of a patch, filled up."""
+_PLACES, _HALVINGS = 512, 31
+"""Of a window, filled up, and steps that find the level below which the nearest lie."""
 FREE = frozenset(
     f"aten::{name}"
     for name in ("_unsafe_view", "empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "detach")
 )
 """Operations that move nothing though they are no views."""
+
+
+def _of_search(args: Sequence[Any]) -> float:
+    """Arithmetic of the search for similar patches: three operations for a value of a patch, and for a halving.
+
+    Each takes as long as a multiplication with an addition, which counts twice.
+    """
+    image, _, _, step = args
+    references = np.prod([grid_size(size - 2, step) for size in image.shape[1:]])
+    return float(references * _PLACES * 3 * 2 * (9 * image.shape[0] + _HALVINGS))
+
+
+def _of_filter(args: Sequence[Any]) -> float:
+    """Arithmetic of the filter of groups: products, and a matrix swept row by row, seven operations for a value."""
+    _, basic, places, *_ = args
+    groups, similar = places.shape
+    products = 3 if basic is None else 4
+    return float(groups * _REGISTERS**2 * (products * 2 * _REGISTERS + similar * 7 * 2))
+
+
+KERNELS = {"hsfuse::nearest_patches": _of_search, "hsfuse::filtered_groups": _of_filter}
+"""Arithmetic of operations that are kernels of this package."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +111,10 @@ class Tally:
         if not tensors:
             return
         self.moved[sum(tensor.numel() * tensor.element_size() for tensor in tensors)] += 1
-        arithmetic = flop_registry.get(func._overloadpacket)
-        if arithmetic is not None:
+        own, arithmetic = KERNELS.get(func._schema.name), flop_registry.get(func._overloadpacket)
+        if own is not None:
+            self.flops += own(args)
+        elif arithmetic is not None:
             bare = tree_map(lambda leaf: leaf.inner if isinstance(leaf, on_card) else leaf, (args, kwargs, out))
             self.flops += arithmetic(*bare[0], **bare[1], out_val=bare[2])
 

@@ -10,28 +10,29 @@ step: images cut at such multiples give the same result away from the cut.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import lru_cache
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter
 
+from hsfuse.fusion.gpu.choice import kernels_on_card
+from hsfuse.fusion.map.patch_search import PATCH_PX, nearest_patches, numbers_of
 from hsfuse.native.nonlocal_bayes import filter_pass
 
 if TYPE_CHECKING:
     import torch
 
-PATCH_PX, WINDOW_PX, SIMILAR = 3, 9, 48
+WINDOW_PX, SIMILAR = 9, 48
 COMPONENT_WINDOW_PX, COMPONENT_SIMILAR = 12, 96
 """The same for the components of a fused image, whose patches are longer: chosen on the validation sites."""
 _SHRINK = 1.5
 """A direction of variance v, in units of the noise, counts (v / (v + this))^2 in the first pass: samples of pure noise
 reach several times its variance where a group has fewer patches than a patch has values."""
 _GROUP_BYTES = 48 << 20
-_CARD_SEARCH_BYTES = 512 << 20
-"""Distances that a card holds at a time: the search is hundreds of operations, whatever the rows it looks at."""
+MOST_MEMBERS, MOST_VALUES = 64, 128
+"""Patches of a group and values of a patch that the kernels of a card can hold."""
 
 
 def denoise(
@@ -108,30 +109,48 @@ def _grown(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
 
 
 def _filter(x: torch.Tensor, basic: torch.Tensor | None, similar: int, window_px: int, step: int) -> torch.Tensor:
+    """One pass: groups are found and filtered, and a pixel is the mean of all patches that cover it."""
+    similar = min(similar, (x.shape[1] - PATCH_PX + 1) * (x.shape[2] - PATCH_PX + 1), (2 * window_px + 1) ** 2)
+    image = x if basic is None else basic
+
+    def by_kernels(kernels: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        places = kernels.nearest_operation(image, similar, window_px, step)
+        total, weight = kernels.filter_operation(x, basic, places, window_px, step, _SHRINK)
+        return total, weight
+
+    made = None
+    if similar <= MOST_MEMBERS and len(x) * PATCH_PX**2 <= MOST_VALUES:
+        made = kernels_on_card("hsfuse.fusion.gpu.patches", x, (len(x), window_px, basic is None), by_kernels)
+    if made is None:
+        places = nearest_patches(image, similar, window_px, step)
+        made = filtered_groups(x, basic, places, window_px, step, _SHRINK)
+    total, weight = made
+    return total / weight.clamp(min=1e-6)
+
+
+def filtered_groups(
+    x: torch.Tensor, basic: torch.Tensor | None, places: torch.Tensor, reach: int, step: int, shrink: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Filter every group and sum its patches where they lie; as the operation of :mod:`hsfuse.fusion.gpu.patches`."""
     import torch
 
-    bands, rows, cols = x.shape
     patches = _patches(x)
     looked = patches if basic is None else _patches(basic)
-    image = x if basic is None else basic
-    high, wide = rows - PATCH_PX + 1, cols - PATCH_PX + 1
-    length = patches.shape[1]
     total = torch.zeros_like(patches)
     count = torch.zeros(patches.shape[0], dtype=x.dtype, device=x.device)
-    for index in _groups(image, high, wide, similar, window_px, step):
+    length = patches.shape[1]
+    batch = max(_GROUP_BYTES // (4 * places.shape[1] * length), 1)
+    for start in range(0, len(places), batch):
+        index = numbers_of(places[start : start + batch].long(), start, reach, step, x.shape)
         group = patches[index]
-        guide = group if basic is None else looked[index]
-        if basic is None:
-            result = _shrunk(group)
-        else:
-            result = _wiener(group, guide)
+        result = _shrunk(group, shrink) if basic is None else _wiener(group, looked[index])
         flat = index.flatten()
         total.index_add_(0, flat, result.reshape(-1, length))
         count.index_add_(0, flat, torch.ones_like(flat, dtype=x.dtype))
-    return _fold(total, count, bands, rows, cols)
+    return _folded(total, count, x.shape)
 
 
-def _shrunk(group: torch.Tensor) -> torch.Tensor:
+def _shrunk(group: torch.Tensor, shrink: float) -> torch.Tensor:
     """Keep the directions of a group (n, patch, value) that stand out of the noise."""
     import torch
 
@@ -140,7 +159,7 @@ def _shrunk(group: torch.Tensor) -> torch.Tensor:
     centred = group - mean
     gram = torch.bmm(centred, centred.transpose(1, 2)) / (members - 1)
     loaded = gram.clone()
-    loaded.diagonal(dim1=1, dim2=2).add_(_SHRINK)
+    loaded.diagonal(dim1=1, dim2=2).add_(shrink)
     weights = _solved(loaded, gram)
     return torch.baddbmm(mean.expand_as(group), torch.bmm(weights, weights), centred)
 
@@ -170,99 +189,19 @@ def _solved(matrices: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     return torch.cholesky_solve(right, lower.masked_fill(failed.ne(0)[:, None, None], torch.nan))
 
 
-def _groups(
-    image: torch.Tensor, high: int, wide: int, similar: int, window_px: int, step: int
-) -> Iterator[torch.Tensor]:
-    """Indices of the patches that look most like each reference patch, shape (reference, similar), some at a time."""
-    ref_rows, ref_cols = _grid(high, step), _grid_on(wide, step, image.device)
-    on_device = _grid_on(high, step, image.device)
-    length = image.shape[0] * PATCH_PX**2
-    side = 2 * window_px + 1
-    if image.device.type == "cpu":
-        at_once = max(_GROUP_BYTES // (4 * similar * length * max(len(ref_cols), 1)), 1)
-    else:
-        at_once = max(_CARD_SEARCH_BYTES // (4 * side**2 * max(len(ref_cols), 1)), 1)
-    similar = min(similar, high * wide, side * side)
-    for start in range(0, len(ref_rows), at_once):
-        chosen = slice(start, start + at_once)
-        span = ref_rows[chosen][0], ref_rows[chosen][-1]
-        yield from _search(image, on_device[chosen], span, ref_cols, (high, wide), similar, window_px)
-
-
-def _search(
-    image: torch.Tensor, ref_rows: torch.Tensor, span: tuple[int, int], ref_cols: torch.Tensor, size: tuple[int, int],
-    similar: int, reach: int,
-) -> Iterator[torch.Tensor]:  # fmt: skip
-    """Compare reference patches, from the first to the last row of ``span``, with everything in their window."""
-    import torch
-
-    high, wide = size
-    side = 2 * reach + 1
-    top = max(span[0] - reach, 0)
-    bottom = min(span[1] + reach + PATCH_PX, image.shape[1])
-    band = image[:, top:bottom]
-    # Infinite outside the image: nothing there is ever similar.
-    padded = torch.nn.functional.pad(band, (reach, reach, reach, reach), value=0.0)
-    local = ref_rows - top
-    count = len(ref_rows) * len(ref_cols)
-    distance = torch.empty((side * side, len(ref_rows), len(ref_cols)), dtype=image.dtype, device=image.device)
-    rows, cols = band.shape[1:]
-    for dy in range(side):
-        target_rows = ref_rows + dy - reach
-        row_ok = (target_rows >= 0) & (target_rows < high)
-        for dx in range(side):
-            other = padded[:, dy : dy + rows, dx : dx + cols]
-            square = (band - other).square_().sum(dim=0)
-            summed = _box(square)
-            target_cols = ref_cols + dx - reach
-            col_ok = (target_cols >= 0) & (target_cols < wide)
-            found = summed[local][:, ref_cols]
-            found = torch.where(row_ok[:, None] & col_ok[None], found, torch.inf)
-            distance[dy * side + dx] = found
-    nearest = distance.flatten(1).topk(similar, dim=0, largest=False).indices.T
-    del distance
-    down, across = nearest // side - reach, nearest % side - reach
-    base_rows = ref_rows[:, None].expand(len(ref_rows), len(ref_cols)).reshape(count, 1)
-    base_cols = ref_cols[None].expand(len(ref_rows), len(ref_cols)).reshape(count, 1)
-    found_rows = (base_rows + down).clamp_(0, high - 1)
-    found_cols = (base_cols + across).clamp_(0, wide - 1)
-    index = found_rows * wide + found_cols
-    length = image.shape[0] * PATCH_PX**2
-    batch = max(_GROUP_BYTES // (4 * similar * length), 1)
-    for start in range(0, count, batch):
-        yield index[start : start + batch]
-
-
-def _box(x: torch.Tensor) -> torch.Tensor:
-    """Sum over patches of (row, col), one value per top left corner."""
-    wide = x[:, :-2] + x[:, 1:-1] + x[:, 2:]
-    return wide[:-2] + wide[1:-1] + wide[2:]
-
-
-def _grid(size: int, step: int) -> list[int]:
-    """Multiples of the step, and the last place."""
-    return sorted({*range(0, size, step), size - 1})
-
-
-@lru_cache(maxsize=64)
-def _grid_on(size: int, step: int, device: torch.device) -> torch.Tensor:
-    """The grid where the image lies, copied there once."""
-    import torch
-
-    with torch.inference_mode(False):
-        return torch.tensor(_grid(size, step), device=device)
-
-
 def _patches(x: torch.Tensor) -> torch.Tensor:
     """Patches of (band, row, col) as (place, value)."""
     cut = x.unfold(1, PATCH_PX, 1).unfold(2, PATCH_PX, 1)
     return cut.permute(1, 2, 0, 3, 4).reshape(cut.shape[1] * cut.shape[2], -1).contiguous()
 
 
-def _fold(total: torch.Tensor, count: torch.Tensor, bands: int, rows: int, cols: int) -> torch.Tensor:
-    """Average of all patches that cover a pixel."""
+def _folded(
+    total: torch.Tensor, count: torch.Tensor, shape: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Sum of all patches that cover a pixel, shape (band, row, col), and their number, shape (row, col)."""
     import torch
 
+    bands, rows, cols = shape
     high, wide = rows - PATCH_PX + 1, cols - PATCH_PX + 1
     values = total.reshape(high, wide, bands, PATCH_PX, PATCH_PX)
     weights = count.reshape(high, wide)
@@ -272,4 +211,4 @@ def _fold(total: torch.Tensor, count: torch.Tensor, bands: int, rows: int, cols:
         for dx in range(PATCH_PX):
             out[:, dy : dy + high, dx : dx + wide] += values[..., dy, dx].permute(2, 0, 1)
             norm[dy : dy + high, dx : dx + wide] += weights
-    return out / norm.clamp(min=1e-6)
+    return out, norm

@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from hsfuse.log import get_logger
+from hsfuse.fusion.gpu.choice import kernels_of
 
 if TYPE_CHECKING:
     from hsfuse.fusion.nets.interfaces import Mamba2Block as Mamba2
 
-_log = get_logger(__name__)
 WIDEST_NORM = 8192
 """Channels that one program of the normalisation holds; wider blocks take the plain path."""
 
 
-@cache
 def available() -> bool:
     """Whether Triton is installed and can be imported (the log says why not, once)."""
-    if importlib.util.find_spec("triton") is None:
-        return False
-    try:
-        importlib.import_module("hsfuse.fusion.nets.gpu.ssd")
-    except Exception as error:  # two versions of Triton, or one without a driver, raise anything
-        _log.warning("Triton is installed but cannot be used (%s); networks run in plain PyTorch.", error)
-        return False
-    return True
+    return kernels_of("hsfuse.fusion.nets.gpu.ssd") is not None
 
 
 def usable(block: Mamba2, u: Tensor) -> bool:
