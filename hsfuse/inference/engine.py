@@ -28,7 +28,7 @@ from hsfuse.inference.statistics import FusionStatistics
 from hsfuse.inference.strips import read_ahead
 from hsfuse.inference.tiling import TilePlan
 from hsfuse.progress import Progress, SilentProgress
-from hsfuse.threads import torch_threads
+from hsfuse.threads import single_threaded
 
 BoolArray = NDArray[np.bool_]
 
@@ -191,5 +191,6 @@ def _workers(count: int) -> Iterator[ThreadPoolExecutor | None]:
     if count < 2:
         yield None
         return
-    with torch_threads(1), ThreadPoolExecutor(count, thread_name_prefix="hsfuse-fuse") as pool:
+    # Matrix libraries too: what tiles ask of them is small.
+    with single_threaded(), ThreadPoolExecutor(count, thread_name_prefix="hsfuse-fuse") as pool:
         yield pool

@@ -168,21 +168,40 @@ class TileBlur:
         return self.down_basis @ y @ self.across_basis.T
 
 
+@dataclass(frozen=True)
+class _Axis:
+    """What a response does along one axis, with the eigendecomposition of its Gram matrix in double precision."""
+
+    matrix: BandedMatrix
+    transposed: BandedMatrix
+    basis: torch.Tensor
+    values: NDArray[np.float64]
+    spread: tuple[NDArray[np.int64], FloatArray]
+
+
 @functools.lru_cache(maxsize=32)
 def _tile_blur(shape: tuple[int, int], ratio: int, psf: Psf, offset_px: Offset, device: str) -> TileBlur:
     import torch
 
-    down, across = (decimation_matrix(n, ratio, psf, offset) for n, offset in zip(shape, offset_px, strict=True))
-    (rows, vertical), (cols, horizontal) = (np.linalg.eigh(matrix @ matrix.T) for matrix in (down, across))
-    down_basis, across_basis, power = (
-        torch.as_tensor(np.ascontiguousarray(array), dtype=torch.float32, device=device)
-        for array in (vertical, horizontal, np.outer(np.maximum(rows, 0.0), np.maximum(cols, 0.0)))
-    )
+    rows, cols = (_axis(n, ratio, psf, offset, device) for n, offset in zip(shape, offset_px, strict=True))
+    power = torch.as_tensor(np.outer(rows.values, cols.values), dtype=torch.float32, device=device)
     return TileBlur(
-        BandedMatrix.of(down, _BLOCK_PX, device), BandedMatrix.of(across, _BLOCK_PX, device),
-        BandedMatrix.of(down.T, _BLOCK_PX * ratio, device), BandedMatrix.of(across.T, _BLOCK_PX * ratio, device),
-        down_basis, across_basis, power, ratio, _kernels(psf, ratio, offset_px),
-        (_spread(down, ratio), _spread(across, ratio)),
+        rows.matrix, cols.matrix, rows.transposed, cols.transposed, rows.basis, cols.basis, power, ratio,
+        _kernels(psf, ratio, offset_px), (rows.spread, cols.spread),
+    )  # fmt: skip
+
+
+# Tiles that are cut to fit have many shapes, but few heights and widths.
+@functools.lru_cache(maxsize=128)
+def _axis(size: int, ratio: int, psf: Psf, offset_px: float, device: str) -> _Axis:
+    import torch
+
+    matrix = decimation_matrix(size, ratio, psf, offset_px)
+    values, vectors = np.linalg.eigh(matrix @ matrix.T)
+    return _Axis(
+        BandedMatrix.of(matrix, _BLOCK_PX, device), BandedMatrix.of(matrix.T, _BLOCK_PX * ratio, device),
+        torch.as_tensor(np.ascontiguousarray(vectors), dtype=torch.float32, device=device),
+        np.maximum(values, 0.0), _spread(matrix, ratio),
     )  # fmt: skip
 
 
