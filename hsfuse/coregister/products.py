@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 FloatArray = NDArray[np.float64]
 
 _MIN_CHECKS = 6
+_SMALL_PX = 64
+"""Side of an image in which there may be too few windows, whatever it shows."""
 _USED_WEIGHT = 0.2
 
 
@@ -122,6 +124,8 @@ def assess_registration(
     shift = (found.shift[1] * pixel_m, -found.shift[0] * pixel_m)
     details: dict[str, Any] = {"peak_score": round(float(found.peak.score), 4)}
     common: dict[str, Any] = {"global_shift_m": shift, "peak_ratio": float(found.peak.ratio)}
+    if min(registrar.height, registrar.width) < _SMALL_PX:
+        details["little_ground"] = True
     if not registrar.is_significant(found.peak):
         reason = (
             f"the images show no common pattern (correlation {found.peak.score:.2f},"
@@ -129,7 +133,8 @@ def assess_registration(
         )
         return CoregistrationResult("rejected", reason, DisplacementField.zero(), details=details, **common)
     if found.choice is None or found.match is None:
-        reason = "too few windows could be matched."
+        common_px = f"{registrar.height} x {registrar.width}"
+        reason = f"too few windows could be matched in the {common_px} pixels that both images share."
         return CoregistrationResult("rejected", reason, DisplacementField.zero(), details=details, **common)
     field = found.choice.fitted.to_field(grid)
     used = found.choice.weight > _USED_WEIGHT

@@ -189,6 +189,11 @@ class CoregistrationResult:
         """False when the verdict is ``rejected``."""
         return self.verdict != "rejected"
 
+    def remedy(self, other: str) -> str:
+        """Say what to try after a rejection: more ground where there was little, else what the caller would say."""
+        little = self.details.get("little_ground", False)
+        return "So little ground is hard to match: take a larger part of both products" if little else other
+
     @property
     def swir_shift_m(self) -> tuple[float, float] | None:
         """(dx, dy) to be added for SWIR bands on top of :attr:`field`; None when it was not measured."""

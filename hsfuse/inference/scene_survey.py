@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 
 from hsfuse.degrade import windows
+from hsfuse.errors import InputError
 from hsfuse.fusion.base import FusionContext
 from hsfuse.fusion.change.confidence import CoarseTraits
 from hsfuse.fusion.classical.statistics import Subspace, gather, signal_subspace
@@ -59,7 +61,15 @@ class Survey:
 
 
 def survey_scene(scene: FusionScene, context: FusionContext) -> Survey:
-    """Read a scene once, strip by strip."""
+    """Read a scene once, strip by strip.
+
+    Raises
+    ------
+    OverlapError
+        No pixel is valid in both images.
+    InputError
+        A band of the guide shows nothing.
+    """
     statistics = gather(scene.low_resolution_strips())
     space = signal_subspace(statistics, max_rank=MAX_RANK)
     forward, mean = space.forward.astype(np.float32), space.mean.astype(np.float32)[:, None, None]
@@ -91,6 +101,7 @@ def survey_scene(scene: FusionScene, context: FusionContext) -> Survey:
         # In double precision from the sum over the bands on.
         energy = np.einsum("brc,brc->rc", centred, centred)[part].astype(np.float64)
         square, count = square + float(energy.sum()), count + energy.size * len(forward[0])
+    _refuse_flat(scene.msi.band_names, msi, seen)
     level = square / max(count, 1) * (space.forward @ space.forward.T)
     # The blur of a pixel beside a gap looks at what was filled in there.
     measured = valid
@@ -104,6 +115,21 @@ def survey_scene(scene: FusionScene, context: FusionContext) -> Survey:
         space,
         seen,
     )
+
+
+def _refuse_flat(names: Sequence[str], msi: FloatCube, seen: BoolArray) -> None:
+    """Raise where bands hold one number throughout: everything else would be taken for changed ground."""
+    flat = [
+        f"{name} ({band[seen][0]:g})"
+        for name, band in zip(names, msi, strict=True)
+        if np.min(band, where=seen, initial=np.inf) == np.max(band, where=seen, initial=-np.inf)
+    ]
+    if flat:
+        which = "band" if len(flat) == 1 else "bands"
+        raise InputError(
+            f"The multispectral image shows nothing in the {which} {', '.join(flat)}: one number on all of the ground.",
+            hint="Leave out what is empty, or use --quality plain, which does not compare both images.",
+        )
 
 
 def align_survey(survey: Survey, context: FusionContext) -> Calibration | None:

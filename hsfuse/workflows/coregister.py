@@ -136,7 +136,7 @@ def coregister_files(
         if not result.trusted:
             raise CoregistrationError(
                 f"The co-registration was rejected: {result.reason}",
-                hint="Choose a reference closer in season and with fewer clouds.",
+                hint=result.remedy("Choose a reference closer in season and with fewer clouds") + ".",
             )
     return result
 

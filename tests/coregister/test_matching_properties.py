@@ -237,6 +237,13 @@ def test_a_pair_without_an_answer_is_refused_with_a_reason(kind: str, seed: int)
     assert len(refusal(target, reference)) > 10
 
 
+@pytest.mark.parametrize(("pixels", "little"), [(120, True), (PIXELS, False)])
+def test_who_is_refused_with_little_ground_is_told_to_take_more(pixels: int, little: bool) -> None:
+    result = match(Landscape(2, pixels).coarse(40.0, 40.0), Landscape(3, pixels).fine())
+    assert result.verdict == "rejected"
+    assert ("little ground" in result.remedy("Choose another image")) is little
+
+
 @pytest.mark.parametrize(
     ("limit", "word"),
     [

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 import hsfuse
 from hsfuse.degrade import Psf
-from hsfuse.errors import UsageError
+from hsfuse.errors import InputError, UsageError
 from hsfuse.fusion.change import repair
 from hsfuse.fusion.change.confidence import ErrorFeatures, ErrorModel, apply_change, apply_error, change_features
 from hsfuse.fusion.create import create_method
@@ -211,3 +211,23 @@ def test_threads_do_not_matter(cloudy: Pair, monkeypatch: pytest.MonkeyPatch) ->
     for image in ("change", "expected_error", "hsi_only"):
         assert np.array_equal(getattr(one, image), getattr(three, image))
     assert np.array_equal(*(found.scene.msi.read(scene.msi_block) for found in (one, three)))
+
+
+@pytest.mark.parametrize("flat", [[2], [0, 1, 2, 3]])
+def test_a_guide_with_a_band_of_one_number_is_refused_by_its_name(cloudy: Pair, flat: list[int]) -> None:
+    """All ground would be taken for changed, and matrices of nothing have no eigenvalues."""
+    msi = cloudy.msi.copy()
+    msi[flat] = 0.1
+    with pytest.raises(InputError, match=r"shows nothing in the bands? (B\d\d \(0.1\)(, )?)+: one number"):
+        _repair(_scene(cloudy, msi))
+
+
+def test_who_asks_for_more_than_a_small_scene_allows_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    pair = make_pair((12, 14))
+    with caplog.at_level("WARNING"):
+        hsfuse.fuse(
+            pair.hsi, pair.msi, ratio=RATIO, method="ssrfn-lite", quality="best", wavelengths_nm=pair.centre_nm,
+            srf=pair.srf, resources=ONE_THREAD,
+        )  # fmt: skip
+    assert "the result is not refined" in caplog.text
+    assert "ssrfn-lite: the scene is too small" in caplog.text

@@ -212,13 +212,14 @@ class RefinedMethod(FusionMethod):
             self._method.fit(replace(context, guide_noise_left=NOISE_LEFT[step.kind]), strips)
         if step is not None:
             self._inside = self._method.components_of(step.mean, step.forward, step.back)
-        _log.info("Refinement: %s (%s).", self._record.used, self._record.gain_db)
+        gains = ", ".join(f"{kind} {gain:+.2f} dB" for kind, gain in self._record.gain_db.items())
+        _log.info("Refinement: %s%s.", self._record.used, f" (gains: {gains})" if gains else "")
 
     def _decide(
         self, fresh: FusionMethod, strips: list[LowResolutionStrip], context: FusionContext, model: SceneModel
     ) -> tuple[Refinement | None, RefinementRecord]:
         if not model.noise_known:
-            _log.info("The scene is too small to measure the noise of both images: the result is not refined.")
+            _log.warning("The scene is too small to measure the noise of both images: the result is not refined.")
             return None, RefinementRecord("none", {}, 0, None)
         threads = context.threads
         # What is tried at reduced resolution, and, beside that, what else the scene tells.

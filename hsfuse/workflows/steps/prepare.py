@@ -109,10 +109,10 @@ def prepare_scene(
         result = align(pair, config, matching, progress)
         selection = examining.result()
     if not result.trusted:
+        remedy = result.remedy(_OTHER_GUIDE[config.guide == "pan"])
         raise CoregistrationError(
             f"The co-registration was rejected: {result.reason}",
-            hint=_OTHER_GUIDE[config.guide == "pan"]
-            + ", or use --coregister off if the images are known to be aligned.",
+            hint=f"{remedy}, or use --coregister off if the images are known to be aligned.",
         )
     _log.info("Co-registration %s: %s", result.verdict, result.reason)
     msi, between = align_guides(pair.msi, config.coregistration(), progress)

@@ -175,13 +175,13 @@ class GateMethod(NetworkMethod):
         self._validation = None
         if reduced_fit is None or model is None or bands < MIN_BANDS:
             self._validation = CorrectionValidation.untested(bands)
-            _log.info("%s: the scene is too small or has too few bands for experts; the estimate stays.", self._name)
+            _log.warning("%s: the scene is too small or has too few bands for experts; the estimate stays.", self._name)
             return
         if self.displaced:
             # A training learns from displaced windows too.
             if self._network.displaced is None and self._validate:
                 self._validation = CorrectionValidation.untested(bands)
-                _log.info("%s: HSI and guide are displaced locally, and there are no weights for such pairs; the "
+                _log.warning("%s: HSI and guide are displaced locally, and there are no weights for such pairs; the "
                           "estimate stays.", self._name)  # fmt: skip
                 return
             self._used = self._network.displaced or self._network
