@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse.degrade import windows
+from hsfuse.fusion.change.blocks import blocks
 from hsfuse.fusion.change.confidence import (
     DETAIL,
     CoarseFeatures,
@@ -20,7 +21,7 @@ from hsfuse.fusion.change.confidence import (
     change_features,
     error_features,
 )
-from hsfuse.fusion.change.repair import RepairedGuide, blocks
+from hsfuse.fusion.change.repair import RepairedGuide
 from hsfuse.fusion.change.response import Response
 from hsfuse.inference.scene_survey import Survey
 from hsfuse.parallel import side_by_side

@@ -11,7 +11,7 @@ from pair_support import RATIO, Pair, make_pair
 from scipy.ndimage import binary_dilation, gaussian_filter, map_coordinates
 
 from hsfuse.degrade import Psf
-from hsfuse.fusion.change import evidence, local, repair
+from hsfuse.fusion.change import blocks, evidence, local, repair
 from hsfuse.fusion.change.illumination import common_light
 from hsfuse.fusion.change.repair import RepairedGuide, repair_guide
 from hsfuse.fusion.change.response import Response
@@ -80,7 +80,8 @@ def _clouds(clean: NDArray[np.float32]) -> NDArray[np.float32]:
 def test_a_guide_is_repaired_in_its_place_as_in_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     """In blocks that look at their neighbours as they were, whichever have been written."""
     pair = make_pair((40, 16), change=_clouds)
-    monkeypatch.setattr(repair, "_BLOCK_PX", 17)
+    for module in (blocks, repair):
+        monkeypatch.setattr(module, "BLOCK_PX", 17)
     pieces, response, place = _coarse(pair), Response(RATIO, Psf(1.0)), pair.msi.copy()
     found = repair_guide(pieces, place, response, threads=2, overwrite=True)
     written = repair._written
@@ -92,6 +93,24 @@ def test_a_guide_is_repaired_in_its_place_as_in_a_copy(monkeypatch: pytest.Monke
     np.testing.assert_array_equal(pair.msi, before)
     assert not np.array_equal(at_the_end.msi, before)
     np.testing.assert_array_equal(found.msi, at_the_end.msi)
+
+
+def test_groups_of_candidates_are_repaired_one_by_one_as_in_their_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    def two(clean: NDArray[np.float32]) -> NDArray[np.float32]:
+        out = clean.copy()
+        out[:, 9:21, 12:21] = out[:, 9:21, 231:246] = 0.9
+        return out
+
+    pair = make_pair((12, 96), change=two)
+    pieces, response = _coarse(pair), Response(RATIO, Psf(1.0))
+    monkeypatch.setattr(blocks, "CONTEXT_PX", 4)
+    apart = repair_guide(pieces, pair.msi, response)
+    monkeypatch.setattr(repair, "places_around", lambda candidates: blocks.blocks(candidates.shape))
+    whole = repair_guide(pieces, pair.msi, response)
+    assert whole.share > 0.01
+    assert apart.share == pytest.approx(whole.share, abs=0.002)
+    assert _rms(apart.change - whole.change) < 0.02
+    assert _rms(apart.msi - whole.msi) < 0.02 * _rms(whole.msi - pair.msi)
 
 
 @pytest.mark.parametrize("change", [_other_ground, _cloud])

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import hsfuse
 from hsfuse.degrade import Psf
 from hsfuse.errors import InputError, UsageError
-from hsfuse.fusion.change import repair
+from hsfuse.fusion.change import blocks, repair
 from hsfuse.fusion.change.confidence import ErrorFeatures, ErrorModel, apply_change, apply_error, change_features
 from hsfuse.fusion.create import create_method
 from hsfuse.fusion.guide_noise import GuideSample, guide_noise
@@ -203,7 +203,8 @@ def test_the_order_of_the_network_stays_where_it_was_asked() -> None:
 
 def test_threads_do_not_matter(cloudy: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reweighting, "_PART_PX", 200)
-    monkeypatch.setattr(repair, "_BLOCK_PX", 16)
+    for module in (blocks, repair):
+        monkeypatch.setattr(module, "BLOCK_PX", 16)
     scene = _scene(cloudy)
     one, three = (
         repair_scene(scene, pipeline.scene_context(scene, "cpu", 0, threads=threads)) for threads in (1, 3)

@@ -13,7 +13,6 @@ nothing depends on how a fusion cuts its tiles.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from hsfuse.degrade import windows
+from hsfuse.fusion.change.blocks import BLOCK_PX, places_around
 from hsfuse.fusion.change.decision import DecisionData, decide
 from hsfuse.fusion.change.evidence import Evidence, gather_evidence
 from hsfuse.fusion.change.illumination import CommonLight, common_light
@@ -45,7 +45,6 @@ FOREIGN = 0.5
 _LEAST_BLIND_SHARE = 0.005
 """Without the MSI's responses, less change than this cannot be told from rare materials, and the guide stays."""
 _SHARP_FROM, _SHARP_OVER = 0.38, 0.34
-_BLOCK_PX, _CONTEXT_PX = 96, 16
 _GAIN_WIDTH_PX = 1.2
 _BACK_PROJECTION = 0.5
 _LIGHT_WIDTH_PX = 0.7
@@ -131,6 +130,7 @@ def repair_guide(
     if candidates.any():
         contrast = float(np.median(neighbour_contrast(corrected[:, ::7], evidence.contradiction.power)))
         light = common_light(evidence.relation.seen, evidence.blurred, evidence.contradiction)
+        side = BLOCK_PX * response.ratio
 
         def one(place: tuple[tuple[slice, slice], tuple[slice, slice]]) -> tuple[tuple[slice, slice], _Block]:
             read, core = place
@@ -139,11 +139,10 @@ def repair_guide(
             found = _repair_block(evidence, guide, read, response, contrast, light)
             return fine_core, found.cut(windows.inside(fine_core, fine_read))
 
-        places = [place for place in blocks(pair.valid.shape) if candidates[place[0]].any()]
-        for where, block in side_by_side(one, places, threads):
+        for where, block in side_by_side(one, places_around(candidates), threads):
             waiting.append((where, block.guide))
-            # Every block looks at its neighbours as they were: all that look at rows so far above are done.
-            waiting = _written(repaired, waiting, where[0].start - _BLOCK_PX * response.ratio)
+            # Every block looks at its neighbours as they were: all that look at those so far above are done.
+            waiting = _written(repaired, waiting, (where[0].start // side - 1) * side)
             foreign[where], change[where], own[where] = block.foreign, block.change, block.own
     valid = expand(pair.valid, response.ratio)
     changed = float((change[valid] > FOREIGN).mean()) if valid.any() else 0.0
@@ -298,13 +297,3 @@ def _detail_gain(
     better = np.clip(1.0 - 0.5 * by_gain / (by_neighbours + 1e-9), 0.0, 1.0)
     belongs = np.clip(response.up((better * (norm - own * weight > 0.12))[None])[0], 0.0, 1.0)
     return response.up(upper / np.maximum(lower, 1e-12)), belongs
-
-
-def blocks(
-    shape: tuple[int, int], context_px: int = _CONTEXT_PX
-) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice]]]:
-    """Blocks of the coarse grid with context, and without: fixed, whatever a fusion's tiles are."""
-    for top in range(0, shape[0], _BLOCK_PX):
-        for left in range(0, shape[1], _BLOCK_PX):
-            core = slice(top, min(top + _BLOCK_PX, shape[0])), slice(left, min(left + _BLOCK_PX, shape[1]))
-            yield windows.grown(core, context_px, shape), core

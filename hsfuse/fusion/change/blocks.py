@@ -1,0 +1,82 @@
+"""Blocks of the HSI's grid that a scene is repaired in: fixed, whatever a fusion's tiles are, with context around them.
+
+Ground that may have changed is seldom all of a block: groups of such pixels that lie far apart are looked at one by
+one, each with its own context, where that is less than the block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation, find_objects, label
+
+from hsfuse.degrade import windows
+from hsfuse.degrade.windows import Window
+
+BoolArray = NDArray[np.bool_]
+
+BLOCK_PX, CONTEXT_PX = 96, 16
+"""Side of a block, and its context, HSI pixels."""
+_REACH_PX = 6
+"""HSI pixels around a candidate that its repair may change: growth, a blur, and interpolation."""
+_APART_PX = 8
+"""Half the distance of groups that are looked at one by one: more than twice what they change."""
+
+
+def blocks(shape: tuple[int, int], context_px: int = CONTEXT_PX) -> Iterator[tuple[Window, Window]]:
+    """Blocks of an image of ``shape`` with context, and without."""
+    for top in range(0, shape[0], BLOCK_PX):
+        for left in range(0, shape[1], BLOCK_PX):
+            core = slice(top, min(top + BLOCK_PX, shape[0])), slice(left, min(left + BLOCK_PX, shape[1]))
+            yield windows.grown(core, context_px, shape), core
+
+
+def places_around(candidates: BoolArray) -> Iterator[tuple[Window, Window]]:
+    """Parts of an image around some of its pixels, block by block.
+
+    Parameters
+    ----------
+    candidates
+        Shape (row, col).
+
+    Yields
+    ------
+    tuple
+        A part with its context, and the part: what lies in none of them is too far from every candidate to change.
+    """
+    for read, core in blocks(candidates.shape):
+        parts = list(_groups(candidates, core))
+        area = sum(_size(around) for around, _ in parts)
+        # Where they are many, their contexts would be more than the block.
+        yield from parts if area < _size(read) else [(read, core)]
+
+
+def _groups(candidates: BoolArray, core: Window) -> Iterator[tuple[Window, Window]]:
+    """Groups of candidates that reach into a block, each with its context, and what it may change of the block."""
+    shape = candidates.shape
+    near = windows.grown(core, _REACH_PX, shape)
+    local = candidates[near]
+    if not local.any():
+        return
+    square = np.ones((3, 3), bool)
+    labels, _ = label(binary_dilation(local, square, iterations=_APART_PX), square)
+    for box in find_objects(labels * local):
+        place = (
+            slice(near[0].start + box[0].start, near[0].start + box[0].stop),
+            slice(near[1].start + box[1].start, near[1].start + box[1].stop),
+        )
+        part = _common(windows.grown(place, _REACH_PX, shape), core)
+        if _size(part):
+            yield windows.grown(place, _REACH_PX + CONTEXT_PX, shape), part
+
+
+def _common(first: Window, second: Window) -> Window:
+    rows, cols = (slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(first, second, strict=True))
+    return rows, cols
+
+
+def _size(window: Window) -> int:
+    rows, cols = window
+    return int(max(rows.stop - rows.start, 0) * max(cols.stop - cols.start, 0))
