@@ -27,7 +27,9 @@ _own = threading.local()
 
 def preload() -> None:
     """Let the server import what every case needs."""
-    _server.set_forkserver_preload(["hsfuse.workflows.run", "hsfuse.workflows.steps.product", "hsfuse.cli.app"])
+    _server.set_forkserver_preload(
+        ["hsfuse.workflows.run", "hsfuse.workflows.opened_run", "hsfuse.workflows.steps.product", "hsfuse.cli.app"]
+    )
 
 
 def _know_the_speed() -> None:

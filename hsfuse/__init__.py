@@ -44,7 +44,7 @@ __all__ = [
 _LAZY = {
     "HsfuseError": "hsfuse.errors",
     "Resources": "hsfuse.resources",
-    "RunResult": "hsfuse.workflows.run",
+    "RunResult": "hsfuse.workflows.run_result",
     "fuse": "hsfuse.workflows.fuse_arrays",
     "fuse_scene": "hsfuse.workflows.run",
     "open": "hsfuse.workflows.python.dataset",

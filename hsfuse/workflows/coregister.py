@@ -24,8 +24,8 @@ from hsfuse.readers import open_hsi, open_msi, open_product
 from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct
 from hsfuse.threads import one_blas_thread
 from hsfuse.workflows.steps.clock import StageClock
-from hsfuse.workflows.steps.guide import brings_panchromatic, own_panchromatic
 from hsfuse.workflows.steps.inputs import date_wish
+from hsfuse.workflows.steps.open_guide import brings_panchromatic, own_panchromatic
 from hsfuse.workflows.steps.report_files import report_files
 from hsfuse.writers import ReportFiles, WriteOptions, check_destination
 

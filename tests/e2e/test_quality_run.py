@@ -93,7 +93,7 @@ def test_the_layer_never_replaces_other_files(pair: SimulatedPair, guide: Path, 
 
 
 def test_a_plain_cube_takes_the_layer_of_the_old_one_away(made: RunResult, tmp_path: Path) -> None:
-    from hsfuse.workflows.steps.confidence import old_confidence
+    from hsfuse.workflows.steps.confidence_path import old_confidence
 
     layer, foreign = tmp_path / "a.confidence.tif", tmp_path / "b.confidence.tif"
     layer.write_bytes(Path(made.summary["confidence"]).read_bytes())

@@ -108,7 +108,7 @@ def test_strips_that_an_adapted_network_did_not_see_decide(
         record = {"steps": 1, "seconds": 1.0, "before": scores, "after": scores}
         return AdaptedMethod(replace(chosen, adapted_gain_db=gains.pop(0)), record)
 
-    monkeypatch.setattr("hsfuse.workflows.run.adapt_to_scene", adapted)
+    monkeypatch.setattr("hsfuse.workflows.opened_run.adapt_to_scene", adapted)
     worse = _run(pair, tmp_path / "a.tif", adapt=1.0, aoi=area, **QUICK)
     assert (worse.method, "-0.50 dB" in worse.method_reason) == ("glp", True)
     better = _run(pair, tmp_path / "b.tif", adapt=1.0, aoi=area, **QUICK)

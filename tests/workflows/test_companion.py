@@ -9,7 +9,7 @@ import pytest
 
 from hsfuse.errors import OutputError
 from hsfuse.workflows.steps.adapted import adapted_path, check_adapted_path, unpublished_path
-from hsfuse.workflows.steps.confidence import check_confidence_path
+from hsfuse.workflows.steps.confidence_path import check_confidence_path
 from hsfuse.writers import WriteOptions
 from hsfuse.writers.confidence_layer import confidence_path
 

@@ -76,7 +76,7 @@ def main() -> None:
 
 def import_all() -> None:
     """Import what every scene needs, without starting a thread."""
-    for name in (*_LIBRARIES, "hsfuse.workflows.run", "hsfuse.workflows.batch.scene"):
+    for name in (*_LIBRARIES, "hsfuse.workflows.opened_run", "hsfuse.workflows.run", "hsfuse.workflows.batch.scene"):
         importlib.import_module(name)
     for package in _OWN:
         found = importlib.import_module(f"hsfuse.{package}")

@@ -28,9 +28,9 @@ from hsfuse.simulate.wald import CONDITIONS, reduce_scene
 from hsfuse.spectral import BandTable, SpectralResponse, srf_weights
 from hsfuse.workflows.steps.array_scene import array_scene
 from hsfuse.workflows.steps.cubes import open_cube, solid_window
-from hsfuse.workflows.steps.guide import brings_panchromatic
 from hsfuse.workflows.steps.inputs import declarations, open_pair
 from hsfuse.workflows.steps.methods import check_network
+from hsfuse.workflows.steps.open_guide import brings_panchromatic
 from hsfuse.workflows.steps.prepare import PreparedScene, prepare_scene
 from hsfuse.workflows.training.training_data import resampling_matrix
 from hsfuse.workflows.training.training_scene import scene_as_training

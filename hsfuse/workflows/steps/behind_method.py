@@ -6,15 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from hsfuse.config import CompareConfig, RunConfig
-from hsfuse.errors import UsageError
 from hsfuse.fusion.base import FusionMethod, Quality
 from hsfuse.fusion.fidelity import FidelityOptions, GuardedMethod, guarded
-from hsfuse.fusion.registry import uses_guide
 from hsfuse.fusion.two_step import TwoStepMethod
 from hsfuse.inference.scene import FusionScene
-from hsfuse.log import get_logger
-
-_log = get_logger(__name__)
 
 
 def may_calibrate(config: RunConfig | CompareConfig) -> bool:
@@ -38,26 +33,6 @@ def guard_text(config: Mapping[str, Any]) -> str:
 def refinement_quality(config: RunConfig | CompareConfig) -> Quality | None:
     """How much is spent behind the method; None: nothing."""
     return None if config.quality == "plain" else config.quality
-
-
-def suited_quality(config: RunConfig) -> RunConfig:
-    """Settings whose quality suits the method: one that does not look at the guide is left as it is.
-
-    Raises
-    ------
-    UsageError
-        Pixels are to be left out by their confidence, which is then not known.
-    """
-    if config.quality == "plain" or uses_guide(config.method):
-        return config
-    if config.min_confidence is not None:
-        raise UsageError(
-            f"The method '{config.method}' takes no --min-confidence: it does not look at the guide.",
-            hint="Leave out --min-confidence, or use another method.",
-        )
-    if "quality" in config.model_fields_set:
-        _log.warning("--quality is not used: %s does not look at the guide.", config.method)
-    return config.model_copy(update={"quality": "plain"})
 
 
 def with_refinement_and_guards(method: FusionMethod, config: RunConfig, scene: FusionScene) -> FusionMethod:

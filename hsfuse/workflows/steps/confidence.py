@@ -20,40 +20,13 @@ from hsfuse.errors import OutputError
 from hsfuse.inference.guide_repair import SceneRepair
 from hsfuse.outputs import part_name
 from hsfuse.qa.coregistration import diagnose
-from hsfuse.workflows.steps.companion import check_companion
+from hsfuse.workflows.steps.confidence_path import SOFTWARE
 from hsfuse.workflows.steps.prepare import PreparedScene
-from hsfuse.writers import WriteOptions
-from hsfuse.writers.confidence_layer import LAYERS, SOURCES, confidence_path
+from hsfuse.writers.confidence_layer import LAYERS, SOURCES
 
 NODATA = 65535
 CHANGE_STEP, ERROR_STEP = 1e-4, 1e-4
 _TILE_PX = 256
-_SOFTWARE = "hsfuse confidence layer"
-
-
-def check_confidence_path(output: Path, options: WriteOptions) -> None:
-    """Check the layer's place before any work; see :func:`~hsfuse.workflows.steps.companion.check_companion`."""
-    path = confidence_path(output)
-    check_companion("confidence layer", (path,), options, _is_layer)
-
-
-def old_confidence(output: Path) -> tuple[Path, ...]:
-    """Return the layer of an older cube, which goes when the cube is replaced; what is no layer of ours stays."""
-    path = confidence_path(output)
-    try:
-        found = path.is_file()
-    except OSError:
-        # A name that cannot be is complained of where the output's place is checked.
-        return ()
-    return (path,) if found and _is_layer(path) else ()
-
-
-def _is_layer(path: Path) -> bool:
-    try:
-        with rasterio.open(path) as dataset:
-            return bool(dataset.tags().get("TIFFTAG_SOFTWARE", "").startswith(_SOFTWARE)) and dataset.count == 3
-    except (OSError, rasterio.errors.RasterioError):
-        return False
 
 
 def write_confidence(path: Path, prepared: PreparedScene, repair: SceneRepair, threads: int = 1) -> Path:
@@ -82,7 +55,7 @@ def write_confidence(path: Path, prepared: PreparedScene, repair: SceneRepair, t
             words = "; ".join(f"{value}: {meaning}" for value, meaning in SOURCES.items())
             dataset.update_tags(3, values=words)
             dataset.update_tags(
-                error_bound_90=f"{repair.error_bound:.3f}", TIFFTAG_SOFTWARE=f"{_SOFTWARE} {__version__}"
+                error_bound_90=f"{repair.error_bound:.3f}", TIFFTAG_SOFTWARE=f"{SOFTWARE} {__version__}"
             )
         # With differences of neighbours a low level packs as well as a high one, in half the time.
         copy_raster(

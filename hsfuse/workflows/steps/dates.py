@@ -6,16 +6,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse.grid import Slice2D
-from hsfuse.inference.scene import FusionScene
 from hsfuse.qa.dates import DatesView
 from hsfuse.readers.base import MultispectralProduct
 from hsfuse.writers import DATE_MAP, LayerBand, WriteOptions, write_layer
+
+if TYPE_CHECKING:
+    from hsfuse.inference.scene import FusionScene
 
 NODATA = -32768
 _MOST_DAYS = 32_000

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hsfuse.config import CoregisterConfig, RunConfig
+from hsfuse.config import CoregisterConfig
 from hsfuse.coregister.result import CoregistrationResult
 from hsfuse.degrade import Psf
 from hsfuse.degrade.response_estimation import ResponseEstimate, estimate_response
-from hsfuse.errors import CoregistrationError, InputError, UsageError
+from hsfuse.errors import CoregistrationError
 from hsfuse.inference.joined_guide import CoarsePixels, JoinedGuide
 from hsfuse.inference.scene import FusionScene
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress
-from hsfuse.readers import open_msi
-from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct
-from hsfuse.readers.choose import choose_reader, likely_role
+from hsfuse.readers.base import MultispectralProduct
 from hsfuse.readers.known_responses import KnownResponses
-from hsfuse.readers.source_dates import DateWish
 
 _log = get_logger(__name__)
 
@@ -72,64 +66,6 @@ class GuideResponse:
             "centre_nm": round(found.response.centre_nm, 1), "explained": round(found.explained, 5),
             "explained_nominal": None if found.explained_nominal is None else round(found.explained_nominal, 5),
         }  # fmt: skip
-
-
-def open_guide(
-    hsi: HyperspectralProduct, msi_paths: Sequence[Path], config: RunConfig, stack: ExitStack, *, dates: DateWish
-) -> MultispectralProduct:
-    """Open the guide; ``stack`` closes it, and ``dates`` says which ones of an archive are wanted.
-
-    Raises
-    ------
-    InputError, OverlapError, UsageError
-        It cannot be read or was not given, or the product brings no panchromatic image.
-    """
-    if config.guide == "pan":
-        if msi_paths:
-            raise UsageError(
-                f"--guide pan takes the panchromatic image of {hsi.info.name} itself and no other image"
-                f" ({msi_paths[0].name} was given).",
-                hint="Leave it out, or use --guide pan+s2. A panchromatic raster is given as the MSI, without --guide.",
-            )
-        return own_panchromatic(hsi, stack)
-    if not msi_paths:
-        raise UsageError(
-            "No Sentinel-2 product was given.",
-            hint="Give one after the hyperspectral product, or use its own panchromatic image: --guide pan.",
-        )
-    # The guide of the product itself is the quicker one to be missing.
-    pan = own_panchromatic(hsi, stack) if config.guide == "pan+s2" else None
-    msi = open_msi(
-        list(msi_paths), bands=config.s2_bands, target=hsi.grid, verify=config.verify, threads=config.threads,
-        dates=dates,
-    )  # fmt: skip
-    stack.callback(msi.close)
-    return msi if pan is None else JoinedGuide(msi, pan)
-
-
-def brings_panchromatic(path: Path) -> bool:
-    """Whether a file is of a kind that brings a panchromatic image; arrays in ``.npz`` files are no products."""
-    if path.suffix.lower() == ".npz" or likely_role(path) != "hsi":
-        return False
-    return "pan" in choose_reader(path, "hsi").roles
-
-
-def own_panchromatic(hsi: HyperspectralProduct, stack: ExitStack) -> MultispectralProduct:
-    """Open the panchromatic image of a product.
-
-    Raises
-    ------
-    InputError, OverlapError
-        It has none, or none that can be used.
-    """
-    pan = hsi.panchromatic()
-    if pan is None:
-        raise InputError(
-            f"{hsi.info.name} brings no panchromatic image.",
-            hint="Use Sentinel-2 as the guide (--guide s2), or order the product with its panchromatic image.",
-        )
-    stack.callback(pan.close)
-    return pan
 
 
 def matching_reference(msi: MultispectralProduct) -> MultispectralProduct:

@@ -18,7 +18,7 @@ from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct, Prod
 from hsfuse.readers.declarations import Declarations
 from hsfuse.readers.source_dates import DateWish
 from hsfuse.workflows.steps.aoi import AreaOfInterest
-from hsfuse.workflows.steps.guide import open_guide
+from hsfuse.workflows.steps.open_guide import open_guide
 from hsfuse.workflows.steps.resampled_guide import ResampledGuide
 
 _log = get_logger(__name__)

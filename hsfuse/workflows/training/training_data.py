@@ -30,8 +30,8 @@ from hsfuse.sensors.sentinel2 import BANDS_10M, BANDS_ALL
 from hsfuse.spectral import BandTable
 from hsfuse.training.scenes import SceneEntry, TrainingScene
 from hsfuse.workflows.steps.cubes import open_cube
-from hsfuse.workflows.steps.guide import brings_panchromatic
 from hsfuse.workflows.steps.inputs import declarations, open_pair
+from hsfuse.workflows.steps.open_guide import brings_panchromatic
 from hsfuse.workflows.steps.prepare import prepare_scene
 from hsfuse.workflows.training.remixed import remixed_entries
 from hsfuse.workflows.training.responses import guide_weights
