@@ -51,7 +51,7 @@ def side_by_side(work: Callable[[Item], Result], items: Iterable[Item], threads:
     Results do not depend on the number of threads, and no more than these and one more are held. Torch's operations
     have one thread each: several inside every small operation would wait for each other.
     """
-    return map(work, items) if threads < 2 else _ahead(work, items, threads)
+    return map(work, items) if threads < 2 else ahead(work, items, threads)
 
 
 def do_all(work: Callable[[Item], object], items: Iterable[Item], threads: int) -> None:
@@ -66,7 +66,7 @@ def together(*works: Callable[[], Any], threads: int) -> Iterator[Any]:
 
 def one_ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """Yield what ``work`` makes of each item; another thread makes the next one while this one is looked at."""
-    return _ahead(work, items, 1)
+    return ahead(work, items, 1)
 
 
 def parts_of(size: int, count: int, unit: int = 1) -> list[slice]:
@@ -75,8 +75,8 @@ def parts_of(size: int, count: int, unit: int = 1) -> list[slice]:
     return [slice(first, min(first + step, size)) for first in range(0, size, step)]
 
 
-def _ahead(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
-    """Results in order, made by so many threads; no more than these and one more are held."""
+def ahead(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
+    """Yield results in order, made by so many other threads; no more than these and one more are held."""
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="hsfuse-beside", initializer=_one_torch_thread) as pool:
         try:

@@ -22,6 +22,7 @@ FloatCube = NDArray[np.float32]
 
 MATCHING_BANDS = ("B04", "B08", "B03")
 """Red, near infrared and green: they see land, vegetation and water apart and have little haze."""
+_NAN = np.float32(np.nan)
 _LEAST_COVERAGE = 0.6
 _LEAST_WEIGHT = 0.7
 _NEAR_NM = 40.0
@@ -81,16 +82,18 @@ class WeightedBands:
         cube = self.product.read(block, self.bands)
         codes = self.product.error_codes(block, self.bands)
         if codes is not None:
-            cube[(codes & (ERROR_INVALID_L1 | ERROR_SATURATED)) != 0] = np.nan
-        cube[:, ~self.product.valid(block)] = np.nan
+            np.copyto(cube, _NAN, where=(codes & (ERROR_INVALID_L1 | ERROR_SATURATED)) != 0)
+        np.copyto(cube, _NAN, where=~self.product.valid(block))
         hidden = self.product.cloud(block)
         if hidden is not None:
-            cube[:, hidden] = np.nan
+            np.copyto(cube, _NAN, where=hidden)
         finite = np.isfinite(cube)
         weights = self.weights.astype(np.float32)
-        flat = np.where(finite, cube, np.float32(0.0)).reshape(len(self.bands), -1)
-        total = (weights @ flat).reshape(-1, *block.shape)
-        if finite.all():
+        whole = bool(finite.all())
+        if not whole:
+            np.copyto(cube, np.float32(0.0), where=~finite)
+        total = (weights @ cube.reshape(len(self.bands), -1)).reshape(-1, *block.shape)
+        if whole:
             return np.asarray(total, dtype=np.float32)
         present = (weights @ finite.reshape(len(self.bands), -1).astype(np.float32)).reshape(total.shape)
         out = np.full(total.shape, np.nan, dtype=np.float32)
@@ -131,9 +134,9 @@ class MultispectralBands:
 
             hidden = in_classes(classes, tuple(c for c in SCL_UNMATCHABLE if c != _WATER))
             water = ndimage.binary_erosion(classes == _WATER, iterations=_SHORE_PX, border_value=1)
-            cube[:, dilate(hidden, _CLOUD_DILATE_PX) | water] = np.nan
+            np.copyto(cube, _NAN, where=dilate(hidden, _CLOUD_DILATE_PX) | water)
         if cloud is not None:
-            cube[:, dilate(cloud, _CLOUD_DILATE_PX)] = np.nan
+            np.copyto(cube, _NAN, where=dilate(cloud, _CLOUD_DILATE_PX))
         return cube
 
 

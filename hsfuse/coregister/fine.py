@@ -104,13 +104,18 @@ class FineFit:
     seam: Seam | None = None
 
 
+def first_boxes(refiner: Refiner, warped: Warped, allowed: Tensor) -> Boxes:
+    """Measure with the smallest boxes what the reference ``warped`` by a smooth field lacks."""
+    return measure_boxes(refiner, warped, allowed, _side(BOX_PX, refiner.height, refiner.width))
+
+
 def fit_finer(
     refiner: Refiner,
     base: Fitted,
     grid: Grid,
     allowed: Tensor,
     *,
-    warped: Warped | None = None,
+    boxes: Boxes,
     relief: Relief | None = None,
 ) -> FineFit:
     """Find displacement finer than a smooth field, follow it if possible, and say what is left.
@@ -125,23 +130,20 @@ def fit_finer(
         Grid of the target.
     allowed
         Pixels that may be used, shape (row, col).
-    warped
-        The reference at the positions that ``base`` says; made when None.
+    boxes
+        :func:`first_boxes` where the reference lies at the positions that ``base`` says.
     relief
         Heights, when known: the parallax is then fitted as a multiple of them.
     """
     height, width = refiner.height, refiner.width
-    start = on_pixels(base, height, width)
-    predicted = torch.from_numpy(start).to(refiner.device) if warped is None else warped
-    seen = measure_boxes(refiner, predicted, allowed, _side(BOX_PX, height, width))
-    chance = seen.covariance()
-    used = int(seen.usable.sum())
+    chance = boxes.covariance()
+    used = int(boxes.usable.sum())
     significant = _is_significant(chance)
     if used < FEWEST_BOXES or not (significant or relief is not None):
         return FineFit(None, chance.above_chance, chance.above_chance, used)
     spacing = max(_FINEST_KNOT_PX, max(height, width) / _MOST_KNOTS)
     model = PolynomialSpline(Spline.over(height, width, spacing, grid), relief)
-    field = start
+    field = start = on_pixels(base, height, width)
     last: HalvedFit | None = None
     for side, background in _STAGES:
         refiner.background_px = background

@@ -28,7 +28,7 @@ ReadBlock = Callable[[Slice2D], FloatCube]
 _FWHM_TO_SIGMA = 1.0 / 2.3548200450309493
 _REACH_SIGMAS = 3.0
 _FEWEST_WEIGHT = 0.9
-_STRIP_ROWS = 192
+_STRIP_ROWS, _READ_AHEAD = 192, 4
 _FINER = 0.75
 """A reference whose pixels are smaller than this share of the target's is low-passed; others are interpolated."""
 
@@ -116,7 +116,7 @@ def _lowpassed(read: ReadBlock, source: Grid, channels: int, wanted: Grid, sigma
         last = min(int(np.ceil(at_row[min(top + _STRIP_ROWS, wanted.height) - 1])) + reach + 1, window.row1)
         return first, read(Slice2D(first, last, window.col0, window.col1)) if first < last else None
 
-    for top, (first, values) in prefetch(strip, range(0, wanted.height, _STRIP_ROWS)):
+    for top, (first, values) in prefetch(strip, range(0, wanted.height, _STRIP_ROWS), _READ_AHEAD):
         bottom = min(top + _STRIP_ROWS, wanted.height)
         if values is not None:
             lowpass_strip(values, Kernel.gaussian(at_row[top:bottom] - first, sigma_row), across, out[:, top:bottom])

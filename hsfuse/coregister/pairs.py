@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from hsfuse.coregister.channels import ChannelPair, MultispectralBands, WeightedBands, pair_channels, pair_plain
 from hsfuse.coregister.images import MatchImages
 from hsfuse.coregister.lowpass import blur_sigma_m, prepare_reference
+from hsfuse.coregister.threads import parallel_map, run_both
 from hsfuse.degrade import Psf
 from hsfuse.errors import CoregistrationError, OverlapError
+from hsfuse.grid import Slice2D
 from hsfuse.masks import dilate
 from hsfuse.progress import Stage
 from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct
@@ -21,7 +23,7 @@ FloatCube = NDArray[np.float32]
 
 _BRIGHT = 0.40
 """Visible reflectance above which a pixel of the HSI is taken for cloud, snow or glint (L2 has no cloud mask)."""
-_ROWS = 256
+_ROWS = 64
 _GROWTH_PX = 2
 _LEAST_SHARE = 0.01
 _USUAL_BANDS = ((492.0, 65.0), (560.0, 35.0), (665.0, 30.0), (833.0, 105.0))
@@ -57,14 +59,17 @@ def build_images(
         The images do not overlap or share no band.
     """
     pair = _channels(target, reference)
-    image = _target(pair)
-    stage.advance(0.4)
     grid = pair.target.grid
     margin = math.ceil(search_m / grid.pixel_m) + 2
     sigma_m = blur_sigma_m(psf, grid.pixel_m, 1)
-    seen = prepare_reference(
-        pair.reference.read, pair.reference.grid, len(pair.reference.names), grid, margin, sigma_m=sigma_m, stage=stage
-    )
+    seen, image = run_both(
+        lambda: prepare_reference(
+            pair.reference.read, pair.reference.grid, len(pair.reference.names), grid, margin, sigma_m=sigma_m,
+            stage=stage,
+        ),
+        lambda: _target(pair),
+    )  # fmt: skip
+    stage.advance(0.4)
     if np.any(np.isfinite(seen), axis=0).mean() < _LEAST_SHARE:
         raise CoregistrationError(
             "the reference image has no usable pixel there: all cloud, nodata or water.",
@@ -108,8 +113,11 @@ def _channels(target: HyperspectralProduct | MultispectralProduct, reference: Mu
 def _target(pair: ChannelPair) -> FloatCube:
     grid = pair.target.grid
     image = np.empty((pair.count, *grid.shape), np.float32)
-    for block in grid.row_blocks(_ROWS):
+
+    def read(block: Slice2D) -> None:
         image[:, block.row0 : block.row1] = pair.target.read(block)
+
+    list(parallel_map(read, grid.row_blocks(_ROWS)))
     if isinstance(pair.target, WeightedBands):
         visible = [i for i, name in enumerate(pair.target.names) if name != "B08"]
         with np.errstate(invalid="ignore"):

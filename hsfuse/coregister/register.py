@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -12,13 +12,14 @@ from torch import Tensor
 
 from hsfuse.allocator import give_back
 from hsfuse.config import CoregisterConfig
+from hsfuse.coregister.boxes import Boxes
 from hsfuse.coregister.correlate import GlobalPeak
 from hsfuse.coregister.extent import convex_outline
-from hsfuse.coregister.fine import fit_finer
+from hsfuse.coregister.fine import first_boxes, fit_finer
 from hsfuse.coregister.fit import choose_field, fit_fixed_smoothing, fit_shift
 from hsfuse.coregister.global_search import GlobalSearch
 from hsfuse.coregister.images import OVERSAMPLING, MatchImages
-from hsfuse.coregister.layers import find_second_layer
+from hsfuse.coregister.layers import SecondLayer, find_second_layer
 from hsfuse.coregister.models import Fitted, FloatArray, Points, on_pixels
 from hsfuse.coregister.polynomials import Polynomial
 from hsfuse.coregister.refine import Measurement, Refiner, Warped
@@ -26,7 +27,7 @@ from hsfuse.coregister.registration import Match, Registration
 from hsfuse.coregister.relief import Relief
 from hsfuse.coregister.shadows import ShadowBias, is_biased, lit_pixels
 from hsfuse.coregister.spline_lattice import Spline
-from hsfuse.coregister.threads import parallel_map, run_both
+from hsfuse.coregister.threads import parallel_map, run_all, run_both
 from hsfuse.coregister.uncertainty import FieldUncertainty
 from hsfuse.coregister.windows import Windows, box_edges
 from hsfuse.log import get_logger
@@ -49,6 +50,29 @@ _SHADOW_PASSES, _LEAST_LIT = 2, 0.4
 _PASSES = 4
 _HALVED_FROM_PX = 700
 _AREA_SIDE = 24
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What is seen where the reference lies at a field.
+
+    Attributes
+    ----------
+    check
+        Points on pixels that were held back.
+    lit, without_dark
+        Pixels that are not dark, and the points that they measure; None where hardly any is dark.
+    boxes
+        What small boxes measure; None when they were not asked.
+    layer
+        Something that moved by itself.
+    """
+
+    check: Match | None
+    lit: Tensor | None
+    without_dark: Match | None
+    boxes: Boxes | None
+    layer: SecondLayer | None
 
 
 class Registrar:
@@ -161,10 +185,13 @@ class Registrar:
         """Measure, fit, predict, measure again, until the field stands still."""
         fit_pixels = ~self._check_pixels
         give_back()
-        half = self._half_resolution(field, fit_pixels) if self._search_factor == 2 else None
+        halves = self._halved_images() if self._search_factor == 2 else None
+        refiner, half = run_both(
+            lambda: Refiner(self._target, self._reference, self._margin, background_px=_CAPTURE_PX),
+            lambda: None if halves is None else self._half_resolution(*halves, field, fit_pixels),
+        )
+        del self._target, self._reference, halves
         give_back()
-        refiner = Refiner(self._target, self._reference, self._margin, background_px=_CAPTURE_PX)
-        del self._target, self._reference
         if half is not None and self._match(half, field, strict=False).points.size >= 2 * self._config.min_points:
             measured, few = half, False
         else:
@@ -191,44 +218,65 @@ class Registrar:
         if match.points.size < 4:
             return replace(found, match=match)
         found = replace(found, match=match)
+        boxes = not self._single_shift(match.points.size)
         if match.converged:
-            # The field that is fitted now is so near that the points for checking can be measured beside it.
-            found, check = run_both(
-                partial(self._with_field, found), partial(self._check, refiner, field, self._warped)
+            # The field that is fitted now is so near that what else is looked at can be looked at beside it.
+            found, seen = run_both(
+                partial(self._with_field, found), partial(self._look, refiner, field, self._warped, boxes=boxes)
             )
-            found = replace(found, check=check)
         else:
             found = self._with_field(found)
-            if found.choice is not None:
-                field = self._warped_field = on_pixels(found.choice.fitted, self.height, self.width)
-                self._warped = refiner.warp(self._on_device(field))
-                found = replace(found, check=self._check(refiner, field, self._warped))
-        return self._examined(found, refiner)
+            if found.choice is None:
+                return found
+            field = self._warped_field = on_pixels(found.choice.fitted, self.height, self.width)
+            self._warped = refiner.warp(self._on_device(field))
+            seen = self._look(refiner, field, self._warped, boxes=boxes)
+        return self._examined(replace(found, check=seen.check), refiner, seen)
 
-    def _examined(self, found: Registration, refiner: Refiner) -> Registration:
+    def _look(self, refiner: Refiner, field: PixelField, warped: Warped, *, boxes: bool) -> _Seen:
+        """Look at all that depends on where the reference lies and not on which field is fitted to it."""
+        check, lit, small, layer = run_all(
+            partial(self._check, refiner, field, warped),
+            partial(self._look_at_lit, refiner, warped),
+            lambda: first_boxes(refiner, warped, self._lit) if boxes else None,
+            partial(find_second_layer, refiner, warped, self._lit),
+        )
+        return _Seen(check, *lit, small, layer)
+
+    def _look_at_lit(self, refiner: Refiner, warped: Warped) -> tuple[Tensor | None, Match | None]:
+        """Pixels that are not dark, and what they measure; None where hardly any is dark."""
+        lit = lit_pixels(refiner, warped)
+        if lit is None:
+            return None, None
+        return lit, self._match(
+            refiner.measure(self._windows, warped, ~self._check_pixels & lit), self._warped_field
+        )  # fmt: skip
+
+    def _examined(self, found: Registration, refiner: Refiner, seen: _Seen) -> Registration:
         """Look for what the field does not follow: finer displacement, and something that moved by itself."""
-        if found.choice is None or found.match is None or self._warped is None:
-            return found
-        found = self._without_shadow(found, refiner)
+        found = self._without_shadow(found, refiner, seen)
         choice, warped = found.choice, self._warped
-        if choice is not None and not self._single_shift(choice.weight.size):
-            fine = fit_finer(refiner, choice.fitted, self._grid, self._lit, warped=warped, relief=self._relief)
+        if choice is None or warped is None:
+            return found
+        # Once dark ground is left out, the reference lies elsewhere than it was looked at.
+        holds = self._lit is not seen.lit
+        if not self._single_shift(choice.weight.size):
+            boxes = seen.boxes if holds else None
+            if boxes is None:
+                boxes = first_boxes(refiner, warped, self._lit)
+            fine = fit_finer(refiner, choice.fitted, self._grid, self._lit, boxes=boxes, relief=self._relief)
             found = replace(found, fine=fine)
             if fine.fitted is not None:
-                found = replace(found, choice=replace(choice, fitted=fine.fitted))
+                found, holds = replace(found, choice=replace(choice, fitted=fine.fitted)), False
                 warped = refiner.warp(self._on_device(on_pixels(fine.fitted, self.height, self.width)))
-        return replace(found, second_layer=find_second_layer(refiner, warped, self._lit))
+        return replace(found, second_layer=seen.layer if holds else find_second_layer(refiner, warped, self._lit))
 
-    def _without_shadow(self, found: Registration, refiner: Refiner) -> Registration:
+    def _without_shadow(self, found: Registration, refiner: Refiner, seen: _Seen) -> Registration:
         """Match again without dark ground, where that says something else, and decide between both."""
-        if found.choice is None or found.match is None or self._warped is None:
+        lit, match = seen.lit, seen.without_dark
+        if found.choice is None or found.match is None or lit is None or match is None:
             return found
-        lit = lit_pixels(refiner, self._warped)
-        if lit is None:
-            return found
-        before = on_pixels(found.choice.fitted, self.height, self.width)
         allowed = ~self._check_pixels & lit
-        match = self._match(refiner.measure(self._windows, self._warped, allowed), self._warped_field)
         points, fitted = found.match.points, found.choice.fitted
         if not is_biased(match.points, fitted.at(match.points.position), points, fitted.at(points.position)):
             return found
@@ -243,6 +291,7 @@ class Registrar:
         again = self._with_field(replace(found, match=match))
         if again.choice is None:
             return found
+        before = on_pixels(fitted, self.height, self.width)
         after = on_pixels(again.choice.fitted, self.height, self.width)
         difference = float(np.sqrt(((after - before) ** 2).sum(axis=0).mean()))
         errors = (float(np.sqrt(2.0 * one.over_image.mean())) for one in (found, again))
@@ -255,15 +304,20 @@ class Registrar:
         check = self._check(refiner, after, self._warped)
         return replace(again, shadow=bias, check=check, over_image=again.over_image + bias.variance)
 
-    def _half_resolution(self, field: PixelField, allowed: Tensor) -> Measurement | None:
-        """Measure with the same windows on images of half the resolution: what is near enough needs no more at first.
+    def _halved_images(self) -> tuple[Tensor, Tensor] | None:
+        """Target and reference at half the resolution; None where pixels are left over.
 
         Averages of 2 x 2 pixels of the target and of 2 x 2 samples of the reference stay equally sharp, because the
         reference is also evaluated by a spline twice as wide.
         """
         if self.height % 2 or self.width % 2 or self._reference.shape[-2] % 2 or self._reference.shape[-1] % 2:
             return None
-        target, reference = _halved(self._target), _halved(self._reference)
+        return _halved(self._target), _halved(self._reference)
+
+    def _half_resolution(
+        self, target: Tensor, reference: Tensor, field: PixelField, allowed: Tensor
+    ) -> Measurement | None:  # fmt: skip
+        """Measure with the same windows on halved images: what is near enough needs no more at first."""
         kept = torch.nn.functional.avg_pool2d(allowed[None].float(), 2)[0] == 1.0
         refiner = Refiner(target, reference, self._margin / 2, background_px=_CAPTURE_PX / 2)
         windows = Windows.hann(

@@ -8,18 +8,19 @@ of tens of megabytes for each thread that they have ever seen.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from hsfuse.parallel import one_ahead, threads_for
+from hsfuse.parallel import ahead, threads_for
 
 In = TypeVar("In")
 Out = TypeVar("Out")
 Other = TypeVar("Other")
 
 _WORTH_THREADS = 4
-PARTS = 8
+_MOST_BESIDE = 4
+PARTS = 16
 """Pieces that an image is cut into, whatever the number of threads; also the most threads that work on them."""
 
 
@@ -40,15 +41,30 @@ def spread(work: Callable[[In], Out], items: Iterable[In]) -> list[Out]:
 
 
 def run_both(first: Callable[[], Out], second: Callable[[], Other]) -> tuple[Out, Other]:
-    """Results of two pieces of work, which may use :func:`parallel_map`; the second one runs beside the caller."""
-    beside = _pool("beside", 1).submit(second)
+    """Results of two pieces of work, see :func:`run_all`."""
+    mine, beside = run_all(first, second)
+    return mine, beside
+
+
+def run_all(first: Callable[[], Any], *others: Callable[[], Any]) -> list[Any]:
+    """Results of unlike pieces of work, which may use :func:`parallel_map` and this; the others run beside the caller.
+
+    What nobody has begun when the caller has nothing else to do, it does itself: work that waits for work of its own
+    never waits for a thread.
+    """
+    futures = [_pool("beside", max(threads_for(_MOST_BESIDE + 1) - 1, 1)).submit(other) for other in others]
     try:
-        mine = first()
+        found = [first()]
+        found += [_result(future, other) for future, other in zip(futures, others, strict=True)]
     except BaseException:
         # Nothing stays behind that still works on arrays which the caller may change.
-        wait([beside])
+        wait([future for future in futures if not future.cancel()])
         raise
-    return mine, beside.result()
+    return found
+
+
+def _result(future: Future[Out], work: Callable[[], Out]) -> Out:
+    return work() if future.cancel() else future.result()
 
 
 def map_in_halves(work: Callable[[In], Out], items: Sequence[In]) -> list[Out]:
@@ -57,9 +73,9 @@ def map_in_halves(work: Callable[[In], Out], items: Sequence[In]) -> list[Out]:
     return [(beside if i % 2 else mine)[i // 2] for i in range(len(items))]
 
 
-def prefetch(work: Callable[[In], Out], items: Iterable[In]) -> Iterator[tuple[In, Out]]:
-    """Items and results in order; while the caller uses one, the next is made."""
-    return one_ahead(lambda item: (item, work(item)), items)
+def prefetch(work: Callable[[In], Out], items: Iterable[In], most: int = 1) -> Iterator[tuple[In, Out]]:
+    """Items and results in order; while the caller uses one, the next is made, or the next few, ``most`` at a time."""
+    return ahead(lambda item: (item, work(item)), items, threads_for(most))
 
 
 @cache
