@@ -185,10 +185,11 @@ class Registrar:
         """Measure, fit, predict, measure again, until the field stands still."""
         fit_pixels = ~self._check_pixels
         give_back()
+        # The refiner changes the reference in place, so the halved images are made first.
         halves = self._halved_images() if self._search_factor == 2 else None
         refiner, half = run_both(
-            lambda: Refiner(self._target, self._reference, self._margin, background_px=_CAPTURE_PX),
-            lambda: None if halves is None else self._half_resolution(*halves, field, fit_pixels),
+            partial(Refiner, self._target, self._reference, self._margin, background_px=_CAPTURE_PX),
+            partial(self._half_resolution, halves, field, fit_pixels),
         )
         del self._target, self._reference, halves
         give_back()
@@ -207,10 +208,10 @@ class Registrar:
             if match.points.size < 4:
                 return replace(found, match=match)
             field = self._warped_field = on_pixels(self._quick_fit(match.points), self.height, self.width)
-            self._warped = refiner.warp(self._on_device(field))
+            self._warped = warped = refiner.warp(self._on_device(field))
             measured, self._null_limit = run_both(
-                partial(refiner.measure, self._windows, self._warped, fit_pixels),
-                partial(self._null_correlation, refiner, self._warped, fit_pixels),
+                partial(refiner.measure, self._windows, warped, fit_pixels),
+                partial(self._null_correlation, refiner, warped, fit_pixels),
             )
             match = self._match(measured, field)
             if match.converged:
@@ -222,26 +223,27 @@ class Registrar:
         if match.converged:
             # The field that is fitted now is so near that what else is looked at can be looked at beside it.
             found, seen = run_both(
-                partial(self._with_field, found), partial(self._look, refiner, field, self._warped, boxes=boxes)
+                partial(self._with_field, found), partial(self._look, refiner, field, warped, boxes=boxes)
             )
         else:
             found = self._with_field(found)
             if found.choice is None:
                 return found
             field = self._warped_field = on_pixels(found.choice.fitted, self.height, self.width)
-            self._warped = refiner.warp(self._on_device(field))
-            seen = self._look(refiner, field, self._warped, boxes=boxes)
+            self._warped = warped = refiner.warp(self._on_device(field))
+            seen = self._look(refiner, field, warped, boxes=boxes)
         return self._examined(replace(found, check=seen.check), refiner, seen)
 
     def _look(self, refiner: Refiner, field: PixelField, warped: Warped, *, boxes: bool) -> _Seen:
         """Look at all that depends on where the reference lies and not on which field is fitted to it."""
-        check, lit, small, layer = run_all(
-            partial(self._check, refiner, field, warped),
-            partial(self._look_at_lit, refiner, warped),
-            lambda: first_boxes(refiner, warped, self._lit) if boxes else None,
+        # What takes longest is begun first.
+        layer, small, (lit, without_dark), check = run_all(
             partial(find_second_layer, refiner, warped, self._lit),
+            lambda: first_boxes(refiner, warped, self._lit) if boxes else None,
+            partial(self._look_at_lit, refiner, warped),
+            partial(self._check, refiner, field, warped),
         )
-        return _Seen(check, *lit, small, layer)
+        return _Seen(check, lit, without_dark, small, layer)
 
     def _look_at_lit(self, refiner: Refiner, warped: Warped) -> tuple[Tensor | None, Match | None]:
         """Pixels that are not dark, and what they measure; None where hardly any is dark."""
@@ -315,9 +317,12 @@ class Registrar:
         return _halved(self._target), _halved(self._reference)
 
     def _half_resolution(
-        self, target: Tensor, reference: Tensor, field: PixelField, allowed: Tensor
-    ) -> Measurement | None:  # fmt: skip
+        self, halves: tuple[Tensor, Tensor] | None, field: PixelField, allowed: Tensor
+    ) -> Measurement | None:
         """Measure with the same windows on halved images: what is near enough needs no more at first."""
+        if halves is None:
+            return None
+        target, reference = halves
         kept = torch.nn.functional.avg_pool2d(allowed[None].float(), 2)[0] == 1.0
         refiner = Refiner(target, reference, self._margin / 2, background_px=_CAPTURE_PX / 2)
         windows = Windows.hann(

@@ -6,13 +6,14 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 
 import pytest
 from generated_images import COARSE_M, Landscape
 
 from hsfuse.config import CoregisterConfig
 from hsfuse.coregister import coregister_products, register
-from hsfuse.coregister.threads import map_in_halves, parallel_map, prefetch, run_both
+from hsfuse.coregister.threads import map_in_halves, parallel_map, prefetch, run_all, run_both
 from hsfuse.degrade import Psf
 
 
@@ -29,13 +30,15 @@ def test_results_come_in_order_whichever_is_ready_first() -> None:
 
 
 def test_the_second_piece_has_ended_when_the_first_fails() -> None:
-    ended = threading.Event()
+    begun, ended = threading.Event(), threading.Event()
 
     def slow() -> None:
+        begun.set()
         time.sleep(0.05)
         ended.set()
 
     def fails() -> None:
+        begun.wait(10.0)
         raise ValueError("first")
 
     with pytest.raises(ValueError, match="first"):
@@ -43,6 +46,13 @@ def test_the_second_piece_has_ended_when_the_first_fails() -> None:
     assert ended.is_set()
     with pytest.raises(ValueError, match="first"):
         run_both(slow, fails)
+
+
+def test_work_that_runs_work_beside_itself_never_waits_for_a_thread() -> None:
+    def deep(level: int) -> int:
+        return sum(run_all(*(partial(deep, level - 1) for _ in range(3)))) if level else 1
+
+    assert deep(4) == 3**4
 
 
 def test_an_error_while_working_ahead_reaches_the_caller() -> None:
