@@ -14,65 +14,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from hsfuse.coregister.images import OVERSAMPLING
+from hsfuse.coregister.measurement import FloatArray, Measurement, WindowPass
 from hsfuse.coregister.sampling import Smoother, bspline_sample
-from hsfuse.coregister.sums import HALO_PX, WindowSums
+from hsfuse.coregister.sums import HALO_PX
 from hsfuse.coregister.threads import PARTS, parallel_map
-from hsfuse.coregister.windows import BLOCK_PX, Windows, block_matrix
+from hsfuse.coregister.windows import Windows
 from hsfuse.native import match
 from hsfuse.parallel import parts_of
 
-FloatArray = NDArray[np.float64]
-
-_RIDGE = 1e-4
-_LEAST_INFORMATION = 0.4
 _WARP_ROWS = 32
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What one pass over the windows measured; all arrays have shape (n_r, n_c).
-
-    Attributes
-    ----------
-    d_row, d_col
-        Displacement that is still missing, in target pixels.
-    variance
-        Variance of one coordinate, from the scatter of the residuals between blocks of pixels: it assumes nothing
-        about the noise but that blocks are independent.
-    correlation
-        Multiple correlation between target and modelled target.
-    share
-        Share of the window's weight on usable pixels.
-    row, col
-        Where the information of the window is centred.
-    """
-
-    d_row: FloatArray
-    d_col: FloatArray
-    variance: FloatArray
-    correlation: FloatArray
-    share: FloatArray
-    row: FloatArray
-    col: FloatArray
-
-
-@dataclass(frozen=True)
-class _Model:
-    """Radiometric model of the windows: coefficients (channel, basis, n_r, n_c) and residual variance."""
-
-    coefficients: Tensor
-    variance: Tensor
-
-    @property
-    def parts(self) -> tuple[Tensor, Tensor]:
-        """Both."""
-        return self.coefficients, self.variance
 
 
 @dataclass(frozen=True)
@@ -239,7 +193,7 @@ class Refiner:
 
     def _compare(
         self, windows: Windows, displacement: Tensor | Warped, allowed: Tensor, *, keep: bool = True, top: int = 0
-    ) -> _Pass:
+    ) -> WindowPass:
         kept = keep and isinstance(displacement, Warped)
         warped = displacement if isinstance(displacement, Warped) else self.warp(displacement)
         rows = slice(top, top + warped.usable.shape[0])
@@ -248,7 +202,7 @@ class Refiner:
         reference = torch.empty_like(warped.image) if kept else warped.image
         target = torch.empty_like(self._target[:, rows])
         self._flatten((warped.image, self._target[:, rows]), mask, (reference, target))
-        return _Pass(windows, reference, target, mask, inner)
+        return WindowPass(windows, reference, target, mask, inner)
 
     def _flatten(self, images: tuple[Tensor, ...], mask: Tensor, outs: tuple[Tensor, ...]) -> None:
         """Write images without their local mean and of unit variance over the mask; ``outs`` may be ``images``."""
@@ -263,116 +217,6 @@ class Refiner:
         list(parallel_map(one, pairs))
 
 
-class _Pass:
-    """One measurement."""
-
-    def __init__(self, windows: Windows, reference: Tensor, target: Tensor, mask: Tensor, inner: Tensor) -> None:
-        self._windows, self._mask = windows, mask
-        self._sums = WindowSums(windows, reference, target, mask, inner)
-        self._channels, self._basis, self._pairs = self._sums.channels, self._sums.basis, self._sums.pairs
-
-    def model(self, previous: _Model | None) -> _Model:
-        """Fit the radiometric model with the weights that the previous one implies."""
-        sums, _ = self._sums.of("fit", previous.parts if previous is not None else None)
-        gram, rest = self._gram(sums[: len(self._pairs)]), sums[len(self._pairs) :]
-        right = rest[: self._channels * self._basis].reshape(self._channels, self._basis, *self._windows.shape)
-        square = rest[self._channels * self._basis :]
-        solved = torch.linalg.solve(gram, right.permute(2, 3, 1, 0)).permute(3, 2, 0, 1)
-        total = sums[len(self._pairs) - 1].clamp(min=1e-3)
-        variance = ((square - (solved * right).sum(dim=1)) / total).clamp(min=1e-4)
-        return _Model(solved, variance)
-
-    def resemblance(self) -> tuple[FloatArray, FloatArray]:
-        """Multiple correlation and share of usable pixels of every window after one round."""
-        sums, _ = self._sums.of("resemblance", self.model(None).parts)
-        ee, tt = sums[: self._channels], sums[self._channels : -1]
-        correlation = _correlation(ee.movedim(0, -1), tt.movedim(0, -1), sums[-1])
-        return correlation.cpu().numpy(), self._share().double().cpu().numpy()
-
-    def _gram(self, sums: Tensor) -> Tensor:
-        """Symmetric matrices (n_r, n_c, basis, basis) with a small ridge, in double precision."""
-        gram = torch.zeros((*self._windows.shape, self._basis, self._basis), dtype=torch.float64, device=sums.device)
-        for (i, j), value in zip(self._pairs, sums, strict=True):
-            gram[..., i, j] = gram[..., j, i] = value.double()
-        level = gram.diagonal(dim1=-2, dim2=-1).mean(dim=-1)[..., None, None]
-        eye = torch.eye(self._basis, dtype=torch.float64, device=sums.device)
-        return gram + (_RIDGE * level + 1e-6) * eye
-
-    def solve(self, model: _Model) -> Measurement:
-        """Missing displacement of every window, its variance, and what else is known about the window."""
-        c, n = self._channels, self._basis
-        per_channel = 3 * n + 7
-        sums, scores = self._sums.of("shift", model.parts)
-        pairs = len(self._pairs)
-        parts = sums[pairs : pairs + c * per_channel].reshape(c, per_channel, *self._windows.shape).permute(2, 3, 0, 1)
-        extra = sums[pairs + c * per_channel :]
-        # (n_r, n_c, channel, ...): gradients with basis, error with basis, gradients with themselves and the error
-        gx = torch.stack([parts[..., :n], parts[..., n : 2 * n]], dim=-2)
-        gg, ee, tt = parts[..., 2 * n : 2 * n + 3], parts[..., 2 * n + 3], parts[..., 2 * n + 4]
-        ge, ex = parts[..., 2 * n + 5 : 2 * n + 7], parts[..., 2 * n + 7 :]
-        gram = self._gram(sums[:pairs])[:, :, None]
-        absorbed = torch.linalg.solve(gram, gx.transpose(-1, -2)).transpose(-1, -2)
-        scale = _scale(ee, extra[0])
-        own = torch.stack([torch.stack([gg[..., 0], gg[..., 1]], -1), torch.stack([gg[..., 1], gg[..., 2]], -1)], -2)
-        hessian = ((own - absorbed @ gx.transpose(-1, -2)) / scale[..., None, None]).sum(dim=2)
-        right = ((ge - (absorbed @ ex[..., None])[..., 0]) / scale[..., None]).sum(dim=2)
-        level = 1e-3 * hessian.diagonal(dim1=-2, dim2=-1).sum(dim=-1)[..., None, None] + 1e-9
-        inverse = torch.linalg.inv(hessian + level * torch.eye(2, dtype=torch.float64, device=sums.device))
-        info = extra[1].clamp(min=1e-9)
-        step = (inverse @ right[..., None])[..., 0]
-        # Reweighting makes the estimate noisier than its Hessian says.
-        inverse = inverse / (1.0 - extra[4] / info).clamp(_LEAST_INFORMATION, 1.0)[..., None, None]
-        meat = self._scatter(scores, absorbed, scale)
-        variance = (inverse @ meat @ inverse).diagonal(dim1=-2, dim2=-1).mean(dim=-1)
-        return Measurement(
-            *(
-                x.double().cpu().numpy()
-                for x in (
-                    step[..., 0], step[..., 1], variance, _correlation(ee, tt, extra[0]), self._share(),
-                    extra[2] / info, extra[3] / info,
-                )
-            )
-        )  # fmt: skip
-
-    def _share(self) -> Tensor:
-        whole = self._windows.weight_r.sum(dim=1)[:, None] * self._windows.weight_c.sum(dim=1)[None, :]
-        used = self._windows.weight_r @ self._mask @ self._windows.weight_c.T
-        return used / whole.clamp(min=1e-6)
-
-    def _scatter(self, blocks: Tensor, absorbed: Tensor, scale: Tensor) -> Tensor:
-        """Covariance of the windows' scores from their blocks, shape (n_r, n_c, 2, 2)."""
-        windows, size = self._windows, blocks.shape[0]
-        profiles, counts = [], []
-        for profile in (windows.weight_r, windows.weight_c):
-            matrix = block_matrix(profile.shape[1], profile.device)
-            mean = (profile @ matrix.T) / matrix.sum(dim=1)
-            profiles.append((mean**2).double())
-            counts.append(mean.double().sum(dim=1) ** 2 / (mean.double() ** 2).sum(dim=1).clamp(min=1e-12))
-        blocks = blocks.double()
-        second = torch.stack(
-            list(parallel_map(lambda block: profiles[0] @ (block * blocks) @ profiles[1].T, blocks.unbind()))
-        )
-        second = second.permute(2, 3, 0, 1)
-        identity = torch.eye(2, dtype=torch.float64, device=blocks.device).expand(*absorbed.shape[:3], 2, 2)
-        lift = torch.cat([identity, -absorbed], dim=-1) / scale[..., None, None]
-        lift = lift.permute(0, 1, 3, 2, 4).reshape(*windows.shape, 2, size)
-        count = counts[0][:, None] * counts[1][None, :]
-        # Two parameters were estimated from so many blocks.
-        return (lift @ second @ lift.transpose(-1, -2)) * (count / (count - 2.0).clamp(min=1.0))[..., None, None]
-
-
-def _scale(unexplained: Tensor, weight: Tensor) -> Tensor:
-    """Residual variance of each channel (last axis)."""
-    return (unexplained / weight.clamp(min=1e-3)[..., None]).clamp(min=1e-4)
-
-
-def _correlation(unexplained: Tensor, whole: Tensor, weight: Tensor) -> Tensor:
-    """Multiple correlation over the channels (last axis), each relative to its residual variance."""
-    scale = _scale(unexplained, weight)
-    total = (whole / scale).sum(dim=-1).clamp(min=1e-9)
-    return (1.0 - (unexplained / scale).sum(dim=-1) / total).clamp(0.0, 1.0).sqrt()
-
-
 def _interior(usable: Tensor, reach: int) -> Tensor:
     """Where a pixel and its neighbours within ``reach`` are all usable (and inside the image)."""
     for dim, size in enumerate(usable.shape):
@@ -384,6 +228,3 @@ def _interior(usable: Tensor, reach: int) -> Tensor:
             inner.narrow(dim, 0, size - k).logical_and_(usable.narrow(dim, k, size - k))
         usable = inner
     return usable
-
-
-__all__ = ["BLOCK_PX", "Measurement", "Refiner", "Windows"]

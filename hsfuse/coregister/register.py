@@ -20,9 +20,10 @@ from hsfuse.coregister.fit import choose_field, fit_fixed_smoothing, fit_shift
 from hsfuse.coregister.global_search import GlobalSearch
 from hsfuse.coregister.images import OVERSAMPLING, MatchImages
 from hsfuse.coregister.layers import SecondLayer, find_second_layer
+from hsfuse.coregister.measurement import Measurement
 from hsfuse.coregister.models import Fitted, FloatArray, Points, on_pixels
 from hsfuse.coregister.polynomials import Polynomial
-from hsfuse.coregister.refine import Measurement, Refiner, Warped
+from hsfuse.coregister.refine import Refiner, Warped
 from hsfuse.coregister.registration import Match, Registration
 from hsfuse.coregister.relief import Relief
 from hsfuse.coregister.shadows import ShadowBias, is_biased, lit_pixels

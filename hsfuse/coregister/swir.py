@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from hsfuse.coregister.channels import ChannelPair, MultispectralBands, WeightedBands
 from hsfuse.coregister.lowpass import blur_sigma_m, prepare_reference
-from hsfuse.coregister.refine import Measurement, Refiner
+from hsfuse.coregister.measurement import Measurement
+from hsfuse.coregister.refine import Refiner
 from hsfuse.coregister.result import CoregistrationResult, SwirShift
 from hsfuse.coregister.threads import map_in_halves
 from hsfuse.coregister.windows import Windows
