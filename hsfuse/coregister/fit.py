@@ -280,22 +280,20 @@ def initial_weights(points: Points, height: int, width: int, *, trials: int = 40
     rng = np.random.default_rng(0)
     affine = Polynomial(1, height, width).design(points.position)
     tolerance = 4.0 * np.maximum(3.0 * points.sigma, 1.0)
-    planes = []
-    for trial in range(trials):
-        chosen = rng.choice(points.size, size=min(3, points.size), replace=False)
-        plane: FloatArray = np.zeros((3, 2))
-        plane[0] = points.value[chosen[0]]
-        if trial % 2 and chosen.size == 3:
-            try:
-                plane = np.asarray(np.linalg.solve(affine[chosen], points.value[chosen]), dtype=np.float64)
-            except np.linalg.LinAlgError:
-                continue
-        planes.append(plane)
+    three = min(3, points.size)
+    chosen = np.stack([rng.choice(points.size, size=three, replace=False) for _ in range(trials)])
+    planes: FloatArray = np.zeros((trials, 3, 2))
+    planes[:, 0] = points.value[chosen[:, 0]]
+    if three == 3:
+        # Every other triple tells a plane, unless its points lie in a line.
+        corners, values = affine[chosen[1::2]], points.value[chosen[1::2]]
+        told = np.abs(np.linalg.det(corners)) > 0.0
+        planes[1::2][told] = np.linalg.solve(corners[told], values[told])
     best, best_count = np.ones(points.size, dtype=bool), -1.0
     scaled, value = affine / tolerance[:, None], points.value / tolerance[:, None]
     for first in range(0, len(planes), _TRIALS_AT_ONCE):
         # Columns: row and column of the first plane, of the second, ...; then shape (point, trial, coordinate).
-        some = scaled @ np.concatenate(planes[first : first + _TRIALS_AT_ONCE], axis=1)
+        some = scaled @ planes[first : first + _TRIALS_AT_ONCE].transpose(1, 0, 2).reshape(3, -1)
         residual = some.reshape(points.size, -1, 2)
         square = (residual[:, :, 0] - value[:, :1]) ** 2
         square += (residual[:, :, 1] - value[:, 1:]) ** 2

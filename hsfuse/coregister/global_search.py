@@ -13,7 +13,8 @@ from hsfuse.coregister.correlate import GlobalPeak, joint_ncc, peak_of, window_p
 from hsfuse.coregister.images import OVERSAMPLING
 from hsfuse.coregister.models import FloatArray, Points
 from hsfuse.coregister.sampling import Smoother
-from hsfuse.coregister.threads import parallel_map, run_both
+from hsfuse.coregister.threads import PARTS, parallel_map, run_both
+from hsfuse.parallel import parts_of
 
 _FEATURE_SCALE_PX = 8.0
 _COARSE_WINDOW_PX, _COARSE_SEARCH_PX, _COARSE_BATCH = 96, 12, 40
@@ -118,19 +119,20 @@ class GlobalSearch:
 
 def image_features(image: Tensor, factor: int, scale_px: float) -> Features:
     """Features and mask of an image averaged over ``factor`` x ``factor`` samples, half of which must be valid."""
-    valid = torch.isfinite(image[0])
-    for layer in image[1:]:
-        valid &= torch.isfinite(layer)
-    share = torch.nn.functional.avg_pool2d(valid[None].float(), factor)[0]
-    mask = (share >= 0.5).float()
-    mean = torch.empty((len(image), *mask.shape), device=image.device)
+    rows, cols = (size // factor for size in image.shape[-2:])
+    mask = torch.empty((rows, cols), device=image.device)
+    mean = torch.empty((len(image), rows, cols), device=image.device)
 
-    def average(layers: tuple[Tensor, Tensor]) -> None:
-        layer, out = layers
-        out.copy_(torch.nn.functional.avg_pool2d(torch.where(valid, layer, 0.0)[None], factor)[0])
-        out.div_(share.clamp(min=0.5)).mul_(mask)
+    def average(part: slice) -> None:
+        fine = image[:, part.start * factor : part.stop * factor]
+        valid = torch.isfinite(fine).all(dim=0)
+        share = torch.nn.functional.avg_pool2d(valid[None].float(), factor)[0]
+        mask[part] = (share >= 0.5).float()
+        for layer, out in zip(fine, mean[:, part], strict=True):
+            out.copy_(torch.nn.functional.avg_pool2d(torch.where(valid, layer, 0.0)[None], factor)[0])
+            out.div_(share.clamp(min=0.5)).mul_(mask[part])
 
-    list(parallel_map(average, zip(image, mean, strict=True)))
+    list(parallel_map(average, parts_of(rows, PARTS)))
     return Features(contrast_features(mean, mask, scale_px), mask)
 
 

@@ -104,8 +104,7 @@ class Model(Protocol):
 def on_pixels(fitted: Fitted, height: int, width: int) -> NDArray[np.float32]:
     """Displacement of all pixels of an image, shape (2, row, col).
 
-    It is computed every eight pixels and interpolated linearly: the field is straight over so short a way. Not to be
-    called by work of :func:`~hsfuse.coregister.threads.parallel_map`, which it uses.
+    It is computed every eight pixels and interpolated linearly: the field is straight over so short a way.
     """
     rows, cols = np.arange(0, height + _LATTICE_PX, _LATTICE_PX), np.arange(0, width + _LATTICE_PX, _LATTICE_PX)
     knots = np.stack(np.meshgrid(rows.astype(float), cols.astype(float), indexing="ij"), axis=-1).reshape(-1, 2)

@@ -77,21 +77,15 @@ class Refiner:
         self.height, self.width = int(target.shape[-2]), int(target.shape[-1])
         self._margin = margin_px
         self.background_px = background_px
-        self.target_valid = torch.isfinite(target).all(dim=0)
-        self._target = target.masked_fill(~self.target_valid, 0.0)
-        # A sample that is missing in one channel is missing in all: one of them then tells where values are known.
-        missing, *others = parallel_map(lambda channel: torch.isfinite(channel).logical_not_(), reference)
-        for other in others:
-            missing |= other
-        count = (~missing).sum().clamp(min=1)
+        self.target_valid = torch.empty(target.shape[1:], dtype=torch.bool, device=self.device)
+        self._target = torch.empty_like(target)
 
-        def centre(channel: Tensor) -> Tensor:
-            channel.masked_fill_(missing, 0.0)
-            mean = channel.sum() / count
-            channel.sub_(mean).masked_fill_(missing, torch.nan)
-            return mean
+        def fill(rows: slice) -> None:
+            known = self.target_valid[rows] = torch.isfinite(target[:, rows]).all(dim=0)
+            self._target[:, rows] = target[:, rows].masked_fill(~known, 0.0)
 
-        self._reference_mean = torch.stack(list(parallel_map(centre, reference)))
+        list(parallel_map(fill, parts_of(self.height, PARTS)))
+        self._reference_mean = _centred(reference)
         self._reference = reference
 
     @property
@@ -215,6 +209,32 @@ class Refiner:
 
         pairs = [pair for image, out in zip(images, outs, strict=True) for pair in zip(image, out, strict=True)]
         list(parallel_map(one, pairs))
+
+
+def _centred(image: Tensor) -> Tensor:
+    """Take the channels' means off in place and return them; what is missing in one channel is missing in all then.
+
+    One of them then tells where values are known.
+    """
+    height, width = image.shape[1:]
+    missing = torch.empty((height, width), dtype=torch.bool, device=image.device)
+    parts = parts_of(height, PARTS)
+
+    def fill(rows: slice) -> None:
+        known = torch.isfinite(image[:, rows]).all(dim=0)
+        torch.logical_not(known, out=missing[rows])
+        for channel in image[:, rows]:
+            channel.masked_fill_(missing[rows], 0.0)
+
+    list(parallel_map(fill, parts))
+    count = (~missing).sum().clamp(min=1)
+    mean = torch.stack(list(parallel_map(Tensor.sum, image))) / count
+
+    def centre(rows: slice) -> None:
+        image[:, rows].sub_(mean[:, None, None]).masked_fill_(missing[rows], torch.nan)
+
+    list(parallel_map(centre, parts))
+    return mean
 
 
 def _interior(usable: Tensor, reach: int) -> Tensor:

@@ -148,7 +148,9 @@ class Registrar:
             np.searchsorted(box_edges(size, self.cell_px), np.arange(size), side="right") - 1
             for size in (self.height, self.width)
         ]
-        return torch.from_numpy((index[0][:, None] + skip * index[1][None, :]) % every == 0).to(self._device)
+        cells = [np.arange(at[-1] + 1) for at in index]
+        held = (cells[0][:, None] + skip * cells[1][None, :]) % every == 0
+        return torch.from_numpy(held[index[0]][:, index[1]]).to(self._device)
 
     def run(self) -> Registration:
         """Run all stages that the images and the settings allow."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,6 +12,9 @@ from torch import Tensor
 from hsfuse.native import match
 
 _CONVOLVED_BELOW_PX = 3.0
+_NOTHING = 1e-9
+"""Of the largest weight: what is smaller is lost in sums of float32."""
+_KNOTS_AT_ONCE, _PIXELS_AT_ONCE = 16, 64
 
 
 def bspline_sample(image: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
@@ -58,6 +64,48 @@ def bspline_sample(image: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
     return total
 
 
+@dataclass(frozen=True)
+class _Banded:
+    """A matrix whose rows hold something near the diagonal only, as blocks of rows: most of its products are zero.
+
+    Attributes
+    ----------
+    shape
+        Rows and columns.
+    blocks
+        First row, columns and values of each block.
+    """
+
+    shape: tuple[int, int]
+    blocks: tuple[tuple[int, slice, Tensor], ...]
+
+    @classmethod
+    def of(cls, matrix: Tensor, most: int) -> _Banded:
+        """Cut into blocks of at most so many rows (a GPU takes the matrix as a whole)."""
+        step = most if matrix.device.type == "cpu" else matrix.shape[0]
+        blocks = []
+        for first in range(0, matrix.shape[0], step):
+            rows = matrix[first : first + step]
+            some = rows.any(dim=0).nonzero()
+            cols = slice(int(some.min()), int(some.max()) + 1)
+            blocks.append((first, cols, rows[:, cols].contiguous()))
+        return cls((matrix.shape[0], matrix.shape[1]), tuple(blocks))
+
+    def down(self, x: Tensor) -> Tensor:
+        """Product with an image, shape (column of the matrix, col)."""
+        out: Tensor = x.new_empty((self.shape[0], x.shape[1]))
+        for first, cols, values in self.blocks:
+            torch.matmul(values, x[cols], out=out[first : first + len(values)])
+        return out
+
+    def across(self, x: Tensor) -> Tensor:
+        """Product of an image, shape (row, column of the matrix), with the transpose."""
+        out: Tensor = x.new_empty((x.shape[0], self.shape[0]))
+        for first, cols, values in self.blocks:
+            out[:, first : first + len(values)] = x[:, cols] @ values.T
+        return out
+
+
 class Smoother:
     """Local weighted means: convolution on a small scale, products with small matrices on a large one.
 
@@ -78,10 +126,8 @@ class Smoother:
             self._taps = list(taps / (2 * taps.sum() - taps[0]))
             self._weights = np.array(self._taps, np.float32)
             return
-        self._down = tuple(_gaussian_rows(n, scale_px).to(device) for n in (height, width))
-        self._up = tuple(
-            _tent_columns(n, down.shape[0]).to(device) for n, down in zip((height, width), self._down, strict=True)
-        )
+        rows, cols = (_smoothing(size, scale_px, device) for size in (height, width))
+        self._down, self._up = (rows[0], cols[0]), (rows[1], cols[1])
 
     def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
         """Weighted local mean of ``x`` (channel, row, col), smooth, defined everywhere."""
@@ -102,7 +148,8 @@ class Smoother:
             return torch.from_numpy(match.convolve(weight.contiguous().numpy(), self._weights)).add_(1e-6)
         if self._taps:
             return self._convolved(weight).add_(1e-6)
-        return self._down[0] @ weight @ self._down[1].T
+        down_r, down_c = self._down
+        return down_c.across(down_r.down(weight))
 
     def mean(self, x: Tensor, weight: Tensor, total: Tensor) -> Tensor:
         """Weighted local mean of one channel, shape (row, col)."""
@@ -110,8 +157,8 @@ class Smoother:
             return self._convolved(x * weight).div_(total)
         down_r, down_c = self._down
         up_r, up_c = self._up
-        mean = (down_r @ (x * weight) @ down_c.T + 1e-6 * x.mean()) / (total + 1e-6)
-        return torch.matmul(up_r @ mean, up_c.T)
+        mean = (down_c.across(down_r.down(x * weight)) + 1e-6 * x.mean()) / (total + 1e-6)
+        return up_c.across(up_r.down(mean))
 
     def flatten(self, x: Tensor, weight: Tensor, total: Tensor, count: Tensor, out: Tensor) -> None:
         """Write a channel without its local mean, of unit variance over the ``count`` pixels that the weights mark."""
@@ -141,6 +188,14 @@ class Smoother:
         return x
 
 
+@lru_cache(maxsize=16)
+def _smoothing(size: int, scale_px: float, device: torch.device) -> tuple[_Banded, _Banded]:
+    """Matrices that average an axis of an image at knots, and bring values at the knots to its pixels."""
+    down = _gaussian_rows(size, scale_px)
+    up = _tent_columns(size, down.shape[0])
+    return _Banded.of(down.to(device), _KNOTS_AT_ONCE), _Banded.of(up.to(device), _PIXELS_AT_ONCE)
+
+
 def _knots(size: int, count: int) -> Tensor:
     return (torch.arange(count, dtype=torch.float64) + 0.5) * (size / count) - 0.5
 
@@ -149,6 +204,8 @@ def _gaussian_rows(size: int, scale_px: float) -> Tensor:
     count = max(2, int(np.ceil(size / max(scale_px, 1.0))))
     distance = _knots(size, count)[:, None] - torch.arange(size, dtype=torch.float64)[None, :]
     weights = torch.exp(-0.5 * (distance / scale_px) ** 2)
+    # Numbers next to nothing add nothing, but a processor takes a hundred times as long for them.
+    weights[weights < _NOTHING] = 0.0
     return (weights / weights.sum(dim=1, keepdim=True)).float()
 
 

@@ -15,8 +15,10 @@ from hsfuse.coregister.field import DisplacementField
 from hsfuse.coregister.models import FloatArray, Points
 from hsfuse.coregister.polynomials import Polynomial
 from hsfuse.coregister.spline_lattice import Spline, to_map
+from hsfuse.coregister.threads import PARTS, spread
 from hsfuse.coregister.trend import Trend, interpolating
 from hsfuse.grid import Grid
+from hsfuse.parallel import parts_of
 
 _PRIOR_SHARE = 0.4
 """Variance left open by the points, relative to what the penalty says as a prior."""
@@ -149,8 +151,12 @@ class FittedSpline:
             tall[:-k] += self.factor[bandwidth - k, k:][:, None] * c[k:]
         normal = _dense(self.normal)
         value = float((tall**2).sum() - (c * (normal @ c)).sum()) / 2.0
-        solved = solve_banded(self.factor, normal)
-        return max(value, 0.0) / max(float(np.trace(solved)), 1e-9)
+
+        def trace(part: slice) -> float:
+            solved = solve_banded(self.factor, normal[:, part])
+            return float(np.trace(solved[part]))
+
+        return max(value, 0.0) / max(sum(spread(trace, parts_of(len(normal), PARTS))), 1e-9)
 
     def at(self, position: FloatArray) -> FloatArray:
         """Displacement at positions."""

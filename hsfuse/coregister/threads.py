@@ -7,6 +7,7 @@ of tens of megabytes for each thread that they have ever seen.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
@@ -25,11 +26,20 @@ PARTS = 16
 
 
 def parallel_map(work: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
-    """Results of independent pieces of work, in order, several at a time; the work must not use this function.
+    """Results of independent pieces of work, in order, several at a time.
 
-    Two at a time at least, for one may wait for a file.
+    Two at a time at least, for one may wait for a file. The caller works too: what nobody has begun when its result is
+    wanted, it does itself. So the work may use this function, and never waits for a thread.
     """
-    yield from _pool("pieces", max(threads_for(PARTS), 2)).map(work, items)
+    pool = _pool("pieces", max(threads_for(PARTS) - 1, 1))
+    waiting = deque((pool.submit(work, item), item) for item in items)
+    try:
+        while waiting:
+            future, item = waiting.popleft()
+            yield work(item) if future.cancel() else future.result()
+    finally:
+        for future, _ in waiting:
+            future.cancel()
 
 
 def spread(work: Callable[[In], Out], items: Iterable[In]) -> list[Out]:
@@ -47,10 +57,9 @@ def run_both(first: Callable[[], Out], second: Callable[[], Other]) -> tuple[Out
 
 
 def run_all(first: Callable[[], Any], *others: Callable[[], Any]) -> list[Any]:
-    """Results of unlike pieces of work, which may use :func:`parallel_map` and this; the others run beside the caller.
+    """Results of unlike pieces of work, which may use all functions here; the others run beside the caller.
 
-    What nobody has begun when the caller has nothing else to do, it does itself: work that waits for work of its own
-    never waits for a thread.
+    As in :func:`parallel_map` the caller does what nobody has begun.
     """
     futures = [_pool("beside", max(threads_for(_MOST_BESIDE + 1) - 1, 1)).submit(other) for other in others]
     try:

@@ -55,10 +55,15 @@ class FieldUncertainty:
         used = np.flatnonzero(weight > _USED_WEIGHT)
         some = used[:: max(1, used.size // _JUDGED_POINTS)]
         raw = cls(fitted, points, weight, covariance, 1.0)
-        influence, _ = fitted.influence(points, weight, points.position[some])
-        mixed = np.asarray((covariance @ influence.T).T)
         own = points.sigma[some] ** 2
-        expected = own - 2.0 * mixed[np.arange(some.size), some] + (mixed * influence).sum(axis=1)
+
+        def expect(part: slice) -> FloatArray:
+            influence, _ = fitted.influence(points, weight, points.position[some[part]])
+            mixed = np.asarray((covariance @ influence.T).T)
+            at_own = mixed[np.arange(len(mixed)), some[part]]
+            return np.asarray(own[part] - 2.0 * at_own + (mixed * influence).sum(axis=1))
+
+        expected = np.concatenate(spread(expect, _parts(some.size)) or [np.zeros(0)])
         square = ((points.value[some] - fitted.at(points.position[some])) ** 2).sum(axis=1) / 2.0
         freedom = float((np.maximum(expected, 0.0) / own).sum())
         if freedom < max(_LEAST_FREEDOM * some.size, 1.0):
@@ -74,8 +79,11 @@ class FieldUncertainty:
             noise = (np.asarray((self.covariance @ influence.T).T) * influence).sum(axis=1)
             return np.asarray(self.scale * noise + prior_variance)
 
-        parts = [slice(first, first + _AT_ONCE) for first in range(0, len(position), _AT_ONCE)]
-        return np.concatenate(spread(look, parts)) if parts else np.zeros(0)
+        return np.concatenate(spread(look, _parts(len(position))) or [np.zeros(0)])
+
+
+def _parts(count: int) -> list[slice]:
+    return [slice(first, first + _AT_ONCE) for first in range(0, count, _AT_ONCE)]
 
 
 def overlap_covariance(points: Points) -> scipy.sparse.csr_array:
