@@ -154,6 +154,25 @@ def test_haze_is_taken_out_and_is_no_change() -> None:
     assert _unexplained(found.msi, pair.clean_msi) < 0.6 * _unexplained(pair.msi, pair.clean_msi)
 
 
+@pytest.mark.parametrize(("change", "fields"), [(None, [2]), (_haze, [2, 1])])
+def test_a_large_scene_is_asked_for_haze_at_some_pixels_first(
+    change: object, fields: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def spied(*args: object, **options: object) -> GuideRelation:
+        if options.get("field"):
+            asked.append(int(str(options.get("spacing", 1))))
+        return relate(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(evidence, "first_weights", lambda pair, low, threads: np.ones(pair.valid.shape))
+    monkeypatch.setattr(evidence, "relate", spied)
+    pair = make_pair(COARSE, change=change)
+    found = _repaired(pair)
+    assert asked == fields
+    assert (found.evidence.relation.gain != 1.0).any() == (change is not None)
+
+
 def _season_of_few_plants(clean: NDArray[np.float32]) -> NDArray[np.float32]:
     index, out = (clean[3] - clean[2]) / (clean[3] + clean[2]), clean.copy()
     plants = index > np.quantile(index, 0.9)

@@ -19,6 +19,8 @@ FloatArray = NDArray[np.float64]
 _CORRECTIONS = 3
 _FIELD_GAIN = 0.85
 """A field of gain and offset must bring the misfit to this share of what it is without, or the guide stays as it is."""
+_THINNED = 2
+"""Every so many rows and columns of a large scene tell whether a field may be of use."""
 _LEAST_PIXELS, _LEAST_LOCAL_PIXELS = 200, 120
 """Valid HSI pixels from which a field of gain and offset can be told from what two images differ in anyway, and from
 which leave-one-out errors can."""
@@ -94,12 +96,11 @@ def gather_evidence(
     correct = correct and int(pair.valid.sum()) >= _LEAST_LOCAL_PIXELS
     start = first_weights(pair, low, threads)
     plain = relate(pair, low, start=start, threads=threads)
-    relation = relate(pair, low, field=True, start=start, threads=threads) if smooth else plain
+    field = _field(pair, low, plain, start, threads) if smooth else None
     unexplained = unexplained_share(plain, low, pair.valid)
-    corrected = msi
-    if not smooth or _loss(relation, low, pair.valid) > _FIELD_GAIN * _loss(plain, low, pair.valid):
-        relation = plain
-    else:
+    corrected, relation = msi, plain
+    if field is not None:
+        relation = field
         # Band by band: the fine images of a whole scene are large.
         corrected = np.empty(msi.shape, np.float32)
         for band in range(len(msi)):
@@ -108,7 +109,7 @@ def gather_evidence(
     of_field = corrected is not msi
     blurred = response.down(corrected) if of_field else low
     # Both are images of the whole scene, and what follows needs its memory.
-    del plain, low
+    del plain, field, low
     displaced = correct and displacement_px(relation, blurred, pair.valid) > DISPLACED_PX
     state = _Corrected(corrected, blurred, relation)
     if correct:
@@ -117,6 +118,30 @@ def gather_evidence(
     # Where images are displaced locally, what is left is that rather than an error of the guide.
     error = np.zeros(len(msi)) if state.error is None or displaced else state.error
     return Evidence(state.relation, state.blurred, found, state.count, unexplained, error), state.guide
+
+
+def _field(
+    pair: CoarsePair, low: FloatArray, plain: GuideRelation, start: FloatArray | None, threads: int
+) -> GuideRelation | None:
+    """Return the relation with a field of gain and offset where it is much better than the plain one."""
+    if start is not None:
+        # Of a large scene. A field follows fewer pixels in a window the more: what brings little there brings no more
+        # in all of it.
+        part = (..., slice(None, None, _THINNED), slice(None, None, _THINNED))
+        thin = CoarsePair(
+            pair.components[part],
+            None if pair.predicted is None else pair.predicted[part],
+            pair.level,
+            pair.valid[part],
+        )
+        some, weight = np.ascontiguousarray(low[part]), start[part]
+        before = relate(thin, some, start=weight, threads=threads)
+        after = relate(thin, some, field=True, start=weight, threads=threads, spacing=_THINNED)
+        if _loss(after, some, thin.valid) > _FIELD_GAIN * _loss(before, some, thin.valid):
+            return None
+    relation = relate(pair, low, field=True, start=start, threads=threads)
+    gained = _loss(relation, low, pair.valid) <= _FIELD_GAIN * _loss(plain, low, pair.valid)
+    return relation if gained else None
 
 
 @dataclass(frozen=True)

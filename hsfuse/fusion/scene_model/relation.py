@@ -43,6 +43,7 @@ def relate(
     nuisance: FloatArray | None = None,
     start: FloatArray | None = None,
     threads: int = 1,
+    spacing: int = 1,
 ) -> GuideRelation:
     """Regress the MSI at low resolution on the HSI.
 
@@ -60,6 +61,8 @@ def relate(
         :func:`first_weights` of the pair, where they are known already.
     threads
         How many work side by side.
+    spacing
+        HSI pixels between neighbours of both images, where these were thinned out.
     """
     measured: FloatArray = np.asarray(msi, np.float64)
     if nuisance is None and start is None:
@@ -68,7 +71,7 @@ def relate(
         rounds = _FIELD_ROUNDS if field else _PLAIN_ROUNDS
     else:
         rounds = _WARM_FIELD_ROUNDS if field else _WARM_ROUNDS
-    with Reweighted(pair, measured, nuisance, start, threads) as solver:
+    with Reweighted(pair, measured, nuisance, start, threads, spacing=spacing) as solver:
         for number, steps in enumerate(rounds):
             last = number == len(rounds) - 1
             for step in range(steps):

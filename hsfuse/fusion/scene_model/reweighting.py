@@ -35,8 +35,10 @@ class Reweighted:
     """State of the iteration; parameters as for :func:`hsfuse.fusion.scene_model.relation.relate`."""
 
     def __init__(
-        self, pair: CoarsePair, msi: FloatArray, nuisance: FloatArray | None, start: FloatArray | None, threads: int
-    ) -> None:
+        self, pair: CoarsePair, msi: FloatArray, nuisance: FloatArray | None, start: FloatArray | None, threads: int,
+        *, spacing: int = 1,
+    ) -> None:  # fmt: skip
+        self._window_px = _WINDOW_PX / spacing
         self.threads, self._pool = threads, cast("ThreadPoolExecutor | None", None)
         self.shape = msi.shape[1:]
         self.bands, self.count = len(msi), msi[0].size
@@ -293,10 +295,10 @@ class Reweighted:
             raise RuntimeError("absorb_windows() before fit()")
         self._make_field()
         weight, seen = self.weight.reshape(self.shape), self.seen
-        norm = np.maximum(gaussian(weight, _WINDOW_PX), 1e-6)
+        norm = np.maximum(gaussian(weight, self._window_px), 1e-6)
 
         def average(x: FloatArray) -> NDArray[np.float32]:
-            return np.asarray(gaussian(x * weight, _WINDOW_PX) / norm)
+            return np.asarray(gaussian(x * weight, self._window_px) / norm)
 
         def absorb(band: int) -> None:
             # Without the mean: in single precision little would be left of the difference of two squares.
