@@ -9,9 +9,9 @@ seams appear.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+Told = TypeVar("Told")
 Precision = Literal["fp32", "bf16", "fp16"]
 Quality = Literal["fast", "standard", "best"]
 """How much is spent behind a method."""
@@ -177,6 +178,14 @@ class LowResolutionStrip:
     valid: NDArray[np.bool_]
     fine: NDArray[np.float32] | None = None
     fine_above: int = 0
+    _told: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def once(self, key: Hashable, work: Callable[[], Told]) -> Told:
+        """Return what ``work`` makes of the strip; of one ``key`` it is made once, and must not be changed."""
+        if key not in self._told:
+            self._told[key] = work()
+        told: Told = self._told[key]
+        return told
 
 
 class FusionMethod(ABC):

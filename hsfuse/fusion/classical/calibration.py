@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hsfuse.degrade import MAX_FWHM_PX, MIN_FWHM_PX, SEARCHED_OFFSET_PX, Psf, masked_lowpass_decimate_array
 from hsfuse.fusion.base import FusionContext, LowResolutionStrip
@@ -63,12 +64,17 @@ def all_recalibrated(
 
 def recalibrated(strip: LowResolutionStrip, calibration: Calibration, ratio: int) -> LowResolutionStrip:
     """Return a strip whose low-resolution MSI is what the HSI would have seen of it."""
-    if strip.fine is None:
+    fine = strip.fine
+    if fine is None:
         return strip
-    usable = np.asarray(np.isfinite(strip.fine).all(axis=0))
-    coarse, seen = masked_lowpass_decimate_array(
-        strip.fine, usable, ratio, calibration.psf, offset_px=calibration.offset_px
-    )
+    return strip.once((calibration, ratio), lambda: _recalibrated(strip, fine, calibration, ratio))
+
+
+def _recalibrated(
+    strip: LowResolutionStrip, fine: NDArray[np.float32], calibration: Calibration, ratio: int
+) -> LowResolutionStrip:
+    usable = np.asarray(np.isfinite(fine).all(axis=0))
+    coarse, seen = masked_lowpass_decimate_array(fine, usable, ratio, calibration.psf, offset_px=calibration.offset_px)
     rows = slice(strip.fine_above, strip.fine_above + strip.hsi.shape[1])
     valid = strip.valid & seen[rows]
     return replace(strip, msi=np.where(valid, coarse[:, rows], strip.msi).astype(np.float32), valid=valid)

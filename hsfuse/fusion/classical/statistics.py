@@ -116,7 +116,11 @@ def gather(strips: Iterable[LowResolutionStrip]) -> PairStatistics:
     values: Moments | None = None
     details: Moments | None = None
     bands = 0
-    for of_hsi, of_values, of_details in side_by_side(_moments_of, strips, threads_for(_MOST_THREADS)):
+
+    def look(strip: LowResolutionStrip) -> tuple[int, Moments, Moments]:
+        return strip.once("moments", lambda: _moments_of(strip))
+
+    for of_hsi, of_values, of_details in side_by_side(look, strips, threads_for(_MOST_THREADS)):
         bands = of_hsi
         if values is None or details is None:
             values, details = Moments.empty(len(of_values.mean)), Moments.empty(len(of_values.mean))
