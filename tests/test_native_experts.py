@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from hsfuse.fusion.experts.bank import EXPERTS
+from hsfuse.fusion.experts.columns import Columns
 from hsfuse.fusion.experts.regressions import ClassRegression, FourierRegression, LinearRegression
 from hsfuse.fusion.experts.weighing import seen_features, weighed_outputs
 from hsfuse.fusion.methods.ssrfn import streaming
@@ -29,9 +30,10 @@ def samples() -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("pixels", [(3, 5), (9, 37)])
 def test_regressions(isa, plain, samples, pixels):
     x, y = samples
-    _, left = LinearRegression.fit(x, y, "cpu")
+    columns = Columns.of(x)
+    _, left = LinearRegression.fit(columns, y, "cpu")
     fourier, other = (
-        FourierRegression.fit(x, left, features=50, bandwidth=0.7, ridges=(0.3, 3.0), seed=seed, device="cpu")
+        FourierRegression.fit(columns, left, features=50, bandwidth=0.7, ridges=(0.3, 3.0), seed=seed, device="cpu")
         for seed in range(2)
     )
     # Regressors of saturated pixels lie far outside.
@@ -47,9 +49,10 @@ def test_regressions(isa, plain, samples, pixels):
 
 
 def test_mean_of_regressions(samples):
-    x, y = samples
+    columns, y = Columns.of(samples[0]), samples[1]
     parts = [
-        FourierRegression.fit(x, y, features=20, bandwidth=b, ridges=(1.0,), seed=3, device="cpu") for b in (0.4, 1.0)
+        FourierRegression.fit(columns, y, features=20, bandwidth=b, ridges=(1.0,), seed=3, device="cpu")
+        for b in (0.4, 1.0)
     ]
     images = _images(1, 5, 4, 6)
     expected = 0.5 * (parts[0].apply(images) + parts[1].apply(images))

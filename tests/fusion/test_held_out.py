@@ -12,13 +12,14 @@ from pair_support import Pair, make_pair
 
 from hsfuse.fusion.classical.statistics import gather, signal_subspace
 from hsfuse.fusion.create import create_method
-from hsfuse.fusion.experts import regressions
+from hsfuse.fusion.experts import columns
 from hsfuse.fusion.map.held_out import HeldOutBands, _without
 from hsfuse.fusion.map.method import ReducedFit, RefinedMethod
 from hsfuse.fusion.map.refinement import Refinement, RefinementKind
 from hsfuse.fusion.scene_model import reweighting
 from hsfuse.fusion.scene_model.model import SceneModel, coarse_pair
 from hsfuse.fusion.scene_model.relation import relate
+from hsfuse.parallel import allowed_threads
 
 Learned = tuple[Pair, SceneModel, ReducedFit]
 
@@ -98,13 +99,20 @@ def test_strips_without_a_valid_pixel_count_for_nothing() -> None:
     np.testing.assert_allclose(*results, rtol=1e-6, atol=1e-9)
 
 
-def test_least_squares_by_columns_that_depend_on_each_other() -> None:
+def test_least_squares_by_columns_that_depend_on_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(columns, "_SAMPLES", 64)
     rng = np.random.default_rng(0)
     a, y = rng.standard_normal((200, 5)), rng.standard_normal((200, 7))
-    for columns in (a, np.concatenate([a, a[:, :1]], axis=1)):
-        found, left = regressions.least_squares(columns, y)
-        np.testing.assert_allclose(found, np.linalg.lstsq(columns, y, rcond=None)[0], atol=1e-12)
-        np.testing.assert_allclose(left, y - columns @ found, atol=1e-12)
+    for x in (a, np.concatenate([a, a[:, :1]], axis=1)):
+        regressors = columns.Columns.of(x)
+        found, left = regressors.fit(y)
+        np.testing.assert_allclose(found, np.linalg.lstsq(regressors.values, y, rcond=None)[0], atol=1e-12)
+        np.testing.assert_allclose(left, y - regressors.values @ found, atol=1e-12)
+        for threads in (1, 16):
+            with allowed_threads(threads):
+                made, parts = regressors.fit_made(lambda part: y[part].copy(), lambda _, values: values)
+            np.testing.assert_allclose(made, found, atol=1e-12)
+            np.testing.assert_allclose(np.concatenate(parts), left, atol=1e-12)
 
 
 def test_a_relation_is_the_same_in_any_number_of_threads_and_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from hsfuse.errors import OverlapError
 from hsfuse.fusion.base import LowResolutionStrip
 from hsfuse.fusion.classical.statistics import MIN_PIXELS, FloatMatrix
 from hsfuse.fusion.experts.canonical import CanonicalComponents
+from hsfuse.fusion.experts.columns import Columns
 from hsfuse.fusion.experts.neighbourhood import CoarseRegression, regress, row_parts
 from hsfuse.fusion.experts.regressions import ClassRegression, FourierRegression, LinearRegression
 from hsfuse.fusion.host import may_ask
@@ -131,27 +132,28 @@ class GuideDetail:
         device = str(canonical.into.device)
         read = GuideRegressors.make(strips, model.synthesis.mean, variance, canonical.deviation)
         x, near, wide, y = _samples(strips, model, canonical, read)
-        linear, left = LinearRegression.fit(x, y, device)
+        alone = Columns.of(x)
+        linear, left = LinearRegression.fit(alone, y, device)
 
-        def fourier(regressors: FloatMatrix, target: FloatMatrix, features: int, bandwidth: float, *ridges: float,
+        def fourier(columns: Columns, target: FloatMatrix, features: int, bandwidth: float, *ridges: float,
                     own: int = 0) -> FourierRegression:  # fmt: skip
             return FourierRegression.fit(
-                regressors, target, features=min(features, max(len(regressors) // 3, 8)), bandwidth=bandwidth,
+                columns, target, features=min(features, max(len(target) // 3, 8)), bandwidth=bandwidth,
                 ridges=ridges, seed=seed + own, device=device,
             )  # fmt: skip
 
         def beside(others: Sequence[FloatMatrix], bandwidth: float, ridge: float) -> FourierRegression:
-            regressors = np.concatenate([x, *others], axis=1)
-            _, target = LinearRegression.fit(regressors, y, device)
-            return fourier(regressors, target, _NEIGHBOUR_FEATURES, bandwidth, ridge)
+            columns = Columns.of(np.concatenate([x, *others], axis=1))
+            _, target = columns.fit(y)
+            return fourier(columns, target, _NEIGHBOUR_FEATURES, bandwidth, ridge)
 
         # None needs another's result; the dearest first.
         fits: list[Callable[[], Any]] = [
             lambda: beside([wide, near], 0.5, _LOOSE),
             lambda: beside([near], 0.6, _TIGHT),
-            lambda: fourier(x, left, _FEATURES, _BANDWIDTH, _TIGHT, _LOOSE),
+            lambda: fourier(alone, left, _FEATURES, _BANDWIDTH, _TIGHT, _LOOSE),
             lambda: ClassRegression.fit(x, left, seed=seed + 1, device=device),
-            *(partial(fourier, x, left, _MIXED_FEATURES, b, 1.0, own=k) for k, b in enumerate(_MIXED_BANDWIDTHS)),
+            *(partial(fourier, alone, left, _MIXED_FEATURES, b, 1.0, own=k) for k, b in enumerate(_MIXED_BANDWIDTHS)),
         ]
         found = side_by_side(lambda fit: fit(), fits, threads_for(_MOST_THREADS))
         surroundings, neighbours, tight_and_loose, classes, *mixed = found

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hsfuse.fusion.experts.columns import Columns
 from hsfuse.fusion.experts.neighbourhood import high_pass
 from hsfuse.fusion.experts.regressions import FourierRegression
 from hsfuse.fusion.map.posterior import mix
@@ -65,8 +66,8 @@ class ReducedError:
         gram = x.T @ x + _LINEAR_RIDGE * len(x) * np.eye(x.shape[1])
         scale = x.std(axis=0) + 1.0
         fourier = FourierRegression.fit(
-            x / scale, y, features=min(_FEATURES, len(x) // 3), bandwidth=_BANDWIDTH, ridges=(_RIDGE,), seed=seed,
-            device=device,
+            Columns.of(x / scale), y, features=min(_FEATURES, len(x) // 3), bandwidth=_BANDWIDTH, ridges=(_RIDGE,),
+            seed=seed, device=device,
         )  # fmt: skip
 
         def tensor(array: NDArray[np.floating]) -> Tensor:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 from scipy.cluster.vq import kmeans2
-from scipy.linalg import qr, solve_triangular
 
 from hsfuse.fusion.classical.statistics import FloatMatrix
+from hsfuse.fusion.experts.columns import Columns
 from hsfuse.native import experts as native
 
 if TYPE_CHECKING:
@@ -20,32 +20,6 @@ if TYPE_CHECKING:
 _CHUNK_VALUES = 1 << 23
 _LEAST_CLASSES, _MOST_CLASSES, _PIXELS_PER_CLASS = 2, 8, 60
 _CLASS_RIDGE = 2.0
-_LEAST_PIVOT = 1e-10
-"""Of the largest one: columns whose pivots are smaller depend on the others."""
-
-
-def _with_one(x: FloatMatrix) -> FloatMatrix:
-    return np.concatenate([x, np.ones((len(x), 1))], axis=1)
-
-
-def least_squares(a: FloatMatrix, y: FloatMatrix) -> tuple[FloatMatrix, FloatMatrix]:
-    """Fit samples (sample, target) by few columns (sample, regressor) of many samples.
-
-    By a QR decomposition of the columns: :func:`numpy.linalg.lstsq` turns all targets along, most of its time where
-    there are hundreds of them, and has to be asked only where columns depend on each other.
-
-    Returns
-    -------
-    coefficients, left : numpy.ndarray
-        Shape (regressor, target), and what is left of ``y``, its shape.
-    """
-    q, r = qr(a, mode="economic", check_finite=False)
-    pivots = np.abs(np.diag(r))
-    if len(a) < a.shape[1] or pivots.min() <= _LEAST_PIVOT * pivots.max():
-        found = np.linalg.lstsq(a, y, rcond=None)[0]
-        return np.asarray(found, np.float64), y - a @ found
-    turned = q.T @ y
-    return np.asarray(solve_triangular(r, turned, check_finite=False), np.float64), y - q @ turned
 
 
 def _tensor(array: NDArray[np.floating], device: str) -> torch.Tensor:
@@ -75,9 +49,9 @@ class LinearRegression:
     constant: torch.Tensor
 
     @classmethod
-    def fit(cls, x: FloatMatrix, y: FloatMatrix, device: str) -> tuple[LinearRegression, FloatMatrix]:
-        """Fit samples (sample, regressor) to (sample, target); also return what is left, shape (sample, target)."""
-        found, left = least_squares(_with_one(x), y)
+    def fit(cls, columns: Columns, y: FloatMatrix, device: str) -> tuple[LinearRegression, FloatMatrix]:
+        """Fit regressors to (sample, target); also return what is left, shape (sample, target)."""
+        found, left = columns.fit(y)
         return cls(_tensor(found[:-1].T, device), _tensor(found[-1], device)), left
 
     def apply(self, x: torch.Tensor) -> torch.Tensor:
@@ -116,7 +90,7 @@ class FourierRegression:
     @classmethod
     def fit(
         cls,
-        x: FloatMatrix,
+        columns: Columns,
         residual: FloatMatrix,
         *,
         features: int,
@@ -129,10 +103,10 @@ class FourierRegression:
 
         Parameters
         ----------
-        x
-            Regressors, about unit variance, shape (sample, regressor).
+        columns
+            Regressors, about unit variance.
         residual
-            What a linear regression on ``x`` left of the targets, shape (sample, target).
+            What a linear regression on them left of the targets, shape (sample, target).
         features, bandwidth
             Number of features and standard deviation of their frequencies.
         ridges
@@ -142,13 +116,25 @@ class FourierRegression:
         device
             Torch device.
         """
-        rng = np.random.default_rng(seed)
+        import torch
+
+        rng, x = np.random.default_rng(seed), columns.values[:, :-1]
         frequency = rng.standard_normal((features, x.shape[1])) * bandwidth
         phase = rng.uniform(0.0, 2.0 * np.pi, features)
-        values = x @ frequency.T
-        values += phase
-        own, values = least_squares(_with_one(x), np.cos(values, out=values))
-        gram, right = values.T @ values, values.T @ residual
+
+        def make(part: slice) -> FloatMatrix:
+            values = x[part] @ frequency.T
+            values += phase
+            # Vector instructions: five times as fast as NumPy's.
+            torch.from_numpy(values).cos_()
+            return values
+
+        def moments(part: slice, values: FloatMatrix) -> FloatMatrix:
+            return np.concatenate([values.T @ values, values.T @ residual[part]], axis=1)
+
+        own, sums = columns.fit_made(make, moments)
+        total: FloatMatrix = np.sum(sums, axis=0)
+        gram, right = total[:, :features], total[:, features:]
         level = max(float(np.trace(gram)) / features, 1e-9)
         weight = np.concatenate([np.linalg.solve(gram + r * level * np.eye(features), right) for r in ridges], axis=1)
         linear = own @ weight
@@ -227,7 +213,7 @@ class ClassRegression:
         distance = ((standard[:, None] - centre[None]) ** 2).sum(axis=2)
         member = np.exp(-0.5 * (distance - distance.min(axis=1, keepdims=True)))
         member /= member.sum(axis=1, keepdims=True)
-        a = _with_one(x)
+        a = np.concatenate([x, np.ones((len(x), 1))], axis=1)
         found = [
             np.linalg.solve(part @ a + _CLASS_RIDGE * np.eye(a.shape[1]), part @ residual)
             for part in (a.T * share for share in member.T)
