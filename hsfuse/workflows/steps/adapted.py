@@ -209,7 +209,8 @@ def _train(
     except (InputError, OverlapError) as error:
         raise InputError(
             f"The network cannot be adapted: {error.message}",
-            hint="Leave out --adapt, or give it more ground: a scene of 100 x 100 HSI pixels and more (--aoi).",
+            hint="Leave out --adapt, or give it more ground: 100 x 100 HSI pixels and more (--aoi) without gaps, "
+            "clouds and changes.",
         ) from error
     record = {
         "identity": identity, "minutes": config.adapt, "scene": scene.hsi.info.name,

@@ -164,4 +164,6 @@ def _windows(reduced_fit: ReducedFit, model: SceneModel, seed: int) -> Sequence[
 
 
 def _too_small() -> OverlapError:
-    return OverlapError("The scene is too small for experts to learn from its degraded windows.")
+    return OverlapError(
+        "Too little of the scene is whole and unchanged for experts to learn from degraded windows of it."
+    )
