@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -32,6 +35,17 @@ def finer(window: Window, ratio: int) -> Window:
     """Return a window on a grid that is finer by a ratio."""
     rows, cols = (slice(part.start * ratio, part.stop * ratio) for part in window)
     return rows, cols
+
+
+def holding(mask: NDArray[np.bool_], window: Window) -> Window | None:
+    """Return the smallest part of a window that holds all True pixels of (row, col) in it; None where it has none."""
+    found = []
+    for part, axis in zip(window, (1, 0), strict=True):
+        used = np.flatnonzero(mask[window].any(axis=axis))
+        if not used.size:
+            return None
+        found.append(slice(part.start + int(used[0]), part.start + int(used[-1]) + 1))
+    return found[0], found[1]
 
 
 def whole(image: Tensor) -> Window:

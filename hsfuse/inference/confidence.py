@@ -79,8 +79,9 @@ def _in_blocks(
         change = change_features(of_change, guide.foreign[read], error.base[DETAIL])
         return core, use(change[:, *inside], error.cut(inside))
 
-    places = [
-        place for place in blocks(survey.valid.shape, _CONTEXT_PX)
-        if survey.seen[windows.finer(place[1], response.ratio)].any()
-    ]  # fmt: skip
-    yield from side_by_side(one, places, threads)
+    ratio, shape = response.ratio, survey.valid.shape
+    seen = np.asarray(survey.seen.reshape(shape[0], ratio, shape[1], ratio).any(axis=(1, 3)), dtype=np.bool_)
+    parts = (windows.holding(seen, core) for _, core in blocks(shape))
+    yield from side_by_side(
+        one, [(windows.grown(part, _CONTEXT_PX, shape), part) for part in parts if part is not None], threads
+    )

@@ -17,8 +17,8 @@ from scipy import ndimage
 
 from hsfuse.errors import UsageError
 from hsfuse.grid import Slice2D
-from hsfuse.parallel import side_by_side
 from hsfuse.qa.sources import ImageSource
+from hsfuse.qa.style import PNG_LEVEL
 
 Rgba = NDArray[np.uint8]
 Limits = tuple[tuple[float, float], ...]
@@ -147,31 +147,32 @@ def encode_png(rgba: Rgba, *, enlarge: int = 1) -> bytes:
 
     image = np.repeat(np.repeat(rgba, enlarge, axis=0), enlarge, axis=1) if enlarge > 1 else rgba
     buffer = io.BytesIO()
-    # The strongest compression takes four times as long and saves a hundredth.
-    imsave(buffer, np.ascontiguousarray(image), format="png", pil_kwargs={"compress_level": 6})
+    imsave(buffer, np.ascontiguousarray(image), format="png", pil_kwargs={"compress_level": PNG_LEVEL})
     return buffer.getvalue()
 
 
-def composites(source: ImageSource, *, max_side_px: int = 640, threads: int = 1) -> tuple[Picture, ...]:
-    """Make true-colour, near-infrared and shortwave-infrared pictures of the whole cube, ``threads`` at a time.
+def composites(source: ImageSource, *, max_side_px: int = 640) -> tuple[Picture, ...]:
+    """Make true-colour, near-infrared and shortwave-infrared pictures of the whole cube.
 
     Composites whose wavelengths the cube does not hold are left out, and so is everything when no pixel is valid.
     """
-    out_shape = fit_shape(source.shape, max_side_px)
-    block = Slice2D(0, source.shape[0], 0, source.shape[1])
-
-    def picture(composite: ColourComposite) -> Picture | None:
-        bands = pick_bands(source.centre_nm, composite.wanted_nm, composite.tolerance_nm)
-        if bands is None:
-            return None
-        cube = source.read(bands, block, out_shape)
-        if not np.isfinite(cube).all(axis=0).any():
-            return None
+    picked = [(each, pick_bands(source.centre_nm, each.wanted_nm, each.tolerance_nm)) for each in COMPOSITES]
+    # Read once, what several pictures show.
+    bands = sorted({band for _, some in picked for band in some or ()})
+    if not bands:
+        return ()
+    whole = Slice2D(0, source.shape[0], 0, source.shape[1])
+    shown = source.read(bands, whole, fit_shape(source.shape, max_side_px))
+    pictures = []
+    for composite, some in picked:
+        cube = None if some is None else shown[[bands.index(band) for band in some]]
+        if some is None or cube is None or not np.isfinite(cube).all(axis=0).any():
+            continue
         limits = stretch_limits(cube)
-        shown_nm = tuple(float(source.centre_nm[i]) for i in bands)
-        return Picture(composite.key, composite.title, composite.caption, to_rgba(cube, limits), shown_nm, limits)
-
-    return tuple(made for made in side_by_side(picture, COMPOSITES, threads) if made is not None)
+        shown_nm = tuple(float(source.centre_nm[band]) for band in some)
+        rgba = to_rgba(cube, limits)
+        pictures.append(Picture(composite.key, composite.title, composite.caption, rgba, shown_nm, limits))
+    return tuple(pictures)
 
 
 def detail_window(image: NDArray[np.floating[Any]], side_px: int) -> Slice2D | None:

@@ -132,6 +132,7 @@ def make_product(
         release_freed_memory()
         writing = beside.submit(writer.finish, progress=clock if rows is None else clock.hidden())
         writing.add_done_callback(partial(_pass_on, written))
+        layer = None if repair is None else beside.submit(_confidence, written, output, prepared, repair, resources)
         if rows is None:
             written.result()
         quality = None
@@ -140,12 +141,25 @@ def make_product(
                 shown.show(stage)
                 quality = judge() if judging is None else judging.result()
         product = written.result()
+        if layer is not None:
+            facts["confidence"] = str(layer.result())
     facts |= {"output": str(product.path), "sidecars": [str(p) for p in product.sidecars], "bytes": product.bytes}
-    if repair is not None:
-        facts["confidence"] = str(write_confidence(confidence_path(output), prepared, repair, resources.threads))
     if quality is not None:
         facts |= {"scores": quality.scores, "verdict": quality.verdict, "report": str(quality.report)}
     return Product(product, quality, facts)
+
+
+def _confidence(
+    written: Future[WrittenProduct], output: Path, prepared: PreparedScene, repair: SceneRepair, resources: Resources
+) -> Path:
+    """Write the confidence layer of a product, once that is there."""
+    written.result()
+    return write_confidence(confidence_path(output), prepared, repair, resources.threads)
+
+
+def _packing_threads(config: RunConfig, resources: Resources) -> int:
+    """Threads that compress: one judges meanwhile, and threads that have to share its core would gain nothing."""
+    return max(resources.threads - 1, 1) if config.report else resources.threads
 
 
 def _works_beside(config: RunConfig, resources: Resources) -> bool:
@@ -209,7 +223,7 @@ def _writer(
         # The hash too: a file of weights may have been trained anew under the same name.
         identity=run_identity(config.identity(), inputs, f"{spec.name} {spec.weights_sha256 or ''}".rstrip()),
         description=f"hsfuse {__version__}: {scene.hsi.info.name} fused with {scene.msi.info.name}",
-        sensor=scene.hsi.info.sensor, acquired=scene.hsi.info.start, threads=resources.threads,
+        sensor=scene.hsi.info.sensor, acquired=scene.hsi.info.start, threads=_packing_threads(config, resources),
         plan=estimate.plan.to_dict() | {COMPUTED_ON: computed_on(resources.device, spec.precision)},
         layers=date_map_writer(scene),
     )  # fmt: skip

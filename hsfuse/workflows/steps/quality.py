@@ -162,7 +162,7 @@ def assess(
         # What shows the cube as a whole is made beside what looks at its parts.
         with ThreadPoolExecutor(3 if many else 1, thread_name_prefix="hsfuse-pictures") as pool:
             beside = pool if rows is not None and threads_for(2) > 1 else None
-            quicklooks_of = _asked(beside, partial(composites, fused, threads=3 if many else 1))
+            quicklooks_of = _asked(beside, partial(composites, fused))
             seams_of = _asked(beside, partial(_seams, scene, fused, plan, centre))
             details_of = _asked(beside, partial(detail_pairs, hsi, fused, scene.ratio))
             pure = _pure_pixels(scene, prepared.selection)
