@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,13 @@ _FIT_ROWS, _FIT_DEGRADED_ROWS = 32, 8
 _FIT_PIXELS = 200_000
 _FIT_ENOUGH = 5_000
 _MOST_FIT_THREADS = 8
+
+
+class ReadBefore(Protocol):
+    """Rows of the HSI that were asked for before; see :class:`hsfuse.inference.first_rows.FirstRows`."""
+
+    def take(self, rows: Slice2D) -> FloatCube | None:
+        """Return some rows; None where they are to be read."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +137,8 @@ class FusionScene:
         Noise of the MSI as it came, shape (msi band,), where parts of it were repaired; None: not known.
     guide_error
         Variance that a correction of the MSI left beyond its noise, shape (msi band,); None: nothing was corrected.
+    first_rows
+        What is read already for the first strip; None: nothing.
     """
 
     hsi: HyperspectralProduct
@@ -149,6 +158,7 @@ class FusionScene:
     offset_px: Offset | None = None
     guide_noise: NDArray[np.float64] | None = None
     guide_error: NDArray[np.float64] | None = None
+    first_rows: ReadBefore | None = None
 
     @property
     def fine_grid(self) -> Grid:
@@ -218,9 +228,13 @@ class FusionScene:
 
     def read_raw(self, rows: Slice2D) -> RawStrip:
         """Read full-width rows as they are, with gaps."""
-        reads: list[Callable[[Slice2D], Any]] = [self.read_hsi, self.read_msi]
+        reads: list[Callable[[Slice2D], Any]] = [self._hsi_once, self.read_msi]
         hsi, (msi, cloud) = side_by_side(lambda read: read(rows), reads, threads_for(len(reads)))
         return RawStrip(rows, hsi, msi, cloud)
+
+    def _hsi_once(self, rows: Slice2D) -> FloatCube:
+        known = None if self.first_rows is None else self.first_rows.take(rows)
+        return self.read_hsi(rows) if known is None else known
 
     def complete(self, raw: RawStrip) -> SceneStrip:
         """Fill gaps (in place) and mask them."""

@@ -12,8 +12,10 @@ from typing import Any, Literal
 from hsfuse.allocator import release_freed_memory
 from hsfuse.config import RunConfig
 from hsfuse.errors import QualityError
+from hsfuse.grid import Slice2D
 from hsfuse.inference import pipeline
 from hsfuse.inference.cards import warm_up
+from hsfuse.inference.first_rows import reading_first_rows
 from hsfuse.log import get_logger
 from hsfuse.parallel import allowed_threads
 from hsfuse.progress import Step, expect
@@ -36,7 +38,7 @@ from hsfuse.workflows.steps.methods import (
     with_guards,
 )
 from hsfuse.workflows.steps.prepare import PreparedScene, claim_scene, prepare_scene
-from hsfuse.workflows.steps.product import make_product
+from hsfuse.workflows.steps.product import make_product, works_beside
 from hsfuse.workflows.steps.resources import resolved, resources_of
 from hsfuse.workflows.steps.run_summary import SAMPLE_BYTES, method_summary, plan_summary, speed_beside
 from hsfuse.writers import WriteOptions, check_output, input_identity
@@ -124,6 +126,15 @@ def run_opened(
         return RunResult(None, chosen.method.spec.name, chosen.reason, planned)
     inputs = [input_identity(path) for path in (run.hsi_path, *used_sources(pair.msi, run.msi_paths))]
     repair, prepared, changes = find_changes(prepared, config, given, clock)
+    if works_beside(config, given) and not config.resume:
+        first = estimate.plan.tile_at(0, 0).read
+        rows = Slice2D(first.row0, first.row1, 0, estimate.plan.width)
+        source = prepared.scene if repair is None else repair.scene
+        reading = stack.enter_context(reading_first_rows(source, rows))
+        if repair is None:
+            prepared = replace(prepared, scene=reading)
+        else:
+            repair = replace(repair, scene=reading)
     repaired = prepared if repair is None else replace(prepared, scene=repair.scene)
     learned, adaptation = _learn(repaired, chosen, output, inputs, config, given, clock)
     release_freed_memory()

@@ -35,6 +35,8 @@ OWN_NAMES = (MANIFEST_NAME, f"{MANIFEST_NAME}.tmp", ROWS_NAME, "product", "publi
 """All that a journal consists of, in the order in which it is deleted."""
 _ENCODE_BYTES = 3 * 2**20
 """Size of the pieces in which rows are encoded: temporary arrays that stay in the processor's cache."""
+_WRITE_BYTES = 32 << 20
+"""Of stored rows that are written before whoever waits for them is told."""
 
 
 class RowsGivenUpError(OutputError):
@@ -173,7 +175,7 @@ class Journal:
         self.record = dict(record)
         self.plan: dict[str, Any] = dict(plan or {})
         self.rows_done = 0
-        self._grown, self._given_up = threading.Condition(), False
+        self._readable, self._grown, self._given_up = 0, threading.Condition(), False
         refuse_foreign(folder)
         folder.mkdir(exist_ok=True)
         self._lock = lock_folder(folder)
@@ -184,6 +186,7 @@ class Journal:
             flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
             self._handle = os.open(self.rows_path, flags, 0o666)
             os.ftruncate(self._handle, self.rows_done * self._row_bytes)
+            self._readable = self.rows_done
             self._save()
         except BaseException:
             unlock(self._lock)
@@ -229,19 +232,24 @@ class Journal:
                 f"Rows {row0} to {row0 + data.shape[1]} cannot follow the {self.rows_done} of {height} done rows."
             )
         is_stored = self.encoding.is_integer and data.dtype == self.encoding.dtype
-        step = data.shape[1] if is_stored else max(1, _ENCODE_BYTES // (bands * width * 8))
+        step = max(1, _WRITE_BYTES // self._row_bytes if is_stored else _ENCODE_BYTES // (bands * width * 8))
         os.lseek(self._handle, row0 * self._row_bytes, os.SEEK_SET)
         for first in range(0, data.shape[1], step):
             part = data[:, first : first + step]
             stored = part if is_stored else self.encoding.encode(part)
             write_all(self._handle, np.ascontiguousarray(stored.transpose(1, 0, 2)))
+            # What is built of them, or judged, need not wait until they are safe: without them it is made anew.
+            self._tell(row0 + first + part.shape[1])
         os.fsync(self._handle)
         reached("rows stored")
-        with self._grown:
-            self.rows_done = row0 + data.shape[1]
-            self._grown.notify_all()
+        self.rows_done = row0 + data.shape[1]
         self._save()
         reached("rows counted")
+
+    def _tell(self, rows: int) -> None:
+        with self._grown:
+            self._readable = rows
+            self._grown.notify_all()
 
     def wait_for(self, rows: int) -> None:
         """Wait until the first ``rows`` rows can be read; another thread appends them.
@@ -252,9 +260,9 @@ class Journal:
             They will not come.
         """
         with self._grown:
-            self._grown.wait_for(lambda: self.rows_done >= rows or self._given_up)
-            if self.rows_done < rows:
-                raise RowsGivenUpError(f"Only {self.rows_done} of {rows} wanted rows were written.")
+            self._grown.wait_for(lambda: self._readable >= rows or self._given_up)
+            if self._readable < rows:
+                raise RowsGivenUpError(f"Only {self._readable} of {rows} wanted rows were written.")
 
     def give_up(self) -> None:
         """Say that no further rows come: whoever waits for them is told."""
@@ -263,11 +271,11 @@ class Journal:
             self._grown.notify_all()
 
     def read(self, row0: int, rows: int, band0: int = 0, band1: int | None = None) -> NDArray[Any]:
-        """Stored samples of rows that are done, bands ``[band0, band1)``, shape (band, rows, col)."""
+        """Stored samples of rows that are written, bands ``[band0, band1)``, shape (band, rows, col)."""
         bands, _, width = self.shape
         last = bands if band1 is None else band1
-        if row0 < 0 or row0 + rows > self.rows_done:
-            raise OutputError(f"Rows {row0} to {row0 + rows} are not written yet ({self.rows_done} are).")
+        if row0 < 0 or row0 + rows > self._readable:
+            raise OutputError(f"Rows {row0} to {row0 + rows} are not written yet ({self._readable} are).")
         lines = np.empty((rows, last - band0, width), dtype=self.encoding.dtype)
         start = band0 * width * self.encoding.dtype.itemsize
         if last - band0 == bands:

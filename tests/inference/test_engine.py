@@ -20,6 +20,7 @@ from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, 
 from hsfuse.grid import Grid, Slice2D
 from hsfuse.inference import row_jobs
 from hsfuse.inference.engine import PHYSICAL_RANGE, FusionStatistics, fuse_scene_tiles
+from hsfuse.inference.first_rows import reading_first_rows
 from hsfuse.inference.scene import FusionScene
 from hsfuse.inference.tiling import TilePlan
 from hsfuse.resources import Resources
@@ -257,3 +258,22 @@ def test_arrays_that_do_not_fit_get_a_sentence(change: dict[str, object], messag
     arguments = {"ratio": 2, "method": "bicubic", "wavelengths_nm": [500.0, 600.0, 700.0]} | change
     with pytest.raises(UsageError, match=message):
         fuse(hsi, msi, **arguments)  # type: ignore[arg-type]
+
+
+def test_first_rows_that_were_read_before_are_those_of_the_scene() -> None:
+    """While a method learned; it may have found that it looks at fewer rows."""
+    hsi, msi = pair(40, 33, 2)
+    hsi[1, 3:5, 7] = np.nan
+    scene = make_scene(hsi, msi, 2)
+    moved = DisplacementField.shift(7.3, -4.1)
+    scene = replace(scene, resampler=Resampler(scene.hsi.stored_pixels.grid, scene.grid, moved))
+    rows, fewer = Slice2D(0, 20, 0, 33), Slice2D(0, 13, 0, 33)
+    for wanted in (rows, fewer):
+        with reading_first_rows(scene, rows) as reading:
+            np.testing.assert_array_equal(reading.read_raw(wanted).hsi, scene.read_hsi(wanted))
+            assert reading.first_rows is not None
+            assert reading.first_rows.take(wanted) is None
+    with reading_first_rows(scene, fewer) as reading:
+        np.testing.assert_array_equal(reading.read_raw(rows).hsi, scene.read_hsi(rows))
+    with reading_first_rows(scene, rows) as reading:
+        np.testing.assert_array_equal(run(reading, TilePlan(40, 33, 16, 0, 2)), run(scene, TilePlan(40, 33, 16, 0, 2)))

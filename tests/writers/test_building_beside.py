@@ -18,7 +18,7 @@ from kill_support import BANDS, GRID, content, cube
 
 from hsfuse.errors import DiskFullError
 from hsfuse.grid import Slice2D
-from hsfuse.writers import CubeWriter, WriteOptions, cog, geotiff, journal_folder
+from hsfuse.writers import CubeWriter, WriteOptions, cog, geotiff, journal, journal_folder
 from hsfuse.writers.journal import RowsGivenUpError
 
 _SPAWN = multiprocessing.get_context("forkserver")
@@ -178,4 +178,26 @@ def test_readers_wait_for_rows_and_are_told_when_none_come(tmp_path: Path) -> No
         threading.Timer(0.05, writer.give_up).start()
         with pytest.raises(RowsGivenUpError):
             rows.read(Slice2D(29, 31, 0, 5), [0])
+        rows.close()
+
+
+def test_rows_are_read_while_those_after_them_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A strip of a whole scene takes half a second to get to the disk."""
+    monkeypatch.setattr(journal, "_WRITE_BYTES", 1)
+    with start(tmp_path / "out.img", "envi") as writer:
+        rows, found, done = writer.stored_rows(), [], []
+        assert rows is not None
+        write = journal.write_all
+
+        def written(handle: int, array: Any) -> None:
+            write(handle, array)
+            # Of the row before this one.
+            if array.shape[0] == 1 and len(done) > 0:
+                found.append(rows.read(Slice2D(len(done) - 1, len(done), 0, 5), [2]))
+            done.append(writer.rows_done)
+
+        monkeypatch.setattr(journal, "write_all", written)
+        writer.write_rows(0, writer.encoding.encode(cube(1)[:, :_STRIP]))
+        assert done == [0] * _STRIP
+        np.testing.assert_allclose(np.concatenate(found, axis=1), cube(1)[[2], : _STRIP - 1, :5], atol=1e-4)
         rows.close()

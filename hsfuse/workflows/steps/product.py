@@ -120,7 +120,7 @@ def make_product(
                 )  # fmt: skip
 
         judging: Future[Quality | None] | None = None
-        if _works_beside(config, resources):
+        if works_beside(config, resources):
             writer.build_beside()
             judging = None if rows is None else beside.submit(judge)
         statistics = pipeline.fuse(
@@ -162,7 +162,7 @@ def _packing_threads(config: RunConfig, resources: Resources) -> int:
     return max(resources.threads - 1, 1) if config.report else resources.threads
 
 
-def _works_beside(config: RunConfig, resources: Resources) -> bool:
+def works_beside(config: RunConfig, resources: Resources) -> bool:
     """Whether the product is written and judged while it is fused: it takes memory, and cores that are free."""
     fewest = _FEWEST_BESIDE_CARD if resources.on_gpu else _FEWEST_BESIDE_FUSION
     return config.max_memory is None and resources.threads >= fewest
