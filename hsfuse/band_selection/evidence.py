@@ -26,8 +26,8 @@ MAX_BLOCKS = 30
 _MAX_SAMPLES = 5_000_000
 _LEAST_SIGNAL = 1e-4
 _LEAST_NOISE = 1e-7
-_MOST_THREADS = 4
-"""Each block takes 150 MB while it is looked at."""
+_MOST_THREADS = 8
+"""Each block takes 50 MB while it is looked at."""
 
 
 @dataclass(frozen=True)
