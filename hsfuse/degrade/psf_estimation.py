@@ -16,12 +16,13 @@ from scipy.ndimage import binary_erosion, uniform_filter
 from hsfuse.degrade.decimation import decimate_separable
 from hsfuse.degrade.psf import MAX_FWHM_PX, MIN_FWHM_PX, SEARCHED_OFFSET_PX, Psf, displaced_kernels
 from hsfuse.degrade.simplex import FloatArray, minimise
-from hsfuse.parallel import threads_for
+from hsfuse.parallel import side_by_side, threads_for
 
 if TYPE_CHECKING:
     import torch
 
-_MIN_PSF_PIXELS = 200
+_MIN_PSF_PIXELS, _MIN_WINDOW_PIXELS = 200, 20
+_SIDE_PX, _EDGE_PX = 128, 3
 _MOST_WINDOWS = 8
 """Over all pairs, as far as each gets one."""
 _POINTS_AT_ONCE = 4
@@ -71,8 +72,10 @@ def estimate_psf(
         Share of the HSI's detail that the MSI has to explain for the pairs to tell anything.
     """
     most = max(_MOST_WINDOWS // max(len(pairs), 1), 1)
-    samples = [sample for pair in pairs for sample in _psf_samples(*pair, ratio, most)]
-    if sum(int(sample.usable.sum()) for sample in samples) < _MIN_PSF_PIXELS:
+    places = [(pair, place) for pair in pairs for place in _places(pair[2], most)]
+    cut = side_by_side(lambda piece: _sample(*piece[0], *piece[1], ratio), places, threads_for(_MOST_WINDOWS))
+    samples = [sample for sample in cut if sample is not None]
+    if sum(sample.usable.size for sample in samples) < _MIN_PSF_PIXELS:
         return None
 
     threads = threads_for(_POINTS_AT_ONCE * len(samples))
@@ -94,38 +97,52 @@ def _search(misfit: _Misfit, tolerance: float, least_explained: float, *, ahead:
 
 @dataclass(frozen=True)
 class _PsfSample:
-    """A window of a pair: HSI (band, usable pixel), MSI (1, msi band, row, col) tensor, usable coarse pixels."""
+    """A window of a pair: HSI (band, usable pixel), MSI (1, msi band, row, col) tensor, numbers of usable pixels."""
 
     hsi: NDArray[np.float64]
     msi: torch.Tensor
-    usable: NDArray[np.bool_]
+    usable: NDArray[np.int64]
 
 
-def _psf_samples(
-    hsi_lr: NDArray[np.floating], msi_hr: NDArray[np.floating], valid: NDArray[np.bool_], ratio: int, most: int
-) -> list[_PsfSample]:
-    """Cut up to ``most`` windows with the most valid pixels; high-pass them: low frequencies know nothing of blur."""
+def _places(valid: NDArray[np.bool_], most: int) -> list[tuple[int, int]]:
+    """Corners of up to ``most`` windows with the most valid pixels."""
+    rows, cols = valid.shape
+    corners = [(top, left) for top in range(0, rows, _SIDE_PX) for left in range(0, cols, _SIDE_PX)]
+    corners.sort(
+        key=lambda corner: -int(valid[corner[0] : corner[0] + _SIDE_PX, corner[1] : corner[1] + _SIDE_PX].sum())
+    )
+    return corners[:most]
+
+
+def _sample(
+    hsi_lr: NDArray[np.floating],
+    msi_hr: NDArray[np.floating],
+    valid: NDArray[np.bool_],
+    top: int,
+    left: int,
+    ratio: int,
+) -> _PsfSample | None:
+    """Cut a window and high-pass it: low frequencies know nothing of blur; None where too little of it is valid."""
     import torch
 
-    rows, cols = valid.shape
-    side, edge = 128, 3
     chosen = np.unique(np.linspace(0, hsi_lr.shape[0] - 1, 24).round().astype(int))
-    corners = [(top, left) for top in range(0, rows, side) for left in range(0, cols, side)]
-    corners.sort(key=lambda corner: -int(valid[corner[0] : corner[0] + side, corner[1] : corner[1] + side].sum()))
-    samples = []
-    for top, left in corners[:most]:
-        mask = valid[top : top + side, left : left + side]
-        hsi = np.asarray(hsi_lr[chosen, top : top + side, left : left + side], np.float64)
-        fine = (slice(top * ratio, (top + mask.shape[0]) * ratio), slice(left * ratio, (left + mask.shape[1]) * ratio))
-        msi = np.asarray(msi_hr[:, fine[0], fine[1]], np.float32)
-        blocks = np.isfinite(msi).all(axis=0).reshape(mask.shape[0], ratio, mask.shape[1], ratio).all(axis=(1, 3))
-        usable = mask & blocks & np.isfinite(hsi).all(axis=0)
-        # Neither the blur nor the high pass may touch an invalid pixel or the window's edge.
-        usable = binary_erosion(usable, np.ones((3, 3), bool), iterations=edge)
-        if usable.sum() >= 20:
-            tensor = torch.from_numpy(np.nan_to_num(msi))[None]
-            samples.append(_PsfSample(_highpass(np.nan_to_num(hsi))[:, usable], tensor, usable))
-    return samples
+    mask = valid[top : top + _SIDE_PX, left : left + _SIDE_PX]
+    hsi = np.asarray(hsi_lr[chosen, top : top + _SIDE_PX, left : left + _SIDE_PX], np.float64)
+    fine = (slice(top * ratio, (top + mask.shape[0]) * ratio), slice(left * ratio, (left + mask.shape[1]) * ratio))
+    msi = np.asarray(msi_hr[:, fine[0], fine[1]], np.float32)
+    blocks = np.isfinite(msi).all(axis=0).reshape(mask.shape[0], ratio, mask.shape[1], ratio).all(axis=(1, 3))
+    usable = mask & blocks & np.isfinite(hsi).all(axis=0)
+    # Neither the blur nor the high pass may touch an invalid pixel or the window's edge.
+    usable = binary_erosion(usable, np.ones((3, 3), bool), iterations=_EDGE_PX)
+    index = np.flatnonzero(usable)
+    if index.size < _MIN_WINDOW_PIXELS:
+        return None
+    return _PsfSample(_at(_highpass(np.nan_to_num(hsi)), index), torch.from_numpy(np.nan_to_num(msi))[None], index)
+
+
+def _at(image: NDArray[np.float64], index: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Some pixels of (band, row, col), shape (band, pixel)."""
+    return image.reshape(len(image), -1).take(index, axis=1)
 
 
 class _Misfit:
@@ -162,7 +179,7 @@ class _Misfit:
         width, *shift = (float(value) for value in point)
         rows, cols = displaced_kernels(Psf(width), self._ratio, (shift[0], shift[1]))
         blurred = decimate_separable(sample.msi, self._ratio, rows, cols)[0].numpy().astype(np.float64)
-        guide = _highpass(blurred)[:, sample.usable]
+        guide = _at(_highpass(blurred), sample.usable)
         return guide @ guide.T, guide @ sample.hsi.T
 
     def _unexplained(self, moments: Sequence[tuple[FloatArray, FloatArray]]) -> float:

@@ -303,6 +303,16 @@ class FusionScene:
             clear[target.slices] = seen
         return clear[middle :: self.ratio, middle :: self.ratio]
 
+    def check_not_empty(self) -> None:
+        """Raise an error where :meth:`low_resolution_strips` would: reads no more strips than it takes to know.
+
+        Raises
+        ------
+        OverlapError
+            No strip holds a pixel that is valid in both images.
+        """
+        next(self._strips(threads=1))
+
     def low_resolution_strips(self) -> Iterator[LowResolutionStrip]:
         """Sample the scene on the HSI grid for :meth:`FusionMethod.fit`.
 
@@ -316,6 +326,9 @@ class FusionScene:
         OverlapError
             No strip holds a pixel that is valid in both images.
         """
+        return self._strips(threads_for(_MOST_FIT_THREADS))
+
+    def _strips(self, threads: int) -> Iterator[LowResolutionStrip]:
         high = max(_FIT_ROWS, _FIT_DEGRADED_ROWS * self.ratio)
         starts = list(range(0, self.grid.height, high))
         wanted = max(round(_FIT_PIXELS / (high * self.grid.width)), 1)
@@ -326,7 +339,7 @@ class FusionScene:
         for with_cloud in (False, True) if not self.mask_cloud else (False,):
             look = partial(self._low_resolution_at, high=high, with_cloud=with_cloud)
             # Those that were chosen are wanted whatever they hold.
-            first = side_by_side(look, chosen, threads_for(_MOST_FIT_THREADS))
+            first = side_by_side(look, chosen, threads)
             for index, strip in enumerate(chain(first, map(look, others))):
                 count = int(strip.valid.sum())
                 if count:

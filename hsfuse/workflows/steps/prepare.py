@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from hsfuse.grid import Slice2D
 from hsfuse.inference.joined_guide import JoinedGuide
 from hsfuse.inference.scene import FusionScene, alive_bands, nothing_valid
 from hsfuse.log import get_logger
+from hsfuse.parallel import do_all, parts_of, threads_for, together
 from hsfuse.progress import Progress
 from hsfuse.readers.base import HyperspectralProduct
 from hsfuse.threads import single_threaded, torch_threads
@@ -45,6 +47,7 @@ _MATCHING_PSF = Psf(1.25)
 _PSF_WINDOW_PX = 192
 _PSF_RANGE_NM = (430.0, 900.0)
 _PSF_BANDS = 24
+_MOST_PARTS = 16
 
 
 @dataclass(frozen=True)
@@ -141,16 +144,19 @@ def _prepare(
 ) -> PreparedScene:
     """Find the common grid and estimate the PSF."""
     scene = _scene_of(pair, result, np.asarray(selection.indices), matching, config)
-    # Fails when no pixel is valid in both images, before any method has to cope with emptiness.
-    next(scene.low_resolution_strips())
     found, source = None, "given"
     if config.psf_fwhm == "auto":
         with progress.stage("estimate blur") as stage, single_threaded():
-            found, source = estimate_scene_psf(scene)
+            # Fails when no pixel is valid in both images, before any method has to cope with emptiness.
+            (found, source), _ = together(
+                partial(estimate_scene_psf, scene), scene.check_not_empty, threads=threads_for(2)
+            )
             stage.advance()
         scene = replace(scene, psf=found or scene.psf)
         level = logging.WARNING if found is None else logging.INFO
         _log.log(level, "The HSI's PSF is %.2f HSI pixels wide (FWHM): %s.", scene.psf.fwhm_px, source)
+    else:
+        scene.check_not_empty()
     scene, response = with_measured_response(scene)
     return PreparedScene(
         scene, result, selection, pair.warnings, found is not None, source, response, resampled=pair.resampled
@@ -283,14 +289,23 @@ def estimate_scene_psf(scene: FusionScene) -> tuple[Psf | None, str]:
     rows = min(_PSF_WINDOW_PX, scene.grid.height)
     top = (scene.grid.height - rows) // 2
     block = Slice2D(top, top + rows, 0, scene.grid.width)
-    hsi = scene.read_hsi(block, scene.bands[chosen])
-    hsi = hsi[alive_bands(np.isnan(hsi))]
-    msi, cloud = scene.read_msi(block)
-    clear = ~(np.any(np.isnan(msi), axis=0) | cloud)
-    r = scene.ratio
-    coarse_clear = np.all(clear.reshape(rows, r, scene.grid.width, r), axis=(1, 3))
-    valid = coarse_clear & ~np.any(np.isnan(hsi), axis=0)
-    found = estimate_psf([(np.nan_to_num(hsi), np.nan_to_num(msi), valid)], r)
+    hsi, (msi, cloud) = together(
+        lambda: scene.read_hsi(block, scene.bands[chosen]), lambda: scene.read_msi(block), threads=threads_for(2)
+    )
+    valid = np.empty(block.shape, np.bool_)
+
+    def clear(part: slice) -> None:
+        """Mark pixels that both images show clearly, and fill the others, in place."""
+        fine, mine = msi[:, part.start * scene.ratio : part.stop * scene.ratio], hsi[:, part]
+        seen = ~(np.isnan(fine).any(axis=0) | cloud[part.start * scene.ratio : part.stop * scene.ratio])
+        shape = (part.stop - part.start, scene.ratio, scene.grid.width, scene.ratio)
+        valid[part] = np.all(seen.reshape(shape), axis=(1, 3)) & ~np.isnan(mine[alive]).any(axis=0)
+        for image in (fine, mine):
+            np.nan_to_num(image, copy=False)
+
+    alive = alive_bands(np.isnan(hsi))
+    do_all(clear, parts_of(rows, _MOST_PARTS), threads_for(_MOST_PARTS))
+    found = estimate_psf([(hsi[alive], msi, valid)], scene.ratio)
     if found is None:
         return None, "assumed, because the pair has too few clear pixels or too little texture in common to tell"
     return Psf(found.fwhm_px), "estimated from the pair"
