@@ -128,8 +128,9 @@ def assess_registration(
         details["little_ground"] = True
     if not registrar.is_significant(found.peak):
         reason = (
-            f"the images show no common pattern (correlation {found.peak.score:.2f},"
-            f" {found.peak.ratio:.2f} times the next best position)."
+            f"the images show no common pattern: the best position stands {found.peak.score:.1f} standard deviations "
+            f"above the rest and {found.peak.ratio:.2f} times as high as the next best, where "
+            f"{config.min_peak_score:g} and {config.min_peak_ratio:g} are asked for."
         )
         return CoregistrationResult("rejected", reason, DisplacementField.zero(), details=details, **common)
     if found.choice is None or found.match is None:
