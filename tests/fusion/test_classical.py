@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from hsfuse.degrade import Psf, decimate_separable, displaced_kernels, lowpass_decimate_array
 from hsfuse.errors import HsfuseError, OverlapError
 from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip
-from hsfuse.fusion.classical.adaptive import cholesky_solve
+from hsfuse.fusion.classical import window_regression
 from hsfuse.fusion.classical.calibration import Calibration, calibrate, recalibrated
 from hsfuse.fusion.classical.statistics import Moments, gather, noise_std, signal_subspace
+from hsfuse.fusion.classical.window_regression import cholesky_solve
 from hsfuse.fusion.create import create_method
 
 torch.set_num_threads(1)  # threads that wait for each other on a busy machine are slower than one
@@ -358,6 +359,22 @@ def test_pixelwise_cholesky_equals_a_solver(count, seed):
     vectors = [torch.from_numpy(right[..., i, :]).permute(2, 0, 1)[None] for i in range(count)]
     found = torch.stack(cholesky_solve(gram, vectors))[:, 0].permute(2, 3, 0, 1)
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-8)
+
+
+@pytest.mark.parametrize(("count", "rank", "size"), [(4, 7, (9, 33)), (1, 3, (1, 2)), (10, 2, (3, 17))])
+def test_compiled_window_regression_equals_the_plain_one(count, rank, size):
+    rng = np.random.default_rng(count)
+    guide, detail, components = (
+        torch.from_numpy(rng.normal(size=(2, bands, *size)).astype(np.float32)) for bands in (count, rank, rank)
+    )
+    prior = torch.eye(count) * 0.2 + 0.01
+    gain = torch.from_numpy(rng.normal(size=(rank, count)).astype(np.float32))
+    compiled = window_regression._compiled(guide, detail, components, prior, gain)
+    if compiled is None:
+        pytest.skip("no compiler")
+    for found, expected in zip(compiled, window_regression._plain(guide, detail, components, prior, gain), strict=True):
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one.numpy(), other.numpy(), atol=3e-5)
 
 
 @given(cuts=st.lists(st.integers(1, 40), min_size=1, max_size=6), offset=st.floats(-1e4, 1e4))

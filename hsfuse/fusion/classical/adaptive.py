@@ -26,21 +26,18 @@ import numpy as np
 from hsfuse.degrade import NO_OFFSET, UPSAMPLE_HALO_PX, Offset, Window, inject, psf_kernel, smooth
 from hsfuse.fusion.base import FusionContext
 from hsfuse.fusion.classical.statistics import DETAIL_TAPS, FloatMatrix, PairStatistics, Subspace, signal_subspace
+from hsfuse.fusion.classical.window_regression import WINDOW_TAPS, regress
 from hsfuse.fusion.host import may_ask
 
 if TYPE_CHECKING:
     import torch
 
-WINDOW_TAPS = 5
-"""Length of the binomial window of the local regression, in HSI pixels."""
 PRIOR_WEIGHT = 0.2
 """Weight of the scene-wide fit against a window of average detail."""
 MAX_RIDGE = 0.03
 """Largest ridge relative to the MSI's detail; noise estimates of misaligned pairs run far above it."""
 NOISE_SHARE = 0.1
 """Share of the MSI's unexplained variance that is taken for noise; the rest is misfit of the linear model."""
-NOISE_LEFT_IN_DETAIL = 0.7
-"""Variance of unit white noise after the high pass and the local fit."""
 RESPONSE_RIDGE, BLIND_RIDGE = 0.3, 1e-3
 """Ridge of the synthetic MSI relative to the HSI's mean variance, with and without known responses to draw towards."""
 ADAPTIVE_HALO_PX = UPSAMPLE_HALO_PX + WINDOW_TAPS // 2 + DETAIL_TAPS // 2
@@ -158,9 +155,10 @@ class AdaptiveInjection:
         components = _mix(self.forward, centred)
         seen = _mix(self.synthesis, components)
         guide = _mix(self.whiten, seen)
-        coefficients, trusted = self._regress(
-            guide - smooth(guide, DETAIL_TAPS), components - smooth(components, DETAIL_TAPS), components
-        )
+        coefficients, trusted = regress(
+            guide - smooth(guide, DETAIL_TAPS), components - smooth(components, DETAIL_TAPS), components,
+            self.ridge + PRIOR_WEIGHT * torch.eye(len(self.ridge), device=guide.device), PRIOR_WEIGHT * self.gain,
+        )  # fmt: skip
         sharp = msi[..., rows.start * ratio : rows.stop * ratio, cols.start * ratio : cols.stop * ratio]
         blurred = inject(seen + self.msi_mean[:, None, None], (), None, ratio, (rows, cols), offset_px=self.offset_px)
         details = _mix(self.whiten, (sharp - blurred) * self.reliability[:, None, None])
@@ -180,45 +178,6 @@ class AdaptiveInjection:
         if outside is not None:
             inject(outside, (), None, self.ratio, window, out, self.offset_px, add=True)
         return out
-
-    def _regress(
-        self, guide: torch.Tensor, detail: torch.Tensor, components: torch.Tensor
-    ) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Regress component details on whitened guide details in moving windows.
-
-        Returns
-        -------
-        coefficients : list of torch.Tensor
-            One per MSI band, shape (n, component, row, col).
-        trusted : torch.Tensor
-            Components whose detail beyond the regression is shrunk to what exceeds the noise; the same shape.
-        """
-        import torch
-
-        count, rank = guide.shape[1], detail.shape[1]
-        pairs = [(i, j) for i in range(count) for j in range(i + 1)]
-        squares = torch.stack([guide[:, i] * guide[:, j] for i, j in pairs], dim=1)
-        products = (guide[:, :, None] * detail[:, None]).flatten(1, 2)
-        moments = smooth(torch.cat([squares, products, detail.square()], dim=1), WINDOW_TAPS)
-        square, product, energy = torch.split(moments, [len(pairs), count * rank, rank], dim=1)
-        cross = [product[:, i * rank : (i + 1) * rank] for i in range(count)]
-
-        prior = self.ridge + PRIOR_WEIGHT * torch.eye(count, device=guide.device)
-        gram = {(i, j): square[:, k : k + 1] + prior[i, j] for k, (i, j) in enumerate(pairs)}
-        right = [cross[i] + PRIOR_WEIGHT * self.gain[:, i, None, None] for i in range(count)]
-        solution = cholesky_solve(gram, right)
-
-        # Energy of the window that its coefficients leave, S - 2 A X + A G A: no second round of windows.
-        left = energy.clone()
-        beyond = detail.clone()
-        for i in range(count):
-            beyond.addcmul_(solution[i], guide[:, i : i + 1], value=-1.0)
-            left.addcmul_(solution[i], cross[i], value=-2.0)
-            for j in range(count):
-                k = pairs.index((max(i, j), min(i, j)))
-                left.addcmul_(solution[i] * solution[j], square[:, k : k + 1])
-        shrink = (NOISE_LEFT_IN_DETAIL / left.clamp_min(1e-9)).clamp_(max=1.0)
-        return solution, components - shrink * beyond
 
     def _outstanding(self, centred: torch.Tensor, components: torch.Tensor) -> torch.Tensor | None:
         """Return what lies outside the subspace where it is far above the noise, or None where nothing is known to.
@@ -279,37 +238,3 @@ def _mix(matrix: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     import torch
 
     return torch.matmul(matrix, x.flatten(2)).reshape(x.shape[0], -1, *x.shape[2:])
-
-
-def cholesky_solve(gram: dict[tuple[int, int], torch.Tensor], right: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Solve a small symmetric positive system at every pixel at once.
-
-    Written out over the few MSI bands, because a batched solver spends most of its time between the tiny matrices.
-
-    Parameters
-    ----------
-    gram
-        Lower triangle: (i, j) with j <= i -> shape (n, 1, row, col).
-    right
-        Right-hand sides, each of shape (n, component, row, col).
-    """
-    count = len(right)
-    lower: dict[tuple[int, int], torch.Tensor] = {}
-    for i in range(count):
-        for j in range(i + 1):
-            entry = gram[i, j]
-            for k in range(j):
-                entry = entry - lower[i, k] * lower[j, k]
-            lower[i, j] = entry.clamp_min(1e-6).sqrt() if i == j else entry / lower[j, j]
-    solution: list[torch.Tensor] = []
-    for i in range(count):
-        value = right[i]
-        for k in range(i):
-            value = value.addcmul(lower[i, k], solution[k], value=-1.0)
-        solution.append(value / lower[i, i])
-    for i in reversed(range(count)):
-        value = solution[i]
-        for k in range(i + 1, count):
-            value = value.addcmul(lower[k, i], solution[k], value=-1.0)
-        solution[i] = value / lower[i, i]
-    return solution

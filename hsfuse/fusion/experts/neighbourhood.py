@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from hsfuse.degrade import NO_OFFSET, UPSAMPLE_HALO_PX, Offset, Psf, inject, lowpass_decimate, smooth
-from hsfuse.fusion.classical.adaptive import cholesky_solve
+from hsfuse.fusion.classical.window_regression import cholesky_solve
 from hsfuse.spectral import FWHM_TO_SIGMA
 
 if TYPE_CHECKING:
