@@ -13,7 +13,7 @@ from hsfuse.degrade import windows
 from hsfuse.errors import InputError
 from hsfuse.fusion.base import FusionContext
 from hsfuse.fusion.change.confidence import CoarseTraits
-from hsfuse.fusion.classical.statistics import Subspace, gather, signal_subspace
+from hsfuse.fusion.classical.statistics import MIN_PIXELS, Subspace, gather, signal_subspace
 from hsfuse.fusion.diagnostics import Calibration
 from hsfuse.fusion.scene_model.alignment import robust_alignment
 from hsfuse.fusion.scene_model.model import MAX_RANK
@@ -103,9 +103,10 @@ def survey_scene(scene: FusionScene, context: FusionContext) -> Survey:
         square, count = square + float(energy.sum()), count + energy.size * len(forward[0])
     _refuse_flat(scene.msi.band_names, msi, seen)
     level = square / max(count, 1) * (space.forward @ space.forward.T)
-    # The blur of a pixel beside a gap looks at what was filled in there.
+    # The blur of a pixel beside a gap looks at what was filled in there; where gaps are everywhere that has to do.
     measured = valid
-    valid = np.asarray(binary_erosion(valid, np.ones((3, 3), bool), border_value=1), dtype=np.bool_)
+    whole = np.asarray(binary_erosion(valid, np.ones((3, 3), bool), border_value=1), dtype=np.bool_)
+    valid = whole if whole.sum() >= MIN_PIXELS else measured
     return Survey(
         CoarsePair(components, predicted, level, valid, measured & ~valid),
         CoarseTraits(rough, bright),

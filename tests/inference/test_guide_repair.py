@@ -223,6 +223,21 @@ def test_a_guide_with_a_band_of_one_number_is_refused_by_its_name(cloudy: Pair, 
         _repair(_scene(cloudy, msi))
 
 
+@pytest.mark.parametrize(
+    ("shape", "gaps"), [((1, 80), 0), ((80, 1), 0), ((26, 28), 2)], ids=["one row", "one column", "gaps in every row"]
+)
+def test_narrow_scenes_and_gaps_everywhere_are_fused(shape: tuple[int, int], gaps: int) -> None:
+    pair = make_pair(shape)
+    hsi = pair.hsi.copy()
+    if gaps:
+        hsi[:, ::gaps] = np.nan
+    facts = {"ratio": RATIO, "wavelengths_nm": pair.centre_nm, "srf": pair.srf, "resources": ONE_THREAD}
+    fused, interpolated = (hsfuse.fuse(hsi, pair.msi, **facts, method=name) for name in ("glp", "bicubic"))
+    seen = np.isfinite(interpolated).all(axis=0)
+    assert np.array_equal(seen, np.isfinite(fused).all(axis=0))
+    assert psnr(pair.truth[:, None, seen], fused[:, None, seen]) > 38.0
+
+
 def test_who_asks_for_more_than_a_small_scene_allows_is_told(caplog: pytest.LogCaptureFixture) -> None:
     pair = make_pair((12, 14))
     with caplog.at_level("WARNING"):

@@ -98,7 +98,10 @@ def displacement_px(relation: GuideRelation, msi: FloatArray, valid: NDArray[np.
 
 
 def _slopes(seen: FloatArray) -> FloatArray:
-    return np.stack([np.gradient(seen, axis=axis) for axis in (1, 2)])
+    """Gradient along the rows and columns, none along an axis of one pixel, shape (axis, msi band, row, col)."""
+    return np.stack([
+        np.gradient(seen, axis=axis) if seen.shape[axis] > 1 else np.zeros_like(seen) for axis in (1, 2)
+    ])  # fmt: skip
 
 
 def _displacement_px(residual: FloatArray, slopes: FloatArray, variance: FloatArray, valid: NDArray[np.bool_]) -> float:
