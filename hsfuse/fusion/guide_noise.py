@@ -37,6 +37,8 @@ _LARGEST_FEATURE = 4.0
 _ANSWERS = (-2.5, 0.8)
 """Range of the network's answer, log of noise over that quantile; for pure noise it is 0.45."""
 _TINY = 1e-16
+_SAME = 1e-8
+"""Smallest eigenvalue of the correlation of the bands' detail below which some bands follow from others exactly."""
 _NOTHING, _MOST_CONSTANT = 1e-7, 0.5
 """Reflectance that counts as none, and the share of a window's pixels without any detail that is tolerated: images in
 whole numbers have some by chance."""
@@ -104,7 +106,8 @@ def _measure(msi: NDArray[np.floating], usable: NDArray[np.bool_]) -> NDArray[np
 
     left, own = [], []
     alive = np.ones(int(keep.sum()), bool)
-    for kernel in _KERNELS:
+    sums: NDArray[np.float64] | None = None
+    for index, kernel in enumerate(_KERNELS):
         detail = np.stack([convolve(band, kernel, mode="nearest") for band in image])
         gram = np.empty((int(keep.sum()), count, count))
         for i in range(count):
@@ -115,10 +118,40 @@ def _measure(msi: NDArray[np.floating], usable: NDArray[np.bool_]) -> NDArray[np
         constant = (np.abs(detail) < _NOTHING).any(axis=0).astype(np.float64)
         alive &= (power > _NOTHING**2).all(axis=1) & (local(constant) < _MOST_CONSTANT)
         loaded = gram + (1e-9 * power.sum(axis=1) / count + 1e-14)[:, None, None] * np.eye(count)
-        left.append(1.0 / np.einsum("nii->ni", np.linalg.inv(loaded)))
+        if index == 0:
+            sums = _sums(loaded.sum(axis=0))
+        left.append(_unexplained(loaded, sums))
         own.append(power)
     level = np.stack([local(band**2) for band in image], axis=1)
     return np.stack([*left, *own, level], axis=1)[alive].astype(np.float32)
+
+
+def _sums(gram: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """How bands follow from those before them, shape (msi band, msi band); None where none does, as in measurements.
+
+    A copy of a band, or a sum of bands, has their noise, and what it explains of them is not free of noise.
+    """
+    size = np.sqrt(np.maximum(np.diag(gram), _TINY))
+    alike = gram / size / size[:, None]
+    if np.linalg.eigvalsh(alike)[0] > _SAME:
+        return None
+    own: list[int] = []
+    for band in range(len(gram)):
+        tried = [*own, band]
+        if np.linalg.eigvalsh(alike[np.ix_(tried, tried)])[0] > _SAME:
+            own = tried
+    sums = np.zeros_like(gram)
+    sums[:, own] = np.linalg.solve(alike[np.ix_(own, own)], alike[own]).T * size[:, None] / size[own]
+    sums[own] = np.eye(len(gram))[own]
+    return sums
+
+
+def _unexplained(gram: NDArray[np.float64], sums: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """Variance of every band's detail that the others leave in every window, shape (window, msi band)."""
+    if sums is None:
+        return np.asarray(1.0 / np.einsum("nii->ni", np.linalg.inv(gram)))
+    own = np.flatnonzero(sums.any(axis=0))
+    return np.asarray(1.0 / np.einsum("nii->ni", np.linalg.inv(gram[:, own][:, :, own])) @ (sums[:, own] ** 2).T)
 
 
 def noise_features(windows: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

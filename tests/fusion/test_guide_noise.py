@@ -47,6 +47,18 @@ def test_texture_that_bands_share_does_not_pass_for_noise() -> None:
         assert (found < 1.3 * sigma).all()
 
 
+@pytest.mark.parametrize("more", ["copy", "mean"])
+def test_bands_made_of_others_have_their_noise(more: str) -> None:
+    rng = np.random.default_rng(1)
+    clean = _scene()
+    noisy = (clean + 0.004 * rng.standard_normal(clean.shape)).astype(np.float32)
+    made = noisy[1:2] if more == "copy" else noisy.mean(axis=0, keepdims=True)
+    found = guide_noise([GuideSample.take(np.concatenate([noisy, made]), np.ones(clean.shape[1:], bool))])
+    assert found is not None
+    assert found[:4] == pytest.approx(0.004, rel=0.35)
+    assert found[4] == pytest.approx(0.004 if more == "copy" else 0.002, rel=0.5)
+
+
 def test_gaps_and_constant_areas_do_not_count() -> None:
     rng = np.random.default_rng(1)
     image = (0.2 + 0.01 * rng.standard_normal((3, 200, 200))).astype(np.float32)
