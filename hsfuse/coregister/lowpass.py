@@ -28,7 +28,7 @@ ReadBlock = Callable[[Slice2D], FloatCube]
 _FWHM_TO_SIGMA = 1.0 / 2.3548200450309493
 _REACH_SIGMAS = 3.0
 _FEWEST_WEIGHT = 0.9
-_STRIP_ROWS, _READ_AHEAD = 192, 4
+_STRIP_ROWS, _LEAST_ROWS, _READ_AHEAD = 192, 32, 4
 _FINER = 0.75
 """A reference whose pixels are smaller than this share of the target's is low-passed; others are interpolated."""
 
@@ -87,12 +87,17 @@ def blur_sigma_m(psf: Psf, pixel_m: float, factor: int) -> float:
 
 
 def _interpolated(read: ReadBlock, source: Grid, channels: int, wanted: Grid, stage: Stage | None) -> FloatCube:
-    resampler = Resampler(source, wanted, None)
     out = np.full((channels, *wanted.shape), np.nan, dtype=np.float32)
-    for block in wanted.row_blocks(_STRIP_ROWS):
+    blocks = list(wanted.row_blocks(int(np.clip(-(-wanted.height // PARTS), _LEAST_ROWS, _STRIP_ROWS))))
+
+    def fill(block: Slice2D) -> None:
+        # Each has its own, which remembers where its block lies.
+        resampler = Resampler(source, wanted, None)
         need = resampler.source_block(block)
         if min(need.shape) > 0:
             out[:, block.row0 : block.row1] = resampler.apply(read(need), need, block)
+
+    for block, _ in zip(blocks, parallel_map(fill, blocks), strict=True):
         if stage is not None:
             stage.advance(block.shape[0] / wanted.height)
     return out
