@@ -6,19 +6,29 @@ at each displacement (after Padfield 2012, "Masked object registration in the Fo
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hsfuse.coregister.threads import parallel_map
+
 MIN_COMMON_SHARE = 0.3
 """Displacements at which fewer than this share of the largest possible common area overlaps are not considered."""
 
 
 def joint_ncc(
-    template: Tensor, template_mask: Tensor, image: Tensor, image_mask: Tensor, *, min_share: float = MIN_COMMON_SHARE
+    template: Tensor,
+    template_mask: Tensor,
+    image: Tensor,
+    image_mask: Tensor,
+    *,
+    min_share: float = MIN_COMMON_SHARE,
+    side_by_side: bool = False,
 ) -> Tensor:
     """Correlation of a template with every position inside a larger image, all channels together.
 
@@ -33,6 +43,8 @@ def joint_ncc(
         Shapes (..., channel, H, W) and (..., H, W) with H >= h and W >= w.
     min_share
         Positions with less common area than this share of the largest one get correlation 0.
+    side_by_side
+        Transform several images at a time.
 
     Returns
     -------
@@ -41,27 +53,36 @@ def joint_ncc(
     """
     high, wide = image.shape[-2] - template.shape[-2] + 1, image.shape[-1] - template.shape[-1] + 1
     size = [fast_length(n) for n in image.shape[-2:]]
-    cross = None
-    # Channel by channel: spectra of a whole scene are the largest arrays of the co-registration.
-    for t, r in zip(template.unbind(-3), image.unbind(-3), strict=True):
-        product = torch.fft.rfft2(t, s=size).conj() * torch.fft.rfft2(r, s=size)
-        cross = product if cross is None else cross.add_(product)
-    if cross is None:
+    run: Callable[[Callable[[Any], Tensor], Iterable[Any]], Iterable[Tensor]] = parallel_map if side_by_side else map
+    if template.shape[-3] == 0:
         raise ValueError("nothing to correlate")
-    mask_t, mask_r = torch.fft.rfft2(template_mask, s=size).conj(), torch.fft.rfft2(image_mask, s=size)
-    energy_t = torch.fft.rfft2((template**2).sum(dim=-3), s=size).conj() * mask_r
-    energy_r = mask_t * torch.fft.rfft2((image**2).sum(dim=-3), s=size)
 
-    def valid(spectrum: Tensor) -> Tensor:
-        inside: Tensor = torch.fft.irfft2(spectrum, s=size)[..., :high, :wide].clone()
-        return inside
+    def spectrum(x: Tensor) -> Tensor:
+        found: Tensor = torch.fft.rfft2(x, s=size)
+        return found
 
-    common = valid(mask_t * mask_r)
+    def inside(found: Tensor) -> Tensor:
+        part: Tensor = torch.fft.irfft2(found, s=size)[..., :high, :wide].clone()
+        return part
+
+    def of_channel(pair: tuple[Tensor, Tensor]) -> Tensor:
+        return spectrum(pair[0]).conj() * spectrum(pair[1])
+
+    # Channel by channel: spectra of a whole scene are the largest arrays of the co-registration.
+    cross, *others = run(of_channel, zip(template.unbind(-3), image.unbind(-3), strict=True))
+    for product in others:
+        cross += product
+    squares = ((x**2).sum(dim=-3) for x in (template, image))
+    mask_t, mask_r, square_t, square_r = run(spectrum, (template_mask, image_mask, *squares))
+    mask_t = mask_t.conj()
+    common, energy_t, energy_r, agreed = run(
+        inside, (mask_t * mask_r, square_t.conj() * mask_r, mask_t * square_r, cross)
+    )
     usable = common >= min_share * common.amax(dim=(-2, -1), keepdim=True).clamp(min=1.0)
-    power = valid(energy_t).clamp_(min=0.0) * valid(energy_r).clamp_(min=0.0)
+    power = energy_t.clamp_(min=0.0) * energy_r.clamp_(min=0.0)
     # Where one side is flat there is nothing to correlate; rounding must not make a peak of it.
     usable &= power > (1e-3 * common.clamp(min=1.0)) ** 2
-    return torch.where(usable, valid(cross) / power.clamp(min=1e-12).sqrt(), torch.zeros_like(power)).clamp_(-1.0, 1.0)
+    return torch.where(usable, agreed / power.clamp(min=1e-12).sqrt(), torch.zeros_like(power)).clamp_(-1.0, 1.0)
 
 
 def fast_length(size: int) -> int:

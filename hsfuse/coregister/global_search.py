@@ -75,7 +75,7 @@ class GlobalSearch:
 
     def peak(self) -> tuple[GlobalPeak, tuple[float, float]]:
         """The best position of the whole image, and the displacement (row, col) there in target pixels."""
-        surface = joint_ncc(*self._target, *self._reference)
+        surface = joint_ncc(*self._target, *self._reference, side_by_side=True)
         peak = peak_of(surface.double().cpu().numpy(), exclude_px=_PEAK_WIDTH_PX // self._factor)
         factor, margin = self._factor, self._margin
         return peak, (factor * peak.row - margin, factor * peak.col - margin)

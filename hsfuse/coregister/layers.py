@@ -77,8 +77,9 @@ def find_second_layer(refiner: Refiner, warped: Warped, allowed: Tensor) -> Seco
         return None
     pad = (_SEARCH_PX,) * 4
     surface = joint_ncc(
-        mine.mul_(unexplained), unexplained, torch.nn.functional.pad(theirs, pad), torch.nn.functional.pad(mask, pad)
-    )
+        mine.mul_(unexplained), unexplained, torch.nn.functional.pad(theirs, pad), torch.nn.functional.pad(mask, pad),
+        side_by_side=True,
+    )  # fmt: skip
     values = surface.double().cpu().numpy()
     middle = float(np.median(values))
     scatter = _MAD_TO_SIGMA * float(np.median(np.abs(values - middle)))

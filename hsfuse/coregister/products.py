@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from hsfuse.coregister.pairs import build_images
 from hsfuse.coregister.relief import Relief
 from hsfuse.coregister.result import CoregistrationResult, TiePoints, Verdict
 from hsfuse.coregister.support import Support
+from hsfuse.coregister.threads import run_both
 from hsfuse.degrade import Psf
 from hsfuse.errors import CoregistrationError
 from hsfuse.grid import Grid
@@ -86,7 +88,10 @@ def coregister_products(
         relief = Relief.of(read_heights(config.dem, hsi.grid), hsi.grid.pixel_m)
     with (progress or SilentProgress()).stage("co-register", total=2.4) as stage:
         try:
-            images = build_images(hsi, msi, psf=psf or Psf(1.25), search_m=config.search_m, stage=stage)
+            images, _ = run_both(
+                partial(build_images, hsi, msi, psf=psf or Psf(1.25), search_m=config.search_m, stage=stage),
+                _import_what_follows,
+            )
         except CoregistrationError as error:
             return CoregistrationResult("rejected", error.message, DisplacementField.zero())
         # Reading and low-passing need no torch: it may still be loaded meanwhile (see hsfuse._early).
@@ -100,6 +105,12 @@ def coregister_products(
             found = registrar.run()
             stage.advance()
             return assess_registration(found, registrar, hsi.grid, config)
+
+
+def _import_what_follows() -> None:
+    """Import what the first fit needs, while images are read; what fails is raised where it is used."""
+    with suppress(ImportError):
+        importlib.import_module("scipy.spatial")
 
 
 @contextmanager
