@@ -95,7 +95,8 @@ def fuse(
     Parameters
     ----------
     hsi
-        Reflectance, shape (band, row, col). NaN marks nodata, as do infinite values and the mask of a masked array.
+        Reflectance, shape (band, row, col). NaN marks nodata, as do infinite values, the mask of a masked array, and
+        numbers that are used for nothing else (-999, -9999, -32768, -99999).
         Also a DataArray with the dimensions y, x and wavelength or band, such as ``hsfuse.open(path).reflectance``.
     msi
         Reflectance, shape (msi band, row * ratio, col * ratio); pixel (0, 0) of the HSI covers rows and columns

@@ -41,7 +41,10 @@ def _error(cube: np.ndarray, truth: np.ndarray) -> float:
     return float(np.sqrt(np.mean((cube - truth)[known] ** 2)))
 
 
-@pytest.mark.parametrize(("value", "method"), [*itertools.product([np.nan, np.inf, -np.inf], METHODS), (np.nan, USUAL)])
+@pytest.mark.parametrize(
+    ("value", "method"),
+    [*itertools.product([np.nan, np.inf, -np.inf, -9999.0], METHODS), (np.nan, USUAL), (-32768.0, USUAL)],
+)
 def test_one_value_that_is_no_number_costs_its_pixel_only(value: float, method: str) -> None:
     hsi, msi, truth = _pair()
     clean = _error(_fuse(hsi, msi, method), truth)

@@ -17,11 +17,13 @@ from hsfuse.spectral import BandTable, SpectralResponse, srf_weights
 FloatCube = NDArray[np.float32]
 _HIGHEST = 1e9
 """No reflectance, radiance or digital number is larger."""
+_FILL = (-99999.0, -32768.0, -9999.0, -999.0)
+"""Numbers that files mark nodata with, and nothing measured is: they come along where a mask was not looked at."""
 _log = get_logger(__name__)
 
 
 def reflectance(name: str, values: ArrayLike) -> FloatCube:
-    """Return an image as float32, shape (band, row, col); NaN where it is masked, infinite or NaN.
+    """Return an image as float32, shape (band, row, col); NaN where it is masked, infinite, NaN or marked as nodata.
 
     Raises
     ------
@@ -46,6 +48,14 @@ def reflectance(name: str, values: ArrayLike) -> FloatCube:
     if count:
         cube[infinite] = np.nan
         _log.warning("%d of the %s's samples are infinite; they count as missing.", count, name)
+    for number in _FILL:
+        fill = cube == number
+        count = int(np.count_nonzero(fill))
+        if count:
+            cube[fill] = np.nan
+            _log.warning(
+                "%d of the %s's samples are %g, which marks nodata; they count as missing.", count, name, number
+            )
     highest = float(np.nanmax(np.abs(cube))) if np.isfinite(cube).any() else 0.0
     if highest > _HIGHEST:
         raise UsageError(
