@@ -7,7 +7,9 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
+from hsfuse.fusion.map import local_wiener
 from hsfuse.fusion.map.local_wiener import denoise, reach_px
+from hsfuse.native.wiener import KERNELS
 
 torch.set_num_threads(1)
 
@@ -40,3 +42,13 @@ def test_one_band_and_odd_sizes() -> None:
     image = torch.randn(1, 11, 7, generator=torch.Generator().manual_seed(2))
     assert float(denoise(image).square().mean()) < float(image.square().mean())
     assert torch.equal(denoise(image[:, :1]), image[:, :1])
+
+
+@pytest.mark.parametrize(("bands", "size", "step"), [(4, (37, 50), 3), (1, (2, 9), 2), (10, (8, 7), 1)])
+def test_the_compiled_filter_equals_the_plain_one(bands: int, size: tuple[int, int], step: int) -> None:
+    if KERNELS.library() is None:
+        pytest.skip("no compiler")
+    x = torch.from_numpy(np.random.default_rng(bands).normal(size=(bands, *size)).cumsum(axis=1).astype(np.float32))
+    gain = sum(weight**2 for weight in local_wiener._BLUR) ** 2 - 2.0 * local_wiener._BLUR[1] ** 2 + 1.0
+    plain = local_wiener._plain(x, step, gain)
+    torch.testing.assert_close(denoise(x, step=step), plain, atol=2e-5, rtol=0)

@@ -12,6 +12,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hsfuse.degrade.banded import compiled_planes
+from hsfuse.native.wiener import local_wiener
+
 if TYPE_CHECKING:
     import torch
 
@@ -39,14 +42,28 @@ def denoise(x: torch.Tensor, *, step: int = 3) -> torch.Tensor:
         The same shape.
     """
     import torch
+
+    if min(x.shape[1:]) < 2:
+        return x
+    # Of unit noise in a detail.
+    gain = sum(weight**2 for weight in _BLUR) ** 2 - 2.0 * _BLUR[1] ** 2 + 1.0
+    planes = compiled_planes(x[None])
+    if planes is not None:
+        found = local_wiener(
+            planes, step=step, blur=_BLUR[:2], near=_NEIGHBOURS[:2], gain=gain, softness=_SOFTNESS
+        )  # fmt: skip
+        if found is not None:
+            return torch.from_numpy(found)
+    return _plain(x, step, gain)
+
+
+def _plain(x: torch.Tensor, step: int, gain: float) -> torch.Tensor:
+    """:func:`denoise` on every device."""
+    import torch
     from torch.nn.functional import avg_pool2d
 
     bands, rows, cols = x.shape
-    if min(rows, cols) < 2:
-        return x
     detail = x - _separable(x, _BLUR)
-    centre = _BLUR[1] ** 2
-    gain = sum(weight**2 for weight in _BLUR) ** 2 - 2.0 * centre + 1.0
     covariance = x.new_empty((bands, bands, -(-rows // step), -(-cols // step)))
     for first in range(bands):
         for second in range(first + 1):
