@@ -45,6 +45,8 @@ _REGISTERS = 64
 """Rows and columns of the products in the filter of a group: patches, and values of a patch, filled up."""
 _PLACES, _HALVINGS = 512, 31
 """Of a window, filled up, and steps that find the level below which the nearest lie."""
+_COMPONENTS, _COSINE, _COMPRESSION, _TANGENT = 16, 30, 30, 20
+"""Components of an estimate, filled up, and operations of a cosine, of an inverse hyperbolic sine, of a tangent."""
 FREE = frozenset(
     f"aten::{name}"
     for name in ("_unsafe_view", "empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "detach")
@@ -70,7 +72,29 @@ def _of_filter(args: Sequence[Any]) -> float:
     return float(groups * _REGISTERS**2 * (products * 2 * _REGISTERS + similar * 7 * 2))
 
 
-KERNELS = {"hsfuse::nearest_patches": _of_search, "hsfuse::filtered_groups": _of_filter}
+def _of_fourier(args: Sequence[Any]) -> float:
+    """Arithmetic of a regression on Fourier features: two products, and a cosine of each feature."""
+    x, frequency, _, weight, *_ = args
+    features = -(-len(frequency) // 32) * 32
+    return float(x.shape[1] * features * 2 * (16 + 16 * -(-len(weight) // 16) + _COSINE))
+
+
+def _of_features(args: Sequence[Any]) -> float:
+    """Arithmetic of what the gate sees: of every component of every expert, four times its compressed value."""
+    state, outputs, _, others, *_ = args
+    return float((1 + len(outputs)) * state[0].numel() * _COMPONENTS * (1 + len(others)) * _COMPRESSION * 2)
+
+
+def _of_weighed(args: Sequence[Any]) -> float:
+    """Arithmetic of the weighed sum: two hyperbolic tangents of every component of every expert."""
+    _, outputs, *_ = args
+    return float(len(outputs) * outputs[0, 0].numel() * _COMPONENTS * 2 * _TANGENT * 2)
+
+
+KERNELS = {
+    "hsfuse::nearest_patches": _of_search, "hsfuse::filtered_groups": _of_filter, "hsfuse::fourier": _of_fourier,
+    "hsfuse::gate_features": _of_features, "hsfuse::gate_weighed": _of_weighed,
+}  # fmt: skip
 """Arithmetic of operations that are kernels of this package."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from scipy.cluster.vq import kmeans2
 
 from hsfuse.fusion.classical.statistics import FloatMatrix
 from hsfuse.fusion.experts.columns import Columns
+from hsfuse.fusion.gpu.choice import kernels_on_card
 from hsfuse.native import experts as native
 
 if TYPE_CHECKING:
@@ -33,6 +34,23 @@ def _on_host(x: torch.Tensor, weight: torch.Tensor) -> bool:
     import torch
 
     return all(each.device.type == "cpu" and each.dtype == torch.float32 for each in (x, weight))
+
+
+def predict(
+    x: torch.Tensor, frequency: torch.Tensor, phase: torch.Tensor, weight: torch.Tensor, linear: torch.Tensor,
+    constant: torch.Tensor, out: torch.Tensor,
+) -> None:  # fmt: skip
+    """Write ``weight cos(frequency x + phase) - linear x - constant`` for (regressor, pixel) to (target, pixel).
+
+    As the operation of :mod:`hsfuse.fusion.gpu.fourier`, in plain PyTorch.
+    """
+    import torch
+
+    step = max(_CHUNK_VALUES // len(frequency), 1)
+    for start in range(0, x.shape[1], step):
+        values = torch.matmul(frequency, x[:, start : start + step]).add_(phase[:, None]).cos_()
+        out[:, start : start + step] = torch.matmul(weight, values)
+    out.sub_(torch.matmul(linear, x).add_(constant[:, None]))
 
 
 @dataclass(frozen=True)
@@ -160,18 +178,22 @@ class FourierRegression:
 
     def apply(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """Predict (n, ridge * target, row, col) from (n, regressor, row, col), into ``out`` where it is given."""
-        import torch
-
         out = x.new_empty((x.shape[0], len(self.weight), *x.shape[2:])) if out is None else out
         if self._compiled(x, out):
             return out
-        flat, target = x.flatten(2), out.flatten(2)
-        step = max(_CHUNK_VALUES // len(self.frequency), 1)
-        for start in range(0, flat.shape[2], step):
-            part = flat[..., start : start + step]
-            values = torch.matmul(self.frequency, part).add_(self.phase[:, None]).cos_()
-            target[..., start : start + step] = torch.matmul(self.weight, values)
-        return out.sub_(self.linear.apply(x))
+        matrices = (self.frequency, self.phase, self.weight, self.linear.weight, self.linear.constant)
+        images = [(image, made) for image, made in zip(x.flatten(2), out.flatten(2), strict=True)]
+
+        def by_kernel(kernels: Any) -> bool:
+            for image, made in images:
+                kernels.operation(image, *matrices, made)
+            return True
+
+        kind = (*self.frequency.shape, len(self.weight))
+        if not kernels_on_card("hsfuse.fusion.gpu.fourier", x, kind, by_kernel):
+            for image, made in images:
+                predict(image, *matrices, made)
+        return out
 
     def _compiled(self, x: torch.Tensor, out: torch.Tensor) -> bool:
         """Whether the compiled kernel did it."""

@@ -10,16 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
+from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor, nn
 
 from hsfuse.degrade import Window
 from hsfuse.degrade.windows import finer, inside
 from hsfuse.fusion.experts.bank import EXPERTS
+from hsfuse.fusion.gpu.choice import kernels_on_card
 from hsfuse.fusion.host import may_ask
-from hsfuse.fusion.methods.ssrfn.config import BLOCKS, MOST_COMPONENTS, PRESENT, GateConfig
+from hsfuse.fusion.methods.ssrfn.backbones import PlainBackbone, SsrfnBackbone
+from hsfuse.fusion.methods.ssrfn.config import MOST_COMPONENTS, PRESENT, GateConfig
+from hsfuse.fusion.methods.ssrfn.pixelwise import compressed
 from hsfuse.fusion.methods.ssrfn.streaming import (
     AskedExperts,
     GivenOutputs,
@@ -29,8 +33,6 @@ from hsfuse.fusion.methods.ssrfn.streaming import (
     wanted_of,
     weighed_by_rows,
 )
-from hsfuse.fusion.methods.ssrfn_paper.blocks import pool
-from hsfuse.fusion.methods.ssrfn_paper.network import Ssrfn
 from hsfuse.fusion.nets.fixed_blocks import FixedBlocks
 
 _COMPARED = ("fine detail", "non-local", "fourier detail, mixed")
@@ -53,87 +55,7 @@ _PIXELS_AT_ONCE = 1 << 18
 """Fine pixels that a card is given in one call of a backbone with blocks."""
 _CACHE_VALUES, _CARD_VALUES = 1 << 18, 1 << 27
 """Experts' outputs that are looked at in one go, by a processor and by a card."""
-
-
-class PlainBackbone(nn.Module):
-    """A few convolutions in residual pairs; ``reach_px`` is how far they look, fine pixels.
-
-    They need no blocks: a tile with its context gives what the whole image gives.
-
-    Parameters
-    ----------
-    inputs, outputs
-        Channels.
-    config
-        Width and depth.
-    """
-
-    def __init__(self, inputs: int, outputs: int, config: GateConfig) -> None:
-        super().__init__()
-        width = config.width
-        self.enter = nn.Conv2d(inputs, width, 3, padding=1, padding_mode="replicate")
-        self.first, self.second = (
-            nn.ModuleList(nn.Conv2d(width, width, 3, padding=1, padding_mode="replicate") for _ in range(config.blocks))
-            for _ in range(2)
-        )
-        self.leave = nn.Conv2d(width, outputs, 3, padding=1, padding_mode="replicate")
-        self.reach_px = 2 + 2 * config.blocks
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
-
-    def forward(self, x: Tensor, ratio: int) -> Tensor:  # noqa: ARG002 - convolutions of the fine grid alone
-        """Map (n, input, row, col) to (n, output, row, col)."""
-        x = F.relu(self.enter(x))
-        for first, second in zip(self.first, self.second, strict=True):
-            x = x + second(F.relu(first(x)))
-        left: Tensor = self.leave(F.relu(x))
-        return left
-
-    def of_bordered(self, x: Tensor) -> Tensor:
-        """As :meth:`forward` in the type of ``x``, which has a border of one pixel already.
-
-        Much faster in channels-last memory, where borders are narrow and the arithmetic is not turned around.
-        """
-        x = F.relu_(_convolved(self.enter, x))
-        for first, second in zip(self.first, self.second, strict=True):
-            x = x + _convolved(second, _with_border(F.relu_(_convolved(first, _with_border(x)))))
-        return _convolved(self.leave, _with_border(F.relu_(x)))
-
-
-def _convolved(layer: nn.Module, x: Tensor) -> Tensor:
-    """Convolve an image that has a border, in its own type."""
-    weight, bias = (values.to(x.dtype) for values in layer.parameters())
-    return F.conv2d(x, weight.contiguous(memory_format=torch.channels_last), bias)
-
-
-def _with_border(x: Tensor) -> Tensor:
-    return F.pad(x, (1, 1, 1, 1), mode="replicate")
-
-
-class SsrfnBackbone(nn.Module):
-    """The modules of SSRFN on what the gate sees: its first features at the HSI's resolution, and all of them.
-
-    Scans look as far as there is anything, so it runs in blocks fixed in the scene, ``blocks``.
-
-    Parameters
-    ----------
-    inputs, outputs
-        Channels; at least as many inputs as outputs.
-    config
-        Width, depth and scans.
-    """
-
-    def __init__(self, inputs: int, outputs: int, config: GateConfig) -> None:
-        super().__init__()
-        self.network = Ssrfn(config.modules(inputs, outputs))
-        self.network.ffm.scale_output(0.0)
-        self.blocks = BLOCKS
-        self.outputs = outputs
-
-    def forward(self, x: Tensor, ratio: int) -> Tensor:
-        """Map (n, input, row, col) to (n, output, row, col)."""
-        out: Tensor = self.network(pool(x[:, : self.outputs], ratio), x)
-        return out
+_KERNELS = "hsfuse.fusion.methods.ssrfn.card"
 
 
 class Gate(nn.Module):
@@ -151,6 +73,7 @@ class Gate(nn.Module):
         make = PlainBackbone if config.backbone == "plain" else SsrfnBackbone
         self.backbone: PlainBackbone | SsrfnBackbone = make(INPUTS, OUTPUTS, config)
         self.compared = [EXPERTS.index(name) for name in _COMPARED]
+        self.register_buffer("_others", torch.tensor(self.compared, dtype=torch.int32), persistent=False)
         start = torch.zeros(OUTPUTS)
         for name, value in _START.items():
             start[EXPERTS.index(name)] = value
@@ -170,8 +93,9 @@ class Gate(nn.Module):
         return self.backbone.reach_px if isinstance(self.backbone, PlainBackbone) else 0
 
     def forward(
-        self, state: Tensor, outputs: Tensor, log_strength: Tensor, ratio: int, part: TilePart | None = None
-    ) -> Tensor:
+        self, state: Tensor, outputs: Tensor, log_strength: Tensor, ratio: int, part: TilePart | None = None,
+        asked: Sequence[int] | None = None,
+    ) -> Tensor:  # fmt: skip
         """Weigh the experts' outputs.
 
         Parameters
@@ -186,6 +110,8 @@ class Gate(nn.Module):
             Fine pixels per HSI pixel.
         part
             Which part of a tile all that is, and what is wanted of it; None: all is given, and all is wanted.
+        asked
+            Experts that say something, of those of a whole tile; the outputs of others are 0. None: all.
 
         Returns
         -------
@@ -198,15 +124,43 @@ class Gate(nn.Module):
         made = self.ask(GivenOutputs(state, outputs, ratio), log_strength, ratio, part)
         if made is not None:
             return made
-        # Work on single pixels goes over few rows at a time, so that what it makes stays in the processor's cache.
-        values = _CACHE_VALUES if may_ask(state) else _CARD_VALUES
-        few = max(values // (outputs.shape[1] * outputs.shape[2] * state.shape[3]), 1)
-        pieces = [slice(top, top + few) for top in range(0, state.shape[2], few)]
-        features = [self.features(state[:, :, p], outputs[:, :, :, p], log_strength) for p in pieces]
-        found = self._found_of(torch.cat(features, dim=2), ratio, part)
-        outputs = wanted_of(outputs, ratio, part)
-        pieces = [slice(top, top + few) for top in range(0, found.shape[2], few)]
-        return torch.cat([self._applied(found[:, :, p], outputs[:, :, :, p], log_strength) for p in pieces], dim=2)
+        those = tuple(asked) if asked is not None else tuple(range(len(EXPERTS)))
+        found = self._found_of(self._features_at_once(state, outputs, log_strength, those), ratio, part)
+        return self._applied_at_once(found, wanted_of(outputs, ratio, part), log_strength, those)
+
+    def _features_at_once(
+        self, state: Tensor, outputs: Tensor, log_strength: Tensor, asked: tuple[int, ...]
+    ) -> Tensor:  # fmt: skip
+        """As :meth:`features`: by a kernel on a card, else some rows at a time."""
+
+        def by_kernel(kernels: Any) -> Tensor:
+            present = (log_strength[0] > PRESENT).to(state.dtype)
+            constants = torch.stack([log_strength.amax(), present.sum().clamp(min=1.0) / MOST_COMPONENTS])
+            said = _flags(asked, state.device)
+            seen: Tensor = kernels.features_operation(state[0], outputs[0], present, self._others, said, constants)
+            return seen[None]
+
+        made = kernels_on_card(_KERNELS, state, (outputs.shape[2],), by_kernel) if len(state) == 1 else None
+        if made is not None:
+            return made
+        parts = [self.features(state[:, :, p], outputs[:, :, :, p], log_strength) for p in _pieces(state, outputs)]
+        return torch.cat(parts, dim=2)
+
+    def _applied_at_once(
+        self, found: Tensor, outputs: Tensor, log_strength: Tensor, asked: tuple[int, ...]
+    ) -> Tensor:  # fmt: skip
+        """As :meth:`_applied`: by a kernel on a card, else some rows at a time."""
+
+        def by_kernel(kernels: Any) -> Tensor:
+            slope, said = slopes(log_strength)[0], _flags(asked, found.device)
+            summed: Tensor = kernels.weighed_operation(found[0], outputs[0], slope, said, float(self.config.most))
+            return summed[None]
+
+        made = kernels_on_card(_KERNELS, found, (outputs.shape[2],), by_kernel) if len(found) == 1 else None
+        if made is not None:
+            return made
+        parts = [self._applied(found[:, :, p], outputs[:, :, :, p], log_strength) for p in _pieces(found, outputs)]
+        return torch.cat(parts, dim=2)
 
     def ask(
         self, experts: AskedExperts, log_strength: Tensor, ratio: int, part: TilePart | None = None
@@ -292,7 +246,16 @@ class Gate(nn.Module):
         return torch.cat(parts, dim=1)
 
 
-def compressed(x: Tensor) -> Tensor:
-    """Inverse hyperbolic sine, to an absolute error of 1e-6: torch's own takes twice as long."""
-    size = x.abs()
-    return (x * x).add_(1.0).sqrt_().add_(size).log_().copysign_(x)
+def _pieces(image: Tensor, outputs: Tensor) -> list[slice]:
+    """Cut rows so that what single pixels make of them stays in a processor's cache, or in bounds on a card."""
+    values = _CACHE_VALUES if may_ask(image) else _CARD_VALUES
+    few = max(values // (outputs.shape[1] * outputs.shape[2] * image.shape[3]), 1)
+    return [slice(top, top + few) for top in range(0, image.shape[2], few)]
+
+
+@lru_cache(maxsize=16)
+def _flags(asked: tuple[int, ...], device: torch.device) -> Tensor:
+    """1 for experts that say something, else 0, where the images lie, copied there once."""
+    flags = [int(number in asked) for number in range(len(EXPERTS))]
+    with torch.inference_mode(False):
+        return torch.tensor(flags, dtype=torch.int32, device=device)

@@ -166,7 +166,7 @@ class GateScene:
         made = network.ask(asked, strength, self.bank.model.ratio, part)
         if made is not None:
             return made
-        result: Tensor = network(asked.state, asked.whole(), strength, self.bank.model.ratio, part)
+        result: Tensor = network(asked.state, asked.whole(), strength, self.bank.model.ratio, part, asked.asked)
         return result
 
     def followed(self, tile: TileState, correction: Tensor) -> Tensor:
