@@ -12,6 +12,7 @@ threads could run takes a k-th of its processor time where there are k cores or 
 
     seconds on n cores = sum over samples of (processor time / min(k, n)).
 
+Modules are compiled beforehand, as pip does when it installs a package, whatever ``PYTHONDONTWRITEBYTECODE`` says here.
 Threads that wait for a lock, for the disk or for each other are not counted. Memory bandwidth, which all cores share,
 and faster or slower cores are left out: the figures are what the threads allow, at this machine's speed of one core.
 """
@@ -19,6 +20,7 @@ and faster or slower cores are left out: the figures are what the threads allow,
 from __future__ import annotations
 
 import argparse
+import compileall
 import contextlib
 import json
 import os
@@ -91,7 +93,9 @@ def _busy(fields: list[str]) -> float:
 def sample(command: list[str], variables: dict[str, str]) -> dict[str, dict[int, float]]:
     """Run a command with some variables of its environment; return stage -> cores -> seconds."""
     found: dict[str, dict[int, float]] = defaultdict(lambda: dict.fromkeys(CORES, 0.0))
+    compileall.compile_dir(Path(__file__).parents[1] / "hsfuse", quiet=2)
     stages, environment = OpenStages(), os.environ | variables
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
     reader = threading.Thread(target=stages.read, args=(process.stderr,), daemon=True)
     reader.start()

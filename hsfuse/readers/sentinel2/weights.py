@@ -13,8 +13,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from hsfuse.grid import Grid, Slice2D
 from hsfuse.masks import BoolArray
@@ -91,7 +91,7 @@ def date_weights(date: MultispectralProduct, rows: Slice2D, height: int) -> Weig
         return np.full(rows.shape, FULL, np.uint8)
     if not (inner == CLEAR).any():
         return inner
-    fading = np.minimum(ndimage.distance_transform_edt(_whole_cells(clear)), FEATHER_CELLS) / FEATHER_CELLS
+    fading = np.minimum(scipy.ndimage.distance_transform_edt(_whole_cells(clear)), FEATHER_CELLS) / FEATHER_CELLS
     ramp = np.rint(LEAST + (FULL - LEAST) * fading).astype(np.uint8)
     fine = np.repeat(np.repeat(ramp, _CELL_PX, axis=0), _CELL_PX, axis=1)
     top = rows.row0 - wide.row0
