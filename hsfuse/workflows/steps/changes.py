@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse.config import CompareConfig, RunConfig
+from hsfuse.errors import OverlapError
 from hsfuse.inference import pipeline
 from hsfuse.inference.guide_repair import HELD_BYTES_PER_PIXEL, SceneRepair, repair_scene
 from hsfuse.inference.scene import FusionScene
@@ -67,7 +69,13 @@ def repaired_scene(
     *,
     min_confidence: float | None = None,
 ) -> SceneRepair:
-    """Repair the guide of a scene; below ``min_confidence`` it becomes nodata."""
+    """Repair the guide of a scene; below ``min_confidence`` it becomes nodata.
+
+    Raises
+    ------
+    OverlapError
+        Nothing is left of it.
+    """
     context = pipeline.run_context(scene, resources, config.seed, calibrate=may_calibrate(config))
     with single_threaded():
         repair = repair_scene(scene, context)
@@ -75,6 +83,12 @@ def repaired_scene(
         return repair
     believed: NDArray[np.bool_] = 1.0 - repair.change >= min_confidence
     area = believed if repair.scene.area is None else believed & repair.scene.area
+    if not (area & repair.seen).any():
+        highest = math.floor(1e4 * float(np.max(1.0 - repair.change, where=repair.seen, initial=0.0))) / 1e4
+        raise OverlapError(
+            f"No pixel reaches --min-confidence {min_confidence:g}: the highest is {highest:.4f}.",
+            hint="Choose a lower --min-confidence, or another image as the guide.",
+        )
     return replace(repair, scene=replace(repair.scene, area=area))
 
 
