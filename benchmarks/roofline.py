@@ -27,7 +27,7 @@ import card_work
 import torch
 from card_work import Calls
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 from hsfuse.fusion.nets.ssm import Mamba2
 from hsfuse.fusion.registry import METHODS
@@ -35,6 +35,8 @@ from hsfuse.fusion.registry import METHODS
 EFFICIENCY = 0.4
 """Share of the sheet's peak that convolutions, products and streams of these sizes usually reach."""
 LAUNCH_S = 5e-6
+CHUNK = 64
+"""Tokens that the scan takes at a time."""
 TILE_PX, BATCH = 288, 4
 """Of a network without blocks."""
 FINE_PIXELS = 14.0e6
@@ -106,17 +108,28 @@ class Work:
     pixels: float
 
 
+_kernels = torch.library.Library("counted", "DEF")
+_kernels.define("causal_conv(Tensor x) -> Tensor")
+_kernels.define("scan(Tensor x, Tensor steps, Tensor keys, Tensor queries) -> Tensor")
+_kernels.define("gated_norm(Tensor y, Tensor z) -> Tensor")
+for _place in ("CPU", "Meta"):
+    for _name in ("causal_conv", "scan", "gated_norm"):
+        _kernels.impl(_name, lambda x, *_: torch.empty_like(x), _place)
+
+
+@register_flop_formula(torch.ops.counted.scan)
+def _scan_arithmetic(x: Any, _: Any, keys: Any, *__: Any, **___: Any) -> float:
+    """Of chunks of 64 tokens: scores, their product with the values, and two products with the state."""
+    inner, states, tokens = x[-1], keys[-1], x[0] * x[1]
+    return float(2 * tokens * (CHUNK * (states + inner) + 2 * states * inner))
+
+
 def fused_block(block: Mamba2, u: torch.Tensor) -> torch.Tensor:
     """A Mamba-2 block as this package's kernels run it: two products, and three kernels that pass over memory once."""
-    joined = block.in_proj(u)
-    convolved = joined[..., : block.d_inner + 2 * block.d_state] * 1.0
-    # The scan in chunks of 64 tokens: scores, their product with the values, and two products with the state.
-    scores = torch.matmul(u.new_empty(u.shape[0], u.shape[1], block.d_state), u.new_empty(block.d_state, 64))
-    scanned = torch.matmul(scores, u.new_empty(64, block.d_inner)) + convolved[..., : block.d_inner]
-    state = u.new_empty(block.d_inner, block.d_state)
-    torch.matmul(scanned, state)
-    gated = scanned * joined[..., : block.d_inner]
-    out: torch.Tensor = block.out_proj(gated)
+    z, xbc, steps = block.in_proj(u).split([block.d_inner, block.d_inner + 2 * block.d_state, block.nheads], dim=-1)
+    x, keys, queries = torch.ops.counted.causal_conv(xbc).split([block.d_inner, block.d_state, block.d_state], dim=-1)
+    y = torch.ops.counted.scan(x, steps, keys, queries)
+    out: torch.Tensor = block.out_proj(torch.ops.counted.gated_norm(y, z))
     return out
 
 
