@@ -7,6 +7,7 @@ pixel comes from (``SOURCES``).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,30 @@ CHANGE_STEP, ERROR_STEP = 1e-4, 1e-4
 _TILE_PX = 256
 
 
-def write_confidence(path: Path, prepared: PreparedScene, repair: SceneRepair, threads: int = 1) -> Path:
+def write_confidence(
+    path: Path, prepared: PreparedScene, repair: SceneRepair, threads: int = 1,
+    *, before: Callable[[], object] | None = None, before_publishing: Callable[[], object] | None = None,
+) -> Path:  # fmt: skip
     """Write the layer as a COG; it replaces an older one only when it is complete.
+
+    Parameters
+    ----------
+    path
+        Final file.
+    prepared, repair
+        The scene, and what was found about it.
+    threads
+        How many compress.
+    before, before_publishing
+        Called before any work, and before the file gets its final name; an error of theirs keeps it from that.
 
     Raises
     ------
     OutputError
         The file cannot be written.
     """
+    if before is not None:
+        before()
     grid = prepared.scene.fine_grid
     layers = confidence_layers(prepared, repair)
     creation: dict[str, Any] = {
@@ -62,6 +79,8 @@ def write_confidence(path: Path, prepared: PreparedScene, repair: SceneRepair, t
             plain, ready, driver="COG", compress="DEFLATE", level="3", predictor="YES", resampling="NEAREST",
             blocksize=str(_TILE_PX), num_threads=str(threads),
         )  # fmt: skip
+        if before_publishing is not None:
+            before_publishing()
         ready.replace(path)
     except (OSError, rasterio.errors.RasterioError) as error:
         raise OutputError(f"The confidence layer {path} cannot be written: {error}.") from error

@@ -91,7 +91,7 @@ def make_product(
     with (
         _figures(config) as figures,
         _writer(prepared, chosen, estimate, output, inputs, options, config, resources, about) as writer,
-        ThreadPoolExecutor(2, thread_name_prefix="hsfuse-finish") as beside,
+        ThreadPoolExecutor(3, thread_name_prefix="hsfuse-finish") as beside,
         _promised(writer) as (fused, written),
     ):
         if writer.rows_done:
@@ -132,7 +132,12 @@ def make_product(
         release_freed_memory()
         writing = beside.submit(writer.finish, progress=clock if rows is None else clock.hidden())
         writing.add_done_callback(partial(_pass_on, written))
-        layer = None if repair is None else beside.submit(_confidence, written, output, prepared, repair, resources)
+        layer: Future[Path] | None = None
+        if repair is not None:
+            layer = beside.submit(
+                write_confidence, confidence_path(output), prepared, repair, resources.threads,
+                before=written.result if config.max_memory is not None else None, before_publishing=written.result,
+            )  # fmt: skip
         if rows is None:
             written.result()
         quality = None
@@ -147,14 +152,6 @@ def make_product(
     if quality is not None:
         facts |= {"scores": quality.scores, "verdict": quality.verdict, "report": str(quality.report)}
     return Product(product, quality, facts)
-
-
-def _confidence(
-    written: Future[WrittenProduct], output: Path, prepared: PreparedScene, repair: SceneRepair, resources: Resources
-) -> Path:
-    """Write the confidence layer of a product, once that is there."""
-    written.result()
-    return write_confidence(confidence_path(output), prepared, repair, resources.threads)
 
 
 def _packing_threads(config: RunConfig, resources: Resources) -> int:
