@@ -25,6 +25,9 @@ from hsfuse.parallel import one_ahead
 FloatCube = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 
+_NO_VARIANCE = 1e-12
+"""Share of the mean square that rounding leaves of equal spectra."""
+_EMPTY = "Leave out what is empty, or use --quality plain, which does not compare both images."
 _STRIP_PX = 64
 """HSI rows that are read at a time."""
 _ALIGN_PX = 160
@@ -68,7 +71,7 @@ def survey_scene(scene: FusionScene, context: FusionContext) -> Survey:
     OverlapError
         No pixel is valid in both images.
     InputError
-        A band of the guide shows nothing.
+        The HSI, or a band of the guide, shows nothing.
     """
     statistics = gather(scene.low_resolution_strips())
     space = signal_subspace(statistics, max_rank=MAX_RANK)
@@ -102,6 +105,8 @@ def survey_scene(scene: FusionScene, context: FusionContext) -> Survey:
         energy = np.einsum("brc,brc->rc", centred, centred)[part].astype(np.float64)
         square, count = square + float(energy.sum()), count + energy.size * len(forward[0])
     _refuse_flat(scene.msi.band_names, msi, seen)
+    if count and square <= _NO_VARIANCE * count * float((space.mean**2).mean()):
+        raise InputError("The hyperspectral image shows nothing: one spectrum on all of the ground.", hint=_EMPTY)
     level = square / max(count, 1) * (space.forward @ space.forward.T)
     # The blur of a pixel beside a gap looks at what was filled in there; where gaps are everywhere that has to do.
     measured = valid
@@ -129,7 +134,7 @@ def _refuse_flat(names: Sequence[str], msi: FloatCube, seen: BoolArray) -> None:
         which = "band" if len(flat) == 1 else "bands"
         raise InputError(
             f"The multispectral image shows nothing in the {which} {', '.join(flat)}: one number on all of the ground.",
-            hint="Leave out what is empty, or use --quality plain, which does not compare both images.",
+            hint=_EMPTY,
         )
 
 

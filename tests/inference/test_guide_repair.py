@@ -223,6 +223,12 @@ def test_a_guide_with_a_band_of_one_number_is_refused_by_its_name(cloudy: Pair, 
         _repair(_scene(cloudy, msi))
 
 
+@pytest.mark.parametrize("level", [0.0, 0.3])
+def test_an_hsi_of_one_spectrum_is_refused(cloudy: Pair, level: float) -> None:
+    with pytest.raises(InputError, match="hyperspectral image shows nothing"):
+        _repair(_scene(replace(cloudy, hsi=np.full_like(cloudy.hsi, level))))
+
+
 @pytest.mark.parametrize(
     ("shape", "gaps"), [((1, 80), 0), ((80, 1), 0), ((26, 28), 2)], ids=["one row", "one column", "gaps in every row"]
 )
