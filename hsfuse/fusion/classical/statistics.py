@@ -16,7 +16,7 @@ from scipy.ndimage import binary_erosion
 from hsfuse.degrade import smooth_array
 from hsfuse.errors import OverlapError
 from hsfuse.fusion.base import LowResolutionStrip
-from hsfuse.parallel import side_by_side, threads_for
+from hsfuse.parallel import side_by_side, threads_for, together
 
 MIN_PIXELS = 30
 DETAIL_TAPS = 5
@@ -144,14 +144,20 @@ def gather(strips: Iterable[LowResolutionStrip]) -> PairStatistics:
 
 def _moments_of(strip: LowResolutionStrip) -> tuple[int, Moments, Moments]:
     """HSI bands of a strip, moments of its values and of their details."""
-    joint = np.nan_to_num(np.concatenate([strip.hsi, strip.msi]))
+    joint = np.concatenate([strip.hsi, strip.msi])
+    if not np.isfinite(joint).all():
+        joint = np.nan_to_num(joint)
     valid = np.asarray(strip.valid, bool)
     # A detail is valid only where every pixel of its window is.
     solid = binary_erosion(valid, np.ones((DETAIL_TAPS, DETAIL_TAPS), bool))
-    details = Moments.empty(len(joint))
-    if solid.any():
-        details = Moments.of((joint - smooth_array(joint, DETAIL_TAPS))[:, solid])
-    return strip.hsi.shape[0], Moments.of(joint[:, valid]), details
+
+    def details() -> Moments:
+        return Moments.of((joint - smooth_array(joint, DETAIL_TAPS))[:, solid])
+
+    both = (lambda: Moments.of(joint[:, valid]), details if solid.any() else lambda: Moments.empty(len(joint)))
+    # Strips are few: where there are many threads, each gets two.
+    of_values, of_details = together(*both, threads=threads_for(2 * _MOST_THREADS) // _MOST_THREADS)
+    return strip.hsi.shape[0], of_values, of_details
 
 
 def noise_std(covariance: FloatMatrix, count: int) -> FloatMatrix:
