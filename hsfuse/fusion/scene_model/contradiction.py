@@ -16,6 +16,7 @@ from scipy.ndimage import gaussian_filter
 from hsfuse.fusion.neighbours import over_neighbours
 from hsfuse.fusion.scene_model.pair import FloatArray, GuideRelation
 from hsfuse.fusion.scene_model.relation import OUTLIER_DISTANCE
+from hsfuse.parallel import threads_for, together
 
 _LEAST_CONTRAST = 4e-4
 _STEEP = 0.9
@@ -72,13 +73,22 @@ class Contradiction:
         seen = relation.seen
         power = np.maximum(seen[:, valid].var(axis=1), 1e-12)
         scale = power[:, None, None]
-        residual, slopes = msi - seen, _slopes(seen)
-        displacement = _displacement_px(residual, slopes, relation.variance, valid)
-        unexplained = _unexplained_share(residual, slopes, relation.variance, displacement)
-        misfit = (residual**2 / scale).mean(axis=0)
-        contrast = (over_neighbours(seen) ** 2 / scale).mean(axis=0)
-        soft_misfit, soft_contrast = (gaussian_filter(x, 0.7, mode="constant") for x in (misfit, contrast))
-        rivalry = soft_misfit / (soft_contrast + _LEAST_CONTRAST)
+        residual = msi - seen
+
+        def against_neighbours() -> tuple[FloatArray, FloatArray]:
+            misfit = (residual**2 / scale).mean(axis=0)
+            contrast = (over_neighbours(seen) ** 2 / scale).mean(axis=0)
+            soft_misfit, soft_contrast = (gaussian_filter(x, 0.7, mode="constant") for x in (misfit, contrast))
+            return misfit, soft_misfit / (soft_contrast + _LEAST_CONTRAST)
+
+        def against_displacement() -> tuple[float, FloatArray]:
+            slopes = _slopes(seen)
+            found = _displacement_px(residual, slopes, relation.variance, valid)
+            return found, _unexplained_share(residual, slopes, relation.variance, found)
+
+        (displacement, unexplained), (misfit, rivalry) = together(
+            against_displacement, against_neighbours, threads=threads_for(2)
+        )
         left = relation.distance * unexplained / np.maximum(relation.remoteness / _REMOTE, 1.0)
         # Neighbours that differ much predict badly: beside them a strong contradiction must do.
         beside_contrast = left * np.minimum(rivalry, 1.0)

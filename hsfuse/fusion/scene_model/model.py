@@ -190,7 +190,7 @@ def _relate(strips: Sequence[LowResolutionStrip], space: Subspace, context: Fusi
     responses = None if context.srf is None else context.srf @ space.back
     synthesis, mean, uncertainty = ridge_synthesis(u, y, pair.level, responses)
     left = (y - synthesis @ u - mean[:, None]).var(axis=1)
-    jitter = _jitter_px(np.tensordot(synthesis, pair.components, axes=1) + mean[:, None, None], msi, trusted)
+    jitter = _jitter_px(pair.components, synthesis, mean, msi, trusted, context.threads)
     return GuideSynthesis(synthesis, mean, uncertainty, left, jitter, foreign)
 
 
@@ -211,23 +211,30 @@ def _stacked(strips: Sequence[LowResolutionStrip], space: Subspace, context: Fus
     )  # fmt: skip
 
 
-def _jitter_px(seen: FloatMatrix, msi: FloatMatrix, trusted: NDArray[np.bool_]) -> float:
+def _jitter_px(
+    components: NDArray[np.floating], synthesis: FloatMatrix, mean: FloatMatrix, msi: FloatMatrix,
+    trusted: NDArray[np.bool_], threads: int,
+) -> float:  # fmt: skip
     """Regress the squared residual on the squared gradient of what the HSI shows, all bands in units of their floor."""
     inside = np.asarray(binary_erosion(trusted, np.ones((3, 3), bool)), dtype=np.bool_)
     if inside.sum() < MIN_PIXELS:
         return 0.0
-    slope_sum, weight_sum = 0.0, 0.0
-    for image, shown in zip(msi, seen, strict=True):
+
+    def look(band: int) -> tuple[float, float] | None:
+        shown = np.tensordot(synthesis[band], components, axes=1) + mean[band]
         down, across = np.gradient(shown)
         steep = (down**2 + across**2)[inside]
-        square = ((image - shown) ** 2)[inside]
+        square = ((msi[band] - shown) ** 2)[inside]
         # Halves of the pixels, steep and even ones: robust against the few that a regression would follow.
         even = steep < np.median(steep)
         rise = float(square[~even].mean() - square[even].mean())
         run = float(steep[~even].mean() - steep[even].mean())
         weight = run / max(float(square[even].mean()), 1e-20)
-        if run > 0:
-            slope_sum, weight_sum = slope_sum + weight * rise / run, weight_sum + weight
+        return (weight * rise / run, weight) if run > 0 else None
+
+    slope_sum, weight_sum = 0.0, 0.0
+    for slope, weight in filter(None, side_by_side(look, range(len(msi)), threads)):
+        slope_sum, weight_sum = slope_sum + slope, weight_sum + weight
     return float(np.sqrt(max(slope_sum / weight_sum, 0.0))) if weight_sum else 0.0
 
 
