@@ -107,10 +107,10 @@ def _measure(msi: NDArray[np.floating], usable: NDArray[np.bool_]) -> NDArray[np
         return np.asarray(mean.reshape(len(images), -1).T[keep], np.float64)
 
     left, own = [], []
-    pairs = [(i, j) for i in range(count) for j in range(i + 1)]
-    first, second = np.array(pairs).T
+    first, second = np.tril_indices(count)
     alive = np.ones(int(keep.sum()), bool)
-    for kernel in _KERNELS:
+    sums: NDArray[np.float64] | None = None
+    for index, kernel in enumerate(_KERNELS):
         detail = convolve(image, kernel[None], mode="nearest")
         # Constant windows (saturated pixels, filled gaps) hold no noise to measure.
         constant = (np.abs(detail) < _NOTHING).any(axis=0).astype(np.float64)
@@ -120,9 +120,39 @@ def _measure(msi: NDArray[np.floating], usable: NDArray[np.bool_]) -> NDArray[np
         power = np.einsum("nii->ni", gram)
         alive &= (power > _NOTHING**2).all(axis=1) & (found[:, -1] < _MOST_CONSTANT)
         loaded = gram + (1e-9 * power.sum(axis=1) / count + 1e-14)[:, None, None] * np.eye(count)
-        left.append(1.0 / np.einsum("nii->ni", np.linalg.inv(loaded)))
+        if index == 0:
+            sums = _sums(loaded.sum(axis=0))
+        left.append(_unexplained(loaded, sums))
         own.append(power)
     return np.stack([*left, *own, local(image**2)], axis=1)[alive].astype(np.float32)
+
+
+def _sums(gram: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """How bands follow from those before them, shape (msi band, msi band); None where none does, as in measurements.
+
+    A copy of a band, or a sum of bands, has their noise, and what it explains of them is not free of noise.
+    """
+    size = np.sqrt(np.maximum(np.diag(gram), _TINY))
+    alike = gram / size / size[:, None]
+    if np.linalg.eigvalsh(alike)[0] > _SAME:
+        return None
+    own: list[int] = []
+    for band in range(len(gram)):
+        tried = [*own, band]
+        if np.linalg.eigvalsh(alike[np.ix_(tried, tried)])[0] > _SAME:
+            own = tried
+    sums = np.zeros_like(gram)
+    sums[:, own] = np.linalg.solve(alike[np.ix_(own, own)], alike[own]).T * size[:, None] / size[own]
+    sums[own] = np.eye(len(gram))[own]
+    return sums
+
+
+def _unexplained(gram: NDArray[np.float64], sums: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """Variance of every band's detail that the others leave in every window, shape (window, msi band)."""
+    if sums is None:
+        return np.asarray(1.0 / np.einsum("nii->ni", np.linalg.inv(gram)))
+    own = np.flatnonzero(sums.any(axis=0))
+    return np.asarray(1.0 / np.einsum("nii->ni", np.linalg.inv(gram[:, own][:, :, own])) @ (sums[:, own] ** 2).T)
 
 
 def noise_features(windows: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -22,13 +22,15 @@ from hsfuse.fusion.scene_model.contradiction import Contradiction
 from hsfuse.fusion.scene_model.pair import CoarsePair
 from hsfuse.fusion.scene_model.relation import relate
 from hsfuse.fusion.scene_model.ridge import ridge_synthesis
-from hsfuse.parallel import side_by_side, together
+from hsfuse.parallel import do_all, parts_of, side_by_side, together
 
 MAX_RANK = 32
 """Components of the HSI at most."""
 PIXELS_PER_BAND = 1.2
 _MOST_SAMPLES = 40_000
 """Low-resolution pixels that the regression is fitted on."""
+_PARTS = 8
+"""Of the rows, that are worked on side by side."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,13 @@ def _relate(strips: Sequence[LowResolutionStrip], space: Subspace, context: Fusi
     responses = None if context.srf is None else context.srf @ space.back
     synthesis, mean, uncertainty = ridge_synthesis(u, y, pair.level, responses)
     left = (y - synthesis @ u - mean[:, None]).var(axis=1)
-    jitter = _jitter_px(pair.components, synthesis, mean, msi, trusted, context.threads)
+    seen = np.empty(msi.shape)
+
+    def show(rows: slice) -> None:
+        seen[:, rows] = np.tensordot(synthesis, pair.components[:, rows], axes=1) + mean[:, None, None]
+
+    do_all(show, parts_of(len(valid), _PARTS), context.threads)
+    jitter = _jitter_px(seen, msi, trusted, context.threads)
     return GuideSynthesis(synthesis, mean, uncertainty, left, jitter, foreign)
 
 
@@ -211,20 +219,17 @@ def _stacked(strips: Sequence[LowResolutionStrip], space: Subspace, context: Fus
     )  # fmt: skip
 
 
-def _jitter_px(
-    components: NDArray[np.floating], synthesis: FloatMatrix, mean: FloatMatrix, msi: FloatMatrix,
-    trusted: NDArray[np.bool_], threads: int,
-) -> float:  # fmt: skip
+def _jitter_px(seen: FloatMatrix, msi: FloatMatrix, trusted: NDArray[np.bool_], threads: int) -> float:
     """Regress the squared residual on the squared gradient of what the HSI shows, all bands in units of their floor."""
     inside = np.asarray(binary_erosion(trusted, np.ones((3, 3), bool)), dtype=np.bool_)
     if inside.sum() < MIN_PIXELS:
         return 0.0
 
-    def look(band: int) -> tuple[float, float] | None:
-        shown = np.tensordot(synthesis[band], components, axes=1) + mean[band]
+    def look(pair: tuple[FloatMatrix, FloatMatrix]) -> tuple[float, float] | None:
+        image, shown = pair
         down, across = np.gradient(shown)
         steep = (down**2 + across**2)[inside]
-        square = ((msi[band] - shown) ** 2)[inside]
+        square = ((image - shown) ** 2)[inside]
         # Halves of the pixels, steep and even ones: robust against the few that a regression would follow.
         even = steep < np.median(steep)
         rise = float(square[~even].mean() - square[even].mean())
@@ -233,7 +238,7 @@ def _jitter_px(
         return (weight * rise / run, weight) if run > 0 else None
 
     slope_sum, weight_sum = 0.0, 0.0
-    for slope, weight in filter(None, side_by_side(look, range(len(msi)), threads)):
+    for slope, weight in filter(None, side_by_side(look, zip(msi, seen, strict=True), threads)):
         slope_sum, weight_sum = slope_sum + slope, weight_sum + weight
     return float(np.sqrt(max(slope_sum / weight_sum, 0.0))) if weight_sum else 0.0
 
