@@ -228,7 +228,7 @@ def _jitter_px(seen: FloatMatrix, msi: FloatMatrix, trusted: NDArray[np.bool_], 
     def look(pair: tuple[FloatMatrix, FloatMatrix]) -> tuple[float, float] | None:
         image, shown = pair
         down, across = np.gradient(shown)
-        steep = (down**2 + across**2)[inside]
+        steep = np.asarray(down**2 + across**2)[inside]
         square = ((image - shown) ** 2)[inside]
         # Halves of the pixels, steep and even ones: robust against the few that a regression would follow.
         even = steep < np.median(steep)
