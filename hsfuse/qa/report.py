@@ -26,6 +26,8 @@ from hsfuse.readers.base import ProductInfo
 
 log = get_logger(__name__)
 
+TEMPLATE = "report.html"
+
 
 def write_report(
     path: Path, report: ReportData, figures: Sequence[FigureFile] | None = None, formats: Sequence[str] = ("png",)
@@ -56,7 +58,7 @@ def write_report(
     """
     if figures is None:
         figures = make_figures(report)
-    page = render_page("report.html", _context(report) | {"figures": embed(figures)})
+    page = render_page(TEMPLATE, _context(report) | {"figures": embed(figures)})
     write_files(path, page, figures, formats)
     log.info("Report: %s", path)
     return path

@@ -38,6 +38,7 @@ from hsfuse.qa.figures import (
     seam_figures,
     spectra_figures,
 )
+from hsfuse.qa.page import prepared_page
 from hsfuse.qa.pixels import (
     KINDS,
     PixelStrip,
@@ -49,7 +50,7 @@ from hsfuse.qa.pixels import (
 )
 from hsfuse.qa.plain import write_json
 from hsfuse.qa.quicklook import AlignmentView, DetailPair, alignment_view, composites, detail_pairs
-from hsfuse.qa.report import write_report
+from hsfuse.qa.report import TEMPLATE, write_report
 from hsfuse.qa.report_data import ReportData
 from hsfuse.qa.seams import SeamReport, measure_seams
 from hsfuse.qa.sources import FunctionSource, ImageSource, ProductSource
@@ -188,6 +189,8 @@ def assess(
         else:
             # To give gigabytes of deleted rows back takes a moment: beside the report.
             threading.Thread(target=rows.close, name="hsfuse-release").start()
+    # The last rows are still to be fused or compressed: what the page needs besides is made ready meanwhile.
+    prepared_page(TEMPLATE)
     facts = summary()
     statistics = facts["statistics"]
     coverage = statistics["valid_pixels"] / max(statistics["total_pixels"], 1)
