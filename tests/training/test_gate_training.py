@@ -17,6 +17,7 @@ from hsfuse.fusion.methods.ssrfn.network import MOST_COMPONENTS, Gate
 from hsfuse.fusion.methods.ssrfn.task import GateTask
 from hsfuse.training.fusion_task import TaskSetup
 from hsfuse.training.loop import train
+from hsfuse.training.pairs import ReducedPair
 from hsfuse.training.scenes import SceneEntry, TrainingScene
 from hsfuse.training.settings import LoopSettings
 
@@ -57,6 +58,19 @@ def test_learns_keeps_the_best_and_works_experts_out_once(task: GateTask, whole:
             assert torch.equal(found.images[name], wanted.images[name])
         assert torch.equal(found.target, wanted.target)
     assert {path: path.stat().st_mtime_ns for path in cache.iterdir()} == files
+
+
+def test_experts_of_a_window_are_not_those_of_another_with_its_name_and_seed(
+    whole: TaskSetup, tmp_path: Path
+) -> None:  # fmt: skip
+    pairs: list[ReducedPair] = []
+    whole.source(lambda pair: pairs.append(pair) or pair).batch(0)
+    pair = pairs[0]
+    task = GateTask(_gate(), replace(whole, cache=tmp_path))
+    quiet, loud = (
+        task.prepare(replace(pair, hsi=hsi)) for hsi in (pair.hsi, pair.hsi + 0.01 * torch.rand_like(pair.hsi))
+    )
+    assert not torch.equal(quiet.images[OUTPUTS], loud.images[OUTPUTS])
 
 
 def test_patches_have_bases_of_their_own_and_the_same_error(task: GateTask) -> None:

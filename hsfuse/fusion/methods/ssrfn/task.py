@@ -85,9 +85,11 @@ class GateTask(PatchTask):
         if self.setup.cache is None:
             return None
         facts = pair.facts
-        key = f"{pair.name}|{facts.seed}|{pair.ratio}|{tuple(pair.target.shape)}|{facts.psf.fwhm_px}"
-        key += "" if facts.sensors is None else f"|{facts.sensors}"
-        return self.setup.cache / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
+        digest = hashlib.sha256(f"{pair.name}|{facts.seed}|{pair.ratio}|{facts.psf.fwhm_px}|{facts.sensors}".encode())
+        # The same window with other noise, blur or gain is another one.
+        for image in (pair.hsi, pair.msi, pair.target):
+            digest.update(image.cpu().contiguous().numpy().tobytes())
+        return self.setup.cache / f"{digest.hexdigest()[:24]}.safetensors"
 
     @torch.no_grad()
     def _work_out(self, pair: ReducedPair) -> dict[str, Tensor]:
