@@ -99,9 +99,10 @@ static void left_out(const double *p, int64_t bands, int64_t cells, double soft,
 
 /* Denoises `bands` planes (rows, cols) with noise of unit variance in cells of `step` pixels. `blur` and `near` are the
  * side and middle weights of the blur that leaves the detail and of the mean over cells, `gain` the variance of unit
- * noise in a detail. out is as the planes, all contiguous. */
+ * noise in a detail; a `strongest`-th of a cell's whole variance counts in every direction. out is as the planes, all
+ * contiguous. */
 int hsf_local_wiener(const float *in, int64_t bands, int64_t rows, int64_t cols, int64_t step, const float *blur,
-                     const float *near, double gain, double soft, float *out) {
+                     const float *near, double gain, double soft, double strongest, float *out) {
   const int64_t pairs = bands * (bands + 1) / 2, pixels = rows * cols;
   const int64_t high = (rows + step - 1) / step, wide = (cols + step - 1) / step, cells = high * wide;
   float *detail = malloc((bands * pixels + (pairs + 1) * cells + pairs * (wide + cols) + cols + 2) * sizeof(float));
@@ -127,6 +128,11 @@ int hsf_local_wiener(const float *in, int64_t bands, int64_t rows, int64_t cols,
     double *p = matrices, *a = matrices + pairs * wide;
     for (int64_t k = 0; k < pairs; k++)
       for (int64_t c = 0; c < wide; c++) p[k * wide + c] = (double)means[k * cells + h * wide + c] / gain;
+    for (int64_t c = 0; c < wide; c++) {
+      double whole = 0.0;
+      for (int64_t b = 0; b < bands; b++) whole += p[entry(b, b) * wide + c];
+      for (int64_t b = 0; b < bands; b++) p[entry(b, b) * wide + c] += whole / strongest;
+    }
     left_out(p, bands, wide, soft, a, left);
     for (int64_t k = 0; k < pairs; k++)
       for (int64_t c = 0; c < wide; c++) {

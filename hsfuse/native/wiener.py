@@ -21,7 +21,14 @@ _INT, _DOUBLE = ctypes.c_int64, ctypes.c_double
 
 
 def local_wiener(
-    image: FloatArray, *, step: int, blur: tuple[float, float], near: tuple[float, float], gain: float, softness: float
+    image: FloatArray,
+    *,
+    step: int,
+    blur: tuple[float, float],
+    near: tuple[float, float],
+    gain: float,
+    softness: float,
+    strongest: float,
 ) -> FloatArray | None:
     """Remove noise of unit variance; None where there is no compiled path.
 
@@ -37,6 +44,8 @@ def local_wiener(
         Variance of unit noise in a detail.
     softness
         Added to the squares of the covariances, in units of the noise.
+    strongest
+        A cell's whole variance over this is added to that of every direction.
     """
     native = KERNELS.library()
     if native is None:
@@ -44,7 +53,8 @@ def local_wiener(
     out = np.empty(image.shape, np.float32)
     failed = native.hsf_local_wiener(
         _at(image), *map(_INT, image.shape), _INT(step), _at(np.array(blur, np.float32)),
-        _at(np.array(near, np.float32)), _DOUBLE(gain), _DOUBLE(softness), _at(out),
+        _at(np.array(near, np.float32)), _DOUBLE(gain), _DOUBLE(softness), _DOUBLE(strongest),
+        _at(out),
     )  # fmt: skip
     if failed:
         raise MemoryBudgetError("There is no memory left to denoise a tile.", hint="Choose a smaller --tile.")

@@ -10,10 +10,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from hsfuse.cli.app import app
+from hsfuse.cli.session import Session
 from hsfuse.log import configure, get_logger
 
 runner = CliRunner()
@@ -275,3 +277,10 @@ def test_a_log_goes_into_a_pipe(tmp_path: Path) -> None:
     """As shells make for ``--log-file >(less)``: to look what is in it would be to wait for ever."""
     done = _shell(f"{COMMAND} coregister no.tif b.tif -o c.tif --log-file >(cat > {tmp_path}/log); sleep 0.2")
     assert "there is no such file" in (tmp_path / "log").read_text(), done.stderr
+
+
+def test_numbers_that_could_not_be_told_are_null_in_results(capsys: pytest.CaptureFixture[str]) -> None:
+    result = {"scores": {"gain": float("nan"), "best": np.float32(1.5)}, "path": Path("a.tif"), "bands": [np.inf, 2]}
+    Session(as_json=True).show(result, str)
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == {"scores": {"gain": None, "best": 1.5}, "path": "a.tif", "bands": [None, 2]}

@@ -52,3 +52,14 @@ def test_the_compiled_filter_equals_the_plain_one(bands: int, size: tuple[int, i
     gain = sum(weight**2 for weight in local_wiener._BLUR) ** 2 - 2.0 * local_wiener._BLUR[1] ** 2 + 1.0
     plain = local_wiener._plain(x, step, gain)
     torch.testing.assert_close(denoise(x, step=step), plain, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("contrast", [1e3, 1e4, 1e5, 1e7, 1e9])
+def test_contrast_of_any_number_of_noises_stays_finite_and_as_it_is(contrast: float) -> None:
+    rng = np.random.default_rng(0)
+    edges = contrast * rng.normal(size=(30, 30)) * np.array([1.0, 1.0, 1.5, 2.0])[:, None, None]
+    x = torch.from_numpy((edges + rng.normal(size=(4, 30, 30))).astype(np.float32))
+    gain = sum(weight**2 for weight in local_wiener._BLUR) ** 2 - 2.0 * local_wiener._BLUR[1] ** 2 + 1.0
+    for cleaned in (denoise(x), local_wiener._plain(x, 3, gain)):
+        # Noise may go, contrast may not.
+        assert float((cleaned - x).abs().max()) < 5.0 + 1e-6 * contrast
