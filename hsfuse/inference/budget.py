@@ -276,8 +276,9 @@ def _estimate(
     read_rows = min(core + plan.overlap + 2 * plan.halo, plan.height)
     shared = read_rows - core
     width, fine_width = plan.width, plan.width * ratio
-    # Two strips that are fused, the one that is read ahead with its pieces, and what two strips share.
-    strips = 3 if workers > 1 and budget.vram is None else 2
+    # Two strips that are fused, the one that is read ahead with its pieces, and what two strips share. Beside a card
+    # the rows of two more are read in the place of one that is fused.
+    strips = 3 if workers > 1 else 2
     hsi = width * n_bands * (5 * strips * read_rows + 4 * core + 4 * shared) + width * source_bands * 4 * core
     msi = read_rows * ratio * fine_width * (n_msi * 4 * (strips + 2) + 3 * strips)
     resampling = 54 * width * (n_bands + 16) * 4

@@ -35,6 +35,8 @@ BoolArray = NDArray[np.bool_]
 PHYSICAL_RANGE = (-0.05, 1.5)
 """Reflectance outside this range is an artefact; ``clip`` cuts it off."""
 _COUNT_ROWS = 32
+_CARD_PIECES = 2
+"""Strips whose rows are read at a time beside a card: one after the other they would take longer than the card."""
 _TIDY_ABOVE = 0.95
 """Of the planned memory, and seldom reached: while memory goes back, no thread can take any, and what is taken again
 has to be cleared."""
@@ -135,7 +137,7 @@ def fuse_scene_tiles(
 
         begin_row = blended_rows(job, start) if plan.overlap else job.exact_row
         with RowPipeline(finished) as pipeline:
-            for tile_row, strip in read_ahead(scene, plan, start):
+            for tile_row, strip in read_ahead(scene, plan, start, pieces=0 if on_cpu else _CARD_PIECES):
                 masks.extend(strip)
                 rows = _finished(plan, tile_row, masks.top, scene.ratio)
                 ready = rows.row0 >= rows_done

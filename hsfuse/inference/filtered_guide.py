@@ -8,6 +8,7 @@ run that is gone on with finds the same bytes.
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +34,7 @@ BoolArray = NDArray[np.bool_]
 
 _BLOCK_PX, _CARD_BLOCK_PX = (128, 208), (256, 1024)
 """Rows and columns of a block, HSI pixels: wide ones share more of their context, several let threads end together. A
-card is given much at a time, for a filter may be thousands of small operations."""
+card is given much at a time: without kernels of our own a filter is thousands of small operations."""
 _LEAST_ROWS = 16
 """HSI pixels that a card must be able to filter at a time."""
 _KEPT_ROWS = 2
@@ -64,7 +65,7 @@ def filter_guide(
 
 
 class FilteredMsi(MultispectralDecorator):
-    """A multispectral product that is filtered under the scene, block by block.
+    """A multispectral product that is filtered under the scene, block by block. Threads may share it.
 
     Parameters
     ----------
@@ -93,6 +94,8 @@ class FilteredMsi(MultispectralDecorator):
         self._wanted = np.asarray(wanted, dtype=np.bool_)
         self._boxes = dict(_boxes(self._wanted, size))
         self._kept: OrderedDict[tuple[int, int], FloatCube] = OrderedDict()
+        # Strips are read by several threads; a block is filtered once.
+        self._lock = threading.Lock()
         self._most = _KEPT_ROWS * -(-self._shape[1] // size[1])
 
     @property
@@ -113,9 +116,10 @@ class FilteredMsi(MultispectralDecorator):
         """Put what was filtered of some bands into a window as the product has it."""
         places = {key: self._on_product(box) for key, box in self._boxes.items()}
         shared = {key: common for key, place in places.items() if (common := place.intersect(block)) is not None}
-        for key, pixels in self._filtered(list(shared)):
-            common = shared[key]
-            found[:, *_local(common, block)] = pixels[index][:, *_local(common, places[key])]
+        with self._lock:
+            for key, pixels in self._filtered(list(shared)):
+                common = shared[key]
+                found[:, *_local(common, block)] = pixels[index][:, *_local(common, places[key])]
         return found
 
     def _on_product(self, box: Slice2D) -> Slice2D:

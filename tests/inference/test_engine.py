@@ -22,6 +22,7 @@ from hsfuse.inference import row_jobs
 from hsfuse.inference.engine import PHYSICAL_RANGE, FusionStatistics, fuse_scene_tiles
 from hsfuse.inference.first_rows import reading_first_rows
 from hsfuse.inference.scene import FusionScene
+from hsfuse.inference.strips import read_ahead
 from hsfuse.inference.tiling import TilePlan
 from hsfuse.resources import Resources
 from hsfuse.spectral import BandTable
@@ -277,3 +278,16 @@ def test_first_rows_that_were_read_before_are_those_of_the_scene() -> None:
         np.testing.assert_array_equal(reading.read_raw(rows).hsi, scene.read_hsi(rows))
     with reading_first_rows(scene, rows) as reading:
         np.testing.assert_array_equal(run(reading, TilePlan(40, 33, 16, 0, 2)), run(scene, TilePlan(40, 33, 16, 0, 2)))
+
+
+@pytest.mark.parametrize(("tile", "halo", "start"), [(8, 2, 0), (8, 0, 1), (5, 9, 0), (5, 9, 2), (64, 3, 0)])
+def test_strips_are_the_same_however_far_ahead_their_rows_are_read(tile: int, halo: int, start: int) -> None:
+    hsi, msi = pair(40, 21, 2)
+    hsi[1, 12:15, 7] = np.nan
+    scene, plan = make_scene(hsi, msi, 2), TilePlan(40, 21, tile, 0, halo)
+    one, ahead = (list(read_ahead(scene, plan, start, pieces=pieces)) for pieces in (0, 2))
+    assert [number for number, _ in one] == [number for number, _ in ahead] == list(range(start, plan.shape[0]))
+    for (_, expected), (_, found) in zip(one, ahead, strict=True):
+        assert found.rows == expected.rows
+        for name in ("hsi", "msi", "valid", "cloud"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
