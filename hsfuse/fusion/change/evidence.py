@@ -110,11 +110,15 @@ def gather_evidence(
     blurred = response.down(corrected) if of_field else low
     # Both are images of the whole scene, and what follows needs its memory.
     del plain, field, low
-    displaced = correct and displacement_px(relation, blurred, pair.valid) > DISPLACED_PX
+    apart_px = displacement_px(relation, blurred, pair.valid) if correct else None
+    displaced = apart_px is not None and apart_px > DISPLACED_PX
     state = _Corrected(corrected, blurred, relation)
     if correct:
         state = _locally_corrected(pair, state, response, of_field=of_field, displaced=displaced, threads=threads)
-    found = Contradiction.find(state.relation, state.blurred, pair.valid, pair.rim, blind=pair.predicted is None)
+    found = Contradiction.find(
+        state.relation, state.blurred, pair.valid, pair.rim, blind=pair.predicted is None,
+        displaced_px=None if state.count else apart_px,
+    )  # fmt: skip
     # Where images are displaced locally, what is left is that rather than an error of the guide.
     error = np.zeros(len(msi)) if state.error is None or displaced else state.error
     return Evidence(state.relation, state.blurred, found, state.count, unexplained, error), state.guide

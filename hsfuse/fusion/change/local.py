@@ -8,6 +8,7 @@ clear gain nothing is corrected.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from scipy.ndimage import gaussian_filter
 
 from hsfuse.fusion.change.pattern import ScenePattern
 from hsfuse.fusion.change.response import Response
+from hsfuse.parallel import side_by_side, threads_for
 
 FloatArray = NDArray[np.float64]
 FloatCube = NDArray[np.float32]
@@ -30,6 +32,11 @@ correct the relation rather than the guide. The latter also where images are dis
 _CHOICE_PX, _DECISIVENESS = 2.0, 8.0
 """Width of the window that errors are compared in, and how much the better candidate is preferred there."""
 _BLOCK_ROWS = 64
+_SOME_PIXELS = 200_000
+"""Of images that candidates are tried on side by side."""
+
+Regression = Callable[[FloatArray, FloatArray, FloatArray, float, float], tuple[FloatArray, FloatArray]]
+"""See :func:`local_affine`."""
 
 
 @dataclass(frozen=True)
@@ -103,13 +110,20 @@ def best_correction(
 
     before = seen - guide
     errors, corrections = [before], []
-    tried = [(local_affine, *candidate) for candidate in CANDIDATES]
+    tried: list[tuple[Regression, float, float]] = [(local_affine, *candidate) for candidate in CANDIDATES]
     if small:
         tried.append((local_gain, *GAIN_CANDIDATE))
-    for regress, sigma, ridge in tried:
+
+    def found(candidate: tuple[Regression, float, float]) -> tuple[FloatCube, FloatArray]:
+        regress, sigma, ridge = candidate
         correction, error = regress(seen, guide, weight, sigma, ridge)
+        return correction.astype(np.float32), error
+
+    # Of whole scenes, one at a time: they are large.
+    beside = threads_for(len(tried)) if weight.size <= _SOME_PIXELS else 1
+    for correction, error in side_by_side(found, tried, beside):
         errors.append(error)
-        corrections.append(correction.astype(np.float32))
+        corrections.append(correction)
     if pattern is not None:
         amplitude, error = pattern[0].amplitude(pattern[1], before, noise, weight)
         errors.append(error)

@@ -17,6 +17,7 @@ from hsfuse.fusion.classical.statistics import Subspace
 from hsfuse.fusion.gaussian import gaussian
 from hsfuse.fusion.neighbours import over_neighbours
 from hsfuse.fusion.scene_model.pair import CoarsePair
+from hsfuse.parallel import do_all, side_by_side, threads_for
 
 FloatArray = NDArray[np.float64]
 FloatImages = NDArray[np.float32]
@@ -28,6 +29,8 @@ _SOFT_PX = 0.7
 _FLOOR, _RIDGE = 1e-6, 0.05
 _ENOUGH = 100_000
 """Pixels that regressions follow from, about: copies of a whole scene would be large."""
+_PART_ROWS, _MOST_THREADS = 64, 8
+"""HSI rows that are looked at at a time, side by side."""
 _FARTHEST = 3.0
 """Of a material from the scene's mean, standard deviations: a square beyond it would tell too much."""
 
@@ -161,21 +164,39 @@ class QuickEstimate:
 
 def _explained(pair: CoarsePair, seen: FloatArray, back: FloatArray) -> tuple[FloatArray, FloatImages]:
     """Regress what the components have beyond their neighbours on what the guide has; mean square that is left."""
-    rank, bands = len(pair.components), len(seen)
-    detail = over_neighbours(seen).astype(np.float32)
-    own, cross = detail[:, pair.valid].astype(np.float64), np.zeros((rank, bands))
-    inner = own @ own.T
-    for index, component in enumerate(pair.components):
-        cross[index] = own @ over_neighbours(np.asarray(component, np.float32))[pair.valid]
+    (height, width), rank, bands = pair.valid.shape, len(pair.components), len(seen)
+    parts = [slice(top, min(top + _PART_ROWS, height)) for top in range(0, height, _PART_ROWS)]
+    threads = threads_for(_MOST_THREADS)
+
+    def details(part: slice) -> tuple[FloatImages, FloatImages]:
+        """What components and guide have beyond their neighbours in some rows."""
+        wide = slice(max(part.start - 1, 0), part.stop + 1)
+        inner = slice(part.start - wide.start, part.stop - wide.start)
+        of_hsi = over_neighbours(np.asarray(pair.components[:, wide], np.float32))
+        return of_hsi[:, inner], over_neighbours(seen[:, wide])[:, inner].astype(np.float32)
+
+    def products(part: slice) -> tuple[FloatArray, FloatArray]:
+        of_hsi, of_guide = (each[:, pair.valid[part]].astype(np.float64) for each in details(part))
+        return of_guide @ of_guide.T, of_hsi @ of_guide.T
+
+    inner, cross = np.zeros((bands, bands)), np.zeros((rank, bands))
+    for own, other in side_by_side(products, parts, threads):
+        inner += own
+        cross += other
     inner += _FLOOR * max(float(np.trace(inner)), 1e-20) * np.eye(bands)
     slope = np.asarray(np.linalg.solve(inner, cross.T).T, np.float64)
-    # Mean over the HSI's bands: the components' metric, one row of its root at a time.
+    # Mean over the HSI's bands: the components' metric.
     values, vectors = np.linalg.eigh(back.T @ back / len(back))
-    left = np.zeros(pair.valid.shape, np.float32)
-    for value, vector in zip(values, vectors.T, strict=True):
-        image = np.tensordot(vector.astype(np.float32), np.asarray(pair.components, np.float32), axes=1)
-        rest = over_neighbours(image) - np.tensordot((vector @ slope).astype(np.float32), detail, axes=1)
-        left += np.float32(max(float(value), 0.0)) * rest**2
+    root = (vectors * np.sqrt(np.maximum(values, 0.0))).T
+    left = np.zeros((height, width), np.float32)
+
+    def measure(part: slice) -> None:
+        of_hsi, of_guide = (each.reshape(len(each), -1) for each in details(part))
+        rest = root.astype(np.float32) @ of_hsi
+        rest -= (root @ slope).astype(np.float32) @ of_guide
+        left[part] = np.einsum("kp,kp->p", rest, rest).reshape(-1, width)
+
+    do_all(measure, parts, threads)
     return slope, left
 
 

@@ -63,12 +63,13 @@ class Contradiction:
     @classmethod
     def find(
         cls, relation: GuideRelation, msi: FloatArray, valid: NDArray[np.bool_], rim: NDArray[np.bool_] | None = None,
-        *, blind: bool = False,
+        *, blind: bool = False, displaced_px: float | None = None,
     ) -> Contradiction:  # fmt: skip
         """Compare a relation with the MSI at low resolution, shape (msi band, row, col).
 
         ``rim`` are pixels beside gaps, as in :class:`~hsfuse.fusion.scene_model.pair.CoarsePair`; ``blind`` tells that
-        the relation was fitted without the MSI's responses.
+        the relation was fitted without the MSI's responses; ``displaced_px`` is :func:`displacement_px` of the same,
+        where that is known.
         """
         seen = relation.seen
         power = np.maximum(seen[:, valid].var(axis=1), 1e-12)
@@ -83,7 +84,9 @@ class Contradiction:
 
         def against_displacement() -> tuple[float, FloatArray]:
             slopes = _slopes(seen)
-            found = _displacement_px(residual, slopes, relation.variance, valid)
+            found = displaced_px
+            if found is None:
+                found = _displacement_px(residual, slopes, relation.variance, valid)
             return found, _unexplained_share(residual, slopes, relation.variance, found)
 
         (displacement, unexplained), (misfit, rivalry) = together(
