@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +16,7 @@ from hsfuse.coregister.warp import Resampler
 from hsfuse.degrade import Psf, inject, lowpass_decimate, smooth, upsample
 from hsfuse.grid import Grid, Slice2D
 from hsfuse.native import OVERRIDE, image
+from hsfuse.native.build import pointer
 from hsfuse.writers.encoding import SampleEncoding
 
 
@@ -131,3 +135,15 @@ def test_lowpass_to_another_grid_equals_the_plain_path(isa, plain, gaps, planes,
     lowpass_strip(values, down, across, found)
     np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-6)
     assert np.isfinite(expected).any() == (gaps < 1.0 and height > 1)
+
+
+def test_an_address_keeps_its_array() -> None:
+    array = np.ones(3, np.float32)
+    there = weakref.ref(array)
+    address = pointer(array)
+    del array
+    gc.collect()
+    assert there() is not None
+    del address
+    gc.collect()
+    assert there() is None

@@ -92,8 +92,14 @@ class _UnavailableError(Exception):
 
 
 def pointer(array: NDArray[Any] | None) -> ctypes.c_void_p:
-    """Address of an array's first element for a kernel; none for no array."""
-    return ctypes.c_void_p(None if array is None else array.ctypes.data)
+    """Address of an array's first element for a kernel, which keeps the array; none for no array.
+
+    Without that a call with an array made on the spot would be given memory that was freed before it began.
+    """
+    if array is None:
+        return ctypes.c_void_p(None)
+    address: ctypes.c_void_p = array.ctypes.data_as(ctypes.c_void_p)
+    return address
 
 
 @dataclass(frozen=True)
