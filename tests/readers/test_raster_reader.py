@@ -8,6 +8,7 @@ import rasterio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rasterio.crs import CRS
+from rasterio.enums import ColorInterp
 from rasterio.transform import Affine
 
 from hsfuse.errors import InputError, UsageError
@@ -357,6 +358,21 @@ class TestMsi:
             assert np.isnan(got[:, :3]).all()
             others = np.delete(values, alpha, axis=0)
             np.testing.assert_allclose(got[:, 3:], others[:, 3:] / 1e4, rtol=1e-6)
+
+    @pytest.mark.parametrize("rim", [0, 3])
+    def test_an_image_that_is_declared_as_alpha_is_a_band(self, tmp_path, rim):
+        values = np.random.default_rng(0).integers(1, 200, (4, ROWS, COLS)).astype(np.uint8)
+        values[:, :rim] = 0
+        values[3, 10:20] = 0
+        path = write(tmp_path / "nir.tif", values, photometric="RGB", alpha="yes")
+        with rasterio.open(path) as file:
+            assert file.colorinterp[3] == ColorInterp.alpha
+        with RasterMsi(path) as product:
+            assert len(product.band_names) == 4
+            assert any("Band 4 of nir.tif" in text for text in product.info.warnings)
+            got = product.read(FULL)
+            assert np.isnan(got[:, :rim]).all()
+            np.testing.assert_allclose(got[:, rim:], values[:, rim:] / 255, rtol=1e-6)
 
 
 @pytest.mark.shared_data

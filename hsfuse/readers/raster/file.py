@@ -40,6 +40,8 @@ from hsfuse.readers.stored import StoredAs
 
 _log = get_logger(__name__)
 
+_MASK_SHARE = 0.9
+"""Share of the numbers above 0 that are one in a mask: the rest are soft edges."""
 PROBES = 8
 
 
@@ -129,24 +131,36 @@ class RasterFile:
             self.warnings.append(note)
         if any(np.dtype(kind).kind == "c" for kind in dataset.dtypes):
             raise InputError(f"{self.path}: the image holds complex numbers.", hint="Give an image of reflectance.")
-        interpretation = dataset.colorinterp
-        self.indexes = [i for i in dataset.indexes if interpretation[i - 1] != ColorInterp.alpha]
-        self._alpha = [i for i in dataset.indexes if i not in self.indexes]
+        self.shape = (dataset.height, dataset.width)
+        colours = zip(dataset.indexes, dataset.colorinterp, strict=True)
+        alpha = [index for index, colour in colours if colour == ColorInterp.alpha]
+        self._alpha = [i for i in alpha if self._is_mask(i)]
+        self.indexes = [i for i in dataset.indexes if i not in self._alpha]
         if not self.indexes:
             raise InputError(
                 f"{self.path}: the file holds no raster bands (a container with subdatasets?).",
                 hint="Convert the image inside to GeoTIFF first.",
             )
-        self.shape = (dataset.height, dataset.width)
         self.pixels: OrientedPixels | None = None
         if self._any_grid:
             self.grid, self.pixels = seen_from_grid(dataset, self.path)
         else:
             self.grid = read_grid(dataset, self.path)
         mask_flags = {flag for flags in dataset.mask_flag_enums for flag in flags}
-        self._has_mask = MaskFlags.per_dataset in mask_flags and not self._alpha
+        self._has_mask = MaskFlags.per_dataset in mask_flags and not alpha
         self.probes = [self.indexes[i] for i in _spread(len(self.indexes), PROBES)]
         self._read_values()
+
+    def _is_mask(self, index: int) -> bool:
+        """Whether an alpha band is one: four bands of bytes are declared as red, green, blue and alpha by default."""
+        values = take_sample(lambda block: self._raw([index], block).astype(np.float64), self.shape, [index - 1]).values
+        seen = values[np.isfinite(values) & (values != 0)]
+        if seen.size == 0 or float((seen == np.median(seen)).mean()) > _MASK_SHARE:
+            return True
+        self.warnings.append(
+            f"Band {index} of {self.path.name} is declared as transparency (alpha); it was taken as the image it holds."
+        )
+        return False
 
     def _read_values(self) -> None:
         """Find out how stored numbers become reflectance, and which of them are fill."""
