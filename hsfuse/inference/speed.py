@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -49,6 +50,8 @@ _NETWORK = {True: _NetworkCost(1.9, 1.68, 150.0), False: _NetworkCost(0.95, 1.9,
 """With and without compiled kernels."""
 _FUSE_BYTES = 200.0
 """Reading, resampling, masking, encoding and storing, per sample of the product."""
+_CHANGE_BYTES, _CHANGE_BESIDE = 1.8e4, 0.7
+"""Finding what changed, per fine pixel, and how much of that is done side by side."""
 _LEARN_GAIN = 1.6
 """How much faster two threads train a denoiser."""
 _WRITE_BYTES, _JUDGE_BYTES = 360.0, 150.0
@@ -82,6 +85,17 @@ class MachineSpeed:
     compiled: bool = True
 
 
+_LOAD, _TASKS = Path("/proc/loadavg"), Path("/proc/self/task")
+
+
+def _runs(task: Path) -> bool:
+    """Whether a thread of this process runs or waits for its turn."""
+    try:
+        return task.joinpath("stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0] == "R"
+    except (OSError, IndexError):
+        return False
+
+
 class _Rivals:
     """Watches from its making on how many cores other programs keep busy."""
 
@@ -97,6 +111,14 @@ class _Rivals:
         counted = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
         return counted - idle, sum(self._process.cpu_times()[:2]), time.monotonic()
 
+    def wanting(self) -> float:
+        """Tasks of others that run or wait for their turn at this moment; infinite where the system does not tell."""
+        try:
+            running = int(_LOAD.read_text(encoding="ascii").split()[3].partition("/")[0])
+        except (OSError, ValueError, IndexError):
+            return math.inf
+        return float(max(running - sum(_runs(task) for task in _TASKS.glob("[0-9]*")), 0))
+
     def busy_cores(self) -> float:
         """Cores that others kept busy on average."""
         (everyone, own, until), (everyone0, own0, since) = self._now(), self._before
@@ -108,12 +130,14 @@ def measure_speed(workers: int) -> MachineSpeed:
     rivals = _Rivals()
     # A plan does not load torch, whose import takes longer than the whole plan; numpy's products are as fast.
     multiply, copy = _torch_tests() if "torch" in sys.modules else _numpy_tests()
+    wanting = [rivals.wanting()]
     with one_blas_thread():
         product = _rate(multiply) * 2.0 * _SIDE**3
+        wanting.append(rivals.wanting())
         copied = _rate(copy) * 8.0 * _STREAM_VALUES
-    return MachineSpeed(
-        product, copied, workers, free_share(workers, rivals.busy_cores()), image_library() is not None
-    )  # fmt: skip
+    wanting.append(rivals.wanting())
+    free = free_share(workers, rivals.busy_cores(), max(wanting))
+    return MachineSpeed(product, copied, workers, free, image_library() is not None)
 
 
 def _torch_tests() -> tuple[Callable[[], object], Callable[[], object]]:
@@ -139,18 +163,20 @@ def _numpy_tests() -> tuple[Callable[[], object], Callable[[], object]]:
     return lambda: np.matmul(a, b, out=c), lambda: np.copyto(y, x)
 
 
-def free_share(workers: int, busy: float = math.inf) -> float:
+def free_share(workers: int, busy: float = math.inf, wanting: float = math.inf) -> float:
     """Share of so many threads' time that other programs leave.
 
     By the load of the last minute, for a moment may be a pause. Where a core is idle beside this process, by no more
-    than the cores that are ``busy`` with others: the load remembers programs that have ended. Where none is, only the
-    load tells how many of them wait for their turn.
+    than the cores that are ``busy`` with others: the load remembers programs that have ended. Where none is, by no more
+    than twice what was found ``wanting`` a core: tasks of others that ran or waited for their turn.
     """
     process = psutil.Process()
     own = sum(process.cpu_times()[:2]) / max(time.time() - process.create_time(), 1.0)
     others = max(os.getloadavg()[0] - own, 0.0)
     if busy < _FULL_SHARE * max(usable_cores() - 1, 1):
         others = min(others, busy)
+    else:
+        others = min(others, max(2.0 * wanting, 1.0))
     # A load well below one is this machine's background, not a rival.
     return min(1.0, usable_cores() / (others + workers)) if others > 0.5 else 1.0
 
@@ -209,6 +235,12 @@ def predict_stages(
     # The product is judged by one thread while others compress it.
     finishing = max(judging, (writing + judging) / speed.workers)
     return StageSeconds(learning / speed.free, fusing / speed.workers / speed.free, finishing / speed.free)
+
+
+def seconds_to_find_changes(pixels: int, speed: MachineSpeed) -> float:
+    """Seconds of finding what changed between both images of a scene of so many fine pixels."""
+    alone = pixels * _CHANGE_BYTES / speed.stream
+    return alone * (1.0 - _CHANGE_BESIDE + _CHANGE_BESIDE / min(speed.workers, 8)) / speed.free
 
 
 def seconds_of_host(samples: int, speed: MachineSpeed) -> float:

@@ -9,7 +9,7 @@ import pytest
 from hsfuse.fusion.base import ModelSpec
 from hsfuse.inference import speed
 from hsfuse.inference.budget import Budget, Estimate, choose_plan
-from hsfuse.inference.speed import MachineSpeed, free_share, measure_speed, predict_seconds
+from hsfuse.inference.speed import MachineSpeed, free_share, measure_speed, predict_seconds, seconds_to_find_changes
 
 SPEC = ModelSpec("any", "classical", halo_px=4, preferred_tile_px=128, flop_per_pixel=2e4)
 MACHINE = MachineSpeed(flops=1e11, stream=2e10, workers=2)
@@ -55,6 +55,15 @@ def test_other_programs_take_their_share(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(speed, "usable_cores", lambda: 2)
     assert free_share(2, busy=1.9) == pytest.approx(2 / 22, rel=0.1)
     assert free_share(2, busy=0.7) == pytest.approx(2 / 2.7, rel=0.1)
+    # The load remembers those that have ended, or were stopped, while one that goes on keeps the other core busy.
+    assert free_share(2, busy=1.0, wanting=1.0) == pytest.approx(2 / 4, rel=0.1)
+    assert free_share(2, busy=1.9, wanting=18.0) == pytest.approx(2 / 22, rel=0.1)
+
+
+def test_finding_changes_takes_part_of_the_time() -> None:
+    alone = seconds_to_find_changes(10**7, replace(MACHINE, workers=1))
+    assert alone / 2 < seconds_to_find_changes(10**7, replace(MACHINE, workers=2)) < alone
+    assert seconds_to_find_changes(10**7, replace(MACHINE, workers=1, free=0.5)) == pytest.approx(2 * alone)
 
 
 def test_the_measurement_is_quick_and_leaves_torch_as_it_was() -> None:

@@ -29,13 +29,13 @@ _TURNS_ALONE, _FEWEST_TURNS = 0.85, 0.2
 _REFINE = {"plain": 0.0, "fast": 2.0, "standard": 4.0, "best": 8.0}
 """Seconds of learning that ``--quality`` adds."""
 
-LEARN, FUSE, WRITE, JUDGE = "learn from the scene", "fuse", "write", "judge"
+CHANGES, LEARN, FUSE, WRITE, JUDGE = "find changes", "learn from the scene", "fuse", "write", "judge"
 TEXTS = {
     "open": "read the headers, grids and masks of both products",
     "co-register": "match both images in windows, fit the displacement, choose the bands",
     "compare SWIR with VNIR": "measure how far the SWIR bands lie beside the VNIR bands",
     "estimate blur": "find the width of the point spread function (PSF) on the pair",
-    "find changes": "find what changed between both images, and repair the guide there",
+    CHANGES: "find what changed between both images, and repair the guide there",
     "train": "adapt the network to the scene at reduced resolution",
     LEARN: "fit the method on the pair: blur, noise, gains",
     FUSE: "inject the detail of the finer image into every band, tile by tile",
@@ -64,7 +64,8 @@ def foreseen(
     hsi_px, ratio
         Pixels of the HSI, and how many fine ones lie along the side of each.
     planned
-        Seconds for learning, fusing and finishing (keys ``learn``, ``fuse``, ``finish``), where tiles are planned.
+        Seconds for learning, fusing and finishing (keys ``changes``, ``learn``,
+        ``fuse``, ``finish``), where tiles are planned.
     dry_run
         As of the run.
     """
@@ -87,7 +88,7 @@ def foreseen(
             "finish": (2.5 if config.report else 0.3) + _PER_MPX_FINISH * fine_mpx,
         }  # fmt: skip
         if config.quality != "plain":
-            seconds["find changes"] = 3.0 + _PER_MPX_REPAIR * mpx
+            seconds[CHANGES] = known.get("changes", 3.0 + _PER_MPX_REPAIR * mpx)
         if config.adapt is not None and network:
             seconds["train"] = 60.0 * config.adapt
         seconds[LEARN] = known["learn"] + _REFINE[config.quality]
@@ -99,7 +100,7 @@ def foreseen(
         if config.report:
             seconds[JUDGE] = known["finish"] if beside else 2.5
     # What is planned was measured on the machine as it is; the rest counts on two cores with nothing else to do.
-    measured = {LEARN, FUSE, WRITE, JUDGE} if planned else set()
+    measured = {CHANGES, LEARN, FUSE, WRITE, JUDGE} if planned else set()
     turns = _share_of_turns()
     return [
         Step(name, TEXTS[name], value if name in measured or name == "train" else value / turns,

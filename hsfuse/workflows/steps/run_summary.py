@@ -12,7 +12,7 @@ from hsfuse._version import __version__
 from hsfuse.config import RunConfig
 from hsfuse.inference.budget import Estimate
 from hsfuse.inference.card_speed import card_speed, predict_stages_with
-from hsfuse.inference.speed import MachineSpeed, StageSeconds, measure_speed
+from hsfuse.inference.speed import MachineSpeed, StageSeconds, measure_speed, seconds_to_find_changes
 from hsfuse.readers.base import ProductInfo
 from hsfuse.resources import Resources
 from hsfuse.workflows.steps.methods import ChosenMethod
@@ -38,6 +38,7 @@ def plan_summary(
     samples = fine.height * fine.width * len(scene.bands)
     raw = samples * SAMPLE_BYTES[config.dtype]
     stages = _guess_seconds(estimate, chosen, config, samples, resources, speed)
+    changes = 0.0 if config.quality == "plain" else seconds_to_find_changes(fine.height * fine.width, speed)
     return {
         "hsfuse": __version__,
         "config": config.model_dump(mode="json"),
@@ -60,8 +61,10 @@ def plan_summary(
             "computed_pixels": estimate.pixels,
             "peak_memory_bytes": estimate.host_bytes, "peak_vram_bytes": estimate.vram_bytes,
             "disk_bytes": raw,
-            "estimated_seconds": round(sum(stages) + _adapt_seconds(chosen, config), 1),
-            "stage_seconds": {name: round(value, 2) for name, value in stages._asdict().items()},
+            "estimated_seconds": round(changes + sum(stages) + _adapt_seconds(chosen, config), 1),
+            "stage_seconds": {
+                name: round(value, 2) for name, value in ({"changes": changes} | stages._asdict()).items()
+            },
         },
     }  # fmt: skip
 
