@@ -49,6 +49,8 @@ class PsfEstimate:
     offset_px: tuple[float, float]
 
 
+_Kernels = tuple[tuple[float, ...], tuple[float, ...]]
+"""Weights of a blur down the rows and along the columns."""
 Pair = tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.bool_]]
 """HSI (band, row, col), MSI (msi band, row * ratio, col * ratio; NaN where there is none), valid HSI pixels."""
 
@@ -165,7 +167,8 @@ class _Misfit:
     def at(self, points: Sequence[FloatArray]) -> list[float]:
         """Return the misfit at points (width, shift along rows and columns); beyond the limits it rises steeply."""
         inside = [np.clip(point, *_LIMITS) for point in points]
-        pieces = list(product(inside, self._samples))
+        # Once for all windows: making kernels holds the interpreter's lock, filtering with them does not.
+        pieces = list(product([self._kernels(point) for point in inside], self._samples))
         moments = list(self._pool.map(self._moments, *zip(*pieces, strict=True)))
         count = len(self._samples)
         return [
@@ -174,11 +177,13 @@ class _Misfit:
             for number, point in enumerate(points)
         ]
 
-    def _moments(self, point: FloatArray, sample: _PsfSample) -> tuple[FloatArray, FloatArray]:
+    def _kernels(self, point: FloatArray) -> _Kernels:
+        width, down, across = (float(value) for value in point)
+        return displaced_kernels(Psf(width), self._ratio, (down, across))
+
+    def _moments(self, kernels: _Kernels, sample: _PsfSample) -> tuple[FloatArray, FloatArray]:
         """Products of the MSI's bands, as the HSI would see them, with each other and with the HSI's."""
-        width, *shift = (float(value) for value in point)
-        rows, cols = displaced_kernels(Psf(width), self._ratio, (shift[0], shift[1]))
-        blurred = decimate_separable(sample.msi, self._ratio, rows, cols)[0].numpy().astype(np.float64)
+        blurred = decimate_separable(sample.msi, self._ratio, *kernels)[0].numpy().astype(np.float64)
         guide = _at(_highpass(blurred), sample.usable)
         return guide @ guide.T, guide @ sample.hsi.T
 
