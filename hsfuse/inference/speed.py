@@ -54,7 +54,7 @@ _CHANGE_BYTES, _CHANGE_BESIDE = 1.8e4, 0.7
 """Finding what changed, per fine pixel, and how much of that is done side by side."""
 _LEARN_GAIN = 1.6
 """How much faster two threads train a denoiser."""
-_WRITE_BYTES, _JUDGE_BYTES = 360.0, 150.0
+_WRITE_BYTES, _JUDGE_BYTES = 220.0, 95.0
 """Compressing and writing the product, and looking through it, per sample."""
 _LEARN_FLOP, _JUDGE_FLOP = 2.0e11, 4.0e11
 """Learning from the scene and drawing the report: they look at samples, whatever the size."""
