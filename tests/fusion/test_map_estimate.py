@@ -15,6 +15,7 @@ from hsfuse.degrade import Psf, lowpass_decimate_array
 from hsfuse.errors import HsfuseError
 from hsfuse.fusion.create import create_method
 from hsfuse.fusion.map.blur import TileBlur, decimation_matrix
+from hsfuse.fusion.map.degraded import _displaced
 from hsfuse.fusion.map.method import RefinedMethod, _best, refined
 from hsfuse.fusion.map.posterior import MapEstimator
 from hsfuse.fusion.map.prior import ErrorPrior, squared_misses
@@ -270,3 +271,12 @@ def test_components_are_refined_before_they_become_bands(pair: Pair, monkeypatch
     assert method._inside is not None
     monkeypatch.setattr(method, "_inside", None)
     assert torch.allclose(found, method.fuse(*_tensors(pair)), atol=1e-5)
+
+
+def test_bands_are_displaced_as_scipy_interpolates_each() -> None:
+    rng = np.random.default_rng(0)
+    low = gaussian_filter(rng.standard_normal((5, 13, 9)), (0, 1, 1)).astype(np.float32)
+    displacement = rng.uniform(-1.5, 1.5, (2, 13, 9))
+    at = np.stack(np.meshgrid(np.arange(13), np.arange(9), indexing="ij")) + displacement
+    expected = [map_coordinates(band, at, order=3, mode="nearest") for band in low]
+    np.testing.assert_allclose(_displaced(low, displacement), expected, atol=1e-6)

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.ndimage import gaussian_filter, spline_filter1d
+from scipy.sparse import csr_array
 
 from hsfuse.degrade import Psf, lowpass_decimate_array, psf_kernel
 from hsfuse.fusion.base import LowResolutionStrip
@@ -22,6 +23,8 @@ _MIN_VALID = 0.6
 _RIM = 2
 """Degraded pixels at a window's rim that do not count: the filters replicate edges there."""
 _LEAST_JITTER_PX, _MOST_JITTER_PX, _SMOOTH_PX = 0.02, 0.4, 3
+_PAD_PX = 12
+"""By which an image is continued before its splines are found; displacements are smaller."""
 
 FloatCube = NDArray[np.float32]
 
@@ -125,8 +128,29 @@ class _Draws:
 
 
 def _displaced(low: FloatCube, displacement: NDArray[np.float64]) -> FloatCube:
+    """Cubic splines through the pixels of all bands at displaced positions, as :func:`scipy.ndimage.map_coordinates`.
+
+    Called for each band, that spends most of its time in holding the interpreter's lock.
+    """
     at = np.stack(np.meshgrid(*(np.arange(size) for size in low.shape[1:]), indexing="ij")) + displacement
-    return np.stack([map_coordinates(band, at, order=3, mode="nearest") for band in low]).astype(np.float32)
+    knots = np.pad(low, ((0, 0), (_PAD_PX, _PAD_PX), (_PAD_PX, _PAD_PX)), mode="edge").astype(np.float64)
+    for axis in (1, 2):
+        knots = spline_filter1d(knots, 3, axis=axis, mode="nearest")
+    rows, cols = knots.shape[1:]
+    whole = np.floor(at)
+    t, s = at - whole, 1.0 - (at - whole)
+    # Shape (tap, axis, row, col).
+    weights = np.stack([s**3, 3 * t**3 - 6 * t**2 + 4, 3 * s**3 - 6 * s**2 + 4, t**3]) / 6.0
+    taps = np.arange(4)[:, None, None] + whole.astype(np.int64)[:, None] + _PAD_PX - 1
+    index = taps[0][:, None] * cols + taps[1][None]
+    weight = weights[:, None, 0] * weights[None, :, 1]
+    count = at[0].size
+    matrix = csr_array(
+        (weight.reshape(16, -1).T.ravel(), index.reshape(16, -1).T.ravel(), np.arange(count + 1) * 16),
+        shape=(count, rows * cols),
+    )
+    values = matrix @ np.ascontiguousarray(knots.reshape(len(low), -1).T)
+    return np.ascontiguousarray(values.T, dtype=np.float32).reshape(low.shape)
 
 
 def _places(
