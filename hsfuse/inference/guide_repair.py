@@ -22,7 +22,7 @@ from hsfuse.fusion.guide_noise import GuideSample, guide_noise
 from hsfuse.inference.confidence import confidence_images
 from hsfuse.inference.repaired_msi import RepairedMsi
 from hsfuse.inference.scene import FusionScene
-from hsfuse.inference.scene_survey import Survey, align_survey, survey_scene
+from hsfuse.inference.scene_survey import Survey, align_survey, exchanged_bands, survey_scene
 from hsfuse.inference.spilled import SpilledImages
 from hsfuse.log import get_logger
 from hsfuse.masks import expand
@@ -178,6 +178,12 @@ def _repaired(context: FusionContext, survey: Survey, *, overwrite: bool = False
     response = Response(context.ratio, psf, offset)
     sample = GuideSample.take(survey.msi, ~survey.gaps & survey.seen)
     guide = repair_guide(survey.pair, survey.msi, response, threads=context.threads, overwrite=overwrite)
+    exchanged = exchanged_bands(survey, guide.evidence.blurred)
+    if exchanged:
+        _log.warning(
+            "The multispectral bands %s look exchanged: each is like what the hyperspectral image shows of the other; "
+            "check their order and wavelengths.", ", ".join(f"{j + 1} and {i + 1}" for i, j in exchanged),
+        )  # fmt: skip
     noise = None
     if guide.trusted and guide.share > _SOME_CHANGE:
         # What is left to learn from may be too little to tell the noise, which change has nothing to do with.

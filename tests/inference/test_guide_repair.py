@@ -253,3 +253,14 @@ def test_who_asks_for_more_than_a_small_scene_allows_is_told(caplog: pytest.LogC
         )  # fmt: skip
     assert "the result is not refined" in caplog.text
     assert "ssrfn-lite: the scene is too small" in caplog.text
+
+
+@pytest.mark.parametrize(("order", "exchanged"), [([0, 1, 2, 3], ""), ([3, 1, 2, 0], "bands 1 and 4 look exchanged")])
+def test_bands_in_another_order_than_their_responses_are_told(
+    order: list[int], exchanged: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    pair = make_pair((26, 28))
+    with caplog.at_level("WARNING"):
+        _repair(_scene(pair, pair.msi[order]))
+    assert exchanged in caplog.text
+    assert ("look exchanged" in caplog.text) is bool(exchanged)
