@@ -19,7 +19,8 @@ from hsfuse.inference.handover import Handover, LateBuffer
 from hsfuse.inference.layout import tiles_around
 from hsfuse.inference.row_masks import RowMasks
 from hsfuse.inference.row_pipeline import TileRow
-from hsfuse.inference.scene import FusionScene, SceneStrip
+from hsfuse.inference.scene import FusionScene
+from hsfuse.inference.scene_strips import SceneStrip
 from hsfuse.inference.statistics import FusionStatistics
 from hsfuse.inference.tile_batches import TileBatch, batches_of, fuse_batch, local_block, tiles_with_data
 from hsfuse.inference.tiling import Tile, TilePlan

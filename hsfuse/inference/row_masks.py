@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from hsfuse.inference.scene import SceneStrip
+from hsfuse.inference.scene_strips import SceneStrip
 
 BoolArray = NDArray[np.bool_]
 

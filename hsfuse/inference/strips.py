@@ -8,7 +8,8 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import replace
 
 from hsfuse.grid import Slice2D
-from hsfuse.inference.scene import FusionScene, RawStrip, SceneStrip
+from hsfuse.inference.scene import FusionScene
+from hsfuse.inference.scene_strips import RawStrip, SceneStrip
 from hsfuse.inference.tiling import TilePlan
 
 

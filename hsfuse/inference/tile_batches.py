@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hsfuse.fusion.base import FusionMethod
 from hsfuse.fusion.place import Place, at_places
 from hsfuse.grid import Slice2D
-from hsfuse.inference.scene import SceneStrip
+from hsfuse.inference.scene_strips import SceneStrip
 from hsfuse.inference.statistics import FusionStatistics
 from hsfuse.inference.tiling import Tile, TilePlan
 
