@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -12,23 +12,23 @@ from torch import Tensor
 
 from hsfuse.allocator import give_back
 from hsfuse.config import CoregisterConfig
-from hsfuse.coregister.boxes import Boxes
 from hsfuse.coregister.correlate import GlobalPeak
 from hsfuse.coregister.extent import convex_outline
 from hsfuse.coregister.fine import first_boxes, fit_finer
 from hsfuse.coregister.fit import choose_field, fit_fixed_smoothing, fit_shift
 from hsfuse.coregister.global_search import GlobalSearch
+from hsfuse.coregister.halved import HalvedImages
 from hsfuse.coregister.images import OVERSAMPLING, MatchImages
-from hsfuse.coregister.layers import SecondLayer, find_second_layer
+from hsfuse.coregister.layers import find_second_layer
 from hsfuse.coregister.measurement import Measurement
 from hsfuse.coregister.models import Fitted, FloatArray, Points, on_pixels
 from hsfuse.coregister.polynomials import Polynomial
 from hsfuse.coregister.refine import Refiner, Warped
-from hsfuse.coregister.registration import Match, Registration
+from hsfuse.coregister.registration import Match, Registration, Seen
 from hsfuse.coregister.relief import Relief
 from hsfuse.coregister.shadows import ShadowBias, is_biased, lit_pixels
 from hsfuse.coregister.spline_lattice import Spline
-from hsfuse.coregister.threads import parallel_map, run_all, run_both
+from hsfuse.coregister.threads import run_all, run_both
 from hsfuse.coregister.uncertainty import FieldUncertainty
 from hsfuse.coregister.windows import Windows, box_edges
 from hsfuse.log import get_logger
@@ -51,29 +51,6 @@ _SHADOW_PASSES, _LEAST_LIT = 2, 0.4
 _PASSES = 4
 _HALVED_FROM_PX = 700
 _AREA_SIDE = 24
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """What is seen where the reference lies at a field.
-
-    Attributes
-    ----------
-    check
-        Points on pixels that were held back.
-    lit, without_dark
-        Pixels that are not dark, and the points that they measure; None where hardly any is dark.
-    boxes
-        What small boxes measure; None when they were not asked.
-    layer
-        Something that moved by itself.
-    """
-
-    check: Match | None
-    lit: Tensor | None
-    without_dark: Match | None
-    boxes: Boxes | None
-    layer: SecondLayer | None
 
 
 class Registrar:
@@ -189,10 +166,10 @@ class Registrar:
         fit_pixels = ~self._check_pixels
         give_back()
         # The refiner changes the reference in place, so the halved images are made first.
-        halves = self._halved_images() if self._search_factor == 2 else None
+        halves = HalvedImages.of(self._target, self._reference) if self._search_factor == 2 else None
         refiner, half = run_both(
             partial(Refiner, self._target, self._reference, self._margin, background_px=_CAPTURE_PX),
-            partial(self._half_resolution, halves, field, fit_pixels),
+            partial(self._at_half_resolution, halves, field, fit_pixels),
         )
         del self._target, self._reference, halves
         give_back()
@@ -237,7 +214,7 @@ class Registrar:
             seen = self._look(refiner, field, warped, boxes=boxes)
         return self._examined(replace(found, check=seen.check), refiner, seen)
 
-    def _look(self, refiner: Refiner, field: PixelField, warped: Warped, *, boxes: bool) -> _Seen:
+    def _look(self, refiner: Refiner, field: PixelField, warped: Warped, *, boxes: bool) -> Seen:
         """Look at all that depends on where the reference lies and not on which field is fitted to it."""
         # What takes longest is begun first.
         layer, small, (lit, without_dark), check = run_all(
@@ -246,7 +223,7 @@ class Registrar:
             partial(self._look_at_lit, refiner, warped),
             partial(self._check, refiner, field, warped),
         )
-        return _Seen(check, lit, without_dark, small, layer)
+        return Seen(check, lit, without_dark, small, layer)
 
     def _look_at_lit(self, refiner: Refiner, warped: Warped) -> tuple[Tensor | None, Match | None]:
         """Pixels that are not dark, and what they measure; None where hardly any is dark."""
@@ -257,7 +234,7 @@ class Registrar:
             refiner.measure(self._windows, warped, ~self._check_pixels & lit), self._warped_field
         )  # fmt: skip
 
-    def _examined(self, found: Registration, refiner: Refiner, seen: _Seen) -> Registration:
+    def _examined(self, found: Registration, refiner: Refiner, seen: Seen) -> Registration:
         """Look for what the field does not follow: finer displacement, and something that moved by itself."""
         found = self._without_shadow(found, refiner, seen)
         choice, warped = found.choice, self._warped
@@ -276,7 +253,7 @@ class Registrar:
                 warped = refiner.warp(self._on_device(on_pixels(fine.fitted, self.height, self.width)))
         return replace(found, second_layer=seen.layer if holds else find_second_layer(refiner, warped, self._lit))
 
-    def _without_shadow(self, found: Registration, refiner: Refiner, seen: _Seen) -> Registration:
+    def _without_shadow(self, found: Registration, refiner: Refiner, seen: Seen) -> Registration:
         """Match again without dark ground, where that says something else, and decide between both."""
         lit, match = seen.lit, seen.without_dark
         if found.choice is None or found.match is None or lit is None or match is None:
@@ -309,35 +286,15 @@ class Registrar:
         check = self._check(refiner, after, self._warped)
         return replace(again, shadow=bias, check=check, over_image=again.over_image + bias.variance)
 
-    def _halved_images(self) -> tuple[Tensor, Tensor] | None:
-        """Target and reference at half the resolution; None where pixels are left over.
-
-        Averages of 2 x 2 pixels of the target and of 2 x 2 samples of the reference stay equally sharp, because the
-        reference is also evaluated by a spline twice as wide.
-        """
-        if self.height % 2 or self.width % 2 or self._reference.shape[-2] % 2 or self._reference.shape[-1] % 2:
-            return None
-        return _halved(self._target), _halved(self._reference)
-
-    def _half_resolution(
-        self, halves: tuple[Tensor, Tensor] | None, field: PixelField, allowed: Tensor
+    def _at_half_resolution(
+        self, halves: HalvedImages | None, field: PixelField, allowed: Tensor
     ) -> Measurement | None:
         """Measure with the same windows on halved images: what is near enough needs no more at first."""
         if halves is None:
             return None
-        target, reference = halves
-        kept = torch.nn.functional.avg_pool2d(allowed[None].float(), 2)[0] == 1.0
-        refiner = Refiner(target, reference, self._margin / 2, background_px=_CAPTURE_PX / 2)
-        windows = Windows.hann(
-            self.height // 2, self.width // 2, self._window_px // 2, self._step_px // 2, self._device
-        )
-        if windows.shape != self._windows.shape:
-            return None
-        coarse = torch.nn.functional.avg_pool2d(self._on_device(field)[None], 2)[0] / 2
-        found = refiner.measure(windows, coarse, kept, rounds=1)
-        return replace(
-            found, d_row=2 * found.d_row, d_col=2 * found.d_col, variance=4 * found.variance,
-            row=2 * found.row + 0.5, col=2 * found.col + 0.5,
+        return halves.measure(
+            self._windows, (self._window_px, self._step_px), self._on_device(field), allowed,
+            margin_px=self._margin, background_px=_CAPTURE_PX,
         )  # fmt: skip
 
     def _null_correlation(self, refiner: Refiner, warped: Warped, allowed: Tensor) -> float:
@@ -423,14 +380,3 @@ class Registrar:
 
     def _on_device(self, field: PixelField) -> Tensor:
         return torch.from_numpy(field).to(self._device)
-
-
-def _halved(image: Tensor) -> Tensor:
-    """Means of 2 x 2 samples, NaN where one of them is."""
-    out = image.new_empty(len(image), image.shape[1] // 2, image.shape[2] // 2)
-
-    def half(channels: tuple[Tensor, Tensor]) -> None:
-        channels[1].copy_(torch.nn.functional.avg_pool2d(channels[0][None], 2)[0])
-
-    list(parallel_map(half, zip(image, out, strict=True)))
-    return out

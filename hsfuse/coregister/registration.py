@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hsfuse.coregister.boxes import Boxes
 from hsfuse.coregister.correlate import GlobalPeak
 from hsfuse.coregister.fine import FineFit
 from hsfuse.coregister.fit import Choice
@@ -13,6 +15,9 @@ from hsfuse.coregister.layers import SecondLayer
 from hsfuse.coregister.models import FloatArray, Points
 from hsfuse.coregister.shadows import ShadowBias
 from hsfuse.coregister.uncertainty import FieldUncertainty
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _CONVERGED_PX = 0.12
 """Least squares converge quadratically: after a step of this size, the next one is far below the noise."""
@@ -44,6 +49,29 @@ class Match:
             return False
         near = self.step < np.maximum(_CONVERGED_PX, 3.0 * self.points.sigma)
         return bool(near.mean() > 0.9)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is seen where the reference lies at a field.
+
+    Attributes
+    ----------
+    check
+        Points on pixels that were held back.
+    lit, without_dark
+        Pixels that are not dark, and the points that they measure; None where hardly any is dark.
+    boxes
+        What small boxes measure; None when they were not asked.
+    layer
+        Something that moved by itself.
+    """
+
+    check: Match | None
+    lit: Tensor | None
+    without_dark: Match | None
+    boxes: Boxes | None
+    layer: SecondLayer | None
 
 
 @dataclass(frozen=True)
