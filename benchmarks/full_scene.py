@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
+from machine_speed import machine_speed
 from rasterio.windows import Window
 from scipy.ndimage import shift as move
 
@@ -175,6 +176,7 @@ def main() -> None:
     command += ["--method", arguments.method, "--json", "--no-progress", *arguments.flags.split()]
     if arguments.untrained:
         command += ["--model", str(random_weights(arguments.folder, arguments.method))]
+    speed = machine_speed()
     load, began = os.getloadavg()[0], time.perf_counter()
     done = subprocess.run([*command, "--overwrite"], capture_output=True, text=True, check=False)
     took, used = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -193,6 +195,7 @@ def main() -> None:
     print(
         f"{processor / took / cores:.0%} of {cores} cores used; load {load:.1f} before, {os.getloadavg()[0]:.1f} after"
     )
+    print(f"before: {speed}\nafter:  {machine_speed()}")
     print(
         f"peak memory {used.ru_maxrss * 1024 / 1e9:.2f} GB (planned {summary['plan']['peak_memory_bytes'] / 1e9:.2f})"
     )

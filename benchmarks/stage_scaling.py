@@ -32,6 +32,8 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
+from machine_speed import machine_speed
+
 _TICK = os.sysconf("SC_CLK_TCK")
 _PERIOD_S, _NICE = 0.01, -10
 CORES = (1, 2, 4, 8, 16)
@@ -140,7 +142,9 @@ def main() -> None:
         "--quality", "plain", "--threads", str(args.threads), "--overwrite", "--verbose", "--no-progress",
         *args.flags.split(),
     ]  # fmt: skip
+    print(machine_speed())
     found = sample(command, {"HSFUSE_PRETENDED_RESULT": str(args.card)} if args.card else {})
+    print(machine_speed() + "\n")
     print("| stages | " + " | ".join(f"{n} core{'s' if n > 1 else ''}, s" for n in CORES) + " |")
     print("|---|" + "---|" * len(CORES))
     for name, row in found.items():
