@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -46,6 +49,21 @@ def shared_data() -> Path:
     if folder is None:
         pytest.skip("needs the shared data folder (set HSFUSE_SHARED_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def benchmark_module() -> Callable[[str], ModuleType]:
+    """Import a script of ``benchmarks`` by its path there, without its ending."""
+
+    def imported(path: str) -> ModuleType:
+        script = Path(__file__).resolve().parents[1] / "benchmarks" / path
+        sys.path.insert(0, str(script.parent))
+        try:
+            return importlib.import_module(script.name)
+        finally:
+            sys.path.remove(str(script.parent))
+
+    return imported
 
 
 @pytest.fixture(params=list(build.ISA_FLAGS))

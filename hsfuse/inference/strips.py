@@ -32,7 +32,7 @@ class StripReader:
 
     def read(self, tile_row: int) -> SceneStrip:
         """Read the strip of a row of tiles; call with ascending rows."""
-        block = self._block(tile_row)
+        block = rows_of(self._plan, tile_row)
         kept, self._kept = self._kept, None
         if kept is not None and kept.rows.row0 <= block.row0 < kept.rows.row1:
             kept = kept if kept.rows.row0 == block.row0 else kept.below(block.row0, self._scene.ratio)
@@ -41,14 +41,11 @@ class StripReader:
         else:
             raw = self._raw(block)
         if tile_row + 1 < self._plan.shape[0]:
-            following = self._block(tile_row + 1)
+            following = rows_of(self._plan, tile_row + 1)
             if following.row0 < block.row1:
                 # Before gaps are filled: stand-ins depend on the strip that they are made for.
                 self._kept = raw.below(following.row0, self._scene.ratio)
         return self._scene.complete(raw)
-
-    def _block(self, tile_row: int) -> Slice2D:
-        return _rows_of(self._plan, tile_row)
 
 
 class _RowsAhead:
@@ -75,7 +72,7 @@ class _RowsAhead:
         return found
 
 
-def _rows_of(plan: TilePlan, tile_row: int) -> Slice2D:
+def rows_of(plan: TilePlan, tile_row: int) -> Slice2D:
     """Full-width rows that a row of tiles looks at."""
     read = plan.tile_at(tile_row, 0).read
     return Slice2D(read.row0, read.row1, 0, plan.width)
@@ -85,7 +82,7 @@ def _new_rows(plan: TilePlan, start: int) -> Iterator[Slice2D]:
     """Rows of each row of tiles that those above it have not, from ``start`` on; none where all are known."""
     known: Slice2D | None = None
     for tile_row in range(start, plan.shape[0]):
-        block = _rows_of(plan, tile_row)
+        block = rows_of(plan, tile_row)
         shared = known is not None and known.row0 <= block.row0 < known.row1
         new = replace(block, row0=known.row1) if shared and known is not None else block
         if new.shape[0] > 0:

@@ -18,8 +18,6 @@
 
 static const float BINOMIAL[TAPS] = {0.0625f, 0.25f, 0.375f, 0.25f, 0.0625f};
 
-static inline int64_t entry(int64_t i, int64_t j) { return i * (i + 1) / 2 + j; }
-
 /* Products of two rows, smoothed along them; `line` has room for SIDE samples before and after the row. */
 static void smooth_product(const float *restrict a, const float *restrict b, int64_t cols, float *restrict line,
                            float *restrict out) {

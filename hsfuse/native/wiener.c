@@ -11,8 +11,6 @@
 
 #include "planes.h"
 
-static inline int64_t entry(int64_t i, int64_t j) { return i >= j ? i * (i + 1) / 2 + j : j * (j + 1) / 2 + i; }
-
 /* Three weights (side, middle, side) along both axes of a plane, edges replicated; `line` has room for a row and one
  * sample more at each end. */
 static void separable(const float *in, int64_t rows, int64_t cols, float side, float middle, float *line, float *out) {

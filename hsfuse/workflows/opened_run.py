@@ -12,10 +12,10 @@ from typing import Any, Literal
 from hsfuse.allocator import release_freed_memory
 from hsfuse.config import RunConfig
 from hsfuse.errors import QualityError
-from hsfuse.grid import Slice2D
 from hsfuse.inference import pipeline
 from hsfuse.inference.cards import warm_up
 from hsfuse.inference.first_rows import reading_first_rows
+from hsfuse.inference.strips import rows_of
 from hsfuse.log import get_logger
 from hsfuse.parallel import allowed_threads
 from hsfuse.progress import Step, expect
@@ -127,10 +127,8 @@ def run_opened(
     inputs = [input_identity(path) for path in (run.hsi_path, *used_sources(pair.msi, run.msi_paths))]
     repair, prepared, changes = find_changes(prepared, config, given, clock)
     if works_beside(config, given) and not config.resume:
-        first = estimate.plan.tile_at(0, 0).read
-        rows = Slice2D(first.row0, first.row1, 0, estimate.plan.width)
         source = prepared.scene if repair is None else repair.scene
-        reading = stack.enter_context(reading_first_rows(source, rows))
+        reading = stack.enter_context(reading_first_rows(source, rows_of(estimate.plan, 0)))
         if repair is None:
             prepared = replace(prepared, scene=reading)
         else:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
@@ -12,17 +11,11 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 @pytest.fixture(scope="module")
-def ablations() -> ModuleType:
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        import ablations as module
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-    return module
+def ablations(benchmark_module: Callable[[str], ModuleType]) -> ModuleType:
+    return benchmark_module("ablations")
 
 
 def test_every_variant_is_trained_and_scored(ablations, tmp_path, capsys):

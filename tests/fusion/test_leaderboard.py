@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,13 +14,8 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 @pytest.fixture(scope="module")
-def leaderboard() -> ModuleType:
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        import leaderboard as module
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-    return module
+def leaderboard(benchmark_module: Callable[[str], ModuleType]) -> ModuleType:
+    return benchmark_module("leaderboard")
 
 
 def record(method: str, scene: str, psnr: float, parameters: int | None = None) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -18,17 +19,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflows"))
 from network_weights import write_tiny
 
 torch.set_num_threads(1)
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 @pytest.fixture(scope="module")
-def quality() -> ModuleType:
+def quality(benchmark_module: Callable[[str], ModuleType]) -> ModuleType:
     threads = torch.get_num_threads()
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        import quality as module
-    finally:
-        sys.path.remove(str(BENCHMARKS))
+    module = benchmark_module("quality")
     torch.set_num_threads(threads)
     return module
 

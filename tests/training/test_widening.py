@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -14,18 +13,12 @@ from hsfuse.errors import UsageError
 from hsfuse.fusion.methods.ssrfn.config import GateConfig
 from hsfuse.fusion.methods.ssrfn.network import INPUTS, Gate
 
-TRAIN_ZOO = Path(__file__).resolve().parents[2] / "benchmarks" / "train_zoo"
 MODULES = GateConfig(width=8, backbone="ssrfn")
 
 
 @pytest.fixture(scope="module")
-def widening() -> ModuleType:
-    sys.path.insert(0, str(TRAIN_ZOO))
-    try:
-        import widening as module
-    finally:
-        sys.path.remove(str(TRAIN_ZOO))
-    return module
+def widening(benchmark_module: Callable[[str], ModuleType]) -> ModuleType:
+    return benchmark_module("train_zoo/widening")
 
 
 def _random(config: GateConfig) -> Gate:

@@ -1,7 +1,6 @@
 """A pass of non-local Bayes on a card, as two operations of PyTorch that Triton kernels do.
 
-As operations they are recorded and counted like any other. Each has a plain twin in
-:mod:`hsfuse.fusion.map`, which serves tensors of the processor: where a card is only pretended.
+Each has a plain twin in :mod:`hsfuse.fusion.map`.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import triton
 from torch import Tensor
 
 from hsfuse.fusion.gpu import patch_kernels
+from hsfuse.fusion.gpu.operation import card_operation
 from hsfuse.fusion.map import nonlocal_bayes, patch_search
 from hsfuse.fusion.map.nonlocal_bayes import MOST_MEMBERS
 from hsfuse.fusion.map.patch_search import PATCH_PX, grid_size
@@ -82,13 +82,12 @@ def filtered_groups(
     return total, weight
 
 
-nearest_operation = torch.library.custom_op(
-    "hsfuse::nearest_patches", nearest_patches, mutates_args=(), device_types="cuda",
-    schema="(Tensor image, int similar, int reach, int step) -> Tensor",
+nearest_operation = card_operation(
+    "nearest_patches", "(Tensor image, int similar, int reach, int step) -> Tensor",
+    nearest_patches, patch_search.nearest_patches,
 )  # fmt: skip
-nearest_operation.register_kernel("cpu", patch_search.nearest_patches)
-filter_operation = torch.library.custom_op(
-    "hsfuse::filtered_groups", filtered_groups, mutates_args=(), device_types="cuda",
-    schema="(Tensor image, Tensor? basic, Tensor places, int reach, int step, float shrink) -> (Tensor, Tensor)",
+filter_operation = card_operation(
+    "filtered_groups",
+    "(Tensor image, Tensor? basic, Tensor places, int reach, int step, float shrink) -> (Tensor, Tensor)",
+    filtered_groups, nonlocal_bayes.filtered_groups,
 )  # fmt: skip
-filter_operation.register_kernel("cpu", nonlocal_bayes.filtered_groups)

@@ -1,15 +1,14 @@
 """What the gate does with single pixels on a card, as operations of PyTorch that Triton kernels do.
 
-On a processor each operation has a plain twin in :mod:`hsfuse.fusion.methods.ssrfn.network`, which serves where a card
-is only pretended.
+Each has a plain twin in :mod:`hsfuse.fusion.methods.ssrfn.pixelwise`.
 """
 
 from __future__ import annotations
 
-import torch
 import triton
 from torch import Tensor
 
+from hsfuse.fusion.gpu.operation import card_operation
 from hsfuse.fusion.methods.ssrfn import card_kernels, pixelwise
 
 _PIXELS = 64
@@ -79,13 +78,12 @@ def weighed(found: Tensor, outputs: Tensor, slope: Tensor, asked: Tensor, most: 
     return out
 
 
-features_operation = torch.library.custom_op(
-    "hsfuse::gate_features", features, mutates_args=(), device_types="cuda",
-    schema="(Tensor state, Tensor outputs, Tensor present, Tensor others, Tensor asked, Tensor constants) -> Tensor",
+features_operation = card_operation(
+    "gate_features",
+    "(Tensor state, Tensor outputs, Tensor present, Tensor others, Tensor asked, Tensor constants) -> Tensor",
+    features, pixelwise.features,
 )  # fmt: skip
-features_operation.register_kernel("cpu", pixelwise.features)
-weighed_operation = torch.library.custom_op(
-    "hsfuse::gate_weighed", weighed, mutates_args=(), device_types="cuda",
-    schema="(Tensor found, Tensor outputs, Tensor slope, Tensor asked, float most) -> Tensor",
+weighed_operation = card_operation(
+    "gate_weighed", "(Tensor found, Tensor outputs, Tensor slope, Tensor asked, float most) -> Tensor",
+    weighed, pixelwise.weighed,
 )  # fmt: skip
-weighed_operation.register_kernel("cpu", pixelwise.weighed)
