@@ -1,4 +1,4 @@
-"""Windows of an image as slices: grown, inside another, on a finer grid."""
+"""Windows of an image as slices: grown, inside another, shared by two, on a finer grid."""
 
 from __future__ import annotations
 
@@ -35,6 +35,18 @@ def finer(window: Window, ratio: int) -> Window:
     """Return a window on a grid that is finer by a ratio."""
     rows, cols = (slice(part.start * ratio, part.stop * ratio) for part in window)
     return rows, cols
+
+
+def common(first: Window, second: Window) -> Window:
+    """Return what two windows share; it stops where it starts, or before, where they share nothing."""
+    rows, cols = (slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(first, second, strict=True))
+    return rows, cols
+
+
+def size(window: Window) -> int:
+    """Return the number of pixels of a window."""
+    rows, cols = window
+    return int(max(rows.stop - rows.start, 0) * max(cols.stop - cols.start, 0))
 
 
 def holding(mask: NDArray[np.bool_], window: Window) -> Window | None:

@@ -25,15 +25,12 @@ class RepairedMsi(MultispectralDecorator):
     def read(self, block: Slice2D, bands: Sequence[int] | None = None) -> FloatCube:
         """Cut out a window; what lies outside the scene is read from the product."""
         place = self._place
-        inside = Slice2D(
-            max(block.row0, place.row0), min(block.row1, place.row1), max(block.col0, place.col0),
-            min(block.col1, place.col1),
-        )  # fmt: skip
+        inside = place.intersect(block)
         index = list(range(self._pixels.shape[0])) if bands is None else list(bands)
         if inside == block:
-            return self._pixels.read(self._local(inside), index)
+            return self._pixels.read(self._local(block), index)
         found = self._product.read(block, bands)
-        if min(inside.shape) > 0:
+        if inside is not None:
             part = (
                 slice(inside.row0 - block.row0, inside.row1 - block.row0),
                 slice(inside.col0 - block.col0, inside.col1 - block.col0),

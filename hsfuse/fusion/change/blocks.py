@@ -48,9 +48,9 @@ def places_around(candidates: BoolArray) -> Iterator[tuple[Window, Window]]:
     """
     for read, core in blocks(candidates.shape):
         parts = list(_groups(candidates, core))
-        area = sum(_size(around) for around, _ in parts)
+        area = sum(windows.size(around) for around, _ in parts)
         # Where they are many, their contexts would be more than the block.
-        yield from parts if area < _size(read) else [(read, core)]
+        yield from parts if area < windows.size(read) else [(read, core)]
 
 
 def _groups(candidates: BoolArray, core: Window) -> Iterator[tuple[Window, Window]]:
@@ -67,16 +67,6 @@ def _groups(candidates: BoolArray, core: Window) -> Iterator[tuple[Window, Windo
             slice(near[0].start + box[0].start, near[0].start + box[0].stop),
             slice(near[1].start + box[1].start, near[1].start + box[1].stop),
         )
-        part = _common(windows.grown(place, _REACH_PX, shape), core)
-        if _size(part):
+        part = windows.common(windows.grown(place, _REACH_PX, shape), core)
+        if windows.size(part):
             yield windows.grown(place, _REACH_PX + CONTEXT_PX, shape), part
-
-
-def _common(first: Window, second: Window) -> Window:
-    rows, cols = (slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(first, second, strict=True))
-    return rows, cols
-
-
-def _size(window: Window) -> int:
-    rows, cols = window
-    return int(max(rows.stop - rows.start, 0) * max(cols.stop - cols.start, 0))

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hsfuse.degrade import Window
-from hsfuse.degrade.windows import finer, grown, inside
+from hsfuse.degrade.windows import common, finer, grown, inside
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -100,16 +100,16 @@ class FixedBlocks(NamedTuple):
         for group in _alike(self.around(window, shape), together):
             made = run([block.near for block in group], inside(group[0].shown, group[0].near))
             for (cell, shown, _), one in zip(group, made.chunk(len(group)), strict=True):
-                common = _common(shown, window)
-                part = one[..., *finer(inside(common, shown), ratio)]
+                shared = common(shown, window)
+                part = one[..., *finer(inside(shared, shown), ratio)]
                 if total is None:
                     sides = [(side.stop - side.start) * ratio for side in window]
                     total = part.new_zeros(*part.shape[:2], *sides)
                 down, across = (
                     self._weights(own, some, size, ratio, part)
-                    for own, some, size in zip(cell, common, shape, strict=True)
+                    for own, some, size in zip(cell, shared, shape, strict=True)
                 )
-                target = total[..., *finer(inside(common, window), ratio)]
+                target = total[..., *finer(inside(shared, window), ratio)]
                 target.add_(part * down[:, None] * across)
         if total is None:
             raise ValueError("nothing is wanted")
@@ -150,8 +150,3 @@ def _alike(blocks: Iterator[Block], together: int) -> Iterator[list[Block]]:
 
 def _rise(t: Tensor) -> Tensor:
     return 0.5 - 0.5 * (math.pi * t.clamp(0.0, 1.0)).cos()
-
-
-def _common(first: Window, second: Window) -> Window:
-    rows, cols = (slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(first, second, strict=True))
-    return rows, cols
