@@ -30,6 +30,7 @@ from hsfuse.degrade.windows import whole as whole_window
 from hsfuse.fusion.experts.bank import BEST_ONLY, EXPERTS
 from hsfuse.fusion.map.posterior import mix
 from hsfuse.fusion.methods.ssrfn.config import MOST_COMPONENTS
+from hsfuse.fusion.methods.ssrfn.guard import GuardEvidence, shares
 from hsfuse.fusion.methods.ssrfn.method import GateMethod
 from hsfuse.fusion.methods.ssrfn.network import Gate
 from hsfuse.fusion.methods.ssrfn.scene import DISPLACED_SHARE
@@ -78,6 +79,18 @@ class Remembering(GateMethod):
         return hsi.new_zeros((len(hsi), hsi.shape[1], rows, cols))
 
 
+def loaded_gates(paths: Sequence[Path]) -> dict[str, Gate]:
+    """Read weights from files, or from folders that hold them; by the folders' names."""
+    networks = {}
+    for path in paths:
+        folder = path if path.is_dir() else path.parent
+        network = load_weights(folder / WEIGHTS_FILE if path.is_dir() else path).network
+        if not isinstance(network, Gate):
+            raise SystemExit(f"{path} holds no gate.")
+        networks[folder.name] = network.eval()
+    return networks
+
+
 def fused_by_all(networks: dict[str, Gate], method: Remembering) -> dict[str, FloatCube]:
     """What every network makes of the scene that ``method`` was fitted to, by ``name+quality``."""
     if method.shown is None:
@@ -104,6 +117,8 @@ def fused_by_all(networks: dict[str, Gate], method: Remembering) -> dict[str, Fl
             change = replace(scene, last=None).followed(tile, DISPLACED_SHARE * correction)
         else:
             change = scene.followed(tile, correction)
+        guarded = replace(scene, trust=shares(GuardEvidence.of(scene, tile, change).of_scene(scene)))
+        change = guarded.held_back(tile, change)
         results[f"{name}+{quality}"] = (base + mix(scene.step.back, change))[0].numpy()
     return results
 
@@ -195,13 +210,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     torch.set_grad_enabled(False)
-    networks = {}
-    for path in given.weights:
-        folder = path if path.is_dir() else path.parent
-        network = load_weights(folder / WEIGHTS_FILE if path.is_dir() else path).network
-        if not isinstance(network, Gate):
-            raise SystemExit(f"{path} holds no gate.")
-        networks[folder.name] = network.eval()
+    networks = loaded_gates(given.weights)
     records: list[Scored] = []
     for site, scene in split_scenes(given.split, given.data, given.scenes):
         for setting in given.settings:

@@ -194,6 +194,38 @@ def test_the_scene_decides_how_much_of_the_correction_is_used(
         assert np.allclose(found, _fused(_estimate(), pair), atol=1e-6)
 
 
+def test_a_small_scene_holds_a_large_correction_back(pair: Pair) -> None:
+    """Nothing can be tried on it at reduced resolution: what the scene does not support costs less."""
+    before = psnr(pair.truth, _fused(_estimate(), pair))
+    gate = Gate(GateConfig())
+    with torch.no_grad():
+        # Every expert is believed the other way round.
+        gate.constant[: len(EXPERTS)] *= -2.0
+    lost, kept = (
+        before - psnr(pair.truth, _fused(GateMethod(gate, quality="best", validate=validate), pair))
+        for validate in (False, True)
+    )
+    assert lost > 1.0
+    assert kept < 0.9 * lost
+
+
+def test_a_little_trust_changes_a_little(pair: Pair) -> None:
+    method = GateMethod(_random_gate(), validate=False)
+    method.fit(pair.context(), pair.strips())
+    hsi, msi = torch.from_numpy(pair.hsi)[None], torch.from_numpy(pair.msi)[None]
+    found = method.expert_outputs(hsi, msi)
+    assert found is not None
+    scene, tile, _, _, _ = found
+    plain, canonical = tile.estimate - tile.start, scene.bank.canonical
+    with torch.no_grad():
+        full = scene.change(tile, method.network, best=False)
+        for share in (0.0, 0.25, 1.0):
+            trust = torch.full((canonical.count,), share)
+            change = replace(scene, trust=trust).change(tile, method.network, best=False)
+            kept, wanted = (mix(canonical.into, x - plain) for x in (change, full))
+            assert torch.allclose(kept, share * wanted, atol=1e-3)
+
+
 def test_displaced_pairs_have_weights_of_their_own(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hsfuse.fusion.map.method.DISPLACEMENTS_PX", (0.3,))
     estimate = _fused(_estimate(), pair)

@@ -34,6 +34,7 @@ from hsfuse.fusion.map.posterior import mix
 from hsfuse.fusion.map.refinement import Refinement, nonlocal_halo_px
 from hsfuse.fusion.methods.ssrfn.config import ARCHITECTURE, BASE, GateConfig
 from hsfuse.fusion.methods.ssrfn.description import AFTER_PX, base_halo_px, describe, experts_px
+from hsfuse.fusion.methods.ssrfn.guard import supported_shares
 from hsfuse.fusion.methods.ssrfn.network import Gate
 from hsfuse.fusion.methods.ssrfn.scene import (
     DISPLACED_SHARE,
@@ -200,7 +201,22 @@ class GateMethod(NetworkMethod):
                       self._name, gain, self._share)  # fmt: skip
             if self._share == 0.0:
                 return
+        if self._validate and self._validation is None:
+            scene = self._guarded(scene, strips)
         self._scene = scene
+
+    def _guarded(self, scene: GateScene, strips: Sequence[LowResolutionStrip]) -> GateScene:
+        """Hold back what a scene that could not be tried at reduced resolution does not support."""
+        if self._base is None:
+            return scene
+        trust = supported_shares(
+            scene, self._base.inner, self._used, strips, best=self._quality == "best", share=self._share
+        )
+        if trust is not None:
+            told = ", ".join(f"{share:.2f}" for share in trust.tolist())
+            _log.info("%s: too small a scene to try the correction on; its components get these shares of it: %s.",
+                      self._name, told)  # fmt: skip
+        return replace(scene, trust=trust)
 
     def guide_filter(self) -> GuideFilter | None:
         """Return the cleaning of the guide, if there is one, and the method for a guide cleaned and as measured."""

@@ -58,11 +58,14 @@ class GateScene:
         The estimate that follows the gate; None: nothing follows.
     bank
         Experts.
+    trust
+        Share of what gate and last estimate change that a canonical component gets, shape (component,); None: all.
     """
 
     step: Refinement
     last: MapEstimator | None
     bank: ExpertBank
+    trust: Tensor | None = None
 
     @classmethod
     def fit(
@@ -156,7 +159,15 @@ class GateScene:
         correction = share * self._correction(tile, network, best, part)
         if part is not None and part.wanted != part.given:
             tile = _cut(tile, inside(part.wanted, part.given), self.bank.model.ratio)
-        return self.followed(tile, correction)
+        return self.held_back(tile, self.followed(tile, correction))
+
+    def held_back(self, tile: TileState, change: Tensor) -> Tensor:
+        """Keep the trusted share of what gate and last estimate change beyond the estimate; as of :meth:`change`."""
+        if self.trust is None:
+            return change
+        canonical = self.bank.canonical
+        more = mix(canonical.into, change - (tile.estimate - tile.start))
+        return change - mix(canonical.out, (1.0 - self.trust)[:, None, None] * more)
 
     def _correction(
         self, tile: TileState, network: Gate, best: bool, part: TilePart | None = None
