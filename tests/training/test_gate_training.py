@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hsfuse.fusion.experts.bank import EXPERTS
-from hsfuse.fusion.methods.ssrfn.augmentation import DISPLACED, METRIC, OUTPUTS, STATE, STRENGTH, fewer_bands
+from hsfuse.fusion.methods.ssrfn.augmentation import CAP, DISPLACED, METRIC, OUTPUTS, STATE, STRENGTH, fewer_bands
 from hsfuse.fusion.methods.ssrfn.config import GateConfig
 from hsfuse.fusion.methods.ssrfn.network import MOST_COMPONENTS, Gate
 from hsfuse.fusion.methods.ssrfn.task import GateTask
@@ -86,6 +86,18 @@ def test_patches_have_bases_of_their_own_and_the_same_error(task: GateTask) -> N
         else:
             # Components that were left out carry no error.
             assert energies[1] >= 0.0
+
+
+def test_decibels_are_minimised(task: GateTask) -> None:
+    sample = task.sample(0)
+
+    def louder(factor: float) -> torch.Tensor:
+        values = {**sample.values, METRIC: factor * sample.values[METRIC], CAP: factor * sample.values[CAP]}
+        return task.loss(replace(sample, values=values), "all", 0)
+
+    # A tenth more of a large error counts as much as a tenth more of a small one; no error counts nothing.
+    torch.testing.assert_close(louder(1.1e4) - louder(1e4), torch.full((4,), float(np.log(1.1))), rtol=0.02, atol=0.0)
+    assert not louder(0.0).any()
 
 
 def test_displaced_windows_train_weights_of_their_own(whole: TaskSetup) -> None:

@@ -57,6 +57,18 @@ def test_computes_the_same(widening: ModuleType, features: torch.Tensor, config:
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_weights_for_displaced_pairs_are_widened_too(widening: ModuleType, features: torch.Tensor) -> None:
+    narrow = _random(replace(MODULES, displaced=True))
+    wide = widening.widened(narrow, replace(MODULES, width=16, displaced=True))
+    again = Gate(GateConfig.from_dict(wide.config.to_dict())).eval()
+    again.load_state_dict(wide.state_dict())
+    assert narrow.displaced is not None
+    assert again.displaced is not None
+    expected = narrow.displaced.double().found(features.double(), 3).detach()
+    assert float(expected.abs().max()) > 1.0
+    torch.testing.assert_close(again.displaced.double().found(features.double(), 3), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_widened_again_and_copies_that_learn_apart(widening: ModuleType, features: torch.Tensor) -> None:
     narrow = _random(replace(MODULES, width=4))
     wide = widening.widened(widening.widened(narrow, MODULES), replace(MODULES, width=16))
@@ -74,6 +86,6 @@ def test_what_cannot_be_widened_is_refused(widening: ModuleType) -> None:
         with pytest.raises(UsageError, match="widened"):
             widening.widened(narrow, wanted)
     with pytest.raises(UsageError, match="displaced"):
-        widening.widened(Gate(replace(MODULES, displaced=True)), replace(MODULES, width=16, displaced=True))
+        widening.widened(Gate(replace(MODULES, displaced=True)), replace(MODULES, width=16))
     with pytest.raises(UsageError, match="copies"):
         GateConfig(width=16, backbone="ssrfn", copies=3).modules(4, 12)

@@ -81,6 +81,6 @@ LITE = _entry(
 )
 # Its weights were widened from 8 channels.
 EVERYDAY = _entry(
-    "ssrfn", GateConfig(backbone="ssrfn", displaced=True, copies=2),
+    "ssrfn", GateConfig(backbone="ssrfn", displaced=True, copies=2, displaced_copies=2),
     "weighs experts fitted in the scene by the modules of SSRFN; any bands", 1,
 )  # fmt: skip

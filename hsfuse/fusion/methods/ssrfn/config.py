@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from hsfuse.fusion.methods.ssrfn_paper.config import SsrfnConfig
@@ -47,7 +47,9 @@ class GateConfig(NetworkSettings):
         estimate of such pairs stays.
     copies
         Neighbouring channels that were one in the narrower network that the weights were widened from, see
-        :class:`SsrfnConfig` (``backbone="ssrfn"``). The second set is never widened.
+        :class:`SsrfnConfig` (``backbone="ssrfn"``).
+    displaced_copies
+        The same of the second set.
     """
 
     width: int = 16
@@ -58,6 +60,12 @@ class GateConfig(NetworkSettings):
     correction: bool = True
     displaced: bool = False
     copies: int = 1
+    displaced_copies: int = 1
+
+    @property
+    def of_displaced(self) -> GateConfig:
+        """Shape of the second set of weights."""
+        return replace(self, displaced=False, copies=self.displaced_copies, displaced_copies=1)
 
     def modules(self, inputs: int, outputs: int) -> SsrfnConfig:
         """Return the shape of the modules of SSRFN that map so many inputs to so many outputs."""

@@ -9,7 +9,6 @@ with the spectral basis, and one network serves any bands, any MSI and any ratio
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -80,7 +79,7 @@ class Gate(nn.Module):
         self.constant = nn.Parameter(start)
         self.drop = nn.Dropout2d(_DROPPED)
         # Experts that learned from what is displaced err in other ways: few weights cannot serve both.
-        self.displaced = Gate(replace(config, displaced=False, copies=1)) if config.displaced else None
+        self.displaced = Gate(config.of_displaced) if config.displaced else None
 
     @property
     def blocks(self) -> FixedBlocks | None:

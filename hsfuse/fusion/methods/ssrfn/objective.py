@@ -1,7 +1,7 @@
 """What the gate minimises, and how it is judged.
 
 It minimises the error of a pair in canonical components, measured as the mean over the bands of the square error
-relative to that of the estimate it starts from.
+relative to that of the estimate it starts from: a training its logarithm, an adaptation to one scene the error itself.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ _CAP_PERCENTILE = 99.0
 _MOST_SORTED = 1 << 23
 _ENOUGH = 0.95
 """Share of the estimate's error above which a patch counts as lost: the mean hides patches that a gate makes worse."""
+_NOTHING = 0.05
+"""Of the estimate's error in a window: what is below in a patch counts no more, see :func:`logarithms`."""
 _LEAST_PART = 0.1
 """Of the measured error that counts as the estimate's own at least."""
 
@@ -154,6 +156,12 @@ def with_tensors(pair: ReducedPair, tensors: dict[str, Tensor], device: str) -> 
         images={name: tensors[name].to(device) for name in (OUTPUTS, STATE)},
         values={name: tensors[name].to(device) for name in (STRENGTH, METRIC, CAP, DISPLACED)},
     )  # fmt: skip
+
+
+def logarithms(network: Gate, batch: Batch) -> Tensor:
+    """Return the logarithm of the error that is left, shape (n,): gains of a training are means of decibels too."""
+    cap = batch.values[CAP][:, None]
+    return torch.log1p(_huber(_left(network, batch), cap).mean(dim=1) / _NOTHING)
 
 
 def losses(network: Gate, batch: Batch) -> Tensor:

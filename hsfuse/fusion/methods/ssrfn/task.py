@@ -23,7 +23,7 @@ from hsfuse.fusion.methods.ssrfn.objective import (
     WeighedWindow,
     as_tensors,
     judged,
-    losses,
+    logarithms,
     with_tensors,
 )
 from hsfuse.outputs import part_name
@@ -116,8 +116,8 @@ class GateTask(PatchTask):
         return Batch.stack(parts)
 
     def loss(self, sample: Any, group: str, step: int) -> Tensor:  # noqa: ARG002 - one group, all steps alike
-        """Return the error that is left; see :func:`.objective.losses`."""
-        return losses(self.network, sample)
+        """Return how large an error is left; see :func:`.objective.logarithms`."""
+        return logarithms(self.network, sample)
 
     def validate(self, team: Team) -> GateScores:
         """Compare with the estimate on the validation windows."""
