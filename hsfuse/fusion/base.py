@@ -131,6 +131,9 @@ class FusionContext:
         where too little of it is left to measure it on; None: not known.
     guide_error
         Variance that a correction of the MSI left beyond its noise, shape (msi band,); None: nothing was corrected.
+    combined_noise
+        Noise of an MSI that was combined with other dates of it, shape (msi band,), which differs from place to place
+        and would be measured too low in the quietest ones; None: to be measured.
     threads
         How many may work side by side while something is learned from the scene; no result depends on it.
     """
@@ -147,6 +150,7 @@ class FusionContext:
     guide_noise_left: float = 1.0
     guide_noise: NDArray[np.float64] | None = None
     guide_error: NDArray[np.float64] | None = None
+    combined_noise: NDArray[np.float64] | None = None
     threads: int = 1
 
     @property

@@ -20,6 +20,8 @@ from hsfuse.fusion.change.response import Response
 from hsfuse.fusion.diagnostics import Calibration
 from hsfuse.fusion.guide_noise import GuideSample, guide_noise
 from hsfuse.inference.confidence import confidence_images
+from hsfuse.inference.partner_detail import show_partners
+from hsfuse.inference.partners import Partnership, combine_partners
 from hsfuse.inference.repaired_msi import RepairedMsi
 from hsfuse.inference.scene import FusionScene
 from hsfuse.inference.scene_survey import Survey, align_survey, exchanged_bands, survey_scene
@@ -141,7 +143,7 @@ def repair_scene(scene: FusionScene, context: FusionContext) -> SceneRepair:
     with large_arrays_apart():
         survey = survey_scene(scene, context)
         release_freed_memory()
-        found = _repaired(context, survey, overwrite=True)
+        found = _repaired(scene, context, survey, overwrite=True)
         # The repaired guide has taken its place.
         survey = replace(survey, msi=survey.msi[:, :0].copy())
         release_freed_memory()
@@ -158,7 +160,7 @@ def repair_surveyed(
 
     Without a ``model`` probability and expected error are 0: what a model is fitted on needs none.
     """
-    found = _repaired(context, survey)
+    found = _repaired(scene, context, survey)
     return _told(scene, context, survey, found, model), found.guide
 
 
@@ -169,15 +171,20 @@ class _Found(NamedTuple):
     alignment: Calibration | None
     response: Response
     noise: NDArray[np.float64] | None
+    partnership: Partnership | None
 
 
-def _repaired(context: FusionContext, survey: Survey, *, overwrite: bool = False) -> _Found:
+def _repaired(scene: FusionScene, context: FusionContext, survey: Survey, *, overwrite: bool = False) -> _Found:
     """Find what changed, and repair the guide, in the place of the survey's if that may be overwritten."""
     alignment = align_survey(survey, context) if context.calibrate else None
     psf, offset = (context.psf, context.offset_px) if alignment is None else (alignment.psf, alignment.offset_px)
     response = Response(context.ratio, psf, offset)
+    partnership = combine_partners(scene, context, survey) if scene.partners else None
     sample = GuideSample.take(survey.msi, ~survey.gaps & survey.seen)
     guide = repair_guide(survey.pair, survey.msi, response, threads=context.threads, overwrite=overwrite)
+    if partnership is not None and guide.trusted:
+        seen = int(np.count_nonzero(~survey.gaps & survey.seen))
+        guide, partnership = show_partners(guide, survey.msi, response, partnership, seen)
     exchanged = exchanged_bands(survey, guide.evidence.blurred)
     if exchanged:
         _log.warning(
@@ -188,14 +195,14 @@ def _repaired(context: FusionContext, survey: Survey, *, overwrite: bool = False
     if guide.trusted and guide.share > _SOME_CHANGE:
         # What is left to learn from may be too little to tell the noise, which change has nothing to do with.
         noise = guide_noise([sample])
-    return _Found(guide, alignment, response, noise)
+    return _Found(guide, alignment, response, noise, partnership)
 
 
 def _told(
     scene: FusionScene, context: FusionContext, survey: Survey, found: _Found, model: ErrorModel | None
 ) -> SceneRepair:
     """Tell how sure the result will be; the guide as it came is not looked at."""
-    guide, alignment, response, noise = found
+    guide, alignment, response, noise, partnership = found
     pixels = guide.msi if guide.trusted else response.up(guide.evidence.relation.seen).astype(np.float32)
     if not guide.trusted:
         _log.warning("The images differ on most of the ground: the result follows the hyperspectral image alone.")
@@ -211,6 +218,8 @@ def _told(
     hsi_only = guide.change * (1.0 - guide.own_detail) > _HSI_ONLY
     pixels[:, survey.gaps] = np.nan
     repaired = replace(scene, msi=RepairedMsi(scene.msi, scene.msi_block, pixels))
+    if guide.trusted and partnership is not None:
+        repaired = replace(repaired, combined_noise=partnership.noise)
     if guide.trusted and guide.evidence.corrections > 0:
         repaired = replace(repaired, guide_error=_FINE_ERROR * guide.evidence.correction_error)
     if guide.trusted and guide.share > _SOME_CHANGE:
@@ -220,8 +229,11 @@ def _told(
     if not guide.trusted:
         hsi_only = np.ones_like(hsi_only)
     bound = 1.0 if model is None else model.bound(guide.evidence.corrections)
+    facts = guide.to_json()
+    if partnership is not None:
+        facts["partners"] = partnership.to_json()
     return SceneRepair(
-        repaired, guide.to_json(), guide.share, guide.trusted, confidence, hsi_only, fine,
+        repaired, facts, guide.share, guide.trusted, confidence, hsi_only, fine,
         ~survey.gaps & survey.seen, survey.traits.brightness, bound, alignment, response,
         _pictures(guide, survey.valid),
     )  # fmt: skip

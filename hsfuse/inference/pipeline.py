@@ -41,7 +41,8 @@ def scene_context(
     weights = srf_weights(bands, responses) if responses is not None else scene.srf
     context = FusionContext(
         scene.ratio, bands.centre_nm, bands.fwhm_nm, weights, scene.psf, device, seed, calibrate,
-        guide_noise=scene.guide_noise, guide_error=scene.guide_error, threads=threads,
+        guide_noise=scene.guide_noise, guide_error=scene.guide_error, combined_noise=scene.combined_noise,
+        threads=threads,
     )  # fmt: skip
     return context if scene.offset_px is None else replace(context, calibrate=False, offset_px=scene.offset_px)
 

@@ -85,6 +85,10 @@ class FusionScene:
         Variance that a correction of the MSI left beyond its noise, shape (msi band,); None: nothing was corrected.
     first_rows
         What is read already for the first strip; None: nothing.
+    partners
+        Further dates of the MSI with its bands, on its pixels: combined with it before anything else.
+    combined_noise
+        Noise of an MSI that was combined with partners, shape (msi band,); None: it was not.
     """
 
     hsi: HyperspectralProduct
@@ -105,6 +109,8 @@ class FusionScene:
     guide_noise: NDArray[np.float64] | None = None
     guide_error: NDArray[np.float64] | None = None
     first_rows: ReadBefore | None = None
+    partners: tuple[MultispectralProduct, ...] = ()
+    combined_noise: NDArray[np.float64] | None = None
 
     @property
     def fine_grid(self) -> Grid:

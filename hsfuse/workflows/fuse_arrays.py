@@ -21,7 +21,7 @@ from hsfuse.inference.guide_repair import SceneRepair, repair_scene
 from hsfuse.progress import Progress, progress_here
 from hsfuse.resources import Resources
 from hsfuse.spectral import SpectralResponse
-from hsfuse.workflows.python.data_arrays import Labels
+from hsfuse.workflows.python.data_arrays import Labels, values_of
 from hsfuse.workflows.python.words import speaks_python
 from hsfuse.workflows.steps.array_checks import (
     band_table,
@@ -88,6 +88,7 @@ def fuse(
     progress: Progress | None = None,
     quality: Quality | Literal["plain"] | None = "standard",
     full_output: bool = False,
+    partners: Sequence[ArrayLike | xr.DataArray] = (),
     **method_options: MethodOption,
 ) -> FloatCube | FusedArrays | xr.DataArray | xr.Dataset:
     """Fuse two aligned arrays.
@@ -131,6 +132,11 @@ def fuse(
         alone, as always of a method that does not look at the MSI (``bicubic``).
     full_output
         Return what is known about the result too; not with ``plain``.
+    partners
+        Further dates of ``msi``: its bands, on its pixels, NaN where they do not show the ground clearly. The MSI is
+        combined with them where the ground did not change, which takes noise out of it, and they stand in where it
+        shows other ground than the HSI and they do not. ``record["partners"]`` of the full output tells what each
+        brought. Not with ``plain``.
     **method_options
         Options of the method, by name; ``hsfuse compare --help`` and docs/methods.md name them.
 
@@ -177,9 +183,10 @@ def fuse(
     overlap_px = None if overlap is None else whole("overlap", overlap, least=0)
     random_seed = whole("seed", seed, least=0)
     spent = _quality(quality, method, full_output=full_output)
+    dates = _partners(partners, high.shape, spent)
     bands = band_table(centre_nm, fwhm_nm, len(low))
     weights, responses = spectral_weights(srf, bands, len(high))
-    scene = array_scene(low, high, bands, responses, nested, Psf(psf_width(psf_fwhm) or 1.0), weights)
+    scene = array_scene(low, high, bands, responses, nested, Psf(psf_width(psf_fwhm) or 1.0), weights, dates)
     options: dict[str, Any] = dict(method_options) | ({"model": model} if model is not None else {})
     create_method(method, **options)  # a mistake in its options is said before anything else
     given = resolved(resources)
@@ -221,6 +228,21 @@ def _quality(quality: str | None, method: str, *, full_output: bool) -> Quality 
     if full_output and spent is None:
         raise UsageError("full_output needs a quality 'fast', 'standard' or 'best' and a method that looks at the MSI.")
     return spent
+
+
+def _partners(
+    partners: Sequence[ArrayLike | xr.DataArray], shape: tuple[int, ...], spent: Quality | None
+) -> list[FloatCube]:
+    """Further dates of an MSI of ``shape`` as reflectance."""
+    cubes = []
+    for number, given in enumerate(partners, start=1):
+        cube = reflectance(f"partner {number}", values_of(given))
+        if cube.shape != shape:
+            raise UsageError(f"Partner {number} has the shape {cube.shape}, the MSI {shape}: both must be alike.")
+        cubes.append(cube)
+    if cubes and spent is None:
+        raise UsageError("partners need a quality 'fast', 'standard' or 'best' and a method that looks at the MSI.")
+    return cubes
 
 
 def _unknown(name: str) -> UsageError:

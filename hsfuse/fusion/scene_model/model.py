@@ -159,7 +159,9 @@ def estimate_scene_model(
             source = "small pair"
             strips = all_recalibrated(strips, calibration, context.ratio)
             synthesis = _relate(strips, space, context)
-    noise = guide_noise(samples) if samples else None
+    noise = context.combined_noise
+    if noise is None and samples:
+        noise = guide_noise(samples)
     noise = context.guide_noise if noise is None else noise
     if noise is not None and context.guide_error is not None:
         # Like noise it is in the guide's detail and in none of the HSI's.

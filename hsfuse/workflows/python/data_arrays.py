@@ -29,6 +29,11 @@ def is_data_array(value: object) -> TypeGuard[xr.DataArray]:
     return xarray is not None and isinstance(value, xarray.DataArray)
 
 
+def values_of(image: ArrayLike, name: str = "MSI") -> ArrayLike:
+    """Values of an image, of a DataArray in the order (band, row, col)."""
+    return _ordered(image, name).values if is_data_array(image) else image
+
+
 @dataclass(frozen=True)
 class Labels:
     """What DataArrays say about themselves, and what the fused cube is to say.

@@ -37,6 +37,8 @@ class ArrayProduct(HyperspectralProduct, MultispectralProduct):
         Spectral responses, when it serves as an MSI.
     start
         Acquisition time.
+    name
+        What messages call it.
     """
 
     def __init__(
@@ -46,8 +48,9 @@ class ArrayProduct(HyperspectralProduct, MultispectralProduct):
         bands: BandTable,
         responses: tuple[SpectralResponse, ...] | None = None,
         start: datetime | None = None,
+        name: str = "array",
     ) -> None:
-        self.cube, self.start = cube, start
+        self.cube, self.start, self._name = cube, start, name
         self._grid, self._bands, self._responses = grid, bands, responses
 
     @property
@@ -68,7 +71,7 @@ class ArrayProduct(HyperspectralProduct, MultispectralProduct):
     @property
     def info(self) -> ProductInfo:
         """Say that the product is an array."""
-        return ProductInfo("array", "array", "", Path(), self.start)
+        return ProductInfo(self._name, "array", "", Path(), self.start)
 
     @property
     def band_names(self) -> tuple[str, ...]:
@@ -111,17 +114,24 @@ def array_scene(
     ratio: int,
     psf: Psf,
     srf: NDArray[np.float64] | None = None,
+    partners: Sequence[FloatCube] = (),
 ) -> FusionScene:
     """Put two aligned arrays (band, row, col) on nested grids; NaN marks nodata.
 
-    ``srf`` are weights of shape (msi band, band) where the responses are not known.
+    ``srf`` are weights of shape (msi band, band) where the responses are not known; ``partners`` are further dates of
+    ``msi``, of its shape.
     """
     fine = Grid.from_origin(CRS.from_epsg(32631), 500_000.0, 5_000_000.0, 10.0, *msi.shape[1:])
     coarse = fine.coarsened(ratio)
     known = tuple(responses) if responses is not None else None
     # What the MSI's bands are is in its responses; without them nobody asks.
     table = BandTable.make([r.centre_nm for r in known] if known else np.linspace(450.0, 900.0, len(msi)))
+    dates = tuple(
+        ArrayProduct(cube, fine, table, known, name=f"partner {number}")
+        for number, cube in enumerate(partners, start=1)
+    )
     return FusionScene(
         ArrayProduct(hsi, coarse, bands), ArrayProduct(msi, fine, table, known), np.arange(len(bands)),
         Resampler(coarse, coarse, DisplacementField.zero()), coarse, ratio, psf, srf=srf,
+        partners=dates,
     )  # fmt: skip

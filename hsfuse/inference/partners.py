@@ -1,0 +1,169 @@
+"""Further dates of the guide in a scene: read under the scene, combined with the guide before anything looks at it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hsfuse.degrade import windows
+from hsfuse.fusion.base import FusionContext
+from hsfuse.fusion.guide_noise import GuideSample, guide_noise
+from hsfuse.fusion.temporal.partner import JoinedPartner, combine_partner, join_partner
+from hsfuse.grid import Slice2D
+from hsfuse.inference.scene import FusionScene
+from hsfuse.inference.scene_survey import Survey
+from hsfuse.inference.spilled import SpilledImages
+from hsfuse.log import get_logger
+from hsfuse.masks import dilate
+from hsfuse.readers.base import MultispectralProduct
+
+FloatCube = NDArray[np.float32]
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+
+_log = get_logger(__name__)
+_STRIP_PX = 64
+"""HSI rows that are read at a time."""
+
+
+@dataclass(frozen=True)
+class PartnerRecord:
+    """What became of a partner.
+
+    Attributes
+    ----------
+    name
+        Of the product.
+    days_apart
+        Days from the hyperspectral image, negative for an earlier date; None: not known.
+    used
+        Whether it was combined with the guide.
+    shown_share
+        Share of the guide's pixels that it shows clearly.
+    offset_px
+        Displacement (row, col) that was taken out, guide pixels.
+    noise_left
+        Variance of the guide's noise after it, over that before, mean over the guide's pixels.
+    replaced_share
+        Share of the guide's pixels where it took the guide's place, because the guide shows other ground.
+    """
+
+    name: str
+    days_apart: float | None
+    used: bool
+    shown_share: float = 0.0
+    offset_px: tuple[float, float] = (0.0, 0.0)
+    noise_left: float = 1.0
+    replaced_share: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "name": self.name, "days_apart": None if self.days_apart is None else round(self.days_apart, 2),
+            "used": self.used, "shown_share": round(self.shown_share, 4),
+            "offset_px": [round(v, 3) for v in self.offset_px], "noise_left": round(self.noise_left, 4),
+            "replaced_share": round(self.replaced_share, 4),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Partnership:
+    """What all partners of a scene did.
+
+    Attributes
+    ----------
+    records
+        One for each partner.
+    joined
+        Partners as the guide would show them; None where one is of no use.
+    noise
+        Noise of the guide that came of it, standard deviation, shape (band,); None where no partner was used.
+    """
+
+    records: tuple[PartnerRecord, ...]
+    joined: tuple[JoinedPartner | None, ...]
+    noise: FloatArray | None
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return plain values for the report."""
+        return [record.to_json() for record in self.records]
+
+
+def combine_partners(scene: FusionScene, context: FusionContext, survey: Survey) -> Partnership:
+    """Combine the guide of a survey with the scene's partners, in place.
+
+    Parameters
+    ----------
+    scene
+        With its partners.
+    context
+        Facts about it.
+    survey
+        The scene as it was read; its ``msi`` becomes the combined guide.
+    """
+    usable = ~survey.gaps & survey.seen
+    measured = guide_noise([GuideSample.take(survey.msi, usable)])
+    if measured is None:
+        _log.warning("The scene is too small to measure the noise of the guide: further dates are not used.")
+        return Partnership(
+            tuple(PartnerRecord(p.info.name, _days(scene, p), used=False) for p in scene.partners),
+            (None,) * len(scene.partners), None,
+        )  # fmt: skip
+    level, noise = np.ones(usable.shape, np.float32), measured**2
+    records, found = [], []
+    for product in scene.partners:
+        record = PartnerRecord(product.info.name, _days(scene, product), used=False)
+        partner = join_partner(survey.msi, usable, noise, _rows_of(SpilledImages(_read_under(scene, product))))
+        if partner is None:
+            _log.warning("%s shows too little of the ground that the guide shows: it is not used.", record.name)
+        else:
+            before = _mean(level, usable)
+            combine_partner(survey.msi, usable, level, noise, partner, context.threads)
+            left = _mean(level, usable) / before
+            record = replace(record, used=True, shown_share=partner.shown, offset_px=partner.offset_px, noise_left=left)
+            _log.info("%s: %.0f %% of the variance of the guide's noise is left.", record.name, 100.0 * left)
+        records.append(record)
+        found.append(partner)
+    used = any(record.used for record in records)
+    return Partnership(tuple(records), tuple(found), measured * np.sqrt(_mean(level, usable)) if used else None)
+
+
+def _mean(level: FloatCube, usable: BoolArray) -> float:
+    return float(level[usable].mean(dtype=np.float64))
+
+
+def _rows_of(pixels: SpilledImages) -> Callable[[slice], FloatCube]:
+    bands, _, width = pixels.shape
+    return lambda rows: pixels.read(Slice2D(rows.start, rows.stop, 0, width), list(range(bands)))
+
+
+def _read_under(scene: FusionScene, product: MultispectralProduct) -> FloatCube:
+    """Pixels of a partner under the scene, shape (band, row, col), NaN where it has none or clouds."""
+    place = scene.fine_grid.block_in(product.grid)
+    cube = np.full((len(scene.msi.band_names), *place.shape), np.nan, np.float32)
+    inside = place.clipped(*product.grid.shape)
+    if min(inside.shape) < 1:
+        return cube
+    step, margin = _STRIP_PX * scene.ratio, scene.cloud_dilate_px
+    for row in range(inside.row0, inside.row1, step):
+        rows = Slice2D(row, min(row + step, inside.row1), inside.col0, inside.col1)
+        found = product.read(rows)
+        grown = Slice2D(rows.row0 - margin, rows.row1 + margin, rows.col0 - margin, rows.col1 + margin)
+        grown = grown.clipped(*product.grid.shape)
+        cloud = product.cloud(grown)
+        if cloud is not None:
+            top, left = rows.row0 - grown.row0, rows.col0 - grown.col0
+            hidden = dilate(cloud, margin)[top : top + rows.shape[0], left : left + rows.shape[1]]
+            found[:, hidden] = np.nan
+        target = windows.inside(rows.slices, place.slices)
+        cube[:, *target] = found
+    return cube
+
+
+def _days(scene: FusionScene, product: MultispectralProduct) -> float | None:
+    first, second = scene.hsi.info.start, product.info.start
+    return None if first is None or second is None else (second - first).total_seconds() / 86400.0
