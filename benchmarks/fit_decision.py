@@ -93,6 +93,10 @@ def sample(scene: ReferenceScene, setting: str, change: str, seed: int) -> Sampl
     if change in SHARP and change != "mix":
         shown, _ = changed_guide(scene.msi, change, seed)
         touched = (np.abs(shown - scene.msi).max(axis=0) > 0)[:rows, :cols]
+    if evidence.shadows is not None:
+        # What was brought out of a shadow is repaired.
+        left = evidence.shadows.share == 0
+        touched, mask = touched & left, mask & left
     wanted = np.where(touched, truth, data.guide)
     spread = np.sqrt(power)[:, None, None]
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from hsfuse.fusion.change.local import LEAST_BLIND_GAIN, LEAST_GAIN, Correction, best_correction
 from hsfuse.fusion.change.pattern import ColourFunctions, ScenePattern
 from hsfuse.fusion.change.response import Response
+from hsfuse.fusion.change.shadows import Shadows, find_shadows
 from hsfuse.fusion.scene_model.contradiction import DISPLACED_PX, Contradiction, displacement_px
 from hsfuse.fusion.scene_model.pair import CoarsePair, GuideRelation
 from hsfuse.fusion.scene_model.relation import first_weights, relate, some_blocks
@@ -55,6 +56,8 @@ class Evidence:
     correction_error
         Mean square of the last correction's leave-one-out errors, shape (msi band,); zeros without one
         and where images are displaced locally.
+    shadows
+        Cast shadows that the corrected guide was brought out of; None where there are none.
     """
 
     relation: GuideRelation
@@ -63,11 +66,13 @@ class Evidence:
     corrections: int
     unexplained: float
     correction_error: FloatArray
+    shadows: Shadows | None = None
 
 
 def gather_evidence(
-    pair: CoarsePair, msi: NDArray[np.float32], response: Response, *, correct: bool = True, threads: int = 1
-) -> tuple[Evidence, NDArray[np.float32]]:
+    pair: CoarsePair, msi: NDArray[np.float32], response: Response, *, correct: bool = True, threads: int = 1,
+    overwrite: bool = False,
+) -> tuple[Evidence, NDArray[np.float32]]:  # fmt: skip
     """Relate both images and correct what differs smoothly.
 
     Parameters
@@ -82,14 +87,16 @@ def gather_evidence(
         Whether smooth differences are taken out of the guide.
     threads
         How many work side by side.
+    overwrite
+        Whether the corrected guide may take the place of ``msi``.
 
     Returns
     -------
     evidence : Evidence
         What is left to explain.
     corrected : numpy.ndarray
-        The guide without the field of gain and offset and without what a local affine correction takes out, the shape
-        of ``msi``.
+        The guide without the field of gain and offset, without cast shadows, and without what a local affine correction
+        takes out, the shape of ``msi``.
     """
     low = response.down(msi)
     smooth = correct and int(pair.valid.sum()) >= _LEAST_PIXELS
@@ -112,16 +119,27 @@ def gather_evidence(
     del plain, field, low
     apart_px = displacement_px(relation, blurred, pair.valid) if correct else None
     displaced = apart_px is not None and apart_px > DISPLACED_PX
+
+    def contradiction(state: _Corrected, apart_px: float | None) -> Contradiction:
+        return Contradiction.find(
+            state.relation, state.blurred, pair.valid, pair.rim, blind=pair.predicted is None, displaced_px=apart_px
+        )
+
     state = _Corrected(corrected, blurred, relation)
+    # First of all: a shadow would bend a local correction.
+    found = contradiction(state, apart_px)
+    shadows = find_shadows(corrected, blurred, relation, found, response, threads)
+    if shadows is not None:
+        guide = corrected if of_field or overwrite else corrected.copy()
+        state = _out_of_shadow(pair, replace(state, guide=guide), shadows, response, threads)
+    del corrected, blurred, relation
     if correct:
         state = _locally_corrected(pair, state, response, of_field=of_field, displaced=displaced, threads=threads)
-    found = Contradiction.find(
-        state.relation, state.blurred, pair.valid, pair.rim, blind=pair.predicted is None,
-        displaced_px=None if state.count else apart_px,
-    )  # fmt: skip
+    if shadows is not None or state.count:
+        found = contradiction(state, None if state.count else apart_px)
     # Where images are displaced locally, what is left is that rather than an error of the guide.
     error = np.zeros(len(msi)) if state.error is None or displaced else state.error
-    return Evidence(state.relation, state.blurred, found, state.count, unexplained, error), state.guide
+    return Evidence(state.relation, state.blurred, found, state.count, unexplained, error, shadows), state.guide
 
 
 def _field(
@@ -157,6 +175,16 @@ class _Corrected:
     relation: GuideRelation
     count: int = 0
     error: FloatArray | None = None
+
+
+def _out_of_shadow(
+    pair: CoarsePair, state: _Corrected, shadows: Shadows, response: Response, threads: int
+) -> _Corrected:  # fmt: skip
+    """Bring a guide, which is written to, out of shadows."""
+    shadows.lit(state.guide)
+    blurred = response.down(state.guide)
+    relation = _keep_field(relate(pair, blurred, threads=threads), state.relation)
+    return replace(state, blurred=blurred, relation=relation)
 
 
 def _locally_corrected(

@@ -1,7 +1,8 @@
 """The repaired guide: where the MSI shows other ground or other light than the HSI, it is brought to what the HSI says.
 
-1. A robust relation of both images with a smooth gain and offset takes out haze and calibration; a local affine
-   correction, chosen by leave-one-out errors, takes out seasons (:mod:`hsfuse.fusion.change.evidence`).
+1. A robust relation of both images with a smooth gain and offset takes out haze and calibration; cast shadows that
+   share one light are brought out of it (:mod:`hsfuse.fusion.change.shadows`); a local affine correction, chosen by
+   leave-one-out errors, takes out seasons (:mod:`hsfuse.fusion.change.evidence`).
 2. Matting finds which share of each fine pixel is foreign (:mod:`hsfuse.fusion.change.matting`), and a gain is found
    that turns the guide's light into the HSI's there (shadows: the detail belongs to the ground, its light does not).
 3. A small network decides what becomes of each fine pixel: the guide, the guide in other light, or what the HSI says
@@ -86,7 +87,7 @@ class RepairedGuide:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for the report."""
-        relation = self.evidence.relation
+        relation, shadows = self.evidence.relation, self.evidence.shadows
         return {
             "changed_share": round(self.share, 4),
             "guide_unexplained": round(self.evidence.unexplained, 4),
@@ -95,6 +96,7 @@ class RepairedGuide:
             "displacement_px": round(self.evidence.contradiction.displacement_px, 3),
             "gain_range": [round(float(v), 3) for v in np.quantile(relation.gain, [0.02, 0.98])],
             "offset_range": [round(float(v), 4) for v in np.quantile(relation.offset, [0.02, 0.98])],
+            "shadow_light": None if shadows is None else [round(float(v), 3) for v in shadows.light.gain],
             "kept_detail_share": round(float((self.own_detail * self.change).sum() / max(self.change.sum(), 1e-9)), 3),
         }
 
@@ -120,8 +122,13 @@ def repair_guide(
     overwrite
         Whether the result may take the place of ``msi``.
     """
-    evidence, corrected = gather_evidence(pair, msi, response, correct=correct, threads=threads)
+    evidence, corrected = gather_evidence(
+        pair, msi, response, correct=correct, threads=threads, overwrite=overwrite
+    )  # fmt: skip
     foreign, change, own = np.zeros((3, *msi.shape[1:]), np.float32)
+    shadow = None if evidence.shadows is None else evidence.shadows.share
+    if shadow is not None:
+        foreign[:], change[:], own[:] = shadow, shadow, shadow > 0
     candidates = evidence.contradiction.candidates
     # Without responses it may have to stay as it is after all.
     apart = pair.predicted is None or (corrected is msi and not overwrite)
@@ -143,13 +150,16 @@ def repair_guide(
             waiting.append((where, block.guide))
             # Every block looks at its neighbours as they were: all that look at those so far above are done.
             waiting = _written(repaired, waiting, (where[0].start // side - 1) * side)
+            if shadow is not None:
+                block = block.beside(shadow[where])
             foreign[where], change[where], own[where] = block.foreign, block.change, block.own
     valid = expand(pair.valid, response.ratio)
     changed = float((change[valid] > FOREIGN).mean()) if valid.any() else 0.0
     if pair.predicted is None and changed < _LEAST_BLIND_SHARE:
-        # Told by the matting's share, not acted upon.
+        # Told by the matting's share, not acted upon; shadows are sure.
         waiting, repaired, changed = [], corrected, 0.0
-        change[:], own[:] = 0.0, 0.0
+        change[:] = 0.0 if shadow is None else shadow
+        own[:] = change > 0
     _written(repaired, waiting, msi.shape[1])
     return RepairedGuide(repaired, change, own, evidence, foreign, changed)
 
@@ -172,6 +182,11 @@ class _Block:
     foreign: FloatCube
     change: FloatCube
     own: FloatCube
+
+    def beside(self, shadow: FloatCube) -> _Block:
+        """Tell with it the pixels that were brought out of a shadow before."""
+        own = np.where(shadow > self.change, np.float32(1.0), self.own)
+        return _Block(self.guide, np.maximum(self.foreign, shadow), np.maximum(self.change, shadow), own)
 
     def cut(self, inside: tuple[slice, slice]) -> _Block:
         """Return a copy of a part of the block."""
