@@ -27,6 +27,7 @@ from real_pairs import RATIO, fused_pair, make_pair, psnr, split_scenes
 
 from hsfuse.degrade import Psf, Window, upsample_array
 from hsfuse.degrade.windows import whole as whole_window
+from hsfuse.fusion.base import CHANGE_IMAGES
 from hsfuse.fusion.experts.bank import BEST_ONLY, EXPERTS
 from hsfuse.fusion.map.posterior import mix
 from hsfuse.fusion.methods.ssrfn.config import MOST_COMPONENTS
@@ -36,8 +37,10 @@ from hsfuse.fusion.methods.ssrfn.network import Gate
 from hsfuse.fusion.methods.ssrfn.scene import DISPLACED_SHARE
 from hsfuse.fusion.nets.weights import load_weights
 from hsfuse.fusion.nets.zoo import WEIGHTS_FILE
+from hsfuse.grid import Slice2D
 from hsfuse.inference import pipeline
 from hsfuse.inference.guide_repair import repair_scene
+from hsfuse.inference.scene import FusionScene
 from hsfuse.metrics.reference import score_all
 from hsfuse.workflows.steps.array_scene import array_scene
 from hsfuse.workflows.steps.resources import resolved
@@ -70,6 +73,9 @@ class Remembering(GateMethod):
     def guide_filter(self) -> None:
         """The guide is cleaned with the tile."""
 
+    def change_aware(self) -> None:
+        """What is known of the change is asked for by :func:`evidence_of`."""
+
     def fuse_window(self, hsi: torch.Tensor, msi: torch.Tensor, window: Window) -> torch.Tensor:
         """Return nothing of use."""
         if self.shown is not None:
@@ -91,7 +97,17 @@ def loaded_gates(paths: Sequence[Path]) -> dict[str, Gate]:
     return networks
 
 
-def fused_by_all(networks: dict[str, Gate], method: Remembering) -> dict[str, FloatCube]:
+def evidence_of(scene: FusionScene) -> torch.Tensor | None:
+    """What is known of the change of a whole scene's guide, shape (1, image, row, col); None: nothing changed."""
+    if scene.change is None:
+        return None
+    height, width = scene.fine_grid.shape
+    return torch.from_numpy(scene.change.read(Slice2D(0, height, 0, width), list(range(CHANGE_IMAGES))))[None]
+
+
+def fused_by_all(
+    networks: dict[str, Gate], method: Remembering, evidence: torch.Tensor | None
+) -> dict[str, FloatCube]:  # fmt: skip
     """What every network makes of the scene that ``method`` was fitted to, by ``name+quality``."""
     if method.shown is None:
         raise SystemExit("No tile was fused.")
@@ -112,7 +128,7 @@ def fused_by_all(networks: dict[str, Gate], method: Remembering) -> dict[str, Fl
         if network is None:
             results[f"{name}+{quality}"] = results["estimate"]
             continue
-        correction = network(state, said, strength, RATIO)
+        correction = network(state, said, strength, RATIO, evidence=evidence)
         if method.displaced:
             change = replace(scene, last=None).followed(tile, DISPLACED_SHARE * correction)
         else:
@@ -134,7 +150,9 @@ def score_scene(networks: dict[str, Gate], site: str, scene: ReferenceScene, set
     repaired = repair_scene(whole, pipeline.scene_context(whole, "cpu", 0)).scene
     pipeline.fuse_to_array(method, repaired, resolved(None), tile=_WHOLE_PX)
     unchanged = pair if blind else make_pair(scene, condition, "none", 0)[0]
-    results = {"glp": fused_pair(scene, unchanged, None, blind=blind).cube} | fused_by_all(networks, method)
+    results = {"glp": fused_pair(scene, unchanged, None, blind=blind).cube} | fused_by_all(
+        networks, method, evidence_of(repaired)
+    )
     if not blind:
         results["bicubic"] = upsample_array(pair.hsi, RATIO)
     scored = []

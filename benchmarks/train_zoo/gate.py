@@ -5,9 +5,9 @@
 
 Every cube keeps its own bands outside the absorption windows; windows get random bands, noise, blur, shift and gain,
 two in five those of two sensors' models. Experts of every window are kept in ``--cache``: what was worked out once is
-read back. ``ssrfn`` is trained narrower than it is used, and widened exactly (widening.py). Weights, log and
-``card.md`` go to a folder of ``--output`` for each method; of several seeds the first is kept as it, the others beside
-it, and the card tells all of them.
+read back. Behind the gate a head for changed ground is trained (change_head.py). ``ssrfn`` is trained narrower than it
+is used, and widened exactly (widening.py). Weights, log and ``card.md`` go to a folder of ``--output`` for each method;
+of several seeds the first is kept as it, the others beside it, and the card tells all of them.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from change_head import add_heads
 from quality_scenes import FloatCube, read_cube, sentinel2_responses
 from widening import widened
 
@@ -197,8 +198,10 @@ def started(config: GateConfig, start: Path | None) -> Gate:
         raise SystemExit(f"{start} holds no gate.")
     if given.config.width < config.width:
         return widened(given, config, WIDENING_NOISE)
+    # A head for changed ground is trained anew, behind all else.
+    known = {name: value for name, value in given.state_dict().items() if not name.startswith("change.")}
     network = Gate(replace(config, copies=given.config.copies, displaced_copies=given.config.displaced_copies))
-    network.load_state_dict(given.state_dict())
+    network.load_state_dict(known)
     return network
 
 
@@ -274,6 +277,8 @@ def main() -> None:
         text = card(load_weights(kept / WEIGHTS_FILE).header, command, done)
         (kept / CARD_FILE).write_text(text, encoding="utf-8")
         print(text)
+    with torch.no_grad():
+        add_heads([given.output / method for method in given.methods], given.data)
 
 
 if __name__ == "__main__":

@@ -99,6 +99,10 @@ class ModelSpec:
     weights_sha256: str | None = None
 
 
+CHANGE_IMAGES = 2
+"""Images that tell a method where the guide changed, see :meth:`FusionMethod.change_aware`."""
+
+
 @dataclass(frozen=True)
 class FusionContext:
     """Facts about the pair that every method may use.
@@ -245,6 +249,14 @@ class FusionMethod(ABC):
         """Return what a fitted method does to the guide before anything else, or None, as here.
 
         It can then be done once for a scene instead of once more in the context of every tile.
+        """
+        return None
+
+    def change_aware(self) -> FusionMethod | None:
+        """Return a fitted method for a guide that is followed by what is known of its change, or None, as here.
+
+        These are :data:`CHANGE_IMAGES` bands more, 0 where nothing changed: how far the guide was not left as it is,
+        and how much of that kept detail of its own.
         """
         return None
 

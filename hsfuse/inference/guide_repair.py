@@ -223,7 +223,8 @@ def _told(
     if guide.trusted and guide.evidence.corrections > 0:
         repaired = replace(repaired, guide_error=_FINE_ERROR * guide.evidence.correction_error)
     if guide.trusted and guide.share > _SOME_CHANGE:
-        repaired = replace(repaired, changed=guide.change > _EXCLUDED, guide_noise=noise)
+        images = SpilledImages(np.stack([guide.change, guide.change * guide.own_detail]))
+        repaired = replace(repaired, changed=guide.change > _EXCLUDED, guide_noise=noise, change=images)
         if alignment is not None:
             repaired = replace(repaired, psf=alignment.psf, offset_px=alignment.offset_px)
     if not guide.trusted:

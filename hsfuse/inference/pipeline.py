@@ -23,6 +23,7 @@ from hsfuse.inference.handover import RowEncoder, Sink
 from hsfuse.inference.scene import FusionScene
 from hsfuse.inference.statistics import FusionStatistics
 from hsfuse.inference.tiling import TilePlan
+from hsfuse.inference.told_change import tell_change
 from hsfuse.progress import Progress
 from hsfuse.resources import Resources, held_bytes
 from hsfuse.spectral import srf_weights
@@ -148,7 +149,7 @@ def fuse(
     """
     planned = tiles or estimate.plan
     if accelerator is None:
-        scene, method = filter_guide(scene, method, resources.threads, resources.device)
+        scene, method = tell_change(*filter_guide(scene, method, resources.threads, resources.device))
         # What the fit found out may need less context than what was planned for.
         planned = replace(planned, halo=min(planned.halo, method.spec.halo_px))
     fuse_rows = partial(

@@ -18,6 +18,7 @@ from hsfuse.fusion.base import LowResolutionStrip
 from hsfuse.grid import Grid, Slice2D
 from hsfuse.inference.fill import fill_missing
 from hsfuse.inference.scene_strips import RawStrip, SceneStrip
+from hsfuse.inference.spilled import SpilledImages
 from hsfuse.masks import dilate, expand
 from hsfuse.parallel import do_all, side_by_side, threads_for
 from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct
@@ -83,6 +84,9 @@ class FusionScene:
         Noise of the MSI as it came, shape (msi band,), where parts of it were repaired; None: not known.
     guide_error
         Variance that a correction of the MSI left beyond its noise, shape (msi band,); None: nothing was corrected.
+    change
+        How far the MSI was not left as it is, and how much of that kept detail of its own, on the fine grid, images as
+        :meth:`hsfuse.fusion.base.FusionMethod.change_aware` says; None: nothing changed.
     first_rows
         What is read already for the first strip; None: nothing.
     partners
@@ -108,6 +112,7 @@ class FusionScene:
     offset_px: Offset | None = None
     guide_noise: NDArray[np.float64] | None = None
     guide_error: NDArray[np.float64] | None = None
+    change: SpilledImages | None = None
     first_rows: ReadBefore | None = None
     partners: tuple[MultispectralProduct, ...] = ()
     combined_noise: NDArray[np.float64] | None = None

@@ -12,7 +12,7 @@ from pair_support import RATIO, Pair, make_pair, psnr
 from hsfuse.degrade import Psf, lowpass_decimate_array
 from hsfuse.degrade.windows import grown
 from hsfuse.errors import HsfuseError, UsageError
-from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, Quality
+from hsfuse.fusion.base import CHANGE_IMAGES, FusionContext, FusionMethod, LowResolutionStrip, Quality
 from hsfuse.fusion.create import create_method
 from hsfuse.fusion.experts.bank import EXPERTS
 from hsfuse.fusion.map.method import RefinedMethod, refined
@@ -153,10 +153,12 @@ def test_small_scenes_still_work(coarse: tuple[int, int]) -> None:
     assert np.isfinite(_fused(GateMethod.untrained(quality="best"), small)).all()
 
 
-def _random_gate(backbone: str = "plain") -> Gate:
+def _random_gate(backbone: str = "plain", *, change: bool = False) -> Gate:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        gate = Gate(GateConfig(backbone=backbone))  # type: ignore[arg-type]
+        gate = Gate(GateConfig(backbone=backbone, change=change))  # type: ignore[arg-type]
+        if gate.change is not None:
+            torch.nn.init.normal_(gate.change.leave.weight, std=0.3)
         # What the experts' weights are made of then varies by 0.03 from pixel to pixel: ten times as much as trained.
         last, std = (gate.backbone.leave, 0.05) if backbone == "plain" else (gate.backbone.network.ffm.head, 0.008)
         torch.nn.init.normal_(last.weight, std=std)
@@ -224,6 +226,36 @@ def test_a_little_trust_changes_a_little(pair: Pair) -> None:
             change = replace(scene, trust=trust).change(tile, method.network, best=False)
             kept, wanted = (mix(canonical.into, x - plain) for x in (change, full))
             assert torch.allclose(kept, share * wanted, atol=1e-3)
+
+
+@pytest.mark.parametrize("backbone", ["plain", "ssrfn"])
+def test_what_is_known_of_the_change_matters_where_it_is_alone(backbone: str) -> None:
+    """In any tiling; where nothing changed the head adds exactly nothing."""
+    cols = 60
+    wide = make_pair((24, cols), seed=3)
+    gate = _random_gate(backbone, change=True)
+    method = GateMethod(gate, validate=False)
+    method.fit(wide.context(), wide.strips())
+    hsi, msi = torch.from_numpy(wide.hsi)[None], torch.from_numpy(wide.msi)[None]
+    aware = method.change_aware()
+    assert aware is not None
+    without = method.fuse(hsi, msi)
+    nothing = msi.new_zeros((1, CHANGE_IMAGES, *msi.shape[2:]))
+    assert torch.equal(aware.fuse(hsi, torch.cat([msi, nothing], dim=1)), without)
+    change = nothing.clone()
+    change[..., 30:48, 90:120] = 1.0
+    told = torch.cat([msi, change], dim=1)
+    whole = aware.fuse(hsi, told)
+    differs = (whole - without).abs().amax(dim=(0, 1))
+    assert float(differs[30:48, 90:120].max()) > 1e-4
+    assert float(differs[:, :40].max()) < 1e-6
+    spec = method.spec
+    plan = TilePlan(24, cols, 24, 0, spec.halo_px, spec.multiple_px, padded=spec.padded)
+    for tile in plan.row_of_tiles(0):
+        part = aware.fuse_window(
+            hsi[..., *tile.read.slices], told[..., *tile.read.scaled(RATIO).slices], tile.inner.slices
+        )
+        assert float((part - whole[..., *tile.blend.scaled(RATIO).slices]).abs().max()) < 1e-4
 
 
 def test_displaced_pairs_have_weights_of_their_own(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:

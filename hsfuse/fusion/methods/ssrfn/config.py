@@ -50,6 +50,8 @@ class GateConfig(NetworkSettings):
         :class:`SsrfnConfig` (``backbone="ssrfn"``).
     displaced_copies
         The same of the second set.
+    change
+        A head that changes the weights inside of changed ground, for pairs that are not displaced.
     """
 
     width: int = 16
@@ -61,11 +63,12 @@ class GateConfig(NetworkSettings):
     displaced: bool = False
     copies: int = 1
     displaced_copies: int = 1
+    change: bool = False
 
     @property
     def of_displaced(self) -> GateConfig:
         """Shape of the second set of weights."""
-        return replace(self, displaced=False, copies=self.displaced_copies, displaced_copies=1)
+        return replace(self, displaced=False, copies=self.displaced_copies, displaced_copies=1, change=False)
 
     def modules(self, inputs: int, outputs: int) -> SsrfnConfig:
         """Return the shape of the modules of SSRFN that map so many inputs to so many outputs."""

@@ -15,6 +15,7 @@ from hsfuse.degrade import Window
 from hsfuse.degrade.windows import finer, grown, inside, whole
 from hsfuse.errors import HsfuseError, UsageError
 from hsfuse.fusion.base import (
+    CHANGE_IMAGES,
     ComponentFusion,
     FusionContext,
     FusionMethod,
@@ -29,6 +30,7 @@ from hsfuse.fusion.create import create_method
 from hsfuse.fusion.diagnostics import CorrectionValidation, MethodDiagnostics
 from hsfuse.fusion.experts.bank import TileState
 from hsfuse.fusion.experts.tile import evaluate
+from hsfuse.fusion.host import may_ask
 from hsfuse.fusion.map.method import RefinedMethod, refined
 from hsfuse.fusion.map.posterior import mix
 from hsfuse.fusion.map.refinement import Refinement, nonlocal_halo_px
@@ -100,6 +102,7 @@ class GateMethod(NetworkMethod):
         self._scene: GateScene | None = None
         self._validation: CorrectionValidation | None = None
         self._ratio, self._share, self._filtered = 3, 1.0, False
+        self._told_change = False
         self._inside: ComponentFusion | None = None
 
     @classmethod
@@ -229,6 +232,14 @@ class GateMethod(NetworkMethod):
         rest._filtered = True
         return GuideFilter(step.clean, nonlocal_halo_px(self._ratio), rest, keeps_raw=True)
 
+    def change_aware(self) -> FusionMethod | None:
+        """Return the method for a guide with its change behind it, if the weights that are used know any."""
+        if self._scene is None or self._used.change is None:
+            return None
+        rest = copy(self)
+        rest._told_change = True
+        return rest
+
     @torch.no_grad()
     def expert_outputs(self, hsi: Tensor, msi: Tensor) -> tuple[GateScene, TileState, Tensor, Tensor, Tensor] | None:
         """Return what a training needs of one tile; None where there are no experts.
@@ -258,11 +269,14 @@ class GateMethod(NetworkMethod):
         """As :meth:`fuse` for a part of the tile; the gate's own context is computed around it."""
         if self._base is None:
             raise HsfuseError("The fusion method was not fitted to the scene.", hint="Call fit() before fuse().")
-        scene = self._scene
+        scene, evidence = self._scene, None
+        if self._told_change:
+            msi, evidence = msi[:, :-CHANGE_IMAGES], msi[:, -CHANGE_IMAGES:]
         if scene is None:
             return self._base.fuse_window(hsi, msi, window)
         part = self._part(window, (hsi.shape[2], hsi.shape[3]))
         # What a whole number of blocks reads beyond that is not needed.
+        evidence = _changed(evidence, finer(part.given, self._ratio))
         seen = grown(part.given, base_halo_px(self._ratio, filtered=self._filtered), part.size)
         hsi, msi = hsi[..., *seen].float(), msi[..., *finer(seen, self._ratio)].float()
         guide, raw = msi.chunk(2, dim=1) if self._filtered else (scene.step.clean(msi), msi)
@@ -277,7 +291,8 @@ class GateMethod(NetworkMethod):
                 scene.step, hsi[one, :, *wide], guide[one, :, *fine], raw[one, :, *fine], start
             )  # fmt: skip
             change = scene.change(
-                tile, self._used, best=self._quality == "best", share=self._share, part=part
+                tile, self._used, best=self._quality == "best", share=self._share, part=part,
+                evidence=None if evidence is None else evidence[one],
             )  # fmt: skip
             results.append(bands(change[..., *shown], there, own))
         return torch.cat(results)
@@ -307,3 +322,11 @@ class GateMethod(NetworkMethod):
         if blocks is None:
             return TilePart(size, grown(window, experts + AFTER_PX, size), wanted)
         return TilePart(size, grown(blocks.needed(wanted, size), experts, size), wanted)
+
+
+def _changed(evidence: Tensor | None, part: Window) -> Tensor | None:
+    """Cut out a part of what is known of the change; None where a processor sees that nothing changed."""
+    if evidence is None:
+        return None
+    here = evidence[..., *part].float()
+    return None if may_ask(here) and not bool(here.any()) else here

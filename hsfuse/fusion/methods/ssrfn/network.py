@@ -21,6 +21,7 @@ from hsfuse.fusion.experts.bank import EXPERTS
 from hsfuse.fusion.gpu.choice import kernels_on_card
 from hsfuse.fusion.host import may_ask
 from hsfuse.fusion.methods.ssrfn.backbones import PlainBackbone, SsrfnBackbone
+from hsfuse.fusion.methods.ssrfn.change_head import ChangeHead
 from hsfuse.fusion.methods.ssrfn.config import MOST_COMPONENTS, PRESENT, GateConfig
 from hsfuse.fusion.methods.ssrfn.pixelwise import compressed
 from hsfuse.fusion.methods.ssrfn.streaming import (
@@ -80,6 +81,7 @@ class Gate(nn.Module):
         self.drop = nn.Dropout2d(_DROPPED)
         # Experts that learned from what is displaced err in other ways: few weights cannot serve both.
         self.displaced = Gate(config.of_displaced) if config.displaced else None
+        self.change = ChangeHead(OUTPUTS) if config.change else None
 
     @property
     def blocks(self) -> FixedBlocks | None:
@@ -93,7 +95,7 @@ class Gate(nn.Module):
 
     def forward(
         self, state: Tensor, outputs: Tensor, log_strength: Tensor, ratio: int, part: TilePart | None = None,
-        asked: Sequence[int] | None = None,
+        asked: Sequence[int] | None = None, evidence: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """Weigh the experts' outputs.
 
@@ -111,6 +113,8 @@ class Gate(nn.Module):
             Which part of a tile all that is, and what is wanted of it; None: all is given, and all is wanted.
         asked
             Experts that say something, of those of a whole tile; the outputs of others are 0. None: all.
+        evidence
+            What is known of the guide's change, shape (n, image, row, col); None: nothing changed.
 
         Returns
         -------
@@ -118,13 +122,15 @@ class Gate(nn.Module):
             The correction of the wanted part, shape (n, component, row, col).
         """
         if torch.is_grad_enabled():
-            return self._applied(self.found(self.features(state, outputs, log_strength), ratio), outputs, log_strength)
+            found = self.found(self.features(state, outputs, log_strength), ratio)
+            return self._applied(self.with_change(found, evidence), outputs, log_strength)
         part = part or all_of(state, ratio)
-        made = self.ask(GivenOutputs(state, outputs, ratio), log_strength, ratio, part)
+        made = self.ask(GivenOutputs(state, outputs, ratio), log_strength, ratio, part, evidence)
         if made is not None:
             return made
         those = tuple(asked) if asked is not None else tuple(range(len(EXPERTS)))
         found = self._found_of(self._features_at_once(state, outputs, log_strength, those), ratio, part)
+        found = self.with_change(found, None if evidence is None else wanted_of(evidence, ratio, part))
         return self._applied_at_once(found, wanted_of(outputs, ratio, part), log_strength, those)
 
     def _features_at_once(
@@ -162,8 +168,9 @@ class Gate(nn.Module):
         return torch.cat(parts, dim=2)
 
     def ask(
-        self, experts: AskedExperts, log_strength: Tensor, ratio: int, part: TilePart | None = None
-    ) -> Tensor | None:
+        self, experts: AskedExperts, log_strength: Tensor, ratio: int, part: TilePart | None = None,
+        evidence: Tensor | None = None,
+    ) -> Tensor | None:  # fmt: skip
         """Ask experts of a tile and weigh what they say, with what works on single pixels compiled.
 
         Returns
@@ -172,7 +179,15 @@ class Gate(nn.Module):
             As of :meth:`forward`, which serves where there is None: on a card, and without kernels.
         """
         part = part or all_of(experts.state, ratio)
-        return weighed_by_rows(self, experts, log_strength, ratio, part)
+        return weighed_by_rows(self, experts, log_strength, ratio, part, evidence)
+
+    def with_change(self, found: Tensor, evidence: Tensor | None) -> Tensor:
+        """What the weights are made of on changed ground; ``found`` and ``evidence`` show the same pixels."""
+        return found if self.change is None or evidence is None else found + self.change(evidence)
+
+    def weighed(self, found: Tensor, evidence: Tensor, outputs: Tensor, log_strength: Tensor) -> Tensor:
+        """Weigh with what was :meth:`found`, for a training of the head that sees the change."""
+        return self._applied(self.with_change(found, evidence), outputs, log_strength)
 
     def found(self, features: Tensor, ratio: int) -> Tensor:
         """What the weights are made of, shape (n, 2 * expert, row, col)."""

@@ -166,10 +166,18 @@ def logarithms(network: Gate, batch: Batch) -> Tensor:
 
 def losses(network: Gate, batch: Batch) -> Tensor:
     """Return the error that is left, relative to the estimate's, shape (n,); what a patch loses counts twice."""
-    cap = batch.values[CAP][:, None]
-    before = _huber(_energy(batch.target, batch), cap).mean(dim=1)
-    left = _huber(_left(network, batch), cap).mean(dim=1)
+    return relative_loss(_energy(batch.target, batch), _left(network, batch), batch.values[CAP][:, None])
+
+
+def relative_loss(before: Tensor, left: Tensor, cap: Tensor) -> Tensor:
+    """As :func:`losses` from the errors of the estimate and of the gate by pixel (n, pixel), and their cap (n, 1)."""
+    before, left = (_huber(errors, cap).mean(dim=1) for errors in (before, left))
     return (left + torch.relu(left - _ENOUGH * before)) / (0.5 * before + 0.5)
+
+
+def errors_left(miss: Tensor, metric: Tensor) -> Tensor:
+    """Square error by pixel, shape (n, row, col), of what is missing (n, component, row, col)."""
+    return torch.einsum("nkhw,nkl,nlhw->nhw", miss, metric, miss)
 
 
 def _left(network: Gate, batch: Batch) -> Tensor:
@@ -202,7 +210,7 @@ def judged(network: Gate, pairs: Sequence[ReducedPair], team: Team, device: str)
 
 def _energy(x: Tensor, batch: Batch) -> Tensor:
     """Square error by pixel of what is missing in canonical components, shape (n, pixel)."""
-    return (torch.einsum("nkhw,nkl,nlhw->nhw", x, batch.values[METRIC], x) * batch.valid).flatten(1)
+    return (errors_left(x, batch.values[METRIC]) * batch.valid).flatten(1)
 
 
 def _huber(energy: Tensor, cap: Tensor) -> Tensor:

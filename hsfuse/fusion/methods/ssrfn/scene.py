@@ -139,8 +139,9 @@ class GateScene:
         return sum(window.low[0].size for window in reduced_fit.windows) >= LEAST_REDUCED_PIXELS
 
     def change(
-        self, tile: TileState, network: Gate, *, best: bool, share: float = 1.0, part: TilePart | None = None
-    ) -> Tensor:
+        self, tile: TileState, network: Gate, *, best: bool, share: float = 1.0, part: TilePart | None = None,
+        evidence: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """Return what to add to the base estimate's components, shape (n, component, row, col).
 
         Parameters
@@ -155,8 +156,10 @@ class GateScene:
             Of the correction that is used.
         part
             See :meth:`hsfuse.fusion.methods.ssrfn.network.Gate.forward`; the change is that of the wanted part.
+        evidence
+            What is known of the guide's change before the tile, see there.
         """
-        correction = share * self._correction(tile, network, best, part)
+        correction = share * self._correction(tile, network, best, part, evidence)
         if part is not None and part.wanted != part.given:
             tile = _cut(tile, inside(part.wanted, part.given), self.bank.model.ratio)
         return self.held_back(tile, self.followed(tile, correction))
@@ -170,14 +173,16 @@ class GateScene:
         return change - mix(canonical.out, (1.0 - self.trust)[:, None, None] * more)
 
     def _correction(
-        self, tile: TileState, network: Gate, best: bool, part: TilePart | None = None
+        self, tile: TileState, network: Gate, best: bool, part: TilePart | None = None, evidence: Tensor | None = None
     ) -> Tensor:  # fmt: skip
         """What the network adds to the estimate, in canonical components."""
         asked, strength = TileExperts(self.bank, tile, best=best), self.bank.canonical.log_strength[None]
-        made = network.ask(asked, strength, self.bank.model.ratio, part)
+        made = network.ask(asked, strength, self.bank.model.ratio, part, evidence)
         if made is not None:
             return made
-        result: Tensor = network(asked.state, asked.whole(), strength, self.bank.model.ratio, part, asked.asked)
+        result: Tensor = network(
+            asked.state, asked.whole(), strength, self.bank.model.ratio, part, asked.asked, evidence
+        )  # fmt: skip
         return result
 
     def followed(self, tile: TileState, correction: Tensor) -> Tensor:

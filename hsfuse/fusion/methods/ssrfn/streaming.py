@@ -57,6 +57,9 @@ class RowGate(Protocol):
     def found_of_bordered(self, features: Tensor) -> Tensor:
         """Outputs of a plain backbone for features with a border of one pixel."""
 
+    def with_change(self, found: Tensor, evidence: Tensor | None) -> Tensor:
+        """Outputs of the backbone and what the change adds to them."""
+
     def found_by_blocks(self, blocks: FixedBlocks, features: Tensor, ratio: int, part: TilePart) -> Tensor:
         """Outputs of a backbone in blocks."""
 
@@ -163,8 +166,9 @@ class _Held:
 
 
 def weighed_by_rows(
-    gate: RowGate, asked: AskedExperts, log_strength: Tensor, ratio: int, part: TilePart
-) -> Tensor | None:
+    gate: RowGate, asked: AskedExperts, log_strength: Tensor, ratio: int, part: TilePart,
+    evidence: Tensor | None = None,
+) -> Tensor | None:  # fmt: skip
     """Ask experts of a tile and weigh what they say.
 
     Parameters
@@ -173,7 +177,7 @@ def weighed_by_rows(
         The network.
     asked
         Experts before the part of the tile that is given.
-    log_strength, ratio, part
+    log_strength, ratio, part, evidence
         As of :meth:`~hsfuse.fusion.methods.ssrfn.network.Gate.forward`.
 
     Returns
@@ -199,6 +203,9 @@ def weighed_by_rows(
             found = gate.found_by_blocks(gate.blocks, held.features, ratio, TilePart(part.size, given, wanted))
             # Weights of a few columns more are fewer numbers than what experts say of the wanted ones.
             found = F.pad(found, (cols.start, state.shape[3] - cols.stop))
+        if evidence is not None:
+            below = _below(own, above)
+            found = gate.with_change(found, evidence[:, :, below.start * ratio : below.stop * ratio])
         correction = weighed_outputs(found, held.outputs(_below(own, above)), slope, most, asked.asked)
         if correction is None:
             return None
