@@ -39,6 +39,13 @@ PAIRS = (
     ("none", "35dB"), ("parcels", "35dB"), ("cloud", "35dB"), ("shadow", "35dB"), ("mix", "35dB"), ("season", "35dB"),
     ("none", "field"), ("parcels", "field"), ("mix", "field"),
 )  # fmt: skip
+FURTHER_PAIRS = (
+    *(("parcels", "35dB", seed, False) for seed in (21, 22, 23)), ("mix", "35dB", 21, False),
+    ("cloud", "35dB", 21, False), ("shadow", "35dB", 21, False), ("parcels", "field", 21, False),
+    ("none", "35dB", 21, True), ("none", "field", 21, True), ("parcels", "35dB", 21, True),
+)  # fmt: skip
+"""Further pairs that only the probability of change is fitted on: change, setting, seed, and whether responses are left
+out."""
 BASE = 15
 """Features of the error; they stand once more for replaced ground."""
 NOISE, SCENE_LEVEL = 1, 3
@@ -49,17 +56,18 @@ _TOLD = 2000
 """Errors of each site that the bound follows from."""
 
 
-def samples(scene: ReferenceScene, kind: str, setting: str, quality: str, rng: np.random.Generator) -> Sample | None:
-    """Features and truth of some pixels of a pair."""
-    pair, mask = make_pair(scene, setting, kind, SEED)
-    whole = array_scene(pair.hsi, pair.msi, scene.bands, scene.responses, RATIO, Psf(1.0))
+def samples(
+    scene: ReferenceScene, kind: str, setting: str, seed: int, blind: bool, quality: str | None,
+    rng: np.random.Generator,
+) -> Sample | None:  # fmt: skip
+    """Features and truth of some pixels of a pair; of the change alone without a ``quality``."""
+    pair, mask = make_pair(scene, setting, kind, seed)
+    whole = array_scene(pair.hsi, pair.msi, scene.bands, None if blind else scene.responses, RATIO, Psf(1.0))
     context = pipeline.scene_context(whole, "cpu", 0)
     survey = survey_scene(whole, context)
     repair, guide = repair_surveyed(whole, context, survey, None)
     if not repair.trusted:
         return None
-    made = refined(create_method("glp"), quality, ratio=RATIO)  # type: ignore[arg-type]
-    cube = pipeline.fuse_to_array(made, repair.scene, resolved(None))
     rows, cols = mask.shape
     change, error = None, None
     for where, (of_change, of_error) in confidence_features(survey, guide, guide.msi, repair.response):
@@ -68,11 +76,16 @@ def samples(scene: ReferenceScene, kind: str, setting: str, quality: str, rng: n
             change, error = (np.zeros((len(part), rows, cols)) for part in parts)
         change[:, *where], error[:, *where] = parts
     chosen = rng.permutation(rows * cols)[:_PER_PAIR]
+    told = {
+        "change": change.reshape(len(change), -1)[:, chosen], "truth": mask.ravel()[chosen] & (kind in SHARP),
+    }  # fmt: skip
+    if quality is None:
+        return told
+    made = refined(create_method("glp"), quality, ratio=RATIO)  # type: ignore[arg-type]
+    cube = pipeline.fuse_to_array(made, repair.scene, resolved(None))
     square = ((pair.truth - cube) ** 2).mean(axis=0)
-    return {
-        "change": change.reshape(len(change), -1)[:, chosen],
+    return told | {
         "error": error.reshape(len(error), -1)[:, chosen],
-        "truth": mask.ravel()[chosen] & (kind in SHARP),
         "square": square.ravel()[chosen],
         "corrected": guide.evidence.corrections > 0,
     }
@@ -176,17 +189,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    parts = []
+    parts: list[Sample] = []
+    of_change: list[Sample] = []
     scenes = (each for split in SPLITS for each in split_scenes(split, args.data, args.cubes))
     for number, (site, scene) in enumerate(scenes):
         if scene.name in LEFT_OUT:
             continue
-        for index, (kind, setting) in enumerate(PAIRS):
-            rng = np.random.default_rng([SEED, number, index])
-            found = samples(scene, kind, setting, args.quality, rng)
-            parts += [] if found is None else [found | {"site": site, "kind": f"{kind} {setting}"}]
-            print(scene.name, kind, setting, flush=True)
-    change = logistic(*(np.concatenate([part[key] for part in parts], axis=-1) for key in ("change", "truth")))
+        pairs = [(kind, setting, SEED, False, args.quality) for kind, setting in PAIRS]
+        pairs += [(*further, None) for further in FURTHER_PAIRS]
+        for index, (kind, setting, seed, blind, quality) in enumerate(pairs):
+            found = samples(scene, kind, setting, seed, blind, quality, np.random.default_rng([SEED, number, index]))
+            if found is not None:
+                of_change.append(found)
+                parts += [] if quality is None else [found | {"site": site, "kind": f"{kind} {setting}"}]
+            print(scene.name, kind, setting, seed, flush=True)
+    change = logistic(*(np.concatenate([part[key] for part in of_change], axis=-1) for key in ("change", "truth")))
     error = error_regression(parts)
     bounds = held_out_bounds(parts)
     np.savez(args.out, change=change, error=error, bounds=bounds)

@@ -43,8 +43,12 @@ FloatCube = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 RATIO = 3
 SITES = Path(__file__).parent / "sites.toml"
-CONFIDENCE = ("auc", "flagged", "spearman", "beside", "coverage")
+CONFIDENCE = ("auc", "flagged", "spearman", "beside", "coverage", "spearman_relative")
 BESIDE_PX = 0.7
+LEAST_BRIGHTNESS = 1e-3
+"""Brightness that expected errors are divided by at least, as in the layer of confidence."""
+PIXELS = "pixels"
+"""Of a record: true and expected error, absolute and relative to the spectrum, shape (4, pixel); not written."""
 SHARP = ("parcels", "shadow", "cloud", "mix")
 """Changes with a border: their probability can be scored."""
 
@@ -144,6 +148,9 @@ def score(pair: WaldPair, mask: BoolArray, found: Fused) -> dict[str, Any]:
     if found.repair is not None:
         error = np.sqrt(((pair.truth - found.cube) ** 2).mean(axis=0))
         expected = found.repair.expected_error
+        # As the layer of confidence has it: expected error over brightness as the HSI shows it.
+        relative = error / np.sqrt((pair.truth.astype(np.float64) ** 2).mean(axis=0) + 1e-12)
+        stated = expected / np.maximum(found.repair.brightness, LEAST_BRIGHTNESS)
         record |= {
             "auc": area_under_curve(found.repair.change, mask),
             "flagged": float((found.repair.change[~mask] > 0.5).mean()),
@@ -152,6 +159,8 @@ def score(pair: WaldPair, mask: BoolArray, found: Fused) -> dict[str, Any]:
             "spearman": float(spearmanr(error.ravel(), expected.ravel()).statistic),
             "beside": float(spearmanr(error.ravel(), error_beside(error).ravel()).statistic),
             "coverage": float((error < found.repair.error_bound * expected).mean()),
+            "spearman_relative": float(spearmanr(relative.ravel(), stated.ravel()).statistic),
+            PIXELS: np.stack([each.ravel() for each in (error, expected, relative, stated)]).astype(np.float32),
         }
     return record
 
@@ -181,7 +190,8 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
                     records.append(about | {"method": label} | score(pair, mask, found))
                 print(_line(about, records[-len(results) :]), flush=True)
                 if args.json:
-                    args.json.write_text(json.dumps(records, indent=0) + "\n", encoding="utf-8")
+                    written = [{key: value for key, value in r.items() if key != PIXELS} for r in records]
+                    args.json.write_text(json.dumps(written, indent=0) + "\n", encoding="utf-8")
     return records
 
 
@@ -192,10 +202,19 @@ def _line(about: dict[str, Any], records: Sequence[dict[str, Any]]) -> str:
         if r["inside"] is not None:
             text += f" in {r['inside']:.2f} out {r['outside']:.2f}"
         if "auc" in r:
-            text += f" flag {100 * r['flagged']:.2f}% rho {r['spearman']:.2f} cov {r['coverage']:.2f} {r['used']}"
+            text += f" flag {100 * r['flagged']:.2f}% rho {r['spearman']:.2f} relative {r['spearman_relative']:.2f}"
+            text += f" cov {r['coverage']:.2f} {r['used']}"
             text += "" if r["auc"] is None else f" auc {r['auc']:.4f}"
             text += "" if r["trusted"] else " UNTRUSTED"
     return text
+
+
+def rank_over_all(pixels: Sequence[FloatCube]) -> tuple[float, float]:
+    """Spearman of the expected error over all pixels of several scenes together: absolute, and relative."""
+    if not pixels:
+        return float("nan"), float("nan")
+    error, expected, relative, stated = np.concatenate(pixels, axis=1)
+    return float(spearmanr(error, expected).statistic), float(spearmanr(relative, stated).statistic)
 
 
 def summary(records: Sequence[dict[str, Any]], base: str = "glp+alone") -> str:
@@ -203,12 +222,16 @@ def summary(records: Sequence[dict[str, Any]], base: str = "glp+alone") -> str:
     names = (
         "setting", "change", "method", "sites", "dPSNR", "worst", "SAM x", "inside - bicubic", "worst",
         "outside - unchanged", "AUC", "flagged %", "rho", "rho of the true error beside", "coverage",
+        "rho of the relative error", "rho over all sites", "rho of the relative error over all sites",
     )  # fmt: skip
     lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
     index = {(r["scene"], r["setting"], r["change"], r["method"]): r for r in records}
     groups = dict.fromkeys((r["setting"], r["change"], r["method"]) for r in records)
     for setting, change, method in groups:
         rows: dict[str, list[list[float]]] = {}
+        pixels = [r[PIXELS] for r in records if PIXELS in r
+                  and (r["setting"], r["change"], r["method"]) == (setting, change, method)]  # fmt: skip
+        pooled = rank_over_all(pixels)
         for r in records:
             if (r["setting"], r["change"], r["method"]) != (setting, change, method):
                 continue
@@ -228,7 +251,7 @@ def summary(records: Sequence[dict[str, Any]], base: str = "glp+alone") -> str:
             mean, worst = np.nanmean(means, axis=0), np.nanmin(cubes, axis=0)
         cells = [setting, change, method, str(len(rows)), f"{mean[0]:+.2f}", f"{worst[0]:+.2f}", f"{mean[1]:.3f}",
                  f"{mean[2]:+.2f}", f"{worst[2]:+.2f}", f"{mean[3]:+.2f}", f"{mean[4]:.4f}", f"{100 * mean[5]:.2f}",
-                 *(f"{value:.2f}" for value in mean[6:])]  # fmt: skip
+                 *(f"{value:.2f}" for value in (*mean[6:], *pooled))]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines).replace("+nan", "-").replace("nan", "-")
 

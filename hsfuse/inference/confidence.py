@@ -43,7 +43,9 @@ def confidence_features(
     tuple
         Fine pixels of the block, and the features of the change, shape (feature, row, col), and of the error there.
     """
-    return _in_blocks(survey, guide, pixels, response, 1, lambda change, error: (change, error))
+    return _in_blocks(
+        survey, guide, pixels, response, 1, *_of_scene(survey, guide), lambda change, error: (change, error)
+    )  # fmt: skip
 
 
 def confidence_images(
@@ -51,22 +53,29 @@ def confidence_images(
 ) -> FloatCube:
     """Probability of change and expected error, shape (2, row, col)."""
     told = np.zeros((2, *pixels.shape[1:]), np.float32)
+    traits, coarse = _of_scene(survey, guide)
+    # One image to interpolate instead of several: both are linear.
+    coarse, model = coarse.combined(model)
 
     def applied(of_change: FloatCube, of_error: ErrorFeatures) -> tuple[FloatCube, FloatCube]:
         return apply_change(model, of_change), apply_error(model, of_error)
 
-    for where, found in _in_blocks(survey, guide, pixels, response, threads, applied):
+    for where, found in _in_blocks(survey, guide, pixels, response, threads, traits, coarse, applied):
         told[:, *where] = found
     return told
 
 
+def _of_scene(survey: Survey, guide: RepairedGuide) -> tuple[SceneTraits, CoarseFeatures]:
+    traits = SceneTraits.of(survey.pair, survey.traits, guide.evidence.relation.seen, survey.space)
+    return traits, CoarseFeatures.of(guide.evidence, traits)
+
+
 def _in_blocks(
-    survey: Survey, guide: RepairedGuide, pixels: FloatCube, response: Response, threads: int,
-    use: Callable[[FloatCube, ErrorFeatures], Result],
+    survey: Survey, guide: RepairedGuide, pixels: FloatCube, response: Response, threads: int, traits: SceneTraits,
+    coarse: CoarseFeatures, use: Callable[[FloatCube, ErrorFeatures], Result],
 ) -> Iterator[tuple[tuple[slice, slice], Result]]:  # fmt: skip
     """Yield what is made of the features of every block."""
-    traits = SceneTraits.of(survey.pair, survey.traits, guide.evidence.relation.seen, survey.space)
-    coarse, power = CoarseFeatures.of(guide.evidence, traits), guide.evidence.contradiction.power
+    power = guide.evidence.contradiction.power
 
     def one(place: tuple[tuple[slice, slice], tuple[slice, slice]]) -> tuple[tuple[slice, slice], Result]:
         read, core = windows.finer(place[0], response.ratio), windows.finer(place[1], response.ratio)

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 import hsfuse
-from hsfuse.degrade import Psf
+from hsfuse.degrade import Psf, lowpass_decimate_array
 from hsfuse.errors import InputError, UsageError
 from hsfuse.fusion.change import blocks, repair
 from hsfuse.fusion.change.confidence import ErrorFeatures, ErrorModel, apply_change, apply_error, change_features
@@ -21,8 +21,10 @@ from hsfuse.fusion.map.method import RefinedMethod, refined
 from hsfuse.fusion.scene_model import reweighting
 from hsfuse.grid import Slice2D
 from hsfuse.inference import pipeline
-from hsfuse.inference.guide_repair import SceneRepair, repair_scene
+from hsfuse.inference.confidence import confidence_features
+from hsfuse.inference.guide_repair import SceneRepair, repair_scene, repair_surveyed
 from hsfuse.inference.scene import FusionScene
+from hsfuse.inference.scene_survey import survey_scene
 from hsfuse.resources import Resources
 from hsfuse.spectral import BandTable
 from hsfuse.workflows.steps.array_scene import array_scene
@@ -189,16 +191,50 @@ def test_the_order_of_the_network_stays_where_it_was_asked() -> None:
     rng = np.random.default_rng(0)
     probability = rng.permutation(np.linspace(0.001, 0.999, 400)).reshape(20, 20).astype(np.float32)
     probability[:5] = 0.0
-    logs = rng.normal(0.0, 1.5, (3, 20, 20)).astype(np.float32)
-    found = apply_change(ErrorModel.load(), change_features(logs, probability, logs[0]))
+    images = rng.normal(0.0, 1.5, (7, 20, 20)).astype(np.float32)
+    found = apply_change(ErrorModel.load(), change_features(images, probability, images[0]))
     order = np.argsort(probability[5:].ravel())
     assert (np.diff(found[5:].ravel()[order]) > 0).all()
     # Elsewhere what contradicts more is the first to be doubted, though none of it is flagged.
-    rising = np.broadcast_to(np.linspace(-2.3, 0.5, 20, dtype=np.float32), (3, 1, 20))
+    rising = np.broadcast_to(np.linspace(-2.3, 0.5, 20, dtype=np.float32), (7, 1, 20))
     unasked = np.zeros((1, 20), np.float32)
     doubted = apply_change(ErrorModel.load(), change_features(rising, unasked, unasked))[0]
     assert (np.diff(doubted) > 0).all()
     assert doubted[10] < 0.1
+
+
+def test_ground_on_which_nothing_was_repaired_is_not_called_changed() -> None:
+    images = np.full((7, 1, 9), 20.0, np.float32) * np.linspace(-1.0, 1.0, 9, dtype=np.float32)
+    unasked = np.zeros((1, 9), np.float32)
+    found = apply_change(ErrorModel.load(), change_features(images, unasked, unasked))[0]
+    assert (np.diff(found) >= 0.0).all()
+    assert 0.4 < found[-1] <= 0.5
+
+
+def test_other_water_that_a_local_correction_hides_is_the_first_to_be_doubted() -> None:
+    pair, rng = make_pair((36, 40), noise=0.0), np.random.default_rng(100)
+    light = np.where(np.arange(120) >= 60, 0.06, 1.0)
+    tint = np.array([1.1, 1.05, 0.97, 0.95])[:, None, None]
+    inside = np.zeros((108, 120), bool)
+    inside[20:56, 78:108] = True
+    hsi = lowpass_decimate_array((pair.truth * light).astype(np.float32), RATIO, Psf(1.0))
+    msi = np.where(inside, tint * pair.clean_msi * light, pair.clean_msi * light)
+    hsi, msi = ((image + 6e-4 * rng.standard_normal(image.shape)).astype(np.float32) for image in (hsi, msi))
+    found = _repair(_scene(replace(pair, hsi=hsi, msi=msi)))
+    assert found.facts["local_corrections"] > 0
+    above = np.searchsorted(np.sort(found.change[~inside]), found.change[inside]) / (~inside).sum()
+    assert above.mean() > 0.98
+    assert found.change[~inside].max() < 0.5
+
+
+def test_what_is_told_is_what_the_regression_says_of_its_features(cloudy: Pair) -> None:
+    scene, model = _scene(cloudy), ErrorModel.load()
+    context = pipeline.scene_context(scene, "cpu", 0)
+    survey = survey_scene(scene, context)
+    told, guide = repair_surveyed(scene, context, survey, model)
+    for where, (of_change, of_error) in confidence_features(survey, guide, guide.msi, told.response):
+        np.testing.assert_allclose(told.change[where], apply_change(model, of_change), atol=1e-4)
+        np.testing.assert_allclose(told.expected_error[where], apply_error(model, of_error), rtol=1e-4)
 
 
 def test_threads_do_not_matter(cloudy: Pair, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from hsfuse.fusion.change.local import LEAST_BLIND_GAIN, LEAST_GAIN, Correction,
 from hsfuse.fusion.change.pattern import ColourFunctions, ScenePattern
 from hsfuse.fusion.change.response import Response
 from hsfuse.fusion.change.shadows import Shadows, find_shadows
-from hsfuse.fusion.scene_model.contradiction import DISPLACED_PX, Contradiction, displacement_px
+from hsfuse.fusion.scene_model.contradiction import DISPLACED_PX, Contradiction, displacement_px, misfit
 from hsfuse.fusion.scene_model.pair import CoarsePair, GuideRelation
 from hsfuse.fusion.scene_model.relation import first_weights, relate, some_blocks
 
@@ -56,6 +56,9 @@ class Evidence:
     correction_error
         Mean square of the last correction's leave-one-out errors, shape (msi band,); zeros without one
         and where images are displaced locally.
+    first_misfit
+        Squared error of the guide before any local correction, mean over the bands in units of their variance, shape
+        (row, col): foreign ground of some size is partly corrected away.
     shadows
         Cast shadows that the corrected guide was brought out of; None where there are none.
     """
@@ -66,6 +69,7 @@ class Evidence:
     corrections: int
     unexplained: float
     correction_error: FloatArray
+    first_misfit: FloatArray
     shadows: Shadows | None = None
 
 
@@ -133,13 +137,15 @@ def gather_evidence(
         guide = corrected if of_field or overwrite else corrected.copy()
         state = _out_of_shadow(pair, replace(state, guide=guide), shadows, response, threads)
     del corrected, blurred, relation
+    first_misfit = misfit(state.blurred, state.relation.seen, pair.valid)
     if correct:
         state = _locally_corrected(pair, state, response, of_field=of_field, displaced=displaced, threads=threads)
     if shadows is not None or state.count:
         found = contradiction(state, None if state.count else apart_px)
     # Where images are displaced locally, what is left is that rather than an error of the guide.
     error = np.zeros(len(msi)) if state.error is None or displaced else state.error
-    return Evidence(state.relation, state.blurred, found, state.count, unexplained, error, shadows), state.guide
+    evidence = Evidence(state.relation, state.blurred, found, state.count, unexplained, error, first_misfit, shadows)
+    return evidence, state.guide
 
 
 def _field(

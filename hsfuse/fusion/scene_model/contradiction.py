@@ -72,13 +72,12 @@ class Contradiction:
         where that is known.
         """
         seen = relation.seen
-        power = np.maximum(seen[:, valid].var(axis=1), 1e-12)
-        scale = power[:, None, None]
+        power = _power(seen, valid)
         residual = msi - seen
 
         def against_neighbours() -> tuple[FloatArray, FloatArray]:
-            misfit = (residual**2 / scale).mean(axis=0)
-            contrast = (over_neighbours(seen) ** 2 / scale).mean(axis=0)
+            misfit = _relative_square(residual, power)
+            contrast = _relative_square(over_neighbours(seen), power)
             soft_misfit, soft_contrast = (gaussian_filter(x, 0.7, mode="constant") for x in (misfit, contrast))
             return misfit, soft_misfit / (soft_contrast + _LEAST_CONTRAST)
 
@@ -103,6 +102,20 @@ class Contradiction:
             # What lies in a gap is in the blurred MSI of its rim.
             candidates |= (beside_contrast > _RIM_DISTANCE) & rim
         return cls(np.asarray(candidates, dtype=np.bool_), rivalry, misfit, power, displacement)
+
+
+def misfit(msi: FloatArray, seen: FloatArray, valid: NDArray[np.bool_]) -> FloatArray:
+    """Squared error of the guide, as in :class:`Contradiction`."""
+    return _relative_square(msi - seen, _power(seen, valid))
+
+
+def _power(seen: FloatArray, valid: NDArray[np.bool_]) -> FloatArray:
+    return np.asarray(np.maximum(seen[:, valid].var(axis=1), 1e-12))
+
+
+def _relative_square(image: FloatArray, power: FloatArray) -> FloatArray:
+    """Square, mean over the bands in units of ``power``, shape (row, col)."""
+    return np.asarray((image**2 / power[:, None, None]).mean(axis=0))
 
 
 def displacement_px(relation: GuideRelation, msi: FloatArray, valid: NDArray[np.bool_]) -> float:
