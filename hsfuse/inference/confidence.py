@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from hsfuse.degrade import windows
 from hsfuse.fusion.change.blocks import blocks
+from hsfuse.fusion.change.coarse_features import CoarseFeatures
 from hsfuse.fusion.change.confidence import (
     DETAIL,
-    CoarseFeatures,
     ErrorFeatures,
     ErrorModel,
     SceneTraits,

@@ -6,15 +6,13 @@ Both are small regressions on what the repair of the guide saw, fitted on simula
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.resources import files
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hsfuse.fusion.change.evidence import Evidence
-from hsfuse.fusion.change.quick_estimate import OF_NOISE, QuickEstimate
-from hsfuse.fusion.change.response import Response
+from hsfuse.fusion.change.quick_estimate import QuickEstimate
 from hsfuse.fusion.classical.statistics import Subspace
 from hsfuse.fusion.gaussian import gaussian
 from hsfuse.fusion.neighbours import over_neighbours
@@ -24,16 +22,11 @@ FloatArray = NDArray[np.float64]
 
 _TINY = 1e-4
 _SOFT_PX = 0.7
-_OF_ERROR = 5
-"""Images at low resolution that the error follows from."""
-_DARK = 1e-3
-"""Share of a band's mean below which a pixel counts as no darker."""
-_LEAST_RATIO = 1e-9
 DETAIL = 2
 """Feature of the error: the log of the square of what the guide adds."""
 _SURE = 1e-3
 """Probability of change, and of none, that counts as certain."""
-_UNASKED, _BEFORE_IMAGES = 2, 3
+_UNASKED, BEFORE_IMAGES = 2, 3
 """Feature of the change that is 1 where the network was not asked, and those before the images at low resolution."""
 
 
@@ -132,84 +125,6 @@ class SceneTraits:
         return np.asarray((np.tensordot(root, off, axes=1) ** 2).sum(axis=0))
 
 
-@dataclass(frozen=True)
-class CoarseFeatures:
-    """What both regressions follow from at low resolution, filtered once for the whole scene.
-
-    Attributes
-    ----------
-    images
-        Shape (image, row, col): what the HSI shows of the guide's bands, then those of :func:`_of_change` and five for
-        the error (roughness, misfit, what is unexplained of the roughness in two widths, and how far spectra are unlike
-        what their colours say).
-    floors
-        Added to the last five before their logarithm is taken, shape (5,).
-    bands
-        Bands of the guide.
-    """
-
-    images: NDArray[np.float32]
-    floors: NDArray[np.float32]
-    bands: int
-
-    @classmethod
-    def of(cls, evidence: Evidence, traits: SceneTraits) -> CoarseFeatures:
-        """Filter the images of a scene."""
-        contradiction, estimate = evidence.contradiction, traits.estimate
-        noise, unexplained = estimate.noise_variance, estimate.unexplained
-        misfit = gaussian(contradiction.misfit, _SOFT_PX)
-        images = [
-            *evidence.relation.seen, *_of_change(evidence, misfit),
-            gaussian(traits.coarse.roughness, _SOFT_PX), misfit,
-            gaussian(unexplained, _SOFT_PX), gaussian(unexplained, 2.0), estimate.unlike,
-        ]  # fmt: skip
-        floors = [noise, 1e-5, OF_NOISE * noise, OF_NOISE * noise, OF_NOISE * noise]
-        stacked = np.stack([np.asarray(each, np.float32) for each in images])
-        return cls(stacked, np.array(floors, np.float32), len(evidence.relation.seen))
-
-    def combined(self, model: ErrorModel) -> tuple[CoarseFeatures, ErrorModel]:
-        """Return one image for the change in place of all, weighed as a model does, and a model that adds it."""
-        weights = model.change[_BEFORE_IMAGES:-1].astype(np.float32)
-        image = np.tensordot(weights, self.images[self.bands : -_OF_ERROR], axes=1)
-        images = np.concatenate([self.images[: self.bands], image[None], self.images[-_OF_ERROR:]])
-        change = np.array([*model.change[:_BEFORE_IMAGES], 1.0, model.change[-1]])
-        return replace(self, images=images), replace(model, change=change)
-
-    def block(self, where: tuple[slice, slice], response: Response) -> tuple[NDArray[np.float32], ...]:
-        """Return a block on the fine grid: the guide's bands, images for the change, and logarithms for the error."""
-        fine = response.up_single(self.images[:, *where])
-        logs = np.log(np.maximum(fine[-_OF_ERROR:], 0.0) + self.floors[:, None, None])
-        return fine[: self.bands], fine[self.bands : -_OF_ERROR], logs
-
-
-def _of_change(evidence: Evidence, misfit: NDArray[np.floating]) -> list[NDArray[np.floating]]:
-    """Images that tell which ground is the least unlikely to have changed where no candidates are, each (row, col).
-
-    The logs of the distance from the relation, sharp and smoothed, and of the rivalry; the logs of the rivalry, of the
-    misfit, of that before any local correction and of that in units of a pixel's own brightness, each relative to what
-    is usual in the scene. The distance takes texture and the brightest ground for the measure of all errors, so it does
-    not see one dark water in the place of another; a correction takes foreign ground of some size for a season.
-    """
-    relation, rivalry = evidence.relation, np.maximum(evidence.contradiction.rivalry, 0.0)
-    # All that is measured: without responses, a small scene's relation fits most of what it rests on all but exactly.
-    valid = relation.weight > 0.0
-    relative = np.zeros(rivalry.shape)
-    # Band by band: images of a whole scene are large.
-    for seen, blurred in zip(relation.seen, evidence.blurred, strict=True):
-        dark = max(_DARK * abs(float(seen[valid].mean())), 1e-12)
-        relative += ((blurred - seen) / np.maximum(seen, dark)) ** 2 / len(relation.seen)
-
-    def unusual(square: NDArray[np.floating], floor: float) -> NDArray[np.floating]:
-        log = np.log(np.maximum(square, 0.0) + floor)
-        return np.asarray(log - np.median(log[valid]))
-
-    return [
-        np.log1p(relation.distance), np.log1p(gaussian(relation.distance, _SOFT_PX)), np.log(rivalry + 1e-2),
-        unusual(rivalry, 1e-5), unusual(misfit, 1e-7), unusual(gaussian(evidence.first_misfit, _SOFT_PX), 1e-7),
-        unusual(gaussian(relative, _SOFT_PX), _LEAST_RATIO),
-    ]  # fmt: skip
-
-
 def change_features(
     images: NDArray[np.float32], probability: NDArray[np.float32], detail: NDArray[np.float32]
 ) -> NDArray[np.float32]:
@@ -221,7 +136,7 @@ def change_features(
     Parameters
     ----------
     images
-        What :meth:`CoarseFeatures.block` has for the block.
+        What :meth:`~hsfuse.fusion.change.coarse_features.CoarseFeatures.block` has for the block.
     probability
         What the network says, 0 where it was not asked, shape (row, col).
     detail
@@ -276,7 +191,7 @@ def error_features(
     interpolated
         What :meth:`QuickEstimate.block` has for the block.
     seen, logs
-        What :meth:`CoarseFeatures.block` has for it.
+        What :meth:`~hsfuse.fusion.change.coarse_features.CoarseFeatures.block` has for it.
     power
         Variance of the guide's bands, shape (msi band,).
     guide
