@@ -247,6 +247,7 @@ def add_heads(
         save_weights(folder / WEIGHTS_FILE, network, header, dtype="bf16")
         card = folder / CARD_FILE
         text = card.read_text(encoding="utf-8").split("\n## Head for changed ground")[0].rstrip()
+        text = text.replace(f"{loaded.header.training.get('parameters')} parameters", f"{size} parameters", 1)
         text += (
             "\n\n## Head for changed ground\n\nTrained behind the gate (`benchmarks/train_zoo/change_head.py`) on "
             f"{len(made['train'])} windows with simulated changes, {STEPS} steps. Windows of the validation sites, "

@@ -180,7 +180,8 @@ def config_of(method: str, given: argparse.Namespace) -> GateConfig:
     changes = {name: getattr(given, name) for name in ("width", "blocks", "mamba", "backbone")}
     changes = {"width": NARROW.get(method)} | {name: value for name, value in changes.items() if value is not None}
     changes = {name: value for name, value in changes.items() if value is not None}
-    return replace(CONFIGS[method], correction=not given.no_correction, copies=1, displaced_copies=1, **changes)
+    plain = replace(CONFIGS[method], copies=1, displaced_copies=1, change=False)
+    return replace(plain, correction=not given.no_correction, **changes)
 
 
 def shipped(network: Gate, width: int) -> Gate:

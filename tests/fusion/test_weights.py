@@ -181,7 +181,7 @@ def test_saving_checks_the_description_and_the_target(tmp_path):
 def test_every_network_is_listed_with_its_settings():
     models = {model.name: model for model in list_models()}
     assert SsrfnConfig.from_dict(models["ssrfn-paper"].settings) == SsrfnConfig()
-    assert GateConfig.from_dict(models["ssrfn-lite"].settings) == GateConfig(displaced=True)
+    assert GateConfig.from_dict(models["ssrfn-lite"].settings) == GateConfig(displaced=True, change=True)
     assert GateConfig.from_dict(models["ssrfn"].settings).backbone == "ssrfn"
     assert all(models[entry.name].description for entry in listed_methods() if entry.network)
 

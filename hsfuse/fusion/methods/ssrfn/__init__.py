@@ -77,10 +77,13 @@ def _entry(name: str, config: GateConfig, summary: str, auto_rank: int) -> Metho
 
 # `auto` tries the one first that takes less time.
 LITE = _entry(
-    "ssrfn-lite", GateConfig(displaced=True), "weighs experts fitted in the scene by a few convolutions; any bands", 0
+    "ssrfn-lite",
+    GateConfig(displaced=True, change=True),
+    "weighs experts fitted in the scene by a few convolutions; any bands",
+    0,
 )
 # Its weights were widened from 8 channels.
 EVERYDAY = _entry(
-    "ssrfn", GateConfig(backbone="ssrfn", displaced=True, copies=2, displaced_copies=2),
+    "ssrfn", GateConfig(backbone="ssrfn", displaced=True, copies=2, displaced_copies=2, change=True),
     "weighs experts fitted in the scene by the modules of SSRFN; any bands", 1,
 )  # fmt: skip
