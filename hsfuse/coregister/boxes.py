@@ -22,6 +22,8 @@ from hsfuse.coregister.windows import Windows
 BOX_PX = 8
 """Side of the boxes: smaller ones are too noisy, larger ones average relief of a kilometre away."""
 NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))
+FOLDS = 4
+"""Pairs of boxes are left out of a fit in so many groups."""
 _LEAST_SHARE, _MOST_SIGMA_PX, _MOST_STEP_PX = 0.4, 1.0, 3.0
 _COMMON_VARIANCE_PX2, _ALIKE_VARIANCE_PX2 = 0.05, 0.2
 """Variance added to that of every box in a fit and in averages: where displacement changes, boxes look noisier."""
@@ -72,9 +74,21 @@ class Boxes:
         """Weight of each box in averages."""
         return np.where(self.usable, 1.0 / (self.sigma**2 + _ALIKE_VARIANCE_PX2), 0.0)
 
-    def parity(self, axis: int) -> NDArray[np.int64]:
-        """Whether the row (axis 0) or column (axis 1) of each box is even (0) or odd (1), shape (box,)."""
-        return np.asarray(np.indices(self.sigma.shape)[axis] % 2, dtype=np.int64).ravel()
+    def folds(self, axis: int) -> NDArray[np.int64]:
+        """Which of the folds each box is in, shape (box,): pairs of neighbours along an axis (0: rows are counted).
+
+        Of the boxes around a pair none is in the same fold but those at its corners.
+        """
+        index = np.indices(self.sigma.shape)
+        return np.asarray((index[1 - axis] % 2 + 2 * (index[axis] // 2 % 2)).ravel(), dtype=np.int64)
+
+    def pair_covariance(self, residual: FloatArray, axis: int) -> Covariance:
+        """Covariance of the two boxes of each of the pairs that are left out together."""
+        values, weight = _clipped(residual, self.usable), self.weight
+        count = weight.shape[axis] // 2 * 2
+        first, second = [slice(None), slice(None)], [slice(None), slice(None)]
+        first[axis], second[axis] = slice(0, count, 2), slice(1, count, 2)
+        return _joint(values, weight, (first[0], first[1]), (second[0], second[1]))
 
     def points(self, field: FloatArray) -> Points:
         """All boxes as points; ``field`` (n_r, n_c, 2) is added to the residuals."""
@@ -147,6 +161,13 @@ def _lagged(values: FloatArray, weight: FloatArray, step: tuple[int, int]) -> Co
     rows, cols = weight.shape
     first = slice(0, rows - down), slice(max(0, -right), cols - max(0, right))
     second = slice(down, rows), slice(max(0, right), cols + min(0, right))
+    return _joint(values, weight, first, second)
+
+
+def _joint(
+    values: FloatArray, weight: FloatArray, first: tuple[slice, slice], second: tuple[slice, slice]
+) -> Covariance:
+    """Covariance of boxes with as many others."""
     both = weight[first] * weight[second]
     total = float(both.sum())
     if total <= 0.0:

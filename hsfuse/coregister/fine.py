@@ -1,10 +1,10 @@
 """A field that follows displacement finer than the matching windows, where the images prove that it does.
 
 Relief parallax and attitude jitter vary over one to a few kilometres. Small boxes (see boxes.py) are measured from
-coarse to fine, and a dense spline under a penalty is fitted to what they hold beyond the smooth field. A spline
-through every other row of boxes is judged by the rows between, which share no pixel with them. That decides how stiff
-it is, whether it is better than the smooth field at all, and how wrong it is: neighbours in a row that it did not see
-have only its error in common.
+coarse to fine, and a dense spline under a penalty is fitted to what they hold beyond the smooth field. Splines without
+some of the boxes are judged by those, which share no pixel with the others. That decides how stiff it is, whether it
+is better than the smooth field at all, and how wrong it is: two neighbours that it did not see have only its error in
+common.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hsfuse.coregister.boxes import BOX_PX, Boxes, Covariance, measure_boxes
 from hsfuse.coregister.field import DisplacementField
-from hsfuse.coregister.halves import FEWEST_BOXES, HalvedFit, even_lattice
+from hsfuse.coregister.heldout import FEWEST_BOXES, BoxFit, HeldOutFit, even_lattice
 from hsfuse.coregister.models import Fitted, FloatArray, Points, on_pixels
 from hsfuse.coregister.refine import Refiner, Warped
 from hsfuse.coregister.relief import Relief
@@ -31,14 +31,17 @@ from hsfuse.grid import Grid
 
 PixelField = NDArray[np.float32]
 
-_STAGES = ((32, 8.0), (24, 8.0), (16, 5.0), (16, 5.0), (12, 3.0), (12, 3.0), (BOX_PX, 1.5), (BOX_PX, 1.5))
+_STAGES = (
+    (32, 8.0), (24, 8.0), (24, 8.0), (16, 5.0), (16, 5.0), (12, 3.0), (12, 3.0), (BOX_PX, 3.0), (BOX_PX, 1.5),
+    (BOX_PX, 1.5), (6, 1.5),
+)  # fmt: skip
 """Side of the boxes and scale of the background in pixels: large ones capture from farther, small ones see more."""
 _LEAST_VARIANCE_PX2, _SIGNIFICANT = 8e-4, 6.0
 """Covariance of neighbouring boxes from which a finer field is tried, also in units of its standard error."""
 _GAIN, _SEEN_SHARE = 0.9, 0.5
 """A finer field is taken when it leaves at most the first share of the covariance that the smooth field leaves. The
 second is the share of the variance that boxes see of displacement which changes within a few of them."""
-_FINEST_KNOT_PX, _MOST_KNOTS, _MOST_BOXES, _BEYOND_KNOTS = 10.0, 64, 100, 3
+_FINEST_KNOT_PX, _MOST_KNOTS, _MOST_BOXES, _BEYOND_KNOTS = 8.0, 64, 100, 3
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,7 @@ def fit_finer(
     allowed: Tensor,
     *,
     boxes: Boxes,
+    beside: PixelField,
     relief: Relief | None = None,
 ) -> FineFit:
     """Find displacement finer than a smooth field, follow it if possible, and say what is left.
@@ -131,7 +135,10 @@ def fit_finer(
     allowed
         Pixels that may be used, shape (row, col).
     boxes
-        :func:`first_boxes` where the reference lies at the positions that ``base`` says.
+        :func:`first_boxes` of the reference as it lies at ``beside``.
+    beside
+        Displacement of each pixel that is so near to ``base`` that boxes beside it measure the same, shape
+        (2, row, col). The difference is no displacement that ``base`` misses.
     relief
         Heights, when known: the parallax is then fitted as a multiple of them.
     """
@@ -139,39 +146,45 @@ def fit_finer(
     chance = boxes.covariance()
     used = int(boxes.usable.sum())
     significant = _is_significant(chance)
+    # What ``base`` misses is missed by both: boxes on open water agree with whatever they were measured beside.
+    missed_too = boxes.covariance(boxes.residual + _at(beside, boxes) - _field_at(base, boxes))
+    chance = min(chance, missed_too, key=lambda one: one.above_chance)
     if used < FEWEST_BOXES or not (significant or relief is not None):
-        return FineFit(None, chance.above_chance, chance.above_chance, used)
+        return FineFit(None, chance.above_chance / _SEEN_SHARE, chance.above_chance, used)
     spacing = max(_FINEST_KNOT_PX, max(height, width) / _MOST_KNOTS)
     model = PolynomialSpline(Spline.over(height, width, spacing, grid), relief)
     field = start = on_pixels(base, height, width)
-    last: HalvedFit | None = None
+    last: BoxFit | None = None
     for side, background in _STAGES:
         refiner.background_px = background
         boxes = measure_boxes(refiner, torch.from_numpy(field).to(refiner.device), allowed, _side(side, height, width))
-        fitted = HalvedFit.of(boxes, _at(field, boxes) - _at(start, boxes), model)
+        fitted = BoxFit.of(boxes, _at(field, boxes) - _at(start, boxes), model)
         if fitted is not None:
             last = fitted
             field = on_pixels(FineField(base, fitted.whole), height, width)
     if last is None:
-        return FineFit(None, chance.above_chance, chance.above_chance, used)
-    before, after = last.before, last.after
-    if not _is_significant(before):
-        return FineFit(None, before.above_chance, before.above_chance, used)
-    seam = last.seam(base)
-    if last.at_worst.value > _GAIN * before.value:
+        return FineFit(None, chance.above_chance / _SEEN_SHARE, chance.above_chance, used)
+    judged = HeldOutFit.of(last)
+    before, after = judged.before, judged.after
+    # The boxes that were asked first are larger and less noisy: what they proved holds.
+    proven = max(before.above_chance, chance.above_chance)
+    if not (_is_significant(before) or _is_significant(chance)):
+        return FineFit(None, proven / _SEEN_SHARE, proven, used)
+    seam = judged.seam(base)
+    if after.value > _GAIN * before.value:
         # Boxes see less than what is there of displacement that cannot be followed.
-        worse = before.above_chance / _SEEN_SHARE
+        worse = proven / _SEEN_SHARE
         jump = seam.added_variance(base.at, even_lattice(height, width)) if seam is not None else 0.0
         return FineFit(None, worse + jump, worse, used, seam=seam)
     slope = None
     if relief is not None:
-        slope = relief.slope(last.whole.affine.coefficients)
-    followed = FineField(base, last.whole)
+        slope = relief.slope(judged.whole.affine.coefficients)
+    followed = FineField(base, judged.whole)
     # What is not followed is seen in part only, as above.
-    missed = max(0.0, after.value) / before.value
-    variance = after.above_chance * (1.0 + missed * (1.0 / _SEEN_SHARE - 1.0))
-    variance += last.unseen(height, width) + last.unresolved(height, width)
-    variance += last.unknown * last.detail_variance(height, width)
+    left = max(0.0, after.value)
+    variance = left * (1.0 + left / max(before.value, 1e-12) * (1.0 / _SEEN_SHARE - 1.0))
+    variance += judged.unseen(height, width) + judged.unresolved(height, width)
+    variance += judged.unknown * judged.detail_variance(height, width)
     if seam is not None:
         variance += seam.added_variance(followed.at, even_lattice(height, width))
     return FineFit(followed, variance, before.above_chance, int(last.weight.sum()), slope, seam)
@@ -184,6 +197,11 @@ def _is_significant(found: Covariance) -> bool:
 def _side(side_px: int, height: int, width: int) -> int:
     """Boxes of a large image are larger, so that there are not too many."""
     return max(side_px, math.ceil(max(height, width) / _MOST_BOXES))
+
+
+def _field_at(field: Fitted, boxes: Boxes) -> FloatArray:
+    """A field at the boxes' centres, shape (n_r, n_c, 2)."""
+    return field.at(boxes.position.reshape(-1, 2)).reshape(boxes.residual.shape)
 
 
 def _at(field: PixelField, boxes: Boxes) -> FloatArray:

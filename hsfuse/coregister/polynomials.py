@@ -13,8 +13,9 @@ from hsfuse.coregister.spline_lattice import Spline, to_map
 from hsfuse.coregister.trend import usual_plane
 from hsfuse.grid import Grid
 
+_USED_WEIGHT = 0.2
 _USUAL_DISTORTION_PX = 0.5
-"""Usual size of what one shift neglects over half the image: slopes, waves, terrain."""
+"""Usual size of what one shift, or a slope that is carried on, neglects over half the image: waves, terrain."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,21 @@ class FittedPolynomial:
         return np.asarray(self.model.design(position) @ self.coefficients)
 
     def influence(self, points: Points, weight: FloatArray, position: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Contribution of each point; a polynomial leaves nothing open."""
+        """Contribution of each point, and what is left open: a slope may be a wave's flank and end beyond the points.
+
+        Among the points a polynomial leaves nothing open, and one shift (degree 0) has no slope.
+        """
         weighted = self.model.design(points.position) * points.information(weight)[:, None]
-        return self.model.design(position) @ self.covariance @ weighted.T, np.zeros(len(position))
+        influence = self.model.design(position) @ self.covariance @ weighted.T
+        used = points.position[weight > _USED_WEIGHT]
+        if self.model.degree == 0 or not len(used):
+            return influence, np.zeros(len(position))
+        from scipy.spatial import cKDTree
+
+        distance, _ = cKDTree(used).query(position)
+        half = max(self.model.height, self.model.width) / 2.0
+        beyond = np.maximum(0.0, np.asarray(distance) - points.window / 2.0) / half
+        return influence, (_USUAL_DISTORTION_PX * beyond) ** 2
 
     def to_field(self, grid: Grid) -> DisplacementField:
         """The field in map units; what is not affine becomes a spline, which holds cubics exactly."""

@@ -201,6 +201,8 @@ def _examination(found: Registration, pixel_m: float) -> dict[str, Any]:
     if found.shadow is not None:
         out["shadow_m"] = round(found.shadow.difference * pixel_m, 2)
         out["shadow_corrected"] = found.shadow.corrected
+    if found.light_variance > 0.0:
+        out["light_m"] = round(math.sqrt(2.0 * found.light_variance) * pixel_m, 2)
     if layer is not None:
         out["second_layer"] = {
             "dx_m": round(layer.col * pixel_m, 1), "dy_m": round(-layer.row * pixel_m, 1),
@@ -263,14 +265,15 @@ def _check_points(found: Registration, grid: Grid, field: DisplacementField) -> 
     if found.uncertainty is None:
         raise ValueError("nothing was fitted")
     pixel_m, check = grid.pixel_m, found.check
-    over_image = found.over_image * pixel_m**2
+    light = found.light_variance * pixel_m**2
+    over_image = found.over_image * pixel_m**2 + light
     finer = found.fine.variance * pixel_m**2 if found.fine is not None else 0.0
     # What the boxes prove holds the error that the points state.
-    beyond = max(0.0, finer - float(over_image.mean()))
+    beyond = max(0.0, finer - float(found.over_image.mean()) * pixel_m**2)
     if found.fine is not None and found.fine.fitted is not None:
         # The boxes saw the pixels that were kept for checking: what they say of each other counts instead.
         shadow = found.shadow.variance * pixel_m**2 if found.shadow is not None else 0.0
-        over_image, check, beyond = np.full_like(over_image, finer + shadow), None, 0.0
+        over_image, check, beyond = np.full_like(over_image, finer + shadow + light), None, 0.0
     if check is None or check.points.size < _MIN_CHECKS:
         nothing = np.zeros(0)
         return TiePoints.empty(), field_accuracy(np.zeros((0, 2)), nothing, nothing, over_image, least_misfit=beyond)

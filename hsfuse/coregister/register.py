@@ -26,7 +26,7 @@ from hsfuse.coregister.polynomials import Polynomial
 from hsfuse.coregister.refine import Refiner, Warped
 from hsfuse.coregister.registration import Match, Registration, Seen
 from hsfuse.coregister.relief import Relief
-from hsfuse.coregister.shadows import ShadowBias, is_biased, lit_pixels
+from hsfuse.coregister.shadows import ShadowBias, is_biased, light_variance, lit_pixels
 from hsfuse.coregister.spline_lattice import Spline
 from hsfuse.coregister.threads import run_all, run_both
 from hsfuse.coregister.uncertainty import FieldUncertainty
@@ -240,13 +240,19 @@ class Registrar:
         choice, warped = found.choice, self._warped
         if choice is None or warped is None:
             return found
+        if seen.lit is not None and self._lit is not seen.lit and found.match is not None:
+            sigma = float(np.median(found.match.points.sigma))
+            found = replace(found, light_variance=light_variance(seen.lit, sigma))
         # Once dark ground is left out, the reference lies elsewhere than it was looked at.
         holds = self._lit is not seen.lit
         if not self._single_shift(choice.weight.size):
             boxes = seen.boxes if holds else None
             if boxes is None:
                 boxes = first_boxes(refiner, warped, self._lit)
-            fine = fit_finer(refiner, choice.fitted, self._grid, self._lit, boxes=boxes, relief=self._relief)
+            fine = fit_finer(
+                refiner, choice.fitted, self._grid, self._lit,
+                boxes=boxes, beside=self._warped_field, relief=self._relief,
+            )  # fmt: skip
             found = replace(found, fine=fine)
             if fine.fitted is not None:
                 found, holds = replace(found, choice=replace(choice, fitted=fine.fitted)), False
@@ -282,7 +288,7 @@ class Registrar:
             return found
         if not bias.corrected:
             return replace(found, shadow=bias, over_image=found.over_image + bias.variance)
-        self._lit, self._warped = lit, refiner.warp(self._on_device(after))
+        self._lit, self._warped_field, self._warped = lit, after, refiner.warp(self._on_device(after))
         check = self._check(refiner, after, self._warped)
         return replace(again, shadow=bias, check=check, over_image=again.over_image + bias.variance)
 

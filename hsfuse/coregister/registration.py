@@ -101,6 +101,8 @@ class Registration:
         Something that both images hold at another displacement; None when there is none.
     shadow
         How far shadows pulled the field; None when they did not.
+    light_variance
+        Variance of the error (square pixels, one coordinate) by light and shade that moved with the sun.
     """
 
     peak: GlobalPeak
@@ -113,3 +115,4 @@ class Registration:
     fine: FineFit | None = None
     second_layer: SecondLayer | None = None
     shadow: ShadowBias | None = None
+    light_variance: float = 0.0

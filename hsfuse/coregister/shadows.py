@@ -26,6 +26,9 @@ _DARK, _AROUND_PX = 0.6, 12.0
 _GROWTH_PX = 1
 """How far the blurred edge of a shadow reaches."""
 _LEAST_SHARE = 0.02
+_USUAL_DARK_SHARE, _PER_DARK_SHARE = 0.2, 2.8
+"""Share of dark pixels that water and dark fields have in flat land, and error in standard errors of a tie point for
+each unit of the share beyond."""
 _LEAST_SCATTER, _MORE_SCATTER, _MOST_SQUARE, _FEWEST_POINTS = 0.7, 1.25, 25.0, 12
 _DOUBTFUL, _SIGNIFICANT = 1.5, 2.5
 """Fields may differ, and differ, when they do by so many of their joint standard errors."""
@@ -84,6 +87,24 @@ def lit_pixels(refiner: Refiner, warped: Warped) -> Tensor | None:
     side = 2 * _GROWTH_PX + 1
     grown = torch.nn.functional.max_pool2d(dark.float()[None], side, stride=1, padding=_GROWTH_PX)[0]
     return grown == 0
+
+
+def light_variance(lit: Tensor, sigma: float) -> float:
+    """Variance of the displacement (one coordinate) that light and shade pretend when the sun stands elsewhere.
+
+    On lit slopes too the pattern moves with the sun, and all windows and check points are drawn alike, so nothing in
+    the pair tells how far. On generated mountains (sun 11 to 25 degrees high, azimuths 30 to 55 degrees apart) it was
+    in proportion to the standard error of a tie point and to the share of dark ground beyond what flat land has.
+
+    Parameters
+    ----------
+    lit
+        Pixels that are not dark, shape (row, col).
+    sigma
+        Usual standard error of a tie point (one coordinate).
+    """
+    dark = 1.0 - float(lit.float().mean())
+    return (_PER_DARK_SHARE * max(0.0, dark - _USUAL_DARK_SHARE) * sigma) ** 2 / 2.0
 
 
 def is_biased(lit: Points, field: FloatArray, every: Points, every_field: FloatArray) -> bool:

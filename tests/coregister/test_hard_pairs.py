@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import torch
 from generated_images import COARSE_M, FINE_M, Image
 from numpy.typing import NDArray
 from rasterio.crs import CRS
@@ -16,9 +17,13 @@ from scipy import ndimage
 from hsfuse.config import CoregisterConfig
 from hsfuse.coregister import CoregistrationResult, coregister_products
 from hsfuse.coregister.boxes import Boxes
-from hsfuse.coregister.halves import HalvedFit
+from hsfuse.coregister.fine import fit_finer
+from hsfuse.coregister.heldout import BoxFit, HeldOutFit
+from hsfuse.coregister.models import Points
+from hsfuse.coregister.polynomials import Polynomial
+from hsfuse.coregister.refine import Refiner
 from hsfuse.coregister.relief import Relief
-from hsfuse.coregister.shadows import ShadowBias
+from hsfuse.coregister.shadows import ShadowBias, light_variance
 from hsfuse.coregister.spline_lattice import Spline
 from hsfuse.coregister.splines import PolynomialSpline
 from hsfuse.coregister.support import Support
@@ -73,6 +78,23 @@ def test_jitter_finer_than_the_windows_is_followed_or_stated() -> None:
     assert result.details["fine_displacement_m"] > 3.0
 
 
+def test_ridges_a_kilometre_apart_are_followed() -> None:
+    """Ridges of 33 pixels are half as wide as a matching window and four boxes of 8 pixels long."""
+    size = SIDE * RATIO + 2 * MARGIN
+    ground = texture(6, size, 0.05)
+    rows, cols = np.meshgrid(np.arange(SIDE), np.arange(SIDE), indexing="ij")
+    along = (np.cos(a) * rows + np.sin(a) * cols for a in (0.3, 0.9, 1.7, 2.6))
+    parallax = sum(10.0 * np.cos(2 * np.pi * u / 33.0 + k) for k, u in enumerate(along))
+    dx, dy = 40.0 + 0.97 * parallax, -20.0 + 0.24 * parallax
+    target, reference = seen_by_both(ground, ground, dx, dy)
+    result = coregister(target, reference)
+    assert result.trusted
+    found = result.field.on_grid(target.grid)
+    true = float(np.sqrt(((found[0] - dx) ** 2 + (found[1] - dy) ** 2).mean()))
+    assert true < 6.0, "a shift alone is 14 m wrong"
+    assert 0.5 * true < result.rmse_m < 2.0 * true
+
+
 def test_a_layer_that_moved_by_itself_is_not_taken_for_the_ground() -> None:
     """A third of the scene lies where it lay before, two thirds moved by 150 m: one of them is wrong."""
     size = SIDE * RATIO + 2 * MARGIN
@@ -99,8 +121,8 @@ def test_neighbouring_boxes_share_displacement_but_no_noise() -> None:
     assert boxes(0.2, 0.3).covariance().value == pytest.approx(0.04, abs=0.01)
 
 
-def test_short_waves_along_one_direction_are_judged_by_boxes_of_the_other() -> None:
-    """Every other row of boxes cannot follow a wave of five rows, but all rows can, and every other column too."""
+def test_short_waves_are_judged_by_boxes_beside_those_that_were_fitted() -> None:
+    """Every other row of boxes cannot follow a wave of five rows, but a pair is known from those around it."""
     grid = Grid.from_origin(CRS.from_epsg(32632), 0.0, 9600.0, 30.0, 320, 320)
     rows, cols = np.meshgrid(np.arange(40.0), np.arange(40.0), indexing="ij")
     wave = 0.6 * np.sin(2 * np.pi * rows / 5.0)
@@ -108,12 +130,79 @@ def test_short_waves_along_one_direction_are_judged_by_boxes_of_the_other() -> N
     residual = np.stack([wave, 0.7 * wave], axis=-1) + rng.normal(0.0, 0.15, (40, 40, 2))
     position = 8.0 * np.stack([rows, cols], axis=-1) + 3.5
     seen = Boxes(position, residual, np.full((40, 40), 0.15), np.ones((40, 40), bool), 8)
-    fitted = HalvedFit.of(seen, np.zeros_like(residual), PolynomialSpline(Spline.over(320, 320, 10.0, grid)))
+    fitted = BoxFit.of(seen, np.zeros_like(residual), PolynomialSpline(Spline.over(320, 320, 10.0, grid)))
     assert fitted is not None
+    judged = HeldOutFit.of(fitted)
     found = fitted.whole.at(position.reshape(-1, 2)).reshape(residual.shape)
     true = float(((found - np.stack([wave, 0.7 * wave], axis=-1)) ** 2).sum(axis=-1).mean()) / 2.0
-    assert fitted.at_worst.value > 8.0 * true
-    assert fitted.after.value < 4.0 * true + 0.002
+    assert judged.after.value < 0.2 * judged.before.value
+    assert true < judged.after.value < 6.0 * true + 0.002
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_pairs_of_boxes_are_left_out_with_none_beside_them(axis: int) -> None:
+    folds = boxes(0.0, 0.3).folds(axis).reshape(40, 40)
+    along = folds if axis == 0 else folds.T
+    assert (along[0::2] == along[1::2]).all(), "both of a pair"
+    assert (along[1:-1:2] != along[2::2]).all(), "the next pair"
+    assert (along[:, :-1] != along[:, 1:]).all(), "the pairs beside it"
+    assert [int((folds == k).sum()) for k in range(4)] == [400] * 4
+
+
+def test_a_box_among_known_ones_is_interpolated_and_a_hole_is_unknown() -> None:
+    grid = Grid.from_origin(CRS.from_epsg(32632), 0.0, 9600.0, 30.0, 320, 320)
+    seen = boxes(0.2, 0.1)
+    shares = []
+    for hole in (np.s_[4:40:4, 4:40:8], np.s_[10:16, 10:16]):
+        usable = np.ones((40, 40), bool)
+        usable[hole] = False
+        holed = Boxes(seen.position, seen.residual, seen.sigma, usable, 8)
+        fitted = BoxFit.of(holed, np.zeros_like(seen.residual), PolynomialSpline(Spline.over(320, 320, 10.0, grid)))
+        assert fitted is not None
+        shares.append(HeldOutFit.of(fitted).unknown)
+    assert shares[0] == pytest.approx(0.25 * 45 / 1600, rel=0.3)
+    assert shares[1] == pytest.approx(36 / 1600, rel=0.3)
+
+
+def test_the_error_of_another_field_is_not_taken_for_missed_displacement() -> None:
+    """Boxes that were measured beside a rough field say how wrong that one is, not the one that was chosen."""
+    grid = Grid.from_origin(CRS.from_epsg(32632), 0.0, 9600.0, 30.0, 320, 320)
+    blank = np.random.default_rng(2).normal(size=(1, 320, 320)).astype(np.float32)
+    refiner = Refiner(torch.from_numpy(blank), torch.from_numpy(blank.copy()), 0.0)
+    rows, cols = np.meshgrid(np.arange(40.0), np.arange(40.0), indexing="ij")
+    position = 8.0 * np.stack([rows, cols], axis=-1) + 3.5
+    rough = (0.03 * np.sin(2 * np.pi * np.arange(320.0) / 200.0)[None, :, None] + np.zeros((2, 1, 320))).astype("f4")
+    noise = np.random.default_rng(3).normal(0.0, 0.06, (40, 40, 2))
+    residual = noise - np.moveaxis(rough[:, 4::8, 4::8], 0, -1)
+    seen = Boxes(position, residual, np.full((40, 40), 0.06), np.ones((40, 40), bool), 8)
+    points = Points(position.reshape(-1, 2), noise.reshape(-1, 2), np.full(1600, 0.06), 1.0, 8.0, 8.0)
+    flat = Polynomial(0, 320, 320).fit(points, np.ones(1600))
+    everywhere = torch.ones((320, 320), dtype=torch.bool)
+    stated = [
+        fit_finer(refiner, flat, grid, everywhere, boxes=seen, beside=beside).variance
+        for beside in (rough, np.zeros_like(rough))
+    ]
+    assert stated[0] < 0.2 * stated[1]
+    assert stated[1] > 2e-4
+
+
+def test_light_and_shade_are_part_of_the_error_where_much_is_dark() -> None:
+    lit = torch.ones((10, 10), dtype=torch.bool)
+    lit[0] = False
+    assert light_variance(lit, 0.05) == 0.0, "a tenth: water and dark fields"
+    lit[:6] = False
+    assert np.sqrt(2.0 * light_variance(lit, 0.05)) == pytest.approx(2.8 * 0.4 * 0.05)
+
+
+def test_a_slope_is_doubted_beyond_the_points() -> None:
+    rng = np.random.default_rng(4)
+    position = rng.uniform([150.0, 0.0], [250.0, 400.0], (200, 2))
+    points = Points(position, 0.001 * position, np.full(200, 0.03), 1.0, 20.0, 64.0)
+    slope = Polynomial(1, 400, 400).fit(points, np.ones(200))
+    influence, left_open = slope.influence(points, np.ones(200), np.array([[200.0, 200.0], [10.0, 200.0]]))
+    assert influence.shape == (2, 200)
+    assert left_open[0] == 0.0
+    assert np.sqrt(left_open[1]) > 0.2, "140 pixels beyond"
 
 
 def test_the_image_without_shadow_decides_where_it_is_sure() -> None:
