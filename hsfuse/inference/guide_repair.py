@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse.allocator import large_arrays_apart, release_freed_memory
-from hsfuse.fusion.base import FusionContext
+from hsfuse.fusion.base import CHANGE_IMAGES, FusionContext
 from hsfuse.fusion.change.confidence import ErrorModel
 from hsfuse.fusion.change.repair import RepairedGuide, repair_guide
 from hsfuse.fusion.change.response import Response
@@ -223,8 +223,13 @@ def _told(
     if guide.trusted and guide.evidence.corrections > 0:
         repaired = replace(repaired, guide_error=_FINE_ERROR * guide.evidence.correction_error)
     if guide.trusted and guide.share > _SOME_CHANGE:
-        images = SpilledImages(np.stack([guide.change, guide.change * guide.own_detail]))
-        repaired = replace(repaired, changed=guide.change > _EXCLUDED, guide_noise=noise, change=images)
+        images = np.empty((CHANGE_IMAGES, *guide.change.shape), np.float32)
+        images[0] = guide.change
+        np.multiply(guide.change, guide.own_detail, out=images[1])
+        repaired = replace(
+            repaired, changed=guide.change > _EXCLUDED, guide_noise=noise, change=SpilledImages(images)
+        )  # fmt: skip
+        del images
         if alignment is not None:
             repaired = replace(repaired, psf=alignment.psf, offset_px=alignment.offset_px)
     if not guide.trusted:
