@@ -230,6 +230,10 @@ class RunConfig(_FusionConfig, _MethodConfig):
 
     command: ClassVar[str] = "run"
 
+    partners: int = Field(
+        2, ge=0, le=2, description="of Sentinel-2 images of several dates, combine the one that fits best with up to so"
+        " many others that show the same ground: less noise, and detail where it shows other ground; 0: with none",
+    )  # fmt: skip
     adapt: float | None = Field(
         None, gt=0.0, le=1440.0, description="train the network on the scene itself first, for at most so many minutes"
     )

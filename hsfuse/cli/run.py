@@ -20,7 +20,7 @@ _PANEL_FIELDS = {
     "HSI raster": "wavelengths scale offset nodata",
     "Fidelity guards": "back_projection back_projection_weight srf_weight",
     "Co-registration": " ".join(CoregisterConfig.model_fields),
-    "Sentinel-2 of several dates": "s2_date max_days",
+    "Sentinel-2 of several dates": "s2_date max_days partners",
     "Product": "format dtype compress overwrite resume aoi aoi_crs cloud_mask cloud_dilate_px report figures"
     " min_quality min_confidence",
     "Computing": "tile overlap device precision max_memory max_vram threads verify",
@@ -128,6 +128,10 @@ def result_text(summary: dict[str, Any]) -> str:
         lines.insert(2, f"  adapted     {short_adaptation_text(summary['adaptation'])}")
     if "dates" in summary:
         lines.append(f"  dates       {used_dates(summary['dates'])}")
+    if (summary.get("changes") or {}).get("partners"):
+        from hsfuse.workflows.steps.changes import partners_text
+
+        lines.append(f"  partners    {partners_text(summary['changes']['partners'])}")
     if summary.get("changes"):
         lines.append(
             f"  changes     {100 * summary['changes']['changed_share']:.1f} % of the ground; {summary['confidence']}"

@@ -52,6 +52,8 @@ _FUSE_BYTES = 200.0
 """Reading, resampling, masking, encoding and storing, per sample of the product."""
 _CHANGE_BYTES, _CHANGE_BESIDE = 1.8e4, 0.7
 """Finding what changed, per fine pixel, and how much of that is done side by side."""
+_PARTNER_BYTES = 0.9e4
+"""The same for each further date that is read and combined with the guide."""
 _LEARN_GAIN = 1.6
 """How much faster two threads train a denoiser."""
 _WRITE_BYTES, _JUDGE_BYTES = 220.0, 95.0
@@ -237,9 +239,9 @@ def predict_stages(
     return StageSeconds(learning / speed.free, fusing / speed.workers / speed.free, finishing / speed.free)
 
 
-def seconds_to_find_changes(pixels: int, speed: MachineSpeed) -> float:
-    """Seconds of finding what changed between both images of a scene of so many fine pixels."""
-    alone = pixels * _CHANGE_BYTES / speed.stream
+def seconds_to_find_changes(pixels: int, speed: MachineSpeed, *, partners: int = 0) -> float:
+    """Seconds of finding what changed between both images of so many fine pixels, and of combining further dates."""
+    alone = pixels * (_CHANGE_BYTES + partners * _PARTNER_BYTES) / speed.stream
     return alone * (1.0 - _CHANGE_BESIDE + _CHANGE_BESIDE / min(speed.workers, 8)) / speed.free
 
 

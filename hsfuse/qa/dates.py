@@ -50,12 +50,17 @@ class DatesView:
                 "days": "" if source.days_apart is None else f"{source.days_apart:+.1f}".replace("-", "−"),
                 "cloud": f"{100 * source.cloudy:.1f} %",
                 "clear": f"{100 * source.clear:.1f} %",
-                "used": f"{100 * source.used:.1f} %" if source.used else "not needed",
+                "used": _use(source),
                 "gain": _span(source.gain, "{:.3f}") if source.joined_cells else "",
                 "offset": _span(source.offset, "{:+.4f}").replace("-", "−") if source.joined_cells else "",
             }
             for source in self.dates
         ]
+
+
+def _use(source: SourceDate) -> str:
+    shown = f"{100 * source.used:.1f} %" if source.used else ""
+    return ", ".join(filter(None, (shown, "partner" if source.partner else ""))) or "not needed"
 
 
 def _span(values: Sequence[float], form: str) -> str:

@@ -206,6 +206,11 @@ class MultispectralProduct(Protocol):
         """Dates that the image is composed of, and those that were not needed; empty (the default) for one date."""
         return ()
 
+    @property
+    def partners(self) -> tuple[MultispectralProduct, ...]:
+        """Further dates on the same pixels, closed with the product; none (the default) where none are wanted."""
+        return ()
+
     def date_numbers(self, block: Slice2D) -> NDArray[np.uint8]:
         """Which of :attr:`dates` a pixel shows, counted from 1, shape (row, col); 0 where it is not composed."""
         return np.zeros(block.shape, np.uint8)

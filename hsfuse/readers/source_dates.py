@@ -37,6 +37,8 @@ class DateWish:
         fill its gaps :data:`USUAL_DAYS` (or a month more than that date).
     thorough
         Look at every date, for those who want to know what each would bring; else no further than can matter.
+    partners
+        How many further dates are wanted that show what the date that fits best shows.
     imaged
         Tells which pixels of a block of the hyperspectral image's grid were imaged; None: all.
     """
@@ -48,6 +50,7 @@ class DateWish:
     only: tuple[date, ...] = ()
     max_days: float | None = None
     thorough: bool = False
+    partners: int = 0
     imaged: Callable[[Slice2D], BoolArray] | None = None
 
     def days(self, start: datetime | None) -> float | None:
@@ -80,6 +83,8 @@ class SourceDate:
     gain, offset
         What its reflectance is multiplied with, and what is added then, to join it to the date that fits best, by band;
         empty where the image was not read yet, or the date is not used.
+    partner
+        Whether it is combined with the date that fits best where both are clear.
     joined_cells
         Places on which gain and offset were found; 0: none, and they are 1 and 0.
     """
@@ -96,6 +101,7 @@ class SourceDate:
     gain: tuple[float, ...] = ()
     offset: tuple[float, ...] = ()
     joined_cells: int | None = None
+    partner: bool = False
 
     @property
     def label(self) -> str:

@@ -22,6 +22,7 @@ from hsfuse.masks import BoolArray
 from hsfuse.readers.base import FloatCube, MultispectralProduct, ProductInfo
 from hsfuse.readers.sentinel2.joining import Join, join
 from hsfuse.readers.sentinel2.mosaic import Sentinel2Mosaic
+from hsfuse.readers.sentinel2.partner_date import PartnerDate
 from hsfuse.readers.sentinel2.points import HIDDEN
 from hsfuse.readers.sentinel2.weights import FULL, LEAST, DateWeights, shares
 from hsfuse.readers.source_dates import SourceDate
@@ -57,6 +58,9 @@ class Sentinel2Composite(MultispectralProduct):
         Dates that are not used, for reports.
     weights
         Weights of the dates where they are known already.
+    partners
+        Images on the same grid that may be combined with this one, each with its place among ``dates``; those without
+        a place are closed with this image.
 
     Notes
     -----
@@ -64,12 +68,14 @@ class Sentinel2Composite(MultispectralProduct):
     """
 
     def __init__(
-        self, dates: Sequence[DateImage], others: Sequence[SourceDate] = (), *, weights: DateWeights | None = None
-    ) -> None:
+        self, dates: Sequence[DateImage], others: Sequence[SourceDate] = (), *, weights: DateWeights | None = None,
+        partners: Sequence[tuple[Sentinel2Mosaic, int | None]] = (),
+    ) -> None:  # fmt: skip
         self._dates = tuple(dates)
         self._others = tuple(others)
         self._base = self._dates[0].image
         self._weights = weights or DateWeights([date.image for date in self._dates], self._base.grid)
+        self._partners = tuple(PartnerDate(image, self._weights, number) for image, number in partners)
         self._found: tuple[Join, ...] | None = None
         self._lock = threading.Lock()
         self._info = self._describe()
@@ -102,7 +108,13 @@ class Sentinel2Composite(MultispectralProduct):
     @property
     def sources(self) -> tuple[Path, ...]:
         """Paths of the products that are used."""
-        return tuple(dict.fromkeys(path for date in self._dates for path in date.image.sources))
+        images = (*(date.image for date in self._dates), *self._partners)
+        return tuple(dict.fromkeys(path for image in images for path in image.sources))
+
+    @property
+    def partners(self) -> tuple[PartnerDate, ...]:
+        """Further dates on the grid, hidden where they are what this image shows."""
+        return self._partners
 
     @property
     def dates(self) -> tuple[SourceDate, ...]:
@@ -295,8 +307,8 @@ class Sentinel2Composite(MultispectralProduct):
 
     def close(self) -> None:
         """Close all dates."""
-        for date in self._dates:
-            date.image.close()
+        for image in (*(date.image for date in self._dates), *self._partners):
+            image.close()
 
 
 def _extent(mask: BoolArray, block: Slice2D) -> Slice2D | None:

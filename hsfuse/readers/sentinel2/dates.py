@@ -35,6 +35,10 @@ _MORE_DAYS = 30.0
 """Dates that fill gaps may be so much further away than the one that fits best."""
 _ADDS_SHARE = 0.001
 """A date is used when it shows at least this much more of the footprint clear."""
+_PARTNER_DAYS = 30.0
+"""A partner costs at most so much more than the date that fits best, in days,"""
+_PARTNER_SHARE = 0.2
+"""and shows at least so much of the footprint clear that this date shows clear too."""
 _ADDS_DATA = 0.0005
 """A tile of a date is used when it images so much more of the footprint."""
 _COMPLETE = 0.999
@@ -165,9 +169,17 @@ def open_dates(
         for number, part in enumerate(parts):
             shown[number] += float((part & ~taken).mean())
             taken |= part
-    others = [date.facts for date in looked if all(date is not other for other in used)]
-    chosen = [replace(d, facts=replace(d.facts, used=float(s))) for d, s in zip(used, shown, strict=True)]
-    return _open(chosen, sorted(others, key=_nearness), options, notes)
+    partners = _partners(_ranked(looked), options.dates)
+    named_so = {id(date) for date in partners}
+    told = [replace(date, facts=replace(date.facts, partner=id(date) in named_so)) for date in used]
+    others = [
+        replace(date.facts, partner=id(date) in named_so) for date in looked if all(date is not o for o in used)
+    ]  # fmt: skip
+    chosen = [replace(d, facts=replace(d.facts, used=float(s))) for d, s in zip(told, shown, strict=True)]
+    numbers = [next((n for n, other in enumerate(used) if other is date), None) for date in partners]
+    return _open(
+        chosen, sorted(others, key=_nearness), list(zip(partners, numbers, strict=True)), options, notes
+    )  # fmt: skip
 
 
 def _nearness(facts: SourceDate) -> tuple[float, str]:
@@ -182,7 +194,8 @@ def _look_at(dates: Sequence[Sequence[TileSource]], points: FootprintPoints, opt
     clear = np.zeros(len(points), np.bool_)
     for cost, number in waiting:
         best = min((date.cost for date in looked), default=math.inf)
-        if not wish.thorough and cost >= best and clear.mean() >= _COMPLETE:
+        complete = cost >= best and clear.mean() >= _COMPLETE
+        if not wish.thorough and complete and _partners_known(looked, cost, wish):
             break
         date = _look(dates[number], points, options)
         if date is None:
@@ -196,6 +209,27 @@ def _look_at(dates: Sequence[Sequence[TileSource]], points: FootprintPoints, opt
             hint="Choose the tiles by the footprint; `hsfuse info FILE` prints the extent of each product.",
         )
     return looked
+
+
+def _partners_known(looked: Sequence[_Looked], next_cost: float, wish: DateWish) -> bool:
+    """Whether dates that cost as much as the next one, or more, would be no partners."""
+    ranked = _ranked(looked)
+    least = ranked[0].cost + _PARTNER_DAYS
+    found = _partners(ranked, wish)
+    return next_cost > least or (len(found) >= wish.partners and all(date.cost <= next_cost for date in found))
+
+
+def _ranked(looked: Sequence[_Looked]) -> list[_Looked]:
+    return sorted(looked, key=lambda date: (date.cost, date.facts.products[0]))
+
+
+def _partners(ranked: Sequence[_Looked], wish: DateWish) -> list[_Looked]:
+    """Further dates that show what the first one shows, the better ones first."""
+    first = ranked[0]
+    return [
+        date for date in ranked[1:]
+        if date.cost <= first.cost + _PARTNER_DAYS and (date.clear & first.clear).mean() >= _PARTNER_SHARE
+    ][: wish.partners]  # fmt: skip
 
 
 def _look(tiles: Sequence[TileSource], points: FootprintPoints, options: OpenOptions) -> _Looked | None:
@@ -248,7 +282,7 @@ def _sun_difference_deg(tile: TileSource, wish: DateWish) -> float:
 
 def _choose(looked: Sequence[_Looked], wish: DateWish, *, named: bool) -> list[_Looked]:
     """Dates that are used, the one that fits best first, then those that fill what is open, the better ones first."""
-    ranked = sorted(looked, key=lambda date: (date.cost, date.facts.products[0]))
+    ranked = _ranked(looked)
     first = ranked[0]
     used, clear = [first], first.clear
     limit = math.inf
@@ -263,9 +297,13 @@ def _choose(looked: Sequence[_Looked], wish: DateWish, *, named: bool) -> list[_
 
 
 def _open(
-    used: Sequence[_Looked], others: Sequence[SourceDate], options: OpenOptions, notes: Sequence[str]
-) -> Sentinel2Composite:
-    """Open the tiles of all used dates on the pixels of the first date's first tile."""
+    used: Sequence[_Looked], others: Sequence[SourceDate], partners: Sequence[tuple[_Looked, int | None]],
+    options: OpenOptions, notes: Sequence[str],
+) -> Sentinel2Composite:  # fmt: skip
+    """Open the tiles of all used dates on the pixels of the first date's first tile, and those of the partners.
+
+    Partners come with their number among the used dates, or None.
+    """
     target = options.target
     with ExitStack() as opened:
         products: list[list[Sentinel2Product]] = []
@@ -282,6 +320,15 @@ def _open(
             DateImage(Sentinel2Mosaic.on_grid(tiles, grid), date.facts)
             for date, tiles in zip(used, products, strict=True)
         ]
-        composite = Sentinel2Composite(images, others)
+        further: list[tuple[Sentinel2Mosaic, int | None]] = []
+        for date, number in partners:
+            if number is not None:
+                further.append((images[number].image, number))
+                continue
+            tiles = [tile.open(options, notes=notes) for tile in date.tiles]
+            for product in tiles:
+                opened.callback(product.close)
+            further.append((Sentinel2Mosaic.on_grid(tiles, grid), None))
+        composite = Sentinel2Composite(images, others, partners=further)
         opened.pop_all()
     return composite

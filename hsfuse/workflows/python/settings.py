@@ -37,6 +37,7 @@ class RunSettings(TypedDict, total=False):
     # Which Sentinel-2 dates serve.
     s2_date: str | None
     max_days: float | None
+    partners: int
     # Which method fuses which bands.
     method: str
     model: Path | str | None

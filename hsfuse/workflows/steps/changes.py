@@ -129,6 +129,22 @@ def change_text(changes: Mapping[str, Any]) -> str:
     return text
 
 
+def partners_text(partners: Sequence[Mapping[str, Any]]) -> str:
+    """One line about further dates of the guide."""
+    texts = []
+    for partner in partners:
+        days = partner["days_apart"]
+        name = str(partner["name"]) if days is None else f"{partner['name']} ({days:+.0f} days)"
+        if not partner["used"]:
+            texts.append(f"{name} shows too little of the same ground")
+            continue
+        text = f"{name} takes {100 * (1.0 - partner['noise_left']):.0f} % of the variance of the guide's noise out"
+        if partner["replaced_share"] >= 0.0005:
+            text += f" and lends its detail to {100 * partner['replaced_share']:.1f} % of the ground"
+        texts.append(text)
+    return "; ".join(texts)
+
+
 def refinement_text(refinement: Mapping[str, Any]) -> str:
     """One line about the step behind the method."""
     names = {

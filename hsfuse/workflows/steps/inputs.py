@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hsfuse.config import CompareConfig, CoregisterConfig, RunConfig, TrainConfig
@@ -87,7 +87,8 @@ def open_pair(hsi_path: Path, msi_paths: Sequence[Path], config: RunConfig, stac
             f"(at least {_MIN_SIZE_PX} x {_MIN_SIZE_PX}).",
             hint="Give a larger part of the scene.",
         )
-    msi = open_guide(hsi, msi_paths, config, stack, dates=date_wish(hsi, config))
+    wish = replace(date_wish(hsi, config), partners=0 if config.quality == "plain" else config.partners)
+    msi = open_guide(hsi, msi_paths, config, stack, dates=wish)
     ratio, exact = pixel_ratio(hsi.grid, msi.grid, config.ratio)
     resampled = None
     if not exact:

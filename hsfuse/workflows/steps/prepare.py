@@ -180,6 +180,7 @@ def _scene_of(
         config.cloud_mask,
         config.cloud_dilate_px,
         area.mask(grid.nested(pair.ratio)) if area else None,
+        partners=pair.msi.partners,
     )
     if result.swir is None or not result.swir.corrected:
         return scene

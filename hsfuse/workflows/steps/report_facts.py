@@ -11,7 +11,7 @@ from hsfuse.qa.dates import DatesView
 from hsfuse.readers.source_dates import dates_text
 from hsfuse.workflows.steps.adapted import adaptation_text
 from hsfuse.workflows.steps.behind_method import guard_text
-from hsfuse.workflows.steps.changes import change_text, refinement_text
+from hsfuse.workflows.steps.changes import change_text, partners_text, refinement_text
 from hsfuse.writers import WrittenProduct
 
 _LIBRARIES = ("numpy", "scipy", "torch", "rasterio", "h5py")
@@ -74,6 +74,8 @@ def _method_facts(summary: dict[str, Any]) -> dict[str, str]:
         facts["Refinement"] = refinement_text(refinement)
     if "changes" in summary:
         facts["Changes between both images"] = change_text(summary["changes"])
+        if summary["changes"].get("partners"):
+            facts["Further dates of Sentinel-2"] = partners_text(summary["changes"]["partners"])
     guards = guard_text(summary["config"])
     return facts | ({"Fidelity guards": guards} if guards else {})
 

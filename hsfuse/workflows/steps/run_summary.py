@@ -38,7 +38,9 @@ def plan_summary(
     samples = fine.height * fine.width * len(scene.bands)
     raw = samples * SAMPLE_BYTES[config.dtype]
     stages = _guess_seconds(estimate, chosen, config, samples, resources, speed)
-    changes = 0.0 if config.quality == "plain" else seconds_to_find_changes(fine.height * fine.width, speed)
+    changes = 0.0 if config.quality == "plain" else seconds_to_find_changes(
+        fine.height * fine.width, speed, partners=len(scene.partners)
+    )  # fmt: skip
     return {
         "hsfuse": __version__,
         "config": config.model_dump(mode="json"),

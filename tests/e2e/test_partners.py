@@ -1,0 +1,111 @@
+"""Two clear Sentinel-2 dates: the second one is combined with the first."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from typer.testing import CliRunner
+
+from hsfuse.cli.app import app
+from hsfuse.simulate.products import SimulatedPair, simulate_pair
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "readers"))
+from date_samples import NOON, read_ground, write_date
+
+runner = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> SimulatedPair:
+    return simulate_pair(
+        tmp_path_factory.mktemp("clear"), size_px=(100, 96), seed=5, shift_m=(118.0, -76.0), vnir_bands=30,
+        swir_bands=30, pan=False, s2_bands="10m", s2_start=NOON,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def dates(scene: SimulatedPair, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three clear dates, 1, 4 and 6 days after the hyperspectral image."""
+    folder = tmp_path_factory.mktemp("dates")
+    grid, ground = read_ground(scene.sentinel2)
+    clear = np.zeros((-(-grid.height // 2), -(-grid.width // 2)), bool)
+    return [
+        write_date(folder, grid, ground, clear, days, gain=gain, offset=0.002, noise=0.006)
+        for days, gain in ((1, 1.0), (4, 1.03), (6, 0.97))
+    ]
+
+
+def _run(scene: SimulatedPair, msi: list[Path], output: Path, *flags: str) -> dict[str, Any]:
+    given = ["--method", "glp", "--bands", "20", "--no-progress", "--json", *flags]
+    done = runner.invoke(app, ["run", str(scene.prisma), *map(str, msi), "-o", str(output), *given])
+    assert done.exit_code == 0, done.output
+    summary: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return summary
+
+
+def _pixels(path: Path) -> np.ndarray:
+    with rasterio.open(path) as cube:
+        values: np.ndarray = cube.read()
+    return values
+
+
+def test_a_second_clear_date_is_combined_with_the_first(
+    scene: SimulatedPair, dates: list[Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "two.tif"
+    summary = _run(scene, dates[:2], out)
+    (partner,) = summary["changes"]["partners"]
+    assert partner["used"]
+    assert partner["days_apart"] == pytest.approx(4, abs=0.1)
+    assert partner["shown_share"] > 0.9
+    assert partner["noise_left"] < 0.75
+    # Which date each pixel shows is told as before: the first one everywhere.
+    assert [(date["used"] > 0.99, date["partner"]) for date in summary["dates"]] == [(True, False), (False, True)]
+    with rasterio.open(tmp_path / "two.dates.tif") as layer:
+        assert set(np.unique(layer.read(1))) <= {1, -32768}
+    item = json.loads((tmp_path / "two.tif.stac.json").read_text())
+    assert sum("_MSIL2A_" in link["href"] for link in item["links"]) == 2, "both products were used"
+    page = (tmp_path / "two.report.html").read_text()
+    assert "Further dates of Sentinel-2" in page
+    assert "% of the variance of the guide's noise out" in page.replace("&#39;", "'")
+
+
+def test_how_many_partners_is_a_setting(scene: SimulatedPair, dates: list[Path], tmp_path: Path) -> None:
+    first, none, two = (tmp_path / f"{name}.tif" for name in ("first", "none", "two"))
+    alone = _run(scene, dates[:1], first, "--no-report")
+    assert "partners" not in alone["changes"]
+    off = _run(scene, dates, none, "--no-report", "--partners", "0")
+    assert "partners" not in off["changes"]
+    np.testing.assert_array_equal(_pixels(none), _pixels(first))
+    one = _run(scene, dates, tmp_path / "one.tif", "--no-report", "--partners", "1")
+    assert [round(partner["days_apart"]) for partner in one["changes"]["partners"]] == [4]
+    both = _run(scene, dates, two, "--no-report")
+    assert [round(partner["days_apart"]) for partner in both["changes"]["partners"]] == [4, 6]
+    assert (_pixels(two) != _pixels(first)).any()
+
+
+def test_a_dry_run_names_the_partner(scene: SimulatedPair, dates: list[Path], tmp_path: Path) -> None:
+    plan = _run(scene, dates, tmp_path / "out.tif", "--dry-run")
+    assert [date["partner"] for date in plan["dates"]] == [False, True, True]
+    without = _run(scene, dates, tmp_path / "out.tif", "--dry-run", "--partners", "0")
+    assert not any(date["partner"] for date in without["dates"])
+
+
+def test_what_fills_a_cloud_is_no_partner_of_itself(
+    scene: SimulatedPair, dates: list[Path], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    grid, ground = read_ground(scene.sentinel2)
+    cloud = np.zeros((-(-grid.height // 2), -(-grid.width // 2)), bool)
+    cloud[:, : cloud.shape[1] // 2] = True
+    cloudy = write_date(tmp_path_factory.mktemp("cloudy"), grid, ground, cloud, 0.5, noise=0.006)
+    summary = _run(scene, [cloudy, dates[1]], tmp_path / "out.tif", "--no-report")
+    used = {round(date["days_apart"], 1): date for date in summary["dates"]}
+    assert used[4.0]["partner"] or used[0.5]["partner"]
+    (partner,) = summary["changes"]["partners"]
+    assert partner["shown_share"] < 0.65
