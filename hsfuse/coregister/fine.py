@@ -180,8 +180,8 @@ def fit_finer(
     if relief is not None:
         slope = relief.slope(judged.whole.affine.coefficients)
     followed = FineField(base, judged.whole)
-    # What is not followed is seen in part only, as above.
-    left = max(0.0, after.value)
+    # What is not followed is seen in part only, as above; little of it may be chance.
+    left = max(0.0, after.value) + after.error / 2.0
     variance = left * (1.0 + left / max(before.value, 1e-12) * (1.0 / _SEEN_SHARE - 1.0))
     variance += judged.unseen(height, width) + judged.unresolved(height, width)
     variance += judged.unknown * judged.detail_variance(height, width)

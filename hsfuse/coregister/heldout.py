@@ -132,17 +132,20 @@ class HeldOutFit:
         return float(np.where(alone, _INTERPOLATED * missing, 1.0).mean())
 
     def detail_variance(self, height: int, width: int) -> float:
-        """Variance (one coordinate) of what the spline adds, over the image."""
-        return float((self.whole.at(even_lattice(height, width)) ** 2).mean())
+        """Variance (one coordinate) of what the spline adds to its trend, over the image.
+
+        With heights the trend holds most of the parallax, and what is known by it needs no boxes.
+        """
+        return float((self.whole.bend(even_lattice(height, width)) ** 2).mean())
 
     def unresolved(self, height: int, width: int) -> float:
         """Variance of what bends within less than a knot: an eighth of the field's second differences over knots."""
         middle, total = even_lattice(height, width), 0.0
-        at_middle = self.whole.at(middle)
+        at_middle = self.whole.bend(middle)
         for axis, spacing in enumerate(self.whole.spline.spacing):
             step = np.zeros(2)
             step[axis] = spacing
-            bend = self.whole.at(middle + step) - 2.0 * at_middle + self.whole.at(middle - step)
+            bend = self.whole.bend(middle + step) - 2.0 * at_middle + self.whole.bend(middle - step)
             total += float((bend**2).mean())
         return total / 64.0
 

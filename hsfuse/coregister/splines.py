@@ -160,7 +160,11 @@ class FittedSpline:
 
     def at(self, position: FloatArray) -> FloatArray:
         """Displacement at positions."""
-        return np.asarray(self.affine.at(position) + self.spline.design(position) @ self.coefficients)
+        return self.affine.at(position) + self.bend(position)
+
+    def bend(self, position: FloatArray) -> FloatArray:
+        """What the spline adds to the trend at positions."""
+        return np.asarray(self.spline.design(position) @ self.coefficients)
 
     def influence(self, points: Points, weight: FloatArray, position: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Contribution of each point, and what the penalty as a prior leaves open."""
