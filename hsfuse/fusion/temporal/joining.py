@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from hsfuse.degrade import upsample_array
+from hsfuse.degrade import Psf
+from hsfuse.fusion.change.response import Response
 
 FloatCube = NDArray[np.float32]
 FloatArray = NDArray[np.float64]
@@ -77,19 +78,33 @@ class Join:
         cells = np.zeros(0)
         for step in range(_ROUNDS):
             if step:
-                told = _applied(design, _by_pixel(cells, _CELL))
+                for top in range(0, told.shape[1], _ROWS * _CELL):
+                    strip = slice(top, top + _ROWS * _CELL)
+                    told[:, strip] = _joined(cells, design[:, strip], top, _CELL)
             cells = _CellSums.of(design, target, shown * _trust(target - told, known)).of_windows(scene)
         return cls(scene, cells)
 
     def apply(self, partner: FloatCube, first_row: int) -> FloatCube:
         """Join full-width rows of the partner, shape (band, row, col), the first of which is a whole cell's first."""
-        rows = self.cells.shape[2]
-        first = first_row // CELL_PX
-        last = min(-(-(first_row + partner.shape[1]) // CELL_PX), rows)
-        low, high = max(first - _MARGIN_CELLS, 0), min(last + _MARGIN_CELLS, rows)
-        fine = _by_pixel(self.cells[:, :, low:high], CELL_PX)
-        above = (first - low) * CELL_PX
-        return _applied(partner, fine[:, :, above : above + partner.shape[1], : partner.shape[2]])
+        return _joined(self.cells, partner, first_row, CELL_PX)
+
+
+def _joined(cells: FloatArray, partner: FloatCube, first_row: int, cell_px: int) -> FloatCube:
+    """Apply coefficients of cells to rows, the first of which is a cell's first."""
+    rows = cells.shape[2]
+    first = first_row // cell_px
+    last = min(-(-(first_row + partner.shape[1]) // cell_px), rows)
+    low, high = max(first - _MARGIN_CELLS, 0), min(last + _MARGIN_CELLS, rows)
+    above = (first - low) * cell_px
+    part = (slice(None), slice(above, above + partner.shape[1]), slice(partner.shape[2]))
+    found = np.empty((cells.shape[1], *partner.shape[1:]), np.float32)
+    # Band by band: the coefficients of all pixels are many times the images.
+    for band, image in enumerate(found):
+        fine = Response(cell_px, Psf(1.0)).up_single(cells[:, band, low:high])[part]
+        image[...] = fine[-1]
+        for by_band, measured in zip(fine[:-1], partner, strict=True):
+            image += by_band * measured
+    return found
 
 
 def _scene_regression(design: FloatCube, target: FloatCube) -> FloatArray:
@@ -108,19 +123,6 @@ def _scene_regression(design: FloatCube, target: FloatCube) -> FloatArray:
         sigma = np.maximum(_MAD_TO_SIGMA * np.median(left, axis=1, keepdims=True), _LEAST_SIGMA)
         weight = 1.0 / (1.0 + ((left / sigma) ** 2).mean(axis=0) / _OUTLIER) ** 2
     return np.asarray(found)
-
-
-def _by_pixel(cells: FloatArray, cell_px: int) -> FloatCube:
-    """Interpolate coefficients of cells, shape (band + 1, band, row, col)."""
-    fine = upsample_array(cells.reshape(-1, *cells.shape[2:]), cell_px)
-    return fine.reshape(*cells.shape[:2], *fine.shape[1:]).astype(np.float32)
-
-
-def _applied(partner: FloatCube, coefficients: FloatCube) -> FloatCube:
-    found: FloatCube = coefficients[-1].copy()
-    for band, by_band in zip(partner, coefficients, strict=False):
-        found += by_band * band
-    return found
 
 
 def _in_whole_cells(image: FloatCube, *, constant: bool = False) -> FloatCube:

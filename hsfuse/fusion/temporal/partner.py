@@ -99,12 +99,13 @@ def join_partner(
     overview = [_overviews(guide[:, rows], usable[rows], read(rows)) for rows in _strips(guide.shape[1])]
     ours, theirs = (np.concatenate([part[i] for part in overview], axis=1) for i in (0, 1))
     clear = np.concatenate([part[2] for part in overview])
+    del overview
     if clear.sum() < _LEAST_CLEAR_PX:
         return None
     join = Join.find(ours, theirs, clear)
     if _unexplained(join, ours, theirs, clear) > _UNRELATED:
         return None
-    del overview, ours, theirs
+    del ours, theirs
     shown = float(np.count_nonzero(clear)) * OVERVIEW_PX**2 / max(int(usable.sum()), 1)
     samples = [_noise_sample(read(rows)) for rows in _chosen_strips(guide.shape[1])]
     measured = guide_noise([sample for sample in samples if sample is not None])
