@@ -106,10 +106,15 @@ def plan_text(summary: dict[str, Any]) -> str:
 
 
 def used_dates(dates: list[dict[str, Any]]) -> str:
-    """Say of which dates the multispectral image is composed, and how much comes from each."""
+    """Say of which dates the multispectral image is composed, how much comes from each, and which are partners."""
+
+    def day(date: dict[str, Any]) -> str:
+        return str(date["start"] or date["products"][0])[:10]
+
     used = [date for date in dates if date["used"] > 0]
-    shares = (f"{(date['start'] or date['products'][0])[:10]} ({100 * date['used']:.0f} %)" for date in used)
-    return f"{len(used)} of {len(dates)}: " + ", ".join(shares)
+    text = f"{len(used)} of {len(dates)}: " + ", ".join(f"{day(date)} ({100 * date['used']:.0f} %)" for date in used)
+    partners = [day(date) for date in dates if date["partner"]]
+    return f"{text}; combined with {' and '.join(partners)}" if partners else text
 
 
 def result_text(summary: dict[str, Any]) -> str:

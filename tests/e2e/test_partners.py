@@ -13,6 +13,7 @@ import rasterio
 from typer.testing import CliRunner
 
 from hsfuse.cli.app import app
+from hsfuse.cli.run import plan_text
 from hsfuse.simulate.products import SimulatedPair, simulate_pair
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "readers"))
@@ -93,6 +94,9 @@ def test_how_many_partners_is_a_setting(scene: SimulatedPair, dates: list[Path],
 def test_a_dry_run_names_the_partner(scene: SimulatedPair, dates: list[Path], tmp_path: Path) -> None:
     plan = _run(scene, dates, tmp_path / "out.tif", "--dry-run")
     assert [date["partner"] for date in plan["dates"]] == [False, True, True]
+    others = [str(date["start"])[:10] for date in plan["dates"][1:]]
+    told = next(line for line in plan_text(plan).splitlines() if line.startswith("dates"))
+    assert told.endswith(f"; combined with {' and '.join(others)}")
     without = _run(scene, dates, tmp_path / "out.tif", "--dry-run", "--partners", "0")
     assert not any(date["partner"] for date in without["dates"])
 
