@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from hsfuse.degrade import windows
 from hsfuse.fusion.base import FusionContext
 from hsfuse.fusion.guide_noise import GuideSample, guide_noise
-from hsfuse.fusion.temporal.partner import JoinedPartner, combine_partner, join_partner
+from hsfuse.fusion.temporal.common_noise import Measurement, same_noise
+from hsfuse.fusion.temporal.partner import JoinedPartner, combine_partner, displacement_windows, join_partner
 from hsfuse.grid import Slice2D
 from hsfuse.inference.scene import FusionScene
 from hsfuse.inference.scene_survey import Survey
@@ -26,6 +27,8 @@ FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
 _log = get_logger(__name__)
+_TOO_LITTLE = "shows too little of the ground that the guide shows"
+_TOO_SMALL = "was not looked at: the scene is too small to measure noise"
 _STRIP_PX = 64
 """HSI rows that are read at a time."""
 
@@ -42,6 +45,8 @@ class PartnerRecord:
         Days from the hyperspectral image, negative for an earlier date; None: not known.
     used
         Whether it was combined with the guide.
+    refused
+        Why it was not, completes a sentence that its name begins; empty where it was.
     shown_share
         Share of the guide's pixels that it shows clearly.
     offset_px
@@ -55,6 +60,7 @@ class PartnerRecord:
     name: str
     days_apart: float | None
     used: bool
+    refused: str = ""
     shown_share: float = 0.0
     offset_px: tuple[float, float] = (0.0, 0.0)
     noise_left: float = 1.0
@@ -64,7 +70,7 @@ class PartnerRecord:
         """Return plain values."""
         return {
             "name": self.name, "days_apart": None if self.days_apart is None else round(self.days_apart, 2),
-            "used": self.used, "shown_share": round(self.shown_share, 4),
+            "used": self.used, "refused": self.refused, "shown_share": round(self.shown_share, 4),
             "offset_px": [round(v, 3) for v in self.offset_px], "noise_left": round(self.noise_left, 4),
             "replaced_share": round(self.replaced_share, 4),
         }  # fmt: skip
@@ -107,29 +113,50 @@ def combine_partners(scene: FusionScene, context: FusionContext, survey: Survey)
     """
     usable = ~survey.gaps & survey.seen
     measured = guide_noise([GuideSample.take(survey.msi, usable)])
+    names = [product.info.name for product in scene.partners]
+    records = [
+        PartnerRecord(name, _days(scene, product), used=False)
+        for name, product in zip(names, scene.partners, strict=True)
+    ]
     if measured is None:
         _log.warning("The scene is too small to measure the noise of the guide: further dates are not used.")
-        return Partnership(
-            tuple(PartnerRecord(p.info.name, _days(scene, p), used=False) for p in scene.partners),
-            (None,) * len(scene.partners), None,
-        )  # fmt: skip
+        refused = tuple(replace(record, refused=_TOO_SMALL) for record in records)
+        return Partnership(refused, (None,) * len(records), None)
     level, noise = np.ones(usable.shape, np.float32), measured**2
-    records, found = [], []
-    for product in scene.partners:
-        record = PartnerRecord(product.info.name, _days(scene, product), used=False)
+    places = list(displacement_windows(usable.shape))
+    # Each is compared with what is in the guide already, each on its own: a mean of dates has the noise of none.
+    known = [Measurement("the guide", [_clear_part(survey.msi, usable, *place) for place in places], noise)]
+    found: list[JoinedPartner | None] = []
+    for number, product in enumerate(scene.partners):
         partner = join_partner(survey.msi, usable, noise, _rows_of(SpilledImages(_read_under(scene, product))))
-        if partner is None:
-            _log.warning("%s shows too little of the ground that the guide shows: it is not used.", record.name)
-        else:
-            before = _mean(level, usable)
-            combine_partner(survey.msi, usable, level, noise, partner, context.threads)
-            left = _mean(level, usable) / before
-            record = replace(record, used=True, shown_share=partner.shown, offset_px=partner.offset_px, noise_left=left)
-            _log.info("%s: %.0f %% of the variance of the guide's noise is left.", record.name, 100.0 * left)
-        records.append(record)
+        refused_as = _TOO_LITTLE
+        if partner is not None:
+            windows_of = [partner.rows(rows)[:, :, cols] for rows, cols in places]
+            shows = Measurement(names[number], windows_of, partner.noise)
+            repeated = same_noise(shows, known)
+            if repeated is not None:
+                partner, refused_as = None, f"repeats the measurement of {repeated.name}, noise and all"
+            else:
+                known.append(shows)
         found.append(partner)
+        if partner is None:
+            _log.warning("%s %s: it is not used.", names[number], refused_as)
+            records[number] = replace(records[number], refused=refused_as)
+            continue
+        before = _mean(level, usable)
+        combine_partner(survey.msi, usable, level, noise, partner, context.threads)
+        left = _mean(level, usable) / before
+        records[number] = replace(
+            records[number], used=True, shown_share=partner.shown, offset_px=partner.offset_px, noise_left=left
+        )
+        _log.info("%s: %.0f %% of the variance of the guide's noise is left.", names[number], 100.0 * left)
     used = any(record.used for record in records)
     return Partnership(tuple(records), tuple(found), measured * np.sqrt(_mean(level, usable)) if used else None)
+
+
+def _clear_part(image: FloatCube, usable: BoolArray, rows: slice, cols: slice) -> FloatCube:
+    """Copy a window, NaN where it is not usable."""
+    return np.where(usable[rows, cols], image[:, rows, cols], np.float32(np.nan))
 
 
 def _mean(level: FloatCube, usable: BoolArray) -> float:

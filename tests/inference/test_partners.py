@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.ndimage import shift
 
 import hsfuse
 from hsfuse.errors import UsageError
@@ -112,3 +114,55 @@ def test_what_cannot_be_meant_is_refused(pair: Pair, change: dict[str, object], 
     given = {"ratio": RATIO, "wavelengths_nm": pair.centre_nm, "partners": [pair.msi]} | change
     with pytest.raises(UsageError, match=words):
         hsfuse.fuse(pair.hsi, pair.msi, **given)
+
+
+@pytest.mark.parametrize(
+    "repeated",
+    [
+        lambda guide: guide,
+        lambda guide: 1.08 * guide - 0.01,
+        lambda guide: np.round(1e4 * guide).astype(np.uint16),
+        lambda guide: shift(guide, (0, 0.3, 0.3), order=3, mode="nearest"),
+    ],
+    ids=["itself", "in other light", "in whole numbers", "resampled"],
+)
+def test_the_guide_given_twice_takes_out_no_noise(
+    pair: Pair, alone: FloatCube, repeated: Callable[[FloatCube], FloatCube], caplog: pytest.LogCaptureFixture
+) -> None:
+    found = _fuse(pair, repeated(pair.msi))
+    (record,) = found.record["partners"]
+    assert not record["used"]
+    assert record["noise_left"] == 1.0
+    assert "repeats the measurement of the guide" in record["refused"]
+    assert "repeats the measurement of the guide" in caplog.text
+    np.testing.assert_array_equal(found.cube, alone)
+
+
+def test_a_partner_given_twice_counts_once(pair: Pair) -> None:
+    once, other = _date(pair.clean_msi, 1), _date(pair.clean_msi, 2)
+    found = _fuse(pair, once, 0.95 * once, other)
+    assert [record["used"] for record in found.record["partners"]] == [True, False, True]
+    np.testing.assert_array_equal(found.cube, _fuse(pair, once, other).cube)
+
+
+def test_units_of_a_partner_do_not_matter(pair: Pair) -> None:
+    other = _date(pair.clean_msi, 1)
+    same, scaled = _fuse(pair, other), _fuse(pair, np.round(1e4 * other).astype(np.uint16))
+    assert scaled.record["partners"][0]["noise_left"] == pytest.approx(
+        same.record["partners"][0]["noise_left"], abs=0.01
+    )
+    np.testing.assert_allclose(scaled.cube, same.cube, atol=1e-3)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.2, np.nan])
+def test_a_partner_that_shows_nothing_is_not_used(pair: Pair, alone: FloatCube, value: float) -> None:
+    found = _fuse(pair, np.full_like(pair.msi, value))
+    assert not found.record["partners"][0]["used"]
+    np.testing.assert_array_equal(found.cube, alone)
+
+
+def test_a_scene_too_small_to_measure_noise_says_so() -> None:
+    small = make_pair((8, 8))
+    (record,) = _fuse(small, _date(small.clean_msi, 1)).record["partners"]
+    assert not record["used"]
+    assert "too small" in record["refused"]

@@ -24,7 +24,7 @@ _WINDOW_PX = 5
 """Side of the windows that change is told from noise in."""
 REACH_PX = len(_SPLINE) // 2 + _WINDOW_PX // 2
 """Pixels around one that decide about it."""
-_NOISE_SHARE = float(1.0 - 2.0 * _SPLINE[2] ** 2 + (_SPLINE**2).sum() ** 2)
+NOISE_SHARE = float(1.0 - 2.0 * _SPLINE[2] ** 2 + (_SPLINE**2).sum() ** 2)
 """Share of white noise that is in the finest detail."""
 _OWN = 0.15
 """What a pixel's own square counts beside its window's mean: a single pixel that changed stands out of its window."""
@@ -97,14 +97,14 @@ def combine(guide: FloatCube, joined: FloatCube, level: FloatCube, directions: C
     scale, own = 1.0 / np.sqrt(total), noise * level / total
     basis = directions.basis.astype(np.float32)
     detail = finest_detail(np.tensordot(basis.T, difference * scale, axes=1))
-    square = detail**2 / np.float32(_NOISE_SHARE)
+    square = detail**2 / np.float32(NOISE_SHARE)
     shown = np.maximum(uniform_filter(clear.astype(np.float32), _WINDOW_PX, mode="constant"), 1e-6)
     local = np.stack([uniform_filter(image, _WINDOW_PX, mode="constant") for image in square]) / shown
     divisor = 1.0 + _COST * np.maximum(np.maximum(local, _OWN * square) - 1.0, 0.0)
     step = own * np.tensordot(basis, detail / divisor, axes=1) / scale
     power = basis**2
     kept, spent = (np.tensordot(power, image, axes=1) for image in (1.0 / divisor, np.maximum(local, 1.0) / divisor**2))
-    saved = _NOISE_SHARE * (own * (2.0 * kept - spent)).mean(axis=0)
+    saved = NOISE_SHARE * (own * (2.0 * kept - spent)).mean(axis=0)
     return Combined(
         np.where(clear, guide + step, guide).astype(np.float32),
         np.where(clear, level * (1.0 - saved), level).astype(np.float32),

@@ -40,6 +40,8 @@ _OUTLIER = 3.0
 _AROUND_PX = 1.0
 _MAD_TO_SIGMA = 1.4826
 _LEAST_SIGMA = 1e-6
+_NOTHING = 1e-12
+"""Sum of squares that keeps the regression on a band of zeros solvable."""
 _MARGIN_CELLS = 2
 """Cells around a block that the interpolation of coefficients looks at."""
 
@@ -113,10 +115,13 @@ def _scene_regression(design: FloatCube, target: FloatCube) -> FloatArray:
     x, y = design[:, ::step].astype(np.float64), target[:, ::step].astype(np.float64)
     x = np.concatenate([x, np.ones((1, x.shape[1]))])
     weight = np.ones(x.shape[1])
-    as_it_is: FloatArray = np.eye(len(x), len(y))
+    # Bands in other units, whole numbers for example, are as they are up to the ratio of their mean squares.
+    power, wanted = ((image**2).mean(axis=1) for image in (x[: len(y)], y))
+    as_it_is: FloatArray = np.zeros((len(x), len(y)))
+    np.fill_diagonal(as_it_is, np.sqrt(np.divide(wanted, power, out=np.zeros_like(power), where=power > 0.0)))
     found: FloatArray = as_it_is
     for _ in range(_SCENE_ROUNDS):
-        gram = (x * weight) @ x.T
+        gram = (x * weight) @ x.T + _NOTHING * np.eye(len(x))
         held = _RIDGE_SCENE * np.diag(np.diag(gram)) / max(float(weight.sum()), 1.0)
         found = np.asarray(np.linalg.solve(gram + held, (x * weight) @ y.T + held @ as_it_is), np.float64)
         left = np.abs(y - found.T @ x)

@@ -113,7 +113,7 @@ def join_partner(
     placed = JoinedPartner(read, join, NO_OFFSET, np.zeros(len(guide)), min(shown, 1.0), guide.shape[1])
     offset = find_displacement([
         (np.where(usable[rows, cols], guide[:, rows, cols], np.float32(np.nan)), placed.rows(rows)[:, :, cols])
-        for rows, cols in _windows(guide.shape[1:])
+        for rows, cols in displacement_windows(guide.shape[1:])
     ])  # fmt: skip
     joined_noise = (join.scene[:-1] ** 2).T @ variance * (1.0 if offset == NO_OFFSET else noise_left(offset))
     return JoinedPartner(read, join, offset, joined_noise, placed.shown, guide.shape[1])
@@ -183,7 +183,7 @@ def _chosen_strips(height: int) -> list[slice]:
     return [strips[i] for i in np.unique(np.linspace(0, len(strips) - 1, 3).round().astype(int))]
 
 
-def _windows(shape: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
+def displacement_windows(shape: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
     """Places of the windows of a displacement."""
     rows, cols = (
         sorted({int(first) for first in np.linspace(0, max(size - _WINDOW_PX, 0), _WINDOWS).round()}) for size in shape

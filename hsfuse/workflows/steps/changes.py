@@ -136,7 +136,7 @@ def partners_text(partners: Sequence[Mapping[str, Any]]) -> str:
         days = partner["days_apart"]
         name = str(partner["name"]) if days is None else f"{partner['name']} ({days:+.0f} days)"
         if not partner["used"]:
-            texts.append(f"{name} shows too little of the same ground")
+            texts.append(f"{name} {partner['refused']}")
             continue
         text = f"{name} takes {100 * (1.0 - partner['noise_left']):.0f} % of the variance of the guide's noise out"
         if partner["replaced_share"] >= 0.0005:
