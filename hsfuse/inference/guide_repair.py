@@ -206,6 +206,10 @@ def _told(
     pixels = guide.msi if guide.trusted else response.up(guide.evidence.relation.seen).astype(np.float32)
     if not guide.trusted:
         _log.warning("The images differ on most of the ground: the result follows the hyperspectral image alone.")
+        # All of the detail is replaced, whatever the repair made of it.
+        shape = guide.change.shape
+        everywhere, nowhere = (np.broadcast_to(np.float32(value), shape) for value in (1.0, 0.0))
+        guide = replace(guide, change=everywhere, own_detail=nowhere)
     if model is None:
         told = np.zeros((2, *pixels.shape[1:]), np.float32)
     else:
@@ -232,8 +236,6 @@ def _told(
         del images
         if alignment is not None:
             repaired = replace(repaired, psf=alignment.psf, offset_px=alignment.offset_px)
-    if not guide.trusted:
-        hsi_only = np.ones_like(hsi_only)
     bound = 1.0 if model is None else model.bound(guide.evidence.corrections)
     facts = guide.to_json()
     if partnership is not None:

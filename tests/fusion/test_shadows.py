@@ -124,3 +124,17 @@ def test_without_responses_shadows_are_lifted_too() -> None:
     inside = _blobs(pair.msi.shape[1:])
     before, after = (_rms((image - pair.clean_msi)[:, inside]) for image in (pair.msi, found.msi))
     assert after < 0.2 * before
+
+
+def _half_shaded(clean: NDArray[np.float32]) -> NDArray[np.float32]:
+    shaded = clean.copy()
+    shaded[:, :, clean.shape[2] // 2 + 1 :] *= LEVEL[:, None, None]
+    return shaded
+
+
+def test_a_guide_brought_out_of_shadow_is_trusted_however_much_of_it_lay_there() -> None:
+    pair = make_pair(COARSE, change=_half_shaded)
+    found = _repaired(pair)
+    assert found.share > 0.45
+    assert found.trusted
+    assert _rms(found.msi - pair.clean_msi) < 2.5 * _rms(make_pair(COARSE).msi - pair.clean_msi)

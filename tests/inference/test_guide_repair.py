@@ -300,3 +300,18 @@ def test_bands_in_another_order_than_their_responses_are_told(
         _repair(_scene(pair, pair.msi[order]))
     assert exchanged in caplog.text
     assert ("look exchanged" in caplog.text) is bool(exchanged)
+
+
+def test_the_error_of_a_result_without_its_guide_is_that_of_the_hsi_alone(cloudy: Pair) -> None:
+    other = make_pair((36, 40), seed=7)
+    mixed = cloudy.msi.copy()
+    mixed[:, :, ::2] = other.msi[:, :, ::2]
+    mixed[:, :, : mixed.shape[2] // 2] = other.msi[:, :, : mixed.shape[2] // 2]
+    found = hsfuse.fuse(
+        cloudy.hsi, mixed, ratio=RATIO, wavelengths_nm=cloudy.centre_nm, srf=cloudy.srf, psf_fwhm=1.0,
+        full_output=True, resources=ONE_THREAD,
+    )  # fmt: skip
+    assert not found.record["trusted"]
+    error = np.sqrt(((found.cube - cloudy.truth) ** 2).mean())
+    told = np.sqrt((found.expected_error**2).mean())
+    assert 0.4 < told / error < 2.5

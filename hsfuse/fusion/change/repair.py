@@ -35,9 +35,10 @@ from hsfuse.parallel import side_by_side
 
 FloatArray = NDArray[np.float64]
 FloatCube = NDArray[np.float32]
+BoolArray = NDArray[np.bool_]
 
 TOO_MUCH = 0.4
-"""Share of changed ground above which the guide is not trusted at all."""
+"""Share of changed ground above which the guide is not trusted at all; ground brought out of cast shadows is known."""
 UNRELATED = 0.25
 """Share of the guide's variance that the HSI does not explain above which both images show different places: pairs with
 a third of other ground stay below 0.1, because that ground carries no weight."""
@@ -71,6 +72,8 @@ class RepairedGuide:
         Probability of foreign ground or light near the candidates, 0 elsewhere, shape (row, col).
     share
         Share of the valid ground that changed.
+    unlit_share
+        The same without what was brought out of cast shadows.
     """
 
     msi: FloatCube
@@ -79,11 +82,12 @@ class RepairedGuide:
     evidence: Evidence
     foreign: FloatCube
     share: float
+    unlit_share: float
 
     @property
     def trusted(self) -> bool:
         """Whether enough of the ground is unchanged for the guide to be used."""
-        return self.share <= TOO_MUCH and self.evidence.unexplained <= UNRELATED
+        return self.unlit_share <= TOO_MUCH and self.evidence.unexplained <= UNRELATED
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for the report."""
@@ -154,14 +158,20 @@ def repair_guide(
                 block = block.beside(shadow[where])
             foreign[where], change[where], own[where] = block.foreign, block.change, block.own
     valid = expand(pair.valid, response.ratio)
-    changed = float((change[valid] > FOREIGN).mean()) if valid.any() else 0.0
+    foreign_ground = (change > FOREIGN) & valid
+    changed = _share(foreign_ground, valid)
     if pair.predicted is None and changed < _LEAST_BLIND_SHARE:
         # Told by the matting's share, not acted upon; shadows are sure.
         waiting, repaired, changed = [], corrected, 0.0
         change[:] = 0.0 if shadow is None else shadow
         own[:] = change > 0
     _written(repaired, waiting, msi.shape[1])
-    return RepairedGuide(repaired, change, own, evidence, foreign, changed)
+    unlit = changed if shadow is None or not changed else _share(foreign_ground & (shadow <= FOREIGN), valid)
+    return RepairedGuide(repaired, change, own, evidence, foreign, changed, unlit)
+
+
+def _share(ground: BoolArray, valid: BoolArray) -> float:
+    return float(np.count_nonzero(ground)) / max(int(np.count_nonzero(valid)), 1)
 
 
 def _written(
