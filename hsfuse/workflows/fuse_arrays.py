@@ -21,7 +21,7 @@ from hsfuse.inference.guide_repair import SceneRepair, repair_scene
 from hsfuse.progress import Progress, progress_here
 from hsfuse.resources import Resources
 from hsfuse.spectral import SpectralResponse
-from hsfuse.workflows.python.data_arrays import Labels, values_of
+from hsfuse.workflows.python.data_arrays import Labels
 from hsfuse.workflows.python.words import speaks_python
 from hsfuse.workflows.steps.array_checks import (
     band_table,
@@ -183,7 +183,7 @@ def fuse(
     overlap_px = None if overlap is None else whole("overlap", overlap, least=0)
     random_seed = whole("seed", seed, least=0)
     spent = _quality(quality, method, full_output=full_output)
-    dates = _partners(partners, high.shape, spent)
+    dates = _partners(partners, labels, high.shape, spent)
     bands = band_table(centre_nm, fwhm_nm, len(low))
     weights, responses = spectral_weights(srf, bands, len(high))
     scene = array_scene(low, high, bands, responses, nested, Psf(psf_width(psf_fwhm) or 1.0), weights, dates)
@@ -231,12 +231,15 @@ def _quality(quality: str | None, method: str, *, full_output: bool) -> Quality 
 
 
 def _partners(
-    partners: Sequence[ArrayLike | xr.DataArray], shape: tuple[int, ...], spent: Quality | None
+    partners: Sequence[ArrayLike | xr.DataArray], labels: Labels, shape: tuple[int, ...], spent: Quality | None
 ) -> list[FloatCube]:
     """Further dates of an MSI of ``shape`` as reflectance."""
+    if getattr(partners, "ndim", None) == len(shape):
+        raise UsageError("partners is one image; it must be a list of images.", hint="Give partners=[image].")
     cubes = []
     for number, given in enumerate(partners, start=1):
-        cube = reflectance(f"partner {number}", values_of(given))
+        name = f"partner {number}"
+        cube = reflectance(name, labels.partner(given, name))
         if cube.shape != shape:
             raise UsageError(f"Partner {number} has the shape {cube.shape}, the MSI {shape}: both must be alike.")
         cubes.append(cube)

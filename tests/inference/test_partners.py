@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 from numpy.typing import NDArray
 from scipy.ndimage import shift
 
@@ -166,3 +167,36 @@ def test_a_scene_too_small_to_measure_noise_says_so() -> None:
     (record,) = _fuse(small, _date(small.clean_msi, 1)).record["partners"]
     assert not record["used"]
     assert "too small" in record["refused"]
+
+
+def _labelled(values: FloatCube) -> xr.DataArray:
+    coordinates = {
+        "y": 5e6 - 10.0 * np.arange(values.shape[1]), "x": 5e5 + 10.0 * np.arange(values.shape[2]),
+        "wavelength": ("band", np.arange(len(values)) * 60.0 + 490.0),
+    }  # fmt: skip
+    return xr.DataArray(values, coordinates, ("band", "y", "x"))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda image: image.assign_coords(x=image.x + 400.0), "lies elsewhere"),
+        (lambda image: image.isel(y=slice(None, None, -1)), "lies elsewhere"),
+        (lambda image: image.isel(band=slice(None, None, -1)), "another order"),
+        (lambda image: image.expand_dims("time"), "partner 1 has the dimensions"),
+    ],
+    ids=["elsewhere", "upside down", "bands", "time"],
+)
+def test_labels_of_a_partner_are_believed(
+    pair: Pair, change: Callable[[xr.DataArray], xr.DataArray], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        hsfuse.fuse(
+            pair.hsi, _labelled(pair.msi), ratio=RATIO, wavelengths_nm=pair.centre_nm,
+            partners=[change(_labelled(_date(pair.clean_msi, 1)))],
+        )  # fmt: skip
+
+
+def test_a_single_image_is_no_list_of_partners(pair: Pair) -> None:
+    with pytest.raises(UsageError, match="must be a list"):
+        hsfuse.fuse(pair.hsi, pair.msi, ratio=RATIO, wavelengths_nm=pair.centre_nm, partners=_date(pair.clean_msi, 1))

@@ -21,17 +21,14 @@ FloatCube = NDArray[np.float32]
 _SPECTRAL = ("wavelength", "band", "bands")
 _TOLERANCE = 0.02
 """Share of an HSI pixel by which the corners of both images may differ."""
+_SAME_PLACE = 0.5
+"""Share of a pixel by which dates of the MSI may lie apart; what is less is found in the images."""
 
 
 def is_data_array(value: object) -> TypeGuard[xr.DataArray]:
     """Whether something is a DataArray; nothing is imported for it."""
     xarray = sys.modules.get("xarray")
     return xarray is not None and isinstance(value, xarray.DataArray)
-
-
-def values_of(image: ArrayLike, name: str = "MSI") -> ArrayLike:
-    """Values of an image, of a DataArray in the order (band, row, col)."""
-    return _ordered(image, name).values if is_data_array(image) else image
 
 
 @dataclass(frozen=True)
@@ -96,6 +93,37 @@ class Labels:
         for name, values in planes.items():
             dataset[name] = (("y", "x"), values)
         return dataset.assign_attrs(error_bound_90=error_bound, record=json.dumps(record, default=str))
+
+    def partner(self, image: ArrayLike, name: str) -> ArrayLike:
+        """Values of a further date of the MSI, which must lie where the MSI lies and have its bands.
+
+        Raises
+        ------
+        UsageError
+            Its dimensions or coordinates are others.
+        """
+        if not is_data_array(image):
+            return image
+        other = _ordered(image, name)
+        for axis in ("y", "x"):
+            if self._high is None or any(axis not in each.coords for each in (self._high, other)):
+                continue
+            ours, theirs = (np.asarray(each.coords[axis].values, np.float64) for each in (self._high, other))
+            pixel = abs(_step(self._high, axis)) if ours.size > 1 else 1.0
+            if ours.shape == theirs.shape and np.abs(ours - theirs).max() > _SAME_PLACE * pixel:
+                raise UsageError(
+                    f"The {name} lies elsewhere than the MSI: their coordinates {axis} differ.",
+                    hint="Cut or resample it to the MSI's pixels, for instance with .interp_like(msi).",
+                )
+        ours_nm, theirs_nm = _along(self._high, "wavelength"), _along(other, "wavelength")
+        if ours_nm is not None and theirs_nm is not None and ours_nm.shape == theirs_nm.shape:
+            nearest = np.abs(theirs_nm[:, None] - ours_nm).argmin(axis=1)
+            if np.unique(ours_nm).size == ours_nm.size and (nearest != np.arange(ours_nm.size)).any():
+                raise UsageError(
+                    f"The {name} has its bands in another order than the MSI, or other ones, by their wavelengths.",
+                    hint="Give the bands of both in one order, for instance with .sel(band=msi.band).",
+                )
+        return other.values
 
     def _place(self) -> dict[str, Any]:
         if self._high is None:
