@@ -36,6 +36,9 @@ _DARK = 1e-3
 _FARTHEST = 40.0
 _REACH = 2.5
 """Of the blur of an edge, standard deviations."""
+_TAIL, _SQUARE_TAIL = 1e-3, 1e-2
+"""Weights of the HSI's blur and of its squares that are left out, relative to the largest: a thousandth of their sum
+and half of the work."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ class ShadowLabels:
         self._shape = (shape[0], shape[1])
         self.looked = np.flatnonzero(grown(candidates, _LOOKED_PX))
         self._ids = np.flatnonzero(expand(grown(candidates, _NEAR_PX), response.ratio))
-        self._blur = response.sparse(candidates.shape, self.looked, self._ids)
+        self._blur = _without_tails(response.sparse(candidates.shape, self.looked, self._ids), _TAIL)
         self._blur_t = self._blur.T.tocsr()
         self._soft: dict[float, tuple[sp.csr_matrix | None, sp.csr_matrix]] = {}
 
@@ -148,6 +151,7 @@ class ShadowLabels:
         variance, gain = self._variance(light), light.gain
         soft, square_t = self._softening(light.softness_px)
         whole = self._guide * (gain - 1.0)
+        whole_square = whole**2
         alone, beside = self._border(np.log(gain))
         for temperature in np.geomspace(_HOT, _COLD, rounds):
             if soft is None:
@@ -157,12 +161,12 @@ class ShadowLabels:
                 slope, added = self._guide * factor**2 * (1.0 - 1.0 / gain), self._guide * (factor - 1.0)
             left = self._wanted - self._blur @ added
             precision = self._precision(left, variance)
-            linear = slope * (self._blur_t @ (precision * left))
+            linear = _over_bands(slope, self._blur_t @ (precision * left))
             if soft is not None:
                 linear = soft @ linear
-            square = whole**2 * (square_t @ precision)
+            square = _over_bands(whole_square, square_t @ precision)
             # Of 1 over 0, all other labels as they are.
-            energy = 0.5 * (square - 2.0 * (linear + square * labels[:, None])).sum(axis=1)
+            energy = square * (0.5 - labels) - linear
             energy += alone + beside @ labels
             wanted = 1.0 / (1.0 + np.exp(np.clip(energy / temperature, -_FARTHEST, _FARTHEST)))
             labels = labels + _DAMPING * (wanted - labels)
@@ -203,7 +207,9 @@ class ShadowLabels:
         return np.asarray(self._floor + (_LIGHT_ERROR * (light.gain - 1.0) * self._blurred) ** 2)
 
     def _precision(self, left: FloatArray, variance: FloatArray) -> FloatArray:
-        return np.asarray(1.0 / (1.0 + (left**2 / variance).mean(axis=1, keepdims=True) / _ROBUSTNESS) / variance)
+        inverse = 1.0 / variance
+        misfit = _over_bands(left * left, inverse)[:, None] / left.shape[1]
+        return np.asarray(inverse / (1.0 + misfit / _ROBUSTNESS))
 
     def _image(self, labels: FloatArray) -> FloatArray:
         image = np.zeros(self._shape)
@@ -214,10 +220,11 @@ class ShadowLabels:
         """Blur of the labels, and the squares of what each adds to the coarse pixels; kept for the next call."""
         if softness_px not in self._soft:
             if softness_px == 0.0:
-                self._soft[softness_px] = None, self._blur_t.power(2)
+                self._soft[softness_px] = None, _without_tails(self._blur_t.power(2), _SQUARE_TAIL)
             else:
                 blur = _gaussian_of(self._ids, self._shape, softness_px)
-                self._soft[softness_px] = blur, (self._blur @ blur).T.tocsr().power(2)
+                both = _without_tails((self._blur @ blur).T.tocsr().power(2), _SQUARE_TAIL)
+                self._soft[softness_px] = blur, both
         return self._soft[softness_px]
 
     def _border(self, light: FloatArray) -> tuple[FloatArray, sp.csr_matrix]:
@@ -239,6 +246,17 @@ class ShadowLabels:
         first, second, value = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
         half = sp.csr_matrix((value, (first, second)), shape=(count, count))
         return alone, (half + half.T).tocsr()
+
+
+def _over_bands(first: FloatArray, second: FloatArray) -> FloatArray:
+    """Sum of products over the bands, from (pixel, band) to (pixel,)."""
+    return np.asarray(np.einsum("pb,pb->p", first, second))
+
+
+def _without_tails(matrix: sp.csr_matrix, least: float) -> sp.csr_matrix:
+    matrix.data[matrix.data < least * matrix.data.max(initial=0.0)] = 0.0
+    matrix.eliminate_zeros()
+    return matrix
 
 
 def _neighbours(logs: FloatArray, ids: NDArray[np.int64]) -> list[_Neighbours]:
