@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse.degrade import windows
+from hsfuse.errors import InputError
 from hsfuse.fusion.base import FusionContext
 from hsfuse.fusion.guide_noise import GuideSample, guide_noise
 from hsfuse.fusion.temporal.common_noise import Measurement, same_noise
@@ -128,8 +129,16 @@ def combine_partners(scene: FusionScene, context: FusionContext, survey: Survey)
     known = [Measurement("the guide", [_clear_part(survey.msi, usable, *place) for place in places], noise)]
     found: list[JoinedPartner | None] = []
     for number, product in enumerate(scene.partners):
-        partner = join_partner(survey.msi, usable, noise, _rows_of(SpilledImages(_read_under(scene, product))))
-        refused_as = _TOO_LITTLE
+        partner, refused_as = None, _TOO_LITTLE
+        try:
+            cube = _read_under(scene, product)
+        except InputError as error:
+            # A damaged date that is not needed costs what it would bring, not the run.
+            refused_as = f"cannot be read ({error})"
+        else:
+            pixels = SpilledImages(cube)
+            del cube
+            partner = join_partner(survey.msi, usable, noise, _rows_of(pixels))
         if partner is not None:
             windows_of = [partner.rows(rows)[:, :, cols] for rows, cols in places]
             shows = Measurement(names[number], windows_of, partner.noise)

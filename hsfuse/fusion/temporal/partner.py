@@ -24,6 +24,8 @@ ReadRows = Callable[[slice], FloatCube]
 """Reads full-width rows of a partner, shape (band, row, col), NaN where it does not show the ground clearly."""
 
 _STRIP_PX = 16 * CELL_PX
+_COMBINED_STRIP_PX = 4 * CELL_PX
+"""Rows that are combined at a time: a dozen images of them are held by every thread."""
 _LEAST_CLEAR_PX = 200
 """Means over 2 x 2 pixels that both images must show for a join."""
 _UNRELATED = 0.5
@@ -151,7 +153,7 @@ def combine_partner(
         return rows, Combined(found.guide[:, inside], found.level[inside])
 
     waiting: list[tuple[slice, Combined]] = []
-    for made in side_by_side(one, _strips(height), threads):
+    for made in side_by_side(one, _strips(height, _COMBINED_STRIP_PX), threads):
         waiting.append(made)
         # A strip looks at its neighbours as they were: what lies above the last two is not looked at any more.
         while len(waiting) > 2:
@@ -174,8 +176,8 @@ def _directions(guide: FloatCube, usable: BoolArray, noise: FloatArray, partner:
     return ChangeDirections.find(np.concatenate(parts, axis=1), noise, partner.noise)
 
 
-def _strips(height: int) -> Iterator[slice]:
-    return (slice(top, min(top + _STRIP_PX, height)) for top in range(0, height, _STRIP_PX))
+def _strips(height: int, rows: int = _STRIP_PX) -> Iterator[slice]:
+    return (slice(top, min(top + rows, height)) for top in range(0, height, rows))
 
 
 def _chosen_strips(height: int) -> list[slice]:
@@ -210,7 +212,8 @@ def _overviews(guide: FloatCube, usable: BoolArray, partner: FloatCube) -> tuple
 
 def _unexplained(join: Join, guide: FloatCube, partner: FloatCube, clear: BoolArray) -> float:
     """Typical squared difference after the scene's regression, over that from the median, mean over the bands."""
-    known, design = guide[:, clear].astype(np.float64), partner[:, clear].astype(np.float64)
+    step = max(int(np.count_nonzero(clear)) // _SAMPLES, 1)
+    known, design = (image[:, clear][:, ::step].astype(np.float64) for image in (guide, partner))
     left = known - join.scene[:-1].T @ design - join.scene[-1][:, None]
     around = known - np.median(known, axis=1, keepdims=True)
     share = np.median(left**2, axis=1) / np.maximum(np.median(around**2, axis=1), 1e-16)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hsfuse.errors import OverlapError
+from hsfuse.errors import InputError, OverlapError
 from hsfuse.grid import Grid
 from hsfuse.log import get_logger
 from hsfuse.masks import BoolArray
@@ -169,7 +169,10 @@ def open_dates(
         for number, part in enumerate(parts):
             shown[number] += float((part & ~taken).mean())
             taken |= part
-    partners = _partners(_ranked(looked), options.dates)
+    partners = [
+        date for date in _partners(_ranked(looked), options.dates)
+        if any(date is other for other in used) or _opens(date, options)
+    ]  # fmt: skip
     named_so = {id(date) for date in partners}
     told = [replace(date, facts=replace(date.facts, partner=id(date) in named_so)) for date in used]
     others = [
@@ -180,6 +183,17 @@ def open_dates(
     return _open(
         chosen, sorted(others, key=_nearness), list(zip(partners, numbers, strict=True)), options, notes
     )  # fmt: skip
+
+
+def _opens(date: _Looked, options: OpenOptions) -> bool:
+    """Whether the tiles of a date that is not needed can be opened; a damaged one is no partner, and that is said."""
+    try:
+        for tile in date.tiles:
+            tile.open(options).close()
+    except InputError as error:
+        _log.warning("%s is not combined with the other dates: %s", date.facts.products[0], error)
+        return False
+    return True
 
 
 def _nearness(facts: SourceDate) -> tuple[float, str]:

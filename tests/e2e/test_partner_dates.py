@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -113,3 +114,33 @@ def test_what_fills_a_cloud_is_no_partner_of_itself(
     assert used[4.0]["partner"] or used[0.5]["partner"]
     (partner,) = summary["changes"]["partners"]
     assert partner["shown_share"] < 0.65
+
+
+@pytest.mark.parametrize("damage", ["cut short", "missing"])
+def test_a_damaged_partner_costs_what_it_would_bring_and_not_the_run(
+    scene: SimulatedPair, dates: list[Path], tmp_path: Path, damage: str
+) -> None:
+    broken = tmp_path / dates[1].name
+    shutil.copytree(dates[1], broken)
+    (band,) = broken.rglob("*_B03_10m.jp2")
+    if damage == "missing":
+        band.unlink()
+    else:
+        band.write_bytes(band.read_bytes()[: band.stat().st_size * 6 // 10])
+    summary = _run(scene, [dates[0], broken, dates[2]], tmp_path / "out.tif", "--no-report")
+    used = {round(partner["days_apart"]): partner["used"] for partner in summary["changes"]["partners"]}
+    assert used == ({6: True} if damage == "missing" else {4: False, 6: True})
+    assert [date["partner"] for date in summary["dates"]] == [False, damage != "missing", True]
+    if damage != "missing":
+        assert "B03" in summary["changes"]["partners"][0]["refused"]
+    whole = _run(scene, [dates[0], dates[2]], tmp_path / "whole.tif", "--no-report")
+    assert whole["changes"]["partners"][0]["used"]
+    np.testing.assert_array_equal(_pixels(tmp_path / "out.tif"), _pixels(tmp_path / "whole.tif"))
+
+
+def test_a_copy_of_the_first_date_is_no_partner(scene: SimulatedPair, dates: list[Path], tmp_path: Path) -> None:
+    """The same acquisition of a later baseline, delivered under another name."""
+    copy = tmp_path / dates[0].name.replace("N0509", "N0510")
+    shutil.copytree(dates[0], copy)
+    summary = _run(scene, [dates[0], copy], tmp_path / "out.tif", "--no-report")
+    assert not any(partner["used"] for partner in summary["changes"].get("partners", []))
