@@ -177,7 +177,7 @@ class RefinedMethod(FusionMethod):
         """The method's own description with the context and memory that the step needs."""
         inner = self._method.spec
         more = {"fast": 700, "standard": 900, "best": 1600}[self._quality]
-        work = {"fast": 1.2e4, "standard": 2.8e4, "best": 6e5}[self._quality]
+        work = {"fast": 1.2e4, "standard": 2.8e4, "best": 2e5}[self._quality]
         on_host = inner.host_bytes_per_pixel
         return replace(
             inner,

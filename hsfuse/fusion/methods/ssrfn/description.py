@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from hsfuse.fusion.base import ModelSpec, Quality
 from hsfuse.fusion.create import create_method
 from hsfuse.fusion.map.refinement import component_halo_px, nonlocal_halo_px
@@ -17,14 +19,16 @@ the guide less and looks farther: tiles differ from the whole by 2e-5, with four
 6e-4."""
 _BYTES_PER_PIXEL, _HOST_BYTES_PER_PIXEL = 4500, 600
 """On a card and on a processor, where less is worked on at a time; fitted to measured peaks, rounded up."""
-_TILE_ROWS, _PLAIN_TILE_PX, _BLOCKS_TILE_PX = 48, 144, 96
-"""Rows of usual tiles on a processor, and their columns with a plain backbone and with one in blocks, HSI pixels."""
+_TILE_ROWS, _PLAIN_TILE_PX, _BLOCKS_TILE_PX, _BEST_TILE_PX = 48, 144, 96, 80
+"""Rows of usual tiles on a processor, and their columns with a plain backbone, with one in blocks, and with ``best``,
+HSI pixels: that reads more around a tile, and narrower ones keep a whole scene below 2 GB."""
 _CARD_TILE_PX = 128
 """Rows of tiles on a card: ten of a scene, so that little is left to be written and judged after the last."""
-_FLOP_PER_PIXEL = {"standard": 5.5e5, "best": 2e6}
-"""Of experts, plain backbone and what follows."""
-_TOUCHED_BYTES_PER_PIXEL = {"standard": 300, "best": 5700}
-"""What their time on a CPU is made up to: non-local Bayes of components waits more than it multiplies."""
+_FLOP_PER_PIXEL, _TOUCHED_BYTES_PER_PIXEL = 5.5e5, 300
+"""Of experts, plain backbone and what follows, and what their time on a CPU is made up to."""
+_NONLOCAL_FLOP_PER_PIXEL, _NONLOCAL_TOUCHED_BYTES_PER_PIXEL = 2e6, 5800
+"""The same of non-local Bayes of components, which waits more than it multiplies; per pixel that it looks at: those of
+the tile and of its own reach around it (whole scenes, 2026-11-29)."""
 _SLOWER, _SLOWER_PLAIN = 2.7, 10.0
 """Times as long as theirs that operations of narrow modules of SSRFN take, with compiled Mamba blocks and without;
 measured on blocks of 20 x 20 HSI pixels at widths of 16 and 8 (2026-11-29, one core with AVX-512)."""
@@ -61,6 +65,11 @@ def _halo_px(blocks: FixedBlocks | None, quality: Quality, ratio: int, *, filter
     return px + AFTER_PX
 
 
+def _share(tile: tuple[int, int], halo_px: int, planned_px: int) -> float:
+    """Pixels of a tile with a halo over those with the planned one."""
+    return math.prod((size + 2 * halo_px) / (size + 2 * planned_px) for size in tile)
+
+
 def describe(
     config: GateConfig, blocks: FixedBlocks | None, *, name: str, sha256: str | None, quality: Quality, ratio: int,
     filtered: bool, estimate: ModelSpec | None,
@@ -80,17 +89,17 @@ def describe(
     """
     inner = create_method(BASE).spec
     halo_px = _halo_px(blocks, quality, ratio, filtered=filtered)
-    effort = "best" if quality == "best" else "standard"
-    flop = inner.flop_per_pixel + _FLOP_PER_PIXEL[effort]
+    best = quality == "best"
+    side = _BEST_TILE_PX if best else _PLAIN_TILE_PX if blocks is None else _BLOCKS_TILE_PX
+    near = _share((_TILE_ROWS, side), component_halo_px(ratio), halo_px) if best else 0.0
+    flop = inner.flop_per_pixel + _FLOP_PER_PIXEL + near * _NONLOCAL_FLOP_PER_PIXEL
+    touched = _TOUCHED_BYTES_PER_PIXEL + near * _NONLOCAL_TOUCHED_BYTES_PER_PIXEL
     if blocks is not None:
         slower = _SLOWER if config.width % MULTIPLE == 0 else _SLOWER_PLAIN
         flop += _IN_BLOCKS * slower * backbone_flop(config, ratio) * (blocks.given_px / blocks.side) ** 2
     # The guide is cleaned once for the scene before it is fused: tiles are read with less around them than planned.
-    side = _PLAIN_TILE_PX if blocks is None else _BLOCKS_TILE_PX
     later = _halo_px(blocks, quality, ratio, filtered=True)
-    read = 1.0
-    for size in (_TILE_ROWS, side) if effort == "standard" else ():
-        read *= (size + 2 * later) / (size + 2 * halo_px)
+    read = 1.0 if best else _share((_TILE_ROWS, side), later, halo_px)
     return ModelSpec(
         name=name,
         kind="network",
@@ -103,7 +112,7 @@ def describe(
         bytes_per_pixel=max(_BYTES_PER_PIXEL, inner.bytes_per_pixel),
         host_bytes_per_pixel=max(_HOST_BYTES_PER_PIXEL, inner.bytes_per_pixel),
         flop_per_pixel=read * flop,
-        touched_bytes_per_pixel=round(read * _TOUCHED_BYTES_PER_PIXEL[effort]),
+        touched_bytes_per_pixel=round(read * touched),
         centre_nm=None,
         ratios=None,
         n_msi=None,
