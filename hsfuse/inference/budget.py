@@ -20,7 +20,7 @@ from hsfuse.resources import Resources, held_bytes
 
 _BASE_BYTES = 380 * 2**20
 """Interpreter, libraries and open files: what is assumed where the process itself is not looked at."""
-_CACHE_BYTES = 40 * 2**20
+CACHE_BYTES = 40 * 2**20
 """What libraries still take once they work: GDAL's blocks, code that is loaded later."""
 _NETWORK_BYTES = 128 * 2**20
 """Weights in the forms that kernels want, and what torch keeps for its convolutions."""
@@ -296,7 +296,7 @@ def _estimate(
     per_tile = tile_pixels * (working + copies * 4 * n_bands + 4 * n_msi)
     batch = 1
     vram = 0
-    base = budget.base + _CACHE_BYTES
+    base = budget.base + CACHE_BYTES
     host = base + hsi + msi + resampling + summed + finished
     weights = _NETWORK_BYTES if spec.kind == "network" else 0
     if budget.vram is not None:

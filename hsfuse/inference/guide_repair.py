@@ -46,6 +46,10 @@ _FINE_ERROR = 2.0
 on nine tuning cubes with seasons."""
 HELD_BYTES_PER_PIXEL = 5
 """What a repair holds in memory per fine pixel once it is made: masks."""
+_PEAK_BYTES, _PEAK_BAND_BYTES = 24, 15
+"""What it takes at its peak per fine pixel, and per pixel and band of the guide: measured with 4 and 10 bands."""
+_PARTNER_BYTES, _PARTNER_BAND_BYTES = 4, 1
+"""The same, of what joining and combining partners adds, however many there are: one is read at a time."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,16 @@ class SceneRepair:
         }
 
 
+def bytes_to_repair(scene: FusionScene) -> int:
+    """Memory that :func:`repair_scene` takes at its peak, bytes."""
+    height, width = scene.fine_grid.shape
+    bands = len(scene.msi.band_names)
+    each = _PEAK_BYTES + _PEAK_BAND_BYTES * bands
+    if scene.partners:
+        each += _PARTNER_BYTES + _PARTNER_BAND_BYTES * bands
+    return each * height * width
+
+
 def repair_scene(scene: FusionScene, context: FusionContext) -> SceneRepair:
     """Find what differs between both images of a scene and repair its guide.
 
@@ -179,7 +193,10 @@ def _repaired(scene: FusionScene, context: FusionContext, survey: Survey, *, ove
     alignment = align_survey(survey, context) if context.calibrate else None
     psf, offset = (context.psf, context.offset_px) if alignment is None else (alignment.psf, alignment.offset_px)
     response = Response(context.ratio, psf, offset)
-    partnership = combine_partners(scene, context, survey) if scene.partners else None
+    partnership = None
+    if scene.partners:
+        partnership = combine_partners(scene, context, survey)
+        release_freed_memory()
     sample = GuideSample.take(survey.msi, ~survey.gaps & survey.seen)
     guide = repair_guide(survey.pair, survey.msi, response, threads=context.threads, overwrite=overwrite)
     if partnership is not None and guide.trusted:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, ModelSpec
 from hsfuse.inference.accelerator import Accelerator, bounded_vram
 from hsfuse.inference.backing_off import fuse_backing_off
-from hsfuse.inference.budget import Estimate, choose_plan, make_budget
+from hsfuse.inference.budget import CACHE_BYTES, Estimate, choose_plan, make_budget
 from hsfuse.inference.engine import count_finished, fuse_scene_tiles
 from hsfuse.inference.filtered_guide import filter_guide
 from hsfuse.inference.handover import RowEncoder, Sink
@@ -24,6 +24,7 @@ from hsfuse.inference.scene import FusionScene
 from hsfuse.inference.statistics import FusionStatistics
 from hsfuse.inference.tiling import TilePlan
 from hsfuse.inference.told_change import tell_change
+from hsfuse.log import get_logger
 from hsfuse.progress import Progress
 from hsfuse.resources import Resources, held_bytes
 from hsfuse.spectral import srf_weights
@@ -31,6 +32,8 @@ from hsfuse.threads import single_threaded
 
 FloatCube = NDArray[np.float32]
 Result = TypeVar("Result")
+
+_log = get_logger(__name__)
 
 
 def scene_context(
@@ -85,6 +88,7 @@ def plan(
     overlap: int | None = None,
     sample_bytes: int = 4,
     later_bytes: int = 0,
+    earlier_bytes: int = 0,
 ) -> Estimate:
     """Choose tiles that fit the memory.
 
@@ -102,6 +106,9 @@ def plan(
         Bytes of a sample that the sink takes.
     later_bytes
         What the process will hold besides when it fuses, and does not yet.
+    earlier_bytes
+        What it takes at its peak before it fuses, on top of what it holds now. No tiles change that: it is told, and
+        a limit of memory that is below it is warned of.
 
     Raises
     ------
@@ -113,12 +120,19 @@ def plan(
     # Tiles are cut to fit what is valid, so how much is computed depends on it.
     wanted = None if resources.on_gpu else scene.expected_pixels()
     budget = make_budget(resources)
+    earlier = budget.base + CACHE_BYTES + earlier_bytes if earlier_bytes else 0
     budget = replace(budget, base=budget.base + later_bytes)
-    return choose_plan(
+    if resources.memory is not None and earlier > resources.memory:
+        _log.warning(
+            "Finding what changed between both images takes about %.1f GB, more than the %.1f GB that may be used.",
+            earlier / 1e9, resources.memory / 1e9,
+        )  # fmt: skip
+    estimate = choose_plan(
         *scene.grid.shape, ratio=scene.ratio, n_bands=len(scene.bands), n_msi=len(scene.msi.band_names),
         source_bands=len(scene.bands), spec=spec, budget=budget, tile=tile, overlap=overlap,
         sample_bytes=sample_bytes, workers=resources.threads, wanted=wanted,
     )  # fmt: skip
+    return replace(estimate, host_bytes=max(estimate.host_bytes, earlier))
 
 
 def fuse(

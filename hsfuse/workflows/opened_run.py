@@ -24,7 +24,7 @@ from hsfuse.threads import torch_threads
 from hsfuse.workflows.run_result import RunResult
 from hsfuse.workflows.steps.adapted import adapt_to_scene, adapted_path, remove_unpublished, unpublished_path
 from hsfuse.workflows.steps.behind_method import may_calibrate
-from hsfuse.workflows.steps.changes import find_changes, held_by_changes
+from hsfuse.workflows.steps.changes import find_changes, held_by_changes, taken_by_changes
 from hsfuse.workflows.steps.clock import StageClock
 from hsfuse.workflows.steps.dates import dates_summary
 from hsfuse.workflows.steps.inputs import Pair, used_sources
@@ -116,6 +116,7 @@ def run_opened(
     estimate = pipeline.plan(
         scene, guarded.method.spec, given, tile=config.tile, overlap=config.overlap,
         sample_bytes=SAMPLE_BYTES[config.dtype], later_bytes=held_by_changes(scene, config),
+        earlier_bytes=taken_by_changes(scene, config),
     )  # fmt: skip
     planned = plan_summary(prepared, guarded, estimate, config, given, speed())
     planned_at = clock.total

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hsfuse.config import CompareConfig, RunConfig
 from hsfuse.errors import OverlapError
 from hsfuse.inference import pipeline
-from hsfuse.inference.guide_repair import HELD_BYTES_PER_PIXEL, SceneRepair, repair_scene
+from hsfuse.inference.guide_repair import HELD_BYTES_PER_PIXEL, SceneRepair, bytes_to_repair, repair_scene
 from hsfuse.inference.scene import FusionScene
 from hsfuse.progress import Progress
 from hsfuse.qa.change import ChangeView
@@ -60,6 +60,11 @@ def held_by_changes(scene: FusionScene, config: RunConfig) -> int:
     """Bytes of memory that :func:`find_changes` will hold until the run ends."""
     height, width = scene.fine_grid.shape
     return 0 if config.quality == "plain" else HELD_BYTES_PER_PIXEL * height * width
+
+
+def taken_by_changes(scene: FusionScene, config: RunConfig) -> int:
+    """Bytes of memory that :func:`find_changes` takes at its peak."""
+    return 0 if config.quality == "plain" else bytes_to_repair(scene)
 
 
 def repaired_scene(

@@ -1,0 +1,47 @@
+"""What a plan foretells counts what is done before anything is fused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hsfuse.degrade import Psf
+from hsfuse.fusion.create import create_method
+from hsfuse.inference import pipeline
+from hsfuse.inference.guide_repair import bytes_to_repair
+from hsfuse.inference.scene import FusionScene
+from hsfuse.resources import Resources
+from hsfuse.spectral import BandTable
+from hsfuse.workflows.steps.array_scene import array_scene
+
+SIDE, RATIO = 800, 3
+
+
+def _scene(msi_bands: int, partners: int) -> FusionScene:
+    """A large scene that takes no memory itself."""
+    hsi = np.broadcast_to(np.float32(0.2), (6, SIDE, SIDE))
+    msi = np.broadcast_to(np.float32(0.2), (msi_bands, SIDE * RATIO, SIDE * RATIO))
+    bands = BandTable.make(np.linspace(450.0, 900.0, 6))
+    return array_scene(hsi, msi, bands, None, RATIO, Psf(1.0), None, [msi] * partners)
+
+
+def _foretold(scene: FusionScene, resources: Resources) -> int:
+    spec = create_method("glp").spec
+    return pipeline.plan(scene, spec, resources, earlier_bytes=bytes_to_repair(scene)).host_bytes
+
+
+@pytest.mark.parametrize(("bands", "each"), [(4, 82), (10, 170)])
+def test_finding_changes_and_partners_are_counted(bands: int, each: int) -> None:
+    resources = Resources(device="cpu", threads=1)
+    alone, joined = (_foretold(_scene(bands, partners), resources) for partners in (0, 1))
+    pixels = (SIDE * RATIO) ** 2
+    assert alone >= each * pixels
+    assert 4 * pixels <= joined - alone <= 20 * pixels
+
+
+def test_a_limit_below_it_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    resources = replace(Resources(device="cpu", threads=1), memory=1_200_000_000)
+    _foretold(_scene(10, 1), resources)
+    assert "more than the 1.2 GB that may be used" in caplog.text
