@@ -134,7 +134,7 @@ def combine_partners(scene: FusionScene, context: FusionContext, survey: Survey)
             cube = _read_under(scene, product)
         except InputError as error:
             # A damaged date that is not needed costs what it would bring, not the run.
-            refused_as = f"cannot be read ({error})"
+            refused_as = f"is left out: {str(error).rstrip('.')}"
         else:
             pixels = SpilledImages(cube)
             del cube
@@ -149,7 +149,7 @@ def combine_partners(scene: FusionScene, context: FusionContext, survey: Survey)
                 known.append(shows)
         found.append(partner)
         if partner is None:
-            _log.warning("%s %s: it is not used.", names[number], refused_as)
+            _log.warning("%s %s; it is not used.", names[number], refused_as)
             records[number] = replace(records[number], refused=refused_as)
             continue
         before = _mean(level, usable)

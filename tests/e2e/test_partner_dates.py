@@ -75,6 +75,8 @@ def test_a_second_clear_date_is_combined_with_the_first(
     assert sum("_MSIL2A_" in link["href"] for link in item["links"]) == 2, "both products were used"
     page = (tmp_path / "two.report.html").read_text()
     assert "Further dates of Sentinel-2" in page
+    assert "built-in method" not in page, "a name of a column is one of a dictionary's methods"
+    assert page.count('<td class="n">100.0 %</td>') >= 2, "both dates are clear on all of the footprint"
     assert "% of the variance of the guide's noise out" in page.replace("&#39;", "'")
 
 
