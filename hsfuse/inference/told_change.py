@@ -58,4 +58,6 @@ class ToldMsi(MultispectralDecorator):
             )  # fmt: skip
             told[:, *part] = self._change.read(local, list(range(CHANGE_IMAGES)))
         both = np.concatenate([self._product.read(block, list(range(measured))), told])
+        # Else what stands in for bands that are missing would be made of the change.
+        both[:, ~np.isfinite(both[:measured]).all(axis=0)] = np.nan
         return both if bands is None else both[list(bands)]

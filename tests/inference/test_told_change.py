@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+import hsfuse
 from hsfuse.degrade import Psf
 from hsfuse.fusion.create import create_method
 from hsfuse.fusion.methods.ssrfn.config import GateConfig
@@ -21,7 +25,10 @@ from hsfuse.spectral import BandTable
 from hsfuse.workflows.steps.array_scene import array_scene
 from hsfuse.workflows.steps.resources import resolved
 
-RATIO, SIDE, BANDS = 3, 18, 30
+sys.path.insert(0, str(Path(__file__).parents[1] / "fusion"))
+from pair_support import RATIO, make_pair
+
+SIDE, BANDS = 18, 30
 CHANGED = (slice(15, 30), slice(21, 39))
 
 
@@ -88,3 +95,26 @@ def test_a_run_uses_it_where_it_is_in_any_tiling() -> None:
     assert differs[CHANGED].max() > 1e-4
     assert differs.max() == differs[15:30, 21:39].max()
     assert np.allclose(_fused(scene, tile=8 * RATIO), with_it, atol=1e-4)
+
+
+def test_gaps_of_a_changed_guide_do_not_spoil_what_lies_beside_them() -> None:
+    def parcel(clean: NDArray[np.float32]) -> NDArray[np.float32]:
+        changed = clean.copy()
+        changed[:, 60:81, 60:81] = 0.8
+        return changed
+
+    pair = make_pair((40, 48), change=parcel)
+    msi = pair.msi.copy()
+    msi[:, 30:48, 30:60] = np.nan
+    beside = np.zeros(msi.shape[1:], bool)
+    beside[28:50, 28:62] = True
+    beside &= np.isfinite(msi[0])
+
+    def error(method: str) -> float:
+        cube = hsfuse.fuse(
+            pair.hsi, msi, ratio=RATIO, method=method, wavelengths_nm=pair.centre_nm, srf=pair.srf,
+            resources=Resources(threads=1),
+        )  # fmt: skip
+        return float(np.sqrt(((cube - pair.truth)[:, beside] ** 2).mean()))
+
+    assert error("ssrfn-lite") < 1.5 * error("glp")
