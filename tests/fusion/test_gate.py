@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -304,3 +305,21 @@ def test_what_a_tile_reads_holds_all_that_its_blocks_look_at(quality: Quality, f
         assert needed[0].stop <= read.row1
         assert read.col0 <= needed[1].start
         assert needed[1].stop <= read.col1
+
+
+def test_holes_of_the_hsi_hold_no_small_scene_back(caplog: pytest.LogCaptureFixture) -> None:
+    small = make_pair((40, 48))
+    strip = small.strips()[0]
+    valid = strip.valid.copy()
+    valid[6:16, 10:30] = False
+    beside = np.where(valid, small.hsi, small.hsi.max()).astype(np.float32)
+
+    def shares(hole: LowResolutionStrip) -> list[float]:
+        caplog.clear()
+        method = create_method("ssrfn-lite")
+        with caplog.at_level(logging.INFO):
+            method.fit(small.context(), [hole])
+        (told,) = (one.getMessage() for one in caplog.records if "components get these shares" in one.getMessage())
+        return [float(share.rstrip(".")) for share in told.split(": ")[-1].split(", ")]
+
+    np.testing.assert_allclose(shares(replace(strip, hsi=beside, valid=valid)), shares(strip), atol=0.12)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+from scipy.ndimage import binary_erosion
 from torch import Tensor
 
 from hsfuse.degrade import upsample_array
@@ -81,19 +82,27 @@ class GuardEvidence:
     pixels: int
 
     @classmethod
-    def of(cls, scene: GateScene, tile: TileState, change: Tensor) -> GuardEvidence:
-        """Compare what a gate makes of a tile, see :meth:`GateScene.change`, with the estimate."""
+    def of(cls, scene: GateScene, tile: TileState, change: Tensor, valid: Tensor | None = None) -> GuardEvidence:
+        """Compare what a gate makes of a tile, see :meth:`GateScene.change`, with the estimate.
+
+        What stands in for HSI pixels that are not ``valid``, shape (row, col), does not count; None: all are.
+        """
         into = scene.bank.canonical.into
         more = change - (tile.estimate - tile.start)
         misfit = scene.bank.plain.misfit(tile.seen, tile.guide, tile.estimate)
         seen, unexplained = mix(into, misfit.blur.apply(more)), mix(into, misfit.hsi)
 
-        def total(x: Tensor) -> Tensor:
-            return x.double().sum(dim=(0, 2, 3))
+        shown = torch.ones_like(seen[0, 0]) if valid is None else valid.to(seen)
+        ratio = scene.bank.model.ratio
+        fine = shown.repeat_interleave(ratio, 0).repeat_interleave(ratio, 1)
 
+        def total(x: Tensor, counted: Tensor) -> Tensor:
+            return (x * counted).double().sum(dim=(0, 2, 3))
+
+        pixels = len(seen) * int(shown.sum())
         return cls(
-            total(mix(into, more).square()), total(seen.square()), total(seen * unexplained),
-            total(unexplained.square()), more[:, 0].numel(), seen[:, 0].numel(),
+            total(mix(into, more).square(), fine), total(seen.square(), shown), total(seen * unexplained, shown),
+            total(unexplained.square(), shown), pixels * ratio**2, pixels,
         )  # fmt: skip
 
     def __add__(self, other: GuardEvidence) -> GuardEvidence:
@@ -153,9 +162,12 @@ def supported_shares(
         if strip.fine is None or (found is not None and found.pixels >= _MOST_PIXELS):
             continue
         tile = _tile_of(scene, base, strip)
-        one = GuardEvidence.of(scene, tile, scene.change(tile, network, best=best, share=share))
+        change = scene.change(tile, network, best=best, share=share)
+        # What is blurred with a stand-in is no evidence either.
+        valid = binary_erosion(strip.valid, np.ones((3, 3), bool), border_value=1)
+        one = GuardEvidence.of(scene, tile, change, torch.from_numpy(valid))
         found = one if found is None else found + one
-    return None if found is None else shares(found.of_scene(scene))
+    return None if found is None or not found.pixels else shares(found.of_scene(scene))
 
 
 def _tile_of(scene: GateScene, base: FusionMethod, strip: LowResolutionStrip) -> TileState:
