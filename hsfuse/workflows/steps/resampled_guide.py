@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 
 from hsfuse.coregister.warp import Resampler
 from hsfuse.grid import Grid, Slice2D
+from hsfuse.log import get_logger
 from hsfuse.readers.base import BoolArray, FloatCube, MultispectralProduct
 from hsfuse.readers.decorator import MultispectralDecorator
 from hsfuse.readers.source_dates import SourceDate
+
+_log = get_logger(__name__)
 
 
 class ResampledGuide(MultispectralDecorator):
@@ -39,6 +42,13 @@ class ResampledGuide(MultispectralDecorator):
         width = max(1, math.floor(own.width * own.pixel_m / pixel_m + 1e-6))
         self._grid = Grid.from_origin(own.crs, left, top, pixel_m, height, width)
         self._resampler = Resampler(own, self._grid)
+        if inner.partners:
+            _log.warning("The guide is resampled to %g m: it is not combined with further dates.", pixel_m)
+
+    @property
+    def partners(self) -> tuple[MultispectralProduct, ...]:
+        """None: resampling takes noise out of the finest detail, by which noise of two dates is told from change."""
+        return ()
 
     @property
     def grid(self) -> Grid:
