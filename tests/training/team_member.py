@@ -108,4 +108,7 @@ if __name__ == "__main__":
     try:
         main(Path(sys.argv[1]))
     except HsfuseError as error:
-        sys.exit(error.exit_code)
+        # As the program ends, see hsfuse/__main__.py: threads of PyTorch may still run when an interpreter takes
+        # itself apart, which then is aborted now and again.
+        sys.stderr.flush()
+        os._exit(error.exit_code)
