@@ -134,21 +134,3 @@ def test_a_relation_is_the_same_in_any_number_of_threads_and_leaves_none(monkeyp
     with pytest.raises(FloatingPointError, match="a piece"):
         relate(coarse, strip.msi, threads=4)
     assert set(threading.enumerate()) == before
-
-
-def test_holes_of_the_hsi_are_no_displacement() -> None:
-    pair = make_pair((60, 66))
-    strip = pair.strips()[0]
-    valid = strip.valid.copy()
-    valid[12:28, 20:40] = False
-    around = pair.hsi[:, valid].mean(axis=1)
-    hsi = np.where(valid, pair.hsi, around[:, None, None]).astype(np.float32)
-    method = RefinedMethod(create_method("glp"), "standard")
-    method.fit(pair.context(), [replace(strip, hsi=hsi, valid=valid)])
-    whole = RefinedMethod(create_method("glp"), "standard")
-    whole.fit(pair.context(), [strip])
-    found, wanted = method.refinement, whole.refinement
-    assert found is not None
-    assert wanted is not None
-    assert found.displacement_px == wanted.displacement_px == 0.0
-    assert found.held_out_db["clean"] == pytest.approx(wanted.held_out_db["clean"], abs=0.3)
