@@ -39,17 +39,17 @@ def changed_guide(msi: FloatCube, kind: str, seed: int, *, red: int = 2, nir: in
         guide, mask = _season(guide, rng, red, nir)
         where |= mask if kind == "season" else False
     if kind in ("parcels", "mix"):
-        mask = _parcels(where.shape, PARCEL_SHARE * (0.5 if kind == "mix" else 1.0), rng)
+        mask = parcels(where.shape, PARCEL_SHARE * (0.5 if kind == "mix" else 1.0), rng)
         other = np.roll(msi, [size // 2 + int(rng.integers(-5, 6)) for size in where.shape], axis=(1, 2))
         guide, where = np.where(mask, other, guide), where | mask
     if kind in ("shadow", "mix"):
-        mask = _blobs(where.shape, SHADOW_SHARE * (0.5 if kind == "mix" else 1.0), 6.0, rng)
+        mask = blobs(where.shape, SHADOW_SHARE * (0.5 if kind == "mix" else 1.0), 6.0, rng)
         guide, where = np.where(mask, SHADOW_LEVEL * guide, guide), where | mask
     if kind in ("cloud", "mix"):
-        mask = _blobs(where.shape, CLOUD_SHARE, 5.0, rng)
+        mask = blobs(where.shape, CLOUD_SHARE, 5.0, rng)
         opacity = np.clip(gaussian_filter(mask.astype(np.float64), 0.7) * 1.1, 0.0, 1.0)
         bright = 0.9 * np.quantile(msi, 0.99, axis=(1, 2))[:, None, None]
-        guide = guide + opacity * (bright * (0.9 + 0.1 * _noise(where.shape, 3.0, rng)) - guide)
+        guide = guide + opacity * (bright * (0.9 + 0.1 * smooth_noise(where.shape, 3.0, rng)) - guide)
         where |= opacity > 0.1
     if kind in ("haze", "mix"):
         guide = _haze(guide, rng)
@@ -61,7 +61,7 @@ def _season(
 ) -> tuple[NDArray[np.float64], BoolArray]:
     index = (guide[nir] - guide[red]) / np.maximum(guide[nir] + guide[red], 1e-4)
     plants = np.clip((index - 0.25) / 0.2, 0.0, 1.0)
-    patches = np.clip(0.6 + 0.5 * _noise(index.shape, 8.0, rng), 0.0, 1.0) * plants
+    patches = np.clip(0.6 + 0.5 * smooth_noise(index.shape, 8.0, rng), 0.0, 1.0) * plants
     out = guide.copy()
     out[red] *= 1.0 + (RED - 1.0) * patches
     out[nir] *= 1.0 + (NIR - 1.0) * patches
@@ -72,23 +72,24 @@ def _haze(guide: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.fl
     rows, cols = (np.linspace(-1.0, 1.0, size) for size in guide.shape[1:])
     angle = rng.uniform(0.0, 2.0 * np.pi)
     ramp = 0.5 + 0.35 * (np.sin(angle) * rows[:, None] + np.cos(angle) * cols[None, :])
-    ramp = np.clip(ramp + 0.15 * _noise(guide.shape[1:], 20.0, rng), 0.0, 1.0)
+    ramp = np.clip(ramp + 0.15 * smooth_noise(guide.shape[1:], 20.0, rng), 0.0, 1.0)
     strength = 0.12 * guide.mean() * np.linspace(1.0, 0.4, len(guide))[:, None, None]
     return np.asarray(guide * (1.0 - 0.15 * ramp) + strength * ramp)
 
 
-def _noise(shape: tuple[int, ...], sigma: float, rng: np.random.Generator) -> NDArray[np.float64]:
+def smooth_noise(shape: tuple[int, ...], sigma: float, rng: np.random.Generator) -> NDArray[np.float64]:
     """Smooth noise of unit variance."""
     field = gaussian_filter(rng.standard_normal(shape), sigma, mode="reflect")
     return np.asarray((field - field.mean()) / max(float(field.std()), 1e-12))
 
 
-def _blobs(shape: tuple[int, ...], share: float, sigma: float, rng: np.random.Generator) -> BoolArray:
-    field = _noise(shape, sigma, rng)
+def blobs(shape: tuple[int, ...], share: float, sigma: float, rng: np.random.Generator) -> BoolArray:
+    """Smooth patches that cover a share of the ground."""
+    field = smooth_noise(shape, sigma, rng)
     return np.asarray(field > np.quantile(field, 1.0 - share), dtype=np.bool_)
 
 
-def _parcels(shape: tuple[int, ...], share: float, rng: np.random.Generator) -> BoolArray:
+def parcels(shape: tuple[int, ...], share: float, rng: np.random.Generator) -> BoolArray:
     """Rectangles askew to the grid, until they cover the share."""
     rows, cols = np.mgrid[: shape[0], : shape[1]].astype(np.float64)
     mask = np.zeros(shape, bool)

@@ -18,21 +18,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pair_changes import _blobs, _noise, _parcels
+from pair_changes import blobs, parcels, smooth_noise
 from quality_scenes import ReferenceScene
-from real_pairs import RATIO, make_pair, parse, psnr, split_scenes
+from real_pairs import RATIO, fused_pair, make_pair, parse, psnr, show, split_scenes
 from scipy.ndimage import shift
 from scipy.spatial import cKDTree
 
-from hsfuse.degrade import Psf
-from hsfuse.fusion.create import create_method
-from hsfuse.fusion.map.method import refined
-from hsfuse.inference import pipeline
-from hsfuse.inference.guide_repair import repair_scene
 from hsfuse.metrics.reference import score_all
-from hsfuse.simulate.wald import CONDITIONS, WaldPair, reduce_scene
-from hsfuse.workflows.steps.array_scene import array_scene
-from hsfuse.workflows.steps.resources import resolved
+from hsfuse.simulate.wald import CONDITIONS, reduce_scene
 
 FloatCube = NDArray[np.float32]
 KINDS = ("same", "near", "far", "shifted", "clouds", "missed", "stripes", "other")
@@ -61,22 +54,22 @@ def partner_ground(msi: FloatCube, kind: str, seed: int) -> FloatCube:
     out = msi.astype(np.float64)
     index = (out[3] - out[2]) / np.maximum(out[3] + out[2], 1e-4)
     plants = np.clip((index - 0.25) / 0.3, 0.0, 1.0)
-    grown = 0.7 * rng.normal(0.0, 1.0, count)[field] + 0.7 * _noise(shape, 10.0, rng)
+    grown = 0.7 * rng.normal(0.0, 1.0, count)[field] + 0.7 * smooth_noise(shape, 10.0, rng)
     by_band = np.array([PHENOLOGY[min(band, 3)] for band in range(len(msi))])
     out *= 1.0 + amplitude * grown * plants * by_band[:, None, None]
     out *= 1.0 + 0.5 * amplitude * rng.normal(0.0, 1.0, count)[field] * (1.0 - plants)
-    out *= 1.0 + 0.25 * amplitude * _noise(shape, 4.0, rng)
-    out *= 1.0 + TEXTURE[strength] * _noise(shape, 0.7, rng)
+    out *= 1.0 + 0.25 * amplitude * smooth_noise(shape, 4.0, rng)
+    out *= 1.0 + TEXTURE[strength] * smooth_noise(shape, 0.7, rng)
     gain, offset = rng.uniform(-0.06, 0.06, len(msi)), rng.uniform(-0.01, 0.01, len(msi)) * out.mean()
     out = out * (1.0 + gain[:, None, None]) + offset[:, None, None]
     other = np.roll(msi, (shape[0] // 2 + 3, shape[1] // 2 - 4), axis=(1, 2))
-    out = np.where(_parcels(shape, CHANGED_SHARE, rng), other, out)
+    out = np.where(parcels(shape, CHANGED_SHARE, rng), other, out)
     if kind == "shifted":
         out = np.stack([shift(image, (0.3, -0.2), order=5, mode="mirror") for image in out])
     elif kind == "stripes":
         out *= 1.0 + 0.03 * rng.normal(0.0, 1.0, shape[1])
     elif kind in ("clouds", "missed"):
-        out[:, _blobs(shape, CLOUD_SHARE, 8.0, rng)] = np.nan if kind == "clouds" else 0.9 * float(out.max())
+        out[:, blobs(shape, CLOUD_SHARE, 8.0, rng)] = np.nan if kind == "clouds" else 0.9 * float(out.max())
     return out.astype(np.float32)
 
 
@@ -91,16 +84,6 @@ def partner_image(scene: ReferenceScene, kind: str, setting: str, seed: int) -> 
     return image
 
 
-def fused(
-    scene: ReferenceScene, pair: WaldPair, partners: Sequence[FloatCube], method: str, quality: str
-) -> tuple[FloatCube, list[dict[str, Any]]]:
-    """Fuse a pair with partners; also what became of these."""
-    whole = array_scene(pair.hsi, pair.msi, scene.bands, scene.responses or None, RATIO, Psf(1.0), partners=partners)
-    repair = repair_scene(whole, pipeline.scene_context(whole, "cpu", 0))
-    made = refined(create_method(method), quality, ratio=RATIO)  # type: ignore[arg-type]
-    return pipeline.fuse_to_array(made, repair.scene, resolved(None)), repair.facts.get("partners", [])
-
-
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = []
     for site, scene in split_scenes(args.split, args.data, args.scenes):
@@ -112,7 +95,8 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
                     for kind in ("none", *args.partners):
                         some = range(0 if kind == "none" else args.count)
                         images = [partner_image(scene, kind, setting, 10 * args.seed + number) for number in some]
-                        cube, found = fused(scene, pair, images, method, args.quality)
+                        made = fused_pair(scene, pair, args.quality, method, partners=images)
+                        cube, found = made.cube, [] if made.repair is None else made.repair.facts.get("partners", [])
                         scores = {
                             "PSNR": psnr(pair.truth, cube), "inside": psnr(pair.truth, cube, mask),
                             "outside": psnr(pair.truth, cube, ~mask),
@@ -169,10 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, value in vars(known).items():
         setattr(args, name, value)
     torch.set_num_threads(args.threads)
-    table = summary(run(args))
-    if args.out:
-        args.out.write_text(table + "\n", encoding="utf-8")
-    print(table)
+    show(summary(run(args)), args.out)
 
 
 if __name__ == "__main__":

@@ -64,12 +64,14 @@ class Fused:
 
 
 def fused_pair(
-    scene: ReferenceScene, pair: WaldPair, quality: str | None, method: str = "glp", *, blind: bool = False
-) -> Fused:
-    """Fuse a pair as the package does; None: the method alone."""
+    scene: ReferenceScene, pair: WaldPair, quality: str | None, method: str = "glp", *, blind: bool = False,
+    partners: Sequence[FloatCube] = (),
+) -> Fused:  # fmt: skip
+    """Fuse a pair, and further dates of its MSI, as the package does; None: the method alone."""
     start = time.perf_counter()
     whole = array_scene(
         pair.hsi, pair.msi, scene.bands, None if blind else scene.responses or None, RATIO, Psf(1.0),
+        partners=partners,
     )  # fmt: skip
     context = pipeline.scene_context(whole, "cpu", 0)
     repair = None if quality is None else repair_scene(whole, context)
@@ -275,13 +277,17 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def show(table: str, out: Path | None) -> None:
+    """Print a table, and write it to a file."""
+    if out:
+        out.write_text(table + "\n", encoding="utf-8")
+    print(table)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     args = parse(arguments)
     torch.set_num_threads(args.threads)
-    table = summary(run(args))
-    if args.out:
-        args.out.write_text(table + "\n", encoding="utf-8")
-    print(table)
+    show(summary(run(args)), args.out)
 
 
 if __name__ == "__main__":

@@ -188,6 +188,12 @@ class LowResolutionStrip:
     fine_above: int = 0
     _told: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
+    def below(self, ratio: int) -> NDArray[np.float32] | None:
+        """Return the fine MSI on the strip's own rows, a view of ``fine``; None where it is not at hand."""
+        if self.fine is None:
+            return None
+        return self.fine[:, self.fine_above * ratio : (self.fine_above + self.hsi.shape[1]) * ratio]
+
     def once(self, key: Hashable, work: Callable[[], Told]) -> Told:
         """Return what ``work`` makes of the strip; of one ``key`` it is made once, and must not be changed."""
         if key not in self._told:

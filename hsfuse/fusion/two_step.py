@@ -160,11 +160,10 @@ class TwoStepMethod(FusionMethod):
         import torch
 
         guides, halo = self._guides, min(self._first.spec.halo_px, _EDGE_PX)
-        rows, fine = strip.hsi.shape[1], strip.fine
+        rows, r, fine = strip.hsi.shape[1], guides.ratio, strip.below(guides.ratio)
         if fine is None or rows <= 2 * halo + _LEAST_ROWS or cols.stop - cols.start <= 2 * halo + _LEAST_ROWS:
             return None
-        r, top = guides.ratio, strip.fine_above
-        seen = fine[:, top * r : (top + rows) * r, cols.start * r : cols.stop * r]
+        seen = fine[:, :, cols.start * r : cols.stop * r]
         clear = np.asarray(np.isfinite(seen).all(axis=0), np.bool_)
         filled = np.where(clear, seen, _typical(seen))
         with torch.inference_mode():

@@ -16,12 +16,12 @@ import hsfuse
 from hsfuse.cli.app import app
 from hsfuse.errors import OutputError
 from hsfuse.grid import Grid
-from hsfuse.simulate.products import SimulatedPair, simulate_pair
+from hsfuse.simulate.products import SimulatedPair
 from hsfuse.simulate.scene import Truth
 from hsfuse.writers import DATE_MAP, CubeWriter
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "readers"))
-from date_samples import NOON, bands_of, read_ground, write_date
+from date_samples import bands_of, clear_pair, read_ground, write_date
 
 DAYS = (1, 4, 6, 9, 11, 14, 16, 19)
 runner = CliRunner()
@@ -29,10 +29,7 @@ runner = CliRunner()
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> SimulatedPair:
-    return simulate_pair(
-        tmp_path_factory.mktemp("clear"), size_px=(100, 96), seed=5, shift_m=(118.0, -76.0), vnir_bands=30,
-        swir_bands=30, pan=False, s2_bands="10m", s2_start=NOON,
-    )  # fmt: skip
+    return clear_pair(tmp_path_factory.mktemp("clear"))
 
 
 @pytest.fixture(scope="module")

@@ -15,20 +15,17 @@ from typer.testing import CliRunner
 
 from hsfuse.cli.app import app
 from hsfuse.cli.run import plan_text
-from hsfuse.simulate.products import SimulatedPair, simulate_pair
+from hsfuse.simulate.products import SimulatedPair
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "readers"))
-from date_samples import NOON, read_ground, write_date
+from date_samples import clear_pair, read_ground, write_date
 
 runner = CliRunner()
 
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> SimulatedPair:
-    return simulate_pair(
-        tmp_path_factory.mktemp("clear"), size_px=(100, 96), seed=5, shift_m=(118.0, -76.0), vnir_bands=30,
-        swir_bands=30, pan=False, s2_bands="10m", s2_start=NOON,
-    )  # fmt: skip
+    return clear_pair(tmp_path_factory.mktemp("clear"))
 
 
 @pytest.fixture(scope="module")

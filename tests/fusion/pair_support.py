@@ -10,6 +10,11 @@ from scipy.ndimage import gaussian_filter
 
 from hsfuse.degrade import Psf, decimate_separable, displaced_kernels, lowpass_decimate_array
 from hsfuse.fusion.base import FusionContext, LowResolutionStrip
+from hsfuse.fusion.change.repair import RepairedGuide, repair_guide
+from hsfuse.fusion.change.response import Response
+from hsfuse.fusion.classical.statistics import gather, signal_subspace
+from hsfuse.fusion.scene_model.model import coarse_pair
+from hsfuse.fusion.scene_model.pair import CoarsePair
 
 RATIO = 3
 
@@ -66,3 +71,19 @@ def make_pair(
 def psnr(truth: NDArray[np.floating], result: NDArray[np.floating]) -> float:
     error = ((truth - result) ** 2).mean(axis=(1, 2))
     return float(10.0 * np.log10(truth.max(axis=(1, 2)) ** 2 / error).mean())
+
+
+def coarse_of(pair: Pair) -> CoarsePair:
+    """The pair at low resolution."""
+    space = signal_subspace(gather(pair.strips()))
+    return coarse_pair(pair.hsi, np.ones(pair.hsi.shape[1:], bool), space, pair.srf)
+
+
+def repaired_guide(pair: Pair) -> RepairedGuide:
+    """Its guide as it is repaired."""
+    return repair_guide(coarse_of(pair), pair.msi, Response(RATIO, Psf(1.0)))
+
+
+def rms(x: NDArray[np.floating]) -> float:
+    """Root mean square."""
+    return float(np.sqrt((x**2).mean()))

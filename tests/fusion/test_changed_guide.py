@@ -7,18 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from pair_support import RATIO, Pair, make_pair
+from pair_support import RATIO, coarse_of, make_pair, repaired_guide, rms
 from scipy.ndimage import binary_dilation, gaussian_filter, map_coordinates
 
 from hsfuse.degrade import Psf
 from hsfuse.fusion.change import blocks, evidence, local, repair
 from hsfuse.fusion.change.illumination import common_light
-from hsfuse.fusion.change.repair import RepairedGuide, repair_guide
+from hsfuse.fusion.change.repair import repair_guide
 from hsfuse.fusion.change.response import Response
-from hsfuse.fusion.classical.statistics import gather, signal_subspace
 from hsfuse.fusion.scene_model.alignment import robust_alignment
 from hsfuse.fusion.scene_model.contradiction import Contradiction
-from hsfuse.fusion.scene_model.model import coarse_pair, estimate_scene_model
+from hsfuse.fusion.scene_model.model import estimate_scene_model
 from hsfuse.fusion.scene_model.pair import CoarsePair, GuideRelation
 from hsfuse.fusion.scene_model.relation import relate
 
@@ -43,30 +42,17 @@ def _haze(clean: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(clean * (1.0 - 0.2 * ramp) + 0.05 * ramp)
 
 
-def _coarse(pair: Pair) -> CoarsePair:
-    space = signal_subspace(gather(pair.strips()))
-    return coarse_pair(pair.hsi, np.ones(pair.hsi.shape[1:], bool), space, pair.srf)
-
-
-def _repaired(pair: Pair) -> RepairedGuide:
-    return repair_guide(_coarse(pair), pair.msi, Response(RATIO, Psf(1.0)))
-
-
-def _rms(x: NDArray[np.floating]) -> float:
-    return float(np.sqrt((x**2).mean()))
-
-
 def _unexplained(image: NDArray[np.floating], truth: NDArray[np.floating]) -> float:
     left = [a - np.polyval(np.polyfit(b.ravel(), a.ravel(), 1), b) for a, b in zip(image, truth, strict=True)]
-    return _rms(np.stack(left))
+    return rms(np.stack(left))
 
 
 def test_unchanged_ground_is_left_alone() -> None:
     pair = make_pair(COARSE)
-    found = _repaired(pair)
+    found = repaired_guide(pair)
     assert found.share < 0.005
     assert found.evidence.unexplained < 0.05
-    assert _rms(found.msi - pair.msi) < 0.001
+    assert rms(found.msi - pair.msi) < 0.001
     assert found.trusted
 
 
@@ -82,7 +68,7 @@ def test_a_guide_is_repaired_in_its_place_as_in_a_copy(monkeypatch: pytest.Monke
     pair = make_pair((40, 16), change=_clouds)
     for module in (blocks, repair):
         monkeypatch.setattr(module, "BLOCK_PX", 17)
-    pieces, response, place = _coarse(pair), Response(RATIO, Psf(1.0)), pair.msi.copy()
+    pieces, response, place = coarse_of(pair), Response(RATIO, Psf(1.0)), pair.msi.copy()
     found = repair_guide(pieces, place, response, threads=2, overwrite=True)
     written = repair._written
     monkeypatch.setattr(
@@ -102,29 +88,29 @@ def test_groups_of_candidates_are_repaired_one_by_one_as_in_their_block(monkeypa
         return out
 
     pair = make_pair((12, 96), change=two)
-    pieces, response = _coarse(pair), Response(RATIO, Psf(1.0))
+    pieces, response = coarse_of(pair), Response(RATIO, Psf(1.0))
     monkeypatch.setattr(blocks, "CONTEXT_PX", 4)
     apart = repair_guide(pieces, pair.msi, response)
     monkeypatch.setattr(repair, "places_around", lambda candidates: blocks.blocks(candidates.shape))
     whole = repair_guide(pieces, pair.msi, response)
     assert whole.share > 0.01
     assert apart.share == pytest.approx(whole.share, abs=0.002)
-    assert _rms(apart.change - whole.change) < 0.02
-    assert _rms(apart.msi - whole.msi) < 0.02 * _rms(whole.msi - pair.msi)
+    assert rms(apart.change - whole.change) < 0.02
+    assert rms(apart.msi - whole.msi) < 0.02 * rms(whole.msi - pair.msi)
 
 
 @pytest.mark.parametrize("change", [_other_ground, _cloud])
 def test_foreign_ground_is_found_and_replaced(change: object) -> None:
     pair = make_pair(COARSE, change=change)
-    found = _repaired(pair)
+    found = repaired_guide(pair)
     truth = np.zeros(pair.msi.shape[1:], bool)
     truth[PARCEL] = True
     flagged = found.change > 0.5
     assert (flagged & truth).sum() / truth.sum() > 0.9
     assert (flagged & ~truth).sum() / truth.sum() < 0.1
-    before, after = (_rms((image - pair.clean_msi)[:, truth]) for image in (pair.msi, found.msi))
+    before, after = (rms((image - pair.clean_msi)[:, truth]) for image in (pair.msi, found.msi))
     assert after < 0.4 * before
-    assert _rms((found.msi - pair.msi)[:, ~truth & ~flagged]) < 0.3 * before
+    assert rms((found.msi - pair.msi)[:, ~truth & ~flagged]) < 0.3 * before
     assert abs(found.to_json()["changed_share"] - truth.mean()) < 0.02
 
 
@@ -138,17 +124,17 @@ def test_soft_edges_of_a_cloud_are_no_worse_than_the_hsi(seed: int) -> None:
         return np.asarray(clean + opacity * (bright - clean), np.float32)
 
     pair = make_pair(COARSE, change=cloud, seed=seed)
-    found, response = _repaired(pair), Response(RATIO, Psf(1.0))
+    found, response = repaired_guide(pair), Response(RATIO, Psf(1.0))
     seen = found.evidence.relation.seen
     interpolated = response.up(seen)
     interpolated += response.up(seen - response.down(interpolated))
-    repaired, expected = (_rms((image - pair.clean_msi)[:, opacity > 0.1]) for image in (found.msi, interpolated))
+    repaired, expected = (rms((image - pair.clean_msi)[:, opacity > 0.1]) for image in (found.msi, interpolated))
     assert repaired < expected
 
 
 def test_haze_is_taken_out_and_is_no_change() -> None:
     pair = make_pair(COARSE, change=_haze)
-    found = _repaired(pair)
+    found = repaired_guide(pair)
     assert found.share < 0.01
     # A gain and an offset of the whole band are the sensors' calibration. What is left is the noise of 0.004.
     assert _unexplained(found.msi, pair.clean_msi) < 0.6 * _unexplained(pair.msi, pair.clean_msi)
@@ -168,7 +154,7 @@ def test_a_large_scene_is_asked_for_haze_at_some_pixels_first(
     monkeypatch.setattr(evidence, "first_weights", lambda pair, low, threads: np.ones(pair.valid.shape))
     monkeypatch.setattr(evidence, "relate", spied)
     pair = make_pair(COARSE, change=change)
-    found = _repaired(pair)
+    found = repaired_guide(pair)
     assert asked == fields
     assert (found.evidence.relation.gain != 1.0).any() == (change is not None)
 
@@ -184,8 +170,8 @@ def _season_of_few_plants(clean: NDArray[np.float32]) -> NDArray[np.float32]:
 def test_season_of_little_ground_is_corrected_there() -> None:
     pair = make_pair(COARSE, change=_season_of_few_plants)
     plants = (_season_of_few_plants(pair.clean_msi) != pair.clean_msi).any(axis=0)
-    found = _repaired(pair)
-    before, after = (_rms((image - pair.clean_msi)[2:, plants]) for image in (pair.msi, found.msi))
+    found = repaired_guide(pair)
+    before, after = (rms((image - pair.clean_msi)[2:, plants]) for image in (pair.msi, found.msi))
     assert after < 0.44 * before
     assert found.share < 0.01
 
@@ -199,9 +185,9 @@ def test_little_ground_tells_no_season_where_images_are_displaced(monkeypatch: p
     pair = make_pair(COARSE, change=_season_of_few_plants)
     monkeypatch.setattr(local, "local_gain", tried)
     with pytest.raises(AssertionError, match="small windows"):
-        _repaired(pair)
+        repaired_guide(pair)
     monkeypatch.setattr(evidence, "displacement_px", lambda *_: 0.1)
-    _repaired(pair)
+    repaired_guide(pair)
 
 
 def test_cast_shadow_keeps_its_detail() -> None:
@@ -211,9 +197,9 @@ def test_cast_shadow_keeps_its_detail() -> None:
         return out
 
     pair = make_pair(COARSE, change=shadow)
-    found = _repaired(pair)
+    found = repaired_guide(pair)
     assert float(found.own_detail[PARCEL].mean()) > 0.3
-    assert _rms((found.msi - pair.clean_msi)[:, *PARCEL]) < 0.25 * _rms((pair.msi - pair.clean_msi)[:, *PARCEL])
+    assert rms((found.msi - pair.clean_msi)[:, *PARCEL]) < 0.25 * rms((pair.msi - pair.clean_msi)[:, *PARCEL])
 
 
 def _contradiction(seen: NDArray[np.float64], blurred: NDArray[np.float64]) -> Contradiction:
@@ -261,10 +247,10 @@ def test_edges_of_a_shadow_are_as_sharp_as_its_inside() -> None:
     along, beside = (down - 36) * 0.8 + (across - 40) * 0.6, (across - 40) * 0.8 - (down - 36) * 0.6
     shaded = (np.abs(along) < 6) & (np.abs(beside) < 9)
     pair = make_pair((24, 28), change=lambda clean: np.where(shaded, 0.55 * clean, clean).astype(np.float32))
-    found = _repaired(pair)
+    found = repaired_guide(pair)
     response = Response(RATIO, Psf(1.0))
     interpolated = response.up(response.down(pair.clean_msi))
-    repaired, plain = (_rms((image - pair.clean_msi)[:, shaded]) for image in (found.msi, interpolated))
+    repaired, plain = (rms((image - pair.clean_msi)[:, shaded]) for image in (found.msi, interpolated))
     assert repaired < 0.55 * plain
 
 
@@ -274,7 +260,7 @@ def test_most_of_the_ground_changed_is_said() -> None:
         out[:, :, :36] = clean[:, :, :36]
         return np.asarray(out)
 
-    found = _repaired(make_pair(COARSE, change=elsewhere))
+    found = repaired_guide(make_pair(COARSE, change=elsewhere))
     assert not found.trusted
 
 
@@ -286,30 +272,30 @@ def test_regression_is_not_bent_by_a_third_of_other_ground() -> None:
 
     plain, bent = make_pair(COARSE), make_pair(COARSE, change=third)
     low = Response(RATIO, Psf(1.0)).down
-    straight, found = relate(_coarse(plain), low(plain.msi)), relate(_coarse(bent), low(bent.msi))
-    assert _rms(found.seen - straight.seen) < 0.1 * straight.seen.std()
+    straight, found = relate(coarse_of(plain), low(plain.msi)), relate(coarse_of(bent), low(bent.msi))
+    assert rms(found.seen - straight.seen) < 0.1 * straight.seen.std()
     model, _ = estimate_scene_model(bent.strips(), bent.context(calibrate=False))
     assert model.synthesis.foreign_share > 0.25
 
 
 def test_blur_and_shift_are_found_on_a_changed_pair() -> None:
     pair = make_pair(COARSE, fwhm=1.15, offset=(0.12, -0.2), change=_other_ground)
-    found = robust_alignment(_coarse(pair), pair.msi, RATIO, Psf(1.0))
+    found = robust_alignment(coarse_of(pair), pair.msi, RATIO, Psf(1.0))
     assert found is not None
     assert np.allclose((found.psf.fwhm_px, *found.offset_px), (1.15, 0.12, -0.2), atol=0.04)
 
 
 def test_more_than_half_a_pixel_of_shift_is_found_and_is_no_change() -> None:
     pair = make_pair(COARSE, offset=(-0.7, 0.25))
-    found = robust_alignment(_coarse(pair), pair.msi, RATIO, Psf(1.0))
+    found = robust_alignment(coarse_of(pair), pair.msi, RATIO, Psf(1.0))
     assert found is not None
     assert np.allclose(found.offset_px, (-0.7, 0.25), atol=0.06)
-    assert repair_guide(_coarse(pair), pair.msi, Response(RATIO, found.psf, found.offset_px)).share < 0.01
+    assert repair_guide(coarse_of(pair), pair.msi, Response(RATIO, found.psf, found.offset_px)).share < 0.01
 
 
 def test_a_scene_too_small_for_all_components_is_aligned_by_the_leading_ones() -> None:
     pair = make_pair((9, 10), offset=(-0.3, 0.25))
-    coarse = _coarse(pair)
+    coarse = coarse_of(pair)
     weak = 1e-3 * np.random.default_rng(1).standard_normal((28, *coarse.valid.shape))
     many = CoarsePair(
         np.concatenate([coarse.components, weak]), coarse.predicted, np.eye(len(coarse.components) + 28), coarse.valid
@@ -321,7 +307,7 @@ def test_a_scene_too_small_for_all_components_is_aligned_by_the_leading_ones() -
 
 def test_pixels_without_data_are_no_change() -> None:
     pair = make_pair(COARSE)
-    coarse = _coarse(pair)
+    coarse = coarse_of(pair)
     valid = np.ones(COARSE, bool)
     valid[:10, :12] = False
     msi = pair.msi.copy()
@@ -334,20 +320,20 @@ def test_pixels_without_data_are_no_change() -> None:
 
 def test_rim_of_a_masked_cloud_is_looked_at() -> None:
     pair = make_pair(COARSE, change=_cloud)
-    coarse = _coarse(pair)
+    coarse = coarse_of(pair)
     cloud, masked = np.zeros((2, *COARSE), bool)
     cloud[10:18, 14:23], masked[11:17, 15:22] = True, True
     rim = CoarsePair(coarse.components, coarse.predicted, coarse.level, ~cloud, cloud & ~masked)
     found = repair_guide(rim, pair.msi, Response(RATIO, Psf(1.0)))
     around = np.kron(cloud & ~masked, np.ones((RATIO, RATIO), bool))
     assert float((found.change[around] > 0.5).mean()) > 0.8
-    before, after = (_rms((image - pair.clean_msi)[:, around]) for image in (pair.msi, found.msi))
+    before, after = (rms((image - pair.clean_msi)[:, around]) for image in (pair.msi, found.msi))
     assert after < 0.4 * before
 
 
 def test_responses_need_not_be_known() -> None:
     pair = make_pair(COARSE, change=_cloud)
-    coarse = _coarse(pair)
+    coarse = coarse_of(pair)
     blind = CoarsePair(coarse.components, None, coarse.level, coarse.valid)
     found = repair_guide(blind, pair.msi, Response(RATIO, Psf(1.0)))
     assert (found.change[PARCEL] > 0.5).mean() > 0.8
@@ -361,7 +347,7 @@ def test_a_material_of_its_own_is_no_change_without_responses() -> None:
     truth[:, *PARCEL] += 0.6 * bump[:, None, None]
     response = Response(RATIO, Psf(1.0))
     noise = 0.002 * np.random.default_rng(3).standard_normal(pair.hsi.shape)
-    coarse = _coarse(replace(pair, hsi=(response.down(truth) + noise).astype(np.float32)))
+    coarse = coarse_of(replace(pair, hsi=(response.down(truth) + noise).astype(np.float32)))
     # The MSI has no band there, but shows the material otherwise than a line through all others says.
     other = pair.msi.copy()
     other[:, *PARCEL] *= 1.25

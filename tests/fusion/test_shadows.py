@@ -8,15 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from pair_support import RATIO, Pair, make_pair
+from pair_support import RATIO, coarse_of, make_pair, repaired_guide, rms
 from scipy.ndimage import gaussian_filter
 
 from hsfuse.degrade import Psf
-from hsfuse.fusion.change.repair import RepairedGuide, repair_guide
+from hsfuse.fusion.change.repair import repair_guide
 from hsfuse.fusion.change.response import Response
-from hsfuse.fusion.classical.statistics import gather, signal_subspace
-from hsfuse.fusion.scene_model.model import coarse_pair
-from hsfuse.fusion.scene_model.pair import CoarsePair
 
 COARSE = (34, 40)
 LEVEL = np.array([0.62, 0.58, 0.55, 0.5], np.float32)
@@ -37,42 +34,29 @@ def _shaded(softness_px: float = 0.0) -> Change:
     return change
 
 
-def _coarse(pair: Pair) -> CoarsePair:
-    space = signal_subspace(gather(pair.strips()))
-    return coarse_pair(pair.hsi, np.ones(pair.hsi.shape[1:], bool), space, pair.srf)
-
-
-def _repaired(pair: Pair) -> RepairedGuide:
-    return repair_guide(_coarse(pair), pair.msi, Response(RATIO, Psf(1.0)))
-
-
-def _rms(x: NDArray[np.floating]) -> float:
-    return float(np.sqrt((x**2).mean()))
-
-
 def test_ground_in_shadow_keeps_its_detail_to_the_pixel() -> None:
     pair = make_pair(COARSE, change=_shaded())
     inside = _blobs(pair.msi.shape[1:])
-    found = _repaired(pair)
+    found = repaired_guide(pair)
     assert found.evidence.shadows is not None
     assert found.evidence.shadows.light.softness_px == 0.0
     assert found.to_json()["shadow_light"] == pytest.approx(1.0 / LEVEL, rel=0.02)
     assert ((found.change > 0.5) != inside).mean() < 0.002
     assert found.own_detail[inside].mean() > 0.95
     known = pair.msi[:, inside] / LEVEL[:, None]
-    left, best = (_rms(image - pair.clean_msi[:, inside]) for image in (found.msi[:, inside], known))
+    left, best = (rms(image - pair.clean_msi[:, inside]) for image in (found.msi[:, inside], known))
     assert left < 1.5 * best
 
 
 def test_soft_edges_of_shadows_are_followed() -> None:
     pair = make_pair(COARSE, change=_shaded(0.7))
-    found = _repaired(pair)
+    found = repaired_guide(pair)
     assert found.evidence.shadows is not None
     assert found.evidence.shadows.light.softness_px > 0.4
     response = Response(RATIO, Psf(1.0))
     near = gaussian_filter(_blobs(pair.msi.shape[1:]).astype(float), 1.0) > 0.05
     plain = response.up(response.down(pair.clean_msi))
-    repaired, interpolated = (_rms((image - pair.clean_msi)[:, near]) for image in (found.msi, plain))
+    repaired, interpolated = (rms((image - pair.clean_msi)[:, near]) for image in (found.msi, plain))
     assert repaired < 0.75 * interpolated
 
 
@@ -87,7 +71,7 @@ def _cloud(clean: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @pytest.mark.parametrize("change", [None, _other_ground, _cloud])
 def test_what_is_no_shadow_is_not_taken_for_one(change: Change | None) -> None:
-    assert _repaired(make_pair(COARSE, change=change)).evidence.shadows is None
+    assert repaired_guide(make_pair(COARSE, change=change)).evidence.shadows is None
 
 
 def test_shadows_beside_other_ground_are_told_from_it() -> None:
@@ -100,7 +84,7 @@ def test_shadows_beside_other_ground_are_told_from_it() -> None:
         return np.where(where, other, _shaded()(clean))
 
     pair = make_pair(COARSE, change=both)
-    found = _repaired(pair)
+    found = repaired_guide(pair)
     assert found.evidence.shadows is not None
     assert (found.evidence.shadows.share[_blobs(where.shape)] > 0.5).mean() > 0.9
     assert not found.evidence.shadows.share[where].any()
@@ -110,7 +94,7 @@ def test_shadows_beside_other_ground_are_told_from_it() -> None:
 
 def test_shadows_are_lifted_in_the_guides_place_as_in_a_copy() -> None:
     pair = make_pair(COARSE, change=_shaded())
-    before, place, pieces = pair.msi.copy(), pair.msi.copy(), _coarse(pair)
+    before, place, pieces = pair.msi.copy(), pair.msi.copy(), coarse_of(pair)
     apart = repair_guide(pieces, pair.msi, Response(RATIO, Psf(1.0)))
     np.testing.assert_array_equal(pair.msi, before)
     within = repair_guide(pieces, place, Response(RATIO, Psf(1.0)), overwrite=True, threads=2)
@@ -120,9 +104,9 @@ def test_shadows_are_lifted_in_the_guides_place_as_in_a_copy() -> None:
 
 def test_without_responses_shadows_are_lifted_too() -> None:
     pair = make_pair(COARSE, change=_shaded())
-    found = repair_guide(replace(_coarse(pair), predicted=None), pair.msi, Response(RATIO, Psf(1.0)))
+    found = repair_guide(replace(coarse_of(pair), predicted=None), pair.msi, Response(RATIO, Psf(1.0)))
     inside = _blobs(pair.msi.shape[1:])
-    before, after = (_rms((image - pair.clean_msi)[:, inside]) for image in (pair.msi, found.msi))
+    before, after = (rms((image - pair.clean_msi)[:, inside]) for image in (pair.msi, found.msi))
     assert after < 0.2 * before
 
 
@@ -134,7 +118,7 @@ def _half_shaded(clean: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def test_a_guide_brought_out_of_shadow_is_trusted_however_much_of_it_lay_there() -> None:
     pair = make_pair(COARSE, change=_half_shaded)
-    found = _repaired(pair)
+    found = repaired_guide(pair)
     assert found.share > 0.45
     assert found.trusted
-    assert _rms(found.msi - pair.clean_msi) < 2.5 * _rms(make_pair(COARSE).msi - pair.clean_msi)
+    assert rms(found.msi - pair.clean_msi) < 2.5 * rms(make_pair(COARSE).msi - pair.clean_msi)

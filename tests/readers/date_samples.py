@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hsfuse.grid import Grid
 from hsfuse.readers.sentinel2.product import Sentinel2Product
 from hsfuse.sensors.sentinel2 import BANDS_10M
+from hsfuse.simulate.products import SimulatedPair, simulate_pair
 from hsfuse.simulate.sentinel2 import write_safe
 
 NOON = datetime(2024, 6, 21, 10, 20, 21, 24000, tzinfo=UTC)
@@ -54,3 +55,11 @@ def read_ground(product: Path) -> tuple[Grid, NDArray[np.float32]]:
     """Grid and 10 m bands of a product."""
     with Sentinel2Product(product) as opened:
         return opened.grid, opened.read(opened.grid.full)
+
+
+def clear_pair(folder: Path) -> SimulatedPair:
+    """A small pair of one day without clouds, whose ground further dates show."""
+    return simulate_pair(
+        folder, size_px=(100, 96), seed=5, shift_m=(118.0, -76.0), vnir_bands=30, swir_bands=30, pan=False,
+        s2_bands="10m", s2_start=NOON,
+    )  # fmt: skip

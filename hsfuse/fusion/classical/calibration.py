@@ -34,10 +34,9 @@ def calibrate(strips: Sequence[LowResolutionStrip], context: FusionContext) -> C
 
     pairs = []
     for strip in strips:
-        if strip.fine is None:
+        hsi, fine = strip.hsi, strip.below(context.ratio)
+        if fine is None:
             continue
-        rows = slice(strip.fine_above * context.ratio, (strip.fine_above + strip.hsi.shape[1]) * context.ratio)
-        hsi, fine = strip.hsi, strip.fine[:, rows]
         if context.srf is not None:
             covered = context.srf.sum(axis=1) > 0
             if covered.any():

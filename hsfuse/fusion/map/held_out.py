@@ -222,10 +222,10 @@ def _windows(strips: Sequence[LowResolutionStrip], ratio: int, threads: int) -> 
 
 def _window(strip: LowResolutionStrip, cols: slice, ratio: int) -> _Window | None:
     """Return some columns of a strip; None where too little is valid."""
-    if strip.fine is None or float(strip.valid[:, cols].mean()) < _MIN_VALID:
+    below = strip.below(ratio)
+    if below is None or float(strip.valid[:, cols].mean()) < _MIN_VALID:
         return None
-    rows, top = strip.valid.shape[0], strip.fine_above * ratio
-    fine = strip.fine[:, top : top + rows * ratio, cols.start * ratio : cols.stop * ratio]
+    rows, fine = strip.valid.shape[0], below[:, :, cols.start * ratio : cols.stop * ratio]
     usable = np.isfinite(fine).all(axis=0)
     margin = [min(_RIM_PX, size // 4) * ratio for size in (rows, cols.stop - cols.start)]
     counted = np.zeros_like(usable)

@@ -55,13 +55,9 @@ def robust_alignment(pair: CoarsePair, msi: NDArray[np.floating], ratio: int, ps
 
 def align_strips(pair: CoarsePair, strips: Sequence[LowResolutionStrip], ratio: int, psf: Psf) -> Calibration | None:
     """Find width and shift of the strips of a small scene, stacked as ``pair`` is; None where these cannot tell."""
-    if any(strip.fine is None for strip in strips):
+    parts = [np.nan_to_num(fine) for strip in strips if (fine := strip.below(ratio)) is not None]
+    if len(parts) < len(strips):
         return None
-    parts = []
-    for strip in strips:
-        if strip.fine is not None:
-            rows = slice(strip.fine_above * ratio, (strip.fine_above + strip.hsi.shape[1]) * ratio)
-            parts.append(np.nan_to_num(strip.fine[:, rows]))
     # What lies beside a gap looks at what was filled in there.
     valid = np.concatenate([binary_erosion(strip.valid, np.ones((3, 3), bool), border_value=1) for strip in strips])
     told = _tellable(CoarsePair(pair.components, pair.predicted, pair.level, np.asarray(valid, dtype=np.bool_)))

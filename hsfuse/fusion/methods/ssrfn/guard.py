@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 from torch import Tensor
 
@@ -159,9 +160,10 @@ def supported_shares(
     """
     found: GuardEvidence | None = None
     for strip in strips:
-        if strip.fine is None or (found is not None and found.pixels >= _MOST_PIXELS):
+        fine = strip.below(scene.bank.model.ratio)
+        if fine is None or (found is not None and found.pixels >= _MOST_PIXELS):
             continue
-        tile = _tile_of(scene, base, strip)
+        tile = _tile_of(scene, base, strip, fine)
         change = scene.change(tile, network, best=best, share=share)
         # What is blurred with a stand-in is no evidence either.
         valid = binary_erosion(strip.valid, np.ones((3, 3), bool), border_value=1)
@@ -170,13 +172,11 @@ def supported_shares(
     return None if found is None or not found.pixels else shares(found.of_scene(scene))
 
 
-def _tile_of(scene: GateScene, base: FusionMethod, strip: LowResolutionStrip) -> TileState:
-    ratio, rows = scene.bank.model.ratio, strip.valid.shape[0]
-    if strip.fine is None:
-        raise ValueError("a strip without its guide")
-    fine = strip.fine[:, strip.fine_above * ratio : (strip.fine_above + rows) * ratio]
+def _tile_of(
+    scene: GateScene, base: FusionMethod, strip: LowResolutionStrip, fine: NDArray[np.float32]
+) -> TileState:  # fmt: skip
     # What must not be used is what the HSI's grid holds there: no strip has a hole.
-    whole = np.where(np.isfinite(fine), fine, upsample_array(strip.msi, ratio)).astype(np.float32)
+    whole = np.where(np.isfinite(fine), fine, upsample_array(strip.msi, scene.bank.model.ratio)).astype(np.float32)
     device = scene.step.forward.device
     hsi, msi = (torch.from_numpy(np.ascontiguousarray(image))[None].to(device) for image in (strip.hsi, whole))
     guide = scene.step.clean(msi)
