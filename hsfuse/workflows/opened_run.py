@@ -41,7 +41,7 @@ from hsfuse.workflows.steps.prepare import PreparedScene, claim_scene, prepare_s
 from hsfuse.workflows.steps.product import make_product, works_beside
 from hsfuse.workflows.steps.resources import resolved, resources_of
 from hsfuse.workflows.steps.run_summary import SAMPLE_BYTES, method_summary, plan_summary, speed_beside
-from hsfuse.writers import WriteOptions, check_output, input_identity
+from hsfuse.writers import WriteOptions, check_output, check_resumable, input_identity, run_identity
 from hsfuse.writers.provenance import InputIdentity
 
 _log = get_logger(__name__)
@@ -106,6 +106,9 @@ def run_opened(
     if chosen.name != config.method:
         _log.info("Method: %s", chosen.reason)
     network_nm = chosen.method.spec.centre_nm
+    inputs = [] if quick else [input_identity(path) for path in (run.hsi_path, *used_sources(pair.msi, run.msi_paths))]
+    if not quick:
+        check_resumable(output, options, run_identity(config.identity(), inputs))
     with speed_beside(given.threads) as speed:
         if quick:
             prepared = claim_scene(pair, config, network_nm=network_nm)
@@ -125,7 +128,6 @@ def run_opened(
     if dry_run:
         planned |= dates_summary(pair.msi) | {"seconds": clock.seconds}
         return RunResult(None, chosen.method.spec.name, chosen.reason, planned)
-    inputs = [input_identity(path) for path in (run.hsi_path, *used_sources(pair.msi, run.msi_paths))]
     repair, prepared, changes = find_changes(prepared, config, given, clock)
     if works_beside(config, given) and not config.resume:
         source = prepared.scene if repair is None else repair.scene

@@ -10,6 +10,7 @@ from hsfuse.writers.base import (
     sidecar_paths,
 )
 from hsfuse.writers.cube_writer import CubeWriter
+from hsfuse.writers.earlier_run import check_resumable, earlier_identity
 from hsfuse.writers.encoding import SampleEncoding
 from hsfuse.writers.format import (
     FORMATS,
@@ -52,6 +53,8 @@ __all__ = [
     "WrittenProduct",
     "check_destination",
     "check_output",
+    "check_resumable",
+    "earlier_identity",
     "file_hash",
     "input_identity",
     "journal_folder",

@@ -146,9 +146,23 @@ def provenance_record(
 
 
 def run_identity(config_identity: str, inputs: Iterable[InputIdentity], *more: str) -> str:
-    """Hash that two runs share when they must give the same bytes (version, settings, inputs; 16 digits)."""
-    parts = [__version__, config_identity, *(f"{i.name}:{i.bytes}:{i.fingerprint}" for i in inputs), *more]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    """Hash that two runs share when they must give the same bytes.
+
+    The first part is of version, settings and inputs (16 digits), known before anything is computed; the second, behind
+    a hyphen, of whatever else decides the bytes (8 digits), such as the method with its weights.
+    """
+    parts = [__version__, config_identity, *(f"{i.name}:{i.bytes}:{i.fingerprint}" for i in inputs)]
+    settings = _digest(parts)[:16]
+    return f"{settings}-{_digest(more)[:8]}" if more else settings
+
+
+def settings_of(identity: str) -> str:
+    """Return the part of an identity that settings and inputs decide."""
+    return identity.partition("-")[0]
+
+
+def _digest(parts: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def plain_record(record: Mapping[str, Any]) -> dict[str, Any]:

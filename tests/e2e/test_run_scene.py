@@ -17,10 +17,12 @@ from typer.testing import CliRunner
 
 import hsfuse
 from hsfuse.cli.app import app
+from hsfuse.errors import OutputError
 from hsfuse.inference import budget, pipeline
 from hsfuse.readers import open_hsi
 from hsfuse.simulate.products import SimulatedPair
 from hsfuse.simulate.scene import Truth
+from hsfuse.workflows import opened_run
 from hsfuse.workflows.demo import read_cube
 from hsfuse.workflows.run import RunResult
 from hsfuse.writers import journal_folder
@@ -245,6 +247,32 @@ def test_resuming_keeps_to_the_tiles_of_the_first_run(
     hsfuse.fuse_scene(pair.prisma, pair.sentinel2, broken, resume=True, **settings)
     assert [plan.tile for plan in seen] == [manifest["plan"]["tile"]] == [24]
     assert broken.read_bytes() == whole.read_bytes()
+
+
+def test_another_run_is_refused_before_anything_is_computed(
+    pair: SimulatedPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"method": "bicubic", "bands": "12", "report": False, "coregister": "global"}
+    finished, broken = tmp_path / "finished.tif", tmp_path / "broken.tif"
+    hsfuse.fuse_scene(pair.prisma, pair.sentinel2, finished, **settings)
+    with monkeypatch.context() as patched:
+        append = Journal.append
+
+        def interrupt(journal: Journal, row0: int, data: np.ndarray) -> None:
+            append(journal, row0, data)
+            raise KeyboardInterrupt
+
+        patched.setattr(Journal, "append", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            hsfuse.fuse_scene(pair.prisma, pair.sentinel2, broken, **settings)
+    with monkeypatch.context() as patched:
+        patched.setattr(opened_run, "prepare_scene", lambda *_, **__: pytest.fail("computed in vain"))
+        for path, said in ((finished, "comes from another run"), (broken, "was another one")):
+            with pytest.raises(OutputError, match=said):
+                hsfuse.fuse_scene(pair.prisma, pair.sentinel2, path, resume=True, **settings | {"bands": "20"})
+    for path in (finished, broken):
+        hsfuse.fuse_scene(pair.prisma, pair.sentinel2, path, resume=True, **settings)
+    np.testing.assert_array_equal(read_cube(broken), read_cube(finished))
 
 
 def test_existing_output_is_kept(pair: SimulatedPair, tmp_path: Path) -> None:

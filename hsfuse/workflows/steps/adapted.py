@@ -8,7 +8,6 @@ also serve as weights (``--model``) for neighbouring scenes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -32,7 +31,7 @@ from hsfuse.workflows.steps.behind_method import may_calibrate, refinement_quali
 from hsfuse.workflows.steps.companion import check_companion
 from hsfuse.workflows.steps.methods import ChosenMethod
 from hsfuse.workflows.steps.precision import network_precision
-from hsfuse.writers import WriteOptions, journal_folder, read_identity, resolve_format, run_identity
+from hsfuse.writers import WriteOptions, earlier_identity, journal_folder, run_identity
 from hsfuse.writers.journal import MANIFEST_NAME
 from hsfuse.writers.provenance import InputIdentity
 
@@ -122,7 +121,7 @@ def adapt_to_scene(
     identity = run_identity(config.identity(), inputs, f"{spec.name} {spec.weights_sha256}")
     # A cube that was made without adapting left no weights.
     fallback = run_identity(config.identity(), inputs, fallback_method())
-    unadapted = config.resume and _identity_of(output, config) in (identity, fallback)
+    unadapted = config.resume and earlier_identity(output, config.format) in (identity, fallback)
     left = _left_by(output, identity, replacing=config.overwrite, unadapted=unadapted) if config.resume else None
     if left is None:
         path = unpublished_path(output)
@@ -143,19 +142,6 @@ def adapt_to_scene(
     public = {key: value for key, value in record.items() if key != "identity"} | {"weights": str(adapted_path(output))}
     gain_db = record["after"].get("gain_db")
     return AdaptedMethod(replace(chosen, method=method, header=read_header(path), adapted_gain_db=gain_db), public)
-
-
-def _identity_of(output: Path, config: RunConfig) -> str | None:
-    """Identity of the run that made a cube, or began to; None where there is none."""
-    manifest = journal_folder(output) / MANIFEST_NAME
-    try:
-        if manifest.exists():
-            found: str | None = json.loads(manifest.read_text(encoding="utf-8")).get("identity")
-            return found
-        return read_identity(output, resolve_format(output, config.format)) if output.exists() else None
-    except (OSError, ValueError):
-        # What is wrong with either is said by those that go on with it.
-        return None
 
 
 def _left_by(
