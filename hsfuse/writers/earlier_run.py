@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hsfuse.writers.base import WriteOptions
 
 
-def earlier_identity(output: Path, file_format: str | None) -> str | None:
+def earlier_identity(output: Path, file_format: str) -> str | None:
     """Return the identity of the run that made a cube, or began to; None where there is none.
 
     What is wrong with a damaged record or product is said by those that go on with it.
