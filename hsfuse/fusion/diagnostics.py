@@ -84,6 +84,8 @@ class RefinementRecord:
         Gain on MSI bands that were held out, at the scene's own resolution, dB, by name.
     displacement_px
         Local displacement of the HSI, standard deviation in HSI pixels, as which its error beyond noise was taken.
+    displacement_gain_db
+        What the bands that decided on it gain by it over noise alone, dB.
     """
 
     used: str
@@ -92,6 +94,7 @@ class RefinementRecord:
     error: NDArray[np.float64] | None
     held_out_db: Mapping[str, float] = field(default_factory=dict)
     displacement_px: float = 0.0
+    displacement_gain_db: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for the report."""
@@ -100,6 +103,7 @@ class RefinementRecord:
             "gain_db": {name: round(value, 3) for name, value in self.gain_db.items()},
             "held_out_db": {name: round(value, 3) for name, value in self.held_out_db.items()},
             "displacement_px": self.displacement_px,
+            "displacement_gain_db": round(self.displacement_gain_db, 3),
             "windows": self.windows,
             "expected_rmse": None if self.error is None else round(float(np.sqrt((self.error**2).mean())), 6),
         }

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, map_coordinates
 
 from hsfuse.degrade import Psf, decimate_separable, displaced_kernels, lowpass_decimate_array
 from hsfuse.fusion.base import FusionContext, LowResolutionStrip
@@ -66,6 +66,16 @@ def make_pair(
         (shown + noise * rng.standard_normal(clean.shape)).astype(np.float32),
         clean, truth, srf, centre,
     )  # fmt: skip
+
+
+def shaken(pair: Pair, px: float = 0.15) -> Pair:
+    """The pair with a HSI that stands off by a varying part of a pixel."""
+    size = pair.hsi.shape[1:]
+    field = gaussian_filter(np.random.default_rng(1).standard_normal((2, *size)), (0, 3, 3))
+    field *= px / field.std(axis=(1, 2), keepdims=True)
+    at = np.stack(np.meshgrid(*(np.arange(length) for length in size), indexing="ij")) + field
+    moved = np.stack([map_coordinates(band, at, order=3, mode="nearest") for band in pair.hsi])
+    return replace(pair, hsi=moved.astype(np.float32))
 
 
 def psnr(truth: NDArray[np.floating], result: NDArray[np.floating]) -> float:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from pair_support import RATIO, Pair, make_pair, psnr
+from pair_support import RATIO, Pair, make_pair, psnr, shaken
 
 from hsfuse.degrade import Psf, lowpass_decimate_array
 from hsfuse.degrade.windows import grown
@@ -259,8 +259,21 @@ def test_what_is_known_of_the_change_matters_where_it_is_alone(backbone: str) ->
         assert float((part - whole[..., *tile.blend.scaled(RATIO).slices]).abs().max()) < 1e-4
 
 
-def test_displaced_pairs_have_weights_of_their_own(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hsfuse.fusion.map.method.DISPLACEMENTS_PX", (0.3,))
+def test_what_displacement_costs_beside_noise_chooses_the_weights(pair: Pair) -> None:
+    """Twentieths of a pixel are found in both pairs; in one they are next to nothing beside the noise."""
+    displaced = []
+    for one in (shaken(pair, 0.06), shaken(make_pair(noise=0.001), 0.05)):
+        method = GateMethod(Gate(GateConfig(displaced=True)))
+        method.fit(one.context(), one.strips())
+        record = method.diagnostics.refinement
+        assert record is not None
+        assert record.displacement_px == 0.05
+        displaced.append(method.displaced)
+    assert displaced == [False, True]
+
+
+def test_displaced_pairs_have_weights_of_their_own(pair: Pair) -> None:
+    pair = shaken(pair)
     estimate = _fused(_estimate(), pair)
     without = GateMethod(Gate(GateConfig()), quality="best")
     assert np.allclose(_fused(without, pair), estimate, atol=1e-6)

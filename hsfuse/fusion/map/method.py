@@ -266,7 +266,8 @@ class RefinedMethod(FusionMethod):
         found = list(together(*pieces, threads=context.threads_here))
         gains: dict[str, float] = dict(zip(kinds, found, strict=False))
         held = {"map": tried[displacement]} | dict(zip(others, found[len(kinds) if held_out else 1 :], strict=True))
-        record = RefinementRecord("none", gains, len(windows), prior.error, held, displacement)
+        gained = tried[displacement] - tried[0.0]
+        record = RefinementRecord("none", gains, len(windows), prior.error, held, displacement, gained)
         best = _best(kinds, gains, held, displacement, judged=bool(held_out))
         if best is None:
             return None, record

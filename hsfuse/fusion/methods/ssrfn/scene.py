@@ -40,10 +40,11 @@ SHARES = (1.0, 0.75, 0.5, 0.25)
 """Of the gate's correction that are tried at reduced resolution; none where all lose."""
 LEAST_REDUCED_PIXELS = 900
 """Degraded HSI pixels from which experts can learn: a scene of 90 x 90 HSI pixels at a ratio of 3."""
-_MOST_DISPLACEMENT_PX = 0.05
-"""Local displacement of the HSI, HSI pixels, beyond which the weights for displaced pairs are used: experts learn from
-the pair how detail follows from the guide. At 0.1 and more, as two sensors' models have it, the weights for other pairs
-lost up to 0.6 dB on the validation sites, in full or in part; at 0.05 they gained."""
+DISPLACED_DB = 0.5
+"""What held-out bands gain by taking the HSI's error for a local displacement instead of for noise, from where on the
+weights for displaced pairs are used: experts learn from the pair how detail follows from the guide. On the training and
+validation sites it is at least 1.0 dB where two sensors' models made the pair and at most 0.25 dB where a Gaussian and
+white noise did. The displacement itself, in steps, does not tell: at 0.05 HSI pixels there are pairs of both kinds."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ class GateScene:
     @staticmethod
     def displaced(record: RefinementRecord) -> bool:
         """Whether HSI and guide are displaced locally by more than the weights for other pairs bear."""
-        return record.displacement_px > _MOST_DISPLACEMENT_PX
+        return record.displacement_gain_db > DISPLACED_DB
 
     @staticmethod
     def testable(reduced_fit: ReducedFit) -> bool:
