@@ -270,6 +270,12 @@ def test_what_displacement_costs_beside_noise_chooses_the_weights(pair: Pair) ->
         assert record.displacement_px == 0.05
         displaced.append(method.displaced)
     assert displaced == [False, True]
+    # Without noise whatever departs from the model gains by a displacement; the scene's slopes show none.
+    model = method.scene_model
+    assert model is not None
+    sharp = replace(model, synthesis=replace(model.synthesis, jitter_px=0.002))
+    assert GateScene.displaced(record, model)
+    assert not GateScene.displaced(record, sharp)
 
 
 def test_displaced_pairs_have_weights_of_their_own(pair: Pair) -> None:

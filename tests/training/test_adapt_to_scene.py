@@ -129,7 +129,7 @@ def test_a_displaced_pair_is_left_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its degraded windows would teach the displacement; whoever named the network could not know."""
-    monkeypatch.setattr(GateScene, "displaced", staticmethod(lambda record: True))
+    monkeypatch.setattr(GateScene, "displaced", staticmethod(lambda record, model: True))
     with pytest.raises(DisplacedPairError) as caught:
         adapt(GateMethod.untrained(), _scene(288, 288), steps=1)
 

@@ -104,7 +104,7 @@ class SceneTask(TrainingTask):
         reduced_fit, model, record = base.take_reduced_fit(), base.scene_model, base.refinement
         if reduced_fit is None or model is None or not GateScene.testable(reduced_fit):
             raise _too_small()
-        if record is not None and GateScene.displaced(record):
+        if record is not None and GateScene.displaced(record, model):
             raise DisplacedPairError(
                 f"HSI and guide are displaced locally by {record.displacement_px:g} HSI pixels, and degraded windows "
                 "would teach that displacement.",

@@ -134,8 +134,9 @@ class GateMethod(NetworkMethod):
     @property
     def displaced(self) -> bool:
         """Whether the pair that it was fitted to is displaced locally."""
-        record = None if self._base is None else self._base.refinement
-        return record is not None and GateScene.displaced(record)
+        if self._base is None or self._base.refinement is None or self._base.scene_model is None:
+            return False
+        return GateScene.displaced(self._base.refinement, self._base.scene_model)
 
     @property
     def scene_model(self) -> SceneModel | None:
