@@ -74,7 +74,7 @@ def estimate_psf(
         Share of the HSI's detail that the MSI has to explain for the pairs to tell anything.
     """
     most = max(_MOST_WINDOWS // max(len(pairs), 1), 1)
-    places = [(pair, place) for pair in pairs for place in _places(pair[2], most)]
+    places = [(pair, place) for pair in pairs for place in places_of(pair[2], most)]
     cut = side_by_side(lambda piece: _sample(*piece[0], *piece[1], ratio), places, threads_for(_MOST_WINDOWS))
     samples = [sample for sample in cut if sample is not None]
     if sum(sample.usable.size for sample in samples) < _MIN_PSF_PIXELS:
@@ -106,7 +106,7 @@ class _PsfSample:
     usable: NDArray[np.int64]
 
 
-def _places(valid: NDArray[np.bool_], most: int) -> list[tuple[int, int]]:
+def places_of(valid: NDArray[np.bool_], most: int) -> list[tuple[int, int]]:
     """Corners of up to ``most`` windows with the most valid pixels."""
     rows, cols = valid.shape
     corners = [(top, left) for top in range(0, rows, _SIDE_PX) for left in range(0, cols, _SIDE_PX)]
@@ -139,7 +139,7 @@ def _sample(
     index = np.flatnonzero(usable)
     if index.size < _MIN_WINDOW_PIXELS:
         return None
-    return _PsfSample(_at(_highpass(np.nan_to_num(hsi)), index), torch.from_numpy(np.nan_to_num(msi))[None], index)
+    return _PsfSample(_at(highpass(np.nan_to_num(hsi)), index), torch.from_numpy(np.nan_to_num(msi))[None], index)
 
 
 def _at(image: NDArray[np.float64], index: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -184,7 +184,7 @@ class _Misfit:
     def _moments(self, kernels: _Kernels, sample: _PsfSample) -> tuple[FloatArray, FloatArray]:
         """Products of the MSI's bands, as the HSI would see them, with each other and with the HSI's."""
         blurred = decimate_separable(sample.msi, self._ratio, *kernels)[0].numpy().astype(np.float64)
-        guide = _at(_highpass(blurred), sample.usable)
+        guide = _at(highpass(blurred), sample.usable)
         return guide @ guide.T, guide @ sample.hsi.T
 
     def _unexplained(self, moments: Sequence[tuple[FloatArray, FloatArray]]) -> float:
@@ -194,7 +194,7 @@ class _Misfit:
         return float(np.log(np.clip(1.0 - explained, 1e-9, 1.0)).mean())
 
 
-def _highpass(x: NDArray[np.float64]) -> NDArray[np.float64]:
+def highpass(x: NDArray[np.float64]) -> NDArray[np.float64]:
     """Subtract the mean of 5 x 5 pixels from (band, row, col)."""
     mean: NDArray[np.float64] = uniform_filter(x, size=(0, 5, 5), mode="nearest")
     return x - mean

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hsfuse.degrade import Psf
+from hsfuse.degrade.whole_offset import moved, whole_pixel_offset
 from hsfuse.errors import OverlapError, UsageError
 from hsfuse.fusion.create import create_method
 from hsfuse.fusion.map.method import Quality, refined
@@ -18,6 +19,7 @@ from hsfuse.fusion.registry import uses_guide
 from hsfuse.inference import pipeline
 from hsfuse.inference.fallback import dependable
 from hsfuse.inference.guide_repair import SceneRepair, repair_scene
+from hsfuse.log import get_logger
 from hsfuse.progress import Progress, progress_here
 from hsfuse.resources import Resources
 from hsfuse.spectral import SpectralResponse
@@ -36,6 +38,8 @@ from hsfuse.workflows.steps.resources import resolved
 
 if TYPE_CHECKING:
     import xarray as xr
+
+_log = get_logger(__name__)
 
 FloatCube = NDArray[np.float32]
 MethodOption = float | str | bool
@@ -115,7 +119,8 @@ def fuse(
         Weights for a network method: name or file.
     psf_fwhm
         Width of the HSI's PSF (FWHM) in HSI pixels, taken as given. None: 1, and methods that can find the width and
-        what is left of a shift on the pair do so.
+        what is left of a shift on the pair do so; an HSI that clearly lies up to four whole pixels off is moved, with a
+        warning.
     tile, overlap
         In MSI pixels; chosen from the memory when None.
     resources
@@ -179,6 +184,17 @@ def fuse(
     srf = labels.srf if srf is None else srf
     low, high = reflectance("HSI", labels.hsi), reflectance("MSI", labels.msi)
     check_shapes(low, high, nested)
+    free = psf_fwhm is None
+    offset = (0, 0)
+    if free and uses_guide(method):
+        offset = whole_pixel_offset((low, high, np.asarray(np.isfinite(low).any(axis=0))), nested)
+    if any(offset):
+        low = moved(low, offset)
+        _log.warning(
+            "The HSI lies %+d and %+d of its pixels (rows, columns) off the MSI. It was moved, and is without data at "
+            "its border; align the images before (hsfuse coregister), or give psf_fwhm to take them as they lie.",
+            *offset,
+        )
     tile_px = None if tile is None else whole("tile", tile, least=1)
     overlap_px = None if overlap is None else whole("overlap", overlap, least=0)
     random_seed = whole("seed", seed, least=0)
@@ -191,7 +207,6 @@ def fuse(
     create_method(method, **options)  # a mistake in its options is said before anything else
     given = resolved(resources)
     repair: SceneRepair | None = None
-    free = psf_fwhm is None
     if spent is not None:
         try:
             repair = repair_scene(scene, pipeline.run_context(scene, given, random_seed, calibrate=free))
@@ -212,7 +227,7 @@ def fuse(
     named = labels.cube(cube, centre_nm, fwhm_nm) if labels.labelled else None
     if repair is None or not full_output:
         return cube if named is None else named
-    record = repair.to_json() | {"method": fusion.diagnostics.to_json()}
+    record = repair.to_json() | {"moved_px": list(offset), "method": fusion.diagnostics.to_json()}
     if named is None:
         return FusedArrays(cube, repair.change, repair.expected_error, repair.error_bound, record)
     return labels.dataset(

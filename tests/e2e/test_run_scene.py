@@ -249,6 +249,14 @@ def test_resuming_keeps_to_the_tiles_of_the_first_run(
     assert broken.read_bytes() == whole.read_bytes()
 
 
+def test_a_pair_that_lies_pixels_off_and_is_not_aligned_is_told(pair: SimulatedPair, tmp_path: Path) -> None:
+    settings = {"method": "bicubic", "bands": "12", "report": False}
+    result = hsfuse.fuse_scene(pair.prisma, pair.sentinel2, tmp_path / "o.tif", coregister="off", **settings)
+    assert any("off the MSI, and was taken as it lies" in said for said in result.summary["warnings"])
+    result = hsfuse.fuse_scene(pair.prisma, pair.sentinel2, tmp_path / "a.tif", coregister="global", **settings)
+    assert not any("off the MSI" in said for said in result.summary["warnings"])
+
+
 def test_another_run_is_refused_before_anything_is_computed(
     pair: SimulatedPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

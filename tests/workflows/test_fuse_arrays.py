@@ -12,6 +12,7 @@ from scipy.ndimage import gaussian_filter
 import hsfuse
 from hsfuse.degrade import Psf, lowpass_decimate_array
 from hsfuse.errors import HsfuseError, OverlapError
+from hsfuse.workflows.fuse_arrays import FusedArrays
 
 METHODS = ("bicubic", "gsa", "glp", "cnmf")
 USUAL = "glp standard"
@@ -154,3 +155,39 @@ def test_nothing_valid_is_no_fall_back() -> None:
     hsi, msi, _ = _pair()
     with pytest.raises(OverlapError):
         _fuse(hsi, np.full_like(msi, np.nan), "bicubic")
+
+
+@pytest.mark.parametrize("off", [(2, 0), (-1, 3)])
+def test_an_hsi_that_lies_pixels_off_is_moved_and_that_is_said(
+    off: tuple[int, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    hsi, msi, truth = _pair(side=24)
+    lying = np.roll(hsi, (-off[0], -off[1]), axis=(1, 2))
+    moved = hsfuse.fuse(
+        lying, msi, ratio=3, quality="fast", full_output=True, wavelengths_nm=np.linspace(450.0, 900.0, len(hsi))
+    )
+    assert isinstance(moved, FusedArrays)
+    assert moved.record["moved_px"] == list(off)
+    assert f"{off[0]:+d} and {off[1]:+d} of its pixels" in caplog.text
+    inside = slice(12, -12)
+    aligned = _fuse(hsi, msi, "glp fast")
+    assert _error(moved.cube[:, inside, inside], truth[:, inside, inside]) < 1.5 * _error(
+        aligned[:, inside, inside], truth[:, inside, inside]
+    )
+    missing = np.isnan(moved.cube).any(axis=0).mean()
+    assert 0.0 < missing < 0.3, "what the HSI does not show has no data"
+
+
+def test_an_hsi_at_its_place_is_not_moved(caplog: pytest.LogCaptureFixture) -> None:
+    hsi, msi, _ = _pair(side=24)
+    msi = msi.copy()
+    msi[:, :36] = _pair(side=24, seed=5)[1][:, :36]
+    for guide in (msi, _pair(side=24, seed=7)[1]):
+        _fuse(hsi, guide, "glp fast")
+    assert "off the MSI" not in caplog.text
+
+
+def test_a_given_blur_takes_arrays_as_they_lie(caplog: pytest.LogCaptureFixture) -> None:
+    hsi, msi, _ = _pair(side=24)
+    _fuse(np.roll(hsi, 2, axis=1), msi, "glp fast", psf_fwhm=1.0)
+    assert "off the MSI" not in caplog.text

@@ -16,7 +16,9 @@ from hsfuse.config import RunConfig
 from hsfuse.coregister.result import CoregistrationResult
 from hsfuse.coregister.warp import Resampler
 from hsfuse.degrade import Psf
+from hsfuse.degrade.psf_estimation import Pair as ArrayPair
 from hsfuse.degrade.psf_estimation import estimate_psf
+from hsfuse.degrade.whole_offset import whole_pixel_offset
 from hsfuse.errors import CoregistrationError
 from hsfuse.grid import Slice2D
 from hsfuse.inference.joined_guide import JoinedGuide
@@ -158,8 +160,9 @@ def _prepare(
     else:
         scene.check_not_empty()
     scene, response = with_measured_response(scene)
+    warnings = pair.warnings + (_taken_as_aligned(scene) if config.coregister == "off" else ())
     return PreparedScene(
-        scene, result, selection, pair.warnings, found is not None, source, response, resampled=pair.resampled
+        scene, result, selection, warnings, found is not None, source, response, resampled=pair.resampled
     )
 
 
@@ -281,11 +284,37 @@ def estimate_scene_psf(scene: FusionScene) -> tuple[Psf | None, str]:
     (psf, source)
         None when the pair cannot tell; the text says where the width comes from, and why it is assumed then.
     """
+    middle = _middle_of(scene)
+    if middle is None:
+        low, high = _PSF_RANGE_NM
+        return None, f"assumed, because no selected band lies between {low:g} and {high:g} nm"
+    found = estimate_psf([middle], scene.ratio)
+    if found is None:
+        return None, "assumed, because the pair has too few clear pixels or too little texture in common to tell"
+    return Psf(found.fwhm_px), "estimated from the pair"
+
+
+def _taken_as_aligned(scene: FusionScene) -> tuple[str, ...]:
+    """Sentences about a pair that nobody aligned and that clearly lies pixels off."""
+    middle = _middle_of(scene)
+    offset = (0, 0) if middle is None else whole_pixel_offset(middle, scene.ratio)
+    if not any(offset):
+        return ()
+    rows, cols = offset
+    said = (
+        f"The HSI lies {rows:+d} and {cols:+d} of its pixels (rows, columns) off the MSI, and was taken as it lies "
+        "(--coregister off): leave the option out."
+    )
+    _log.warning("%s", said)
+    return (said,)
+
+
+def _middle_of(scene: FusionScene) -> ArrayPair | None:
+    """A strip from the scene's middle: HSI bands that the MSI covers, MSI, and which HSI pixels both show clearly."""
     centre = scene.hsi.bands.centre_nm[scene.bands]
     under = np.flatnonzero((centre > _PSF_RANGE_NM[0]) & (centre < _PSF_RANGE_NM[1]))
     if under.size == 0:
-        low, high = _PSF_RANGE_NM
-        return None, f"assumed, because no selected band lies between {low:g} and {high:g} nm"
+        return None
     chosen = under[np.unique(np.linspace(0, under.size - 1, min(under.size, _PSF_BANDS)).round().astype(int))]
     rows = min(_PSF_WINDOW_PX, scene.grid.height)
     top = (scene.grid.height - rows) // 2
@@ -306,7 +335,4 @@ def estimate_scene_psf(scene: FusionScene) -> tuple[Psf | None, str]:
 
     alive = alive_bands(np.isnan(hsi))
     do_all(clear, parts_of(rows, _MOST_PARTS), threads_for(_MOST_PARTS))
-    found = estimate_psf([(hsi[alive], msi, valid)], scene.ratio)
-    if found is None:
-        return None, "assumed, because the pair has too few clear pixels or too little texture in common to tell"
-    return Psf(found.fwhm_px), "estimated from the pair"
+    return hsi[alive], msi, valid
