@@ -46,11 +46,11 @@ FURTHER_PAIRS = (
 )  # fmt: skip
 """Further pairs that only the probability of change is fitted on: change, setting, seed, and whether responses are left
 out."""
-BASE = 15
+BASE = 18
 """Features of the error; they stand once more for replaced ground."""
 NOISE, SCENE_LEVEL = 1, 3
 """Of the error: those that are the same all over a scene."""
-SQUARES = (4, 6, 7, 8, 11, 12, 13, 14)
+SQUARES = (4, 6, 7, 8, 9, 12, 13, 14, 15)
 """Logs of squared reflectances among them: only their ratios to the noise's may count, whatever unit a cube is in."""
 _TOLD = 2000
 """Errors of each site that the bound follows from."""

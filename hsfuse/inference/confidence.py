@@ -43,8 +43,9 @@ def confidence_features(
     tuple
         Fine pixels of the block, and the features of the change, shape (feature, row, col), and of the error there.
     """
+    traits, coarse = _of_scene(survey, guide, pixels, response)
     return _in_blocks(
-        survey, guide, pixels, response, 1, *_of_scene(survey, guide), lambda change, error: (change, error)
+        survey, guide, pixels, response, 1, traits, coarse, lambda change, error: (change, error)
     )  # fmt: skip
 
 
@@ -53,7 +54,7 @@ def confidence_images(
 ) -> FloatCube:
     """Probability of change and expected error, shape (2, row, col)."""
     told = np.zeros((2, *pixels.shape[1:]), np.float32)
-    traits, coarse = _of_scene(survey, guide)
+    traits, coarse = _of_scene(survey, guide, pixels, response)
     # One image to interpolate instead of several: both are linear.
     coarse, model = coarse.combined(model)
 
@@ -65,9 +66,11 @@ def confidence_images(
     return told
 
 
-def _of_scene(survey: Survey, guide: RepairedGuide) -> tuple[SceneTraits, CoarseFeatures]:
+def _of_scene(
+    survey: Survey, guide: RepairedGuide, pixels: FloatCube, response: Response
+) -> tuple[SceneTraits, CoarseFeatures]:  # fmt: skip
     traits = SceneTraits.of(survey.pair, survey.traits, guide.evidence.relation.seen, survey.space)
-    return traits, CoarseFeatures.of(guide.evidence, traits)
+    return traits, CoarseFeatures.of(guide.evidence, traits, response.down(pixels))
 
 
 def _in_blocks(

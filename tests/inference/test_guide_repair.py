@@ -172,9 +172,10 @@ def test_pairs_without_responses_and_small_ones() -> None:
 
 @pytest.mark.parametrize("replaced", [0.0, 0.4, 1.0])
 def test_the_expected_error_of_a_cube_in_other_units_is_the_same_in_these_units(replaced: float) -> None:
-    # Logs of squared reflectances: noise, level of the scene, roughness, what is unexplained, what the estimate shows.
-    squares = np.zeros((15, 1, 1), np.float32)
-    squares[[1, 3, 4, 6, 7, 8, 11, 12, 13, 14]] = 1.0
+    # Logs of squared reflectances: noise, level of the scene, roughness, what is unexplained or inconsistent, what the
+    # estimate shows.
+    squares = np.zeros((18, 1, 1), np.float32)
+    squares[[1, 3, 4, 6, 7, 8, 9, 12, 13, 14, 15]] = 1.0
     share, kept = np.full((1, 1), replaced, np.float32), np.zeros((1, 1), np.float32)
     model = ErrorModel.load()
     one, ten = (apply_error(model, ErrorFeatures(np.log(unit**2) * squares, share, kept)) for unit in (0.01, 0.1))

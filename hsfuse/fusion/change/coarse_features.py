@@ -14,7 +14,8 @@ from hsfuse.fusion.change.response import Response
 from hsfuse.fusion.gaussian import gaussian
 
 _SOFT_PX = 0.7
-_OF_ERROR = 5
+_INCONSISTENT_PX = 1.0
+_OF_ERROR = 6
 """Images at low resolution that the error follows from."""
 _DARK = 1e-3
 """Share of a band's mean below which a pixel counts as no darker."""
@@ -28,11 +29,11 @@ class CoarseFeatures:
     Attributes
     ----------
     images
-        Shape (image, row, col): what the HSI shows of the guide's bands, then those of :func:`_of_change` and five for
-        the error (roughness, misfit, what is unexplained of the roughness in two widths, and how far spectra are unlike
-        what their colours say).
+        Shape (image, row, col): what the HSI shows of the guide's bands, then those of :func:`_of_change` and six for
+        the error (roughness, misfit, what is unexplained of the roughness in two widths, how far spectra are unlike
+        what their colours say, and how far the quick estimate is from what the HSI shows).
     floors
-        Added to the last five before their logarithm is taken, shape (5,).
+        Added to the last six before their logarithm is taken, shape (6,).
     bands
         Bands of the guide.
     """
@@ -42,8 +43,8 @@ class CoarseFeatures:
     bands: int
 
     @classmethod
-    def of(cls, evidence: Evidence, traits: SceneTraits) -> CoarseFeatures:
-        """Filter the images of a scene."""
+    def of(cls, evidence: Evidence, traits: SceneTraits, shown: NDArray[np.float64]) -> CoarseFeatures:
+        """Filter the images of a scene; ``shown`` is the repaired guide as the HSI would see it."""
         contradiction, estimate = evidence.contradiction, traits.estimate
         noise, unexplained = estimate.noise_variance, estimate.unexplained
         misfit = gaussian(contradiction.misfit, _SOFT_PX)
@@ -51,8 +52,9 @@ class CoarseFeatures:
             *evidence.relation.seen, *_of_change(evidence, misfit),
             gaussian(traits.coarse.roughness, _SOFT_PX), misfit,
             gaussian(unexplained, _SOFT_PX), gaussian(unexplained, 2.0), estimate.unlike,
+            gaussian(estimate.inconsistency(evidence.relation.seen, shown), _INCONSISTENT_PX),
         ]  # fmt: skip
-        floors = [noise, 1e-5, OF_NOISE * noise, OF_NOISE * noise, OF_NOISE * noise]
+        floors = [noise, 1e-5, *(OF_NOISE * noise for _ in range(_OF_ERROR - 2))]
         stacked = np.stack([np.asarray(each, np.float32) for each in images])
         return cls(stacked, np.array(floors, np.float32), len(evidence.relation.seen))
 

@@ -21,6 +21,9 @@ from hsfuse.fusion.scene_model.pair import CoarsePair
 FloatArray = NDArray[np.float64]
 
 _TINY = 1e-4
+_TINY_SHARE = 1e-6
+_DARK = 1e-2
+"""Share of the scene's mean colours that is added to a pixel's sum: the colours of what is dark are noise."""
 _SOFT_PX = 0.7
 DETAIL = 2
 """Feature of the error: the log of the square of what the guide adds."""
@@ -124,6 +127,15 @@ class SceneTraits:
         root = np.linalg.cholesky(self.colour_precision).T.astype(np.float32)
         return np.asarray((np.tensordot(root, off, axes=1) ** 2).sum(axis=0))
 
+    def colour_contrast(self, guide: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Squared difference of every pixel's shares of its colours and its neighbours', whatever its brightness is.
+
+        Shape (row, col).
+        """
+        dark = np.float32(_DARK * np.sqrt((self.colour_mean**2).sum()))
+        shares = guide / (np.abs(guide).sum(axis=0) + dark)
+        return np.asarray((over_neighbours(shares) ** 2).sum(axis=0))
+
 
 def change_features(
     images: NDArray[np.float32], probability: NDArray[np.float32], detail: NDArray[np.float32]
@@ -211,6 +223,7 @@ def error_features(
         np.log(gaussian((_slope(guide) / scale).mean(axis=0), _SOFT_PX) + np.float32(1e-3)),
         np.log1p(traits.rareness(guide)),
         *traits.estimate.features(interpolated, guide, seen),
+        np.log(gaussian(traits.colour_contrast(guide), _SOFT_PX) + np.float32(_TINY_SHARE)),
     ])  # fmt: skip
     return ErrorFeatures(base, change * (1.0 - own_detail), change * own_detail)
 

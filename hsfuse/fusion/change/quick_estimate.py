@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse.fusion.change.response import Response
+from hsfuse.fusion.change.typical_spectra import TypicalSpectra
 from hsfuse.fusion.classical.statistics import Subspace
 from hsfuse.fusion.gaussian import gaussian
 from hsfuse.fusion.neighbours import over_neighbours
@@ -31,6 +32,8 @@ _ENOUGH = 100_000
 """Pixels that regressions follow from, about: copies of a whole scene would be large."""
 _PART_ROWS, _MOST_THREADS = 64, 8
 """HSI rows that are looked at at a time, side by side."""
+_SEEN_APART = 0.5
+"""Share of what a pixel has beyond its neighbours that is lost if it is interpolated and blurred again, about."""
 _FARTHEST = 3.0
 """Of a material from the scene's mean, standard deviations: a square beyond it would tell too much."""
 
@@ -64,6 +67,8 @@ class QuickEstimate:
         Squared difference of the images and what their colours say, shape (row, col).
     noise_variance
         Of the HSI, mean over the bands.
+    spectra
+        What the scene is made of.
     """
 
     images: FloatImages
@@ -78,6 +83,7 @@ class QuickEstimate:
     typical: float
     unlike: FloatImages
     noise_variance: float
+    spectra: TypicalSpectra
 
     @classmethod
     def of(cls, pair: CoarsePair, seen: FloatArray, space: Subspace) -> QuickEstimate:
@@ -114,7 +120,7 @@ class QuickEstimate:
         material = np.linalg.solve(squares @ squares.T / places.size + ridge, squares @ wanted / places.size)
         return cls(
             images, turn @ slope, by_colour, at_no_colour, centre, aside, spread, material, unexplained,
-            float(wanted.mean()), unlike, noise,
+            float(wanted.mean()), unlike, noise, TypicalSpectra.of(some(images)),
         )  # fmt: skip
 
     def features(self, interpolated: FloatImages, guide: FloatImages, seen: FloatImages) -> list[FloatImages]:
@@ -130,7 +136,8 @@ class QuickEstimate:
         Returns
         -------
         list of numpy.ndarray
-            Brightness; contrast; departure from what the colours say; what the material's error was.
+            Brightness; contrast; departure from what the colours say; what the material's error was; and, which is no
+            square, how rare the spectrum is.
         """
         slope = self.slope.astype(np.float32)
         estimate = interpolated + np.tensordot(slope, guide - seen, axes=1)
@@ -146,7 +153,27 @@ class QuickEstimate:
             np.log(gaussian(square, _SOFT_PX) + floor),
             np.log((off**2).sum(axis=0) + floor),
             self._of_material(estimate),
+            self.spectra.rareness(estimate),
         ]
+
+    def inconsistency(self, seen: FloatArray, shown: FloatArray) -> FloatImages:
+        """Squared difference of the HSI and of what it would show of the estimate, shape (row, col) at low resolution.
+
+        A fusion takes it out; how far it had to go tells what it had to guess.
+
+        Parameters
+        ----------
+        seen
+            What the HSI shows of the guide's bands, shape (msi band, row, col).
+        shown
+            The repaired guide as the HSI would see it, the same shape.
+        """
+        square = np.zeros(self.images.shape[1:], np.float32)
+        for image, weights in zip(self.images, self.slope, strict=True):
+            rest = _SEEN_APART * over_neighbours(image - np.tensordot(weights, seen, axes=1))
+            rest += np.tensordot(weights, seen - shown, axes=1)
+            square += (rest**2).astype(np.float32)
+        return square
 
     def _of_material(self, estimate: FloatImages) -> FloatImages:
         near = _near(estimate[: len(self.spread)], self.spread)
