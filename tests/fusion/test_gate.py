@@ -276,6 +276,9 @@ def test_what_displacement_costs_beside_noise_chooses_the_weights(pair: Pair) ->
     sharp = replace(model, synthesis=replace(model.synthesis, jitter_px=0.002))
     assert GateScene.displaced(record, model)
     assert not GateScene.displaced(record, sharp)
+    # A whole simulated scene: its co-registration leaves little, and its windows can be tried.
+    assert not GateScene.displaced(replace(record, displacement_gain_db=0.8), model)
+    assert GateScene.displaced(replace(record, displacement_gain_db=0.8, displacement_px=0.1), model)
 
 
 def test_displaced_pairs_have_weights_of_their_own(pair: Pair) -> None:
