@@ -85,7 +85,7 @@ class RefinementRecord:
     displacement_px
         Local displacement of the HSI, standard deviation in HSI pixels, as which its error beyond noise was taken.
     displacement_gain_db
-        What the bands that decided on it gain by it over noise alone, dB.
+        What the bands that decided on it gain over noise alone by the displacement that suits them best, dB.
     """
 
     used: str

@@ -25,6 +25,7 @@ from hsfuse.fusion.map.posterior import Misfit, mix
 from hsfuse.fusion.map.prior import ErrorPrior
 from hsfuse.fusion.map.refinement import NOISE_LEFT, Refinement, RefinementKind
 from hsfuse.fusion.scene_model.model import SceneModel
+from hsfuse.masks import expand
 from hsfuse.parallel import side_by_side
 
 if TYPE_CHECKING:
@@ -230,7 +231,10 @@ def _window(strip: LowResolutionStrip, cols: slice, ratio: int) -> _Window | Non
     margin = [min(_RIM_PX, size // 4) * ratio for size in (rows, cols.stop - cols.start)]
     counted = np.zeros_like(usable)
     inner = tuple(slice(edge, size - edge) for edge, size in zip(margin, usable.shape, strict=True))
-    counted[inner] = binary_erosion(usable, np.ones((3, 3), bool), iterations=ratio, border_value=1)[inner]
+    square = np.ones((3, 3), bool)
+    # What stands in for an HSI pixel without a measurement, and what is blurred with it, is no error of a fusion.
+    measured = expand(binary_erosion(strip.valid[:, cols], square, border_value=1), ratio)
+    counted[inner] = (measured & binary_erosion(usable, square, iterations=ratio, border_value=1))[inner]
     if counted.sum() < MIN_PIXELS:
         return None
     msi = np.where(usable, fine, upsample_array(strip.msi[:, :, cols], ratio)).astype(np.float32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -60,6 +60,8 @@ what its response leaves unexplained."""
 MIN_GAIN_DB, MIN_HELD_OUT_DB, MOST_LOSS_DB = 0.05, 0.02, 0.06
 """What the step must gain to be used, at reduced resolution and, where the HSI departs from its response, on MSI bands
 that were held out; what it may lose on these where the HSI does not."""
+_SHARE_OF_BEST = 0.3
+"""Of the best gain on held-out bands, what a displacement gains there, at least, to be tried at reduced resolution."""
 NONLOCAL_DB = 0.1
 """What non-local Bayes of the components must gain on the held-out bands beyond what the estimate on a cleaned guide
 does, where the HSI departs from its response: there it lost up to 0.6 dB on validation sites."""
@@ -239,7 +241,7 @@ class RefinedMethod(FusionMethod):
         identity = np.eye(model.space.rank)
         before = list(side_by_side(lambda pair: squared_misses(*pair), zip(windows, fused, strict=True), threads))
 
-        def reduced_error(kind: RefinementKind, displacement: float) -> float:
+        def reduced_gain(kind: RefinementKind, displacement: float) -> float:
             error = identity + displacement**2 * slope_low
             trial = Refinement.make(
                 model, prior, power, kind=kind, hsi_error=error, device=context.device, aligned=True
@@ -251,22 +253,23 @@ class RefinedMethod(FusionMethod):
         if held_out:
             errors = [identity + px**2 * slope for px in DISPLACEMENTS_PX]
             tried = dict(zip(DISPLACEMENTS_PX, held_out.gains("map", errors, prior, power), strict=True))
+            displacement, gain = _displacement(tried, partial(reduced_gain, "map"))
         else:
-            tried = {px: reduced_error("map", px) for px in DISPLACEMENTS_PX}
-        displacement = max(tried, key=lambda px: tried[px])
+            tried = {px: reduced_gain("map", px) for px in DISPLACEMENTS_PX}
+            displacement, gain = max(tried.items(), key=lambda found: found[1])
         error = identity + displacement**2 * slope
         if self._keep:
             low_error = identity + displacement**2 * slope_low
             self._reduced_fit = ReducedFit(strips, windows, fresh, fused, prior, power, error, low_error)
         kinds = KINDS[self._quality]
         others = [kind for kind in kinds if kind != "map"]
-        pieces = [partial(reduced_error, kind, displacement) for kind in kinds]
+        pieces = [partial(reduced_gain, kind, displacement) for kind in others]
         if held_out:
             pieces += [partial(lambda kind: held_out.gains(kind, [error], prior, power)[0], kind) for kind in others]
         found = list(together(*pieces, threads=context.threads_here))
-        gains: dict[str, float] = dict(zip(kinds, found, strict=False))
-        held = {"map": tried[displacement]} | dict(zip(others, found[len(kinds) if held_out else 1 :], strict=True))
-        gained = tried[displacement] - tried[0.0]
+        gains = {"map": gain} | dict(zip(others, found, strict=False))
+        held = {"map": tried[displacement]} | dict(zip(others, found[len(others) if held_out else 0 :], strict=True))
+        gained = max(tried.values()) - tried[0.0]
         record = RefinementRecord("none", gains, len(windows), prior.error, held, displacement, gained)
         best = _best(kinds, gains, held, displacement, judged=bool(held_out))
         if best is None:
@@ -327,6 +330,20 @@ class RefinedMethod(FusionMethod):
         state = components[:, :-1]
         state += step.change(low, high, state.contiguous())
         return self._inside.bands(components[..., inside[0], inside[1]], outside, window)
+
+
+def _displacement(held_out_db: dict[float, float], reduced_gain: Callable[[float], float]) -> tuple[float, float]:
+    """Choose the HSI's local displacement; also return what the estimate gains with it at reduced resolution.
+
+    Held-out bands tell nothing of the spectrum beyond them: an HSI that is trusted too much may gain a little on four
+    of them while it loses in all others. One level down all bands are compared, but little of what makes the HSI depart
+    from its response is there. So those that the bands put forward are judged there.
+    """
+    best, *others = sorted(held_out_db, key=held_out_db.__getitem__, reverse=True)
+    most = held_out_db[best]
+    worth = [px for px in others if most >= MIN_HELD_OUT_DB and held_out_db[px] >= _SHARE_OF_BEST * most]
+    gains = {px: reduced_gain(px) for px in (best, *worth)}
+    return max(gains.items(), key=lambda found: found[1])
 
 
 def _best(
