@@ -1,4 +1,4 @@
-"""Whether an HSI lies whole pixels off its MSI: more than the search for blur and shift looks for.
+"""Whether an HSI lies whole pixels off its MSI, or shows another place.
 
 The MSI at the HSI's resolution explains the HSI's fine structure where both show the same ground. That share is
 compared over all offsets of whole pixels; nothing is interpolated.
@@ -7,6 +7,7 @@ compared over all offsets of whole pixels; nothing is interpolated.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,20 +56,53 @@ def whole_pixel_offset(pair: Pair, ratio: int) -> _Offset:
     ratio
         HSI pixel size over MSI pixel size.
     """
-    hsi, _, valid = pair
-    places = places_of(valid, _MOST_WINDOWS)
-    alive = np.flatnonzero(np.any([np.isfinite(hsi[:, *_around(place)]).any(axis=(1, 2)) for place in places], axis=0))
-    if not alive.size:
-        return 0, 0
-    bands = alive[np.unique(np.linspace(0, alive.size - 1, min(alive.size, _MOST_BANDS)).round().astype(int))]
-    windows = [_window(pair, bands, place, ratio) for place in places]
-    steps = range(-REACH_PX, REACH_PX + 1)
-    misfit = {(down, across): _misfit(windows, (down, across)) for down in steps for across in steps}
+    misfit = _misfits(pair, ratio)
     best = min(misfit, key=misfit.__getitem__)
     if not misfit[best] < misfit[0, 0] - _CLEAR:
         return 0, 0
     # What lies nearer to its place than to the next pixel but one is left to the search for blur and shift.
     return best if any(_beyond_a_pixel(misfit, best, axis) for axis in (0, 1)) else (0, 0)
+
+
+class PlaceMisfit(NamedTuple):
+    """How little the MSI explains of the HSI's fine structure: log of the unexplained share, mean over the bands.
+
+    Infinite where too few pixels are usable to tell.
+
+    Attributes
+    ----------
+    here
+        Within a pixel of the HSI's place.
+    elsewhere
+        The least of all offsets farther off.
+    """
+
+    here: float
+    elsewhere: float
+
+
+def place_misfit(pair: Pair, ratio: int) -> PlaceMisfit:
+    """Compare how well the MSI explains the HSI at its place with how well it does so elsewhere.
+
+    Parameters are those of :func:`whole_pixel_offset`; bands whose fine structure is noise tell nothing and should be
+    left out.
+    """
+    misfit = _misfits(pair, ratio)
+    here = min(value for offset, value in misfit.items() if max(map(abs, offset)) <= 1)
+    return PlaceMisfit(here, min(value for offset, value in misfit.items() if max(map(abs, offset)) > 1))
+
+
+def _misfits(pair: Pair, ratio: int) -> dict[_Offset, float]:
+    hsi, _, valid = pair
+    places = places_of(valid, _MOST_WINDOWS)
+    steps = range(-REACH_PX, REACH_PX + 1)
+    offsets = [(down, across) for down in steps for across in steps]
+    alive = np.flatnonzero(np.any([np.isfinite(hsi[:, *_around(place)]).any(axis=(1, 2)) for place in places], axis=0))
+    if not alive.size:
+        return dict.fromkeys(offsets, np.inf)
+    bands = alive[np.unique(np.linspace(0, alive.size - 1, min(alive.size, _MOST_BANDS)).round().astype(int))]
+    windows = [_window(pair, bands, place, ratio) for place in places]
+    return {offset: _misfit(windows, offset) for offset in offsets}
 
 
 def moved(hsi: NDArray[np.float32], offset: _Offset) -> NDArray[np.float32]:

@@ -17,6 +17,9 @@ from hsfuse.log import get_logger
 _log = get_logger(__name__)
 
 FloatCube = NDArray[np.float32]
+INTERPOLATION = "bicubic"
+"""Method that stands in where a scene is too small or has too few bands for the one that was asked for, or where its
+guide shows other ground."""
 FEW_BANDS = 5
 """With so few bands a method's gain is not taken for granted."""
 _CLEARLY = 0.5

@@ -24,7 +24,14 @@ from hsfuse.inference.partner_detail import show_partners
 from hsfuse.inference.partners import Partnership, combine_partners
 from hsfuse.inference.repaired_msi import RepairedMsi
 from hsfuse.inference.scene import FusionScene
-from hsfuse.inference.scene_survey import Survey, align_survey, exchanged_bands, survey_scene
+from hsfuse.inference.scene_survey import (
+    Survey,
+    align_survey,
+    exchanged_bands,
+    misfit_of_place,
+    show_another_place,
+    survey_scene,
+)
 from hsfuse.inference.spilled import SpilledImages
 from hsfuse.log import get_logger
 from hsfuse.masks import expand
@@ -198,7 +205,10 @@ def _repaired(scene: FusionScene, context: FusionContext, survey: Survey, *, ove
         partnership = combine_partners(scene, context, survey)
         release_freed_memory()
     sample = GuideSample.take(survey.msi, ~survey.gaps & survey.seen)
+    place = misfit_of_place(survey, context.ratio)  # before the guide may be overwritten
     guide = repair_guide(survey.pair, survey.msi, response, threads=context.threads, overwrite=overwrite)
+    if place is not None and show_another_place(place, guide.evidence.unexplained):
+        guide = replace(guide, elsewhere=True)
     if partnership is not None and guide.trusted:
         seen = int(np.count_nonzero(~survey.gaps & survey.seen))
         guide, partnership = show_partners(guide, survey.msi, response, partnership, seen)
@@ -222,7 +232,9 @@ def _told(
     guide, alignment, response, noise, partnership = found
     pixels = guide.msi if guide.trusted else response.up(guide.evidence.relation.seen).astype(np.float32)
     if not guide.trusted:
-        _log.warning("The images differ on most of the ground: the result follows the hyperspectral image alone.")
+        _log.warning(
+            "The images differ on most of the ground: the hyperspectral image is interpolated without its guide."
+        )
         # All of the detail is replaced, whatever the repair made of it.
         shape = guide.change.shape
         everywhere, nowhere = (np.broadcast_to(np.float32(value), shape) for value in (1.0, 0.0))

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 
 from hsfuse.degrade import windows
+from hsfuse.degrade.psf_estimation import highpass
+from hsfuse.degrade.whole_offset import PlaceMisfit, place_misfit
 from hsfuse.errors import InputError
 from hsfuse.fusion.base import FusionContext
 from hsfuse.fusion.change.confidence import CoarseTraits
@@ -31,6 +33,13 @@ _EMPTY = "Leave out what is empty, or use --quality plain, which does not compar
 _ORDER_PIXELS, _ORDER_GAIN, _ORDER_LEAST = 10_000, 0.2, 0.8
 """Pixels that are compared, about, and how much better both of two bands must correlate with each other's prediction,
 and how well: neighbours in the visible differ less, and a season does not exchange bands."""
+_SMALL_PIXELS, _PLACE_BANDS, _ABOVE_NOISE = 16_000, 24, 3.0
+"""HSI pixels of a small scene; bands that are looked at, and the variance of fine structure over the noise's from which
+a band tells whether both images show one place."""
+_NOTHING, _HARDLY_ANY, _SOME_UNEXPLAINED = -0.2, -0.35, 0.05
+"""Log of the share of the HSI's fine structure that the guide leaves, from which on both show different places, and
+from which on they may. Pairs of tuning cubes stand at -0.3 to -4.6, with changes on up to a third of the ground,
+other places at 0 to -0.3; in the relation they leave 0.00 to 0.05, other places 0.08 to 0.9."""
 _STRIP_PX = 64
 """HSI rows that are read at a time."""
 _ALIGN_PX = 160
@@ -162,6 +171,31 @@ def exchanged_bands(survey: Survey, blurred: NDArray[np.floating]) -> list[tuple
     alike = np.corrcoef(seen, told)[:bands, bands:]
     better = (alike - np.diag(alike)[:, None] > _ORDER_GAIN) & (alike > _ORDER_LEAST)
     return [(i, j) for i in range(bands) for j in range(i) if better[i, j] and better[j, i]]
+
+
+def misfit_of_place(survey: Survey, ratio: int) -> PlaceMisfit | None:
+    """How well a small scene's images go together in their fine structure; None where that cannot be told.
+
+    A relation of many components explains few pixels even of another place.
+    """
+    valid = survey.pair.valid
+    if int(valid.sum()) > _SMALL_PIXELS:
+        return None
+    space = survey.space
+    chosen = np.unique(np.linspace(0, len(space.back) - 1, _PLACE_BANDS).round().astype(int))
+    bands = np.tensordot(space.back[chosen], survey.pair.components, axes=1) + space.mean[chosen, None, None]
+    told = highpass(bands)[:, valid].var(axis=1) > _ABOVE_NOISE * space.noise[chosen] ** 2
+    if not told.any():
+        return None
+    found = place_misfit((bands[told], survey.msi, valid), ratio)
+    return found if np.isfinite(found.here) else None
+
+
+def show_another_place(misfit: PlaceMisfit, unexplained: float) -> bool:
+    """Whether both images have nothing in common; ``unexplained`` is the guide's share that the relation leaves."""
+    if misfit.here > _NOTHING:
+        return True
+    return misfit.here > max(misfit.elsewhere, _HARDLY_ANY) and unexplained > _SOME_UNEXPLAINED
 
 
 def align_survey(survey: Survey, context: FusionContext) -> Calibration | None:

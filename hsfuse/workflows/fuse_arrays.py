@@ -17,7 +17,7 @@ from hsfuse.fusion.create import create_method
 from hsfuse.fusion.map.method import Quality, refined
 from hsfuse.fusion.registry import uses_guide
 from hsfuse.inference import pipeline
-from hsfuse.inference.fallback import dependable
+from hsfuse.inference.fallback import INTERPOLATION, dependable
 from hsfuse.inference.guide_repair import SceneRepair, repair_scene
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress, progress_here
@@ -43,8 +43,6 @@ _log = get_logger(__name__)
 
 FloatCube = NDArray[np.float32]
 MethodOption = float | str | bool
-INTERPOLATION = "bicubic"
-"""Method that stands in where a scene is too small, or has too few bands, for the one that was asked for."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +160,8 @@ def fuse(
     Notes
     -----
     Where the scene is too small for the method to learn from, or has so few bands that the method is no better than
-    interpolation at reduced resolution, the HSI is interpolated, and the log says so.
+    interpolation at reduced resolution, or both images differ on most of the ground, the HSI is interpolated, and the
+    log says so.
 
     Examples
     --------
@@ -215,11 +214,16 @@ def fuse(
             # Too few pixels to tell anything by: they are interpolated below, and that is said.
             if full_output:
                 raise
-    fusion = dependable(
-        lambda: refined(create_method(method, **options), spent, ratio=nested),
-        lambda: create_method(INTERPOLATION),
-        scene, pipeline.run_context(scene, given, random_seed, calibrate=free),
-    )  # fmt: skip
+    context = pipeline.run_context(scene, given, random_seed, calibrate=free)
+    if repair is not None and not repair.trusted:
+        fusion = create_method(INTERPOLATION)
+        pipeline.fit(fusion.fit, scene, context)
+    else:
+        fusion = dependable(
+            lambda: refined(create_method(method, **options), spent, ratio=nested),
+            lambda: create_method(INTERPOLATION),
+            scene, context,
+        )  # fmt: skip
     with progress_here(progress) as shown:
         cube = pipeline.fitted_to_array(
             fusion, scene, given, tile=tile_px, overlap=overlap_px, clip=clip, progress=shown

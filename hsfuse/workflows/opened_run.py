@@ -36,6 +36,7 @@ from hsfuse.workflows.steps.methods import (
     in_steps,
     suit_pair,
     with_guards,
+    without_guide,
 )
 from hsfuse.workflows.steps.prepare import PreparedScene, claim_scene, prepare_scene
 from hsfuse.workflows.steps.product import make_product, works_beside
@@ -129,6 +130,8 @@ def run_opened(
         planned |= dates_summary(pair.msi) | {"seconds": clock.seconds}
         return RunResult(None, chosen.method.spec.name, chosen.reason, planned)
     repair, prepared, changes = find_changes(prepared, config, given, clock)
+    if repair is not None and not repair.trusted:
+        chosen = without_guide(chosen)
     if works_beside(config, given) and not config.resume:
         source = prepared.scene if repair is None else repair.scene
         reading = stack.enter_context(reading_first_rows(source, rows_of(estimate.plan, 0)))

@@ -68,6 +68,25 @@ def test_the_cloud_is_in_the_summary_the_report_and_the_layer(made: RunResult) -
         assert (error[data] < 20_000).mean() > 0.9
 
 
+def test_a_guide_of_another_place_is_not_used_and_that_is_said(
+    pair: SimulatedPair, guide: Path, tmp_path: Path
+) -> None:
+    turned = tmp_path / "turned.tif"
+    with rasterio.open(guide) as image, rasterio.open(turned, "w", **image.profile) as other:
+        other.write(image.read()[:, ::-1, ::-1])
+        other.descriptions = image.descriptions
+    given = {"bands": "12", "coregister": "off", "psf_fwhm": 1.0, "quality": "fast"}
+    made = hsfuse.fuse_scene(pair.prisma, turned, tmp_path / "a.tif", method="glp", **given)
+    assert made.method == "bicubic"
+    assert not made.summary["changes"]["trusted"]
+    assert any("differ on most of the ground" in said for said in made.summary["warnings"])
+    assert made.report is not None
+    assert "the guide was not used" in made.report.read_text(encoding="utf-8")
+    hsfuse.fuse_scene(pair.prisma, turned, tmp_path / "b.tif", method="bicubic", **given)
+    with rasterio.open(tmp_path / "a.tif") as one, rasterio.open(tmp_path / "b.tif") as two:
+        np.testing.assert_array_equal(one.read(), two.read())
+
+
 def test_minimum_confidence_leaves_it_out(pair: SimulatedPair, guide: Path, made: RunResult, tmp_path: Path) -> None:
     found = runner.invoke(
         app,

@@ -141,6 +141,19 @@ def test_another_place_is_not_believed(cloudy: Pair) -> None:
     assert found.hsi_only.all()
 
 
+@pytest.mark.parametrize("side", [16, 22])
+@pytest.mark.parametrize("seed", [3, 4, 5])
+def test_a_small_scene_of_another_place_is_the_interpolation(side: int, seed: int) -> None:
+    pair, other = make_pair((side, side)), make_pair((side, side), seed=seed + 20)
+    known = {"ratio": RATIO, "wavelengths_nm": pair.centre_nm, "resources": ONE_THREAD}
+    found = hsfuse.fuse(pair.hsi, other.msi, full_output=True, **known)
+    assert not found.record["trusted"]
+    np.testing.assert_array_equal(found.cube, hsfuse.fuse(pair.hsi, other.msi, method="bicubic", **known))
+    same = hsfuse.fuse(pair.hsi, pair.msi, full_output=True, **known)
+    assert same.record["trusted"]
+    assert psnr(pair.truth, same.cube) > psnr(pair.truth, found.cube) + 3.0
+
+
 def test_reads_beyond_the_scene_come_from_the_product(cloudy: Pair, repaired: SceneRepair) -> None:
     part = replace(_scene(cloudy), grid=_scene(cloudy).grid.crop(Slice2D(2, 34, 3, 38)))
     found = _repair(part)

@@ -74,6 +74,8 @@ class RepairedGuide:
         Share of the valid ground that changed.
     unlit_share
         The same without what was brought out of cast shadows.
+    elsewhere
+        Whether the images were found to show different places.
     """
 
     msi: FloatCube
@@ -83,11 +85,12 @@ class RepairedGuide:
     foreign: FloatCube
     share: float
     unlit_share: float
+    elsewhere: bool = False
 
     @property
     def trusted(self) -> bool:
         """Whether enough of the ground is unchanged for the guide to be used."""
-        return self.unlit_share <= TOO_MUCH and self.evidence.unexplained <= UNRELATED
+        return not self.elsewhere and self.unlit_share <= TOO_MUCH and self.evidence.unexplained <= UNRELATED
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for the report."""
@@ -96,6 +99,7 @@ class RepairedGuide:
             "changed_share": round(self.share, 4),
             "guide_unexplained": round(self.evidence.unexplained, 4),
             "trusted": self.trusted,
+            "another_place": self.elsewhere,
             "local_corrections": self.evidence.corrections,
             "displacement_px": round(self.evidence.contradiction.displacement_px, 3),
             "gain_range": [round(float(v), 3) for v in np.quantile(relation.gain, [0.02, 0.98])],

@@ -37,7 +37,7 @@ def find_changes(
     prepared : PreparedScene
         The scene as it was, with warnings about the change.
     summary : dict
-        Entries of the run's summary.
+        Entries of the run's summary; its warnings are those of before and these.
     """
     if config.quality == "plain":
         return None, prepared, {}
@@ -53,7 +53,7 @@ def find_changes(
             f"The images differ on most of the ground{apart}: the cube follows the hyperspectral image alone and is "
             "no sharper than it."
         )
-    return repair, replace(prepared, warnings=tuple(warnings)), {"changes": facts}
+    return repair, replace(prepared, warnings=tuple(warnings)), {"changes": facts, "warnings": warnings}
 
 
 def held_by_changes(scene: FusionScene, config: RunConfig) -> int:

@@ -14,8 +14,9 @@ from hsfuse.fusion.diagnostics import MethodDiagnostics
 from hsfuse.fusion.nets.band_matching import match_bands
 from hsfuse.fusion.nets.header import NetworkHeader
 from hsfuse.fusion.nets.zoo import find_model
-from hsfuse.fusion.registry import METHODS, automatic_methods, fallback_method, is_network
+from hsfuse.fusion.registry import METHODS, automatic_methods, fallback_method, is_network, uses_guide
 from hsfuse.fusion.two_step import TwoGuides, TwoStepMethod
+from hsfuse.inference.fallback import INTERPOLATION
 from hsfuse.inference.joined_guide import JoinedGuide
 from hsfuse.inference.scene import FusionScene
 from hsfuse.log import get_logger
@@ -290,6 +291,15 @@ def in_steps(chosen: ChosenMethod, pair: Pair) -> ChosenMethod:
     guides = TwoGuides(guide.n_coarse, pair.ratio // guide.factor, guide.factor)
     reason = f"{chosen.reason} Panchromatic step: {second}."
     return replace(chosen, method=TwoStepMethod(chosen.method, create_method(second), guides), reason=reason)
+
+
+def without_guide(chosen: ChosenMethod) -> ChosenMethod:
+    """Return the interpolation, in place of a method whose guide shows something else."""
+    if not uses_guide(chosen.name):
+        return chosen
+    reason = f"Interpolation, not '{chosen.name}', because the images differ on most of the ground."
+    _log.info("%s", reason)
+    return ChosenMethod(create_method(INTERPOLATION), reason, name=INTERPOLATION)
 
 
 def with_guards(chosen: ChosenMethod, config: RunConfig, scene: FusionScene) -> ChosenMethod:
