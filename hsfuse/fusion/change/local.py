@@ -8,7 +8,7 @@ clear gain nothing is corrected.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -127,9 +127,7 @@ def best_correction(
     if pattern is not None:
         amplitude, error = pattern[0].amplitude(pattern[1], before, noise, weight)
         errors.append(error)
-    local = np.stack([_window(loss(error) * weight, _CHOICE_PX) for error in errors])
-    share = (local + 1e-3 * local[0].mean()) ** -_DECISIVENESS
-    share /= share.sum(axis=0)
+    share = shares_by_error([loss(error) for error in errors], weight, _CHOICE_PX, _DECISIVENESS)
     blended = np.asarray(sum(part * error for part, error in zip(share, errors, strict=True)))
     if (loss(blended) * judged).sum() >= least_gain * (loss(before) * judged).sum():
         return None
@@ -137,6 +135,32 @@ def best_correction(
     matrix = sum(part.astype(np.float32) * each for part, each in zip(linear, corrections, strict=True))
     chosen = None if pattern is None else (pattern[0], share[-1], share[-1] * amplitude)
     return Correction(np.asarray(matrix), chosen, (blended**2 * judged).sum(axis=(1, 2)) / judged.sum())
+
+
+def shares_by_error(
+    losses: Sequence[FloatArray], weight: FloatArray, width_px: float, decisiveness: float
+) -> FloatArray:  # fmt: skip
+    """Weigh candidates place by place by their errors.
+
+    Parameters
+    ----------
+    losses
+        Squared error of each, the first without any correction, shape (row, col).
+    weight
+        Trust in each pixel, shape (row, col).
+    width_px
+        Width of the window that errors are compared in.
+    decisiveness
+        How much the better candidate is preferred: the exponent of the errors' ratio.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shares, of sum 1, shape (candidate, row, col).
+    """
+    local = np.stack([window_mean(loss * weight, width_px) for loss in losses])
+    share = (local + 1e-3 * local[0].mean()) ** -decisiveness
+    return np.asarray(share / share.sum(axis=0))
 
 
 def local_affine(
@@ -161,8 +185,8 @@ def local_affine(
     gram = np.empty((size, size, rows, cols))
     for i in range(size):
         for j in range(i + 1):
-            gram[i, j] = gram[j, i] = _window(z[i] * z[j] * weight, sigma)
-    cross = np.stack([np.stack([_window(z[i] * y * weight, sigma) for y in target]) for i in range(size)])
+            gram[i, j] = gram[j, i] = window_mean(z[i] * z[j] * weight, sigma)
+    cross = np.stack([np.stack([window_mean(z[i] * y * weight, sigma) for y in target]) for i in range(size)])
     loading = ridge / (2.0 * np.pi * sigma**2) * np.eye(size)
     own = _centre_weight(sigma)
     correction = np.empty((bands, size, rows, cols))
@@ -192,15 +216,16 @@ def local_gain(
     error = np.empty_like(guide)
     for band, (image, wanted) in enumerate(zip(guide, seen - guide, strict=True)):
         loading = ridge / (2.0 * np.pi * sigma**2) * max(float((image**2 * weight).sum() / weight.sum()), 1e-20)
-        power = _window(image**2 * weight, sigma) + loading
-        gain = _window(image * wanted * weight, sigma) / power
+        power = window_mean(image**2 * weight, sigma) + loading
+        gain = window_mean(image * wanted * weight, sigma) / power
         hat = np.minimum(own * weight * image**2 / power, 0.95)
         error[band] = (wanted - gain * image) / (1.0 - hat)
         correction[band, band] = gain
     return correction, error
 
 
-def _window(x: FloatArray, sigma: float) -> FloatArray:
+def window_mean(x: FloatArray, sigma: float) -> FloatArray:
+    """Return a weighted mean of the pixels around each one, shape (row, col); outside there is nothing."""
     return np.asarray(gaussian_filter(x, sigma, mode="constant"))
 
 

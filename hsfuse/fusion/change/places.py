@@ -1,0 +1,127 @@
+"""Local correction of places: where little ground of a scene has turned.
+
+Whether a correction is made (:mod:`hsfuse.fusion.change.local`) is judged over all of a scene: the few trees of a town
+are lost in that sum, however far they have turned. Here the same regressions are made around ground that the guide
+shows wrongly, without candidates for foreign ground, and are judged place by place: where the leave-one-out errors
+do not fall, nothing changes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation, gaussian_filter
+
+from hsfuse.degrade import windows
+from hsfuse.fusion.change.blocks import blocks, places_around
+from hsfuse.fusion.change.local import Correction, local_affine, shares_by_error, window_mean
+from hsfuse.fusion.change.response import Response
+from hsfuse.parallel import side_by_side
+
+FloatArray = NDArray[np.float64]
+FloatCube = NDArray[np.float32]
+BoolArray = NDArray[np.bool_]
+
+_FIRST, _OTHERS = (2.5, 0.03), ((1.5, 0.03), (4.0, 0.03))
+"""Width of the window (standard deviation, HSI pixels) and ridge in pseudo-pixels: less than over a whole scene, for
+what is found must be clear. The others are tried where the first is better than none: of most places it is not."""
+_JUDGED_PX, _DECISIVENESS = 1.2, 8.0
+"""Width of the window that errors are judged in, and how much the better candidate is preferred there."""
+_SUSPECT = 5.0
+"""Error over the scene's median from which a place is looked at."""
+_LEAST_GAIN = 0.7
+"""Share of the error that a place's correction must not exceed."""
+_NO_WEIGHT = 1e-9
+_SOFT_PX = 0.7
+"""Width of the border of what is corrected."""
+_UP_CONTEXT_PX = 6
+"""HSI pixels around a block that interpolation looks at, and more."""
+
+
+def correction_of_places(
+    seen: FloatArray, guide: FloatArray, noise: FloatArray, weight: FloatArray, foreign: BoolArray, valid: BoolArray,
+    looked: BoolArray, threads: int = 1,
+) -> FloatCube | None:  # fmt: skip
+    """Return the correction of the places of a guide at low resolution where it is clearly better than none.
+
+    Parameters
+    ----------
+    seen
+        What the HSI shows of the MSI bands, shape (msi band, row, col).
+    guide
+        The MSI at low resolution, the same shape.
+    noise
+        Variance that differences are measured in, shape (msi band,).
+    weight
+        Trust in each pixel, shape (row, col).
+    foreign
+        Candidates for foreign ground, the same shape: corrections are fitted without them. One that makes them worse is
+        no season, for that explains all ground of its colours.
+    valid
+        Pixels whose median error is the scene's, the same shape.
+    looked
+        Of these, what may be corrected.
+    threads
+        How many places are worked on side by side.
+
+    Returns
+    -------
+    numpy.ndarray or None
+        As :attr:`~hsfuse.fusion.change.local.Correction.matrix`, zeros elsewhere; None where nothing is clearly better.
+    """
+    scale = noise[:, None, None]
+    loss = ((seen - guide) ** 2 / scale).mean(axis=0)
+    level = _SUSPECT * float(np.median(loss[valid])) if valid.any() else np.inf
+    suspect = looked & (window_mean(loss * weight, _JUDGED_PX) > level * window_mean(weight, _JUDGED_PX))
+
+    def one(place: tuple[windows.Window, windows.Window]) -> tuple[windows.Window, FloatCube | None]:
+        read, core = place
+        target, image, fitted = seen[:, *read], guide[:, *read], np.where(foreign[read], _NO_WEIGHT, weight[read])
+
+        def judged(error: FloatArray) -> FloatArray:
+            return window_mean((error**2 / scale).mean(axis=0) * weight[read], _JUDGED_PX)
+
+        before, found = judged(target - image), [local_affine(target, image, fitted, *_FIRST)]
+        if not (suspect[read] & (judged(found[0][1]) < _LEAST_GAIN * before)).any():
+            return core, None
+        found += [local_affine(target, image, fitted, *candidate) for candidate in _OTHERS]
+        errors = np.stack([target - image, *(error for _, error in found)])
+        share = shares_by_error(
+            [(error**2 / scale).mean(axis=0) for error in errors], fitted, _JUDGED_PX, _DECISIVENESS
+        )
+        better = suspect[read] & (judged(np.einsum("kij,kbij->bij", share, errors)) < _LEAST_GAIN * before)
+        if not better.any():
+            return core, None
+        grown = binary_dilation(better, np.ones((3, 3), bool)).astype(np.float64)
+        share *= gaussian_filter(grown, _SOFT_PX, mode="constant")
+        matrix = sum(part * each for part, (each, _) in zip(share[1:], found, strict=True))
+        return core, np.asarray(matrix, np.float32)[:, :, *windows.inside(core, read)]
+
+    whole: FloatCube | None = None
+    for core, matrix in side_by_side(one, places_around(suspect), threads):
+        if matrix is None:
+            continue
+        if whole is None:
+            whole = np.zeros((len(guide), len(guide) + 1, *weight.shape), np.float32)
+        whole[:, :, *core] = matrix
+    return whole
+
+
+def correct_places(guide: FloatCube, matrix: FloatCube, response: Response) -> None:
+    """Add the correction of places to a guide, in place; what it does not reach stays as it is.
+
+    Parameters
+    ----------
+    guide
+        Shape (msi band, row, col) on the fine grid.
+    matrix
+        What :func:`correction_of_places` found.
+    response
+        The HSI's response.
+    """
+    for read, core in blocks(matrix.shape[2:], _UP_CONTEXT_PX):
+        part = matrix[:, :, *read]
+        if part.any():
+            fine_read, fine_core = windows.finer(read, response.ratio), windows.finer(core, response.ratio)
+            corrected = Correction(part, None, np.zeros(len(guide))).apply(guide[:, *fine_read], response)
+            guide[:, *fine_core] = corrected[:, *windows.inside(fine_core, fine_read)]

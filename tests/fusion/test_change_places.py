@@ -1,0 +1,99 @@
+"""Places where little ground of a scene has turned: corrected there, and nowhere else."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from pair_support import RATIO, coarse_of, make_pair, rms
+from scipy.ndimage import binary_dilation, gaussian_filter
+
+from hsfuse.degrade import Psf
+from hsfuse.fusion.change import blocks, evidence
+from hsfuse.fusion.change.evidence import gather_evidence
+from hsfuse.fusion.change.response import Response
+
+COARSE = (48, 52)
+GARDEN = (slice(60, 81), slice(66, 87))
+RESPONSE = Response(RATIO, Psf(1.0))
+
+
+def _turned(clean: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Plants of a small part of the scene, 2 % of it, are redder and darker in the near infrared."""
+    out = clean.copy()
+    part = clean[:, *GARDEN]
+    plants = np.clip(6.0 * ((part[3] - part[2]) / (part[3] + part[2]) + 0.1), 0.0, 1.0)
+    out[2, *GARDEN] *= 1.0 + 0.3 * plants
+    out[3, *GARDEN] *= 1.0 - 0.25 * plants
+    return out
+
+
+def _garden(shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    mask = np.zeros(shape, bool)
+    mask[GARDEN] = True
+    return mask
+
+
+def test_little_ground_that_turned_is_corrected_where_it_lies() -> None:
+    """A correction of the whole scene is not worth while; before, the garden stayed as it was."""
+    pair = make_pair(COARSE, noise=0.002, change=_turned)
+    inside = _garden(pair.msi.shape[1:])
+    found, guide = gather_evidence(coarse_of(pair), pair.msi, RESPONSE)
+    assert found.corrections == 0
+    assert rms((guide - pair.clean_msi)[2:, inside]) < 0.6 * rms((pair.msi - pair.clean_msi)[2:, inside])
+    # Everything else is left as it came, to the last digit.
+    far = ~binary_dilation(inside, iterations=RATIO * 12)
+    np.testing.assert_array_equal(guide[:, far], pair.msi[:, far])
+
+
+def test_places_are_corrected_in_a_guide_s_own_place_as_in_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "BLOCK_PX", 24)
+    pair = make_pair(COARSE, noise=0.002, change=_turned)
+    before = pair.msi.copy()
+    _, copied = gather_evidence(coarse_of(pair), pair.msi, RESPONSE)
+    np.testing.assert_array_equal(pair.msi, before)
+    _, written = gather_evidence(coarse_of(pair), pair.msi, RESPONSE, threads=2, overwrite=True)
+    assert written is pair.msi
+    np.testing.assert_array_equal(written, copied)
+
+
+def test_other_ground_is_not_explained_away() -> None:
+    """What is foreign is found and replaced: a correction of its place would hide it."""
+
+    def other(clean: NDArray[np.float32]) -> NDArray[np.float32]:
+        out = clean.copy()
+        out[:, *GARDEN] = (
+            np.roll(clean, (45, 50), axis=(1, 2))[:, *GARDEN] * np.array([1.5, 1.3, 0.6, 0.7])[:, None, None]
+        )
+        return out
+
+    pair = make_pair(COARSE, change=other)
+    found, guide = gather_evidence(coarse_of(pair), pair.msi, RESPONSE)
+    middle = np.zeros(COARSE, bool)
+    middle[21:26, 23:28] = True
+    assert found.contradiction.candidates[middle].mean() > 0.9
+    assert rms(guide - pair.msi) < 0.002
+
+
+def test_a_season_of_a_small_scene_is_corrected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 90 HSI pixels: with less than 120 nothing was corrected."""
+
+    def season(clean: NDArray[np.float32]) -> NDArray[np.float32]:
+        index, out = (clean[3] - clean[2]) / (clean[3] + clean[2]), clean.copy()
+        field = gaussian_filter(np.random.default_rng(3).standard_normal(index.shape), 8.0)
+        turned = np.clip(0.6 + 0.5 * field / field.std(), 0.0, 1.0) * np.clip(4.0 * (index + 0.1), 0.0, 1.0)
+        out[2] *= 1.0 + 0.3 * turned
+        out[3] *= 1.0 - 0.25 * turned
+        return out
+
+    pair = make_pair((9, 10), noise=0.002, change=season)
+
+    def left() -> float:
+        _, guide = gather_evidence(coarse_of(pair), pair.msi, RESPONSE)
+        lines = [np.polyfit(true.ravel(), one.ravel(), 1) for true, one in zip(pair.clean_msi, guide, strict=True)]
+        straight = np.stack([np.polyval(line, true) for line, true in zip(lines, pair.clean_msi, strict=True)])
+        return rms((guide - straight)[2:])
+
+    corrected = left()
+    monkeypatch.setattr(evidence, "_LEAST_PIXELS", 120)
+    assert corrected < 0.8 * left()
