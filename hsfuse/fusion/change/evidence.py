@@ -149,7 +149,7 @@ def gather_evidence(
     if correct and not displaced and pair.predicted is not None:
         own, looked = state.guide is not msi or overwrite, pair.valid
         for _ in range(_PLACE_ROUNDS):
-            matrix = _correction_of_places(pair, state, found.candidates, looked, threads)
+            matrix = _correction_of_places(pair, state, found, looked, threads)
             if matrix is None:
                 break
             state = _corrected_there(pair, state, matrix, response, own=own, threads=threads)
@@ -225,9 +225,11 @@ def _locally_corrected(
 
 
 def _correction_of_places(
-    pair: CoarsePair, state: _Corrected, foreign: NDArray[np.bool_], looked: NDArray[np.bool_], threads: int
+    pair: CoarsePair, state: _Corrected, found: Contradiction, looked: NDArray[np.bool_], threads: int
 ) -> NDArray[np.float32] | None:
     relation = state.relation
+    # A turned plant is told by the guide worse than before, but better than by its neighbours; other ground is not.
+    foreign = found.candidates | (found.rivalry > 1.0)
     weight = np.where(pair.valid, 1.0 / (1.0 + relation.distance / _PLACE_DISTANCE) ** 2, _NO_WEIGHT)
     noise = _noise(relation, pair.valid)
     return correction_of_places(relation.seen, state.blurred, noise, weight, foreign, pair.valid, looked, threads)

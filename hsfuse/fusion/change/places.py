@@ -55,8 +55,8 @@ def correction_of_places(
     weight
         Trust in each pixel, shape (row, col).
     foreign
-        Candidates for foreign ground, the same shape: corrections are fitted without them. One that makes them worse is
-        no season, for that explains all ground of its colours.
+        What may be foreign ground, the same shape: corrections are fitted without it. One that does not explain it too
+        is no season, for that turns all ground of its colours.
     valid
         Pixels whose median error is the scene's, the same shape.
     looked
