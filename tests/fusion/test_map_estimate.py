@@ -104,6 +104,19 @@ def test_estimate_minimises_its_cost(pair: Pair) -> None:
     assert float(found.grad.abs().max()) < 1e-3 * float(scale.grad.abs().max())
 
 
+def test_an_error_far_beyond_the_noise_along_few_directions_is_no_end_of_a_run() -> None:
+    small = make_pair((12, 12), bands=10)
+    model, _ = estimate_scene_model(small.strips(), small.context(calibrate=False))
+    rank = model.space.rank
+    for seed in range(20):
+        # As displacement is beside next to no noise: numpy finds such matrices not positive definite.
+        spread = np.random.default_rng(seed).standard_normal((rank, 2))
+        error = np.eye(rank) + 1e17 * spread @ spread.T
+        step = MapEstimator.make(model, np.eye(rank), np.full(4, 1e-4), hsi_error=error)
+        assert bool(step.leave.isfinite().all())
+        assert bool(step.precision.isfinite().all())
+
+
 @pytest.mark.parametrize("quality", ["fast", "standard", "best"])
 def test_gains_and_says_so(pair: Pair, quality: str) -> None:
     base, method = create_method("glp"), RefinedMethod(create_method("glp"), quality)  # type: ignore[arg-type]
