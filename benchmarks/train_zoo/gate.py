@@ -4,10 +4,11 @@
     python benchmarks/train_zoo/gate.py --methods ssrfn --seeds 0 1 2 --cache CACHE --output models
 
 Every cube keeps its own bands outside the absorption windows; windows get random bands, noise, blur, shift and gain,
-two in five those of two sensors' models. Experts of every window are kept in ``--cache``: what was worked out once is
-read back. Behind the gate a head for changed ground is trained (change_head.py). ``ssrfn`` is trained narrower than it
-is used, and widened exactly (widening.py). Weights, log and ``card.md`` go to a folder of ``--output`` for each method;
-of several seeds the first is kept as it, the others beside it, and the card tells all of them.
+two in five those of two sensors' models. Half of the patches come from whole cubes (whole_cubes.py). Experts of all are
+kept in ``--cache``: what was worked out once is read back. Behind the gate a head for changed ground is trained
+(change_head.py). ``ssrfn`` is trained narrower than it is used, and widened exactly (widening.py). Weights, log and
+``card.md`` go to a folder of ``--output`` for each method; of several seeds the first is kept as it, the others beside
+it, and the card tells all of them.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from change_head import add_heads
 from quality_scenes import FloatCube, read_cube, sentinel2_responses
+from whole_cubes import MixedTask, whole_cubes
 from widening import widened
 
 from hsfuse._version import __version__
@@ -41,7 +43,6 @@ from hsfuse.fusion.methods.ssrfn import EVERYDAY, LITE, RECIPE
 from hsfuse.fusion.methods.ssrfn.augmentation import DISPLACED
 from hsfuse.fusion.methods.ssrfn.config import ARCHITECTURE, GateConfig
 from hsfuse.fusion.methods.ssrfn.network import Gate
-from hsfuse.fusion.methods.ssrfn.task import GateTask
 from hsfuse.fusion.nets.header import NetworkHeader
 from hsfuse.fusion.nets.weights import load_weights, save_weights
 from hsfuse.fusion.nets.zoo import CARD_FILE, WEIGHTS_FILE
@@ -131,10 +132,12 @@ def card(header: NetworkHeader, command: str, seeds: Sequence[dict[str, Any]]) -
         f"in {record['training_core_seconds'] / 60:.1f} minutes of processor time; windows and experts of both methods "
         f"and all seeds are the same",
         f"- loop: {json.dumps(record['loop'])}",
-        f"- {record['windows']} windows, {record['displaced_windows']} of them displaced locally, of "
+        f"- half of the patches from {record['whole_cubes']} pairs of whole cubes of these sites "
+        f"(`benchmarks/train_zoo/whole_cubes.py`), half from {record['windows']} windows, "
+        f"{record['displaced_windows']} of them displaced locally, of "
         f"{len(record['scenes'])} scenes (training sites of `benchmarks/sites.toml`): {'; '.join(record['scenes'])}",
-        "", "Windows of the validation sites, over the maximum a posteriori estimate, dB:", "",
-        "| seed | all experts | without non-local ones | worst window |", "|---|---|---|---|",
+        "", "Windows and whole cubes of the validation sites, over the maximum a posteriori estimate, dB:", "",
+        "| seed | all experts | without non-local ones | worst |", "|---|---|---|---|",
     ]  # fmt: skip
     for each in seeds:
         scores = each["validation"]
@@ -143,7 +146,7 @@ def card(header: NetworkHeader, command: str, seeds: Sequence[dict[str, Any]]) -
     return "\n".join([*lines, "", "Whole cubes and test sites: docs/quality-benchmark.md.", ""])
 
 
-def trained(task: GateTask, given: argparse.Namespace, seed: int, folder: Path) -> tuple[Gate, dict[str, Any]]:
+def trained(task: MixedTask, given: argparse.Namespace, seed: int, folder: Path) -> tuple[Gate, dict[str, Any]]:
     """Train one network; return it with its record."""
     settings = LoopSettings(
         learning_rate=given.lr, weight_decay=RECIPE["weight_decay"], ema=RECIPE["ema"], warmup_steps=RECIPE["warmup"],
@@ -157,7 +160,7 @@ def trained(task: GateTask, given: argparse.Namespace, seed: int, folder: Path) 
     torch.manual_seed(seed)
     result = train(task, settings, files=TrainingFiles(checkpoint, folder / "log.csv"))
     checkpoint.unlink(missing_ok=True)
-    windows = [task.source.window(number, slot) for number in range(given.rounds) for slot in range(POOL)]
+    windows = task.windows
     network = result.network
     if not isinstance(network, Gate):
         raise SystemExit("The training returned another network than a gate.")
@@ -165,7 +168,8 @@ def trained(task: GateTask, given: argparse.Namespace, seed: int, folder: Path) 
         "hsfuse": __version__, "torch": torch.__version__, "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "base": task.base, "start": None if given.start is None else str(given.start),
         "scenes": [entry.name for entry in task.setup.entries if entry.role == "training"],
-        "windows": len(windows), "displaced_windows": sum(int(w.values[DISPLACED].item()) for w in windows),
+        "windows": len(windows), "whole_cubes": len(task.whole),
+        "displaced_windows": sum(int(w.values[DISPLACED].item()) for w in windows),
         "loop": {"learning_rate": given.lr, "weight_decay": settings.weight_decay, "ema": settings.ema,
                  "patch": given.patch, "batch": BATCH},
         "steps": result.steps, "best_step": result.best_step, "training_seconds": round(result.seconds, 1),
@@ -254,10 +258,13 @@ def main() -> None:
         for number, seed in enumerate(given.seeds):
             torch.manual_seed(seed)
             network = started(config_of(method, given), given.start)
-            task = GateTask(network, setup)
+            task = MixedTask(network, setup, () if first is None else first.whole)
             if first is None:
                 first = task
                 task.start()
+                task.whole = list(whole_cubes("train", given.data, given.cache, network))
+                judging = whole_cubes("validation", given.data, given.cache, network, seeds=(0,))
+                task.validation_pairs = [*task.validation_pairs, *judging]
             else:
                 # Windows are the same for all; each step's patches follow from its number.
                 task.source, task.validation_pairs = first.source, first.validation_pairs

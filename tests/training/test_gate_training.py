@@ -5,15 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 
 from hsfuse.fusion.experts.bank import EXPERTS
-from hsfuse.fusion.methods.ssrfn.augmentation import CAP, DISPLACED, METRIC, OUTPUTS, STATE, STRENGTH, fewer_bands
+from hsfuse.fusion.methods.ssrfn.augmentation import (
+    CAP,
+    DISPLACED,
+    METRIC,
+    OUTPUTS,
+    STATE,
+    STRENGTH,
+    WEIGHT,
+    fewer_bands,
+)
 from hsfuse.fusion.methods.ssrfn.config import GateConfig
 from hsfuse.fusion.methods.ssrfn.network import MOST_COMPONENTS, Gate
+from hsfuse.fusion.methods.ssrfn.objective import dark_weights
 from hsfuse.fusion.methods.ssrfn.task import GateTask
 from hsfuse.training.fusion_task import TaskSetup
 from hsfuse.training.loop import train
@@ -100,6 +111,18 @@ def test_decibels_are_minimised(task: GateTask) -> None:
     assert not louder(0.0).any()
 
 
+def test_errors_count_as_spectral_angles_do(task: GateTask) -> None:
+    truth = torch.full((5, 6, 8), 0.4)
+    truth[:, :, :4] = 0.1
+    weights = dark_weights(truth, torch.ones(6, 8))
+    assert float(weights.mean()) == pytest.approx(1.0, abs=1e-5)
+    # A quarter of the brightness is four times the angle, and sixteen times its square.
+    assert float(weights[0, 0] / weights[0, 7]) == pytest.approx(16.0, rel=0.2)
+    sample = task.sample(0)
+    more = replace(sample, images={**sample.images, WEIGHT: 2.0 * sample.images[WEIGHT]})
+    assert (task.loss(more, "all", 0) > task.loss(sample, "all", 0)).all()
+
+
 def test_displaced_windows_train_weights_of_their_own(whole: TaskSetup) -> None:
     task = GateTask(Gate(GateConfig(width=8, displaced=True)), whole)
     sample = task.sample(0)
@@ -112,6 +135,23 @@ def test_displaced_windows_train_weights_of_their_own(whole: TaskSetup) -> None:
         task.loss(sample, "all", 0).sum().backward()
         used = [gate.constant.grad is not None and bool(gate.constant.grad.any()) for gate in (task.network, twin)]
         assert used == [flag == 0.0, flag == 1.0]
+
+
+def test_half_of_the_patches_are_of_whole_cubes(
+    whole: TaskSetup, benchmark_module: Callable[[str], ModuleType]
+) -> None:  # fmt: skip
+    mixed = benchmark_module("train_zoo/whole_cubes").MixedTask
+    windows = mixed(_gate(), whole, ()).windows
+    for window in windows:
+        window.values[DISPLACED].fill_(0.0)
+    cubes = [replace(window, values={**window.values, DISPLACED: torch.ones(1)}) for window in windows]
+    task = mixed(_gate(), whole, cubes)
+    task.source.window = lambda number, slot: windows[slot]
+    steps = [task.sample(step) for step in range(12)]
+    assert 0.3 < float(torch.cat([step.values[DISPLACED] for step in steps]).mean()) < 0.7
+    assert torch.equal(task.sample(5).target, steps[5].target)
+    # Processes that train together see the parts of one batch.
+    assert torch.equal(task.sample(5, 1, 2).target, steps[5].target[1::2])
 
 
 def test_windows_keep_some_bands_only(task: GateTask, setup: Setup) -> None:

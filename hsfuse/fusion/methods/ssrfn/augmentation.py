@@ -12,7 +12,7 @@ from hsfuse.fusion.experts.bank import BEST_ONLY, EXPERTS
 from hsfuse.fusion.map.posterior import mix
 from hsfuse.training.pairs import Batch, ReducedPair
 
-OUTPUTS, STATE = "expert_outputs", "state"
+OUTPUTS, STATE, WEIGHT = "expert_outputs", "state", "weight"
 STRENGTH, METRIC, CAP, DISPLACED = "log_strength", "metric", "cap", "displaced"
 _FEWEST, _MOST_BANDS = 20, 160
 _BLIND_SHARE = 0.5
@@ -85,7 +85,8 @@ def disturbed(batch: Batch, rng: np.random.Generator) -> Batch:
     inverse = torch.as_tensor(kept[:, None] * basis / unit, dtype=torch.float32, device=m.device)
     return Batch(
         batch.hsi, batch.msi, mix(m, orient(batch.target)), orient(batch.valid),
-        {OUTPUTS: outputs.flatten(1, 2), STATE: mix(m, orient(batch.images[STATE].float()))},
+        {OUTPUTS: outputs.flatten(1, 2), STATE: mix(m, orient(batch.images[STATE].float())),
+         WEIGHT: orient(batch.images[WEIGHT])},
         {
             STRENGTH: torch.as_tensor(np.log1p(deviation), dtype=torch.float32, device=m.device)[None],
             METRIC: inverse @ batch.values[METRIC] @ inverse.T,

@@ -17,7 +17,16 @@ from torch import Tensor
 
 from hsfuse.fusion.experts.bank import EXPERTS
 from hsfuse.fusion.map.posterior import mix
-from hsfuse.fusion.methods.ssrfn.augmentation import CAP, DISPLACED, METRIC, OUTPUTS, STATE, STRENGTH, without_nonlocal
+from hsfuse.fusion.methods.ssrfn.augmentation import (
+    CAP,
+    DISPLACED,
+    METRIC,
+    OUTPUTS,
+    STATE,
+    STRENGTH,
+    WEIGHT,
+    without_nonlocal,
+)
 from hsfuse.fusion.methods.ssrfn.config import MOST_COMPONENTS
 from hsfuse.fusion.methods.ssrfn.network import Gate
 from hsfuse.fusion.methods.ssrfn.scene import GateScene
@@ -33,6 +42,8 @@ _ENOUGH = 0.95
 """Share of the estimate's error above which a patch counts as lost: the mean hides patches that a gate makes worse."""
 _NOTHING = 0.05
 """Of the estimate's error in a window: what is below in a patch counts no more, see :func:`logarithms`."""
+_DARKEST, _MOST_WEIGHT = 0.02, 8.0
+"""Power over a window's mean that is added to that of every pixel, and the largest weight, see :func:`dark_weights`."""
 _LEAST_PART = 0.1
 """Of the measured error that counts as the estimate's own at least."""
 
@@ -153,15 +164,45 @@ def with_tensors(pair: ReducedPair, tensors: dict[str, Tensor], device: str) -> 
     # What follows needs neither image but their sizes; patches of them would only be copied.
     return replace(
         pair, hsi=pair.hsi[:0], msi=pair.msi[:0], target=tensors[TARGET].to(device),
-        images={name: tensors[name].to(device) for name in (OUTPUTS, STATE)},
+        images={
+            WEIGHT: dark_weights(pair.target, pair.valid)[None], **{k: tensors[k].to(device) for k in (OUTPUTS, STATE)}
+        },
         values={name: tensors[name].to(device) for name in (STRENGTH, METRIC, CAP, DISPLACED)},
     )  # fmt: skip
 
 
+def dark_weights(truth: Tensor, valid: Tensor) -> Tensor:
+    """Weights by which square errors count as squares of spectral angles do: as the inverse of a pixel's power.
+
+    Parameters
+    ----------
+    truth
+        Shape (band, row, col).
+    valid
+        Pixels that count, shape (row, col).
+
+    Returns
+    -------
+    torch.Tensor
+        With a mean of 1 over the pixels that count before the largest are cut, shape (row, col).
+    """
+
+    def mean(x: Tensor) -> Tensor:
+        return (x * valid).sum() / valid.sum().clamp_min(1.0)
+
+    power = truth.square().mean(dim=0)
+    inverse = 1.0 / (power + _DARKEST * mean(power)).clamp_min(1e-12)
+    return (inverse / mean(inverse)).clamp(max=_MOST_WEIGHT)
+
+
 def logarithms(network: Gate, batch: Batch) -> Tensor:
-    """Return the logarithm of the error that is left, shape (n,): gains of a training are means of decibels too."""
+    """Return the logarithm of the error that is left, shape (n,): gains of a training are means of decibels too.
+
+    Errors count as the spectral angles that they make.
+    """
     cap = batch.values[CAP][:, None]
-    return torch.log1p(_huber(_left(network, batch), cap).mean(dim=1) / _NOTHING)
+    left = _left(network, batch) * batch.images[WEIGHT].flatten(1)
+    return torch.log1p(_huber(left, cap).mean(dim=1) / _NOTHING)
 
 
 def losses(network: Gate, batch: Batch) -> Tensor:
