@@ -8,11 +8,14 @@ experts are asked. They are kept in a folder: what was worked out once is read b
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from gate_weights import Remembering
 from quality_scenes import FloatCube, ReferenceScene
 from real_pairs import RATIO, make_pair, split_scenes
