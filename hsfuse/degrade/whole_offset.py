@@ -151,8 +151,16 @@ def _window(pair: Pair, bands: NDArray[np.int64], place: _Offset, ratio: int) ->
     fine = np.asarray(msi[:, down, across], np.float32)
     seen = np.isfinite(fine).all(axis=0).reshape(mask.shape[0], ratio, mask.shape[1], ratio).all(axis=(1, 3))
     usable = binary_erosion(mask & seen & np.isfinite(low).all(axis=0), np.ones((3, 3), bool), iterations=_EDGE_PX)
-    guide = lowpass_decimate_array(np.nan_to_num(fine), ratio, Psf(1.0))
-    return _Window(highpass(np.nan_to_num(low)), highpass(guide.astype(np.float64)), usable)
+    guide = lowpass_decimate_array(np.nan_to_num(fine), ratio, Psf(1.0)).astype(np.float64)
+    return _Window(highpass(_levelled(np.nan_to_num(low), usable)), highpass(_levelled(guide, usable)), usable)
+
+
+def _levelled(image: NDArray[np.float64], usable: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Cut off what lies beyond an image's usual range by more than its width: a few glints would outweigh the rest."""
+    if not usable.any():
+        return image
+    least, most = (limit[:, None, None] for limit in np.percentile(image[:, usable], (1.0, 99.0), axis=1))
+    return np.asarray(np.clip(image, 2.0 * least - most, 2.0 * most - least))
 
 
 def _misfit(windows: list[_Window], offset: _Offset) -> float:

@@ -99,7 +99,8 @@ def fuse(
     ----------
     hsi
         Reflectance, shape (band, row, col). NaN marks nodata, as do infinite values, the mask of a masked array, and
-        numbers that are used for nothing else (-999, -9999, -32768, -99999).
+        numbers that are used for nothing else (-999, -9999, -32768, -99999) and values more than 100 times what 99 % of
+        the image stay below.
         Also a DataArray with the dimensions y, x and wavelength or band, such as ``hsfuse.open(path).reflectance``.
     msi
         Reflectance, shape (msi band, row * ratio, col * ratio); pixel (0, 0) of the HSI covers rows and columns

@@ -154,6 +154,21 @@ def test_a_small_scene_of_another_place_is_the_interpolation(side: int, seed: in
     assert psnr(pair.truth, same.cube) > psnr(pair.truth, found.cube) + 3.0
 
 
+@pytest.mark.parametrize("brightness", [3.0, 15.0])
+def test_two_pixels_that_glint_make_no_other_place(brightness: float) -> None:
+    pair = make_pair((48, 54))
+    glinting, beside = pair.hsi.copy(), np.ones(pair.truth.shape[1:], bool)
+    for row, col in ((10, 10), (30, 30)):
+        glinting[:, row, col] = brightness
+        beside[3 * row - 9 : 3 * row + 12, 3 * col - 9 : 3 * col + 12] = False
+    known = {"ratio": RATIO, "wavelengths_nm": pair.centre_nm, "srf": pair.srf, "resources": ONE_THREAD}
+    found = hsfuse.fuse(glinting, pair.msi, full_output=True, **known)
+    assert found.record["trusted"]
+    interpolated = hsfuse.fuse(pair.hsi, pair.msi, method="bicubic", **known)
+    truth = pair.truth[:, beside, None]
+    assert psnr(truth, found.cube[:, beside, None]) > psnr(truth, interpolated[:, beside, None]) + 10.0
+
+
 def test_reads_beyond_the_scene_come_from_the_product(cloudy: Pair, repaired: SceneRepair) -> None:
     part = replace(_scene(cloudy), grid=_scene(cloudy).grid.crop(Slice2D(2, 34, 3, 38)))
     found = _repair(part)

@@ -62,6 +62,22 @@ def test_one_value_that_is_no_number_costs_its_pixel_only(value: float, method: 
     assert _error(cube, truth) < max(1.15 * clean, 1e-3)
 
 
+@pytest.mark.parametrize(("value", "method"), itertools.product([1e6, -1e6, 300.0], ["glp", USUAL]))
+def test_a_few_values_far_beyond_all_others_count_as_missing(
+    value: float, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a dead detector or a division by nearly nothing: they cost all of the scene up to 80 dB."""
+    hsi, msi, truth = _pair()
+    clean = _error(_fuse(hsi, msi, method), truth)
+    wild_msi, wild_hsi = msi.copy(), hsi.copy()
+    wild_msi[1, 20, 21] = wild_hsi[:, 5, 6] = value
+    for low, high, missing in ((hsi, wild_msi, 1), (wild_hsi, msi, 9)):
+        cube = _fuse(low, high, method)
+        assert np.isnan(cube).all(axis=0).sum() == missing
+        assert _error(cube, truth) < max(1.15 * clean, 1e-3)
+    assert "times what is usual in it; they count as missing" in caplog.text
+
+
 def test_masks_of_masked_arrays_count() -> None:
     hsi, msi, _ = _pair()
     masked = np.ma.masked_array(msi, mask=np.zeros(msi.shape, bool))

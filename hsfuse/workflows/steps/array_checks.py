@@ -19,6 +19,11 @@ _HIGHEST = 1e9
 """No reflectance, radiance or digital number is larger."""
 _FILL = (-99999.0, -32768.0, -9999.0, -999.0)
 """Numbers that files mark nodata with, and nothing measured is: they come along where a mask was not looked at."""
+_FAR_BEYOND, _USUAL = 100.0, 0.99
+"""Nothing on the ground is so many times brighter than what this share of an image stays below: clouds, glint and fires
+are not. A few such values, of dead detectors or of a division by nearly nothing, outweigh all others in every
+covariance."""
+_SAMPLES = 1_000_000
 _log = get_logger(__name__)
 
 
@@ -62,7 +67,24 @@ def reflectance(name: str, values: ArrayLike) -> FloatCube:
             f"The {name} holds values up to {highest:.3g}; reflectance is expected.",
             hint="Mask what marks nodata, for instance with NaN.",
         )
+    limit = _FAR_BEYOND * _usual_size(cube)
+    if 0.0 < limit < highest:
+        wild = np.abs(cube) > limit
+        _log.warning(
+            "%d of the %s's samples are beyond %.3g, %g times what is usual in it; they count as missing.",
+            int(np.count_nonzero(wild)), name, limit, _FAR_BEYOND,
+        )  # fmt: skip
+        cube[wild] = np.nan
     return cube
+
+
+def _usual_size(cube: FloatCube) -> float:
+    """Return what nearly all absolute values that are neither missing nor zero stay below; 0 where there is none."""
+    some = cube.ravel()[:: max(cube.size // _SAMPLES, 1)]
+    if not np.any(some):
+        some = cube.ravel()
+    size = np.abs(some[np.isfinite(some) & (some != 0)])
+    return float(np.quantile(size, _USUAL)) if size.size else 0.0
 
 
 def whole(name: str, value: SupportsIndex | float, *, least: int) -> int:
