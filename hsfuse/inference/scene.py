@@ -35,6 +35,9 @@ _FIT_ROWS, _FIT_DEGRADED_ROWS = 32, 8
 """Of a strip that methods learn from, at least: HSI rows, and what is left of them when they are degraded once more."""
 _FIT_PIXELS = 200_000
 _FIT_ENOUGH = 5_000
+_ENOUGH_WHOLE, _MOST_FILLED = 0.8, 0.1
+"""Share of the nearly complete pixels that must be complete for methods to learn from these alone, and share of the
+bands that nearly complete ones may lack."""
 _MOST_FIT_THREADS = 8
 
 
@@ -329,7 +332,7 @@ class FusionScene:
             _, valid = masked_lowpass_decimate_array(_numbers(msi), usable, self.ratio, self.psf)
         inner = slice(rows.row0 - padded.row0, rows.row1 - padded.row0)
         hsi, missing = fill_missing(self.read_hsi(rows))
-        complete = valid[inner] & ~np.any(missing[alive_bands(missing)], axis=0)
+        complete = valid[inner] & measured_pixels(missing)
         low, _ = fill_missing(coarse[:, inner].astype(np.float32))
         fine = np.where(usable, msi, np.float32(np.nan))
         return LowResolutionStrip(hsi, low, complete, fine, inner.start)
@@ -358,6 +361,23 @@ def nothing_valid() -> OverlapError:
         "No pixel is valid in both images: the overlap is all nodata or all cloud.",
         hint="Choose a less cloudy Sentinel-2 product, or use --no-cloud-mask if the mask is wrong.",
     )
+
+
+def measured_pixels(missing: BoolArray) -> BoolArray:
+    """Pixels that methods learn from, shape (row, col): those with a measurement in every band that has any.
+
+    Dead detectors are others in each band: of many bands few columns may be left. Where that is so, pixels count from
+    which few bands are missing, too: what the neighbours in the spectrum tell of these outweighs what is lost.
+
+    Parameters
+    ----------
+    missing
+        Where the HSI holds no number, shape (band, row, col).
+    """
+    broken = missing[alive_bands(missing)]
+    whole = ~np.any(broken, axis=0)
+    nearly = np.mean(broken, axis=0) <= _MOST_FILLED
+    return np.asarray(whole if whole.sum() >= _ENOUGH_WHOLE * nearly.sum() else nearly, dtype=np.bool_)
 
 
 def alive_bands(missing: BoolArray) -> BoolArray:
