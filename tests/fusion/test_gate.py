@@ -277,7 +277,7 @@ def test_what_displacement_costs_beside_noise_chooses_the_weights(pair: Pair) ->
     assert GateScene.displaced(record, model)
     assert not GateScene.displaced(record, sharp)
     # A whole simulated scene: its co-registration leaves little, and its windows can be tried.
-    assert not GateScene.displaced(replace(record, displacement_gain_db=0.8), model)
+    assert not GateScene.displaced(replace(record, displacement_gain_db=0.8, displacement_px=0.05), model)
     assert GateScene.displaced(replace(record, displacement_gain_db=0.8, displacement_px=0.1), model)
 
 
