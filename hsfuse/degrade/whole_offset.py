@@ -23,6 +23,8 @@ _SIDE_PX, _MOST_WINDOWS, _MOST_BANDS = 128, 4, 24
 _EDGE_PX = 2
 """As far as the high pass reaches."""
 _LEAST_PIXELS = 60
+_CALM = 0.75
+"""Share of the pixels, those with the least fine structure, that are asked apart from all."""
 _CLEAR = 0.5
 """How much the log of the unexplained share has to fall; rivals among other landscapes stay below 0.15."""
 
@@ -87,12 +89,16 @@ def place_misfit(pair: Pair, ratio: int) -> PlaceMisfit:
     Parameters are those of :func:`whole_pixel_offset`; bands whose fine structure is noise tell nothing and should be
     left out.
     """
-    misfit = _misfits(pair, ratio)
-    here = min(value for offset, value in misfit.items() if max(map(abs, offset)) <= 1)
-    return PlaceMisfit(here, min(value for offset, value in misfit.items() if max(map(abs, offset)) > 1))
+    found = []
+    for calm in (False, True):
+        misfit = _misfits(pair, ratio, calm=calm)
+        here = min(value for offset, value in misfit.items() if max(map(abs, offset)) <= 1)
+        found.append(PlaceMisfit(here, min(value for offset, value in misfit.items() if max(map(abs, offset)) > 1)))
+    # The border of a cloud outweighs all other structure, and where only one image shows it, nothing explains it.
+    return min(found)
 
 
-def _misfits(pair: Pair, ratio: int) -> dict[_Offset, float]:
+def _misfits(pair: Pair, ratio: int, *, calm: bool = False) -> dict[_Offset, float]:
     hsi, _, valid = pair
     places = places_of(valid, _MOST_WINDOWS)
     steps = range(-REACH_PX, REACH_PX + 1)
@@ -102,6 +108,8 @@ def _misfits(pair: Pair, ratio: int) -> dict[_Offset, float]:
         return dict.fromkeys(offsets, np.inf)
     bands = alive[np.unique(np.linspace(0, alive.size - 1, min(alive.size, _MOST_BANDS)).round().astype(int))]
     windows = [_window(pair, bands, place, ratio) for place in places]
+    if calm:
+        windows = [_calmer(window) for window in windows]
     return {offset: _misfit(windows, offset) for offset in offsets}
 
 
@@ -153,6 +161,18 @@ def _window(pair: Pair, bands: NDArray[np.int64], place: _Offset, ratio: int) ->
     usable = binary_erosion(mask & seen & np.isfinite(low).all(axis=0), np.ones((3, 3), bool), iterations=_EDGE_PX)
     guide = lowpass_decimate_array(np.nan_to_num(fine), ratio, Psf(1.0)).astype(np.float64)
     return _Window(highpass(_levelled(np.nan_to_num(low), usable)), highpass(_levelled(guide, usable)), usable)
+
+
+def _calmer(window: _Window) -> _Window:
+    """Leave out the pixels where either image has most fine structure."""
+    usable = window.usable.copy()
+    for image in (window.hsi, window.guide):
+        if window.usable.any():
+            energy = (image**2 / np.maximum((image[:, window.usable] ** 2).mean(axis=1), 1e-30)[:, None, None]).sum(
+                axis=0
+            )
+            usable &= energy <= np.quantile(energy[window.usable], _CALM)
+    return _Window(window.hsi, window.guide, usable)
 
 
 def _levelled(image: NDArray[np.float64], usable: NDArray[np.bool_]) -> NDArray[np.float64]:

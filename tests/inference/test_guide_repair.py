@@ -169,6 +169,20 @@ def test_two_pixels_that_glint_make_no_other_place(brightness: float) -> None:
     assert psnr(truth, found.cube[:, beside, None]) > psnr(truth, interpolated[:, beside, None]) + 10.0
 
 
+@pytest.mark.parametrize("side", [24, 31])
+def test_a_cloud_that_the_hsi_alone_shows_makes_no_other_place(side: int) -> None:
+    pair = make_pair((side, side), seed=2)
+    clouded, beside = pair.hsi.copy(), np.ones(pair.truth.shape[1:], bool)
+    clouded[:, 11:20, 11:20] = 0.8
+    beside[24:69, 24:69] = False
+    known = {"ratio": RATIO, "wavelengths_nm": pair.centre_nm, "srf": pair.srf, "resources": ONE_THREAD}
+    found = hsfuse.fuse(clouded, pair.msi, full_output=True, **known)
+    assert found.record["trusted"]
+    interpolated = hsfuse.fuse(clouded, pair.msi, method="bicubic", **known)
+    truth = pair.truth[:, beside, None]
+    assert psnr(truth, found.cube[:, beside, None]) > psnr(truth, interpolated[:, beside, None]) + 10.0
+
+
 def test_reads_beyond_the_scene_come_from_the_product(cloudy: Pair, repaired: SceneRepair) -> None:
     part = replace(_scene(cloudy), grid=_scene(cloudy).grid.crop(Slice2D(2, 34, 3, 38)))
     found = _repair(part)
