@@ -34,9 +34,6 @@ that ground which must be corrected."""
 _JUDGED_DISTANCE, _NO_DISTANCE, _NO_WEIGHT = 50.0, 400.0, 1e-5
 """Whether a correction is made is judged by ground that is trusted more. On pairs of nine tuning cubes with parcels,
 clouds and shadows 0.93 of the error and more are left, with seasons 0.72 and less."""
-_FOREIGN_TRUST = 0.1
-"""Share of its weight that what may be foreign ground keeps in local corrections, which it bends: the mix of 13 tuning
-cubes ends 0.2 dB better outside than with all of it, seasons and other changes as before."""
 _PLACE_ROUNDS, _PLACE_DISTANCE = 3, 1000.0
 """Corrections of places, one after another, and the scale of their weights: little ground that has turned stands
 farther off than a season of the whole scene."""
@@ -142,32 +139,21 @@ def gather_evidence(
     shadows = find_shadows(corrected, blurred, relation, found, response, threads)
     if shadows is not None:
         guide = corrected if of_field or overwrite else corrected.copy()
-        shadows.lit(guide)
-        state = _seen_again(pair, replace(state, guide=guide), response, threads)
-        found = contradiction(state, apart_px)
+        state = _out_of_shadow(pair, replace(state, guide=guide), shadows, response, threads)
     del corrected, blurred, relation
     first_misfit = misfit(state.blurred, state.relation.seen, pair.valid)
     if correct:
-        for count in range(1, _CORRECTIONS + 1):
-            more = _local_correction(
-                pair, state, _may_be_foreign(found), response, first=count == 1, further=of_field or count > 1,
-                displaced=displaced,
-            )  # fmt: skip
-            if more is None:
-                break
-            guide = more.apply(state.guide, response)
-            state = _seen_again(pair, replace(state, guide=guide, count=count, error=more.error), response, threads)
-            found = contradiction(state, None)
+        state = _locally_corrected(pair, state, response, of_field=of_field, displaced=displaced, threads=threads)
+    if shadows is not None or state.count:
+        found = contradiction(state, None if state.count else apart_px)
     if correct and not displaced and pair.predicted is not None:
         own, looked = state.guide is not msi or overwrite, pair.valid
         for _ in range(_PLACE_ROUNDS):
             matrix = _correction_of_places(pair, state, found, looked, threads)
             if matrix is None:
                 break
-            guide = state.guide if own else state.guide.copy()
-            correct_places(guide, matrix, response)
-            state, own = _seen_again(pair, replace(state, guide=guide), response, threads), True
-            found = contradiction(state, None)
+            state = _corrected_there(pair, state, matrix, response, own=own, threads=threads)
+            found, own = contradiction(state, None), True
             # What was no season before is none now.
             looked = pair.valid & matrix.any(axis=(0, 1))
     # Where images are displaced locally, what is left is that rather than an error of the guide.
@@ -211,26 +197,53 @@ class _Corrected:
     error: FloatArray | None = None
 
 
-def _seen_again(pair: CoarsePair, state: _Corrected, response: Response, threads: int) -> _Corrected:
-    """Relate both images once more after the guide was changed."""
+def _out_of_shadow(
+    pair: CoarsePair, state: _Corrected, shadows: Shadows, response: Response, threads: int
+) -> _Corrected:  # fmt: skip
+    """Bring a guide, which is written to, out of shadows."""
+    shadows.lit(state.guide)
     blurred = response.down(state.guide)
     relation = _keep_field(relate(pair, blurred, threads=threads), state.relation)
     return replace(state, blurred=blurred, relation=relation)
+
+
+def _locally_corrected(
+    pair: CoarsePair, state: _Corrected, response: Response, *, of_field: bool, displaced: bool, threads: int
+) -> _Corrected:  # fmt: skip
+    """Correct a guide as long as it gains."""
+    for count in range(1, _CORRECTIONS + 1):
+        more = _local_correction(
+            pair, state, response, first=count == 1, further=of_field or count > 1, displaced=displaced
+        )
+        if more is None:
+            break
+        guide = more.apply(state.guide, response)
+        blurred = response.down(guide)
+        relation = _keep_field(relate(pair, blurred, threads=threads), state.relation)
+        state = _Corrected(guide, blurred, relation, count, more.error)
+    return state
 
 
 def _correction_of_places(
     pair: CoarsePair, state: _Corrected, found: Contradiction, looked: NDArray[np.bool_], threads: int
 ) -> NDArray[np.float32] | None:
     relation = state.relation
+    # A turned plant is told by the guide worse than before, but better than by its neighbours; other ground is not.
+    foreign = found.candidates | (found.rivalry > 1.0)
     weight = np.where(pair.valid, 1.0 / (1.0 + relation.distance / _PLACE_DISTANCE) ** 2, _NO_WEIGHT)
     noise = _noise(relation, pair.valid)
-    foreign = _may_be_foreign(found)
     return correction_of_places(relation.seen, state.blurred, noise, weight, foreign, pair.valid, looked, threads)
 
 
-def _may_be_foreign(found: Contradiction) -> NDArray[np.bool_]:
-    """Ground that tells no season: a turned plant is shown by the guide better than by its neighbours all the same."""
-    return np.asarray(found.candidates | (found.rivalry > 1.0))
+def _corrected_there(
+    pair: CoarsePair, state: _Corrected, matrix: NDArray[np.float32], response: Response, *, own: bool, threads: int
+) -> _Corrected:
+    """Correct places of a guide, which may be written to if it is ``own``."""
+    guide = state.guide if own else state.guide.copy()
+    correct_places(guide, matrix, response)
+    blurred = response.down(guide)
+    relation = _keep_field(relate(pair, blurred, threads=threads), state.relation)
+    return replace(state, guide=guide, blurred=blurred, relation=relation)
 
 
 def unexplained_share(relation: GuideRelation, msi: FloatArray, valid: NDArray[np.bool_]) -> float:
@@ -244,8 +257,7 @@ def unexplained_share(relation: GuideRelation, msi: FloatArray, valid: NDArray[n
 
 
 def _local_correction(
-    pair: CoarsePair, state: _Corrected, foreign: NDArray[np.bool_], response: Response, *, first: bool, further: bool,
-    displaced: bool,
+    pair: CoarsePair, state: _Corrected, response: Response, *, first: bool, further: bool, displaced: bool
 ) -> Correction | None:  # fmt: skip
     """Find a further correction; None where it does not gain enough."""
     guide, blurred, relation, seen = state.guide, state.blurred, state.relation, state.relation.seen
@@ -254,24 +266,22 @@ def _local_correction(
         relation.distance < _NO_DISTANCE, 1.0 / (1.0 + relation.distance / _JUDGED_DISTANCE) ** 2, _NO_WEIGHT
     )
     weight = 1.0 / (1.0 + relation.distance / _LOCAL_DISTANCE) ** 2
+    weight, judged = (np.where(pair.valid, image, 1e-9) for image in (weight, judged))
     stacked = some_blocks(pair.valid.shape)
     uncertain = displaced or pair.predicted is None
-    weight, judged = (np.where(pair.valid, image, 1e-9) for image in (weight, judged))
-    # Not for the pattern: the coefficients of a scene need its farthest ground.
-    trust = np.where(foreign & (not uncertain), _FOREIGN_TRUST, 1.0)
     least = LEAST_BLIND_GAIN if uncertain else _FURTHER_GAIN if further else LEAST_GAIN
 
     def best(
         images: tuple[FloatArray, ...], pattern: tuple[ScenePattern, NDArray[np.float32]] | None = None
     ) -> Correction | None:
-        seen, blurred, weight, judged, trust = images
+        seen, blurred, weight, judged = images
         return best_correction(
-            seen, blurred, noise, weight * trust, least, judged * trust, small=not displaced, pattern=pattern
+            seen, blurred, noise, weight, least, judged, small=not displaced, pattern=pattern
         )  # fmt: skip
 
-    whole = (seen, blurred, weight, judged, trust)
+    whole = (seen, blurred, weight, judged)
     # Seasons and sensors differ all over a scene: of a large one a part says whether all of it is worth while.
-    part = None if stacked is None else tuple(stacked(image) for image in whole)
+    part = None if stacked is None else (stacked(seen), stacked(blurred), stacked(weight), stacked(judged))
     if part is not None and first and best(part) is None:
         return None
     if displaced:
