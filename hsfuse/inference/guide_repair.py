@@ -53,7 +53,7 @@ _FINE_ERROR = 2.0
 on nine tuning cubes with seasons."""
 HELD_BYTES_PER_PIXEL = 5
 """What a repair holds in memory per fine pixel once it is made: masks."""
-_PEAK_BYTES, _PEAK_BAND_BYTES = 24, 15
+_PEAK_BYTES, _PEAK_BAND_BYTES = 38, 15
 """What it takes at its peak per fine pixel, and per pixel and band of the guide: measured with 4 and 10 bands."""
 _PARTNER_BYTES, _PARTNER_BAND_BYTES = 4, 1
 """The same, of what joining and combining partners adds, however many there are: one is read at a time."""

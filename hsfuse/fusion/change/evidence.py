@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from hsfuse.allocator import release_freed_memory
 from hsfuse.fusion.change.local import LEAST_BLIND_GAIN, LEAST_GAIN, Correction, best_correction
 from hsfuse.fusion.change.pattern import ColourFunctions, ScenePattern
 from hsfuse.fusion.change.places import correct_places, correction_of_places
@@ -34,9 +35,9 @@ that ground which must be corrected."""
 _JUDGED_DISTANCE, _NO_DISTANCE, _NO_WEIGHT = 50.0, 400.0, 1e-5
 """Whether a correction is made is judged by ground that is trusted more. On pairs of nine tuning cubes with parcels,
 clouds and shadows 0.93 of the error and more are left, with seasons 0.72 and less."""
-_PLACE_ROUNDS, _PLACE_DISTANCE = 3, 1000.0
-"""Corrections of places, one after another, and the scale of their weights: little ground that has turned stands
-farther off than a season of the whole scene."""
+_PLACE_ROUNDS, _PLACE_DISTANCE, _LEAST_PLACES = 3, 1000.0, 1e-4
+"""Corrections of places, one after another; the scale of their weights, for little ground that has turned stands
+farther off than a season of the whole scene; and the share of the ground that is worth relating all of it once more."""
 _FURTHER_GAIN = 0.9
 """Share of the error that must not be exceeded by a correction after another, or after a field: what both images differ
 in is known by then."""
@@ -152,10 +153,20 @@ def gather_evidence(
             matrix = _correction_of_places(pair, state, found, looked, threads)
             if matrix is None:
                 break
-            state = _corrected_there(pair, state, matrix, response, own=own, threads=threads)
-            found, own = contradiction(state, None), True
             # What was no season before is none now.
             looked = pair.valid & matrix.any(axis=(0, 1))
+            if looked.sum() < _LEAST_PLACES * pair.valid.sum():
+                break
+            guide = state.guide if own else state.guide.copy()
+            correct_places(guide, matrix, response)
+            gain, offset, count, error = state.relation.gain, state.relation.offset, state.count, state.error
+            # Before the next relation of a whole scene takes their place.
+            del matrix, state, found
+            release_freed_memory()
+            blurred = response.down(guide)
+            relation = replace(relate(pair, blurred, threads=threads), gain=gain, offset=offset)
+            state = _Corrected(guide, blurred, relation, count, error)
+            found, own = contradiction(state, None), True
     # Where images are displaced locally, what is left is that rather than an error of the guide.
     error = np.zeros(len(msi)) if state.error is None or displaced else state.error
     evidence = Evidence(state.relation, state.blurred, found, state.count, unexplained, error, first_misfit, shadows)
@@ -233,17 +244,6 @@ def _correction_of_places(
     weight = np.where(pair.valid, 1.0 / (1.0 + relation.distance / _PLACE_DISTANCE) ** 2, _NO_WEIGHT)
     noise = _noise(relation, pair.valid)
     return correction_of_places(relation.seen, state.blurred, noise, weight, foreign, pair.valid, looked, threads)
-
-
-def _corrected_there(
-    pair: CoarsePair, state: _Corrected, matrix: NDArray[np.float32], response: Response, *, own: bool, threads: int
-) -> _Corrected:
-    """Correct places of a guide, which may be written to if it is ``own``."""
-    guide = state.guide if own else state.guide.copy()
-    correct_places(guide, matrix, response)
-    blurred = response.down(guide)
-    relation = _keep_field(relate(pair, blurred, threads=threads), state.relation)
-    return replace(state, guide=guide, blurred=blurred, relation=relation)
 
 
 def unexplained_share(relation: GuideRelation, msi: FloatArray, valid: NDArray[np.bool_]) -> float:

@@ -31,7 +31,8 @@ LEAST_GAIN, LEAST_BLIND_GAIN = 0.8, 0.6
 correct the relation rather than the guide. The latter also where images are displaced locally."""
 _CHOICE_PX, _DECISIVENESS = 2.0, 8.0
 """Width of the window that errors are compared in, and how much the better candidate is preferred there."""
-_BLOCK_ROWS = 64
+_AT_ONCE = 65_536
+"""Pixels that are solved for together."""
 _SOME_PIXELS = 200_000
 """Of images that candidates are tried on side by side."""
 
@@ -164,9 +165,10 @@ def shares_by_error(
 
 
 def local_affine(
-    seen: FloatArray, guide: FloatArray, weight: FloatArray, sigma: float, ridge: float
-) -> tuple[FloatArray, FloatArray]:
-    """Regress ``seen - guide`` on the guide's bands and 1 in Gaussian windows.
+    seen: FloatArray, guide: FloatArray, weight: FloatArray, sigma: float, ridge: float,
+    where: NDArray[np.bool_] | None = None,
+) -> tuple[FloatArray, FloatArray]:  # fmt: skip
+    """Regress ``seen - guide`` on the guide's bands and 1 in Gaussian windows; elsewhere than ``where``, nothing.
 
     Returns
     -------
@@ -189,21 +191,24 @@ def local_affine(
     cross = np.stack([np.stack([window_mean(z[i] * y * weight, sigma) for y in target]) for i in range(size)])
     loading = ridge / (2.0 * np.pi * sigma**2) * np.eye(size)
     own = _centre_weight(sigma)
-    correction = np.empty((bands, size, rows, cols))
-    error = np.empty_like(target)
-    for top in range(0, rows, _BLOCK_ROWS):
-        part = slice(top, top + _BLOCK_ROWS)
-        zs = z[:, part].reshape(size, -1).T
-        right = np.concatenate([cross[:, :, part].reshape(size, bands, -1).transpose(2, 0, 1), zs[:, :, None]], axis=2)
-        solved = np.linalg.solve(gram[:, :, part].reshape(size, size, -1).transpose(2, 0, 1) + loading, right)
-        hat = np.minimum(own * weight[part].ravel() * (zs * solved[:, :, bands]).sum(axis=1), 0.95)
-        y = target[:, part].reshape(bands, -1)
+    correction = np.zeros((bands, size, rows * cols))
+    error = target.reshape(bands, -1).copy()
+    asked = None if where is None else np.flatnonzero(where)
+    count = rows * cols if asked is None else asked.size
+    for start in range(0, count, _AT_ONCE):
+        part = slice(start, min(start + _AT_ONCE, count))
+        at = part if asked is None else asked[part]
+        zs = z.reshape(size, -1)[:, at].T
+        right = np.concatenate([cross.reshape(size, bands, -1)[:, :, at].transpose(2, 0, 1), zs[:, :, None]], axis=2)
+        solved = np.linalg.solve(gram.reshape(size, size, -1)[:, :, at].transpose(2, 0, 1) + loading, right)
+        hat = np.minimum(own * weight.ravel()[at] * (zs * solved[:, :, bands]).sum(axis=1), 0.95)
+        y = error[:, at]
         fitted = np.einsum("np,npb->bn", zs, solved[:, :, :bands])
-        error[:, part] = (y - (fitted - hat * y) / (1.0 - hat)).reshape(bands, -1, cols)
-        correction[:, :, part] = solved[:, :, :bands].transpose(2, 1, 0).reshape(bands, size, -1, cols)
-    correction[:, :bands] /= spread[None, :, None, None]
-    correction[:, bands] -= np.einsum("bphw,p->bhw", correction[:, :bands], mean)
-    return correction, error
+        error[:, at] = y - (fitted - hat * y) / (1.0 - hat)
+        correction[:, :, at] = solved[:, :, :bands].transpose(2, 1, 0)
+    correction[:, :bands] /= spread[None, :, None]
+    correction[:, bands] -= np.einsum("bpn,p->bn", correction[:, :bands], mean)
+    return correction.reshape(bands, size, rows, cols), np.asarray(error.reshape(target.shape))
 
 
 def local_gain(

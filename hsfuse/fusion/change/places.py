@@ -31,6 +31,8 @@ _SUSPECT = 5.0
 """Error over the scene's median from which a place is looked at."""
 _LEAST_GAIN = 0.7
 """Share of the error that a place's correction must not exceed."""
+_NEAR_PX = 10
+"""Around suspects, HSI pixels: what is corrected reaches four beyond them, and its errors are judged five farther."""
 _NO_WEIGHT = 1e-9
 _SOFT_PX = 0.7
 """Width of the border of what is corrected."""
@@ -81,10 +83,12 @@ def correction_of_places(
         def judged(error: FloatArray) -> FloatArray:
             return window_mean((error**2 / scale).mean(axis=0) * weight[read], _JUDGED_PX)
 
-        before, found = judged(target - image), [local_affine(target, image, fitted, *_FIRST)]
+        # All that what is looked at below depends on.
+        near = binary_dilation(suspect[read], np.ones((3, 3), bool), iterations=_NEAR_PX)
+        before, found = judged(target - image), [local_affine(target, image, fitted, *_FIRST, near)]
         if not (suspect[read] & (judged(found[0][1]) < _LEAST_GAIN * before)).any():
             return core, None
-        found += [local_affine(target, image, fitted, *candidate) for candidate in _OTHERS]
+        found += [local_affine(target, image, fitted, *candidate, near) for candidate in _OTHERS]
         errors = np.stack([target - image, *(error for _, error in found)])
         share = shares_by_error(
             [(error**2 / scale).mean(axis=0) for error in errors], fitted, _JUDGED_PX, _DECISIVENESS
