@@ -50,7 +50,7 @@ _NETWORK = {True: _NetworkCost(1.9, 1.68, 150.0), False: _NetworkCost(0.95, 1.9,
 """With and without compiled kernels."""
 _FUSE_BYTES = 200.0
 """Reading, resampling, masking, encoding and storing, per sample of the product."""
-_CHANGE_BYTES, _CHANGE_BESIDE = 5.0e4, 0.7
+_CHANGE_BYTES, _CHANGE_BESIDE = 7.0e4, 0.7
 """Finding what changed, per fine pixel, and how much of that is done side by side."""
 _PARTNER_BYTES = 0.9e4
 """The same for each further date that is read and combined with the guide."""

@@ -134,9 +134,10 @@ def make_product(
         writing.add_done_callback(partial(_pass_on, written))
         layer: Future[Path] | None = None
         if repair is not None:
+            # One after the other: both together, and the judge, would hold more than the fusion does.
             layer = beside.submit(
                 write_confidence, confidence_path(output), prepared, repair, resources.threads,
-                before=written.result if config.max_memory is not None else None, before_publishing=written.result,
+                before=written.result, before_publishing=written.result,
             )  # fmt: skip
         if rows is None:
             written.result()

@@ -29,7 +29,7 @@ _FLOP_PER_PIXEL, _TOUCHED_BYTES_PER_PIXEL = 5.5e5, 300
 _NONLOCAL_FLOP_PER_PIXEL, _NONLOCAL_TOUCHED_BYTES_PER_PIXEL = 2e6, 5800
 """The same of non-local Bayes of components, which waits more than it multiplies; per pixel that it looks at: those of
 the tile and of its own reach around it (whole scenes, 2026-11-29)."""
-_SLOWER, _SLOWER_PLAIN = 2.7, 10.0
+_SLOWER, _SLOWER_PLAIN = 2.5, 10.0
 """Times as long as theirs that operations of narrow modules of SSRFN take, with compiled Mamba blocks and without;
 measured on blocks of 20 x 20 HSI pixels at widths of 16 and 8 (2026-11-29, one core with AVX-512)."""
 _IN_BLOCKS = 0.53
