@@ -6,6 +6,7 @@ compared over all offsets of whole pixels; nothing is interpolated.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -58,7 +59,7 @@ def whole_pixel_offset(pair: Pair, ratio: int) -> _Offset:
     ratio
         HSI pixel size over MSI pixel size.
     """
-    misfit = _misfits(pair, ratio)
+    misfit = _misfits(_windows(pair, ratio))
     best = min(misfit, key=misfit.__getitem__)
     if not misfit[best] < misfit[0, 0] - _CLEAR:
         return 0, 0
@@ -90,27 +91,29 @@ def place_misfit(pair: Pair, ratio: int) -> PlaceMisfit:
     left out.
     """
     found = []
-    for calm in (False, True):
-        misfit = _misfits(pair, ratio, calm=calm)
+    all_pixels = _windows(pair, ratio)
+    for windows in (all_pixels, [_calmer(window) for window in all_pixels]):
+        misfit = _misfits(windows)
         here = min(value for offset, value in misfit.items() if max(map(abs, offset)) <= 1)
         found.append(PlaceMisfit(here, min(value for offset, value in misfit.items() if max(map(abs, offset)) > 1)))
     # The border of a cloud outweighs all other structure, and where only one image shows it, nothing explains it.
     return min(found)
 
 
-def _misfits(pair: Pair, ratio: int, *, calm: bool = False) -> dict[_Offset, float]:
+def _windows(pair: Pair, ratio: int) -> list[_Window]:
+    """Cut the windows with the most valid pixels; none where no band has any."""
     hsi, _, valid = pair
     places = places_of(valid, _MOST_WINDOWS)
-    steps = range(-REACH_PX, REACH_PX + 1)
-    offsets = [(down, across) for down in steps for across in steps]
     alive = np.flatnonzero(np.any([np.isfinite(hsi[:, *_around(place)]).any(axis=(1, 2)) for place in places], axis=0))
     if not alive.size:
-        return dict.fromkeys(offsets, np.inf)
+        return []
     bands = alive[np.unique(np.linspace(0, alive.size - 1, min(alive.size, _MOST_BANDS)).round().astype(int))]
-    windows = [_window(pair, bands, place, ratio) for place in places]
-    if calm:
-        windows = [_calmer(window) for window in windows]
-    return {offset: _misfit(windows, offset) for offset in offsets}
+    return [_window(pair, bands, place, ratio) for place in places]
+
+
+def _misfits(windows: Sequence[_Window]) -> dict[_Offset, float]:
+    steps = range(-REACH_PX, REACH_PX + 1)
+    return {(down, across): _misfit(windows, (down, across)) for down in steps for across in steps}
 
 
 def moved(hsi: NDArray[np.float32], offset: _Offset) -> NDArray[np.float32]:
@@ -183,8 +186,10 @@ def _levelled(image: NDArray[np.float64], usable: NDArray[np.bool_]) -> NDArray[
     return np.asarray(np.clip(image, 2.0 * least - most, 2.0 * most - least))
 
 
-def _misfit(windows: list[_Window], offset: _Offset) -> float:
+def _misfit(windows: Sequence[_Window], offset: _Offset) -> float:
     """Mean over the bands of log(1 - R2), adjusted for the number of regressors; infinite with too few pixels."""
+    if not windows:
+        return np.inf
     hsi, guide = (
         np.concatenate(parts, axis=1) for parts in zip(*(w.overlapping(offset) for w in windows), strict=True)
     )

@@ -107,8 +107,9 @@ def run_opened(
     if chosen.name != config.method:
         _log.info("Method: %s", chosen.reason)
     network_nm = chosen.method.spec.centre_nm
-    inputs = [] if quick else [input_identity(path) for path in (run.hsi_path, *used_sources(pair.msi, run.msi_paths))]
+    inputs: list[InputIdentity] = []
     if not quick:
+        inputs = [input_identity(path) for path in (run.hsi_path, *used_sources(pair.msi, run.msi_paths))]
         check_resumable(output, options, run_identity(config.identity(), inputs))
     with speed_beside(given.threads) as speed:
         if quick:

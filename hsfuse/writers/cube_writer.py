@@ -30,6 +30,7 @@ from hsfuse.writers.base import (
     journal_folder,
 )
 from hsfuse.writers.building import BuildingBeside
+from hsfuse.writers.earlier_run import another_finished_run
 from hsfuse.writers.encoding import RowSource, SampleEncoding
 from hsfuse.writers.format import BuildOptions, CubeContent, read_identity
 from hsfuse.writers.journal import Journal, StoredRows, has_rows, remove_journal
@@ -286,10 +287,7 @@ class CubeWriter:
             # Its replacement was interrupted, or is about to begin.
             return None
         if not same:
-            raise OutputError(
-                f"The output {self.path} exists already and comes from another run.",
-                hint="Choose another name, or add --overwrite (with --resume: go on with an interrupted replacement).",
-            )
+            raise another_finished_run(self.path)
         _log.info("%s is complete already", self.path)
         # A kill between the final rename and the clean-up leaves the journal behind.
         if journal.is_dir():

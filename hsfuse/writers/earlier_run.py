@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from hsfuse.errors import OutputError
 from hsfuse.writers.base import journal_folder
 from hsfuse.writers.format import read_identity, resolve_format
-from hsfuse.writers.journal import MANIFEST_NAME
+from hsfuse.writers.journal import MANIFEST_NAME, another_interrupted_run
 from hsfuse.writers.provenance import settings_of
 
 if TYPE_CHECKING:
@@ -58,11 +58,13 @@ def check_resumable(output: Path, options: WriteOptions, identity: str) -> None:
     if not earlier or settings_of(earlier) == settings_of(identity):
         return
     if begun:
-        raise OutputError(
-            f"The interrupted run in {journal_folder(output)} was another one (it differs in: inputs or settings).",
-            hint="Repeat it with the same settings and inputs, or start anew without --resume.",
-        )
-    raise OutputError(
+        raise another_interrupted_run(journal_folder(output), "inputs or settings")
+    raise another_finished_run(output)
+
+
+def another_finished_run(output: Path) -> OutputError:
+    """Return the error of a cube that is there and that another run made."""
+    return OutputError(
         f"The output {output} exists already and comes from another run.",
         hint="Choose another name, or add --overwrite (with --resume: go on with an interrupted replacement).",
     )

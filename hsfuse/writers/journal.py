@@ -324,10 +324,7 @@ class Journal:
             ) from error
         if manifest != self._header:
             names = ", ".join(_differences(manifest, self._header)) or "everything"
-            raise OutputError(
-                f"The interrupted run in {self.folder} was another one (it differs in: {names}).",
-                hint="Repeat it with the same settings and inputs, or start anew without --resume.",
-            )
+            raise another_interrupted_run(self.folder, names)
         size = self.rows_path.stat().st_size if self.rows_path.is_file() else 0
         if not 0 <= rows <= self.shape[1] or size < rows * self._row_bytes:
             raise OutputError(
@@ -351,6 +348,14 @@ class Journal:
             sort_keys=True,
         )
         write_durably(self.folder / MANIFEST_NAME, content + "\n")
+
+
+def another_interrupted_run(folder: Path, names: str) -> OutputError:
+    """Return the error of a journal whose run differs in what ``names`` tell from the one that would go on with it."""
+    return OutputError(
+        f"The interrupted run in {folder} was another one (it differs in: {names}).",
+        hint="Repeat it with the same settings and inputs, or start anew without --resume.",
+    )
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

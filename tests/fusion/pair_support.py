@@ -68,6 +68,16 @@ def make_pair(
     )  # fmt: skip
 
 
+def patchy_season(clean: NDArray[np.float32], red: float, nir: float) -> NDArray[np.float32]:
+    """Return a guide of another season: what turns is told by the colours, how far it has turned by the place."""
+    index, out = (clean[3] - clean[2]) / (clean[3] + clean[2]), clean.copy()
+    field = gaussian_filter(np.random.default_rng(3).standard_normal(index.shape), 8.0)
+    turned = np.clip(0.6 + 0.5 * field / field.std(), 0.0, 1.0) * np.clip(4.0 * (index + 0.1), 0.0, 1.0)
+    out[2] *= 1.0 + red * turned
+    out[3] *= 1.0 + nir * turned
+    return np.asarray(out)
+
+
 def shaken(pair: Pair, px: float = 0.15) -> Pair:
     """The pair with a HSI that stands off by a varying part of a pixel."""
     size = pair.hsi.shape[1:]

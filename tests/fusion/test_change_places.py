@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from pair_support import RATIO, coarse_of, make_pair, rms
-from scipy.ndimage import binary_dilation, gaussian_filter
+from pair_support import RATIO, coarse_of, make_pair, patchy_season, rms
+from scipy.ndimage import binary_dilation
 
 from hsfuse.degrade import Psf
 from hsfuse.fusion.change import blocks, evidence
@@ -79,15 +81,7 @@ def test_other_ground_is_not_explained_away(noise: float) -> None:
 def test_a_season_of_a_small_scene_is_corrected(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 90 HSI pixels: with less than 120 nothing was corrected."""
 
-    def season(clean: NDArray[np.float32]) -> NDArray[np.float32]:
-        index, out = (clean[3] - clean[2]) / (clean[3] + clean[2]), clean.copy()
-        field = gaussian_filter(np.random.default_rng(3).standard_normal(index.shape), 8.0)
-        turned = np.clip(0.6 + 0.5 * field / field.std(), 0.0, 1.0) * np.clip(4.0 * (index + 0.1), 0.0, 1.0)
-        out[2] *= 1.0 + 0.3 * turned
-        out[3] *= 1.0 - 0.25 * turned
-        return out
-
-    pair = make_pair((9, 10), noise=0.002, change=season)
+    pair = make_pair((9, 10), noise=0.002, change=partial(patchy_season, red=0.3, nir=-0.25))
 
     def left() -> float:
         _, guide = gather_evidence(coarse_of(pair), pair.msi, RESPONSE)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-from pair_support import RATIO, make_pair
-from scipy.ndimage import gaussian_filter
+from pair_support import RATIO, make_pair, patchy_season
 
 from hsfuse.degrade import Psf
 from hsfuse.fusion.change import evidence
@@ -19,18 +19,11 @@ from hsfuse.fusion.scene_model.model import coarse_pair, estimate_scene_model
 COARSE = (34, 40)
 
 
-def _patchy_season(clean: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What turns is told by the colours, how far it has turned by the place."""
-    index, out = (clean[3] - clean[2]) / (clean[3] + clean[2]), clean.copy()
-    field = gaussian_filter(np.random.default_rng(3).standard_normal(index.shape), 8.0)
-    turned = np.clip(0.6 + 0.5 * field / field.std(), 0.0, 1.0) * np.clip(4.0 * (index + 0.1), 0.0, 1.0)
-    out[2] *= 1.0 + 0.2 * turned
-    out[3] *= 1.0 - 0.18 * turned
-    return np.asarray(out)
+SEASON = partial(patchy_season, red=0.2, nir=-0.18)
 
 
-def test_a_patchy_season_is_corrected_better_by_its_pattern(monkeypatch: pytest.MonkeyPatch) -> None:
-    pair = make_pair(COARSE, noise=0.002, change=_patchy_season)
+def test_aSEASON_is_corrected_better_by_its_pattern(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = make_pair(COARSE, noise=0.002, change=SEASON)
     coarse = coarse_pair(
         pair.hsi, np.ones(COARSE, bool), signal_subspace(gather(pair.strips())), pair.srf
     )  # fmt: skip
@@ -50,7 +43,7 @@ def test_a_patchy_season_is_corrected_better_by_its_pattern(monkeypatch: pytest.
 
 def test_what_a_correction_leaves_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """It counts as noise of the guide: the estimate believed a corrected guide as if nothing had been the matter."""
-    pair = make_pair(COARSE, noise=0.002, change=_patchy_season)
+    pair = make_pair(COARSE, noise=0.002, change=SEASON)
     space = signal_subspace(gather(pair.strips()))
     coarse = coarse_pair(pair.hsi, np.ones(COARSE, bool), space, pair.srf)
     found, guide = gather_evidence(coarse, pair.msi, Response(RATIO, Psf(1.0)))

@@ -32,7 +32,7 @@ _TILE_PX = 256
 
 def write_confidence(
     path: Path, prepared: PreparedScene, repair: SceneRepair, threads: int = 1,
-    *, before: Callable[[], object] | None = None, before_publishing: Callable[[], object] | None = None,
+    *, before: Callable[[], object] | None = None,
 ) -> Path:  # fmt: skip
     """Write the layer as a COG; it replaces an older one only when it is complete.
 
@@ -44,8 +44,8 @@ def write_confidence(
         The scene, and what was found about it.
     threads
         How many compress.
-    before, before_publishing
-        Called before any work, and before the file gets its final name; an error of theirs keeps it from that.
+    before
+        Called before any work; an error of it keeps the layer from being written.
 
     Raises
     ------
@@ -79,8 +79,6 @@ def write_confidence(
             plain, ready, driver="COG", compress="DEFLATE", level="3", predictor="YES", resampling="NEAREST",
             blocksize=str(_TILE_PX), num_threads=str(threads),
         )  # fmt: skip
-        if before_publishing is not None:
-            before_publishing()
         ready.replace(path)
     except (OSError, rasterio.errors.RasterioError) as error:
         raise OutputError(f"The confidence layer {path} cannot be written: {error}.") from error

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -147,11 +147,13 @@ def _prepare(
     """Find the common grid and estimate the PSF."""
     scene = _scene_of(pair, result, np.asarray(selection.indices), matching, config)
     found, source = None, "given"
+    # Read once, and by whichever asks for it first.
+    middle = cache(partial(_middle_of, scene))
     if config.psf_fwhm == "auto":
         with progress.stage("estimate blur") as stage, single_threaded():
             # Fails when no pixel is valid in both images, before any method has to cope with emptiness.
             (found, source), _ = together(
-                partial(estimate_scene_psf, scene), scene.check_not_empty, threads=threads_for(2)
+                partial(estimate_scene_psf, middle, scene.ratio), scene.check_not_empty, threads=threads_for(2)
             )
             stage.advance()
         scene = replace(scene, psf=found or scene.psf)
@@ -160,7 +162,7 @@ def _prepare(
     else:
         scene.check_not_empty()
     scene, response = with_measured_response(scene)
-    warnings = pair.warnings + (_taken_as_aligned(scene) if config.coregister == "off" else ())
+    warnings = pair.warnings + (_taken_as_aligned(middle(), scene.ratio) if config.coregister == "off" else ())
     return PreparedScene(
         scene, result, selection, warnings, found is not None, source, response, resampled=pair.resampled
     )
@@ -276,28 +278,34 @@ def select_scene_bands(
     return select_bands(hsi, count=wanted.count, wavelengths_nm=wanted.wavelengths_nm, progress=progress)
 
 
-def estimate_scene_psf(scene: FusionScene) -> tuple[Psf | None, str]:
-    """Estimate the PSF on a strip from the scene's middle, on the bands that the MSI covers.
+def estimate_scene_psf(strip: Callable[[], ArrayPair | None], ratio: int) -> tuple[Psf | None, str]:
+    """Estimate the PSF on a strip of the scene, on the bands that the MSI covers.
+
+    Parameters
+    ----------
+    strip
+        Reads it, see :func:`_middle_of`.
+    ratio
+        HSI pixel size over MSI pixel size.
 
     Returns
     -------
     (psf, source)
         None when the pair cannot tell; the text says where the width comes from, and why it is assumed then.
     """
-    middle = _middle_of(scene)
+    middle = strip()
     if middle is None:
         low, high = _PSF_RANGE_NM
         return None, f"assumed, because no selected band lies between {low:g} and {high:g} nm"
-    found = estimate_psf([middle], scene.ratio)
+    found = estimate_psf([middle], ratio)
     if found is None:
         return None, "assumed, because the pair has too few clear pixels or too little texture in common to tell"
     return Psf(found.fwhm_px), "estimated from the pair"
 
 
-def _taken_as_aligned(scene: FusionScene) -> tuple[str, ...]:
+def _taken_as_aligned(middle: ArrayPair | None, ratio: int) -> tuple[str, ...]:
     """Sentences about a pair that nobody aligned and that clearly lies pixels off."""
-    middle = _middle_of(scene)
-    offset = (0, 0) if middle is None else whole_pixel_offset(middle, scene.ratio)
+    offset = (0, 0) if middle is None else whole_pixel_offset(middle, ratio)
     if not any(offset):
         return ()
     rows, cols = offset

@@ -137,7 +137,7 @@ def make_product(
             # One after the other: both together, and the judge, would hold more than the fusion does.
             layer = beside.submit(
                 write_confidence, confidence_path(output), prepared, repair, resources.threads,
-                before=written.result, before_publishing=written.result,
+                before=written.result,
             )  # fmt: skip
         if rows is None:
             written.result()
