@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from hsfuse.fusion.change.pattern import ScenePattern
 from hsfuse.fusion.change.response import Response
+from hsfuse.native import affine
 from hsfuse.parallel import side_by_side, threads_for
 
 FloatArray = NDArray[np.float64]
@@ -31,8 +33,12 @@ LEAST_GAIN, LEAST_BLIND_GAIN = 0.8, 0.6
 correct the relation rather than the guide. The latter also where images are displaced locally."""
 _CHOICE_PX, _DECISIVENESS = 2.0, 8.0
 """Width of the window that errors are compared in, and how much the better candidate is preferred there."""
+_MOST_OWN = 0.95
+"""Of a pixel's own part in what is fitted to it, at most."""
 _AT_ONCE = 65_536
 """Pixels that are solved for together."""
+_REACH = 4.0
+"""Of the windows, in standard deviations."""
 _SOME_PIXELS = 200_000
 """Of images that candidates are tried on side by side."""
 
@@ -182,17 +188,33 @@ def local_affine(
     mean = (guide * weight).sum(axis=(1, 2)) / total
     spread = np.sqrt(np.maximum(((guide - mean[:, None, None]) ** 2 * weight).sum(axis=(1, 2)) / total, 1e-20))
     z = np.concatenate([(guide - mean[:, None, None]) / spread[:, None, None], np.ones((1, rows, cols))])
-    target = seen - guide
-    size = bands + 1
+    target = np.ascontiguousarray(seen - guide)
+    correction, error = np.zeros((bands, bands + 1, rows, cols)), target.copy()
+    loading = ridge / (2.0 * np.pi * sigma**2)
+    if not affine.local_affine(
+        z, target, np.ascontiguousarray(weight), None if where is None else np.ascontiguousarray(where),
+        _kernel(sigma), loading, _centre_weight(sigma), correction, error,
+    ):  # fmt: skip
+        _plain_affine(z, target, weight, where, sigma, loading, correction, error)
+    correction[:, :bands] /= spread[None, :, None, None]
+    correction[:, bands] -= np.einsum("bprc,p->brc", correction[:, :bands], mean)
+    return correction, error
+
+
+def _plain_affine(
+    z: FloatArray, target: FloatArray, weight: FloatArray, where: NDArray[np.bool_] | None, sigma: float,
+    loading: float, correction: FloatArray, error: FloatArray,
+) -> None:  # fmt: skip
+    """:func:`hsfuse.native.affine.local_affine` in NumPy."""
+    size, rows, cols = z.shape
+    bands = len(target)
     gram = np.empty((size, size, rows, cols))
     for i in range(size):
         for j in range(i + 1):
             gram[i, j] = gram[j, i] = window_mean(z[i] * z[j] * weight, sigma)
     cross = np.stack([np.stack([window_mean(z[i] * y * weight, sigma) for y in target]) for i in range(size)])
-    loading = ridge / (2.0 * np.pi * sigma**2) * np.eye(size)
     own = _centre_weight(sigma)
-    correction = np.zeros((bands, size, rows * cols))
-    error = target.reshape(bands, -1).copy()
+    flat, left = correction.reshape(bands, size, -1), error.reshape(bands, -1)
     asked = None if where is None else np.flatnonzero(where)
     count = rows * cols if asked is None else asked.size
     for start in range(0, count, _AT_ONCE):
@@ -200,15 +222,13 @@ def local_affine(
         at = part if asked is None else asked[part]
         zs = z.reshape(size, -1)[:, at].T
         right = np.concatenate([cross.reshape(size, bands, -1)[:, :, at].transpose(2, 0, 1), zs[:, :, None]], axis=2)
-        solved = np.linalg.solve(gram.reshape(size, size, -1)[:, :, at].transpose(2, 0, 1) + loading, right)
-        hat = np.minimum(own * weight.ravel()[at] * (zs * solved[:, :, bands]).sum(axis=1), 0.95)
-        y = error[:, at]
+        matrices = gram.reshape(size, size, -1)[:, :, at].transpose(2, 0, 1) + loading * np.eye(size)
+        solved = np.linalg.solve(matrices, right)
+        hat = np.minimum(own * weight.ravel()[at] * (zs * solved[:, :, bands]).sum(axis=1), _MOST_OWN)
+        y = left[:, at]
         fitted = np.einsum("np,npb->bn", zs, solved[:, :, :bands])
-        error[:, at] = y - (fitted - hat * y) / (1.0 - hat)
-        correction[:, :, at] = solved[:, :, :bands].transpose(2, 1, 0)
-    correction[:, :bands] /= spread[None, :, None]
-    correction[:, bands] -= np.einsum("bpn,p->bn", correction[:, :bands], mean)
-    return correction.reshape(bands, size, rows, cols), np.asarray(error.reshape(target.shape))
+        left[:, at] = y - (fitted - hat * y) / (1.0 - hat)
+        flat[:, :, at] = solved[:, :, :bands].transpose(2, 1, 0)
 
 
 def local_gain(
@@ -223,7 +243,7 @@ def local_gain(
         loading = ridge / (2.0 * np.pi * sigma**2) * max(float((image**2 * weight).sum() / weight.sum()), 1e-20)
         power = window_mean(image**2 * weight, sigma) + loading
         gain = window_mean(image * wanted * weight, sigma) / power
-        hat = np.minimum(own * weight * image**2 / power, 0.95)
+        hat = np.minimum(own * weight * image**2 / power, _MOST_OWN)
         error[band] = (wanted - gain * image) / (1.0 - hat)
         correction[band, band] = gain
     return correction, error
@@ -231,11 +251,19 @@ def local_gain(
 
 def window_mean(x: FloatArray, sigma: float) -> FloatArray:
     """Return a weighted mean of the pixels around each one, shape (row, col); outside there is nothing."""
-    return np.asarray(gaussian_filter(x, sigma, mode="constant"))
+    return np.asarray(gaussian_filter(x, sigma, mode="constant", truncate=_REACH))
 
 
+@cache
 def _centre_weight(sigma: float) -> float:
     """Weight of a pixel in its own Gaussian window."""
-    impulse = np.zeros((51, 51))
-    impulse[25, 25] = 1.0
-    return float(gaussian_filter(impulse, sigma)[25, 25])
+    return float(_kernel(sigma)[0] ** 2)
+
+
+@cache
+def _kernel(sigma: float) -> FloatArray:
+    """Weights of :func:`window_mean` along an axis, from the middle on."""
+    side = int(_REACH * sigma + 0.5)
+    impulse = np.zeros(2 * side + 1)
+    impulse[side] = 1.0
+    return np.ascontiguousarray(gaussian_filter1d(impulse, sigma, mode="constant", truncate=_REACH)[side:])

@@ -25,8 +25,9 @@ BoolArray = NDArray[np.bool_]
 _FIRST, _OTHERS = (2.5, 0.03), ((1.5, 0.03), (4.0, 0.03))
 """Width of the window (standard deviation, HSI pixels) and ridge in pseudo-pixels: less than over a whole scene, for
 what is found must be clear. The others are tried where the first is better than none: of most places it is not."""
-_JUDGED_PX, _DECISIVENESS = 1.2, 8.0
-"""Width of the window that errors are judged in, and how much the better candidate is preferred there."""
+_JUDGED_PX, _JUDGED_FAR_PX, _DECISIVENESS = 1.2, 5, 8.0
+"""Width of the window that errors are judged in, how far it reaches, and how much the better candidate is preferred
+there."""
 _SUSPECT = 5.0
 """Error over the scene's median from which a place is looked at."""
 _LEAST_GAIN = 0.7
@@ -83,12 +84,19 @@ def correction_of_places(
         def judged(error: FloatArray) -> FloatArray:
             return window_mean((error**2 / scale).mean(axis=0) * weight[read], _JUDGED_PX)
 
-        # All that what is looked at below depends on.
-        near = binary_dilation(suspect[read], np.ones((3, 3), bool), iterations=_NEAR_PX)
-        before, found = judged(target - image), [local_affine(target, image, fitted, *_FIRST, near)]
-        if not (suspect[read] & (judged(found[0][1]) < _LEAST_GAIN * before)).any():
+        def around(steps: int) -> BoolArray:
+            """All that what is looked at below depends on."""
+            grown = binary_dilation(suspect[read], np.ones((3, 3), bool), iterations=steps)
+            return np.asarray(grown, dtype=np.bool_)
+
+        before, (_, error) = (
+            judged(target - image),
+            local_affine(target, image, fitted, *_FIRST, around(_JUDGED_FAR_PX)),
+        )
+        if not (suspect[read] & (judged(error) < _LEAST_GAIN * before)).any():
             return core, None
-        found += [local_affine(target, image, fitted, *candidate, near) for candidate in _OTHERS]
+        near = around(_NEAR_PX)
+        found = [local_affine(target, image, fitted, *candidate, near) for candidate in (_FIRST, *_OTHERS)]
         errors = np.stack([target - image, *(error for _, error in found)])
         share = shares_by_error(
             [(error**2 / scale).mean(axis=0) for error in errors], fitted, _JUDGED_PX, _DECISIVENESS
