@@ -24,7 +24,7 @@ from hsfuse.fusion.change.confidence import (
 from hsfuse.fusion.change.repair import RepairedGuide
 from hsfuse.fusion.change.response import Response
 from hsfuse.inference.scene_survey import Survey
-from hsfuse.parallel import side_by_side
+from hsfuse.parallel import side_by_side, threads_for, together
 
 FloatCube = NDArray[np.float32]
 Result = TypeVar("Result")
@@ -69,8 +69,12 @@ def confidence_images(
 def _of_scene(
     survey: Survey, guide: RepairedGuide, pixels: FloatCube, response: Response
 ) -> tuple[SceneTraits, CoarseFeatures]:  # fmt: skip
-    traits = SceneTraits.of(survey.pair, survey.traits, guide.evidence.relation.seen, survey.space)
-    return traits, CoarseFeatures.of(guide.evidence, traits, response.down(pixels))
+    traits, shown = together(
+        lambda: SceneTraits.of(survey.pair, survey.traits, guide.evidence.relation.seen, survey.space),
+        lambda: response.down(pixels),
+        threads=threads_for(2),
+    )
+    return traits, CoarseFeatures.of(guide.evidence, traits, shown)
 
 
 def _in_blocks(

@@ -22,6 +22,7 @@ from hsfuse.fusion.scene_model.model import MAX_RANK
 from hsfuse.fusion.scene_model.pair import CoarsePair
 from hsfuse.grid import Slice2D
 from hsfuse.inference.scene import FusionScene
+from hsfuse.inference.scene_strips import RawStrip
 from hsfuse.parallel import one_ahead
 
 FloatCube = NDArray[np.float32]
@@ -97,9 +98,10 @@ def survey_scene(scene: FusionScene, context: FusionContext) -> Survey:
     msi = np.empty((bands, height * ratio, width * ratio), np.float32)
     gaps, seen = np.ones(msi.shape[1:], bool), np.zeros(msi.shape[1:], bool)
     valid = np.zeros((height, width), bool)
-    square, count = 0.0, 0
     strips = [Slice2D(top, min(top + _STRIP_PX, height), 0, width) for top in range(0, height, _STRIP_PX)]
-    for raw in one_ahead(scene.read_raw, strips):
+
+    def look(raw: RawStrip) -> tuple[float, int]:
+        """Keep what is needed of a strip; sum of its squares off the mean, and how many these are."""
         rows = raw.rows
         fine = rows.scaled(ratio).slices
         gaps[fine] = np.isnan(raw.msi).any(axis=0)
@@ -115,7 +117,12 @@ def survey_scene(scene: FusionScene, context: FusionContext) -> Survey:
         valid[rows.slices] = part
         # In double precision from the sum over the bands on.
         energy = np.einsum("brc,brc->rc", centred, centred)[part].astype(np.float64)
-        square, count = square + float(energy.sum()), count + energy.size * len(forward[0])
+        return float(energy.sum()), energy.size * len(forward[0])
+
+    square, count = 0.0, 0
+    # One thread reads, and one looks at what was read before.
+    for own, number in one_ahead(look, one_ahead(scene.read_raw, strips)):
+        square, count = square + own, count + number
     _refuse_flat(scene.msi.band_names, msi, seen)
     if count and square <= _NO_VARIANCE * count * float((space.mean**2).mean()):
         raise InputError("The hyperspectral image shows nothing: one spectrum on all of the ground.", hint=_EMPTY)

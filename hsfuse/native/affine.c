@@ -84,10 +84,11 @@ int hsf_local_affine(const double *z, const double *target, const double *weight
                      int64_t reach, double loading, double own, double *coefficients, double *error) {
   const int64_t pairs = entry(size, 0), planes = pairs + size * bands, pixels = rows * cols, taps = 2 * reach + 1;
   const int64_t each = planes * WIDTH;
-  double *memory = malloc(((taps + 1) * each + (size + 2) * WIDTH + WIDTH + 2 * reach + size * cols) * sizeof(double));
+  double *memory = malloc(((taps + 2) * each + (size + 3) * WIDTH + 2 * reach + size * cols) * sizeof(double));
   if (!memory) return 1;
-  double *moments = memory + taps * each, *right = moments + each, *fitted = right + size * WIDTH, *hat = fitted + WIDTH,
-         *line = hat + WIDTH, *heavy = line + WIDTH + 2 * reach;
+  double *nothing = memory + taps * each, *moments = nothing + each, *right = moments + each,
+         *fitted = right + size * WIDTH, *hat = fitted + WIDTH, *line = hat + WIDTH, *heavy = line + WIDTH + 2 * reach;
+  memset(nothing, 0, each * sizeof(double)); /* rows beyond the edge */
   for (int64_t left = 0; left < cols; left += WIDTH) {
     const int64_t wide = cols - left < WIDTH ? cols - left : WIDTH;
     const int64_t from = left < reach ? 0 : left - reach, to = left + wide + reach < cols ? left + wide + reach : cols;
@@ -108,13 +109,14 @@ int hsf_local_affine(const double *z, const double *target, const double *weight
           for (int64_t b = 0; b < bands; b++, slot += WIDTH)
             smooth_along(heavy + a * cols, target + b * pixels + at, left, cols, kernel, reach, line, slot);
       }
-      memset(moments, 0, each * sizeof(double));
-      const int64_t above = i < reach ? 0 : i - reach, below = i + reach < rows ? i + reach : rows - 1;
-      for (int64_t row = above; row <= below; row++) {
-        const double *restrict ring = memory + (row % taps) * each;
-        const double share = kernel[row < i ? i - row : row - i];
+      const double *middle = memory + (i % taps) * each;
+      for (int64_t x = 0; x < each; x++) moments[x] = kernel[0] * middle[x];
+      for (int64_t k = 1; k <= reach; k++) {
+        const double *restrict above = i >= k ? memory + ((i - k) % taps) * each : nothing,
+                     *restrict below = i + k < rows ? memory + ((i + k) % taps) * each : nothing;
+        const double share = kernel[k];
         double *restrict sum = moments;
-        for (int64_t x = 0; x < each; x++) sum[x] += share * ring[x];
+        for (int64_t x = 0; x < each; x++) sum[x] += share * (above[x] + below[x]);
       }
       for (int64_t a = 0; a < size; a++)
         for (int64_t x = 0; x < WIDTH; x++) moments[entry(a, a) * WIDTH + x] += loading;

@@ -12,6 +12,7 @@ from hsfuse.fusion.change.evidence import Evidence
 from hsfuse.fusion.change.quick_estimate import OF_NOISE
 from hsfuse.fusion.change.response import Response
 from hsfuse.fusion.gaussian import gaussian
+from hsfuse.parallel import threads_for, together
 
 _SOFT_PX = 0.7
 _INCONSISTENT_PX = 1.0
@@ -48,12 +49,15 @@ class CoarseFeatures:
         contradiction, estimate = evidence.contradiction, traits.estimate
         noise, unexplained = estimate.noise_variance, estimate.unexplained
         misfit = gaussian(contradiction.misfit, _SOFT_PX)
-        images = [
-            *evidence.relation.seen, *_of_change(evidence, misfit),
-            gaussian(traits.coarse.roughness, _SOFT_PX), misfit,
-            gaussian(unexplained, _SOFT_PX), gaussian(unexplained, 2.0), estimate.unlike,
-            gaussian(estimate.inconsistency(evidence.relation.seen, shown), _INCONSISTENT_PX),
-        ]  # fmt: skip
+        of_change, rough, *left = together(
+            lambda: _of_change(evidence, misfit),
+            lambda: gaussian(traits.coarse.roughness, _SOFT_PX),
+            lambda: gaussian(unexplained, _SOFT_PX),
+            lambda: gaussian(unexplained, 2.0),
+            threads=threads_for(2),
+        )
+        inconsistent = gaussian(estimate.inconsistency(evidence.relation.seen, shown), _INCONSISTENT_PX)
+        images = [*evidence.relation.seen, *of_change, rough, misfit, *left, estimate.unlike, inconsistent]
         floors = [noise, 1e-5, *(OF_NOISE * noise for _ in range(_OF_ERROR - 2))]
         stacked = np.stack([np.asarray(each, np.float32) for each in images])
         return cls(stacked, np.array(floors, np.float32), len(evidence.relation.seen))

@@ -158,7 +158,7 @@ def gather_evidence(
             if looked.sum() < _LEAST_PLACES * pair.valid.sum():
                 break
             guide = state.guide if own else state.guide.copy()
-            correct_places(guide, matrix, response)
+            correct_places(guide, matrix, response, threads)
             gain, offset, count, error = state.relation.gain, state.relation.offset, state.count, state.error
             # Before the next relation of a whole scene takes their place.
             del matrix, state, found

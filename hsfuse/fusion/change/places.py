@@ -16,7 +16,7 @@ from hsfuse.degrade import windows
 from hsfuse.fusion.change.blocks import blocks, places_around
 from hsfuse.fusion.change.local import Correction, local_affine, shares_by_error, window_mean
 from hsfuse.fusion.change.response import Response
-from hsfuse.parallel import side_by_side
+from hsfuse.parallel import do_all, side_by_side
 
 FloatArray = NDArray[np.float64]
 FloatCube = NDArray[np.float32]
@@ -119,7 +119,7 @@ def correction_of_places(
     return whole
 
 
-def correct_places(guide: FloatCube, matrix: FloatCube, response: Response) -> None:
+def correct_places(guide: FloatCube, matrix: FloatCube, response: Response, threads: int = 1) -> None:
     """Add the correction of places to a guide, in place; what it does not reach stays as it is.
 
     Parameters
@@ -130,10 +130,17 @@ def correct_places(guide: FloatCube, matrix: FloatCube, response: Response) -> N
         What :func:`correction_of_places` found.
     response
         The HSI's response.
+    threads
+        How many blocks are worked on side by side.
     """
-    for read, core in blocks(matrix.shape[2:], _UP_CONTEXT_PX):
+
+    def correct(place: tuple[windows.Window, windows.Window]) -> None:
+        read, core = place
         part = matrix[:, :, *read]
         if part.any():
+            # What is read around a block is for the matrix alone: nothing is taken from pixels beside one's own.
             fine_read, fine_core = windows.finer(read, response.ratio), windows.finer(core, response.ratio)
             corrected = Correction(part, None, np.zeros(len(guide))).apply(guide[:, *fine_read], response)
             guide[:, *fine_core] = corrected[:, *windows.inside(fine_core, fine_read)]
+
+    do_all(correct, blocks(matrix.shape[2:], _UP_CONTEXT_PX), threads)

@@ -169,10 +169,15 @@ class QuickEstimate:
             The repaired guide as the HSI would see it, the same shape.
         """
         square = np.zeros(self.images.shape[1:], np.float32)
-        for image, weights in zip(self.images, self.slope, strict=True):
-            rest = _SEEN_APART * over_neighbours(image - np.tensordot(weights, seen, axes=1))
-            rest += np.tensordot(weights, seen - shown, axes=1)
-            square += (rest**2).astype(np.float32)
+
+        def measure(part: slice) -> None:
+            wide, inner = _with_neighbours(part)
+            for image, weights in zip(self.images, self.slope, strict=True):
+                rest = _SEEN_APART * over_neighbours(image[wide] - np.tensordot(weights, seen[:, wide], axes=1))[inner]
+                rest += np.tensordot(weights, seen[:, part] - shown[:, part], axes=1)
+                square[part] += (rest**2).astype(np.float32)
+
+        do_all(measure, _parts(len(square)), threads_for(_MOST_THREADS))
         return square
 
     def _of_material(self, estimate: FloatImages) -> FloatImages:
@@ -192,13 +197,11 @@ class QuickEstimate:
 def _explained(pair: CoarsePair, seen: FloatArray, back: FloatArray) -> tuple[FloatArray, FloatImages]:
     """Regress what the components have beyond their neighbours on what the guide has; mean square that is left."""
     (height, width), rank, bands = pair.valid.shape, len(pair.components), len(seen)
-    parts = [slice(top, min(top + _PART_ROWS, height)) for top in range(0, height, _PART_ROWS)]
-    threads = threads_for(_MOST_THREADS)
+    parts, threads = _parts(height), threads_for(_MOST_THREADS)
 
     def details(part: slice) -> tuple[FloatImages, FloatImages]:
         """What components and guide have beyond their neighbours in some rows."""
-        wide = slice(max(part.start - 1, 0), part.stop + 1)
-        inner = slice(part.start - wide.start, part.stop - wide.start)
+        wide, inner = _with_neighbours(part)
         of_hsi = over_neighbours(np.asarray(pair.components[:, wide], np.float32))
         return of_hsi[:, inner], over_neighbours(seen[:, wide])[:, inner].astype(np.float32)
 
@@ -225,6 +228,17 @@ def _explained(pair: CoarsePair, seen: FloatArray, back: FloatArray) -> tuple[Fl
 
     do_all(measure, parts, threads)
     return slope, left
+
+
+def _parts(height: int) -> list[slice]:
+    """Rows that are looked at at a time."""
+    return [slice(top, min(top + _PART_ROWS, height)) for top in range(0, height, _PART_ROWS)]
+
+
+def _with_neighbours(part: slice) -> tuple[slice, slice]:
+    """Return some rows with the ones above and below, and where they lie in these."""
+    wide = slice(max(part.start - 1, 0), part.stop + 1)
+    return wide, slice(part.start - wide.start, part.stop - wide.start)
 
 
 def _regressed(images: FloatArray, regressors: FloatArray) -> FloatArray:

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.cluster.vq import vq
 
+from hsfuse.native.spectra import likeness
+
 FloatArray = NDArray[np.float64]
 FloatImages = NDArray[np.float32]
 
@@ -66,7 +68,15 @@ class TypicalSpectra:
         numpy.ndarray
             Shape (row, col).
         """
-        pixels = images.reshape(len(images), -1) / self.spread[:, None]
+        pixels = np.ascontiguousarray(images, np.float32).reshape(len(images), -1)
+        found = likeness(pixels, self.spread, np.ascontiguousarray(self.spectra), _NEAR)
+        if found is None:
+            found = self._plain_likeness(pixels)
+        return np.asarray(-np.log(found + np.float32(_LEAST)), np.float32).reshape(images.shape[1:])
+
+    def _plain_likeness(self, pixels: FloatImages) -> FloatImages:
+        """:func:`hsfuse.native.spectra.likeness` in NumPy."""
+        pixels = pixels / self.spread[:, None]
         found = np.empty(pixels.shape[1], np.float32)
         own = (self.spectra**2).sum(axis=1)[:, None]
         for start in range(0, found.size, _PART_PX):
@@ -83,4 +93,4 @@ class TypicalSpectra:
             np.square(kernel, out=kernel)
             np.reciprocal(kernel, out=kernel)
             found[start : start + _PART_PX] = kernel.mean(axis=0)
-        return np.asarray(-np.log(found + np.float32(_LEAST)), np.float32).reshape(images.shape[1:])
+        return found

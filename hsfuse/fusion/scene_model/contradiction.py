@@ -7,7 +7,9 @@ explain of a residual is no evidence.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +18,15 @@ from scipy.ndimage import gaussian_filter
 from hsfuse.fusion.neighbours import over_neighbours
 from hsfuse.fusion.scene_model.pair import FloatArray, GuideRelation
 from hsfuse.fusion.scene_model.relation import OUTLIER_DISTANCE
-from hsfuse.parallel import threads_for, together
+from hsfuse.parallel import side_by_side, threads_for
+
+Part = TypeVar("Part")
 
 _LEAST_CONTRAST = 4e-4
+_SOFT_PX, _NEIGHBOURS_PX = 0.7, 4
+"""Width of the windows that errors are compared in (standard deviation), and how far that and the neighbours reach."""
+_ROWS, _MOST_THREADS = 64, 8
+"""Rows that are looked at at a time, side by side."""
 _STEEP = 0.9
 """Quantile of the slope from which on pixels tell the displacement."""
 _MOST_DISPLACEMENT_PX = 0.4
@@ -71,37 +79,32 @@ class Contradiction:
         the relation was fitted without the MSI's responses; ``displaced_px`` is :func:`displacement_px` of the same,
         where that is known.
         """
-        seen = relation.seen
+        seen, remoteness = relation.seen, relation.remoteness
         power = _power(seen, valid)
-        residual = msi - seen
+        found = displacement_px(relation, msi, valid) if displaced_px is None else displaced_px
+        square, rivalry, left = np.empty((3, *valid.shape))
 
-        def against_neighbours() -> tuple[FloatArray, FloatArray]:
+        def look(rows: slice) -> None:
+            part, inside = _with_context(rows, _NEIGHBOURS_PX)
+            residual = msi[:, part] - seen[:, part]
             misfit = _relative_square(residual, power)
-            contrast = _relative_square(over_neighbours(seen), power)
-            soft_misfit, soft_contrast = (gaussian_filter(x, 0.7, mode="constant") for x in (misfit, contrast))
-            return misfit, soft_misfit / (soft_contrast + _LEAST_CONTRAST)
+            contrast = _relative_square(over_neighbours(seen[:, part]), power)
+            soft_misfit, soft_contrast = (gaussian_filter(x, _SOFT_PX, mode="constant") for x in (misfit, contrast))
+            square[rows], rivalry[rows] = misfit[inside], (soft_misfit / (soft_contrast + _LEAST_CONTRAST))[inside]
+            unexplained = _unexplained_share(residual, _slopes(seen[:, part]), relation.variance[:, part], found)
+            left[rows] = (relation.distance[part] * unexplained / np.maximum(remoteness[part] / _REMOTE, 1.0))[inside]
 
-        def against_displacement() -> tuple[float, FloatArray]:
-            slopes = _slopes(seen)
-            found = displaced_px
-            if found is None:
-                found = _displacement_px(residual, slopes, relation.variance, valid)
-            return found, _unexplained_share(residual, slopes, relation.variance, found)
-
-        (displacement, unexplained), (misfit, rivalry) = together(
-            against_displacement, against_neighbours, threads=threads_for(2)
-        )
-        left = relation.distance * unexplained / np.maximum(relation.remoteness / _REMOTE, 1.0)
+        _by_rows(look, valid.shape[0])
         # Neighbours that differ much predict badly: beside them a strong contradiction must do.
         beside_contrast = left * np.minimum(rivalry, 1.0)
-        if blind or displacement > DISPLACED_PX:
+        if blind or found > DISPLACED_PX:
             candidates = (left > (_BLIND_DISTANCE if blind else OUTLIER_DISTANCE)) & (rivalry > 1.0) & valid
         else:
             candidates = (beside_contrast > OUTLIER_DISTANCE) & valid
         if rim is not None and not blind:
             # What lies in a gap is in the blurred MSI of its rim.
             candidates |= (beside_contrast > _RIM_DISTANCE) & rim
-        return cls(np.asarray(candidates, dtype=np.bool_), rivalry, misfit, power, displacement)
+        return cls(np.asarray(candidates, dtype=np.bool_), rivalry, square, power, found)
 
 
 def misfit(msi: FloatArray, seen: FloatArray, valid: NDArray[np.bool_]) -> FloatArray:
@@ -119,8 +122,47 @@ def _relative_square(image: FloatArray, power: FloatArray) -> FloatArray:
 
 
 def displacement_px(relation: GuideRelation, msi: FloatArray, valid: NDArray[np.bool_]) -> float:
-    """Local displacement of both images, see :class:`Contradiction`."""
-    return _displacement_px(msi - relation.seen, _slopes(relation.seen), relation.variance, valid)
+    """Local displacement of both images, see :class:`Contradiction`.
+
+    That along the slope of the steepest pixels: a robust spread, without what noise makes of it.
+    """
+    seen, variance = relation.seen, relation.variance
+    steepness = np.empty(valid.shape)
+
+    def look(rows: slice) -> None:
+        part, inside = _with_context(rows, 1)
+        steepness[rows] = (_slopes(seen[:, part])[:, :, inside] ** 2 / variance[:, rows]).sum(axis=(0, 1))
+
+    _by_rows(look, valid.shape[0])
+    steep = valid & (steepness >= np.quantile(steepness[valid], _STEEP)) & (steepness > 0)
+    if not steep.any():
+        return 0.0
+
+    def along(rows: slice) -> tuple[FloatArray, FloatArray]:
+        """What each steep pixel tells in the direction that it tells most about: displacement and noise."""
+        part, inside = _with_context(rows, 1)
+        chosen = steep[rows]
+        slopes, precision = _slopes(seen[:, part])[:, :, inside][:, :, chosen], 1.0 / variance[:, rows][:, chosen]
+        values, vectors = np.linalg.eigh(np.einsum("ibp,jbp,bp->pij", slopes, slopes, precision))
+        slope = np.einsum("ibp,pi->bp", slopes, vectors[:, :, 1])
+        residual = msi[:, rows][:, chosen] - seen[:, rows][:, chosen]
+        return (slope * residual * precision).sum(axis=0) / values[:, 1], 1.0 / values[:, 1]
+
+    found, noise = (np.concatenate(parts) for parts in zip(*_by_rows(along, valid.shape[0]), strict=True))
+    spread = (1.4826 * float(np.median(np.abs(found)))) ** 2
+    return float(np.clip(np.sqrt(max(spread - float(np.median(noise)), 0.0)), 0.0, _MOST_DISPLACEMENT_PX))
+
+
+def _by_rows(work: Callable[[slice], Part], height: int) -> list[Part]:
+    """Do work with some rows after the others, side by side: what it makes of them stays in the cache."""
+    rows = [slice(top, min(top + _ROWS, height)) for top in range(0, height, _ROWS)]
+    return list(side_by_side(work, rows, threads_for(min(len(rows), _MOST_THREADS))))
+
+
+def _with_context(rows: slice, context_px: int) -> tuple[slice, slice]:
+    """Return some rows with others above and below, and where they lie in these."""
+    top = max(rows.start - context_px, 0)
+    return slice(top, rows.stop + context_px), slice(rows.start - top, rows.stop - top)
 
 
 def _slopes(seen: FloatArray) -> FloatArray:
@@ -128,22 +170,6 @@ def _slopes(seen: FloatArray) -> FloatArray:
     return np.stack([
         np.gradient(seen, axis=axis) if seen.shape[axis] > 1 else np.zeros_like(seen) for axis in (1, 2)
     ])  # fmt: skip
-
-
-def _displacement_px(residual: FloatArray, slopes: FloatArray, variance: FloatArray, valid: NDArray[np.bool_]) -> float:
-    """Displacement along the slope of the steepest pixels: a robust spread, without what noise makes of it."""
-    steepness = (slopes**2 / variance).sum(axis=(0, 1))
-    steep = valid & (steepness >= np.quantile(steepness[valid], _STEEP)) & (steepness > 0)
-    if not steep.any():
-        return 0.0
-    precision = 1.0 / variance[:, steep]
-    inner = np.einsum("ibp,jbp,bp->pij", slopes[:, :, steep], slopes[:, :, steep], precision)
-    # The direction that the pixel tells most about.
-    values, vectors = np.linalg.eigh(inner)
-    along = np.einsum("ibp,pi->bp", slopes[:, :, steep], vectors[:, :, 1])
-    found = (along * residual[:, steep] * precision).sum(axis=0) / values[:, 1]
-    spread = (1.4826 * float(np.median(np.abs(found)))) ** 2
-    return float(np.clip(np.sqrt(max(spread - float(np.median(1.0 / values[:, 1])), 0.0)), 0.0, _MOST_DISPLACEMENT_PX))
 
 
 def _unexplained_share(

@@ -22,6 +22,7 @@ from scipy.special import gammaincinv
 
 from hsfuse.fusion.scene_model.pair import CoarsePair, FloatArray, GuideRelation
 from hsfuse.fusion.scene_model.reweighting import MOST_SAMPLES, STUDENT_SCALE, Reweighted
+from hsfuse.parallel import do_all, side_by_side
 
 OUTLIER_DISTANCE = 60.0
 """Squared distance from which a pixel is a candidate for foreign ground."""
@@ -29,6 +30,8 @@ _FIELD_ROUNDS: tuple[int, ...] = (8, 6, 4, 4)
 _PLAIN_ROUNDS: tuple[int, ...] = (8, 6, 6)
 _LARGE_PX, _BLOCK_PX, _BLOCK_PIXELS = 120_000, 64, 50_000
 """Scenes of more pixels start from the relation of blocks of this side, so many pixels in all."""
+_PART_PX = 1 << 16
+"""Pixels of a large scene that are predicted at a time."""
 _LOOKS = 2
 """Steps of a round in which texture is looked at anew; later ones hardly change it."""
 _WARM_ROUNDS: tuple[int, ...] = (1, 2)
@@ -115,11 +118,23 @@ def first_weights(pair: CoarsePair, msi: FloatArray, threads: int = 1) -> FloatA
     if part.valid.sum() < MOST_SAMPLES // 8:
         return None
     found = relate(part, stacked(msi), threads=threads)
-    left = msi - np.tensordot(found.synthesis, pair.components, axes=1)
-    ok = pair.valid
-    left = left - np.median(left[:, ok], axis=1)[:, None, None]
-    spread = 1.48 * np.median(np.abs(left[:, ok]), axis=1)[:, None, None]
-    distance = (left**2 / np.maximum(spread, 1e-9) ** 2).sum(axis=0)
+    ok, flat = pair.valid, pair.components.reshape(len(pair.components), -1)
+    places = [slice(start, start + _PART_PX) for start in range(0, flat.shape[1], _PART_PX)]
+    distance, left = np.zeros(ok.shape), np.empty((len(msi), ok.size))
+
+    def unexplained(part: slice) -> None:
+        left[:, part] = msi.reshape(len(msi), -1)[:, part] - found.synthesis @ flat[:, part]
+
+    def spread_out(band: int) -> FloatArray:
+        """Square of what a band leaves, in units of what it leaves mostly."""
+        own = left[band].reshape(ok.shape)
+        own -= np.median(own[ok])
+        spread = 1.48 * np.median(np.abs(own[ok]))
+        return np.asarray(own**2 / np.maximum(spread, 1e-9) ** 2)
+
+    do_all(unexplained, places, threads)
+    for square in side_by_side(spread_out, range(len(msi)), threads):
+        distance += square
     # The lower quartile of the chi-squared distribution is twice that of the gamma distribution.
     distance /= max(float(np.quantile(distance[ok], 0.25)) / (2.0 * gammaincinv(len(msi) / 2.0, 0.25)), 1e-12)
     return np.asarray(1.0 / (1.0 + distance / STUDENT_SCALE) ** 2)
