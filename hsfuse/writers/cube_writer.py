@@ -212,8 +212,10 @@ class CubeWriter:
             pieces = [self._journal.read(row0, rows, int(band), int(band) + 1) for band in bands]
         return self.encoding.decode(np.concatenate(pieces))
 
-    def finish(self, progress: Progress | None = None) -> WrittenProduct:
+    def finish(self, progress: Progress | None = None, built: Callable[[], None] | None = None) -> WrittenProduct:
         """Build the product, give it its final name and remove the journal.
+
+        ``built`` is called in between: what follows waits for the disk.
 
         Raises
         ------
@@ -232,6 +234,8 @@ class CubeWriter:
             building, self._building = self._building, None
             if building is None or not building.finish(stage.advance):
                 self._build(self._journal, self._journal, stage.advance)
+            if built is not None:
+                built()
             self._publish(self._journal)
         self._journal = None
         self._product = WrittenProduct(self.path, self.plan.sidecars, size_of(self.path), self.plan.format)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from hsfuse.fusion.change.shadows import Shadows, find_shadows
 from hsfuse.fusion.scene_model.contradiction import DISPLACED_PX, Contradiction, displacement_px, misfit
 from hsfuse.fusion.scene_model.pair import CoarsePair, GuideRelation
 from hsfuse.fusion.scene_model.relation import first_weights, relate, some_blocks
+from hsfuse.parallel import together
 
 FloatArray = NDArray[np.float64]
 
@@ -111,8 +113,12 @@ def gather_evidence(
     low = response.down(msi)
     correct = correct and int(pair.valid.sum()) >= _LEAST_PIXELS
     start = first_weights(pair, low, threads)
-    plain = relate(pair, low, start=start, threads=threads)
-    field = _field(pair, low, plain, start, threads) if correct else None
+    plain, hopeful = together(
+        partial(relate, pair, low, start=start, threads=threads),
+        partial(_may_have_field, pair, low, start, threads) if correct else bool,
+        threads=threads,
+    )
+    field = _field(pair, low, plain, start, threads) if hopeful else None
     unexplained = unexplained_share(plain, low, pair.valid)
     corrected, relation = msi, plain
     if field is not None:
@@ -124,8 +130,8 @@ def gather_evidence(
             corrected[band] = (msi[band] - offset) / gain
     of_field = corrected is not msi
     blurred = response.down(corrected) if of_field else low
-    # Both are images of the whole scene, and what follows needs its memory.
-    del plain, field, low
+    # All are images of the whole scene, and what follows needs its memory.
+    del plain, field, low, start
     apart_px = displacement_px(relation, blurred, pair.valid) if correct else None
     displaced = apart_px is not None and apart_px > DISPLACED_PX
 
@@ -173,25 +179,30 @@ def gather_evidence(
     return evidence, state.guide
 
 
+def _may_have_field(pair: CoarsePair, low: FloatArray, start: FloatArray | None, threads: int) -> bool:
+    """Whether a field of gain and offset is of use on every so many pixels of a large scene, which has a start.
+
+    A field follows fewer pixels in a window the more: what brings little there brings no more in all of it.
+    """
+    if start is None:
+        return True
+    part = (..., slice(None, None, _THINNED), slice(None, None, _THINNED))
+    thin = CoarsePair(
+        pair.components[part],
+        None if pair.predicted is None else pair.predicted[part],
+        pair.level,
+        pair.valid[part],
+    )
+    some, weight = np.ascontiguousarray(low[part]), start[part]
+    before = relate(thin, some, start=weight, threads=threads)
+    after = relate(thin, some, field=True, start=weight, threads=threads, spacing=_THINNED)
+    return _loss(after, some, thin.valid) <= _FIELD_GAIN * _loss(before, some, thin.valid)
+
+
 def _field(
     pair: CoarsePair, low: FloatArray, plain: GuideRelation, start: FloatArray | None, threads: int
 ) -> GuideRelation | None:
     """Return the relation with a field of gain and offset where it is much better than the plain one."""
-    if start is not None:
-        # Of a large scene. A field follows fewer pixels in a window the more: what brings little there brings no more
-        # in all of it.
-        part = (..., slice(None, None, _THINNED), slice(None, None, _THINNED))
-        thin = CoarsePair(
-            pair.components[part],
-            None if pair.predicted is None else pair.predicted[part],
-            pair.level,
-            pair.valid[part],
-        )
-        some, weight = np.ascontiguousarray(low[part]), start[part]
-        before = relate(thin, some, start=weight, threads=threads)
-        after = relate(thin, some, field=True, start=weight, threads=threads, spacing=_THINNED)
-        if _loss(after, some, thin.valid) > _FIELD_GAIN * _loss(before, some, thin.valid):
-            return None
     relation = relate(pair, low, field=True, start=start, threads=threads)
     gained = _loss(relation, low, pair.valid) <= _FIELD_GAIN * _loss(plain, low, pair.valid)
     return relation if gained else None

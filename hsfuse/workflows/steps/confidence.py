@@ -32,7 +32,7 @@ _TILE_PX = 256
 
 def write_confidence(
     path: Path, prepared: PreparedScene, repair: SceneRepair, threads: int = 1,
-    *, before: Callable[[], object] | None = None,
+    *, begin: Callable[[], object] | None = None, publish: Callable[[], object] | None = None,
 ) -> Path:  # fmt: skip
     """Write the layer as a COG; it replaces an older one only when it is complete.
 
@@ -44,16 +44,16 @@ def write_confidence(
         The scene, and what was found about it.
     threads
         How many compress.
-    before
-        Called before any work; an error of it keeps the layer from being written.
+    begin, publish
+        Called before any work, and before the layer gets its name; an error of either keeps it from being there.
 
     Raises
     ------
     OutputError
         The file cannot be written.
     """
-    if before is not None:
-        before()
+    if begin is not None:
+        begin()
     grid = prepared.scene.fine_grid
     layers = confidence_layers(prepared, repair)
     creation: dict[str, Any] = {
@@ -79,6 +79,8 @@ def write_confidence(
             plain, ready, driver="COG", compress="DEFLATE", level="3", predictor="YES", resampling="NEAREST",
             blocksize=str(_TILE_PX), num_threads=str(threads),
         )  # fmt: skip
+        if publish is not None:
+            publish()
         ready.replace(path)
     except (OSError, rasterio.errors.RasterioError) as error:
         raise OutputError(f"The confidence layer {path} cannot be written: {error}.") from error

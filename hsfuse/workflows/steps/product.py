@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from hsfuse._version import __version__
@@ -130,14 +131,19 @@ def make_product(
         facts: dict[str, Any] = {"statistics": vars(statistics)}
         fused.set_result(facts)
         release_freed_memory()
-        writing = beside.submit(writer.finish, progress=clock if rows is None else clock.hidden())
+        built = Event()
+        writing = beside.submit(
+            writer.finish, progress=clock if rows is None else clock.hidden(), built=built.set
+        )  # fmt: skip
         writing.add_done_callback(partial(_pass_on, written))
+        writing.add_done_callback(lambda _: built.set())
         layer: Future[Path] | None = None
         if repair is not None:
-            # One after the other: both together, and the judge, would hold more than the fusion does.
+            # One after the other: both together, and the judge, would hold more than the fusion does. While the cube
+            # is brought to the disk the layer is made.
             layer = beside.submit(
                 write_confidence, confidence_path(output), prepared, repair, resources.threads,
-                before=written.result,
+                begin=built.wait, publish=written.result,
             )  # fmt: skip
         if rows is None:
             written.result()
