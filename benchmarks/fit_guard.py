@@ -28,7 +28,7 @@ from real_pairs import RATIO, make_pair, split_scenes
 
 from hsfuse.degrade import Psf
 from hsfuse.errors import HsfuseError, InputError
-from hsfuse.fusion.experts.bank import BEST_ONLY, EXPERTS
+from hsfuse.fusion.experts.tile import evaluate
 from hsfuse.fusion.map.posterior import mix
 from hsfuse.fusion.methods.ssrfn.config import MOST_COMPONENTS
 from hsfuse.fusion.methods.ssrfn.guard import FACTS, LIMIT, GuardEvidence, shares
@@ -140,12 +140,11 @@ def cases(networks: dict[str, Gate], site: str, scene: ReferenceScene, rng: np.r
     error = error[bands].reshape(len(bands), -1)
     square = (error**2).mean(axis=1)
     shown = (gate_scene.step.back @ canonical.out).double().numpy()[bands]
+    fewer = evaluate(gate_scene.bank, tile, best=False)[1]
     made = []
     for network in networks.values():
         for best in (False, True):
-            said = outputs.clone()
-            if not best:
-                said[:, [EXPERTS.index(name) for name in BEST_ONLY]] = 0.0
+            said = outputs if best else fewer
             used = network.displaced if method.displaced else network
             if used is None:
                 continue

@@ -28,7 +28,8 @@ from real_pairs import RATIO, fused_pair, make_pair, psnr, split_scenes
 from hsfuse.degrade import Psf, Window, upsample_array
 from hsfuse.degrade.windows import whole as whole_window
 from hsfuse.fusion.base import CHANGE_IMAGES
-from hsfuse.fusion.experts.bank import BEST_ONLY, EXPERTS
+from hsfuse.fusion.experts.bank import EXPERTS
+from hsfuse.fusion.experts.tile import evaluate
 from hsfuse.fusion.map.posterior import mix
 from hsfuse.fusion.methods.ssrfn.config import MOST_COMPONENTS
 from hsfuse.fusion.methods.ssrfn.guard import GuardEvidence, shares
@@ -119,8 +120,7 @@ def fused_by_all(
         return {"estimate": estimate} | {f"{name}+{quality}": estimate for name, quality in jobs}
     scene, tile, base, state, outputs = found
     strength = scene.bank.canonical.log_strength[None]
-    fewer = outputs.clone()
-    fewer[:, [EXPERTS.index(name) for name in BEST_ONLY]] = 0.0
+    fewer = evaluate(scene.bank, tile, best=False)[1]
     results = {"estimate": (base + mix(scene.step.back, tile.estimate - tile.start))[0].numpy()}
     for name, quality in jobs:
         said = outputs if quality == "best" else fewer

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from hsfuse.degrade import Offset
+from hsfuse.degrade import Offset, Window
+from hsfuse.degrade.windows import finer
 from hsfuse.fusion.base import LowResolutionStrip
 from hsfuse.fusion.classical.statistics import FloatMatrix
 from hsfuse.fusion.experts.canonical import CanonicalComponents
@@ -42,14 +45,14 @@ EXPERTS = (
     "guide as measured",
 )  # fmt: skip
 """Names in the order of the experts' axis."""
-NONLOCAL = ("non-local", "non-local, loose")
 BEST_ONLY = (
-    *NONLOCAL, "local regression, wide", "class-wise detail", "guide's noise", "reduced-resolution error, fourier",
+    "non-local", "local regression, wide", "class-wise detail", "guide's noise", "reduced-resolution error, fourier",
     "prior x 4", "prior x 16",
 )  # fmt: skip
 """Those that are asked with ``--quality best`` alone; else they say nothing (zero). Non-local Bayes takes most of the
-time. The others add nothing that those left do not say: on seven validation cubes ``standard`` has 0.04 dB more without
-them (35 dB and field; the same without noise), with weights that were trained on all."""
+time: of the loose estimate ``standard`` asks its first pass alone. The others add nothing that those left do not say:
+on seven validation cubes ``standard`` has 0.04 dB more without them (35 dB and field; the same without noise), with
+weights that were trained on all."""
 
 
 @dataclass(frozen=True)
@@ -176,13 +179,30 @@ class ExpertBank:
             silent = (*silent, *REDUCED_ERROR_EXPERTS)
         return [index for index, name in enumerate(EXPERTS) if name not in silent]
 
-    def cleaned(self, tile: TileState, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what those of :data:`NONLOCAL` would add to canonical components (n, component, row, col)."""
-        loose = tile.start + self.loose.solve(tile.seen, tile.guide, tile.start)
-        cleaned = self.loose_step.apply(loose, reference_step(self.model.ratio))
-        return self.denoise(x) - x, mix(self.canonical.into, cleaned) - x
+    def cleaned(self, tile: TileState, x: Tensor, *, best: bool, shown: Window | None = None) -> tuple[Tensor, ...]:
+        """Return what the non-local experts that are asked would add to canonical components (n, component, row, col).
 
-    def denoise(self, x: Tensor) -> Tensor:
-        """Clean canonical components (n, component, row, col) by non-local Bayes."""
+        Elsewhere than in a part of the tile, ``shown`` in HSI pixels, that is nothing.
+        """
+        wanted: NDArray[np.bool_] | None = None
+        if shown is not None:
+            shown = finer(shown, self.model.ratio)
+            wanted = np.zeros(x.shape[2:], bool)
+            wanted[shown] = True
+        loose = tile.start + self.loose.solve(tile.seen, tile.guide, tile.start)
+        said = mix(self.canonical.into, loose).sub_(x)
+        removed = self.loose_step.removed(loose, reference_step(self.model.ratio), quick=not best, wanted=wanted)
+        said += mix(self.canonical.into @ self.loose_step.out, removed)
+        found = (self.denoise(x, wanted) - x, said) if best else (said,)
+        return found if shown is None else tuple(_nothing_beside(each, shown) for each in found)
+
+    def denoise(self, x: Tensor, wanted: NDArray[np.bool_] | None = None) -> Tensor:
+        """Clean canonical components (n, component, row, col) by non-local Bayes, see :func:`denoise_components`."""
         step = reference_step(self.model.ratio)
-        return torch.stack([denoise_components(image / _UNIT, step) * _UNIT for image in x])
+        return torch.stack([denoise_components(image / _UNIT, step, wanted=wanted) * _UNIT for image in x])
+
+
+def _nothing_beside(x: Tensor, part: Window) -> Tensor:
+    kept = torch.zeros_like(x)
+    kept[..., *part] = x[..., *part]
+    return kept

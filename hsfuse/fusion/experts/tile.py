@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from hsfuse.degrade import Window
 from hsfuse.fusion.experts.bank import EXPERTS, ROWS, ExpertBank, TileState
 from hsfuse.fusion.experts.neighbourhood import high_pass, local_regressions, row_parts
 from hsfuse.fusion.experts.reduced_error import REDUCED_ERROR_EXPERTS
@@ -40,6 +41,8 @@ class TileExperts:
         A tile with its context.
     best
         Ask those of :data:`~hsfuse.fusion.experts.bank.BEST_ONLY` too.
+    shown
+        Part of the tile, HSI pixels, elsewhere than in which non-local Bayes need not say anything; None: all of it.
 
     Attributes
     ----------
@@ -49,7 +52,7 @@ class TileExperts:
         Which of all experts are asked, ascending.
     """
 
-    def __init__(self, bank: ExpertBank, tile: TileState, *, best: bool) -> None:
+    def __init__(self, bank: ExpertBank, tile: TileState, *, best: bool, shown: Window | None = None) -> None:
         self._bank, self._tile, self.asked = bank, tile, bank.asked(best=best)
         self._names = [EXPERTS[index] for index in self.asked]
         canonical, ratio = bank.canonical, bank.model.ratio
@@ -57,7 +60,7 @@ class TileExperts:
         blur = TileBlur.of((x.shape[2], x.shape[3]), ratio, bank.model.psf, bank.offset_px, str(x.device))
         self._blur, self._low = blur, blur.apply(x)
         self._local = local_regressions(x, _LEADING, ratio)
-        self._cleaned = bank.cleaned(tile, x) if best else ()
+        self._cleaned = bank.cleaned(tile, x, best=best, shown=shown)
         self._seen = mix(canonical.into, tile.seen)
         self._guide, read = bank.guide, bank.guide.regressors
         self._fine = read.guide(tile.guide)

@@ -93,11 +93,20 @@ class NonlocalStep:
 
     def apply(self, state: torch.Tensor, step: int) -> torch.Tensor:
         """Return (n, component, row, col) with the leading components denoised."""
+        return state + mix(self.out, self.removed(state, step))
+
+    def removed(
+        self, state: torch.Tensor, step: int, *, quick: bool = False, wanted: NDArray[np.bool_] | None = None
+    ) -> torch.Tensor:  # fmt: skip
+        """Return what is added to the leading whitened components of (n, component, row, col).
+
+        ``quick`` and ``wanted`` are as of :func:`denoise_components`.
+        """
         import torch
 
         leading = mix(self.into, state)
-        cleaned = torch.stack([denoise_components(image, step) for image in leading])
-        return state + mix(self.out, cleaned - leading)
+        cleaned = torch.stack([denoise_components(image, step, quick=quick, wanted=wanted) for image in leading])
+        return cleaned.sub_(leading)
 
 
 @dataclass(frozen=True)
@@ -286,11 +295,19 @@ def component_halo_px(ratio: int) -> int:
     return -(-nonlocal_bayes.reach_px(nonlocal_bayes.COMPONENT_WINDOW_PX) // (2 * ratio))
 
 
-def denoise_components(x: torch.Tensor, step: int) -> torch.Tensor:
-    """Clean components (component, row, col) whose error has unit variance."""
-    return nonlocal_bayes.denoise(
-        x, similar=nonlocal_bayes.COMPONENT_SIMILAR, window_px=nonlocal_bayes.COMPONENT_WINDOW_PX, step=step
-    )  # fmt: skip
+def denoise_components(
+    x: torch.Tensor, step: int, *, quick: bool = False, wanted: NDArray[np.bool_] | None = None
+) -> torch.Tensor:  # fmt: skip
+    """Clean components (component, row, col) whose error has unit variance.
+
+    If ``quick``, by one pass with fewer patches. Elsewhere than at the pixels ``wanted``, shape (row, col), what is
+    returned means nothing.
+    """
+    how = nonlocal_bayes
+    similar, window_px = (
+        (how.QUICK_SIMILAR, how.QUICK_WINDOW_PX) if quick else (how.COMPONENT_SIMILAR, how.COMPONENT_WINDOW_PX)
+    )
+    return how.denoise(x, similar=similar, window_px=window_px, step=step, passes=1 if quick else 2, wanted=wanted)
 
 
 def reference_step(ratio: int) -> int:

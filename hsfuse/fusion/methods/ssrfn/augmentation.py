@@ -45,7 +45,10 @@ def fewer_bands(pair: ReducedPair) -> ReducedPair:
 
 
 def without_nonlocal(batch: Batch) -> Batch:
-    """Let the experts of non-local Bayes say nothing."""
+    """Let the experts of ``best`` say nothing.
+
+    What both passes of non-local Bayes make of the loose estimate stands for the first alone.
+    """
     kept = torch.ones(len(EXPERTS))
     kept[[EXPERTS.index(name) for name in BEST_ONLY]] = 0.0
     outputs = batch.images[OUTPUTS].unflatten(1, (len(EXPERTS), -1)) * kept[:, None, None, None].to(batch.target)

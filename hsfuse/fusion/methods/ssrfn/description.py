@@ -14,9 +14,9 @@ from hsfuse.fusion.nets.fixed_blocks import FixedBlocks
 from hsfuse.fusion.nets.native.abi import MULTIPLE
 
 _EXPERTS_PX, AFTER_PX = 4, 8
-"""HSI pixels that estimates and windows of the experts look at, and the estimate that follows the network, which trusts
-the guide less and looks farther: tiles differ from the whole by 2e-5, with four and six by 9e-5, with four and four by
-6e-4."""
+"""HSI pixels that estimates and windows of the experts look at, and one pass of non-local Bayes; and the estimate that
+follows the network, which trusts the guide less and looks farther: tiles differ from the whole by 2e-5, with four and
+six by 9e-5, with four and four by 6e-4."""
 _BYTES_PER_PIXEL, _HOST_BYTES_PER_PIXEL = 4500, 600
 """On a card and on a processor, where less is worked on at a time; fitted to measured peaks, rounded up."""
 _TILE_ROWS, _PLAIN_TILE_PX, _BLOCKS_TILE_PX, _BEST_TILE_PX = 48, 144, 96, 80
@@ -29,6 +29,8 @@ _FLOP_PER_PIXEL, _TOUCHED_BYTES_PER_PIXEL = 5.5e5, 300
 _NONLOCAL_FLOP_PER_PIXEL, _NONLOCAL_TOUCHED_BYTES_PER_PIXEL = 2e6, 5800
 """The same of non-local Bayes of components, which waits more than it multiplies; per pixel that it looks at: those of
 the tile and of its own reach around it (whole scenes, 2026-11-29)."""
+_QUICK = 0.12
+"""Share of that for the one pass that ``standard`` asks."""
 _SLOWER, _SLOWER_PLAIN = 2.5, 10.0
 """Times as long as theirs that operations of narrow modules of SSRFN take, with compiled Mamba blocks and without;
 measured on blocks of 20 x 20 HSI pixels at widths of 16 and 8 (2026-11-29, one core with AVX-512)."""
@@ -91,7 +93,7 @@ def describe(
     halo_px = _halo_px(blocks, quality, ratio, filtered=filtered)
     best = quality == "best"
     side = _BEST_TILE_PX if best else _PLAIN_TILE_PX if blocks is None else _BLOCKS_TILE_PX
-    near = _share((_TILE_ROWS, side), component_halo_px(ratio), halo_px) if best else 0.0
+    near = _share((_TILE_ROWS, side), component_halo_px(ratio), halo_px) if best else _QUICK
     flop = inner.flop_per_pixel + _FLOP_PER_PIXEL + near * _NONLOCAL_FLOP_PER_PIXEL
     touched = _TOUCHED_BYTES_PER_PIXEL + near * _NONLOCAL_TOUCHED_BYTES_PER_PIXEL
     if blocks is not None:

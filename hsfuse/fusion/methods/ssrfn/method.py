@@ -321,8 +321,10 @@ class GateMethod(NetworkMethod):
         blocks, experts = self._network.blocks, experts_px(self._quality, self._ratio)
         wanted = grown(window, AFTER_PX, size)
         if blocks is None:
-            return TilePart(size, grown(window, experts + AFTER_PX, size), wanted)
-        return TilePart(size, grown(blocks.needed(wanted, size), experts, size), wanted)
+            shown = grown(wanted, -(-self._network.reach_px // self._ratio), size)
+            return TilePart(size, grown(wanted, experts, size), wanted, shown)
+        shown = blocks.needed(wanted, size)
+        return TilePart(size, grown(shown, experts, size), wanted, shown)
 
 
 def _changed(evidence: Tensor | None, part: Window) -> Tensor | None:

@@ -182,7 +182,9 @@ class GateScene:
         self, tile: TileState, network: Gate, best: bool, part: TilePart | None = None, evidence: Tensor | None = None
     ) -> Tensor:  # fmt: skip
         """What the network adds to the estimate, in canonical components."""
-        asked, strength = TileExperts(self.bank, tile, best=best), self.bank.canonical.log_strength[None]
+        shown = None if part is None or part.shown is None else inside(part.shown, part.given)
+        asked = TileExperts(self.bank, tile, best=best, shown=shown)
+        strength = self.bank.canonical.log_strength[None]
         made = network.ask(asked, strength, self.bank.model.ratio, part, evidence)
         if made is not None:
             return made

@@ -27,12 +27,14 @@ _MIDDLE_STRENGTH = 1.5
 class TilePart(NamedTuple):
     """What a gate is given of a tile that begins at a whole number of blocks of the scene, and what is wanted of it.
 
-    Windows of the tile in HSI pixels; ``size`` is the tile's.
+    Windows of the tile in HSI pixels; ``size`` is the tile's. What a network looks at of what is given is ``shown``;
+    None: all of it.
     """
 
     size: tuple[int, int]
     given: Window
     wanted: Window
+    shown: Window | None = None
 
 
 class RowGate(Protocol):
