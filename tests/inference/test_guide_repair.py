@@ -95,6 +95,27 @@ def test_change_that_leaves_too_little_to_tell_the_noise_does_not_hide_it() -> N
     assert made.scene_model.noise_known
 
 
+def test_small_scene_with_little_unchanged_ground_is_refined_all_the_same() -> None:
+    def fields(clean: NDArray[np.float32]) -> NDArray[np.float32]:
+        out = clean.copy()
+        for place in ((slice(3, 13), slice(3, 13)), (slice(22, 32), slice(8, 18)), (slice(14, 22), slice(26, 36))):
+            out[:, *place] = 0.8
+        return out
+
+    # 169 HSI pixels, of which the blur of what changed leaves fewer than the noise of 110 bands is told by.
+    pair = make_pair((13, 13), bands=110, change=fields, seed=2)
+    found = _repair(_scene(pair))
+    assert 0.1 < found.share < 0.4
+    method = RefinedMethod(create_method("glp"), "standard", ratio=RATIO)
+    fused = pipeline.fuse_to_array(method, found.scene, ONE_THREAD)
+    assert method.refinement is not None
+    assert method.refinement.used != "none"
+    plain = pipeline.fuse_to_array(create_method("glp"), found.scene, ONE_THREAD)
+    same = np.all(fields(np.zeros_like(pair.msi)) == 0.0, axis=0)
+    better, before = (float(((made - pair.truth)[:, same] ** 2).mean()) for made in (fused, plain))
+    assert better < before
+
+
 def test_what_follows_is_better_than_what_it_was(cloudy: Pair, repaired: SceneRepair) -> None:
     plain = pipeline.fuse_to_array(create_method("glp"), _scene(cloudy), ONE_THREAD)
     better = pipeline.fuse_to_array(refined(create_method("glp"), "fast", ratio=RATIO), repaired.scene, ONE_THREAD)
