@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+import mmap
 import os
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -16,62 +16,38 @@ import psutil
 
 from hsfuse.fusion.base import ModelSpec
 from hsfuse.inference.budget import Estimate
-from hsfuse.native.image import image_library
+from hsfuse.native import regression
 from hsfuse.processor import usable_cores
-from hsfuse.threads import one_blas_thread, torch_threads
+from hsfuse.threads import one_blas_thread
 
 _SIDE = 512
-_STREAM_VALUES = 4 << 20
+_FILLED_BYTES = 8 << 20
+_BANDS, _COMPONENTS, _WINDOW = 4, 8, (48, 96)
+_LOOPS, _SMALL = 100, 64
 _SECONDS = 0.1
 _FULL_SHARE = 0.9
 """Of all cores but the one that measures, how many keep others busy where none is left idle."""
-
-# Calibrated on tiles and whole scenes by processor time, as multiples of what the two tests below measure.
-_CLASSICAL_SHARE, _CLASSICAL_PLAIN_LOSS = 0.35, 2.5
-"""Of the matrix product's rate, over all that a classical method does; how much slower it is without kernels."""
 _SIDE_BY_SIDE = 0.93
 """What a thread of several keeps of its speed: they share the memory."""
 
 
 @dataclass(frozen=True)
-class _NetworkCost:
-    """How networks spend time.
-
-    They multiply at ``rate`` times the matrix product's rate, and take the time of ``touch`` operations for each byte
-    of their working memory, which stands for all they do besides.
-    """
-
-    rate: float
-    half_gain: float
-    touch: float
-
-
-_NETWORK = {True: _NetworkCost(1.9, 1.68, 150.0), False: _NetworkCost(0.95, 1.9, 820.0)}
-"""With and without compiled kernels."""
-_FUSE_BYTES = 200.0
-"""Reading, resampling, masking, encoding and storing, per sample of the product."""
-_CHANGE_BYTES, _CHANGE_BESIDE = 7.0e4, 0.7
-"""Finding what changed, per fine pixel, and how much of that is done side by side."""
-_PARTNER_BYTES = 0.9e4
-"""The same for each further date that is read and combined with the guide."""
-_LEARN_GAIN = 1.6
-"""How much faster two threads train a denoiser."""
-_WRITE_BYTES, _JUDGE_BYTES = 220.0, 95.0
-"""Compressing and writing the product, and looking through it, per sample."""
-_LEARN_FLOP, _JUDGE_FLOP = 2.0e11, 4.0e11
-"""Learning from the scene and drawing the report: they look at samples, whatever the size."""
-
-
-@dataclass(frozen=True)
 class MachineSpeed:
-    """What this machine does.
+    """What one core of this machine does of the kinds of work that runs are made of, each per second.
+
+    Processors differ in these by factors of one half to four, so a prediction from one of them alone would fit one
+    processor.
 
     Attributes
     ----------
     flops
-        Matrix products of one core in float32, operations per second.
-    stream
-        Copying of large arrays by one core, bytes read and written per second.
+        Operations of large matrix products in float32.
+    filled
+        Bytes of memory that is taken anew and filled: new arrays, files that are read and written.
+    kernels
+        Pixels and components of a compiled moving-window regression; of what stands for it where nothing is compiled.
+    calls
+        Operations on small arrays, and what Python does around them.
     workers
         Threads that are used.
     free
@@ -81,11 +57,63 @@ class MachineSpeed:
     """
 
     flops: float
-    stream: float
+    filled: float
+    kernels: float
+    calls: float
     workers: int
     free: float = 1.0
     compiled: bool = True
 
+
+@dataclass(frozen=True)
+class _Work:
+    """What some work takes, in units of what is measured."""
+
+    filled: float = 0.0
+    kernels: float = 0.0
+    calls: float = 0.0
+
+    def seconds(self, speed: MachineSpeed) -> float:
+        """Seconds of one core."""
+        return self.filled / speed.filled + self.kernels / speed.kernels + self.calls / speed.calls
+
+
+# Processor time of whole scenes (2026-11-29, two cores, four methods), divided by what a profile says it goes into.
+_CHANGE, _CHANGE_BESIDE = _Work(filled=690.0, kernels=29.0, calls=0.2), 0.62
+"""Finding what changed, per fine pixel, and how much of that is done side by side."""
+_PARTNER_SHARE = 0.1
+"""Of that, each further date that is read and combined with the guide."""
+_LEARN, _LEARN_GAIN = _Work(calls=7e5), 1.6
+"""Learning from the scene: it looks at samples, whatever the size; how much faster two threads train a denoiser."""
+_FUSE = _Work(filled=8.0, calls=6e-4)
+"""Reading, resampling, masking, encoding and storing, per sample of the product."""
+_WRITE, _JUDGE = _Work(filled=5.0, calls=2e-3), _Work(filled=1.8, calls=9e-4)
+"""Compressing and writing the product, and looking through it, per sample."""
+_REPORT = _Work(calls=1.2e6)
+"""Drawing the report."""
+_CLASSICAL, _CLASSICAL_PLAIN = _Work(kernels=1.37e-3, calls=1e-6), 0.14
+"""All that a classical method does, per operation; without kernels the share of the matrix product's rate."""
+
+
+@dataclass(frozen=True)
+class _NetworkCost:
+    """How networks spend time.
+
+    Their products count as operations over ``rate``, and each byte of their working memory as ``touch`` operations,
+    which stands for all they do besides.
+    """
+
+    rate: float
+    half_gain: float
+    touch: float
+
+
+_NETWORK = {True: _NetworkCost(2.5, 1.68, 380.0), False: _NetworkCost(0.95, 1.9, 820.0)}
+"""With and without compiled kernels."""
+_GATE = _Work(filled=1.25e-3, kernels=7e-4, calls=3.6e-7)
+"""Such an operation with compiled kernels; without them it goes at the matrix product's rate."""
+_PLAIN_KERNELS = 1.1e-3
+"""Pixels of the regression that stand for an operation of a matrix product where there are no kernels."""
 
 _LOAD, _TASKS = Path("/proc/loadavg"), Path("/proc/self/task")
 
@@ -130,39 +158,44 @@ class _Rivals:
 def measure_speed(workers: int) -> MachineSpeed:
     """Measure with the processor time of one thread, and look at how much of it other programs leave."""
     rivals = _Rivals()
-    # A plan does not load torch, whose import takes longer than the whole plan; numpy's products are as fast.
-    multiply, copy = _torch_tests() if "torch" in sys.modules else _numpy_tests()
-    wanting = [rivals.wanting()]
+    wanting, found = [rivals.wanting()], []
     with one_blas_thread():
-        product = _rate(multiply) * 2.0 * _SIDE**3
-        wanting.append(rivals.wanting())
-        copied = _rate(copy) * 8.0 * _STREAM_VALUES
-    wanting.append(rivals.wanting())
+        for work, amount in _tests():
+            found.append(_rate(work) * amount)
+            wanting.append(rivals.wanting())
+    flops, filled, calls, *kernels = found
     free = free_share(workers, rivals.busy_cores(), max(wanting))
-    return MachineSpeed(product, copied, workers, free, image_library() is not None)
+    return MachineSpeed(
+        flops, filled, kernels[0] if kernels else _PLAIN_KERNELS * flops, calls, workers, free, bool(kernels)
+    )  # fmt: skip
 
 
-def _torch_tests() -> tuple[Callable[[], object], Callable[[], object]]:
-    import torch
-
-    a, b, c = (torch.ones(_SIDE, _SIDE) for _ in range(3))
-    x, y = torch.ones(_STREAM_VALUES), torch.empty(_STREAM_VALUES)
-
-    def multiply() -> None:
-        with torch_threads(1):
-            torch.mm(a, b, out=c)
-
-    def copy() -> None:
-        with torch_threads(1):
-            y.copy_(x)
-
-    return multiply, copy
-
-
-def _numpy_tests() -> tuple[Callable[[], object], Callable[[], object]]:
+def _tests() -> Iterator[tuple[Callable[[], object], float]]:
+    """What is measured, and how much each call does: without torch, whose import takes longer than a whole plan."""
     a, b, c = (np.ones((_SIDE, _SIDE), np.float32) for _ in range(3))
-    x, y = np.ones(_STREAM_VALUES, np.float32), np.empty(_STREAM_VALUES, np.float32)
-    return lambda: np.matmul(a, b, out=c), lambda: np.copyto(y, x)
+    yield lambda: np.matmul(a, b, out=c), 2.0 * _SIDE**3
+    source = np.ones(_FILLED_BYTES, np.uint8)
+
+    def fill() -> None:
+        with mmap.mmap(-1, _FILLED_BYTES) as memory:
+            np.frombuffer(memory, np.uint8)[:] = source
+
+    yield fill, float(_FILLED_BYTES)
+    small = np.linspace(-1.0, 1.0, _SMALL**2).reshape(_SMALL, _SMALL)
+    result = np.empty_like(small)
+
+    def call() -> None:
+        for row in range(_LOOPS):
+            np.multiply(small, small, out=result)
+            np.add(result, small, out=result)
+            float(result[row % _SMALL].sum())
+
+    yield call, float(_LOOPS)
+    images = np.random.default_rng(0).random((_BANDS + _COMPONENTS, *_WINDOW), np.float32)
+    guide, detail, prior = images[:_BANDS], images[_BANDS:], np.eye(_BANDS, dtype=np.float32)
+    pull = np.zeros((_BANDS, _COMPONENTS), np.float32)
+    if regression.KERNELS.library() is not None:
+        yield lambda: regression.regress(guide, detail, detail, prior, pull, 1.0), float(detail.size)
 
 
 def free_share(workers: int, busy: float = math.inf, wanting: float = math.inf) -> float:
@@ -228,12 +261,12 @@ def predict_stages(
     judged
         Whether the product is judged as well.
     """
-    learning = (_LEARN_FLOP + spec.learn_flop / (_LEARN_GAIN if speed.workers > 1 else 1.0)) / speed.flops
-    fusing = _method_seconds(estimate, spec, speed) + samples * _FUSE_BYTES / speed.stream
+    learning = _LEARN.seconds(speed) + spec.learn_flop / (_LEARN_GAIN if speed.workers > 1 else 1.0) / speed.flops
+    fusing = _method_seconds(estimate, spec, speed) + samples * _FUSE.seconds(speed)
     if speed.workers > 1:
         fusing /= _SIDE_BY_SIDE
-    writing = samples * _WRITE_BYTES / speed.stream
-    judging = _JUDGE_FLOP / speed.flops + samples * _JUDGE_BYTES / speed.stream if judged else 0.0
+    writing = samples * _WRITE.seconds(speed)
+    judging = _REPORT.seconds(speed) + samples * _JUDGE.seconds(speed) if judged else 0.0
     # The product is judged by one thread while others compress it.
     finishing = max(judging, (writing + judging) / speed.workers)
     return StageSeconds(learning / speed.free, fusing / speed.workers / speed.free, finishing / speed.free)
@@ -241,22 +274,23 @@ def predict_stages(
 
 def seconds_to_find_changes(pixels: int, speed: MachineSpeed, *, partners: int = 0) -> float:
     """Seconds of finding what changed between both images of so many fine pixels, and of combining further dates."""
-    alone = pixels * (_CHANGE_BYTES + partners * _PARTNER_BYTES) / speed.stream
+    alone = pixels * (1.0 + _PARTNER_SHARE * partners) * _CHANGE.seconds(speed)
     return alone * (1.0 - _CHANGE_BESIDE + _CHANGE_BESIDE / min(speed.workers, 8)) / speed.free
 
 
 def seconds_of_host(samples: int, speed: MachineSpeed) -> float:
     """Seconds of cutting out, masking, encoding and storing while a GPU computes: in threads that overlap."""
-    return samples * _FUSE_BYTES / speed.stream / min(speed.workers, 2) / speed.free
+    return samples * _FUSE.seconds(speed) / min(speed.workers, 2) / speed.free
 
 
 def _method_seconds(estimate: Estimate, spec: ModelSpec, speed: MachineSpeed) -> float:
     """Seconds of one core that the method itself takes."""
     if spec.kind != "network":
-        loss = 1.0 if speed.compiled else _CLASSICAL_PLAIN_LOSS
-        return loss * estimate.flop / (_CLASSICAL_SHARE * speed.flops)
+        if speed.compiled:
+            return estimate.flop * _CLASSICAL.seconds(speed)
+        return estimate.flop / (_CLASSICAL_PLAIN * speed.flops)
     cost = _NETWORK[speed.compiled]
     gain = cost.half_gain if spec.precision == "bf16" else 1.0
     passed = spec.bytes_per_pixel if spec.touched_bytes_per_pixel is None else spec.touched_bytes_per_pixel
-    touched = cost.touch * estimate.pixels * passed
-    return (estimate.flop / (cost.rate * gain) + touched) / speed.flops
+    operations = estimate.flop / (cost.rate * gain) + cost.touch * estimate.pixels * passed
+    return operations * _GATE.seconds(speed) if speed.compiled else operations / speed.flops

@@ -18,7 +18,7 @@ from hsfuse.inference.speed import MachineSpeed, predict_stages
 
 FAST = CardSpeed(5e13, 6e14, 2.5e12, 4e10, 4e-6)
 SPEC = ModelSpec("any", "network", halo_px=4, preferred_tile_px=96, flop_per_pixel=4e6, bytes_per_pixel=5000)
-HOST = MachineSpeed(1e11, 1e12, 8)
+HOST = MachineSpeed(flops=1e11, filled=1e12, kernels=1e7, calls=1e9, workers=8)
 """So fast that the card binds."""
 SAMPLES = 1240 * 1240 * 9 * 100
 PLAN = choose_plan(
@@ -107,7 +107,7 @@ def test_times_follow_from_the_card_and_from_the_host() -> None:
     assert seconds(replace(FAST, launch=1e-3)) > seconds(FAST)
     # A slow link, or a slow host, binds: the card then waits.
     assert seconds(replace(FAST, link=1e6)) == pytest.approx(4 * SAMPLES / 1e6)
-    slow = replace(HOST, stream=1e8)
+    slow = replace(HOST, filled=4e6)
     assert seconds(FAST, host=slow) == seconds(replace(FAST, flops=1e15), host=slow)
 
 

@@ -31,9 +31,9 @@ _NONLOCAL_FLOP_PER_PIXEL, _NONLOCAL_TOUCHED_BYTES_PER_PIXEL = 2e6, 5800
 the tile and of its own reach around it (whole scenes, 2026-11-29)."""
 _QUICK = 0.12
 """Share of that for the one pass that ``standard`` asks."""
-_SLOWER, _SLOWER_PLAIN = 2.5, 10.0
-"""Times as long as theirs that operations of narrow modules of SSRFN take, with compiled Mamba blocks and without;
-measured on blocks of 20 x 20 HSI pixels at widths of 16 and 8 (2026-11-29, one core with AVX-512)."""
+_SLOWER, _SLOWER_PLAIN = 2.0, 10.0
+"""Times as long as theirs that operations of narrow modules of SSRFN take, with compiled Mamba blocks and without:
+measured on a whole scene, and on blocks of 20 x 20 HSI pixels at a width of 8 (2026-11-29, cores with AVX-512)."""
 _IN_BLOCKS = 0.53
 """Share of the pixels read that blocks show: tiles of 48 x 96 HSI pixels are read to and from whole blocks, beyond
 what these need."""
