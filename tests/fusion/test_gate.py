@@ -15,7 +15,8 @@ from hsfuse.degrade.windows import grown
 from hsfuse.errors import HsfuseError, UsageError
 from hsfuse.fusion.base import CHANGE_IMAGES, FusionContext, FusionMethod, LowResolutionStrip, Quality
 from hsfuse.fusion.create import create_method
-from hsfuse.fusion.experts.bank import EXPERTS
+from hsfuse.fusion.experts.bank import BEST_ONLY, EXPERTS
+from hsfuse.fusion.experts.tile import TileExperts, evaluate
 from hsfuse.fusion.map.method import RefinedMethod, refined
 from hsfuse.fusion.map.posterior import mix
 from hsfuse.fusion.methods.ssrfn.config import BLOCKS, GateConfig
@@ -210,6 +211,32 @@ def test_a_small_scene_holds_a_large_correction_back(pair: Pair) -> None:
     )
     assert lost > 1.0
     assert kept < 0.9 * lost
+
+
+def test_standard_asks_one_pass_of_nonlocal_bayes(pair: Pair) -> None:
+    """It moves the estimate towards the truth, says nothing where nothing is looked at, and costs no other expert."""
+    method = GateMethod(_random_gate(), validate=False)
+    method.fit(pair.context(), pair.strips())
+    found = method.expert_outputs(torch.from_numpy(pair.hsi)[None], torch.from_numpy(pair.msi)[None])
+    assert found is not None
+    scene, tile, _, state, everything = found
+    _, said = evaluate(scene.bank, tile, best=False)
+    number = EXPERTS.index("non-local, loose")
+    silent = [index for index, name in enumerate(EXPERTS) if name in BEST_ONLY]
+    assert number not in silent
+    assert not said[:, silent].any()
+    others = [index for index in range(len(EXPERTS)) if index not in (*silent, number)]
+    assert torch.allclose(said[:, others], everything[:, others], atol=1e-5)
+    constant = scene.step.forward @ scene.step.mean
+    truth = mix(scene.step.forward, torch.from_numpy(pair.truth)[None]) - constant[:, None, None]
+    miss = mix(scene.bank.canonical.into, truth) - state
+    assert float((miss - said[:, number]).square().mean()) < 0.95 * float(miss.square().mean())
+    with torch.no_grad():
+        part = TileExperts(scene.bank, tile, best=False, shown=(slice(2, 7), slice(3, 8))).whole()[:, number]
+    inner = part[..., 6:21, 9:24].clone()
+    part[..., 6:21, 9:24] = 0.0
+    assert inner.any()
+    assert not part.any()
 
 
 def test_a_little_trust_changes_a_little(pair: Pair) -> None:

@@ -35,6 +35,19 @@ def test_compiled_is_plain(isa: str, plain: Callable[..., Any]) -> None:
         assert torch.allclose(denoise(noisy, step=2), plain(denoise, noisy, step=2), atol=2e-4)
 
 
+def test_one_pass_removes_noise_and_compiled_is_plain(plain: Callable[..., Any]) -> None:
+    clean, noisy = _image(3, 40, 46)
+    once = denoise(noisy, step=3, passes=1)
+    assert float((once - clean).square().mean()) < 0.7
+    assert torch.allclose(once, plain(denoise, noisy, step=3, passes=1), atol=2e-4)
+    wanted = np.zeros(noisy.shape[1:], bool)
+    wanted[9:20, 9:24] = True
+    part = denoise(noisy, passes=1, wanted=wanted)
+    # Groups of patches farther away add nothing: near the rim it is another mean of like patches.
+    assert float((part - once)[:, 9:20, 9:24].abs().max()) < 0.7
+    assert float((part - clean)[:, 9:20, 9:24].square().mean()) < 0.7
+
+
 def test_structure_without_noise_stays() -> None:
     clean, _ = _image(4, 30, 30)
     strong = 50.0 * clean

@@ -55,7 +55,7 @@ def denoise(
     step
         Distance of reference patches, pixels.
     passes
-        2; 1 leaves out the second pass.
+        2; 1 leaves out the second pass, and of ``wanted`` pixels what groups say that lie beside them.
     wanted
         Pixels whose result is used, shape (row, col): elsewhere it means nothing. None: all.
 
