@@ -3,10 +3,11 @@
     python benchmarks/adaptation.py --data ../shared/data
     python benchmarks/adaptation.py --products FOLDER [FOLDER ...]
 
-Mosaics: tiles of all validation and test sites of sites.toml that reach into the short-wave infrared, side by side, so
-that nothing of them was in a training. ``--turned`` repeats them turned and mirrored, up to 272 x 272 HSI pixels at a
-ratio of 3. Folders of products come from ``hsfuse simulate``, or from full_scene.py, with ``truth.npz``: the network
-learns from the whole pair, zero-shot and adapted, and both are scored in nine windows spread over it.
+Mosaics: tiles of all validation and test sites of sites.toml that reach into the short-wave infrared, side by side, but
+of those that the record of the network's training names, so that nothing of them was in it. ``--turned`` repeats them
+turned and mirrored, up to 272 x 272 HSI pixels at a ratio of 3. Folders of products come from ``hsfuse simulate``, or
+from full_scene.py, with ``truth.npz``: the network learns from the whole pair, zero-shot and adapted, and both are
+scored in nine windows spread over it.
 """
 
 from __future__ import annotations
@@ -50,13 +51,13 @@ WINDOW_PX, MARGIN_PX = 100, 24
 SHORTWAVE_NM = 2000.0
 
 
-def tiles(data: Path) -> Iterator[tuple[FloatCube, FloatCube]]:
-    """Give tiles with 100 PRISMA-like bands, and what Sentinel-2 sees of them."""
+def tiles(data: Path, trained_on: Sequence[str]) -> Iterator[tuple[FloatCube, FloatCube]]:
+    """Give tiles with 100 PRISMA-like bands, and what Sentinel-2 sees of them; none of a training's scenes."""
     table, responses, target = tomllib.loads(SITES.read_text()), sentinel2_responses(data), prisma_like_bands()
     names = [name for split in ("test", "validation") for site in table[split].values() for name in site]
     for name in names:
         path = data / "cubes" / f"{name}.npz"
-        if not path.is_file():
+        if not path.is_file() or any(name in scene for scene in trained_on):
             continue
         cube, bands = read_cube(path)
         weights = srf_weights(bands, responses)
@@ -69,9 +70,9 @@ def tiles(data: Path) -> Iterator[tuple[FloatCube, FloatCube]]:
             yield sharp[part], seen[part]
 
 
-def mosaic(data: Path, *, turned: bool) -> ReferenceScene:
+def mosaic(data: Path, trained_on: Sequence[str], *, turned: bool) -> ReferenceScene:
     """Lay the tiles side by side in a square, in an order drawn once."""
-    found = list(tiles(data))
+    found = list(tiles(data, trained_on))
     if turned:
         found = [tuple(oriented(image, turns, flip) for image in pair)  # type: ignore[misc]
                  for turns in range(4) for flip in (False, True) for pair in found]  # fmt: skip
@@ -172,7 +173,7 @@ def main() -> None:
         print(products(folder, spec, given.minutes, given.quality), flush=True)
     if given.products:
         return
-    scene = mosaic(given.data, turned=given.turned)
+    scene = mosaic(given.data, spec.header().training.get("scenes", []), turned=given.turned)
     for setting in given.settings:
         pair = reduce_scene(scene.cube, scene.msi, RATIO, CONDITIONS[setting], name=scene.name)
         before = run(spec, scene, pair, RATIO, "cpu")

@@ -5,7 +5,7 @@
 Every pair is made and repaired as in real_pairs.py, unchanged ones are fused blind. Gains are over ``glp`` alone and
 over the maximum a posteriori estimate that the gate starts from, means over the sites; the worst cube is against that
 estimate. Of pairs with a change it is told how far inside is above interpolation, and outside above ``glp`` alone on
-the unchanged pair.
+the unchanged pair. Weights that were trained on what is scored are named below the table.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from hsfuse.fusion.methods.ssrfn.guard import GuardEvidence, shares
 from hsfuse.fusion.methods.ssrfn.method import GateMethod
 from hsfuse.fusion.methods.ssrfn.network import Gate
 from hsfuse.fusion.methods.ssrfn.scene import DISPLACED_SHARE
+from hsfuse.fusion.nets.header import read_header
 from hsfuse.fusion.nets.weights import load_weights
 from hsfuse.fusion.nets.zoo import WEIGHTS_FILE
 from hsfuse.grid import Slice2D
@@ -90,12 +91,28 @@ def loaded_gates(paths: Sequence[Path]) -> dict[str, Gate]:
     """Read weights from files, or from folders that hold them; by the folders' names."""
     networks = {}
     for path in paths:
-        folder = path if path.is_dir() else path.parent
-        network = load_weights(folder / WEIGHTS_FILE if path.is_dir() else path).network
+        name, file = weights_at(path)
+        network = load_weights(file).network
         if not isinstance(network, Gate):
             raise SystemExit(f"{path} holds no gate.")
-        networks[folder.name] = network.eval()
+        networks[name] = network.eval()
     return networks
+
+
+def weights_at(path: Path) -> tuple[str, Path]:
+    """Name and file of weights, from the file or the folder that holds it."""
+    return (path.name, path / WEIGHTS_FILE) if path.is_dir() else (path.parent.name, path)
+
+
+def trained_on(paths: Sequence[Path], scenes: Sequence[str]) -> list[str]:
+    """A sentence for each of the weights whose record names scenes that are scored."""
+    told = []
+    for name, file in map(weights_at, paths):
+        record = [str(scene) for scene in read_header(file).training.get("scenes", [])]
+        seen = [scene for scene in scenes if any(scene in one for one in record)]
+        if seen:
+            told.append(f"{name} was trained on {len(seen)} of these {len(scenes)} cubes: {', '.join(seen)}")
+    return told
 
 
 def evidence_of(scene: FusionScene) -> torch.Tensor | None:
@@ -238,6 +255,8 @@ def main() -> None:
             if given.json:
                 given.json.write_text(json.dumps([asdict(r) for r in records]) + "\n", encoding="utf-8")
     print(table(records, networks, given.settings))
+    for sentence in trained_on(given.weights, list(dict.fromkeys(r.scene for r in records))):
+        print(sentence)
 
 
 if __name__ == "__main__":

@@ -245,13 +245,15 @@ def add_heads(
         training = loaded.header.training | {"change_head": record, "parameters": size}
         header = replace(loaded.header, config=network.config.to_dict(), training=training)
         save_weights(folder / WEIGHTS_FILE, network, header, dtype="bf16")
+        also = training.get("also")
+        seen = f" (of which the gate was trained on {', '.join(also)})" if also else ""
         card = folder / CARD_FILE
         text = card.read_text(encoding="utf-8").split("\n## Head for changed ground")[0].rstrip()
         text = text.replace(f"{loaded.header.training.get('parameters')} parameters", f"{size} parameters", 1)
         text += (
             "\n\n## Head for changed ground\n\nTrained behind the gate (`benchmarks/train_zoo/change_head.py`) on "
-            f"{len(made['train'])} windows with simulated changes, {STEPS} steps. Windows of the validation sites, "
-            f"over the estimate, dB:\n\n{told}\n"
+            f"{len(made['train'])} windows of the training sites with simulated changes, {STEPS} steps. Windows of the "
+            f"validation sites{seen}, over the estimate, dB:\n\n{told}\n"
         )
         card.write_text(text, encoding="utf-8")
         print(f"{folder}\n{told}", flush=True)

@@ -2,9 +2,13 @@
 
     python benchmarks/train_zoo/gate.py --data ../shared/data --cache CACHE --output models
     python benchmarks/train_zoo/gate.py --methods ssrfn --seeds 0 1 2 --cache CACHE --output models
+    python benchmarks/train_zoo/gate.py --also indian_pines beltsville --cache CACHE --output trials
+
+With ``--also`` some of the validation sites train as well, the others validate: what more sites bring.
 
 Every cube keeps its own bands outside the absorption windows; windows get random bands, noise, blur, shift and gain,
-two in five those of two sensors' models. Half of the patches come from whole cubes (whole_cubes.py). Experts of all are
+two in five those of two sensors' models. Most patches come from whole cubes, two in five of those
+without the short-wave infrared (gate_pairs.py, whole_cubes.py). Experts of all are
 kept in ``--cache``: what was worked out once is read back. Behind the gate a head for changed ground is trained
 (change_head.py). ``ssrfn`` is trained narrower than it is used, and widened exactly (widening.py). Weights, log and
 ``card.md`` go to a folder of ``--output`` for each method; of several seeds the first is kept as it, the others beside
@@ -20,25 +24,21 @@ import os
 import platform
 import sys
 import time
-import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from change_head import add_heads
-from quality_scenes import FloatCube, read_cube, sentinel2_responses
-from whole_cubes import MixedTask, whole_cubes
+from gate_pairs import SHORT_WAVES_SHARE, VALIDATION_SITES, WHOLE_SHARE, Learned, judging, learned, task_setup
+from whole_cubes import MixedTask
 from widening import widened
 
 from hsfuse._version import __version__
-from hsfuse.band_selection.windows import window_of
-from hsfuse.degrade import Psf
 from hsfuse.fusion.methods.ssrfn import EVERYDAY, LITE, RECIPE
 from hsfuse.fusion.methods.ssrfn.augmentation import DISPLACED
 from hsfuse.fusion.methods.ssrfn.config import ARCHITECTURE, GateConfig
@@ -47,17 +47,10 @@ from hsfuse.fusion.nets.header import NetworkHeader
 from hsfuse.fusion.nets.weights import load_weights, save_weights
 from hsfuse.fusion.nets.zoo import CARD_FILE, WEIGHTS_FILE
 from hsfuse.log import get_logger
-from hsfuse.sensors.sentinel2 import BANDS_ALL, table_responses
-from hsfuse.spectral import BandTable, SpectralResponse, srf_weights
-from hsfuse.training.fusion_task import TaskSetup
 from hsfuse.training.loop import train
-from hsfuse.training.scenes import SceneEntry, TrainingScene
 from hsfuse.training.settings import LoopSettings, TrainingFiles
 from hsfuse.training.source import Sampling
 
-SITES = Path(__file__).resolve().parents[1] / "sites.toml"
-LEAST_SIDE_PX = 40
-HALVED_FROM_PX = 90
 CONFIGS = {entry.name: GateConfig.from_dict(entry.network.settings) for entry in (EVERYDAY, LITE) if entry.network}
 BATCH = POOL = 8
 RATIOS = (3, 3, 3, 3, 2, 4)
@@ -70,52 +63,18 @@ WIDENING_NOISE = 0.02
 _log = get_logger(__name__)
 
 
-def scenes(data: Path, split: str) -> Iterator[tuple[str, FloatCube, BandTable]]:
-    table = tomllib.loads(SITES.read_text())
-    for names in table[split].values():
-        for name in names:
-            cube, bands = read_cube(data / "cubes" / f"{name}.npz")
-            clear = [k for k, nm in enumerate(bands.centre_nm) if window_of(float(nm)) is None]
-            cube, bands = np.ascontiguousarray(cube[clear]), bands.take(clear)
-            if min(cube.shape[1:]) >= LEAST_SIDE_PX:
-                yield name, cube, bands
-            if min(cube.shape[1:]) >= HALVED_FROM_PX:
-                rows, cols = (size // 2 * 2 for size in cube.shape[1:])
-                half = cube[:, :rows, :cols].reshape(len(cube), rows // 2, 2, cols // 2, 2).mean(axis=(2, 4))
-                yield f"{name}, halved", half.astype(np.float32), bands
-
-
-def guides(number: int, responses: list[SpectralResponse]) -> list[tuple[str, list[SpectralResponse]]]:
-    """The four bands of 10 m, and for some cubes all ten or the near infrared alone."""
-    found = [("4 MSI bands", responses)]
-    if number % 4 == 0:
-        found.append(("10 MSI bands", list(table_responses("Sentinel-2A", BANDS_ALL))))
-    if number % 4 == 2:
-        found.append(("1 MSI band", responses[-1:]))
-    return found
-
-
-def entries(data: Path, split: str, role: Literal["training", "validation"]) -> list[SceneEntry]:
-    found, responses = [], sentinel2_responses(data)
-    for number, (name, cube, bands) in enumerate(scenes(data, split)):
-        for label, wanted in guides(number, responses) if role == "training" else [("", responses)]:
-            weights = srf_weights(bands, wanted)
-            if (weights.sum(axis=1) <= 0).any():
-                continue
-            scene = TrainingScene(
-                f"{name}, {label}" if label else name, cube, np.ones(cube.shape[1:], bool), None, (weights,), Psf(1.0),
-                "mixed", bands,
-            )  # fmt: skip
-            found.append(SceneEntry.of(scene, role))
-    return found
-
-
 def widening_told(trained: int, width: int) -> list[str]:
     if trained == width:
         return []
     return [f"It was trained {trained} wide and widened to {width} without a change of what it computes "
             f"(`benchmarks/train_zoo/widening.py`): every channel is there {width // trained} times, and what reads it "
             "takes a part from each.", ""]  # fmt: skip
+
+
+def sites_told(also: Sequence[str]) -> str:
+    if not also:
+        return "training sites"
+    return f"training sites, and of the validation sites {', '.join(also)},"
 
 
 def card(header: NetworkHeader, command: str, seeds: Sequence[dict[str, Any]]) -> str:
@@ -132,11 +91,14 @@ def card(header: NetworkHeader, command: str, seeds: Sequence[dict[str, Any]]) -
         f"in {record['training_core_seconds'] / 60:.1f} minutes of processor time; windows and experts of both methods "
         f"and all seeds are the same",
         f"- loop: {json.dumps(record['loop'])}",
-        f"- half of the patches from {record['whole_cubes']} pairs of whole cubes of these sites "
-        f"(`benchmarks/train_zoo/whole_cubes.py`), half from {record['windows']} windows, "
-        f"{record['displaced_windows']} of them displaced locally, of "
-        f"{len(record['scenes'])} scenes (training sites of `benchmarks/sites.toml`): {'; '.join(record['scenes'])}",
-        "", "Windows and whole cubes of the validation sites, over the maximum a posteriori estimate, dB:", "",
+        f"- {record['windows']} windows ({record['displaced_windows']} of them displaced locally), "
+        f"{record['whole_cubes']} pairs of whole cubes (`benchmarks/train_zoo/whole_cubes.py`) and "
+        f"{record['short_waves']} of these cut to 430 to 900 nm; {100 * (1 - WHOLE_SHARE - SHORT_WAVES_SHARE):.3g}, "
+        f"{100 * WHOLE_SHARE:.3g} and {100 * SHORT_WAVES_SHARE:.3g} % of the patches come from these",
+        f"- {len(record['scenes'])} scenes ({sites_told(record['also'])} of `benchmarks/sites.toml`): "
+        f"{'; '.join(record['scenes'])}",
+        "", f"Windows and whole cubes of the {'other ' if record['also'] else ''}validation sites, over the maximum a "
+        "posteriori estimate, dB:", "",
         "| seed | all experts | without non-local ones | worst |", "|---|---|---|---|",
     ]  # fmt: skip
     for each in seeds:
@@ -146,7 +108,9 @@ def card(header: NetworkHeader, command: str, seeds: Sequence[dict[str, Any]]) -
     return "\n".join([*lines, "", "Whole cubes and test sites: docs/quality-benchmark.md.", ""])
 
 
-def trained(task: MixedTask, given: argparse.Namespace, seed: int, folder: Path) -> tuple[Gate, dict[str, Any]]:
+def trained(
+    task: MixedTask, pairs: Learned, given: argparse.Namespace, seed: int, folder: Path
+) -> tuple[Gate, dict[str, Any]]:  # fmt: skip
     """Train one network; return it with its record."""
     settings = LoopSettings(
         learning_rate=given.lr, weight_decay=RECIPE["weight_decay"], ema=RECIPE["ema"], warmup_steps=RECIPE["warmup"],
@@ -160,16 +124,15 @@ def trained(task: MixedTask, given: argparse.Namespace, seed: int, folder: Path)
     torch.manual_seed(seed)
     result = train(task, settings, files=TrainingFiles(checkpoint, folder / "log.csv"))
     checkpoint.unlink(missing_ok=True)
-    windows = task.windows
     network = result.network
     if not isinstance(network, Gate):
         raise SystemExit("The training returned another network than a gate.")
     return network, {
         "hsfuse": __version__, "torch": torch.__version__, "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "base": task.base, "start": None if given.start is None else str(given.start),
-        "scenes": [entry.name for entry in task.setup.entries if entry.role == "training"],
-        "windows": len(windows), "whole_cubes": len(task.whole),
-        "displaced_windows": sum(int(w.values[DISPLACED].item()) for w in windows),
+        "scenes": pairs.scenes, "also": list(given.also), "windows": len(pairs.windows),
+        "whole_cubes": len(pairs.whole), "short_waves": len(pairs.short),
+        "displaced_windows": sum(int(w.values[DISPLACED].item()) for w in pairs.windows),
         "loop": {"learning_rate": given.lr, "weight_decay": settings.weight_decay, "ema": settings.ema,
                  "patch": given.patch, "batch": BATCH},
         "steps": result.steps, "best_step": result.best_step, "training_seconds": round(result.seconds, 1),
@@ -217,6 +180,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, required=True, help="folder for experts of windows")
     parser.add_argument("--methods", nargs="*", choices=sorted(CONFIGS), default=sorted(CONFIGS))
     parser.add_argument("--seeds", type=int, nargs="*", default=[0], help="of the network")
+    parser.add_argument("--also", nargs="*", default=[], choices=VALIDATION_SITES, metavar="SITE",
+                        help=f"validation sites that train as well, of {', '.join(VALIDATION_SITES)}")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=34, help="eight windows each")
     parser.add_argument("--window", type=int, default=96)
     parser.add_argument("--patch", type=int, default=36)
@@ -233,7 +198,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--prepare", action="store_true", help="only work out the experts")
     parser.add_argument("--output", type=Path, required=True, help="folder for a folder of each method")
-    return parser.parse_args()
+    given = parser.parse_args()
+    if set(given.also) == set(VALIDATION_SITES):
+        parser.error("--also leaves no site to validate.")
+    return given
 
 
 def main() -> None:
@@ -244,12 +212,11 @@ def main() -> None:
         ratios=RATIOS, patch_px=given.patch, window_px=given.window, batch=BATCH, pool=POOL,
         validation_windows=given.validation_windows, seed=given.windows_seed, rounds=given.rounds,
     )  # fmt: skip
-    nothing = np.zeros(0)
-    both = [*entries(given.data, "train", "training"), *entries(given.data, "validation", "validation")]
-    setup, first = TaskSetup(both, sampling, nothing, nothing, cache=given.cache), None
+    setup, first = task_setup(given.data, given.cache, sampling), None
+    pairs = Learned((), (), ())
     words = [f"--{key.replace('_', '-')} {' '.join(map(str, value)) if isinstance(value, list) else value}"
              for key, value in vars(given).items()
-             if value not in (None, False) and key not in ("data", "output", "cache", "prepare")]  # fmt: skip
+             if value not in (None, False, []) and key not in ("data", "output", "cache", "prepare")]  # fmt: skip
     command = "python benchmarks/train_zoo/gate.py " + " ".join(words).replace(
         "--no-correction True", "--no-correction"
     )
@@ -258,20 +225,18 @@ def main() -> None:
         for number, seed in enumerate(given.seeds):
             torch.manual_seed(seed)
             network = started(config_of(method, given), given.start)
-            task = MixedTask(network, setup, () if first is None else first.whole)
+            task = MixedTask(network, setup)
             if first is None:
                 first = task
                 task.start()
-                task.whole = list(whole_cubes("train", given.data, given.cache, network))
-                judging = whole_cubes("validation", given.data, given.cache, network, seeds=(0,))
-                task.validation_pairs = [*task.validation_pairs, *judging]
-            else:
-                # Windows are the same for all; each step's patches follow from its number.
-                task.source, task.validation_pairs = first.source, first.validation_pairs
+                pairs = learned(task, given.data, given.cache, given.also)
+                task.validation_pairs = judging(task, given.data, given.cache, network, given.also)
+            # Windows are the same for all; each step's patches follow from its number.
+            task.source, task.validation_pairs, task.kinds = first.source, first.validation_pairs, pairs.kinds
             if given.prepare:
                 return
             folder = given.output / (method if number == 0 else f"{method}-seed{seed}")
-            network, record = trained(task, given, seed, folder)
+            network, record = trained(task, pairs, given, seed, folder)
             wide = shipped(network, CONFIGS[method].width)
             record |= {"network": method, "seed": seed, "trained_width": network.config.width,
                        "parameters": sum(p.numel() for p in wide.parameters())}  # fmt: skip

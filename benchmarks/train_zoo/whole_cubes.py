@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,39 +43,41 @@ from hsfuse.workflows.steps.resources import resolved
 SETTINGS = ("35dB", "field")
 _WHOLE_PX = 512
 """Of a tile, HSI pixels: more than any of these cubes."""
-WHOLE_SHARE = 0.5
-"""Of the patches that come from whole cubes."""
+Kinds = Sequence[tuple[Sequence[ReducedPair], float]]
+VNIR_NM = (430.0, 900.0)
+"""What :func:`short_waves` keeps: sensors without short-wave infrared see about that."""
+_LEAST_BANDS = 20
 _ANY = 1_000
 """Number of the random values that choose a step's pairs, beyond those of its patches."""
 _log = get_logger(__name__)
 
 
 class MixedTask(GateTask):
-    """Learns from windows and whole cubes: each step from pairs of one ratio, drawn from all of them.
+    """Learns from pairs of several kinds: each step from pairs of one ratio, drawn from all of them.
 
     Parameters
     ----------
     network, setup
         As of :class:`GateTask`.
-    whole
-        Whole cubes.
+    kinds
+        Pairs of each kind and the share of the patches that come from them; the shares sum to 1.
     """
 
-    def __init__(self, network: Gate, setup: TaskSetup, whole: Sequence[ReducedPair]) -> None:
+    def __init__(self, network: Gate, setup: TaskSetup, kinds: Kinds = ()) -> None:
         super().__init__(network, setup)
-        self.whole = whole
+        self.kinds = kinds
         self._groups: dict[int, tuple[list[ReducedPair], list[float]]] = {}
 
     @property
     def windows(self) -> list[ReducedPair]:
-        """All windows."""
+        """All windows of the setup's scenes."""
         rounds, pool = self.setup.sampling.rounds or 0, self.setup.sampling.pool
         return [self.source.window(number, slot) for number in range(rounds) for slot in range(pool)]
 
     def sample(self, step: int, rank: int = 0, size: int = 1) -> Batch:
         """Return the patches of a step, each in a spectral basis of its own."""
         if not self._groups:
-            for pairs, share in ((self.windows, 1.0 - WHOLE_SHARE), (self.whole, WHOLE_SHARE)):
+            for pairs, share in self.kinds:
                 for pair in pairs:
                     found, chances = self._groups.setdefault(pair.ratio, ([], []))
                     found.append(pair)
@@ -93,8 +96,20 @@ class MixedTask(GateTask):
         return Batch.stack(parts)
 
 
+def short_waves(scene: ReferenceScene) -> ReferenceScene | None:
+    """The scene as a sensor without short-wave infrared has it; None: it has few bands there."""
+    kept = [k for k, nm in enumerate(scene.bands.centre_nm) if VNIR_NM[0] <= nm <= VNIR_NM[1]]
+    if len(kept) < _LEAST_BANDS:
+        return None
+    return replace(
+        scene, name=f"{scene.name}, {VNIR_NM[0]:.0f} to {VNIR_NM[1]:.0f} nm",
+        cube=np.ascontiguousarray(scene.cube[kept]), bands=scene.bands.take(kept), srf=scene.srf[:, kept],
+    )  # fmt: skip
+
+
 def whole_cubes(
-    split: str, data: Path, cache: Path, network: Gate, seeds: Sequence[int] = (0, 1)
+    split: str, data: Path, cache: Path, network: Gate, seeds: Sequence[int] = (0, 1),
+    variant: Callable[[ReferenceScene], ReferenceScene | None] | None = None,
 ) -> Iterator[ReducedPair]:  # fmt: skip
     """Every cube in all settings; those that are displaced, or too small for experts, are left out.
 
@@ -110,8 +125,13 @@ def whole_cubes(
         Any gate: its weights are not used.
     seeds
         Of the noise: so many pairs of each cube and setting.
+    variant
+        What is made of every cube; None: it stays as it is.
     """
-    for _, scene in split_scenes(split, data):
+    for _, given in split_scenes(split, data):
+        scene = given if variant is None else variant(given)
+        if scene is None:
+            continue
         for setting in SETTINGS:
             for seed in seeds:
                 pair, _ = make_pair(scene, setting, "none", seed)

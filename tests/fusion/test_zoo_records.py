@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -28,3 +30,11 @@ def test_no_record_names_a_test_site(weights: Path) -> None:
     assert named, "weights say what they were fitted to"
     assert not [cube for cube in TEST_CUBES if any(cube in scene for scene in named)]
     assert (weights.parent / "card.md").is_file()
+
+
+def test_scores_by_weights_that_saw_the_scenes_say_so(benchmark_module: Callable[[str], ModuleType]) -> None:
+    told = benchmark_module("gate_weights").trained_on
+    folder = ROOT / "models" / "ssrfn"
+    assert told([folder], TEST_CUBES) == []
+    (sentence,) = told([folder], ["aviris_beach-1", "samson_95", *TEST_CUBES[:1]])
+    assert "2 of these 3 cubes: aviris_beach-1, samson_95" in sentence

@@ -137,15 +137,15 @@ def test_displaced_windows_train_weights_of_their_own(whole: TaskSetup) -> None:
         assert used == [flag == 0.0, flag == 1.0]
 
 
-def test_half_of_the_patches_are_of_whole_cubes(
+def test_patches_come_from_windows_and_whole_cubes_as_often_as_wanted(
     whole: TaskSetup, benchmark_module: Callable[[str], ModuleType]
 ) -> None:  # fmt: skip
     mixed = benchmark_module("train_zoo/whole_cubes").MixedTask
-    windows = mixed(_gate(), whole, ()).windows
+    windows = mixed(_gate(), whole).windows
     for window in windows:
         window.values[DISPLACED].fill_(0.0)
     cubes = [replace(window, values={**window.values, DISPLACED: torch.ones(1)}) for window in windows]
-    task = mixed(_gate(), whole, cubes)
+    task = mixed(_gate(), whole, ((windows, 0.5), (cubes[:3], 0.3), (cubes[3:], 0.2)))
     task.source.window = lambda number, slot: windows[slot]
     steps = [task.sample(step) for step in range(12)]
     assert 0.3 < float(torch.cat([step.values[DISPLACED] for step in steps]).mean()) < 0.7
