@@ -125,8 +125,11 @@ class SceneRepair:
     @property
     def brightness(self) -> FloatCube:
         """Root mean square of the HSI over the bands, reflectance, shape (row, col) on the fine grid."""
-        square = self.response.up(self.coarse_brightness[None])[0]
-        return np.asarray(np.sqrt(np.maximum(square, 0.0)), np.float32)
+        square: FloatCube = self.response.up_single(self.coarse_brightness[None])[0]
+        # Row by row: in double precision the whole image would be large.
+        for row in square:
+            row[:] = np.sqrt(np.maximum(row.astype(np.float64), 0.0))
+        return square
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for the report."""

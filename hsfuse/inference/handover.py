@@ -50,8 +50,11 @@ class Handover:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="hsfuse-writer")
 
     def buffer(self, rows: int) -> NDArray[Any]:
-        """Return memory for some rows, shape (row, band, col): one of two that take turns, or the only one."""
-        if self._single:
+        """Return memory for some rows, shape (row, band, col): the only one, or one of two that take turns.
+
+        There is no second one as long as the sink is done with the first before it is asked for again.
+        """
+        if self._single or (self._waiting is not None and self._waiting.done()):
             self._finish()
         for index, known in enumerate(self._free):
             if known.shape[0] >= rows:

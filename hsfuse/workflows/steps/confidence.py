@@ -18,6 +18,7 @@ from rasterio.shutil import copy as copy_raster
 
 from hsfuse._version import __version__
 from hsfuse.errors import OutputError
+from hsfuse.grid import Slice2D
 from hsfuse.inference.guide_repair import SceneRepair
 from hsfuse.outputs import part_name
 from hsfuse.qa.coregistration import diagnose
@@ -27,7 +28,7 @@ from hsfuse.writers.confidence_layer import LAYERS, SOURCES
 
 NODATA = 65535
 CHANGE_STEP, ERROR_STEP = 1e-4, 1e-4
-_TILE_PX = 256
+_TILE_PX, _ROWS = 256, 256
 
 
 def write_confidence(
@@ -92,13 +93,19 @@ def write_confidence(
 
 def confidence_layers(prepared: PreparedScene, repair: SceneRepair) -> NDArray[np.uint16]:
     """Change, expected relative error and source of every fine pixel, shape (3, row, col)."""
-    seen = repair.seen
-    layers = np.full((3, *seen.shape), NODATA, np.uint16)
-    layers[0, seen] = np.rint(repair.change[seen] / CHANGE_STEP).astype(np.uint16)
-    relative = repair.expected_error[seen] / np.maximum(repair.brightness[seen], 1e-3)
-    layers[1, seen] = np.minimum(np.rint(relative / ERROR_STEP), NODATA - 1).astype(np.uint16)
-    source = np.where(repair.hsi_only, 2, np.where(_extrapolated(prepared), 3, 1))
-    layers[2] = np.where(seen, source, 0)
+    seen, brightness, extrapolated = repair.seen, repair.brightness, _extrapolated(prepared)
+    height, width = seen.shape
+    layers = np.full((3, height, width), NODATA, np.uint16)
+    # Some rows at a time: what is made on the way would be as large as a run at its peak allows.
+    for top in range(0, height, _ROWS):
+        rows = slice(top, min(top + _ROWS, height))
+        here = seen[rows]
+        change, error = repair.confidence.read(Slice2D(rows.start, rows.stop, 0, width), [0, 1])
+        layers[0, rows][here] = np.rint(change[here] / CHANGE_STEP).astype(np.uint16)
+        relative = error[here] / np.maximum(brightness[rows][here], 1e-3)
+        layers[1, rows][here] = np.minimum(np.rint(relative / ERROR_STEP), NODATA - 1).astype(np.uint16)
+        source = np.where(repair.hsi_only[rows], 2, np.where(extrapolated[rows], 3, 1))
+        layers[2, rows] = np.where(here, source, 0)
     return layers
 
 

@@ -29,7 +29,7 @@ _FLOP_PER_PIXEL, _TOUCHED_BYTES_PER_PIXEL = 5.5e5, 300
 _NONLOCAL_FLOP_PER_PIXEL, _NONLOCAL_TOUCHED_BYTES_PER_PIXEL = 2e6, 5800
 """The same of non-local Bayes of components, which waits more than it multiplies; per pixel that it looks at: those of
 the tile and of its own reach around it (whole scenes, 2026-11-29)."""
-_QUICK = 0.12
+_QUICK = 0.085
 """Share of that for the one pass that ``standard`` asks."""
 _SLOWER, _SLOWER_PLAIN = 2.0, 10.0
 """Times as long as theirs that operations of narrow modules of SSRFN take, with compiled Mamba blocks and without:
@@ -93,7 +93,7 @@ def describe(
     halo_px = _halo_px(blocks, quality, ratio, filtered=filtered)
     best = quality == "best"
     side = _BEST_TILE_PX if best else _PLAIN_TILE_PX if blocks is None else _BLOCKS_TILE_PX
-    near = _share((_TILE_ROWS, side), component_halo_px(ratio), halo_px) if best else _QUICK
+    near = (1.0 if best else _QUICK) * _share((_TILE_ROWS, side), component_halo_px(ratio), halo_px)
     flop = inner.flop_per_pixel + _FLOP_PER_PIXEL + near * _NONLOCAL_FLOP_PER_PIXEL
     touched = _TOUCHED_BYTES_PER_PIXEL + near * _NONLOCAL_TOUCHED_BYTES_PER_PIXEL
     if blocks is not None:
