@@ -81,8 +81,8 @@ class _Work:
 # Processor time of whole scenes (2026-11-29, two cores, four methods), divided by what a profile says it goes into.
 _CHANGE, _CHANGE_BESIDE = _Work(filled=690.0, kernels=29.0, calls=0.2), 0.62
 """Finding what changed, per fine pixel, and how much of that is done side by side."""
-_PARTNER_SHARE = 0.1
-"""Of that, each further date that is read and combined with the guide."""
+_PARTNER_SHARE = 1.0
+"""Of that, each further date that is read and combined with the guide: most of it is decoded then."""
 _LEARN, _LEARN_GAIN = _Work(calls=7e5), 1.6
 """Learning from the scene: it looks at samples, whatever the size; how much faster two threads train a denoiser."""
 _FUSE = _Work(filled=8.0, calls=6e-4)
