@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from hsfuse.degrade import Psf
 from hsfuse.errors import OverlapError
 from hsfuse.resources import Resources
 from hsfuse.spectral import BandTable
+from hsfuse.workflows.steps import confidence
 from hsfuse.workflows.steps.array_scene import array_scene
 from hsfuse.workflows.steps.changes import repaired_scene
 
@@ -29,3 +32,25 @@ def test_a_confidence_that_no_pixel_reaches_is_named() -> None:
     assert np.array_equal(some.scene.area, 1.0 - some.change >= 0.5)
     with pytest.raises(OverlapError, match=r"reaches --min-confidence 1: the highest is 0\.9"):
         repaired_scene(scene, config, one, min_confidence=1.0)
+
+
+def test_confidence_layer_does_not_depend_on_how_many_rows_are_made_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = make_pair((16, 18))
+    scene = array_scene(pair.hsi, pair.msi, BandTable.make(pair.centre_nm), None, RATIO, Psf(1.0), pair.srf)
+    repair = repaired_scene(scene, RunConfig(), Resources(threads=1))
+    seen = repair.seen.copy()
+    seen[5:9, 7:20] = False
+    repair = replace(repair, seen=seen)
+    extrapolated = np.zeros(seen.shape, bool)
+    extrapolated[:, :4] = True
+    monkeypatch.setattr(confidence, "_extrapolated", lambda prepared: extrapolated)
+    prepared: Any = None
+    whole = confidence.confidence_layers(prepared, repair)
+    monkeypatch.setattr(confidence, "_ROWS", 7)
+    np.testing.assert_array_equal(confidence.confidence_layers(prepared, repair), whole)
+    assert (whole[:2, ~seen] == confidence.NODATA).all()
+    np.testing.assert_array_equal(whole[0, seen], np.rint(repair.change[seen] / confidence.CHANGE_STEP))
+    relative = repair.expected_error / np.maximum(repair.brightness, 1e-3)
+    np.testing.assert_allclose(whole[1, seen], relative[seen] / confidence.ERROR_STEP, atol=0.51)
+    np.testing.assert_array_equal(whole[2] == 3, seen & extrapolated & ~repair.hsi_only)
+    np.testing.assert_array_equal(whole[2] == 0, ~seen)
