@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 WINDOW_PX, SIMILAR = 9, 48
 COMPONENT_WINDOW_PX, COMPONENT_SIMILAR = 12, 96
 """The same for the components of a fused image, whose patches are longer: chosen on the validation sites."""
-QUICK_WINDOW_PX, QUICK_SIMILAR = 6, 48
+QUICK_WINDOW_PX, QUICK_SIMILAR, QUICK_SHRINK = 6, 48, 2.5
 """The same where the first pass alone has to do: two thirds of what both bring, for a seventh of the time (on the
 validation sites)."""
-_SHRINK = 1.5
+SHRINK = 1.5
 """A direction of variance v, in units of the noise, counts (v / (v + this))^2 in the first pass: samples of pure noise
 reach several times its variance where a group has fewer patches than a patch has values."""
 _GROUP_BYTES = 48 << 20
@@ -40,7 +40,7 @@ MOST_MEMBERS, MOST_VALUES = 64, 128
 
 def denoise(
     x: torch.Tensor, *, similar: int = SIMILAR, window_px: int = WINDOW_PX, step: int = 3, passes: int = 2,
-    wanted: NDArray[np.bool_] | None = None,
+    shrink: float = SHRINK, wanted: NDArray[np.bool_] | None = None,
 ) -> torch.Tensor:  # fmt: skip
     """Remove noise of unit variance.
 
@@ -56,6 +56,8 @@ def denoise(
         Distance of reference patches, pixels.
     passes
         2; 1 leaves out the second pass, and of ``wanted`` pixels what groups say that lie beside them.
+    shrink
+        Of the first pass, see :data:`SHRINK`.
     wanted
         Pixels whose result is used, shape (row, col): elsewhere it means nothing. None: all.
 
@@ -66,11 +68,11 @@ def denoise(
     """
     if min(x.shape[1:]) < PATCH_PX:
         return x
-    compiled = _compiled(x, similar, window_px, step, passes, wanted)
+    compiled = _compiled(x, similar, window_px, step, passes, shrink, wanted)
     if compiled is not None:
         return compiled
-    first = _kept_finite(_filter(x, None, similar, window_px, step), x)
-    return first if passes == 1 else _kept_finite(_filter(x, first, similar, window_px, step), x)
+    first = _kept_finite(_filter(x, None, similar, window_px, step, shrink), x)
+    return first if passes == 1 else _kept_finite(_filter(x, first, similar, window_px, step, shrink), x)
 
 
 def _kept_finite(result: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -86,21 +88,22 @@ def reach_px(window_px: int = WINDOW_PX) -> int:
 
 
 def _compiled(
-    x: torch.Tensor, similar: int, window_px: int, step: int, passes: int, wanted: NDArray[np.bool_] | None
-) -> torch.Tensor | None:
+    x: torch.Tensor, similar: int, window_px: int, step: int, passes: int, shrink: float,
+    wanted: NDArray[np.bool_] | None,
+) -> torch.Tensor | None:  # fmt: skip
     """All passes by the compiled kernel; None where it does not serve."""
     import torch
 
     if x.device.type != "cpu" or x.dtype != torch.float32:
         return None
     image = np.ascontiguousarray(x.permute(1, 2, 0).numpy())
-    options: dict[str, int] = {"similar": similar, "reach": window_px, "step": step}
+    options: dict[str, Any] = {"similar": similar, "reach": window_px, "step": step, "shrink": shrink}
     # Groups that reach a wanted pixel, and all that reach a pixel which these look at; of one pass those around one.
     near = None if wanted is None else _grown(wanted, PATCH_PX if passes == 1 else window_px + PATCH_PX)
     around = near if near is None or passes == 1 else _grown(near, 2 * (window_px + PATCH_PX))
-    found = filter_pass(image, None, shrink=_SHRINK, used=around, **options)
+    found = filter_pass(image, None, used=around, **options)
     if found is not None and passes == 2:
-        found = filter_pass(image, np.where(np.isfinite(found), found, image), shrink=_SHRINK, used=near, **options)
+        found = filter_pass(image, np.where(np.isfinite(found), found, image), used=near, **options)
     if found is None:
         return None
     return _kept_finite(torch.from_numpy(found).permute(2, 0, 1), x).contiguous()
@@ -111,14 +114,16 @@ def _grown(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
     return np.ascontiguousarray(maximum_filter(mask, 2 * reach + 1, mode="constant"), dtype=np.bool_)
 
 
-def _filter(x: torch.Tensor, basic: torch.Tensor | None, similar: int, window_px: int, step: int) -> torch.Tensor:
+def _filter(
+    x: torch.Tensor, basic: torch.Tensor | None, similar: int, window_px: int, step: int, shrink: float
+) -> torch.Tensor:  # fmt: skip
     """One pass: groups are found and filtered, and a pixel is the mean of all patches that cover it."""
     similar = min(similar, (x.shape[1] - PATCH_PX + 1) * (x.shape[2] - PATCH_PX + 1), (2 * window_px + 1) ** 2)
     image = x if basic is None else basic
 
     def by_kernels(kernels: Any) -> tuple[torch.Tensor, torch.Tensor]:
         places = kernels.nearest_operation(image, similar, window_px, step)
-        total, weight = kernels.filter_operation(x, basic, places, window_px, step, _SHRINK)
+        total, weight = kernels.filter_operation(x, basic, places, window_px, step, shrink)
         return total, weight
 
     made = None
@@ -126,7 +131,7 @@ def _filter(x: torch.Tensor, basic: torch.Tensor | None, similar: int, window_px
         made = kernels_on_card("hsfuse.fusion.gpu.patches", x, (len(x), window_px, basic is None), by_kernels)
     if made is None:
         places = nearest_patches(image, similar, window_px, step)
-        made = filtered_groups(x, basic, places, window_px, step, _SHRINK)
+        made = filtered_groups(x, basic, places, window_px, step, shrink)
     total, weight = made
     return total / weight.clamp(min=1e-6)
 

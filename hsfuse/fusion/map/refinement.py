@@ -304,10 +304,14 @@ def denoise_components(
     returned means nothing.
     """
     how = nonlocal_bayes
-    similar, window_px = (
-        (how.QUICK_SIMILAR, how.QUICK_WINDOW_PX) if quick else (how.COMPONENT_SIMILAR, how.COMPONENT_WINDOW_PX)
-    )
-    return how.denoise(x, similar=similar, window_px=window_px, step=step, passes=1 if quick else 2, wanted=wanted)
+    if quick:
+        return how.denoise(
+            x, similar=how.QUICK_SIMILAR, window_px=how.QUICK_WINDOW_PX, step=step, passes=1, shrink=how.QUICK_SHRINK,
+            wanted=wanted,
+        )  # fmt: skip
+    return how.denoise(
+        x, similar=how.COMPONENT_SIMILAR, window_px=how.COMPONENT_WINDOW_PX, step=step, wanted=wanted
+    )  # fmt: skip
 
 
 def reference_step(ratio: int) -> int:
