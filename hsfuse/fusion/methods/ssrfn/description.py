@@ -19,7 +19,7 @@ follows the network, which trusts the guide less and looks farther: tiles differ
 six by 9e-5, with four and four by 6e-4."""
 _BYTES_PER_PIXEL, _HOST_BYTES_PER_PIXEL = 4500, 600
 """On a card and on a processor, where less is worked on at a time; fitted to measured peaks, rounded up."""
-_TILE_ROWS, _PLAIN_TILE_PX, _BLOCKS_TILE_PX, _BEST_TILE_PX = 48, 144, 96, 80
+_TILE_ROWS, _PLAIN_TILE_PX, _BLOCKS_TILE_PX, _BEST_TILE_PX = 48, 144, 128, 80
 """Rows of usual tiles on a processor, and their columns with a plain backbone, with one in blocks, and with ``best``,
 HSI pixels: that reads more around a tile, and narrower ones keep a whole scene below 2 GB."""
 _CARD_TILE_PX = 128
@@ -29,7 +29,7 @@ _FLOP_PER_PIXEL, _TOUCHED_BYTES_PER_PIXEL = 5.5e5, 300
 _NONLOCAL_FLOP_PER_PIXEL, _NONLOCAL_TOUCHED_BYTES_PER_PIXEL = 2e6, 5800
 """The same of non-local Bayes of components, which waits more than it multiplies; per pixel that it looks at: those of
 the tile and of its own reach around it (whole scenes, 2026-11-29)."""
-_QUICK = 0.085
+_QUICK = 0.12
 """Share of that for the one pass that ``standard`` asks."""
 _SLOWER, _SLOWER_PLAIN = 2.0, 10.0
 """Times as long as theirs that operations of narrow modules of SSRFN take, with compiled Mamba blocks and without:
