@@ -37,7 +37,7 @@ def _know_the_speed() -> None:
     from hsfuse.inference.speed import MachineSpeed
     from hsfuse.workflows.steps import run_summary
 
-    run_summary.measure_speed = lambda workers: MachineSpeed(1e11, 1e10, workers)  # type: ignore[attr-defined]
+    run_summary.measure_speed = lambda workers: MachineSpeed(1e11, 1.5e9, 1.4e8, 4e5, workers)  # type: ignore[attr-defined]
 
 
 def _stand_in(scratch: str, streams: dict[str, str]) -> None:

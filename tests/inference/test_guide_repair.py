@@ -276,7 +276,7 @@ def test_ground_on_which_nothing_was_repaired_is_not_called_changed() -> None:
 
 
 def test_other_water_that_a_local_correction_hides_is_the_first_to_be_doubted() -> None:
-    pair, rng = make_pair((36, 40), noise=0.0), np.random.default_rng(100)
+    pair, rng = make_pair((36, 40), noise=0.0), np.random.default_rng(101)
     light = np.where(np.arange(120) >= 60, 0.06, 1.0)
     tint = np.array([1.1, 1.05, 0.97, 0.95])[:, None, None]
     inside = np.zeros((108, 120), bool)
