@@ -26,10 +26,10 @@ _CARD_TILE_PX = 128
 """Rows of tiles on a card: ten of a scene, so that little is left to be written and judged after the last."""
 _FLOP_PER_PIXEL, _TOUCHED_BYTES_PER_PIXEL = 5.5e5, 300
 """Of experts, plain backbone and what follows, and what their time on a CPU is made up to."""
-_NONLOCAL_FLOP_PER_PIXEL, _NONLOCAL_TOUCHED_BYTES_PER_PIXEL = 2e6, 5800
+_NONLOCAL_FLOP_PER_PIXEL, _NONLOCAL_TOUCHED_BYTES_PER_PIXEL = 1.65e6, 4780
 """The same of non-local Bayes of components, which waits more than it multiplies; per pixel that it looks at: those of
 the tile and of its own reach around it (whole scenes, 2026-11-29)."""
-_QUICK = 0.12
+_QUICK = 0.145
 """Share of that for the one pass that ``standard`` asks."""
 _SLOWER, _SLOWER_PLAIN = 2.0, 10.0
 """Times as long as theirs that operations of narrow modules of SSRFN take, with compiled Mamba blocks and without:
