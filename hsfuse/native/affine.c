@@ -10,10 +10,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define REAL double
+#define ROOT sqrt
+#define LEAST_PIVOT 1e-300
+
 #include "planes.h"
+#include "row_solver.h"
 
 #define WIDTH 64
-#define LEAST_PIVOT 1e-300
 #define MOST_OWN 0.95
 
 /* Product of two rows (or of one and 1), smoothed along them; what lies outside of them is nothing. `line` has room for
@@ -29,46 +33,6 @@ static void smooth_along(const double *restrict a, const double *restrict b, int
   for (int64_t j = 0; j < WIDTH; j++) out[j] = kernel[0] * here[j];
   for (int64_t k = 1; k <= reach; k++)
     for (int64_t j = 0; j < WIDTH; j++) out[j] += kernel[k] * (here[j - k] + here[j + k]);
-}
-
-/* Cholesky factors of the matrices of a row, (entry, WIDTH), in place, with the reciprocals of the diagonal. */
-static void factor_row(double *gram, int64_t count) {
-  for (int64_t i = 0; i < count; i++)
-    for (int64_t j = 0; j <= i; j++) {
-      double *restrict own = gram + entry(i, j) * WIDTH;
-      for (int64_t k = 0; k < j; k++) {
-        const double *restrict a = gram + entry(i, k) * WIDTH, *restrict b = gram + entry(j, k) * WIDTH;
-        for (int64_t x = 0; x < WIDTH; x++) own[x] -= a[x] * b[x];
-      }
-      if (i == j) {
-        for (int64_t x = 0; x < WIDTH; x++) own[x] = 1.0 / sqrt(own[x] > LEAST_PIVOT ? own[x] : LEAST_PIVOT);
-      } else {
-        const double *restrict scale = gram + entry(j, j) * WIDTH;
-        for (int64_t x = 0; x < WIDTH; x++) own[x] *= scale[x];
-      }
-    }
-}
-
-/* Solve for one right-hand side of every pixel of a row, (regressor, WIDTH), in place. */
-static void solve_row(const double *gram, int64_t count, double *right) {
-  for (int64_t i = 0; i < count; i++) {
-    double *restrict own = right + i * WIDTH;
-    const double *restrict scale = gram + entry(i, i) * WIDTH;
-    for (int64_t k = 0; k < i; k++) {
-      const double *restrict a = gram + entry(i, k) * WIDTH, *restrict b = right + k * WIDTH;
-      for (int64_t x = 0; x < WIDTH; x++) own[x] -= a[x] * b[x];
-    }
-    for (int64_t x = 0; x < WIDTH; x++) own[x] *= scale[x];
-  }
-  for (int64_t i = count - 1; i >= 0; i--) {
-    double *restrict own = right + i * WIDTH;
-    const double *restrict scale = gram + entry(i, i) * WIDTH;
-    for (int64_t k = i + 1; k < count; k++) {
-      const double *restrict a = gram + entry(k, i) * WIDTH, *restrict b = right + k * WIDTH;
-      for (int64_t x = 0; x < WIDTH; x++) own[x] -= a[x] * b[x];
-    }
-    for (int64_t x = 0; x < WIDTH; x++) own[x] *= scale[x];
-  }
 }
 
 static int any(const uint8_t *asked, int64_t count) { return memchr(asked, 1, count) != NULL; }
@@ -120,10 +84,10 @@ int hsf_local_affine(const double *z, const double *target, const double *weight
       }
       for (int64_t a = 0; a < size; a++)
         for (int64_t x = 0; x < WIDTH; x++) moments[entry(a, a) * WIDTH + x] += loading;
-      factor_row(moments, size);
+      factor_row(moments, size, WIDTH);
       for (int64_t a = 0; a < size; a++)
         for (int64_t x = 0; x < WIDTH; x++) right[a * WIDTH + x] = x < wide ? z[a * pixels + here + x] : 0.0;
-      solve_row(moments, size, right);
+      solve_row(moments, size, WIDTH, right);
       memset(hat, 0, WIDTH * sizeof(double));
       for (int64_t a = 0; a < size; a++)
         for (int64_t x = 0; x < wide; x++) hat[x] += right[a * WIDTH + x] * z[a * pixels + here + x];
@@ -134,7 +98,7 @@ int hsf_local_affine(const double *z, const double *target, const double *weight
       for (int64_t b = 0; b < bands; b++) {
         for (int64_t a = 0; a < size; a++)
           memcpy(right + a * WIDTH, moments + (pairs + a * bands + b) * WIDTH, WIDTH * sizeof(double));
-        solve_row(moments, size, right);
+        solve_row(moments, size, WIDTH, right);
         memset(fitted, 0, WIDTH * sizeof(double));
         for (int64_t a = 0; a < size; a++)
           for (int64_t x = 0; x < wide; x++) fitted[x] += right[a * WIDTH + x] * z[a * pixels + here + x];

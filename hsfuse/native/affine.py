@@ -17,7 +17,7 @@ from hsfuse.parallel import do_all, parts_of, threads_for
 
 FloatArray = NDArray[np.float64]
 
-KERNELS = Kernels(plane_kernels("affine"), "plain NumPy")
+KERNELS = Kernels(plane_kernels("affine", "row_solver.h"), "plain NumPy")
 _MOST_THREADS, _WORTH_THREADS = 8, 200_000
 """Pixels of an image that are worth threads."""
 _INT, _DOUBLE = ctypes.c_int64, ctypes.c_double

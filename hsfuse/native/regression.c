@@ -10,7 +10,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define REAL float
+#define ROOT sqrtf
+#define LEAST_PIVOT 1e-6f
+
 #include "planes.h"
+#include "row_solver.h"
 
 #define TAPS 5
 #define SIDE 2
@@ -34,46 +39,6 @@ static void smooth_down(float *const ring[TAPS], int64_t count, float *restrict 
         *restrict e = ring[4];
   for (int64_t j = 0; j < count; j++)
     out[j] = BINOMIAL[2] * c[j] + BINOMIAL[1] * (b[j] + d[j]) + BINOMIAL[0] * (a[j] + e[j]);
-}
-
-/* Cholesky factors of the matrices of a row, (entry, col), in place, with the reciprocals of the diagonal. */
-static void factor_row(float *gram, int64_t count, int64_t cols) {
-  for (int64_t i = 0; i < count; i++)
-    for (int64_t j = 0; j <= i; j++) {
-      float *restrict own = gram + entry(i, j) * cols;
-      for (int64_t k = 0; k < j; k++) {
-        const float *restrict a = gram + entry(i, k) * cols, *restrict b = gram + entry(j, k) * cols;
-        for (int64_t x = 0; x < cols; x++) own[x] -= a[x] * b[x];
-      }
-      if (i == j) {
-        for (int64_t x = 0; x < cols; x++) own[x] = 1.0f / sqrtf(own[x] > 1e-6f ? own[x] : 1e-6f);
-      } else {
-        const float *restrict scale = gram + entry(j, j) * cols;
-        for (int64_t x = 0; x < cols; x++) own[x] *= scale[x];
-      }
-    }
-}
-
-/* Solve for one right-hand side of every pixel of a row, (band, col), in place. */
-static void solve_row(const float *gram, int64_t count, int64_t cols, float *right) {
-  for (int64_t i = 0; i < count; i++) {
-    float *restrict own = right + i * cols;
-    const float *restrict scale = gram + entry(i, i) * cols;
-    for (int64_t k = 0; k < i; k++) {
-      const float *restrict a = gram + entry(i, k) * cols, *restrict b = right + k * cols;
-      for (int64_t x = 0; x < cols; x++) own[x] -= a[x] * b[x];
-    }
-    for (int64_t x = 0; x < cols; x++) own[x] *= scale[x];
-  }
-  for (int64_t i = count - 1; i >= 0; i--) {
-    float *restrict own = right + i * cols;
-    const float *restrict scale = gram + entry(i, i) * cols;
-    for (int64_t k = i + 1; k < count; k++) {
-      const float *restrict a = gram + entry(k, i) * cols, *restrict b = right + k * cols;
-      for (int64_t x = 0; x < cols; x++) own[x] -= a[x] * b[x];
-    }
-    for (int64_t x = 0; x < cols; x++) own[x] *= scale[x];
-  }
 }
 
 /* Regresses the details of `rank` components on those of `count` bands in binomial windows of five pixels.

@@ -16,7 +16,7 @@ from hsfuse.native.build import pointer as _at
 
 FloatArray = NDArray[np.float32]
 
-KERNELS = Kernels(plane_kernels("regression"), "plain PyTorch")
+KERNELS = Kernels(plane_kernels("regression", "row_solver.h"), "plain PyTorch")
 MOST_BANDS = 16
 """Bands that the kernel regresses on at most."""
 _INT, _FLOAT = ctypes.c_int64, ctypes.c_float

@@ -256,7 +256,6 @@ def window_mean(x: FloatArray, sigma: float) -> FloatArray:
     return np.asarray(gaussian_filter(x, sigma, mode="constant", truncate=_REACH))
 
 
-@cache
 def _centre_weight(sigma: float) -> float:
     """Weight of a pixel in its own Gaussian window."""
     return float(_kernel(sigma)[0] ** 2)

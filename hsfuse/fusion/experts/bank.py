@@ -191,8 +191,8 @@ class ExpertBank:
             wanted[shown] = True
         loose = tile.start + self.loose.solve(tile.seen, tile.guide, tile.start)
         said = mix(self.canonical.into, loose).sub_(x)
-        removed = self.loose_step.removed(loose, reference_step(self.model.ratio), quick=not best, wanted=wanted)
-        said += mix(self.canonical.into @ self.loose_step.out, removed)
+        correction = self.loose_step.correction(loose, reference_step(self.model.ratio), quick=not best, wanted=wanted)
+        said += mix(self.canonical.into @ self.loose_step.out, correction)
         found = (self.denoise(x, wanted) - x, said) if best else (said,)
         return found if shown is None else tuple(_nothing_beside(each, shown) for each in found)
 

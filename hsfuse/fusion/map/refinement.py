@@ -93,9 +93,9 @@ class NonlocalStep:
 
     def apply(self, state: torch.Tensor, step: int) -> torch.Tensor:
         """Return (n, component, row, col) with the leading components denoised."""
-        return state + mix(self.out, self.removed(state, step))
+        return state + mix(self.out, self.correction(state, step))
 
-    def removed(
+    def correction(
         self, state: torch.Tensor, step: int, *, quick: bool = False, wanted: NDArray[np.bool_] | None = None
     ) -> torch.Tensor:  # fmt: skip
         """Return what is added to the leading whitened components of (n, component, row, col).
