@@ -99,7 +99,7 @@ def card(header: NetworkHeader, command: str, seeds: Sequence[dict[str, Any]]) -
         f"{'; '.join(record['scenes'])}",
         "", f"Windows and whole cubes of the {'other ' if record['also'] else ''}validation sites, over the maximum a "
         "posteriori estimate, dB:", "",
-        "| seed | all experts | without non-local ones | worst |", "|---|---|---|---|",
+        "| seed | all experts | those of standard | worst |", "|---|---|---|---|",
     ]  # fmt: skip
     for each in seeds:
         scores = each["validation"]

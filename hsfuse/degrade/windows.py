@@ -1,4 +1,4 @@
-"""Windows of an image as slices: grown, inside another, shared by two, on a finer grid."""
+"""Windows of an image, and rows alone, as slices: grown, inside others, shared by two, on a finer grid."""
 
 from __future__ import annotations
 
@@ -16,19 +16,29 @@ Window = tuple[slice, slice]
 
 def grown(window: Window, margin: int, shape: tuple[int, int]) -> Window:
     """Grow a window by a margin as far as an image of ``shape`` reaches."""
-    rows, cols = (
-        slice(max(part.start - margin, 0), min(part.stop + margin, size))
-        for part, size in zip(window, shape, strict=True)
-    )
+    rows, cols = (rows_around(part, margin, size) for part, size in zip(window, shape, strict=True))
     return rows, cols
 
 
 def inside(window: Window, outer: Window) -> Window:
     """Return where a window lies within another one that holds it."""
-    rows, cols = (
-        slice(part.start - around.start, part.stop - around.start) for part, around in zip(window, outer, strict=True)
-    )
+    rows, cols = (rows_inside(part, around) for part, around in zip(window, outer, strict=True))
     return rows, cols
+
+
+def rows_around(rows: slice, margin: int, height: int) -> slice:
+    """Return some rows with a margin, as far as an image of so many rows reaches."""
+    return slice(max(rows.start - margin, 0), min(rows.stop + margin, height))
+
+
+def rows_inside(rows: slice, outer: slice) -> slice:
+    """Return some rows as counted from the first of others."""
+    return slice(rows.start - outer.start, rows.stop - outer.start)
+
+
+def row_parts(rows: int, most: int) -> list[slice]:
+    """Cut rows into parts of so many at most, from the top."""
+    return [slice(top, min(top + most, rows)) for top in range(0, rows, most)]
 
 
 def finer(window: Window, ratio: int) -> Window:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hsfuse.degrade.windows import row_parts, rows_around, rows_inside
 from hsfuse.fusion.change.response import Response
 from hsfuse.fusion.change.typical_spectra import TypicalSpectra
 from hsfuse.fusion.classical.statistics import Subspace
@@ -171,13 +172,14 @@ class QuickEstimate:
         square = np.zeros(self.images.shape[1:], np.float32)
 
         def measure(part: slice) -> None:
-            wide, inner = _with_neighbours(part)
+            wide = rows_around(part, 1, len(square))
+            inner = rows_inside(part, wide)
             for image, weights in zip(self.images, self.slope, strict=True):
                 rest = _SEEN_APART * over_neighbours(image[wide] - np.tensordot(weights, seen[:, wide], axes=1))[inner]
                 rest += np.tensordot(weights, seen[:, part] - shown[:, part], axes=1)
                 square[part] += (rest**2).astype(np.float32)
 
-        do_all(measure, _parts(len(square)), threads_for(_MOST_THREADS))
+        do_all(measure, row_parts(len(square), _PART_ROWS), threads_for(_MOST_THREADS))
         return square
 
     def _of_material(self, estimate: FloatImages) -> FloatImages:
@@ -197,11 +199,12 @@ class QuickEstimate:
 def _explained(pair: CoarsePair, seen: FloatArray, back: FloatArray) -> tuple[FloatArray, FloatImages]:
     """Regress what the components have beyond their neighbours on what the guide has; mean square that is left."""
     (height, width), rank, bands = pair.valid.shape, len(pair.components), len(seen)
-    parts, threads = _parts(height), threads_for(_MOST_THREADS)
+    parts, threads = row_parts(height, _PART_ROWS), threads_for(_MOST_THREADS)
 
     def details(part: slice) -> tuple[FloatImages, FloatImages]:
         """What components and guide have beyond their neighbours in some rows."""
-        wide, inner = _with_neighbours(part)
+        wide = rows_around(part, 1, height)
+        inner = rows_inside(part, wide)
         of_hsi = over_neighbours(np.asarray(pair.components[:, wide], np.float32))
         return of_hsi[:, inner], over_neighbours(seen[:, wide])[:, inner].astype(np.float32)
 
@@ -228,17 +231,6 @@ def _explained(pair: CoarsePair, seen: FloatArray, back: FloatArray) -> tuple[Fl
 
     do_all(measure, parts, threads)
     return slope, left
-
-
-def _parts(height: int) -> list[slice]:
-    """Rows that are looked at at a time."""
-    return [slice(top, min(top + _PART_ROWS, height)) for top in range(0, height, _PART_ROWS)]
-
-
-def _with_neighbours(part: slice) -> tuple[slice, slice]:
-    """Return some rows with the ones above and below, and where they lie in these."""
-    wide = slice(max(part.start - 1, 0), part.stop + 1)
-    return wide, slice(part.start - wide.start, part.stop - wide.start)
 
 
 def _regressed(images: FloatArray, regressors: FloatArray) -> FloatArray:

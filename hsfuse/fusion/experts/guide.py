@@ -11,12 +11,13 @@ import numpy as np
 import torch
 
 from hsfuse.degrade import inject, smooth
+from hsfuse.degrade.windows import row_parts
 from hsfuse.errors import OverlapError
 from hsfuse.fusion.base import LowResolutionStrip
 from hsfuse.fusion.classical.statistics import MIN_PIXELS, FloatMatrix
 from hsfuse.fusion.experts.canonical import CanonicalComponents
 from hsfuse.fusion.experts.columns import Columns
-from hsfuse.fusion.experts.neighbourhood import CoarseRegression, regress, row_parts
+from hsfuse.fusion.experts.neighbourhood import CoarseRegression, regress
 from hsfuse.fusion.experts.regressions import ClassRegression, FourierRegression, LinearRegression
 from hsfuse.fusion.host import may_ask
 from hsfuse.fusion.map.posterior import mix

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from hsfuse.degrade import NO_OFFSET, UPSAMPLE_HALO_PX, Offset, Psf, inject, lowpass_decimate, smooth
+from hsfuse.degrade.windows import rows_around, rows_inside
 from hsfuse.fusion.classical.window_regression import cholesky_solve
 from hsfuse.spectral import FWHM_TO_SIGMA
 
@@ -31,19 +32,8 @@ def taps(sigma_px: float, ratio: int) -> int:
 def high_pass(x: torch.Tensor, sigma_px: float, ratio: int, rows: slice | None = None) -> torch.Tensor:
     """Return what a smoother takes away from (n, band, row, col); only some rows of it where they are given."""
     count, rows = taps(sigma_px, ratio), rows or slice(0, x.shape[2])
-    near = around(rows, count // 2, x.shape[2])
-    inner = slice(rows.start - near.start, rows.stop - near.start)
-    return x[:, :, rows] - smooth(x[:, :, near].contiguous(), count)[:, :, inner]
-
-
-def around(rows: slice, margin: int, height: int) -> slice:
-    """Return some rows with a margin, as far as an image of so many rows reaches."""
-    return slice(max(rows.start - margin, 0), min(rows.stop + margin, height))
-
-
-def row_parts(rows: int, most: int) -> Sequence[slice]:
-    """Cut rows into parts of so many at most, from the top."""
-    return [slice(top, min(top + most, rows)) for top in range(0, rows, most)]
+    near = rows_around(rows, count // 2, x.shape[2])
+    return x[:, :, rows] - smooth(x[:, :, near].contiguous(), count)[:, :, rows_inside(rows, near)]
 
 
 class CoarseRegression(NamedTuple):
@@ -64,7 +54,7 @@ class CoarseRegression(NamedTuple):
         self, regressors: torch.Tensor, rows: slice, ratio: int, offset_px: Offset = NO_OFFSET
     ) -> torch.Tensor:  # fmt: skip
         """Predict from the fine regressors (n, regressor, row, col) of some coarse rows."""
-        near = around(rows, UPSAMPLE_HALO_PX, self.base.shape[2])
+        near = rows_around(rows, UPSAMPLE_HALO_PX, self.base.shape[2])
         window = (slice(rows.start - near.start, rows.stop - near.start), slice(0, self.base.shape[3]))
         coefficients = [each[:, :, near] for each in self.coefficients]
         return inject(

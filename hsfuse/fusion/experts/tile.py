@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from hsfuse.degrade import Window
+from hsfuse.degrade.windows import row_parts
 from hsfuse.fusion.experts.bank import EXPERTS, ROWS, ExpertBank, TileState
-from hsfuse.fusion.experts.neighbourhood import high_pass, local_regressions, row_parts
+from hsfuse.fusion.experts.neighbourhood import high_pass, local_regressions
 from hsfuse.fusion.experts.reduced_error import REDUCED_ERROR_EXPERTS
 from hsfuse.fusion.host import may_ask
 from hsfuse.fusion.map.blur import TileBlur

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from hsfuse.degrade.windows import row_parts, rows_around, rows_inside
 from hsfuse.fusion.neighbours import over_neighbours
 from hsfuse.fusion.scene_model.pair import FloatArray, GuideRelation
 from hsfuse.fusion.scene_model.relation import OUTLIER_DISTANCE
@@ -85,7 +86,8 @@ class Contradiction:
         square, rivalry, left = np.empty((3, *valid.shape))
 
         def look(rows: slice) -> None:
-            part, inside = _with_context(rows, _NEIGHBOURS_PX)
+            part = rows_around(rows, _NEIGHBOURS_PX, len(valid))
+            inside = rows_inside(rows, part)
             residual = msi[:, part] - seen[:, part]
             misfit = _relative_square(residual, power)
             contrast = _relative_square(over_neighbours(seen[:, part]), power)
@@ -130,7 +132,8 @@ def displacement_px(relation: GuideRelation, msi: FloatArray, valid: NDArray[np.
     steepness = np.empty(valid.shape)
 
     def look(rows: slice) -> None:
-        part, inside = _with_context(rows, 1)
+        part = rows_around(rows, 1, len(valid))
+        inside = rows_inside(rows, part)
         steepness[rows] = (_slopes(seen[:, part])[:, :, inside] ** 2 / variance[:, rows]).sum(axis=(0, 1))
 
     _by_rows(look, valid.shape[0])
@@ -140,7 +143,8 @@ def displacement_px(relation: GuideRelation, msi: FloatArray, valid: NDArray[np.
 
     def along(rows: slice) -> tuple[FloatArray, FloatArray]:
         """What each steep pixel tells in the direction that it tells most about: displacement and noise."""
-        part, inside = _with_context(rows, 1)
+        part = rows_around(rows, 1, len(valid))
+        inside = rows_inside(rows, part)
         chosen = steep[rows]
         slopes, precision = _slopes(seen[:, part])[:, :, inside][:, :, chosen], 1.0 / variance[:, rows][:, chosen]
         values, vectors = np.linalg.eigh(np.einsum("ibp,jbp,bp->pij", slopes, slopes, precision))
@@ -155,14 +159,8 @@ def displacement_px(relation: GuideRelation, msi: FloatArray, valid: NDArray[np.
 
 def _by_rows(work: Callable[[slice], Part], height: int) -> list[Part]:
     """Do work with some rows after the others, side by side: what it makes of them stays in the cache."""
-    rows = [slice(top, min(top + _ROWS, height)) for top in range(0, height, _ROWS)]
+    rows = row_parts(height, _ROWS)
     return list(side_by_side(work, rows, threads_for(min(len(rows), _MOST_THREADS))))
-
-
-def _with_context(rows: slice, context_px: int) -> tuple[slice, slice]:
-    """Return some rows with others above and below, and where they lie in these."""
-    top = max(rows.start - context_px, 0)
-    return slice(top, rows.stop + context_px), slice(rows.start - top, rows.stop - top)
 
 
 def _slopes(seen: FloatArray) -> FloatArray:

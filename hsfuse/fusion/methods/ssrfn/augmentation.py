@@ -18,7 +18,7 @@ _FEWEST, _MOST_BANDS = 20, 160
 _BLIND_SHARE = 0.5
 """Pairs whose MSI responses are not told."""
 _TURN_SHARE, _FEWER_SHARE, _FEWEST_COMPONENTS = 0.5, 0.3, 5
-_WITHOUT_NONLOCAL, _DROPPED = 0.3, 0.1
+_STANDARD_SHARE, _DROPPED = 0.3, 0.1
 _NOISE_UNIT = 0.2
 
 
@@ -44,7 +44,7 @@ def fewer_bands(pair: ReducedPair) -> ReducedPair:
     )  # fmt: skip
 
 
-def without_nonlocal(batch: Batch) -> Batch:
+def as_standard(batch: Batch) -> Batch:
     """Let the experts of ``best`` say nothing.
 
     What both passes of non-local Bayes make of the loose estimate stands for the first alone.
@@ -73,7 +73,7 @@ def disturbed(batch: Batch, rng: np.random.Generator) -> Batch:
     matrix = unit * kept[:, None] * basis
     deviation = kept * unit * np.sqrt((basis**2) @ np.expm1(strength) ** 2)
     experts = (rng.random(len(EXPERTS)) > _DROPPED).astype(np.float32)
-    if rng.random() < _WITHOUT_NONLOCAL:
+    if rng.random() < _STANDARD_SHARE:
         experts[[EXPERTS.index(name) for name in BEST_ONLY]] = 0.0
     turns, flip = int(rng.integers(4)), bool(rng.random() < 0.5)
     m = torch.as_tensor(matrix, dtype=torch.float32, device=batch.target.device)

@@ -35,8 +35,8 @@ _SLOWER, _SLOWER_PLAIN = 2.0, 10.0
 """Times as long as theirs that operations of narrow modules of SSRFN take, with compiled Mamba blocks and without:
 measured on a whole scene, and on blocks of 20 x 20 HSI pixels at a width of 8 (2026-11-29, cores with AVX-512)."""
 _IN_BLOCKS = 0.53
-"""Share of the pixels read that blocks show: tiles of 48 x 96 HSI pixels are read to and from whole blocks, beyond
-what these need."""
+"""Share of the pixels read that blocks show: tiles are read to and from whole blocks, beyond what these need (48 x 96
+HSI pixels; a little more in wider ones)."""
 
 
 def experts_px(quality: Quality, ratio: int) -> int:

@@ -25,7 +25,7 @@ from hsfuse.fusion.methods.ssrfn.augmentation import (
     STATE,
     STRENGTH,
     WEIGHT,
-    without_nonlocal,
+    as_standard,
 )
 from hsfuse.fusion.methods.ssrfn.config import MOST_COMPONENTS
 from hsfuse.fusion.methods.ssrfn.network import Gate
@@ -59,7 +59,7 @@ class GateScores:
     worst_gain_db
         In the window where it is smallest.
     gain_without_db
-        The same as ``gain_db`` without the experts of non-local Bayes.
+        The same as ``gain_db`` without the experts that ``best`` alone asks.
     """
 
     gain_db: float
@@ -76,7 +76,7 @@ class GateScores:
         """For the log."""
         return (
             f"{self.gain_db:+.3f} dB over the estimate (worst {self.worst_gain_db:+.3f}), {self.gain_without_db:+.3f} "
-            "dB without non-local experts"
+            "dB with those of standard"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -240,7 +240,7 @@ def judged(network: Gate, pairs: Sequence[ReducedPair], team: Team, device: str)
     for number in range(team.rank, len(table), team.size):
         batch = pairs[number].batch()
         before = float(_energy(batch.target, batch).mean())
-        for column, one in enumerate((batch, without_nonlocal(batch))):
+        for column, one in enumerate((batch, as_standard(batch))):
             left = float(_left(network, one).mean())
             table[number, column] = 10.0 * np.log10(before / max(left, 1e-12))
     shared = table.to(device)

@@ -10,9 +10,8 @@ import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor
 
 from hsfuse.degrade import Window
-from hsfuse.degrade.windows import finer, inside
+from hsfuse.degrade.windows import finer, inside, row_parts, rows_around, rows_inside
 from hsfuse.fusion.experts.bank import EXPERTS, ROWS
-from hsfuse.fusion.experts.neighbourhood import around, row_parts
 from hsfuse.fusion.experts.weighing import seen_features, weighed_outputs
 from hsfuse.fusion.host import may_ask
 from hsfuse.fusion.methods.ssrfn.config import MOST_COMPONENTS, PRESENT, GateConfig
@@ -195,7 +194,7 @@ def weighed_by_rows(
     held = _Held(gate, asked, log_strength, ratio, max(near.stop - near.start for near, _ in steps))
     slope, most, corrections = slopes(log_strength)[0], float(gate.config.most), []
     for near, own in steps:
-        if not held.move(_below(near, above)):
+        if not held.move(rows_inside(near, above)):
             return None
         given, wanted = (near, part.given[1]), (own, part.wanted[1])
         rows, cols = finer(inside(wanted, given), ratio)
@@ -206,18 +205,13 @@ def weighed_by_rows(
             # Weights of a few columns more are fewer numbers than what experts say of the wanted ones.
             found = F.pad(found, (cols.start, state.shape[3] - cols.stop))
         if evidence is not None:
-            below = _below(own, above)
+            below = rows_inside(own, above)
             found = gate.with_change(found, evidence[:, :, below.start * ratio : below.stop * ratio])
-        correction = weighed_outputs(found, held.outputs(_below(own, above)), slope, most, asked.asked)
+        correction = weighed_outputs(found, held.outputs(rows_inside(own, above)), slope, most, asked.asked)
         if correction is None:
             return None
         corrections.append(correction[..., cols])
     return torch.cat(corrections, dim=2)
-
-
-def _below(rows: slice, above: slice) -> slice:
-    """Return rows as counted from the first of others."""
-    return slice(rows.start - above.start, rows.stop - above.start)
 
 
 def _steps(gate: RowGate, part: TilePart, ratio: int) -> Iterator[tuple[slice, slice]]:
@@ -227,7 +221,7 @@ def _steps(gate: RowGate, part: TilePart, ratio: int) -> Iterator[tuple[slice, s
         reach, given = -(-gate.reach_px // ratio), part.given[0]
         for own in row_parts(rows.stop - rows.start, _ROWS):
             wanted = slice(rows.start + own.start, rows.start + own.stop)
-            near = around(wanted, reach, given.stop)
+            near = rows_around(wanted, reach, given.stop)
             yield slice(max(near.start, given.start), near.stop), wanted
         return
     top = rows.start
