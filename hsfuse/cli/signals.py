@@ -6,11 +6,13 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from types import FrameType
 
 from hsfuse.progress import Progress, say_above
 
 _shown: list[Progress] = []
+_SECONDS_UNTIL_WOKEN = 1.0
 _ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
@@ -46,6 +48,8 @@ def end_on_signals() -> None:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    if hasattr(signal, "SIGURG"):
+        signal.signal(signal.SIGURG, _wake)  # Without a handler it would not interrupt what the main thread waits for.
     threading.Thread(target=_acknowledge, args=(reader, frozenset(watched)), name="hsfuse-signals", daemon=True).start()
 
 
@@ -69,7 +73,23 @@ def _acknowledge(reader: int, watched: frozenset[int]) -> None:
             with contextlib.suppress(OSError):
                 if not any(say_above(progress, text) for progress in _shown):
                     os.write(2, f"{text}\n".encode("ascii"))
+            _wake_main_thread(received[0])
             return
+
+
+def _wake_main_thread(number: int) -> None:
+    """Let the main thread obey a signal that it has not noticed.
+
+    A signal that another thread receives, or that comes just before the main thread begins to wait, does not interrupt
+    that wait, and Python's handler would run when it is over, perhaps never.
+    """
+    while hasattr(signal, "SIGURG") and signal.getsignal(number) is _stop:
+        time.sleep(_SECONDS_UNTIL_WOKEN)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGURG)
+
+
+def _wake(_number: int, _frame: FrameType | None) -> None:
+    """Interrupt a wait, which is all that the signal is for."""
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:

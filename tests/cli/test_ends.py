@@ -121,24 +121,44 @@ process.main()
 """
 
 
+def _started(work: str, folder: Path) -> subprocess.Popen[str]:
+    """A command that has come to what takes long."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW.format(work=work)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "TMPDIR": str(folder)},
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
 @pytest.mark.parametrize(
     ("number", "code", "word"),
     [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "SIGTERM"), (signal.SIGHUP, 129, "SIGHUP")],
 )
 def test_signals_clean_up_and_say_how_to_go_on(tmp_path: Path, number: int, code: int, word: str) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLOW.format(work="time.sleep(60)")], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, env={**os.environ, "TMPDIR": str(tmp_path)},
-    )  # fmt: skip
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    assert list(tmp_path.iterdir())
-    process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    with _started("time.sleep(60)", tmp_path) as process:
+        assert list(tmp_path.iterdir())
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
     assert process.returncode == code
     assert word in said
     assert "the same command with --resume" in said
     assert "Traceback" not in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_signal_that_does_not_interrupt_the_main_threads_wait_ends_it_all_the_same(tmp_path: Path) -> None:
+    """As one that comes just before the wait begins; here another thread receives it."""
+    work = "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM]); time.sleep(900)"
+    with _started(work, tmp_path) as process:
+        time.sleep(1)
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 143
     assert not list(tmp_path.iterdir())
 
 
