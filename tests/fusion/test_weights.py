@@ -295,6 +295,20 @@ def test_reading_a_description_needs_no_torch(trained):
     assert out.split() == ["tiny", "True", "False"]
 
 
+def test_loading_a_gate_loads_no_compiler_of_torch():
+    # It takes more than a second and some 80 MB, for numbers that the weights replace.
+    import subprocess
+    import sys
+
+    path = next(model.weights for model in list_models() if model.name == "ssrfn-lite")
+    code = (
+        "import sys; from pathlib import Path; from hsfuse.fusion.nets.weights import load_weights;"
+        f"load_weights(Path({str(path)!r})); print('torch._dynamo' in sys.modules, 'sympy' in sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.split() == ["False", "False"]
+
+
 def test_shipped_weights_are_what_their_method_says():
     for model in list_models():
         if model.weights:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from hsfuse.errors import InputError, OutputError, UsageError
 from hsfuse.fusion.nets.header import NetworkHeader, file_sha256, read_header
@@ -141,8 +142,20 @@ def _skeleton(header: NetworkHeader) -> nn.Module:
     UsageError
         The architecture is not installed, or its settings are impossible.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), _NothingDrawn():
         return _built(header)
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Leaves out that tensors without memory are filled with random numbers: for that torch loads its compiler."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:  # fmt: skip
+        given = kwargs or {}
+        if func in (Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_):
+            return args[0] if args else given["tensor"]
+        return func(*args, **given)
 
 
 def _built(header: NetworkHeader) -> nn.Module:
