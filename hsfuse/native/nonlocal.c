@@ -16,7 +16,8 @@
 #include "planes.h"
 
 #define SIDE 3
-#define PANEL 4 /* rows of a factor that are taken off those below together */
+#define PANEL 4 /* rows of a matrix that are worked on together */
+#define SOME (LANES < 16 ? 2 : 6) /* registers of each at most: sums fill most of those that there are */
 
 typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef float quad __attribute__((vector_size(16), aligned(4)));
@@ -107,94 +108,107 @@ static void outer_products(const float *x, int64_t rows, int64_t n, int64_t stri
     }
 }
 
-/* Cholesky factor of a symmetric matrix given by its upper triangle, in place; reciprocals on the diagonal.
+/* PANEL rows of `some` registers, less what `count` rows of `x` (each of `width` floats) add to them: row k counts
+ * c[k * down + t * along] in row t. Sums stay in registers. */
+static inline __attribute__((always_inline)) void take_rows(lanes s[PANEL][SOME], const float *c, int64_t down,
+                                                            int64_t along, const float *x, int64_t width,
+                                                            int64_t count, const int some) {
+  for (int64_t k = 0; k < count; k++)
+    for (int v = 0; v < some; v++) {
+      const lanes y = *(const lanes *)(x + k * width + v * LANES);
+      for (int t = 0; t < PANEL; t++) s[t][v] -= c[k * down + t * along] * y;
+    }
+}
+
+/* Part of `factor`: PANEL rows from `first` on, from register `j` on. What lies on and right of the diagonal is known
+ * when those before it are. */
+static inline __attribute__((always_inline)) void factor_some(float *a, int64_t first, int64_t stride, int64_t j,
+                                                              const int some) {
+  lanes s[PANEL][SOME];
+  for (int t = 0; t < PANEL; t++)
+    for (int v = 0; v < some; v++) s[t][v] = *(const lanes *)(a + (first + t) * stride + j + v * LANES);
+  take_rows(s, a + first, stride, 1, a + j, stride, first, some);
+  for (int t = 0; t < PANEL; t++)
+    for (int v = 0; v < some; v++) *(lanes *)(a + (first + t) * stride + j + v * LANES) = s[t][v];
+}
+
+/* Cholesky factor of a symmetric matrix given by its upper triangle, in place; reciprocals on the diagonal. Rows up to
+ * a multiple of PANEL are there.
  *
  * `loading` was added to the diagonal, so no pivot is smaller. Returns 0 where one is: there rounding errors exceed the
  * noise, and the factor means nothing. */
 static int factor(float *a, int64_t n, int64_t stride, float loading) {
   for (int64_t first = 0; first < n; first += PANEL) {
-    const int64_t next = least(first + PANEL, n);
+    const int64_t start = first / LANES * LANES, next = least(first + PANEL, n);
+    int64_t j = start;
+    for (; j + SOME / 2 * LANES <= stride; j += SOME / 2 * LANES) factor_some(a, first, stride, j, SOME / 2);
+    for (; j < stride; j += LANES) factor_some(a, first, stride, j, 1);
     for (int64_t k = first; k < next; k++) {
-      const int64_t start = k / LANES * LANES;
       float *row = a + k * stride;
       for (int64_t m = first; m < k; m++)
         add_scaled(row + start, a + m * stride + start, -a[m * stride + k], (stride - start) / LANES);
       if (!(row[k] > 0.5f * loading)) return 0;
       const float scale = 1.0f / sqrtf(row[k]);
-      for (int64_t j = start; j < stride; j += LANES) *(lanes *)(row + j) *= scale;
+      for (j = start; j < stride; j += LANES) *(lanes *)(row + j) *= scale;
       row[k] = scale;
     }
-    const float *above = a + first * stride;
-    for (int64_t i = next; i < n; i++)
-      for (int64_t j = i / LANES * LANES; j < stride; j += LANES) {
-        lanes left = *(lanes *)(a + i * stride + j);
-        for (int m = 0; m < PANEL; m++) left -= above[m * stride + i] * *(const lanes *)(above + m * stride + j);
-        *(lanes *)(a + i * stride + j) = left;
-      }
   }
   return 1;
 }
 
-/* Part of `solve`: `SOME` registers of every row, two rows at a time. */
-#define SOME 3
-static inline void solve_some(const float *a, int64_t n, int64_t stride, float *x, int64_t width, const int some) {
-  for (int64_t i = 0; i < n; i += 2) {
-    lanes s[SOME], t[SOME];
-    float *row = x + i * width;
-    const int pair = i + 1 < n;
-    for (int v = 0; v < some; v++) {
-      s[v] = *(lanes *)(row + v * LANES);
-      if (pair) t[v] = *(lanes *)(row + width + v * LANES);
-    }
-    for (int64_t k = 0; k < i; k++) {
-      const float p = a[k * stride + i], q = a[k * stride + i + 1];
+/* Part of `take_solved`: `some` registers of every row, PANEL rows at a time. */
+static inline __attribute__((always_inline)) void take_solved_some(const float *a, int64_t n, int64_t stride,
+                                                                   float weight, float *x, int64_t width, float *work,
+                                                                   const int some) {
+  lanes s[PANEL][SOME];
+  for (int64_t i = 0; i < n; i += PANEL) {
+    const int count = (int)least(PANEL, n - i);
+    for (int t = 0; t < PANEL; t++)
+      for (int v = 0; v < some; v++) s[t][v] = *(const lanes *)(x + (t < count ? i + t : i) * width + v * LANES);
+    take_rows(s, a + i, stride, 1, work, width, i, some);
+    for (int t = 0; t < PANEL; t++) {
+      if (t >= count) break;
       for (int v = 0; v < some; v++) {
-        const lanes y = *(const lanes *)(x + k * width + v * LANES);
-        s[v] -= p * y;
-        if (pair) t[v] -= q * y;
+        for (int m = 0; m < t; m++) s[t][v] -= a[(i + m) * stride + i + t] * s[m][v];
+        s[t][v] *= a[(i + t) * stride + i + t];
+        *(lanes *)(work + (i + t) * width + v * LANES) = s[t][v];
       }
     }
-    for (int v = 0; v < some; v++) {
-      s[v] *= a[i * stride + i];
-      *(lanes *)(row + v * LANES) = s[v];
-      if (pair) *(lanes *)(row + width + v * LANES) = (t[v] - a[i * stride + i + 1] * s[v]) * a[(i + 1) * stride + i + 1];
-    }
   }
-  for (int64_t i = n - 1; i >= 0; i -= 2) {
-    lanes s[SOME], t[SOME];
-    float *row = x + i * width;
-    const int pair = i > 0;
-    const float *own = a + i * stride, *other = own - (pair ? stride : 0);
-    for (int v = 0; v < some; v++) {
-      s[v] = *(lanes *)(row + v * LANES);
-      if (pair) t[v] = *(lanes *)(row - width + v * LANES);
-    }
-    for (int64_t k = i + 1; k < n; k++)
+  for (int64_t i = (n - 1) / PANEL * PANEL; i >= 0; i -= PANEL) {
+    const int64_t count = least(PANEL, n - i), after = i + count;
+    for (int t = 0; t < PANEL; t++)
+      for (int v = 0; v < some; v++) s[t][v] = *(const lanes *)(work + (t < count ? i + t : i) * width + v * LANES);
+    if (after < n) take_rows(s, a + i * stride + after, 1, stride, work + after * width, width, n - after, some);
+    for (int t = PANEL - 1; t >= 0; t--) {
+      if (t >= count) continue;
       for (int v = 0; v < some; v++) {
-        const lanes y = *(const lanes *)(x + k * width + v * LANES);
-        s[v] -= own[k] * y;
-        if (pair) t[v] -= other[k] * y;
+        for (int m = t + 1; m < PANEL; m++)
+          if (m < count) s[t][v] -= a[(i + t) * stride + i + m] * s[m][v];
+        s[t][v] *= a[(i + t) * stride + i + t];
+        *(lanes *)(work + (i + t) * width + v * LANES) = s[t][v];
+        *(lanes *)(x + (i + t) * width + v * LANES) -= weight * s[t][v];
       }
-    for (int v = 0; v < some; v++) {
-      s[v] *= own[i];
-      *(lanes *)(row + v * LANES) = s[v];
-      if (pair) *(lanes *)(row - width + v * LANES) = (t[v] - other[i] * s[v]) * other[i - 1];
     }
   }
-}
-
-/* Solve with the factor for `n` rows of `width` right-hand sides, in place. */
-static void solve(const float *a, int64_t n, int64_t stride, float *x, int64_t width) {
-  int64_t v = 0;
-  for (; v + SOME * LANES <= width; v += SOME * LANES) solve_some(a, n, stride, x + v, width, SOME);
-  for (; v < width; v += LANES) solve_some(a, n, stride, x + v, width, 1);
 }
 
 /* Take from the `n` rows of `x` (each of `width` floats) `weight` times what solving with the factor makes of them. */
 static void take_solved(const float *a, int64_t n, int64_t stride, float weight, float *x, int64_t width, float *work) {
-  memcpy(work, x, n * width * sizeof(float));
-  solve(a, n, stride, work, width);
-  for (int64_t i = 0; i < n; i++) add_scaled(x + i * width, work + i * width, -weight, width / LANES);
+  for (int64_t left = width / LANES, parts; left > 0; left -= parts) {
+    // Parts as wide as one another: a narrow one would wait for its own sums.
+    const int64_t most_of_all = (left + SOME - 1) / SOME;
+    parts = (left + most_of_all - 1) / most_of_all;
+    const int64_t v = width - left * LANES;
+    switch (parts) {
+#define CASE(some) case some: take_solved_some(a, n, stride, weight, x + v, width, work + v, some); break;
+      CASE(1) CASE(2)
+#if LANES >= 16
+      CASE(3) CASE(4) CASE(5) CASE(6)
+#endif
+#undef CASE
+    }
+  }
 }
 
 /* The places around a reference patch that are searched; their distances lie side by side. */
