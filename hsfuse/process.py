@@ -24,7 +24,8 @@ _OPEN_FILES = 1024
 _GDAL_LOGGER = "rasterio._env"
 """Where rasterio sends GDAL's messages."""
 _PRIMITIVE_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
-BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
+OPENBLAS_THREADS = "OPENBLAS_NUM_THREADS"
+BLAS_THREADS = (OPENBLAS_THREADS, "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
 dropped_variables: dict[str, str] = {}
 """Variables of another GDAL or PROJ (an activated QGIS or conda shell) that were taken out of this process."""
@@ -42,14 +43,14 @@ def own_process(*, keep_freed_memory: bool = False, one_blas_thread: bool = Fals
     Foreign PROJ and GDAL data folders are dropped: rasterio's wheels bring their own data, and a variable that points
     at another version's database makes every reference system fail. Where rasterio uses the system's libraries
     (conda) the variables are right and stay. GDAL's block cache is bounded, none of its messages is lost, idle threads
-    sleep, and threads that cannot start say so.
+    sleep, NumPy and SciPy multiply with one thread, and threads that cannot start say so.
 
     Parameters
     ----------
     keep_freed_memory
         Large arrays come and go: use freed memory again (see :mod:`hsfuse.allocator`).
     one_blas_thread
-        Matrix libraries work with one thread: then they start no others either.
+        All matrix libraries work with one thread, torch's too: then they start no others either.
     """
     global _own
 
@@ -68,6 +69,9 @@ def own_process(*, keep_freed_memory: bool = False, one_blas_thread: bool = Fals
         os.environ.setdefault(cache, _PRIMITIVES)
     # Threads that wait for each other by spinning become many times slower as soon as another process wants a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Those of OpenBLAS do nothing else, whatever the policy. Products of NumPy and SciPy are small here, and hsfuse
+    # works on several of them side by side.
+    os.environ.setdefault(OPENBLAS_THREADS, "1")
     _allow_open_files()
     raise_where_threads_cannot_start()
     sys.unraisablehook = undecodable_messages_to_log(sys.unraisablehook)

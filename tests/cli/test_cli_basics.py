@@ -103,6 +103,25 @@ def test_what_grows_in_the_background_is_bounded_unless_the_user_says_how() -> N
     assert bounds(**dict(zip(names, ("300", "7", "8"), strict=True))) == [300, 7, 8]
 
 
+def test_numpy_multiplies_with_one_thread_unless_the_user_says_how() -> None:
+    """Threads of OpenBLAS spin while they wait for each other: a fifth of a run's processor time on a busy machine."""
+    code = "from hsfuse.process import own_process; own_process(); import numpy;"
+    code += "from threadpoolctl import threadpool_info;"
+    code += "print(*(found['num_threads'] for found in threadpool_info() if found['internal_api'] == 'openblas'))"
+
+    def threads(**given: str) -> set[str]:
+        free = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
+        done = subprocess.run(
+            [sys.executable, "-c", code], check=True, timeout=60, env=free | given, capture_output=True, text=True
+        )
+        return set(done.stdout.split())
+
+    if (os.cpu_count() or 1) < 2 or not threads(OPENBLAS_NUM_THREADS="2"):
+        pytest.skip("one core, or another matrix library")
+    assert threads() == {"1"}
+    assert threads(OPENBLAS_NUM_THREADS="2") == {"2"}
+
+
 def test_help_loads_no_heavy_library() -> None:
     heavy = ("torch", "matplotlib", "numpy", "scipy", "rasterio", "h5py")
     code = f"import sys; import hsfuse.cli.app; sys.exit(any(name in sys.modules for name in {heavy}))"

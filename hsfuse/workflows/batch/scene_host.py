@@ -24,7 +24,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from hsfuse.process import BLAS_THREADS, own_process
+from hsfuse.process import BLAS_THREADS, OPENBLAS_THREADS, own_process
 
 _REQUEST_BYTES = 1 << 20
 _REAP_S = 0.2
@@ -129,16 +129,17 @@ def run_request(request: dict[str, Any], scene: socket.socket) -> None:
 
 
 def _use_threads(threads: int) -> None:
-    """Let matrix libraries use the scene's share: the host loaded them with one thread."""
-    from threadpoolctl import threadpool_limits
+    """Let matrix libraries use the scene's share, but those that a run uses with one: the host loaded all with one."""
+    from threadpoolctl import threadpool_info, threadpool_limits
 
     from hsfuse.allocator import share_one_arena
 
     share_one_arena()
     if threads > 1:
-        for name in BLAS_THREADS:
+        for name in set(BLAS_THREADS) - {OPENBLAS_THREADS}:
             os.environ.pop(name, None)
-        threadpool_limits(threads, user_api="blas")
+        blas = [found for found in threadpool_info() if found["user_api"] == "blas"]
+        threadpool_limits({found["prefix"]: threads for found in blas if found["internal_api"] != "openblas"})
 
 
 def _end_with(scene: socket.socket) -> None:
