@@ -179,6 +179,9 @@ class LowResolutionStrip:
         The MSI at its own resolution, NaN where it must not be used, with this many HSI rows above the strip's first
         one (and some below its last, as far as there are any); None where it is not at hand: methods then take blur
         and alignment of the HSI as they are given and know nothing of the MSI's noise.
+    repaired
+        Further pixels that carry real measurements of both, but whose MSI was repaired: they tell what the HSI is like,
+        not how both relate, shape (row, col); None where there are none.
     """
 
     hsi: NDArray[np.float32]
@@ -186,7 +189,13 @@ class LowResolutionStrip:
     valid: NDArray[np.bool_]
     fine: NDArray[np.float32] | None = None
     fine_above: int = 0
+    repaired: NDArray[np.bool_] | None = None
     _told: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def of_hsi(self) -> NDArray[np.bool_]:
+        """Pixels that tell what the HSI alone is like, shape (row, col)."""
+        return self.valid if self.repaired is None else self.valid | self.repaired
 
     def below(self, ratio: int) -> NDArray[np.float32] | None:
         """Return the fine MSI on the strip's own rows, a view of ``fine``; None where it is not at hand."""

@@ -13,14 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse.allocator import large_arrays_apart, release_freed_memory
-from hsfuse.degrade import masked_lowpass_decimate_array
 from hsfuse.fusion.base import CHANGE_IMAGES, FusionContext
 from hsfuse.fusion.change.confidence import ErrorModel
 from hsfuse.fusion.change.repair import RepairedGuide, repair_guide
 from hsfuse.fusion.change.response import Response
 from hsfuse.fusion.diagnostics import Calibration
 from hsfuse.fusion.guide_noise import GuideSample, guide_noise
-from hsfuse.fusion.scene_model.model import PIXELS_PER_BAND
 from hsfuse.inference.confidence import confidence_images
 from hsfuse.inference.partner_detail import show_partners
 from hsfuse.inference.partners import Partnership, combine_partners
@@ -45,11 +43,9 @@ _log = get_logger(__name__)
 _PICTURE_PX = 450
 """Longer side of the report's pictures at most, HSI pixels."""
 _EXCLUDED = 0.1
-"""Change from which a pixel takes no part in what methods learn."""
+"""Change from which a pixel takes no part in what methods learn of both images together."""
 _HSI_ONLY = 0.5
 """Change without detail of its own from which the guide is said to have no part in a pixel."""
-_MANY_PIXELS = 10_000
-"""HSI pixels from which on enough of them are left to learn from, whatever changed."""
 _SOME_CHANGE = 0.002
 """Share of changed ground below which methods learn from everything and find blur and shift themselves."""
 _FINE_ERROR = 2.0
@@ -268,8 +264,7 @@ def _told(
         np.multiply(guide.change, guide.own_detail, out=images[1])
         if alignment is not None:
             repaired = replace(repaired, psf=alignment.psf, offset_px=alignment.offset_px)
-        changed = _left_out(guide.change, survey.valid, repaired)
-        repaired = replace(repaired, changed=changed, guide_noise=noise, change=SpilledImages(images))
+        repaired = replace(repaired, changed=guide.change > _EXCLUDED, guide_noise=noise, change=SpilledImages(images))
         del images
     bound = 1.0 if model is None else model.bound(guide.evidence.corrections)
     facts = guide.to_json()
@@ -280,24 +275,6 @@ def _told(
         ~survey.gaps & survey.seen, survey.traits.brightness, bound, alignment, response,
         _pictures(guide, survey.valid),
     )  # fmt: skip
-
-
-def _left_out(change: FloatCube, valid: BoolArray, scene: FusionScene) -> BoolArray | None:
-    """Return what methods do not learn from, shape (row, col) on the fine grid; None: they learn from all of it.
-
-    Repaired ground tells less than what never changed, but more than nothing: where too little else is left for the
-    noise of both images, though the scene itself holds enough, it is learned from too.
-    """
-    changed = change > _EXCLUDED
-    needed, whole = PIXELS_PER_BAND * len(scene.bands), int(np.count_nonzero(valid))
-    if not needed <= whole < _MANY_PIXELS:
-        return changed
-    nothing = np.zeros((1, *changed.shape), np.float32)
-    _, clear = masked_lowpass_decimate_array(nothing, ~changed, scene.ratio, scene.psf)
-    if np.count_nonzero(clear & valid) >= needed:
-        return changed
-    _log.info("Too little ground did not change: methods learn from the repaired ground too.")
-    return None
 
 
 def _pictures(guide: RepairedGuide, valid: BoolArray) -> FloatCube:

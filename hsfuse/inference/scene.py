@@ -326,16 +326,20 @@ class FusionScene:
         if self.area is not None:
             usable &= self.area[padded.scaled(self.ratio).slices]
         coarse, valid = masked_lowpass_decimate_array(_numbers(msi), usable, self.ratio, self.psf)
+        seen = valid
         if self.changed is not None:
             # The values there are the repaired guide's: they serve as context, but nothing is learned from them.
             usable &= ~self.changed[padded.scaled(self.ratio).slices]
             _, valid = masked_lowpass_decimate_array(_numbers(msi), usable, self.ratio, self.psf)
         inner = slice(rows.row0 - padded.row0, rows.row1 - padded.row0)
         hsi, missing = fill_missing(self.read_hsi(rows))
-        complete = valid[inner] & measured_pixels(missing)
+        measured = measured_pixels(missing)
+        complete, repaired = valid[inner] & measured, None
+        if self.changed is not None:
+            repaired = seen[inner] & measured & ~complete
         low, _ = fill_missing(coarse[:, inner].astype(np.float32))
         fine = np.where(usable, msi, np.float32(np.nan))
-        return LowResolutionStrip(hsi, low, complete, fine, inner.start)
+        return LowResolutionStrip(hsi, low, complete, fine, inner.start, repaired)
 
 
 def _halves(block: Slice2D, source: Slice2D, bands: int) -> tuple[int, Slice2D, Slice2D] | None:

@@ -15,6 +15,7 @@ from hsfuse.degrade import Psf, lowpass_decimate_array
 from hsfuse.errors import InputError, UsageError
 from hsfuse.fusion.change import blocks, repair
 from hsfuse.fusion.change.confidence import ErrorFeatures, ErrorModel, apply_change, apply_error, change_features
+from hsfuse.fusion.classical.statistics import gather, signal_subspace
 from hsfuse.fusion.create import create_method
 from hsfuse.fusion.guide_noise import GuideSample, guide_noise
 from hsfuse.fusion.map.method import RefinedMethod, refined
@@ -379,3 +380,21 @@ def test_the_error_of_a_result_without_its_guide_is_that_of_the_hsi_alone(cloudy
     error = np.sqrt(((found.cube - cloudy.truth) ** 2).mean())
     told = np.sqrt((found.expected_error**2).mean())
     assert 0.4 < told / error < 2.5
+
+
+def test_the_hsi_is_learned_from_changed_ground_too() -> None:
+    """Its noise and what it varies in do not depend on what the MSI shows."""
+
+    def fields(clean: NDArray[np.float32]) -> NDArray[np.float32]:
+        out = clean.copy()
+        for place in ((slice(3, 13), slice(3, 13)), (slice(31, 41), slice(8, 18)), (slice(14, 24), slice(30, 40))):
+            out[:, *place] = 0.8
+        return out
+
+    pair = make_pair((15, 15), bands=110, change=fields, seed=2)
+    found = _repair(_scene(pair))
+    strips = list(found.scene.low_resolution_strips())
+    clear, all_of_it = (sum(int(getattr(s, kind).sum()) for s in strips) for kind in ("valid", "of_hsi"))
+    assert 110 < clear < 0.75 * all_of_it
+    noise = signal_subspace(gather(strips)).noise
+    assert float(np.abs(noise / 0.004 - 1.0).mean()) < 0.065

@@ -76,4 +76,6 @@ def _recalibrated(
     coarse, seen = masked_lowpass_decimate_array(fine, usable, ratio, calibration.psf, offset_px=calibration.offset_px)
     rows = slice(strip.fine_above, strip.fine_above + strip.hsi.shape[1])
     valid = strip.valid & seen[rows]
-    return replace(strip, msi=np.where(valid, coarse[:, rows], strip.msi).astype(np.float32), valid=valid)
+    repaired = None if strip.repaired is None else strip.repaired & ~valid
+    low = np.where(valid, coarse[:, rows], strip.msi).astype(np.float32)
+    return replace(strip, msi=low, valid=valid, repaired=repaired)

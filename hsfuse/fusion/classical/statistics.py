@@ -83,6 +83,9 @@ class PairStatistics:
         Of the values, shape (band + msi band, band + msi band).
     detail
         Second moments of what a 5 x 5 binomial smoother takes away; the same shape.
+    hsi_count, hsi_covariance
+        Pixels that tell what the HSI alone is like, those whose MSI was repaired among them, and their covariance,
+        shape (band, band): what an image's noise and its signal subspace are does not depend on what the other shows.
     """
 
     bands: int
@@ -90,6 +93,8 @@ class PairStatistics:
     mean: FloatMatrix
     covariance: FloatMatrix
     detail: FloatMatrix
+    hsi_count: int
+    hsi_covariance: FloatMatrix
 
     @property
     def hsi_mean(self) -> FloatMatrix:
@@ -115,23 +120,27 @@ def gather(strips: Iterable[LowResolutionStrip]) -> PairStatistics:
     """
     values: Moments | None = None
     details: Moments | None = None
-    bands = 0
+    further: Moments | None = None
 
-    def look(strip: LowResolutionStrip) -> tuple[int, Moments, Moments]:
+    def look(strip: LowResolutionStrip) -> tuple[Moments, Moments, Moments]:
         return strip.once("moments", lambda: _moments_of(strip))
 
-    for of_hsi, of_values, of_details in side_by_side(look, strips, threads_for(_MOST_THREADS)):
-        bands = of_hsi
-        if values is None or details is None:
+    for of_values, of_details, of_further in side_by_side(look, strips, threads_for(_MOST_THREADS)):
+        if values is None or details is None or further is None:
             values, details = Moments.empty(len(of_values.mean)), Moments.empty(len(of_values.mean))
+            further = Moments.empty(len(of_further.mean))
         values.add(of_values)
         details.add(of_details)
-    if values is None or details is None or values.count < MIN_PIXELS:
+        further.add(of_further)
+    if values is None or details is None or further is None or values.count < MIN_PIXELS:
         count = 0 if values is None else values.count
         raise OverlapError(
             f"Only {count} HSI pixels are valid in both images; at least {MIN_PIXELS} are needed to fuse them.",
             hint="Check the overlap, the cloud mask and the nodata areas of both products.",
         )
+    bands = len(further.mean)
+    of_hsi = Moments(values.count, values.mean[:bands], values.scatter[:bands, :bands].copy())
+    of_hsi.add(further)
     return PairStatistics(
         bands,
         values.count,
@@ -139,11 +148,13 @@ def gather(strips: Iterable[LowResolutionStrip]) -> PairStatistics:
         values.covariance,
         # Scenes too broken for any complete window fall back on the values themselves.
         details.covariance if details.count >= MIN_PIXELS else values.covariance,
+        of_hsi.count,
+        of_hsi.covariance,
     )
 
 
-def _moments_of(strip: LowResolutionStrip) -> tuple[int, Moments, Moments]:
-    """HSI bands of a strip, moments of its values and of their details."""
+def _moments_of(strip: LowResolutionStrip) -> tuple[Moments, Moments, Moments]:
+    """Moments of a strip's values, of their details, and of the HSI where the MSI was repaired."""
     joint = np.concatenate([strip.hsi, strip.msi])
     if not np.isfinite(joint).all():
         joint = np.nan_to_num(joint)
@@ -157,7 +168,8 @@ def _moments_of(strip: LowResolutionStrip) -> tuple[int, Moments, Moments]:
     both = (lambda: Moments.of(joint[:, valid]), details if solid.any() else lambda: Moments.empty(len(joint)))
     # Strips are few: where there are many threads, each gets two.
     of_values, of_details = together(*both, threads=threads_for(2 * _MOST_THREADS) // _MOST_THREADS)
-    return strip.hsi.shape[0], of_values, of_details
+    further = Moments.empty(len(strip.hsi)) if strip.repaired is None else Moments.of(strip.hsi[:, strip.repaired])
+    return of_values, of_details, further
 
 
 def noise_std(covariance: FloatMatrix, count: int) -> FloatMatrix:
@@ -227,11 +239,11 @@ def signal_subspace(statistics: PairStatistics, *, max_rank: int = 32) -> Subspa
     (Marchenko and Pastur) are signal.
     """
     bands = statistics.bands
-    covariance = statistics.covariance[:bands, :bands]
-    noise = noise_std(covariance, statistics.count)
+    covariance = statistics.hsi_covariance
+    noise = noise_std(covariance, statistics.hsi_count)
     values, vectors = np.linalg.eigh(covariance / np.outer(noise, noise))
     values, vectors = values[::-1], vectors[:, ::-1]
-    edge = (1.0 + np.sqrt(bands / statistics.count)) ** 2
+    edge = (1.0 + np.sqrt(bands / statistics.hsi_count)) ** 2
     rank = int(np.clip((values > edge).sum(), min(4, bands), min(max_rank, bands)))
     basis = vectors[:, :rank]
     return Subspace(statistics.hsi_mean, basis.T / noise, basis * noise[:, None], noise)

@@ -14,11 +14,11 @@ from hsfuse.parallel import side_by_side
 
 
 def component_power(strips: list[LowResolutionStrip], model: SceneModel, threads: int) -> FloatMatrix:
-    """Covariance of the HSI's components over the valid pixels."""
+    """Covariance of the HSI's components over its pixels, whatever the MSI shows there."""
     forward, mean = (np.asarray(array, np.float32) for array in (model.space.forward, model.space.mean))
 
     def look(strip: LowResolutionStrip) -> tuple[NDArray[np.float32], int]:
-        inside = forward @ (strip.hsi[:, strip.valid] - mean[:, None])
+        inside = forward @ (strip.hsi[:, strip.of_hsi] - mean[:, None])
         return inside @ inside.T, inside.shape[1]
 
     scatter, count = np.zeros((model.space.rank, model.space.rank)), 0
@@ -30,7 +30,7 @@ def component_power(strips: list[LowResolutionStrip], model: SceneModel, threads
 
 def slope_covariance(strips: list[LowResolutionStrip], model: SceneModel, threads: int) -> FloatMatrix:
     """Covariance of the components' slopes (per HSI pixel, both directions together), without that of their noise."""
-    return _slopes([(strip.hsi, strip.valid) for strip in strips], model, threads)
+    return _slopes([(strip.hsi, strip.of_hsi) for strip in strips], model, threads)
 
 
 def slope_covariance_low(windows: list[DegradedWindow], model: SceneModel, threads: int) -> FloatMatrix:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ from hsfuse.parallel import side_by_side
 _WINDOW_PX, MAX_WINDOWS = 96, 12
 _MIN_WINDOW_PX = 9
 _MIN_VALID = 0.6
+_FEW_PIXELS = 400
+"""Pixels of unchanged ground below which windows hold repaired ground too: between changes there is no room for any."""
 _RIM = 2
 """Degraded pixels at a window's rim that do not count: the filters replicate edges there."""
 _LEAST_JITTER_PX, _MOST_JITTER_PX, _SMOOTH_PX = 0.02, 0.4, 3
@@ -76,6 +78,8 @@ def degraded_windows(
     threads
         How many work side by side.
     """
+    if sum(int(np.count_nonzero(strip.valid)) for strip in strips) < _FEW_PIXELS:
+        strips = [replace(strip, valid=strip.of_hsi) for strip in strips]
     ratio, rng = model.ratio, np.random.default_rng(seed)
     kept = float((psf_kernel(model.psf, ratio) ** 2).sum()) ** 2
     lost = (model.space.noise * np.sqrt(max(1.0 - kept, 0.0))).astype(np.float32)[:, None, None]

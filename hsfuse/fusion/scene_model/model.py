@@ -26,7 +26,7 @@ from hsfuse.parallel import do_all, parts_of, side_by_side, together
 
 MAX_RANK = 32
 """Components of the HSI at most."""
-PIXELS_PER_BAND = 1.2
+_PIXELS_PER_BAND = 1.2
 _MOST_SAMPLES = 40_000
 """Low-resolution pixels that the regression is fitted on."""
 _PARTS = 8
@@ -82,7 +82,7 @@ class SceneModel:
     srf_known
         Whether the responses of the guide were known.
     pixels
-        Valid HSI pixels that everything was estimated from.
+        Valid HSI pixels that the HSI's noise and signal subspace were estimated from.
     """
 
     space: Subspace
@@ -98,7 +98,7 @@ class SceneModel:
     @property
     def noise_known(self) -> bool:
         """Whether the noise of both images could be measured: from fewer pixels than bands none can."""
-        return self.pixels >= PIXELS_PER_BAND * len(self.space.noise) and bool((self.guide_noise > 0).any())
+        return self.pixels >= _PIXELS_PER_BAND * len(self.space.noise) and bool((self.guide_noise > 0).any())
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for the report."""
@@ -169,7 +169,7 @@ def estimate_scene_model(
     psf, offset = (context.psf, NO_OFFSET) if calibration is None else (calibration.psf, calibration.offset_px)
     model = SceneModel(
         space, synthesis, np.zeros(len(synthesis.mean)) if noise is None else noise, psf, offset, source,
-        context.ratio, context.srf is not None, statistics.count,
+        context.ratio, context.srf is not None, statistics.hsi_count,
     )  # fmt: skip
     return model, list(strips)
 
