@@ -22,6 +22,59 @@ static void widen(const float *row, int64_t n, int64_t before, int64_t after, fl
   for (int64_t i = 0; i < after; i++) line[n + i] = row[n - 1];
 }
 
+typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+enum { TOGETHER = 4 }; /* registers of a row that are summed together */
+
+/* Sum of at least one row of `size` samples, each row times its weight, in their order: sums stay in registers. */
+static void weigh(const float *const *rows, const float *w, int64_t count, int64_t size, float *restrict out) {
+  int64_t j = 0;
+  for (; j + TOGETHER * LANES <= size; j += TOGETHER * LANES) {
+    lanes s[TOGETHER];
+    for (int v = 0; v < TOGETHER; v++) s[v] = w[0] * *(const lanes *)(rows[0] + j + v * LANES);
+    for (int64_t t = 1; t < count; t++)
+      for (int v = 0; v < TOGETHER; v++) s[v] += w[t] * *(const lanes *)(rows[t] + j + v * LANES);
+    for (int v = 0; v < TOGETHER; v++) *(lanes *)(out + j + v * LANES) = s[v];
+  }
+  for (; j + LANES <= size; j += LANES) {
+    lanes s = w[0] * *(const lanes *)(rows[0] + j);
+    for (int64_t t = 1; t < count; t++) s += w[t] * *(const lanes *)(rows[t] + j);
+    *(lanes *)(out + j) = s;
+  }
+  for (; j < size; j++) {
+    float s = w[0] * rows[0][j];
+    for (int64_t t = 1; t < count; t++) s += w[t] * rows[t][j];
+    out[j] = s;
+  }
+}
+
+/* Every ratio-th of `size` samples side by side: those of phase r begin at phases + r * stride. */
+static void part(const float *restrict from, int64_t size, int64_t ratio, float *restrict phases, int64_t stride) {
+  const int64_t whole = size / ratio;
+  if (ratio == 3) /* the usual one, in whole vectors */
+    for (int64_t j = 0; j < whole; j++) {
+      phases[j] = from[3 * j];
+      phases[stride + j] = from[3 * j + 1];
+      phases[2 * stride + j] = from[3 * j + 2];
+    }
+  else
+    for (int64_t r = 0; r < ratio; r++)
+      for (int64_t j = 0; j < whole; j++) phases[r * stride + j] = from[j * ratio + r];
+  for (int64_t r = 0; whole * ratio + r < size; r++) phases[r * stride + whole] = from[whole * ratio + r];
+}
+
+/* The reverse, for `count` samples of each phase. */
+static void interleave(const float *restrict phases, int64_t stride, int64_t count, int64_t ratio, float *restrict to) {
+  if (ratio == 3)
+    for (int64_t j = 0; j < count; j++) {
+      to[3 * j] = phases[j];
+      to[3 * j + 1] = phases[stride + j];
+      to[3 * j + 2] = phases[2 * stride + j];
+    }
+  else
+    for (int64_t p = 0; p < ratio; p++)
+      for (int64_t j = 0; j < count; j++) to[j * ratio + p] = phases[p * stride + j];
+}
+
 /* ---- decimation (ratio 1: smoothing) ------------------------------------------------------------------------ */
 
 /* Planes (rows, cols), contiguous, to planes (rows / ratio, cols / ratio): `taps` weights along each axis. */
@@ -30,45 +83,23 @@ int hsf_decimate(const float *in, int64_t planes, int64_t rows, int64_t cols, in
   const int64_t side = (taps - ratio) / 2, high = rows / ratio, wide = cols / ratio;
   const int64_t around = cols + 2 * side, phase = around / ratio + 1;
   float *memory = malloc((around + ratio * phase) * sizeof(float));
-  if (!memory) return 1;
+  const float **tap = malloc(taps * sizeof(float *));
+  if (!memory || !tap) return free(memory), free(tap), 1;
   float *line = memory + side, *phases = memory + around;
   for (int64_t p = 0; p < planes; p++) {
     const float *plane = in + p * rows * cols;
     for (int64_t i = 0; i < high; i++) {
-      for (int64_t t = 0; t < taps; t++) {
-        const float *row = plane + clamp(i * ratio + t - side, rows) * cols;
-        const float w = down[t];
-        if (t == 0)
-          for (int64_t j = 0; j < cols; j++) line[j] = w * row[j];
-        else
-          for (int64_t j = 0; j < cols; j++) line[j] += w * row[j];
-      }
+      for (int64_t t = 0; t < taps; t++) tap[t] = plane + clamp(i * ratio + t - side, rows) * cols;
+      weigh(tap, down, taps, cols, line);
       for (int64_t k = 1; k <= side; k++) line[-k] = line[0], line[cols - 1 + k] = line[cols - 1];
-      float *restrict target = out + (p * high + i) * wide;
-      const float *first = line - side;
-      if (ratio == 1) {
-        for (int64_t t = 0; t < taps; t++) {
-          const float w = across[t];
-          if (t == 0)
-            for (int64_t j = 0; j < wide; j++) target[j] = w * first[j];
-          else
-            for (int64_t j = 0; j < wide; j++) target[j] += w * first[j + t];
-        }
-      } else {
-        /* Every ratio-th sample side by side: then what a tap looks at lies side by side too. */
-        for (int64_t r = 0; r < ratio; r++)
-          for (int64_t j = 0; j * ratio + r < around; j++) phases[r * phase + j] = first[j * ratio + r];
-        for (int64_t t = 0; t < taps; t++) {
-          const float w = across[t], *from = phases + t % ratio * phase + t / ratio;
-          if (t == 0)
-            for (int64_t j = 0; j < wide; j++) target[j] = w * from[j];
-          else
-            for (int64_t j = 0; j < wide; j++) target[j] += w * from[j];
-        }
-      }
+      /* What a tap looks at lies side by side. */
+      if (ratio > 1) part(memory, around, ratio, phases, phase);
+      for (int64_t t = 0; t < taps; t++)
+        tap[t] = ratio > 1 ? phases + t % ratio * phase + t / ratio : memory + t;
+      weigh(tap, across, taps, wide, out + (p * high + i) * wide);
     }
   }
-  free(memory);
+  free(memory), free(tap);
   return 0;
 }
 
@@ -82,21 +113,27 @@ typedef struct {
   int64_t taps, size;
 } spreader;
 
-/* One coarse row to the fine grid; `line` has room for `side` zeros before and after it. */
-static void spread_row(const float *row, const spreader *s, int64_t ratio, int64_t side, float *line, float *phase,
+/* One coarse row to the fine grid; `line` has room for `side` zeros before and after it, `phases` for the result. */
+static void spread_row(const float *row, const spreader *s, int64_t ratio, int64_t side, float *line, float *phases,
                        float *out) {
   memcpy(line, row, s->size * sizeof(float));
   for (int64_t i = 1; i <= side; i++) line[-i] = line[s->size - 1 + i] = 0.0f;
   for (int64_t p = 0; p < ratio; p++) {
-    for (int64_t t = 0; t < s->taps; t++) {
-      const float *w = s->weight + (p * s->taps + t) * s->size, *from = line + s->first[p] + t;
-      if (t == 0)
-        for (int64_t q = 0; q < s->size; q++) phase[q] = w[q] * from[q];
-      else
-        for (int64_t q = 0; q < s->size; q++) phase[q] += w[q] * from[q];
+    const float *w = s->weight + p * s->taps * s->size, *from = line + s->first[p];
+    float *restrict phase = phases + p * s->size;
+    /* The last vector begins where it ends with the row. */
+    for (int64_t at = 0; at < s->size && s->size >= LANES; at += LANES) {
+      const int64_t q = at + LANES <= s->size ? at : s->size - LANES;
+      lanes sum = *(const lanes *)(w + q) * *(const lanes *)(from + q);
+      for (int64_t t = 1; t < s->taps; t++)
+        sum += *(const lanes *)(w + t * s->size + q) * *(const lanes *)(from + q + t);
+      *(lanes *)(phase + q) = sum;
     }
-    for (int64_t q = 0; q < s->size; q++) out[q * ratio + p] = phase[q];
+    for (int64_t t = 0; t < s->taps && s->size < LANES; t++)
+      for (int64_t q = 0; q < s->size; q++)
+        phase[q] = w[t * s->size + q] * from[q + t] + (t ? phase[q] : 0.0f);
   }
+  interleave(phases, s->size, s->size, ratio, out);
 }
 
 /* Planes (rows, cols), contiguous, spread along both axes: the rows [row0, row1) of the fine grid. `side` is at least
@@ -107,31 +144,28 @@ int hsf_spread(const float *in, int64_t planes, int64_t rows, int64_t cols, int6
   const spreader along = {across_first, across, across_taps, cols};
   const int64_t fine = cols * ratio, low = row0 / ratio - side, high = (row1 - 1) / ratio + side;
   const int64_t first = clamp(low, rows), last = clamp(high, rows);
-  float *memory = malloc(((last - first + 1) * fine + 2 * (cols + side)) * sizeof(float));
-  if (!memory) return 1;
-  float *line = memory + (last - first + 1) * fine + side, *phase = line + cols + side;
+  const int64_t kept = (last - first + 1) * fine;
+  float *memory = malloc((kept + cols + 2 * side + fine + down_taps) * sizeof(float));
+  const float **tap = malloc(down_taps * sizeof(float *));
+  if (!memory || !tap) return free(memory), free(tap), 1;
+  float *line = memory + kept + side, *phases = line + cols + side, *weights = phases + fine;
   for (int64_t k = 0; k < planes; k++) {
     for (int64_t i = first; i <= last; i++)
-      spread_row(in + (k * rows + i) * cols, &along, ratio, side, line, phase, memory + (i - first) * fine);
+      spread_row(in + (k * rows + i) * cols, &along, ratio, side, line, phases, memory + (i - first) * fine);
     for (int64_t r = row0; r < row1; r++) {
       const int64_t q = r / ratio, p = r % ratio;
-      float *restrict target = out + (k * (row1 - row0) + r - row0) * fine;
-      int begun = 0;
+      float *target = out + (k * (row1 - row0) + r - row0) * fine;
+      int64_t used = 0;
       for (int64_t t = 0; t < down_taps; t++) {
         const int64_t i = q + down_first[p] + t;
         const float w = down[(p * down_taps + t) * rows + q];
-        if (i < 0 || i >= rows || w == 0.0f) continue;
-        const float *from = memory + (i - first) * fine;
-        if (begun)
-          for (int64_t j = 0; j < fine; j++) target[j] += w * from[j];
-        else
-          for (int64_t j = 0; j < fine; j++) target[j] = w * from[j];
-        begun = 1;
+        if (i >= 0 && i < rows && w != 0.0f) tap[used] = memory + (i - first) * fine, weights[used++] = w;
       }
-      if (!begun) memset(target, 0, fine * sizeof(float));
+      if (used) weigh(tap, weights, used, fine, target);
+      else memset(target, 0, fine * sizeof(float));
     }
   }
-  free(memory);
+  free(memory), free(tap);
   return 0;
 }
 
@@ -139,15 +173,16 @@ int hsf_spread(const float *in, int64_t planes, int64_t rows, int64_t cols, int6
 
 /* One coarse row to columns [col0, col1) of the fine grid, given in coarse pixels. */
 static void stretch(const float *row, int64_t cols, int64_t col0, int64_t col1, int64_t ratio, const float *weights,
-                    float *line, float *phase, float *out) {
+                    float *line, float *phases, float *out) {
   widen(row, cols, UP_SIDE, UP_SIDE, line);
   const int64_t count = col1 - col0;
   for (int64_t p = 0; p < ratio; p++) {
     const float *w = weights + p * UP_TAPS, *from = line + col0 - UP_SIDE;
+    float *restrict phase = phases + p * count;
     for (int64_t j = 0; j < count; j++)
       phase[j] = w[0] * from[j] + w[1] * from[j + 1] + w[2] * from[j + 2] + w[3] * from[j + 3] + w[4] * from[j + 4];
-    for (int64_t j = 0; j < count; j++) out[j * ratio + p] = phase[j];
   }
+  interleave(phases, count, count, ratio, out);
 }
 
 /* Interpolates planes and adds products of further planes with fine images:
@@ -164,18 +199,18 @@ int hsf_inject(const float *base, const float *coefficient, int64_t terms, const
                int64_t out_plane, int64_t out_row) {
   const int64_t fine = (col1 - col0) * ratio, sources = 1 + terms;
   const float *across = weights + ratio * UP_TAPS;
-  float *memory = malloc((UP_TAPS * sources * fine + 2 * (cols + 2 * UP_SIDE)) * sizeof(float));
+  float *memory = malloc((UP_TAPS * sources * fine + cols + 2 * UP_SIDE + fine) * sizeof(float));
   if (!memory) return 1;
-  float *line = memory + UP_TAPS * sources * fine + UP_SIDE, *phase = line + cols + UP_SIDE;
+  float *line = memory + UP_TAPS * sources * fine + UP_SIDE, *phases = line + cols + UP_SIDE;
   for (int64_t k = 0; k < planes; k++) {
     int64_t known = row0 - UP_SIDE; /* coarse rows (unclamped) below this one are in the ring */
     for (int64_t i = row0; i < row1; i++) {
       for (; known <= i + UP_SIDE; known++) {
         const int64_t at = clamp(known, rows);
         float *slot = memory + ((known - row0 + UP_SIDE) % UP_TAPS) * sources * fine;
-        stretch(base + (k * rows + at) * cols, cols, col0, col1, ratio, across, line, phase, slot);
+        stretch(base + (k * rows + at) * cols, cols, col0, col1, ratio, across, line, phases, slot);
         for (int64_t m = 0; m < terms; m++)
-          stretch(coefficient + ((m * planes + k) * rows + at) * cols, cols, col0, col1, ratio, across, line, phase,
+          stretch(coefficient + ((m * planes + k) * rows + at) * cols, cols, col0, col1, ratio, across, line, phases,
                   slot + (m + 1) * fine);
       }
       for (int64_t p = 0; p < ratio; p++) {

@@ -296,7 +296,8 @@ class GateMethod(NetworkMethod):
                 evidence=None if evidence is None else evidence[one],
             )  # fmt: skip
             results.append(bands(change[..., *shown], there, own))
-        return torch.cat(results)
+        # One tile, as a processor is given, is not copied: with all bands it is the largest array of the fusion.
+        return results[0] if len(results) == 1 else torch.cat(results)
 
     def _started(self, hsi: Tensor, guide: Tensor, wide: Window, step: Refinement) -> tuple[Tensor, _Bands]:
         """Components of the base estimate, and what makes bands of it and a change of a part of it."""
