@@ -15,7 +15,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -27,8 +27,9 @@ from real_pairs import RATIO, fused_pair, make_pair, psnr, split_scenes
 
 from hsfuse.degrade import Psf, Window, upsample_array
 from hsfuse.degrade.windows import whole as whole_window
-from hsfuse.fusion.base import CHANGE_IMAGES
+from hsfuse.fusion.base import CHANGE_IMAGES, FusionContext, LowResolutionStrip
 from hsfuse.fusion.experts.bank import EXPERTS
+from hsfuse.fusion.experts.outside import OutsideSubspace
 from hsfuse.fusion.experts.tile import evaluate
 from hsfuse.fusion.map.posterior import mix
 from hsfuse.fusion.methods.ssrfn.config import MOST_COMPONENTS
@@ -71,6 +72,15 @@ class Remembering(GateMethod):
     """Keeps the tile that it is shown: these scenes are one tile each."""
 
     shown: tuple[torch.Tensor, torch.Tensor] | None = None
+    fewer: OutsideSubspace | None = None
+    """What ``standard`` adds outside of the subspace."""
+
+    def fit(self, context: FusionContext, strips: Iterable[LowResolutionStrip]) -> None:
+        """Fit the experts, and what follows outside of the subspace for both qualities."""
+        strips = list(strips)
+        super().fit(context, strips)
+        if self.scene_model is not None:
+            self.fewer = OutsideSubspace.fit(strips, self.scene_model, best=False, seed=context.seed)
 
     def guide_filter(self) -> None:
         """The guide is cleaned with the tile."""
@@ -152,7 +162,11 @@ def fused_by_all(
             change = scene.followed(tile, correction)
         guarded = replace(scene, trust=shares(GuardEvidence.of(scene, tile, change).of_scene(scene)))
         change = guarded.held_back(tile, change)
-        results[f"{name}+{quality}"] = (base + mix(scene.step.back, change))[0].numpy()
+        cube = base + mix(scene.step.back, change)
+        outside = scene.outside if quality == "best" else method.fewer
+        if outside is not None:
+            outside.add_to(cube, tile.start + change)
+        results[f"{name}+{quality}"] = cube[0].numpy()
     return results
 
 

@@ -29,6 +29,7 @@ from hsfuse.fusion.base import (
 from hsfuse.fusion.create import create_method
 from hsfuse.fusion.diagnostics import CorrectionValidation, MethodDiagnostics
 from hsfuse.fusion.experts.bank import TileState
+from hsfuse.fusion.experts.outside import OutsideSubspace
 from hsfuse.fusion.experts.tile import evaluate
 from hsfuse.fusion.host import may_ask
 from hsfuse.fusion.map.method import RefinedMethod, refined
@@ -207,7 +208,10 @@ class GateMethod(NetworkMethod):
                 return
         if self._validate and self._validation is None:
             scene = self._guarded(scene, strips)
-        self._scene = scene
+        outside = OutsideSubspace.fit(
+            strips, model, best=self._quality == "best", seed=context.seed, device=context.device
+        )  # fmt: skip
+        self._scene = replace(scene, outside=outside)
 
     def _guarded(self, scene: GateScene, strips: Sequence[LowResolutionStrip]) -> GateScene:
         """Hold back what a scene that could not be tried at reduced resolution does not support."""
@@ -295,7 +299,12 @@ class GateMethod(NetworkMethod):
                 tile, self._used, best=self._quality == "best", share=self._share, part=part,
                 evidence=None if evidence is None else evidence[one],
             )  # fmt: skip
-            results.append(bands(change[..., *shown], there, own))
+            # The bands may be made in the place of the components.
+            components = None if scene.outside is None else start[..., *there] + change[..., *shown]
+            result = bands(change[..., *shown], there, own)
+            if scene.outside is not None and components is not None:
+                scene.outside.add_to(result, components)
+            results.append(result)
         # One tile, as a processor is given, is not copied: with all bands it is the largest array of the fusion.
         return results[0] if len(results) == 1 else torch.cat(results)
 

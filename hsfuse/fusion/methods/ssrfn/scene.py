@@ -17,6 +17,7 @@ from hsfuse.fusion.classical.statistics import FloatMatrix
 from hsfuse.fusion.diagnostics import RefinementRecord
 from hsfuse.fusion.experts.bank import ExpertBank, TileState
 from hsfuse.fusion.experts.canonical import CanonicalComponents
+from hsfuse.fusion.experts.outside import OutsideSubspace
 from hsfuse.fusion.experts.reduced_error import ReducedErrorWindow
 from hsfuse.fusion.experts.tile import TileExperts
 from hsfuse.fusion.map.degraded import DegradedWindow, degraded_strip
@@ -65,12 +66,15 @@ class GateScene:
         Experts.
     trust
         Share of what gate and last estimate change that a canonical component gets, shape (component,); None: all.
+    outside
+        What follows outside of the signal subspace from the result; None: that stays as the base method made it.
     """
 
     step: Refinement
     last: MapEstimator | None
     bank: ExpertBank
     trust: Tensor | None = None
+    outside: OutsideSubspace | None = None
 
     @classmethod
     def fit(
