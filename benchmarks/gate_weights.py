@@ -162,6 +162,9 @@ def fused_by_all(
             change = scene.followed(tile, correction)
         guarded = replace(scene, trust=shares(GuardEvidence.of(scene, tile, change).of_scene(scene)))
         change = guarded.held_back(tile, change)
+        if quality == "best" and scene.last_pass:
+            rows, cols = change.shape[2:]
+            change = scene.denoised(tile.start, change, (slice(0, rows), slice(0, cols)))
         cube = base + mix(scene.step.back, change)
         outside = scene.outside if quality == "best" else method.fewer
         if outside is not None:

@@ -20,7 +20,7 @@ from hsfuse.fusion.experts.tile import TileExperts, evaluate
 from hsfuse.fusion.map.method import RefinedMethod, refined
 from hsfuse.fusion.map.posterior import mix
 from hsfuse.fusion.methods.ssrfn.config import BLOCKS, GateConfig
-from hsfuse.fusion.methods.ssrfn.description import AFTER_PX, base_halo_px, describe, experts_px
+from hsfuse.fusion.methods.ssrfn.description import after_px, base_halo_px, describe, experts_px
 from hsfuse.fusion.methods.ssrfn.method import GateMethod
 from hsfuse.fusion.methods.ssrfn.network import Gate
 from hsfuse.fusion.methods.ssrfn.scene import GateScene, refined_base, tile_state
@@ -239,6 +239,25 @@ def test_standard_asks_one_pass_of_nonlocal_bayes(pair: Pair) -> None:
     assert not part.any()
 
 
+def test_best_takes_out_what_noise_its_result_has_left(pair: Pair) -> None:
+    """What a window shows is what the whole shows there; standard does without."""
+    method = GateMethod(_random_gate(), quality="best", validate=False)
+    with_it = _fused(method, pair)
+    assert method._scene is not None
+    assert method._scene.last_pass
+    hsi, msi = torch.from_numpy(pair.hsi)[None], torch.from_numpy(pair.msi)[None]
+    window = (slice(10, 17), slice(12, 20))
+    part = method.fuse_window(hsi, msi, window)[0].numpy()
+    assert np.abs(part - with_it[:, 30:51, 36:60]).max() < 1e-4
+    method._scene = replace(method._scene, last_pass=False)
+    without = method.fuse(hsi, msi)[0].numpy()
+    assert psnr(pair.truth, with_it) > psnr(pair.truth, without) + 0.05
+    standard = GateMethod(_random_gate(), validate=False)
+    standard.fit(pair.context(), pair.strips())
+    assert standard._scene is not None
+    assert not standard._scene.last_pass
+
+
 def test_a_little_trust_changes_a_little(pair: Pair) -> None:
     method = GateMethod(_random_gate(), validate=False)
     method.fit(pair.context(), pair.strips())
@@ -349,7 +368,8 @@ def test_what_a_tile_reads_holds_all_that_its_blocks_look_at(quality: Quality, f
     for start in range(100, 120):
         window = (slice(start, start + 37), slice(start + 5, start + 44))
         read = plan.around(Slice2D(start, start + 37, start + 5, start + 44))
-        needed = grown(BLOCKS.needed(grown(window, AFTER_PX, (300, 300)), (300, 300)), beyond, (300, 300))
+        after = grown(window, after_px(quality, RATIO), (300, 300))
+        needed = grown(BLOCKS.needed(after, (300, 300)), beyond, (300, 300))
         assert read.row0 <= needed[0].start
         assert needed[0].stop <= read.row1
         assert read.col0 <= needed[1].start

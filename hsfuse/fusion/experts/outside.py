@@ -97,7 +97,7 @@ class OutsideSubspace:
         import torch
 
         space, rng = model.space, np.random.default_rng(seed)
-        spectra = np.concatenate([strip.hsi[:, strip.valid].T for strip in strips])
+        spectra = np.concatenate([strip.hsi[:, strip.of_hsi].T for strip in strips])
         spectra = spectra[rng.permutation(len(spectra))[:_MOST_PIXELS]].astype(np.float64) - space.mean
         inside = spectra @ space.forward.T
         left = (spectra - inside @ space.back.T) / space.noise

@@ -30,6 +30,8 @@ COMPONENT_WINDOW_PX, COMPONENT_SIMILAR = 12, 96
 QUICK_WINDOW_PX, QUICK_SIMILAR, QUICK_SHRINK = 9, 64, 2.0
 """The same where the first pass alone has to do: three quarters of what both bring, for a fifth of the time (on the
 validation sites)."""
+RESULT_WINDOW_PX, RESULT_SIMILAR = 6, 48
+"""The same for a result, which has little noise left: 96 patches in a reach of 12 gain no more on these sites."""
 SHRINK = 1.5
 """A direction of variance v, in units of the noise, counts (v / (v + this))^2 in the first pass: samples of pure noise
 reach several times its variance where a group has fewer patches than a patch has values."""

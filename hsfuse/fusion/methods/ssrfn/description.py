@@ -6,14 +6,14 @@ import math
 
 from hsfuse.fusion.base import ModelSpec, Quality
 from hsfuse.fusion.create import create_method
-from hsfuse.fusion.map.refinement import component_halo_px, nonlocal_halo_px
+from hsfuse.fusion.map.refinement import component_halo_px, last_pass_px, nonlocal_halo_px
 from hsfuse.fusion.methods.ssrfn.config import BASE, REFERENCE, GateConfig
 from hsfuse.fusion.methods.ssrfn.network import INPUTS, OUTPUTS
 from hsfuse.fusion.methods.ssrfn_paper.cost import flop_per_pixel
 from hsfuse.fusion.nets.fixed_blocks import FixedBlocks
 from hsfuse.fusion.nets.native.abi import MULTIPLE
 
-_EXPERTS_PX, AFTER_PX = 4, 8
+_EXPERTS_PX, _AFTER_PX = 4, 8
 """HSI pixels that estimates and windows of the experts look at, and one pass of non-local Bayes; and the estimate that
 follows the network, which trusts the guide less and looks farther: tiles differ from the whole by 2e-5, with four and
 six by 9e-5, with four and four by 6e-4."""
@@ -44,6 +44,11 @@ def experts_px(quality: Quality, ratio: int) -> int:
     return _EXPERTS_PX + (component_halo_px(ratio) if quality == "best" else 0)
 
 
+def after_px(quality: Quality, ratio: int) -> int:
+    """HSI pixels that what follows the network looks at."""
+    return _AFTER_PX + (last_pass_px(ratio) if quality == "best" else 0)
+
+
 def base_halo_px(ratio: int, *, filtered: bool) -> int:
     """HSI pixels that the base method looks at, and the cleaning of the guide where that is not ``filtered`` before."""
     return create_method(BASE).spec.halo_px + (0 if filtered else nonlocal_halo_px(ratio))
@@ -64,7 +69,7 @@ def _halo_px(blocks: FixedBlocks | None, quality: Quality, ratio: int, *, filter
         # Tiles are read from and to whole blocks: around what the estimate that follows looks at there is then all of
         # the blocks that are needed, and whole blocks hold what these look at beyond.
         px = -(-(px + blocks.context) // blocks.side) * blocks.side
-    return px + AFTER_PX
+    return px + after_px(quality, ratio)
 
 
 def _share(tile: tuple[int, int], halo_px: int, planned_px: int) -> float:

@@ -36,7 +36,7 @@ from hsfuse.fusion.map.method import RefinedMethod, refined
 from hsfuse.fusion.map.posterior import mix
 from hsfuse.fusion.map.refinement import Refinement, nonlocal_halo_px
 from hsfuse.fusion.methods.ssrfn.config import ARCHITECTURE, BASE, GateConfig
-from hsfuse.fusion.methods.ssrfn.description import AFTER_PX, base_halo_px, describe, experts_px
+from hsfuse.fusion.methods.ssrfn.description import after_px, base_halo_px, describe, experts_px
 from hsfuse.fusion.methods.ssrfn.guard import supported_shares
 from hsfuse.fusion.methods.ssrfn.network import Gate
 from hsfuse.fusion.methods.ssrfn.scene import (
@@ -211,7 +211,9 @@ class GateMethod(NetworkMethod):
         outside = OutsideSubspace.fit(
             strips, model, best=self._quality == "best", seed=context.seed, device=context.device
         )  # fmt: skip
-        self._scene = replace(scene, outside=outside)
+        self._scene = replace(
+            scene, outside=outside, last_pass=self._quality == "best" and not self.displaced
+        )  # fmt: skip
 
     def _guarded(self, scene: GateScene, strips: Sequence[LowResolutionStrip]) -> GateScene:
         """Hold back what a scene that could not be tried at reduced resolution does not support."""
@@ -299,6 +301,9 @@ class GateMethod(NetworkMethod):
                 tile, self._used, best=self._quality == "best", share=self._share, part=part,
                 evidence=None if evidence is None else evidence[one],
             )  # fmt: skip
+            if scene.last_pass:
+                here = finer(inside(part.wanted, part.given), self._ratio)
+                change = scene.denoised(start[..., *here], change, shown)
             # The bands may be made in the place of the components.
             components = None if scene.outside is None else start[..., *there] + change[..., *shown]
             result = bands(change[..., *shown], there, own)
@@ -329,7 +334,7 @@ class GateMethod(NetworkMethod):
     def _part(self, window: Window, size: tuple[int, int]) -> TilePart:
         """Return what of a tile the experts work on for a window, and what the network is asked for."""
         blocks, experts = self._network.blocks, experts_px(self._quality, self._ratio)
-        wanted = grown(window, AFTER_PX, size)
+        wanted = grown(window, after_px(self._quality, self._ratio), size)
         if blocks is None:
             shown = grown(wanted, -(-self._network.reach_px // self._ratio), size)
             return TilePart(size, grown(wanted, experts, size), wanted, shown)

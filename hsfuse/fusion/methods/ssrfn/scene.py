@@ -24,7 +24,13 @@ from hsfuse.fusion.map.degraded import DegradedWindow, degraded_strip
 from hsfuse.fusion.map.method import ReducedFit, RefinedMethod
 from hsfuse.fusion.map.posterior import MapEstimator, mix
 from hsfuse.fusion.map.prior import squared_misses, validated_gain
-from hsfuse.fusion.map.refinement import Refinement, RefinementKind, guide_variance
+from hsfuse.fusion.map.refinement import (
+    Refinement,
+    RefinementKind,
+    denoise_result,
+    guide_variance,
+    reference_step,
+)
 from hsfuse.fusion.methods.ssrfn.network import Gate
 from hsfuse.fusion.methods.ssrfn.streaming import TilePart
 from hsfuse.fusion.scene_model.model import SceneModel
@@ -68,6 +74,8 @@ class GateScene:
         Share of what gate and last estimate change that a canonical component gets, shape (component,); None: all.
     outside
         What follows outside of the signal subspace from the result; None: that stays as the base method made it.
+    last_pass
+        Whether what noise the last estimate leaves is taken out of it, by :meth:`denoised`.
     """
 
     step: Refinement
@@ -75,6 +83,7 @@ class GateScene:
     bank: ExpertBank
     trust: Tensor | None = None
     outside: OutsideSubspace | None = None
+    last_pass: bool = False
 
     @classmethod
     def fit(
@@ -203,6 +212,26 @@ class GateScene:
         if self.last is not None:
             better = better + self.last.solve(tile.seen, tile.guide, better)
         return better - tile.start
+
+    def denoised(self, start: Tensor, change: Tensor, shown: Window) -> Tensor:
+        """Take what noise is left out of a result; as of :meth:`change` for a part of the tile, elsewhere as it was.
+
+        Parameters
+        ----------
+        start, change
+            Components of the base estimate and what is added to them, shape (n, component, row, col).
+        shown
+            The part, fine pixels.
+        """
+        canonical, (rows, cols) = self.bank.canonical, shown
+        wanted = np.zeros(change.shape[2:], bool)
+        wanted[rows, cols] = True
+        x = mix(canonical.into, start + change)
+        step = reference_step(self.bank.model.ratio)
+        cleaned = torch.stack([denoise_result(image, step, wanted=wanted) for image in x])
+        result = change.clone()
+        result[..., rows, cols] += mix(canonical.out, (cleaned - x)[..., rows, cols])
+        return result
 
     def best_share(self, reduced_fit: ReducedFit, network: Gate, *, best: bool) -> tuple[float, float]:
         """Choose how much of the gate's correction is used, on the degraded windows; of a :meth:`reduced` scene.
