@@ -11,8 +11,9 @@ from pair_support import RATIO, coarse_of, make_pair, patchy_season, rms
 from scipy.ndimage import binary_dilation
 
 from hsfuse.degrade import Psf
-from hsfuse.fusion.change import blocks, evidence
+from hsfuse.fusion.change import blocks, evidence, places
 from hsfuse.fusion.change.evidence import gather_evidence
+from hsfuse.fusion.change.places import _concentrated, correct_places
 from hsfuse.fusion.change.response import Response
 
 COARSE = (48, 52)
@@ -27,6 +28,20 @@ def _turned(clean: NDArray[np.float32]) -> NDArray[np.float32]:
     plants = np.clip(6.0 * ((part[3] - part[2]) / (part[3] + part[2]) + 0.1), 0.0, 1.0)
     out[2, *GARDEN] *= 1.0 + 0.3 * plants
     out[3, *GARDEN] *= 1.0 - 0.25 * plants
+    return out
+
+
+def _trees(shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Single pixels, one in ten of a part of the scene."""
+    mask = np.zeros(shape, bool)
+    mask[GARDEN] = np.random.default_rng(5).random((21, 21)) < 0.1
+    return mask
+
+
+def _town(clean: NDArray[np.float32], dark: float) -> NDArray[np.float32]:
+    """A town with trees, whose near infrared is ``dark`` times what it was."""
+    out, trees = clean.copy(), _trees(clean.shape[1:])
+    out[3, trees] *= dark
     return out
 
 
@@ -48,6 +63,17 @@ def test_little_ground_that_turned_is_corrected_where_it_lies() -> None:
     np.testing.assert_array_equal(guide[:, far], pair.msi[:, far])
 
 
+def test_single_trees_of_a_town_are_corrected() -> None:
+    """Ground between them got a part of what they need: they kept 0.39 of their error, and it had 3.2 times its own."""
+    pair = make_pair(COARSE, noise=0.002, change=partial(_town, dark=0.6))
+    trees = _trees(pair.msi.shape[1:])
+    _, guide = gather_evidence(coarse_of(pair), pair.msi, RESPONSE)
+    error, raw = (guide - pair.clean_msi)[3], (pair.msi - pair.clean_msi)[3]
+    beside = _garden(trees.shape) & ~trees
+    assert rms(error[trees]) < 0.2 * rms(raw[trees])
+    assert rms(error[beside]) < 2.0 * rms(raw[beside])
+
+
 def test_places_are_corrected_in_a_guide_s_own_place_as_in_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "BLOCK_PX", 24)
     pair = make_pair(COARSE, noise=0.002, change=_turned)
@@ -57,6 +83,38 @@ def test_places_are_corrected_in_a_guide_s_own_place_as_in_a_copy(monkeypatch: p
     _, written = gather_evidence(coarse_of(pair), pair.msi, RESPONSE, threads=2, overwrite=True)
     assert written is pair.msi
     np.testing.assert_array_equal(written, copied)
+
+
+@pytest.mark.parametrize(("bands", "ratio"), [(1, 2), (4, 3), (10, 4), (4, 6)])
+def test_a_correction_is_concentrated_on_what_turned(bands: int, ratio: int) -> None:
+    """A regression at low resolution gives some of it to all pixels around, and too little in all."""
+    rng, response = np.random.default_rng(2), Response(ratio, Psf(1.0))
+    shape = (24 * ratio, 26 * ratio)
+    turned = (rng.random(shape) < 0.05).astype(np.float32)
+    way = rng.normal(size=(bands, 1, 1)).astype(np.float32)
+    true = 40.0 * way / np.linalg.norm(way) * turned
+    told = 0.4 * true + 0.05 * response.up_single(response.down(true))
+    wanted = response.down(true) + rng.normal(size=(bands, 24, 26))
+    found = _concentrated(told, wanted, response)
+    on = turned > 0
+    assert rms((found - true)[:, on]) < 0.75 * rms((told - true)[:, on])
+    assert rms((found - true)[:, ~on]) < rms((told - true)[:, ~on])
+    # Where nothing is to be corrected, nothing is.
+    np.testing.assert_array_equal(_concentrated(np.zeros_like(told), wanted, response), 0.0)
+
+
+def test_places_are_corrected_the_same_in_blocks_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = make_pair(COARSE, noise=0.002, change=_turned)
+    rng, whole, parts = np.random.default_rng(4), pair.msi.copy(), pair.msi.copy()
+    matrix = np.zeros((4, 5, *COARSE), np.float32)
+    matrix[2:, :, 17:33, 14:39] = 0.1 * rng.normal(size=(2, 5, 16, 25))
+    facts = RESPONSE.down(pair.clean_msi), RESPONSE.down(pair.msi), np.full(4, 1e-5), RESPONSE
+    correct_places(whole, matrix, *facts, concentrate=True)
+    for module in (blocks, places):
+        monkeypatch.setattr(module, "BLOCK_PX", 20)
+    correct_places(parts, matrix, *facts, concentrate=True, threads=2)
+    assert np.abs(whole - pair.msi).max() > 0.05
+    np.testing.assert_allclose(parts, whole, atol=1e-5)
 
 
 @pytest.mark.parametrize("noise", [0.004, 0.01])

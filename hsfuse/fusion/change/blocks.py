@@ -53,6 +53,16 @@ def places_around(candidates: BoolArray) -> Iterator[tuple[Window, Window]]:
         yield from parts if area < windows.size(read) else [(read, core)]
 
 
+def written(
+    image: NDArray[np.float32], waiting: list[tuple[Window, NDArray[np.float32]]], above: int
+) -> list[tuple[Window, NDArray[np.float32]]]:
+    """Write the blocks that begin above a row into an image; return the others."""
+    for place, pixels in waiting:
+        if place[0].start < above:
+            image[:, *place] = pixels
+    return [block for block in waiting if block[0][0].start >= above]
+
+
 def _groups(candidates: BoolArray, core: Window) -> Iterator[tuple[Window, Window]]:
     """Groups of candidates that reach into a block, each with its context, and what it may change of the block."""
     shape = candidates.shape

@@ -164,7 +164,11 @@ def gather_evidence(
             if looked.sum() < _LEAST_PLACES * pair.valid.sum():
                 break
             guide = state.guide if own else state.guide.copy()
-            correct_places(guide, matrix, response, threads)
+            # Single pixels turn among others, unless so many do that all of the scene was corrected.
+            correct_places(
+                guide, matrix, state.relation.seen, state.blurred, _noise(state.relation, pair.valid), response,
+                concentrate=not state.count, threads=threads,
+            )  # fmt: skip
             gain, offset, count, error = state.relation.gain, state.relation.offset, state.count, state.error
             # Before the next relation of a whole scene takes their place.
             del matrix, state, found

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, gaussian_filter
 
 from hsfuse.degrade import windows
-from hsfuse.fusion.change.blocks import blocks, places_around
+from hsfuse.fusion.change.blocks import BLOCK_PX, blocks, places_around, written
 from hsfuse.fusion.change.local import Correction, local_affine, shares_by_error, window_mean
 from hsfuse.fusion.change.response import Response
-from hsfuse.parallel import do_all, side_by_side
+from hsfuse.parallel import side_by_side
 
 FloatArray = NDArray[np.float64]
 FloatCube = NDArray[np.float32]
@@ -37,8 +37,11 @@ _NEAR_PX = 10
 _NO_WEIGHT = 1e-9
 _SOFT_PX = 0.7
 """Width of the border of what is corrected."""
-_UP_CONTEXT_PX = 6
-"""HSI pixels around a block that interpolation looks at, and more."""
+_MOST_SHARE, _SHARE_RIDGE, _MOST_MORE, _SHARE_ROUNDS = 4.0, 4.0, 0.5, 3
+"""How much more of a correction the pixels get that it corrects most; variances of the noise below which one is not
+scaled; how far it is scaled in each of so many rounds."""
+_SHARE_CONTEXT_PX = 20
+"""HSI pixels around a block that these rounds look at."""
 
 
 def correction_of_places(
@@ -119,7 +122,10 @@ def correction_of_places(
     return whole
 
 
-def correct_places(guide: FloatCube, matrix: FloatCube, response: Response, threads: int = 1) -> None:
+def correct_places(
+    guide: FloatCube, matrix: FloatCube, seen: FloatArray, low: FloatArray, noise: FloatArray, response: Response, *,
+    concentrate: bool, threads: int = 1,
+) -> None:  # fmt: skip
     """Add the correction of places to a guide, in place; what it does not reach stays as it is.
 
     Parameters
@@ -128,19 +134,63 @@ def correct_places(guide: FloatCube, matrix: FloatCube, response: Response, thre
         Shape (msi band, row, col) on the fine grid.
     matrix
         What :func:`correction_of_places` found.
+    seen, low
+        What the HSI shows of the MSI bands, and the guide at low resolution, shape (msi band, row, col).
+    noise
+        Variance that differences are measured in, shape (msi band,).
     response
         The HSI's response.
+    concentrate
+        Whether the correction is concentrated on the pixels that it corrects most; else it stays as colours tell it.
     threads
         How many blocks are worked on side by side.
     """
+    level = np.sqrt(noise).astype(np.float32)[:, None, None]
+    side = BLOCK_PX * response.ratio
 
-    def correct(place: tuple[windows.Window, windows.Window]) -> None:
+    def correct(place: tuple[windows.Window, windows.Window]) -> tuple[windows.Window, FloatCube] | None:
         read, core = place
         part = matrix[:, :, *read]
-        if part.any():
-            # What is read around a block is for the matrix alone: nothing is taken from pixels beside one's own.
-            fine_read, fine_core = windows.finer(read, response.ratio), windows.finer(core, response.ratio)
-            corrected = Correction(part, None, np.zeros(len(guide))).apply(guide[:, *fine_read], response)
-            guide[:, *fine_core] = corrected[:, *windows.inside(fine_core, fine_read)]
+        if not part.any():
+            return None
+        fine_read, fine_core = windows.finer(read, response.ratio), windows.finer(core, response.ratio)
+        before = guide[:, *fine_read]
+        amount = Correction(part, None, np.zeros(len(guide))).apply(before, response) - before
+        if concentrate:
+            amount = level * _concentrated(amount / level, (seen[:, *read] - low[:, *read]) / level, response)
+        return fine_core, (before + amount)[:, *windows.inside(fine_core, fine_read)]
 
-    do_all(correct, blocks(matrix.shape[2:], _UP_CONTEXT_PX), threads)
+    waiting: list[tuple[windows.Window, FloatCube]] = []
+    for found in side_by_side(correct, blocks(matrix.shape[2:], _SHARE_CONTEXT_PX), threads):
+        if found is not None:
+            waiting.append(found)
+            # Every block looks at its neighbours as they were: all that look at those so far above are done.
+            waiting = written(guide, waiting, (found[0][0].start // side - 1) * side)
+    written(guide, waiting, guide.shape[1])
+
+
+def _concentrated(amount: FloatCube, wanted: FloatArray, response: Response) -> FloatCube:
+    """Give more of a correction to the pixels that it corrects most, as much in all as the HSI wants.
+
+    A regression at low resolution gives every fine pixel its part by the colours of whole HSI pixels, in which a few
+    turned pixels are mixed with others: these get too much, and those too little.
+
+    Parameters
+    ----------
+    amount
+        The correction in units of the noise, shape (msi band, row, col) on the fine grid.
+    wanted
+        What the HSI shows less the guide, in the same units, shape (msi band, row, col) on the coarse grid.
+    response
+        The HSI's response.
+    """
+    power = (amount**2).sum(axis=0)
+    size = np.sqrt(power)
+    around, squares = response.up_single(response.down(np.stack([size, power])))
+    share = np.clip(size * around / (np.maximum(squares, 0.0) + 1.0), 0.0, _MOST_SHARE)
+    amount = amount * share
+    for _ in range(_SHARE_ROUNDS):
+        low = response.down(amount)
+        more = (low * (wanted - low)).sum(axis=0) / ((low**2).sum(axis=0) + _SHARE_RIDGE)
+        amount *= 1.0 + np.clip(response.up_single(more[None])[0], -_MOST_MORE, _MOST_MORE)
+    return amount

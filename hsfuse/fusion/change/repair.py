@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from hsfuse.degrade import windows
-from hsfuse.fusion.change.blocks import BLOCK_PX, places_around
+from hsfuse.fusion.change.blocks import BLOCK_PX, places_around, written
 from hsfuse.fusion.change.decision import DecisionData, decide
 from hsfuse.fusion.change.evidence import Evidence, gather_evidence
 from hsfuse.fusion.change.illumination import CommonLight, common_light
@@ -157,7 +157,7 @@ def repair_guide(
         for where, block in side_by_side(one, places_around(candidates), threads):
             waiting.append((where, block.guide))
             # Every block looks at its neighbours as they were: all that look at those so far above are done.
-            waiting = _written(repaired, waiting, (where[0].start // side - 1) * side)
+            waiting = written(repaired, waiting, (where[0].start // side - 1) * side)
             if shadow is not None:
                 block = block.beside(shadow[where])
             foreign[where], change[where], own[where] = block.foreign, block.change, block.own
@@ -169,23 +169,13 @@ def repair_guide(
         waiting, repaired, changed = [], corrected, 0.0
         change[:] = 0.0 if shadow is None else shadow
         own[:] = change > 0
-    _written(repaired, waiting, msi.shape[1])
+    written(repaired, waiting, msi.shape[1])
     unlit = changed if shadow is None or not changed else _share(foreign_ground & (shadow <= FOREIGN), valid)
     return RepairedGuide(repaired, change, own, evidence, foreign, changed, unlit)
 
 
 def _share(ground: BoolArray, valid: BoolArray) -> float:
     return float(np.count_nonzero(ground)) / max(int(np.count_nonzero(valid)), 1)
-
-
-def _written(
-    image: FloatCube, blocks: list[tuple[tuple[slice, slice], FloatCube]], above: int
-) -> list[tuple[tuple[slice, slice], FloatCube]]:
-    """Write the blocks that begin above a row into an image; return the others."""
-    for place, pixels in blocks:
-        if place[0].start < above:
-            image[:, *place] = pixels
-    return [block for block in blocks if block[0][0].start >= above]
 
 
 @dataclass(frozen=True)
