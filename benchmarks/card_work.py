@@ -41,8 +41,8 @@ from hsfuse.testing.scene import SmallScene, small_scene
 COUNTS = Path(__file__).with_name("card_work.json")
 SIDE_PX, SEED, NOISE = 96, 3, 0.002
 """Of the small scene: HSI pixels, and noise of both images, reflectance."""
-_REGISTERS = 64
-"""Rows and columns of the products in the filter of a group: patches, and values of a patch, filled up."""
+_MEMBERS = 64
+"""Patches of a group, filled up."""
 _PLACES, _HALVINGS = 512, 31
 """Of a window, filled up, and steps that find the level below which the nearest lie."""
 _COMPONENTS, _COSINE, _COMPRESSION, _TANGENT = 16, 30, 30, 20
@@ -66,10 +66,10 @@ def _of_search(args: Sequence[Any]) -> float:
 
 def _of_filter(args: Sequence[Any]) -> float:
     """Arithmetic of the filter of groups: products, and a matrix swept row by row, seven operations for a value."""
-    _, basic, places, *_ = args
+    image, basic, places, *_ = args
     groups, similar = places.shape
-    products = 3 if basic is None else 4
-    return float(groups * _REGISTERS**2 * (products * 2 * _REGISTERS + similar * 7 * 2))
+    products, values = 3 if basic is None else 4, 1 << (9 * image.shape[0] - 1).bit_length()
+    return float(groups * _MEMBERS**2 * (products * 2 * max(16, values) + similar * 7 * 2))
 
 
 def _of_fourier(args: Sequence[Any]) -> float:
