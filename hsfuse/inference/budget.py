@@ -46,7 +46,7 @@ _CARD_COMFORT_BYTES, _VRAM_COMFORT_BYTES = 8_000_000_000, 11_500_000_000
 not fused faster by more than that, and a workstation has other uses for it."""
 _NETWORK_COMFORT = 1.12
 """Networks may use so many times more: halos of small tiles cost them more than they cost classical methods."""
-_SENSIBLE_WORK = 1.5
+_SENSIBLE_WORK = 1.4
 """Tiles are sensible while their halos cost no more than this times the arithmetic of the largest ones that fit."""
 _CARD_COLUMNS = (1, 2, 3, 4, 6, 8, 12)
 """Columns of tiles that a card may be given, where a method takes wide ones."""

@@ -19,14 +19,14 @@ follows the network, which trusts the guide less and looks farther: tiles differ
 six by 9e-5, with four and four by 6e-4."""
 _BYTES_PER_PIXEL, _HOST_BYTES_PER_PIXEL = 4500, 600
 """On a card and on a processor, where less is worked on at a time; fitted to measured peaks, rounded up."""
-_TILE_ROWS, _PLAIN_TILE_PX, _BLOCKS_TILE_PX, _BEST_TILE_PX = 48, 144, 128, 80
-"""Rows of usual tiles on a processor, and their columns with a plain backbone, with one in blocks, and with ``best``,
-HSI pixels: that reads more around a tile, and narrower ones keep a whole scene below 2 GB."""
+_PLAIN_TILE, _BLOCKS_TILE, _BEST_TILE = (56, 144), (64, 128), (48, 80)
+"""Rows and columns of usual tiles on a processor with a plain backbone, with one in blocks, and with ``best``, HSI
+pixels: that reads more around a tile, and narrower ones keep a whole scene below 2 GB. Rows are what plans choose."""
 _CARD_TILE_PX = 128
 """Rows of tiles on a card: ten of a scene, so that little is left to be written and judged after the last."""
 _FLOP_PER_PIXEL, _TOUCHED_BYTES_PER_PIXEL = 5.5e5, 300
 """Of experts, plain backbone and what follows, and what their time on a CPU is made up to."""
-_NONLOCAL_FLOP_PER_PIXEL, _NONLOCAL_TOUCHED_BYTES_PER_PIXEL = 1.65e6, 4780
+_NONLOCAL_FLOP_PER_PIXEL, _NONLOCAL_TOUCHED_BYTES_PER_PIXEL = 1.45e6, 4200
 """The same of non-local Bayes of components, which waits more than it multiplies; per pixel that it looks at: those of
 the tile and of its own reach around it (whole scenes, 2026-11-29)."""
 _QUICK = 0.145
@@ -97,8 +97,8 @@ def describe(
     inner = create_method(BASE).spec
     halo_px = _halo_px(blocks, quality, ratio, filtered=filtered)
     best = quality == "best"
-    side = _BEST_TILE_PX if best else _PLAIN_TILE_PX if blocks is None else _BLOCKS_TILE_PX
-    near = (1.0 if best else _QUICK) * _share((_TILE_ROWS, side), component_halo_px(ratio), halo_px)
+    tile = _BEST_TILE if best else _PLAIN_TILE if blocks is None else _BLOCKS_TILE
+    near = (1.0 if best else _QUICK) * _share(tile, component_halo_px(ratio), halo_px)
     flop = inner.flop_per_pixel + _FLOP_PER_PIXEL + near * _NONLOCAL_FLOP_PER_PIXEL
     touched = _TOUCHED_BYTES_PER_PIXEL + near * _NONLOCAL_TOUCHED_BYTES_PER_PIXEL
     if blocks is not None:
@@ -106,7 +106,7 @@ def describe(
         flop += _IN_BLOCKS * slower * backbone_flop(config, ratio) * (blocks.given_px / blocks.side) ** 2
     # The guide is cleaned once for the scene before it is fused: tiles are read with less around them than planned.
     later = _halo_px(blocks, quality, ratio, filtered=True)
-    read = 1.0 if best else _share((_TILE_ROWS, side), later, halo_px)
+    read = 1.0 if best else _share(tile, later, halo_px)
     return ModelSpec(
         name=name,
         kind="network",
@@ -114,7 +114,7 @@ def describe(
         multiple_px=1 if blocks is None or estimate is not None else blocks.side,
         padded=False,
         # The repaired guide and the confidence of the whole scene are in memory too: rows of small tiles.
-        preferred_tile_px=side,
+        preferred_tile_px=tile[1],
         card_tile_px=_CARD_TILE_PX,
         bytes_per_pixel=max(_BYTES_PER_PIXEL, inner.bytes_per_pixel),
         host_bytes_per_pixel=max(_HOST_BYTES_PER_PIXEL, inner.bytes_per_pixel),
