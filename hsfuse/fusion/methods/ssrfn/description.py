@@ -16,7 +16,7 @@ from hsfuse.fusion.nets.native.abi import MULTIPLE
 _EXPERTS_PX, _AFTER_PX = 4, 8
 """HSI pixels that estimates and windows of the experts look at, and one pass of non-local Bayes; and the estimate that
 follows the network, which trusts the guide less and looks farther: tiles differ from the whole by 2e-5, with four and
-six by 9e-5, with four and four by 6e-4."""
+six by 9e-5, with four and four by 6e-4. What looks farther behind that with ``best`` comes beyond."""
 _BYTES_PER_PIXEL, _HOST_BYTES_PER_PIXEL = 4500, 600
 """On a card and on a processor, where less is worked on at a time; fitted to measured peaks, rounded up."""
 _PLAIN_TILE, _BLOCKS_TILE, _BEST_TILE = (56, 144), (64, 128), (48, 80)
@@ -31,6 +31,8 @@ _NONLOCAL_FLOP_PER_PIXEL, _NONLOCAL_TOUCHED_BYTES_PER_PIXEL = 1.45e6, 4200
 the tile and of its own reach around it (whole scenes, 2026-11-29)."""
 _QUICK = 0.145
 """Share of that for the one pass that ``standard`` asks."""
+_LAST_PASS = 0.22
+"""The same for the last pass of ``best``: 2.8 s of processor time a million pixels for 12.5 of both experts."""
 _SLOWER, _SLOWER_PLAIN = 2.0, 10.0
 """Times as long as theirs that operations of narrow modules of SSRFN take, with compiled Mamba blocks and without:
 measured on a whole scene, and on blocks of 20 x 20 HSI pixels at a width of 8 (2026-11-29, cores with AVX-512)."""
@@ -99,6 +101,8 @@ def describe(
     best = quality == "best"
     tile = _BEST_TILE if best else _PLAIN_TILE if blocks is None else _BLOCKS_TILE
     near = (1.0 if best else _QUICK) * _share(tile, component_halo_px(ratio), halo_px)
+    if best:
+        near += _LAST_PASS * _share(tile, last_pass_px(ratio), halo_px)
     flop = inner.flop_per_pixel + _FLOP_PER_PIXEL + near * _NONLOCAL_FLOP_PER_PIXEL
     touched = _TOUCHED_BYTES_PER_PIXEL + near * _NONLOCAL_TOUCHED_BYTES_PER_PIXEL
     if blocks is not None:
