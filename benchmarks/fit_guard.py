@@ -29,11 +29,11 @@ from real_pairs import RATIO, make_pair, split_scenes
 from hsfuse.degrade import Psf
 from hsfuse.errors import HsfuseError, InputError
 from hsfuse.fusion.experts.tile import evaluate
-from hsfuse.fusion.map.posterior import mix
 from hsfuse.fusion.methods.ssrfn.config import MOST_COMPONENTS
 from hsfuse.fusion.methods.ssrfn.guard import FACTS, LIMIT, GuardEvidence, shares
 from hsfuse.fusion.methods.ssrfn.network import Gate
 from hsfuse.fusion.methods.ssrfn.scene import DISPLACED_SHARE
+from hsfuse.fusion.mixing import mix
 from hsfuse.inference import pipeline
 from hsfuse.inference.guide_repair import repair_scene
 from hsfuse.sensors.sentinel2 import BANDS_ALL, table_responses

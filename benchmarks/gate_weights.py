@@ -31,12 +31,12 @@ from hsfuse.fusion.base import CHANGE_IMAGES, FusionContext, LowResolutionStrip
 from hsfuse.fusion.experts.bank import EXPERTS
 from hsfuse.fusion.experts.outside import OutsideSubspace
 from hsfuse.fusion.experts.tile import evaluate
-from hsfuse.fusion.map.posterior import mix
 from hsfuse.fusion.methods.ssrfn.config import MOST_COMPONENTS
 from hsfuse.fusion.methods.ssrfn.guard import GuardEvidence, shares
 from hsfuse.fusion.methods.ssrfn.method import GateMethod
 from hsfuse.fusion.methods.ssrfn.network import Gate
 from hsfuse.fusion.methods.ssrfn.scene import DISPLACED_SHARE
+from hsfuse.fusion.mixing import mix
 from hsfuse.fusion.nets.header import read_header
 from hsfuse.fusion.nets.weights import load_weights
 from hsfuse.fusion.nets.zoo import WEIGHTS_FILE

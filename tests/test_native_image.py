@@ -14,6 +14,7 @@ from hsfuse.coregister.field import DisplacementField
 from hsfuse.coregister.lowpass import Kernel, lowpass_strip
 from hsfuse.coregister.warp import Resampler
 from hsfuse.degrade import Psf, inject, lowpass_decimate, smooth, upsample
+from hsfuse.fusion.mixing import mix
 from hsfuse.grid import Grid, Slice2D
 from hsfuse.native import OVERRIDE, image
 from hsfuse.native.build import pointer
@@ -42,6 +43,35 @@ def test_images_smaller_than_the_kernels_and_views_work(isa, plain):
         torch.testing.assert_close(smooth(x, 5), plain(smooth, x, 5), rtol=1e-5, atol=1e-6)
     view = torch.randn(1, 9, 12, 4).permute(0, 3, 1, 2)
     torch.testing.assert_close(upsample(view, 2), plain(upsample, view, 2), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("rows", "inner"), [(1, 4), (10, 10), (11, 100), (100, 11)])
+def test_matrices_are_applied_to_bands_as_torch_does(isa, rows, inner):
+    torch.manual_seed(0)
+    matrix, threads = torch.randn(rows, inner), torch.get_num_threads()
+    whole = torch.randn(2, inner, 40, 53)
+    torch.set_num_threads(1)
+    try:
+        # Whole images, some of their rows (planes with gaps between them), some columns, and few samples.
+        for x in (whole, whole[:, :, 3:37], whole[..., 5:47], whole[:, :, :1, :7]):
+            expected = torch.matmul(matrix.double(), x.double().flatten(2)).reshape(2, rows, *x.shape[2:])
+            torch.testing.assert_close(mix(matrix, x).double(), expected, rtol=1e-5, atol=1e-5)
+        # The same where the matrix is a part of another, and with gradients.
+        wider = torch.cat([matrix, matrix], dim=1)[:, :inner].requires_grad_()
+        torch.testing.assert_close(mix(wider, whole).detach(), mix(matrix, whole), rtol=1e-5, atol=1e-5)
+        mix(wider, whole).sum().backward()
+        assert wider.grad is not None
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("samples", [1, 5, 16, 31, 64, 65, 1000])
+def test_products_of_few_samples_equal_numpys(isa, samples):
+    rng = np.random.default_rng(0)
+    matrix, planes = rng.random((9, 7), np.float32), rng.random((7, samples + 3), np.float32)[:, :samples]
+    out = np.full((9, samples), np.nan, np.float32)
+    assert image.mix(matrix, planes, out)
+    np.testing.assert_allclose(out, matrix @ planes, rtol=1e-5)
 
 
 def test_gradients_and_other_types_take_the_plain_path(isa):

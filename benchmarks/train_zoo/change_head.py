@@ -30,10 +30,10 @@ from real_pairs import RATIO, make_pair, split_scenes
 from hsfuse.degrade import Psf
 from hsfuse.errors import HsfuseError
 from hsfuse.fusion.experts.bank import BEST_ONLY, EXPERTS
-from hsfuse.fusion.map.posterior import mix
 from hsfuse.fusion.methods.ssrfn.augmentation import CAP, METRIC, OUTPUTS, STATE, STRENGTH
 from hsfuse.fusion.methods.ssrfn.network import Gate
 from hsfuse.fusion.methods.ssrfn.objective import TARGET, WeighedWindow, as_tensors, errors_left, relative_loss
+from hsfuse.fusion.mixing import mix
 from hsfuse.fusion.nets.weights import load_weights, save_weights
 from hsfuse.fusion.nets.zoo import CARD_FILE, WEIGHTS_FILE
 from hsfuse.inference import pipeline

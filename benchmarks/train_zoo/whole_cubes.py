@@ -26,11 +26,11 @@ from torch import Tensor
 from hsfuse.degrade import Psf
 from hsfuse.errors import HsfuseError
 from hsfuse.fusion.experts.bank import EXPERTS
-from hsfuse.fusion.map.posterior import mix
 from hsfuse.fusion.methods.ssrfn.augmentation import disturbed
 from hsfuse.fusion.methods.ssrfn.network import Gate
 from hsfuse.fusion.methods.ssrfn.objective import WeighedWindow, as_tensors, with_tensors
 from hsfuse.fusion.methods.ssrfn.task import GateTask
+from hsfuse.fusion.mixing import mix
 from hsfuse.inference import pipeline
 from hsfuse.inference.guide_repair import repair_scene
 from hsfuse.log import get_logger

@@ -75,6 +75,46 @@ static void interleave(const float *restrict phases, int64_t stride, int64_t cou
       for (int64_t j = 0; j < count; j++) to[j * ratio + p] = phases[p * stride + j];
 }
 
+/* ---- products with a small matrix -------------------------------------------------------------------------- */
+
+#define MIXED (LANES < 16 ? 3 : 6) /* rows of a product that are summed together */
+#define ACROSS 4 /* registers of each */
+
+static inline __attribute__((always_inline)) void mix_some(const float *matrix, int64_t inner, const float *in,
+                                                           int64_t plane, float *out, int64_t count, const int rows) {
+  lanes s[MIXED][ACROSS];
+  for (int r = 0; r < rows; r++)
+    for (int v = 0; v < ACROSS; v++) s[r][v] = (lanes){0};
+  for (int64_t k = 0; k < inner; k++)
+    for (int v = 0; v < ACROSS; v++) {
+      const lanes x = *(const lanes *)(in + k * plane + v * LANES);
+      for (int r = 0; r < rows; r++) s[r][v] += matrix[r * inner + k] * x;
+    }
+  for (int r = 0; r < rows; r++)
+    for (int v = 0; v < ACROSS; v++) *(lanes *)(out + r * count + v * LANES) = s[r][v];
+}
+
+/* A matrix (rows, inner), contiguous, times planes (inner, count) with `plane` samples from one to the next: `out` is
+ * (rows, count), contiguous. For matrices so small that their product takes no longer than going through the planes. */
+void hsf_mix(const float *matrix, int64_t rows, int64_t inner, const float *in, int64_t plane, int64_t count,
+             float *out) {
+  const int64_t wide = ACROSS * LANES;
+  for (int64_t j = 0; j < count && count >= wide; j += wide) {
+    const int64_t at = j + wide <= count ? j : count - wide; /* the last ends with the row */
+    int64_t r = 0;
+    for (; r + MIXED <= rows; r += MIXED)
+      mix_some(matrix + r * inner, inner, in + at, plane, out + r * count + at, count, MIXED);
+    for (; r + 2 <= rows; r += 2) mix_some(matrix + r * inner, inner, in + at, plane, out + r * count + at, count, 2);
+    if (r < rows) mix_some(matrix + r * inner, inner, in + at, plane, out + r * count + at, count, 1);
+  }
+  for (int64_t r = 0; r < rows && count < wide; r++)
+    for (int64_t j = 0; j < count; j++) {
+      float s = 0.0f;
+      for (int64_t k = 0; k < inner; k++) s += matrix[r * inner + k] * in[k * plane + j];
+      out[r * count + j] = s;
+    }
+}
+
 /* ---- decimation (ratio 1: smoothing) ------------------------------------------------------------------------ */
 
 /* Planes (rows, cols), contiguous, to planes (rows / ratio, cols / ratio): `taps` weights along each axis. */

@@ -32,6 +32,28 @@ def image_library() -> ctypes.CDLL | None:
     return KERNELS.library()
 
 
+def mix(matrix: FloatArray, planes: FloatArray, out: FloatArray) -> bool:
+    """Multiply planes by a matrix of a few rows and columns; False where there is no compiled path.
+
+    Parameters
+    ----------
+    matrix
+        Shape (row, plane), contiguous.
+    planes
+        Shape (plane, sample), unit stride along samples.
+    out
+        Shape (row, sample), contiguous.
+    """
+    native = image_library()
+    if native is None:
+        return False
+    native.hsf_mix(
+        _at(matrix), _INT(matrix.shape[0]), _INT(matrix.shape[1]), _at(planes), _INT(planes.strides[0] // 4),
+        _INT(planes.shape[1]), _at(out),
+    )  # fmt: skip
+    return True
+
+
 def decimate(x: FloatArray, ratio: int, rows: FloatArray, cols: FloatArray) -> FloatArray | None:
     """Filter planes with one kernel per axis and keep the samples at the coarse pixels' centres.
 

@@ -18,12 +18,12 @@ from hsfuse.fusion.create import create_method
 from hsfuse.fusion.experts.bank import BEST_ONLY, EXPERTS
 from hsfuse.fusion.experts.tile import TileExperts, evaluate
 from hsfuse.fusion.map.method import RefinedMethod, refined
-from hsfuse.fusion.map.posterior import mix
 from hsfuse.fusion.methods.ssrfn.config import BLOCKS, GateConfig
 from hsfuse.fusion.methods.ssrfn.description import after_px, base_halo_px, describe, experts_px
 from hsfuse.fusion.methods.ssrfn.method import GateMethod
 from hsfuse.fusion.methods.ssrfn.network import Gate
 from hsfuse.fusion.methods.ssrfn.scene import GateScene, refined_base, tile_state
+from hsfuse.fusion.mixing import mix
 from hsfuse.fusion.nets.weights import LoadedNetwork, load_named
 from hsfuse.fusion.nets.zoo import find_model
 from hsfuse.grid import Slice2D

@@ -28,6 +28,7 @@ from hsfuse.fusion.base import FusionContext
 from hsfuse.fusion.classical.statistics import DETAIL_TAPS, FloatMatrix, PairStatistics, Subspace, signal_subspace
 from hsfuse.fusion.classical.window_regression import WINDOW_TAPS, regress
 from hsfuse.fusion.host import may_ask
+from hsfuse.fusion.mixing import mix
 
 if TYPE_CHECKING:
     import torch
@@ -152,16 +153,16 @@ class AdaptiveInjection:
 
         ratio, (rows, cols) = self.ratio, window
         centred = hsi - self.mean[:, None, None]
-        components = _mix(self.forward, centred)
-        seen = _mix(self.synthesis, components)
-        guide = _mix(self.whiten, seen)
+        components = mix(self.forward, centred)
+        seen = mix(self.synthesis, components)
+        guide = mix(self.whiten, seen)
         coefficients, trusted = regress(
             guide - smooth(guide, DETAIL_TAPS), components - smooth(components, DETAIL_TAPS), components,
             self.ridge + PRIOR_WEIGHT * torch.eye(len(self.ridge), device=guide.device), PRIOR_WEIGHT * self.gain,
         )  # fmt: skip
         sharp = msi[..., rows.start * ratio : rows.stop * ratio, cols.start * ratio : cols.stop * ratio]
         blurred = inject(seen + self.msi_mean[:, None, None], (), None, ratio, (rows, cols), offset_px=self.offset_px)
-        details = _mix(self.whiten, (sharp - blurred) * self.reliability[:, None, None])
+        details = mix(self.whiten, (sharp - blurred) * self.reliability[:, None, None])
         # A component that is 1 everywhere carries the mean: no pass over the result to add it.
         fine = torch.empty(
             (hsi.shape[0], self.rank + 1, *details.shape[2:]), dtype=details.dtype, device=details.device
@@ -174,7 +175,7 @@ class AdaptiveInjection:
         """Turn components into bands and add the rare materials."""
         import torch
 
-        out = _mix(torch.cat([self.back, self.mean[:, None]], dim=1), components)
+        out = mix(torch.cat([self.back, self.mean[:, None]], dim=1), components)
         if outside is not None:
             inject(outside, (), None, self.ratio, window, out, self.offset_px, add=True)
         return out
@@ -188,7 +189,7 @@ class AdaptiveInjection:
         free = centred.shape[1] - components.shape[1]
         if free <= 0:
             return None
-        rest = centred - _mix(self.back, components)
+        rest = centred - mix(self.back, components)
         power = (rest / self.noise[:, None, None]).square().sum(dim=1, keepdim=True) / free
         start = 1.0 + 4.0 * (2.0 / free) ** 0.5
         gate = ((power - start) / start).clamp(0.0, 1.0)
@@ -231,10 +232,3 @@ def _misfit(statistics: PairStatistics, space: Subspace, synthesis: FloatMatrix)
     left = np.diag(guide - 2.0 * cross @ synthesis.T + synthesis @ components @ synthesis.T)
     power = np.maximum(np.diag(guide), 1e-9 * max(float(np.trace(guide)), 1e-12))
     return np.asarray(np.clip(left / power, 0.0, 1.0), dtype=np.float64)
-
-
-def _mix(matrix: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Apply a matrix to the bands of (n, band, row, col)."""
-    import torch
-
-    return torch.matmul(matrix, x.flatten(2)).reshape(x.shape[0], -1, *x.shape[2:])

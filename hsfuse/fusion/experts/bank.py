@@ -22,8 +22,9 @@ from hsfuse.fusion.classical.statistics import FloatMatrix
 from hsfuse.fusion.experts.canonical import CanonicalComponents
 from hsfuse.fusion.experts.guide import GUIDE_EXPERTS, GuideDetail, Upsampler
 from hsfuse.fusion.experts.reduced_error import REDUCED_ERROR_EXPERTS, ReducedError, ReducedErrorWindow
-from hsfuse.fusion.map.posterior import MapEstimator, mix
+from hsfuse.fusion.map.posterior import MapEstimator
 from hsfuse.fusion.map.refinement import LOOSE_WHITENING, WHITENING, NonlocalStep, denoise_components, reference_step
+from hsfuse.fusion.mixing import mix
 from hsfuse.fusion.scene_model.model import SceneModel
 from hsfuse.parallel import threads_for, together
 

@@ -20,7 +20,7 @@ from hsfuse.fusion.experts.columns import Columns
 from hsfuse.fusion.experts.neighbourhood import CoarseRegression, regress
 from hsfuse.fusion.experts.regressions import ClassRegression, FourierRegression, LinearRegression
 from hsfuse.fusion.host import may_ask
-from hsfuse.fusion.map.posterior import mix
+from hsfuse.fusion.mixing import mix
 from hsfuse.fusion.scene_model.model import SceneModel
 from hsfuse.parallel import side_by_side, threads_for
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from hsfuse.fusion.base import LowResolutionStrip
 from hsfuse.fusion.classical.statistics import FloatMatrix
-from hsfuse.fusion.map.posterior import mix
+from hsfuse.fusion.mixing import mix
 from hsfuse.fusion.scene_model.model import SceneModel
 
 if TYPE_CHECKING:

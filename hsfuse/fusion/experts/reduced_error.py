@@ -13,7 +13,7 @@ from torch import Tensor
 from hsfuse.fusion.experts.columns import Columns
 from hsfuse.fusion.experts.neighbourhood import high_pass
 from hsfuse.fusion.experts.regressions import FourierRegression
-from hsfuse.fusion.map.posterior import mix
+from hsfuse.fusion.mixing import mix
 
 REDUCED_ERROR_EXPERTS = ("reduced-resolution error, linear", "reduced-resolution error, fourier")
 _LEADING = 4

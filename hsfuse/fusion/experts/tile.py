@@ -19,7 +19,7 @@ from hsfuse.fusion.experts.neighbourhood import high_pass, local_regressions
 from hsfuse.fusion.experts.reduced_error import REDUCED_ERROR_EXPERTS
 from hsfuse.fusion.host import may_ask
 from hsfuse.fusion.map.blur import TileBlur
-from hsfuse.fusion.map.posterior import mix
+from hsfuse.fusion.mixing import mix
 
 if TYPE_CHECKING:
     from torch import Tensor

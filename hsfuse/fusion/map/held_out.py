@@ -21,9 +21,10 @@ from hsfuse.degrade import upsample_array
 from hsfuse.fusion.base import FusionContext, LowResolutionStrip
 from hsfuse.fusion.classical.adaptive import AdaptiveInjection
 from hsfuse.fusion.classical.statistics import MIN_PIXELS, FloatMatrix, PairStatistics, gather
-from hsfuse.fusion.map.posterior import Misfit, mix
+from hsfuse.fusion.map.posterior import Misfit
 from hsfuse.fusion.map.prior import ErrorPrior
 from hsfuse.fusion.map.refinement import NOISE_LEFT, Refinement, RefinementKind
+from hsfuse.fusion.mixing import mix
 from hsfuse.fusion.scene_model.model import SceneModel
 from hsfuse.masks import expand
 from hsfuse.parallel import side_by_side

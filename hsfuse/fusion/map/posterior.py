@@ -24,6 +24,7 @@ import numpy as np
 from hsfuse.degrade import NO_OFFSET, Offset, Psf
 from hsfuse.fusion.classical.statistics import FloatMatrix
 from hsfuse.fusion.map.blur import TileBlur
+from hsfuse.fusion.mixing import mix
 from hsfuse.fusion.scene_model.model import SceneModel
 
 if TYPE_CHECKING:
@@ -200,13 +201,6 @@ class MapEstimator:
     def direct(self, into: torch.Tensor | None = None) -> torch.Tensor:
         """Return what :meth:`correct` makes of the guide's misfit, pixel by pixel, shape (component, msi band)."""
         return (self.leave if into is None else into @ self.leave) @ (self.pull / self.precision[:, None])
-
-
-def mix(matrix: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Apply a matrix to the bands of (n, band, row, col)."""
-    import torch
-
-    return torch.matmul(matrix, x.flatten(2)).reshape(x.shape[0], -1, *x.shape[2:])
 
 
 def _with_floor(covariance: FloatMatrix) -> FloatMatrix:

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from hsfuse.fusion.classical.statistics import FloatMatrix
 from hsfuse.fusion.map import local_wiener, nonlocal_bayes
 from hsfuse.fusion.map.blur import decimation_matrix
-from hsfuse.fusion.map.posterior import HALO_PX, MapEstimator, mix
+from hsfuse.fusion.map.posterior import HALO_PX, MapEstimator
 from hsfuse.fusion.map.prior import ErrorPrior
+from hsfuse.fusion.mixing import mix
 from hsfuse.fusion.scene_model.model import SceneModel
 
 if TYPE_CHECKING:

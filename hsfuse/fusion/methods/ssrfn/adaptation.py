@@ -19,7 +19,6 @@ from hsfuse.fusion.create import create_method
 from hsfuse.fusion.experts.tile import evaluate
 from hsfuse.fusion.map.degraded import MAX_WINDOWS, DegradedWindow, degraded_windows
 from hsfuse.fusion.map.method import ReducedFit
-from hsfuse.fusion.map.posterior import mix
 from hsfuse.fusion.methods.ssrfn.augmentation import disturbed
 from hsfuse.fusion.methods.ssrfn.config import BASE
 from hsfuse.fusion.methods.ssrfn.network import Gate
@@ -33,6 +32,7 @@ from hsfuse.fusion.methods.ssrfn.objective import (
     with_tensors,
 )
 from hsfuse.fusion.methods.ssrfn.scene import GateScene, kind_of, refined_base, state_of
+from hsfuse.fusion.mixing import mix
 from hsfuse.fusion.scene_model.model import SceneModel
 from hsfuse.training.distributed import Team
 from hsfuse.training.pairs import Batch, PairFacts, ReducedPair

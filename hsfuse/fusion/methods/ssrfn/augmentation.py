@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hsfuse.fusion.experts.bank import BEST_ONLY, EXPERTS
-from hsfuse.fusion.map.posterior import mix
+from hsfuse.fusion.mixing import mix
 from hsfuse.training.pairs import Batch, ReducedPair
 
 OUTPUTS, STATE, WEIGHT = "expert_outputs", "state", "weight"

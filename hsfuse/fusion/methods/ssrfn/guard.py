@@ -23,8 +23,8 @@ from torch import Tensor
 
 from hsfuse.degrade import upsample_array
 from hsfuse.fusion.base import FusionMethod, LowResolutionStrip
-from hsfuse.fusion.map.posterior import mix
 from hsfuse.fusion.methods.ssrfn.scene import GateScene, tile_state
+from hsfuse.fusion.mixing import mix
 
 if TYPE_CHECKING:
     from hsfuse.fusion.experts.bank import TileState

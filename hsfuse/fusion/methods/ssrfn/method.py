@@ -33,7 +33,6 @@ from hsfuse.fusion.experts.outside import OutsideSubspace
 from hsfuse.fusion.experts.tile import evaluate
 from hsfuse.fusion.host import may_ask
 from hsfuse.fusion.map.method import RefinedMethod, refined
-from hsfuse.fusion.map.posterior import mix
 from hsfuse.fusion.map.refinement import Refinement, nonlocal_halo_px
 from hsfuse.fusion.methods.ssrfn.config import ARCHITECTURE, BASE, GateConfig
 from hsfuse.fusion.methods.ssrfn.description import after_px, base_halo_px, describe, experts_px
@@ -48,6 +47,7 @@ from hsfuse.fusion.methods.ssrfn.scene import (
     tile_state_from,
 )
 from hsfuse.fusion.methods.ssrfn.streaming import TilePart
+from hsfuse.fusion.mixing import mix
 from hsfuse.fusion.moving import moved
 from hsfuse.fusion.nets.header import NetworkHeader
 from hsfuse.fusion.nets.weights import LoadedNetwork

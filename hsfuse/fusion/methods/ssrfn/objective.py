@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hsfuse.fusion.experts.bank import EXPERTS
-from hsfuse.fusion.map.posterior import mix
 from hsfuse.fusion.methods.ssrfn.augmentation import (
     CAP,
     DISPLACED,
@@ -30,6 +29,7 @@ from hsfuse.fusion.methods.ssrfn.augmentation import (
 from hsfuse.fusion.methods.ssrfn.config import MOST_COMPONENTS
 from hsfuse.fusion.methods.ssrfn.network import Gate
 from hsfuse.fusion.methods.ssrfn.scene import GateScene
+from hsfuse.fusion.mixing import mix
 from hsfuse.training.distributed import Team
 from hsfuse.training.pairs import Batch, ReducedPair
 

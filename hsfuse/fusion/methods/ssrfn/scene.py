@@ -22,7 +22,7 @@ from hsfuse.fusion.experts.reduced_error import ReducedErrorWindow
 from hsfuse.fusion.experts.tile import TileExperts
 from hsfuse.fusion.map.degraded import DegradedWindow, degraded_strip
 from hsfuse.fusion.map.method import ReducedFit, RefinedMethod
-from hsfuse.fusion.map.posterior import MapEstimator, mix
+from hsfuse.fusion.map.posterior import MapEstimator
 from hsfuse.fusion.map.prior import squared_misses, validated_gain
 from hsfuse.fusion.map.refinement import (
     Refinement,
@@ -33,6 +33,7 @@ from hsfuse.fusion.map.refinement import (
 )
 from hsfuse.fusion.methods.ssrfn.network import Gate
 from hsfuse.fusion.methods.ssrfn.streaming import TilePart
+from hsfuse.fusion.mixing import mix
 from hsfuse.fusion.scene_model.model import SceneModel
 from hsfuse.parallel import side_by_side, threads_for
 

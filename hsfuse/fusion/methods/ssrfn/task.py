@@ -13,7 +13,6 @@ from torch import Tensor
 
 from hsfuse.errors import OverlapError
 from hsfuse.fusion.base import FusionContext
-from hsfuse.fusion.map.posterior import mix
 from hsfuse.fusion.methods.ssrfn.augmentation import disturbed, fewer_bands
 from hsfuse.fusion.methods.ssrfn.method import GateMethod
 from hsfuse.fusion.methods.ssrfn.network import Gate
@@ -26,6 +25,7 @@ from hsfuse.fusion.methods.ssrfn.objective import (
     logarithms,
     with_tensors,
 )
+from hsfuse.fusion.mixing import mix
 from hsfuse.outputs import part_name
 from hsfuse.training.distributed import Team
 from hsfuse.training.fusion_task import PatchTask, TaskSetup, low_resolution_strip
