@@ -46,6 +46,9 @@ _EXCLUDED = 0.1
 """Change from which a pixel takes no part in what methods learn of both images together."""
 _HSI_ONLY = 0.5
 """Change without detail of its own from which the guide is said to have no part in a pixel."""
+_WILD_DISTANCE = 1000.0
+"""Squared distance, in units of what both images usually differ by, from which a candidate for change takes no part
+either, whatever became of it, however few there are: HSI pixels that glint are no change of the guide."""
 _SOME_CHANGE = 0.002
 """Share of changed ground below which methods learn from everything and find blur and shift themselves."""
 _FINE_ERROR = 2.0
@@ -222,7 +225,7 @@ def _repaired(scene: FusionScene, context: FusionContext, survey: Survey, *, ove
             "check their order and wavelengths.", ", ".join(f"{j + 1} and {i + 1}" for i, j in exchanged),
         )  # fmt: skip
     noise = None
-    if guide.trusted and guide.share > _SOME_CHANGE:
+    if guide.trusted and _is_left_out(guide):
         # What is left to learn from may be too little to tell the noise, which change has nothing to do with.
         noise = guide_noise([sample])
     return _Found(guide, alignment, response, noise, partnership)
@@ -258,13 +261,15 @@ def _told(
         repaired = replace(repaired, combined_noise=partnership.noise)
     if guide.trusted and guide.evidence.corrections > 0:
         repaired = replace(repaired, guide_error=_FINE_ERROR * guide.evidence.correction_error)
-    if guide.trusted and guide.share > _SOME_CHANGE:
+    if guide.trusted and _is_left_out(guide):
         images = np.empty((CHANGE_IMAGES, *guide.change.shape), np.float32)
         images[0] = guide.change
         np.multiply(guide.change, guide.own_detail, out=images[1])
         if alignment is not None:
             repaired = replace(repaired, psf=alignment.psf, offset_px=alignment.offset_px)
-        repaired = replace(repaired, changed=guide.change > _EXCLUDED, guide_noise=noise, change=SpilledImages(images))
+        changed = guide.change > _EXCLUDED
+        changed |= expand(_wild(guide), scene.ratio)
+        repaired = replace(repaired, changed=changed, guide_noise=noise, change=SpilledImages(images))
         del images
     bound = 1.0 if model is None else model.bound(guide.evidence.corrections)
     facts = guide.to_json()
@@ -275,6 +280,17 @@ def _told(
         ~survey.gaps & survey.seen, survey.traits.brightness, bound, alignment, response,
         _pictures(guide, survey.valid),
     )  # fmt: skip
+
+
+def _is_left_out(guide: RepairedGuide) -> bool:
+    """Whether methods learn from a part of the scene only."""
+    return guide.share > _SOME_CHANGE or bool(_wild(guide).any())
+
+
+def _wild(guide: RepairedGuide) -> BoolArray:
+    """HSI pixels that contradict the guide beyond all measure, shape (row, col)."""
+    evidence = guide.evidence
+    return np.asarray(evidence.contradiction.candidates & (evidence.relation.distance > _WILD_DISTANCE), np.bool_)
 
 
 def _pictures(guide: RepairedGuide, valid: BoolArray) -> FloatCube:

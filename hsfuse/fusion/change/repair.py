@@ -5,8 +5,8 @@
    leave-one-out errors, takes out seasons (:mod:`hsfuse.fusion.change.evidence`).
 2. Matting finds which share of each fine pixel is foreign (:mod:`hsfuse.fusion.change.matting`), and a gain is found
    that turns the guide's light into the HSI's there (shadows: the detail belongs to the ground, its light does not).
-3. A small network decides what becomes of each fine pixel: the guide, the guide in other light, or what the HSI says
-   (:mod:`hsfuse.fusion.change.decision`).
+3. A convolutional network decides what becomes of each fine pixel: the guide, the guide in other light, or what the HSI
+   says (:mod:`hsfuse.fusion.change.decision`).
 
 The coarse steps see the whole scene; the fine ones run in blocks of fixed size with context, so memory is bounded and
 nothing depends on how a fusion cuts its tiles.
