@@ -20,7 +20,7 @@ from real_pairs import RATIO, SHARP, make_pair, split_scenes
 from scipy.ndimage import find_objects
 
 from hsfuse.degrade import Psf
-from hsfuse.fusion.change.decision import RESIDUAL_LAYERS, decision_features
+from hsfuse.fusion.change.decision import LARGEST_FEATURE, RESIDUAL_LAYERS, convolved, decision_features
 from hsfuse.fusion.change.evidence import gather_evidence
 from hsfuse.fusion.change.illumination import common_light
 from hsfuse.fusion.change.matting import NEAR_PX, grown, neighbour_contrast
@@ -79,7 +79,7 @@ class Sample:
     def inputs(self, mean: torch.Tensor, spread: torch.Tensor) -> torch.Tensor:
         """As :func:`hsfuse.fusion.change.decision.decide` shows them to the network."""
         scaled = (self.features.float() - mean[:, None, None]) / spread[:, None, None]
-        return torch.cat([scaled.clamp(-5.0, 5.0) * self.near, self.near[None].float()])
+        return torch.cat([scaled.clamp(-LARGEST_FEATURE, LARGEST_FEATURE) * self.near, self.near[None].float()])
 
 
 class Network(torch.nn.Module):
@@ -95,14 +95,15 @@ class Network(torch.nn.Module):
         layers |= {"last": torch.nn.Conv2d(HIDDEN, HIDDEN, 1), "answer": torch.nn.Conv2d(HIDDEN, 4, 1)}
         self.layers = torch.nn.ModuleDict(layers)
 
+    def weights(self) -> dict[str, torch.Tensor]:
+        """As they are stored."""
+        return {
+            f"{kind}_{name}": getattr(layer, kind) for name, layer in self.layers.items() for kind in ("weight", "bias")
+        }
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Of (feature, row, col) make (answer, row, col)."""
-        silu = torch.nn.functional.silu
-        hidden = silu(self.layers["first"](x[None]))
-        for name in RESIDUAL_LAYERS:
-            hidden = hidden + silu(self.layers[name](hidden))
-        answer: torch.Tensor = self.layers["answer"](silu(self.layers["last"](hidden)))[0]
-        return answer
+        return convolved(self.weights(), x)
 
 
 def sample(scene: ReferenceScene, setting: str, change: str, seed: int) -> Sample | None:
@@ -204,10 +205,8 @@ def train(parts: Sequence[Sequence[Sample]], steps: int) -> dict[str, np.ndarray
         schedule.step()
         if step % 100 == 0:
             print(step, round(total.item(), 3), flush=True)
-    stored = {"mean": mean, "spread": spread}
-    for name, layer in model.layers.items():
-        stored |= {f"weight_{name}": layer.weight.detach(), f"bias_{name}": layer.bias.detach()}
-    return {name: value.numpy() for name, value in stored.items()}
+    stored = {"mean": mean, "spread": spread} | model.weights()
+    return {name: value.detach().numpy() for name, value in stored.items()}
 
 
 def main() -> None:

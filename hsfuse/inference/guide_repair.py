@@ -46,7 +46,7 @@ _EXCLUDED = 0.1
 """Change from which a pixel takes no part in what methods learn of both images together."""
 _HSI_ONLY = 0.5
 """Change without detail of its own from which the guide is said to have no part in a pixel."""
-_WILD_DISTANCE = 1000.0
+_GROSS_DISTANCE = 1000.0
 """Squared distance, in units of what both images usually differ by, from which a candidate for change takes no part
 either, whatever became of it, however few there are: HSI pixels that glint are no change of the guide."""
 _SOME_CHANGE = 0.002
@@ -268,7 +268,7 @@ def _told(
         if alignment is not None:
             repaired = replace(repaired, psf=alignment.psf, offset_px=alignment.offset_px)
         changed = guide.change > _EXCLUDED
-        changed |= expand(_wild(guide), scene.ratio)
+        changed |= expand(_gross_outliers(guide), scene.ratio)
         repaired = replace(repaired, changed=changed, guide_noise=noise, change=SpilledImages(images))
         del images
     bound = 1.0 if model is None else model.bound(guide.evidence.corrections)
@@ -284,13 +284,13 @@ def _told(
 
 def _is_left_out(guide: RepairedGuide) -> bool:
     """Whether methods learn from a part of the scene only."""
-    return guide.share > _SOME_CHANGE or bool(_wild(guide).any())
+    return guide.share > _SOME_CHANGE or bool(_gross_outliers(guide).any())
 
 
-def _wild(guide: RepairedGuide) -> BoolArray:
+def _gross_outliers(guide: RepairedGuide) -> BoolArray:
     """HSI pixels that contradict the guide beyond all measure, shape (row, col)."""
     evidence = guide.evidence
-    return np.asarray(evidence.contradiction.candidates & (evidence.relation.distance > _WILD_DISTANCE), np.bool_)
+    return np.asarray(evidence.contradiction.candidates & (evidence.relation.distance > _GROSS_DISTANCE), np.bool_)
 
 
 def _pictures(guide: RepairedGuide, valid: BoolArray) -> FloatCube:

@@ -9,9 +9,11 @@ change, over that of interpolation, and the error added outside of it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,13 +25,16 @@ from hsfuse.fusion.neighbours import over_neighbours
 from hsfuse.fusion.scene_model.relation import smoothed
 from hsfuse.masks import expand
 
+if TYPE_CHECKING:
+    import torch
+
 FloatArray = NDArray[np.float64]
 
 RESIDUAL_LAYERS = tuple(f"residual_{number}" for number in range(1, 5))
 """Names of the layers that look at neighbours, in their order."""
 _TINY = 1e-3
 _REACH_PX = 4
-_LARGEST_FEATURE = 5.0
+LARGEST_FEATURE = 5.0
 _CLOSE_PX = 3.0
 """Width of the window that the colours of foreign ground are averaged in, fine pixels."""
 _LEAST_SUPPORT = 1e-3
@@ -122,26 +127,45 @@ def decide(data: DecisionData, near: NDArray[np.bool_], response: Response) -> D
 def _answers(features: FloatArray, inside: NDArray[np.bool_]) -> FloatArray:
     """Ask the network about the pixels in ``inside`` (row, col), shapes (feature, pixel) and (answer, pixel)."""
     import torch
-    from torch.nn.functional import conv2d, silu
 
     net = _network()
     x = (features - net["mean"][:, None]) / net["spread"][:, None]
     box = find_objects(inside.astype(np.int8))[0]
     known = inside[box]
     image = np.zeros((len(x) + 1, *known.shape), np.float32)
-    image[:-1, known] = np.clip(x, -_LARGEST_FEATURE, _LARGEST_FEATURE)
+    image[:-1, known] = np.clip(x, -LARGEST_FEATURE, LARGEST_FEATURE)
     image[-1] = known  # Elsewhere nothing is known, which is not what features of 0 say.
+    with torch.no_grad():
+        answer = convolved({name: torch.from_numpy(array) for name, array in net.items()}, torch.from_numpy(image))
+    return np.asarray(answer.numpy()[:, known], np.float64)
+
+
+def convolved(weights: Mapping[str, torch.Tensor], image: torch.Tensor) -> torch.Tensor:
+    """Return the network's answers.
+
+    Parameters
+    ----------
+    weights
+        ``weight_`` and ``bias_`` of every layer.
+    image
+        Scaled features and, last, where they are known, shape (feature + 1, row, col).
+
+    Returns
+    -------
+    torch.Tensor
+        Log odds of the guide as it is, the guide in other light and what the HSI says, and that of the probability,
+        shape (answer, row, col).
+    """
+    from torch.nn.functional import conv2d, silu
 
     def layer(image: torch.Tensor, name: str) -> torch.Tensor:
-        weight, bias = (torch.from_numpy(net[kind + name]) for kind in ("weight_", "bias_"))
-        return conv2d(image, weight, bias, padding=weight.shape[-1] // 2)
+        weight = weights["weight_" + name]
+        return conv2d(image, weight, weights["bias_" + name], padding=weight.shape[-1] // 2)
 
-    with torch.no_grad():
-        hidden = silu(layer(torch.from_numpy(image)[None], "first"))
-        for name in RESIDUAL_LAYERS:
-            hidden = hidden + silu(layer(hidden, name))
-        answer = layer(silu(layer(hidden, "last")), "answer")[0].numpy()
-    return np.asarray(answer[:, known], np.float64)
+    hidden = silu(layer(image[None], "first"))
+    for name in RESIDUAL_LAYERS:
+        hidden = hidden + silu(layer(hidden, name))
+    return layer(silu(layer(hidden, "last")), "answer")[0]
 
 
 @cache
