@@ -8,14 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from pair_support import RATIO, Pair, make_pair, psnr, shaken
+from pair_support import RATIO, Pair, make_pair, psnr, rms, shaken
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from hsfuse.degrade import Psf, lowpass_decimate_array
 from hsfuse.errors import HsfuseError
 from hsfuse.fusion.create import create_method
 from hsfuse.fusion.map.blur import TileBlur, decimation_matrix
-from hsfuse.fusion.map.degraded import _displaced
+from hsfuse.fusion.map.degraded import _displaced, _Draws, degraded_windows
 from hsfuse.fusion.map.method import RefinedMethod, _best, refined
 from hsfuse.fusion.map.posterior import MapEstimator
 from hsfuse.fusion.map.prior import ErrorPrior, squared_misses
@@ -288,3 +288,19 @@ def test_bands_are_displaced_as_scipy_interpolates_each() -> None:
     at = np.stack(np.meshgrid(np.arange(13), np.arange(9), indexing="ij")) + displacement
     expected = [map_coordinates(band, at, order=3, mode="nearest") for band in low]
     np.testing.assert_allclose(_displaced(low, displacement), expected, atol=1e-6)
+
+
+def test_small_windows_are_displaced_by_no_more_than_pixels_are() -> None:
+    """Of nine pixels a smooth field has hardly any deviation: scaled by it, some lay outside of all memory."""
+    pair = make_pair((9, 9))
+    model, strips = estimate_scene_model(pair.strips(), pair.context(calibrate=False))
+    model = replace(model, synthesis=replace(model.synthesis, jitter_px=0.1))
+    place = slice(0, 9)
+    for seed in range(40):
+        drawn = _Draws.of(np.random.default_rng(seed), strips[0], place, place, model)
+        assert drawn.displacement is not None
+        assert np.abs(drawn.displacement).max() <= 0.5
+        assert np.sqrt((drawn.displacement**2).mean()) == pytest.approx(0.1, rel=1e-3)
+    still = replace(model, synthesis=replace(model.synthesis, jitter_px=0.0))
+    moved, plain = (degraded_windows(strips, each)[0].low for each in (model, still))
+    assert 0.0 < rms(moved - plain) < 0.5 * rms(plain - plain.mean(axis=(1, 2), keepdims=True))

@@ -14,6 +14,7 @@ from hsfuse.fusion.change.evidence import gather_evidence
 from hsfuse.fusion.change.pattern import ColourFunctions, ScenePattern
 from hsfuse.fusion.change.response import Response
 from hsfuse.fusion.classical.statistics import gather, signal_subspace
+from hsfuse.fusion.scene_model import contradiction
 from hsfuse.fusion.scene_model.model import coarse_pair, estimate_scene_model
 
 COARSE = (34, 40)
@@ -55,7 +56,7 @@ def test_what_a_correction_leaves_is_told(monkeypatch: pytest.MonkeyPatch) -> No
     told, _ = estimate_scene_model(strips, pair.context(guide_error=found.correction_error))
     np.testing.assert_allclose(told.guide_noise**2, plain.guide_noise**2 + found.correction_error)
     # What a displaced pair leaves is the displacement: counted too, the demonstration lost 0.14 dB.
-    monkeypatch.setattr(evidence, "displacement_px", lambda *_: 0.1)
+    monkeypatch.setattr(contradiction, "displacement_px", lambda *_: 0.1)
     displaced, _ = gather_evidence(coarse, pair.msi, Response(RATIO, Psf(1.0)))
     assert not displaced.correction_error.any()
 

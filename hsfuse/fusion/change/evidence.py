@@ -14,7 +14,7 @@ from hsfuse.fusion.change.pattern import ColourFunctions, ScenePattern
 from hsfuse.fusion.change.places import correct_places, correction_of_places
 from hsfuse.fusion.change.response import Response
 from hsfuse.fusion.change.shadows import Shadows, find_shadows
-from hsfuse.fusion.scene_model.contradiction import DISPLACED_PX, Contradiction, displacement_px, misfit
+from hsfuse.fusion.scene_model.contradiction import DISPLACED_PX, Contradiction, misfit
 from hsfuse.fusion.scene_model.pair import CoarsePair, GuideRelation
 from hsfuse.fusion.scene_model.relation import first_weights, relate, some_blocks
 from hsfuse.parallel import together
@@ -132,8 +132,6 @@ def gather_evidence(
     blurred = response.down(corrected) if of_field else low
     # All are images of the whole scene, and what follows needs its memory.
     del plain, field, low, start
-    apart_px = displacement_px(relation, blurred, pair.valid) if correct else None
-    displaced = apart_px is not None and apart_px > DISPLACED_PX
 
     def contradiction(state: _Corrected, apart_px: float | None) -> Contradiction:
         return Contradiction.find(
@@ -142,7 +140,9 @@ def gather_evidence(
 
     state = _Corrected(corrected, blurred, relation)
     # First of all: a shadow would bend a local correction.
-    found = contradiction(state, apart_px)
+    found = contradiction(state, None)
+    apart_px = found.displacement_px
+    displaced = correct and apart_px > DISPLACED_PX
     shadows = find_shadows(corrected, blurred, relation, found, response, threads)
     if shadows is not None:
         guide = corrected if of_field or overwrite else corrected.copy()
