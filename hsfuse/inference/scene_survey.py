@@ -37,10 +37,12 @@ and how well: neighbours in the visible differ less, and a season does not excha
 _SMALL_PIXELS, _PLACE_BANDS, _ABOVE_NOISE = 16_000, 24, 3.0
 """HSI pixels of a small scene; bands that are looked at, and the variance of fine structure over the noise's from which
 a band tells whether both images show one place."""
-_NOTHING, _HARDLY_ANY, _SOME_UNEXPLAINED = -0.2, -0.35, 0.05
-"""Log of the share of the HSI's fine structure that the guide leaves, from which on both show different places, and
-from which on they may. Pairs of tuning cubes stand at -0.3 to -4.6, with changes on up to a third of the ground,
-other places at 0 to -0.3; in the relation they leave 0.00 to 0.05, other places 0.08 to 0.9."""
+_NOTHING, _HARDLY_ANY, _SOME_UNEXPLAINED, _MUCH = -0.2, -0.35, 0.05, -1.0
+"""Log of the share of the HSI's fine structure that the guide leaves, from which on both show different places where
+none explains more, and from which on whatever others do; the share of the guide's variance that the relation must leave
+then; and the log below which both show one place for sure. Pairs of tuning cubes stand at -0.3 to -4.6, other places at
+0 to -0.3; in the relation they leave 0.00 to 0.05, other places 0.08 to 0.9. Parcels on much of a few pixels, and
+single bands, stand at -0.02 to -0.2, but leave 0.03 at most; strong haze leaves 0.26 and stands at -2.4."""
 _STRIP_PX = 64
 """HSI rows that are read at a time."""
 _ALIGN_PX = 160
@@ -200,9 +202,13 @@ def misfit_of_place(survey: Survey, ratio: int) -> PlaceMisfit | None:
 
 def show_another_place(misfit: PlaceMisfit, unexplained: float) -> bool:
     """Whether both images have nothing in common; ``unexplained`` is the guide's share that the relation leaves."""
-    if misfit.here > _NOTHING:
-        return True
-    return misfit.here > max(misfit.elsewhere, _HARDLY_ANY) and unexplained > _SOME_UNEXPLAINED
+    # Changed ground, or one band of the guide, leaves the fine structure unexplained, but not the robust relation.
+    return unexplained > _SOME_UNEXPLAINED and misfit.here > min(_NOTHING, max(misfit.elsewhere, _HARDLY_ANY))
+
+
+def shows_this_place(misfit: PlaceMisfit) -> bool:
+    """Whether the fine structure of both images is the same beyond doubt, however little else is."""
+    return misfit.here < _MUCH
 
 
 def align_survey(survey: Survey, context: FusionContext) -> Calibration | None:

@@ -299,8 +299,7 @@ def test_small_windows_are_displaced_by_no_more_than_pixels_are() -> None:
     for seed in range(40):
         drawn = _Draws.of(np.random.default_rng(seed), strips[0], place, place, model)
         assert drawn.displacement is not None
-        assert np.abs(drawn.displacement).max() <= 0.5
-        assert np.sqrt((drawn.displacement**2).mean()) == pytest.approx(0.1, rel=1e-3)
+        assert 0.05 < np.abs(drawn.displacement).max() <= 0.5
     still = replace(model, synthesis=replace(model.synthesis, jitter_px=0.0))
     moved, plain = (degraded_windows(strips, each)[0].low for each in (model, still))
-    assert 0.0 < rms(moved - plain) < 0.5 * rms(plain - plain.mean(axis=(1, 2), keepdims=True))
+    assert 0.0 < rms(moved - plain) < rms(plain - plain.mean(axis=(1, 2), keepdims=True))

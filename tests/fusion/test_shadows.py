@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from pair_support import RATIO, coarse_of, make_pair, repaired_guide, rms
+from pair_support import RATIO, coarse_of, make_pair, repaired_guide, rms, shaken
 from scipy.ndimage import gaussian_filter
 
 from hsfuse.degrade import Psf
@@ -58,6 +58,15 @@ def test_soft_edges_of_shadows_are_followed() -> None:
     plain = response.up(response.down(pair.clean_msi))
     repaired, interpolated = (rms((image - pair.clean_msi)[:, near]) for image in (found.msi, plain))
     assert repaired < 0.75 * interpolated
+
+
+@pytest.mark.parametrize(("softness_px", "followed"), [(0.0, False), (0.5, True), (0.6, True)])
+def test_the_guide_itself_tells_a_soft_edge_where_the_hsi_cannot(softness_px: float, followed: bool) -> None:
+    """A noisy HSI that stands off by parts of a pixel hardly sees a blur of half a fine pixel; the guide's steps do."""
+    pair = shaken(make_pair(COARSE, change=_shaded(softness_px), noise=0.008), 0.1)
+    shadows = repaired_guide(pair).evidence.shadows
+    assert shadows is not None
+    assert (shadows.light.softness_px > 0.0) == followed
 
 
 def _other_ground(clean: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 import hsfuse
 from hsfuse.degrade import Psf, lowpass_decimate_array
+from hsfuse.degrade.whole_offset import PlaceMisfit
 from hsfuse.errors import InputError, UsageError
 from hsfuse.fusion.change import blocks, repair
 from hsfuse.fusion.change.confidence import ErrorFeatures, ErrorModel, apply_change, apply_error, change_features
@@ -25,7 +26,7 @@ from hsfuse.inference import pipeline
 from hsfuse.inference.confidence import confidence_features
 from hsfuse.inference.guide_repair import SceneRepair, repair_scene, repair_surveyed
 from hsfuse.inference.scene import FusionScene
-from hsfuse.inference.scene_survey import survey_scene
+from hsfuse.inference.scene_survey import show_another_place, survey_scene
 from hsfuse.resources import Resources
 from hsfuse.spectral import BandTable
 from hsfuse.workflows.steps.array_scene import array_scene
@@ -174,6 +175,35 @@ def test_a_small_scene_of_another_place_is_the_interpolation(side: int, seed: in
     same = hsfuse.fuse(pair.hsi, pair.msi, full_output=True, **known)
     assert same.record["trusted"]
     assert psnr(pair.truth, same.cube) > psnr(pair.truth, found.cube) + 3.0
+
+
+@pytest.mark.parametrize(("here", "elsewhere", "unexplained", "other"), [
+    (-0.02, -0.01, 0.006, False),  # one band in the blue, of a cube of 100
+    (-0.19, -0.06, 0.0004, False),  # parcels on a sixth of 160 HSI pixels
+    (-0.02, -0.10, 0.71, True),
+    (-0.27, -0.31, 0.09, True),
+])  # fmt: skip
+def test_images_that_a_relation_explains_show_one_place(
+    here: float, elsewhere: float, unexplained: float, other: bool
+) -> None:
+    """Both were interpolated for their fine structure, and lost 1 and 14 dB."""
+    assert show_another_place(PlaceMisfit(here, elsewhere), unexplained) == other
+
+
+def test_haze_that_outweighs_the_scene_makes_no_other_place() -> None:
+    """Most of the guide's variance is the haze's; its fine structure is the HSI's all the same."""
+
+    def hazy(clean: NDArray[np.float32]) -> NDArray[np.float32]:
+        ramp = np.linspace(0.0, 1.0, clean.shape[2], dtype=np.float32)
+        return np.asarray(clean * (1.0 - 0.2 * ramp) + 0.8 * ramp * clean.mean())
+
+    pair = make_pair((30, 36), change=hazy)
+    known = {"ratio": RATIO, "wavelengths_nm": pair.centre_nm, "srf": pair.srf, "resources": ONE_THREAD}
+    found = hsfuse.fuse(pair.hsi, pair.msi, full_output=True, **known)
+    assert found.record["guide_unexplained"] > 0.25
+    assert found.record["trusted"]
+    clear = make_pair((30, 36))
+    assert psnr(pair.truth, found.cube) > psnr(pair.truth, hsfuse.fuse(clear.hsi, clear.msi, **known)) - 2.0
 
 
 @pytest.mark.parametrize("brightness", [3.0, 15.0])

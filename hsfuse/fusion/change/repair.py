@@ -74,8 +74,8 @@ class RepairedGuide:
         Share of the valid ground that changed.
     unlit_share
         The same without what was brought out of cast shadows.
-    elsewhere
-        Whether the images were found to show different places.
+    here, elsewhere
+        Whether the images were found to show one place beyond doubt, and different ones.
     """
 
     msi: FloatCube
@@ -85,12 +85,14 @@ class RepairedGuide:
     foreign: FloatCube
     share: float
     unlit_share: float
+    here: bool = False
     elsewhere: bool = False
 
     @property
     def trusted(self) -> bool:
         """Whether enough of the ground is unchanged for the guide to be used."""
-        return not self.elsewhere and self.unlit_share <= TOO_MUCH and self.evidence.unexplained <= UNRELATED
+        related = self.here or self.evidence.unexplained <= UNRELATED
+        return related and not self.elsewhere and self.unlit_share <= TOO_MUCH
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for the report."""

@@ -176,6 +176,16 @@ class ShadowLabels:
         """How far each fine pixel lies in shadow, 0 to 1, shape (row, col)."""
         return self._image(self._share(labels, light))
 
+    def steps(self, labels: FloatArray, light: Light) -> FloatArray:
+        """By what share of the light's logarithm the guide steps across each border of labels, shape (pair,)."""
+        inside, lift = labels.ravel()[self._ids], np.log(light.gain)
+        found = []
+        for each in self._neighbours:
+            both = (each.first >= 0) & (each.second >= 0) & (each.weight == 1.0)  # Those that share a side.
+            darker = inside[each.second[both]] - inside[each.first[both]]
+            found.append((darker * (lift @ each.step[:, both]) / (lift @ lift))[darker != 0.0])
+        return np.concatenate(found)
+
     def products(self, labels: FloatArray, light: Light) -> FloatArray:
         """What a better gain of the light follows from: its change is a sum of products over one of squares.
 

@@ -26,7 +26,7 @@ _RIM = 2
 """Degraded pixels at a window's rim that do not count: the filters replicate edges there."""
 _LEAST_JITTER_PX, _MOST_JITTER_PX, _SMOOTH_PX = 0.02, 0.4, 3
 _FARTHEST = 5.0
-"""Largest displacement over the root mean square of all."""
+"""Largest displacement over the deviation of all."""
 _PAD_PX = 12
 """By which an image is continued before its splines are found; displacements are smaller."""
 
@@ -125,9 +125,9 @@ class _Draws:
         if jitter >= _LEAST_JITTER_PX and min(coarse) >= _SMOOTH_PX:
             # As the measured HSI lies to the guide: by a smooth random field.
             field = gaussian_filter(rng.standard_normal((2, *coarse)), (0, _SMOOTH_PX, _SMOOTH_PX), mode="reflect")
-            # Root mean square: in a window of few pixels the field is nearly constant, without a deviation to scale by.
-            power = np.sqrt((field**2).mean(axis=(1, 2), keepdims=True))
-            displacement = np.clip(field / np.maximum(power, 1e-9), -_FARTHEST, _FARTHEST) * jitter
+            field /= np.maximum(field.std(axis=(1, 2), keepdims=True), 1e-9)
+            # In a window of few pixels the field is nearly constant, with hardly a deviation to scale by.
+            displacement = jitter * np.clip(field, -_FARTHEST, _FARTHEST)
         hsi, guide = (
             rng.standard_normal(shape).astype(np.float32)
             for shape in ((len(strip.hsi), *coarse), (len(strip.msi), height, width))
