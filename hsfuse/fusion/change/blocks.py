@@ -25,11 +25,13 @@ _APART_PX = 8
 """Half the distance of groups that are looked at one by one: more than twice what they change."""
 
 
-def blocks(shape: tuple[int, int], context_px: int = CONTEXT_PX) -> Iterator[tuple[Window, Window]]:
+def blocks(
+    shape: tuple[int, int], context_px: int = CONTEXT_PX, side_px: int = BLOCK_PX
+) -> Iterator[tuple[Window, Window]]:
     """Blocks of an image of ``shape`` with context, and without."""
-    for top in range(0, shape[0], BLOCK_PX):
-        for left in range(0, shape[1], BLOCK_PX):
-            core = slice(top, min(top + BLOCK_PX, shape[0])), slice(left, min(left + BLOCK_PX, shape[1]))
+    for top in range(0, shape[0], side_px):
+        for left in range(0, shape[1], side_px):
+            core = slice(top, min(top + side_px, shape[0])), slice(left, min(left + side_px, shape[1]))
             yield windows.grown(core, context_px, shape), core
 
 

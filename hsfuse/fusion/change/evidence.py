@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -13,6 +14,7 @@ from hsfuse.fusion.change.local import LEAST_BLIND_GAIN, LEAST_GAIN, Correction,
 from hsfuse.fusion.change.pattern import ColourFunctions, ScenePattern
 from hsfuse.fusion.change.places import correct_places, correction_of_places
 from hsfuse.fusion.change.response import Response
+from hsfuse.fusion.change.season import UNKNOWN, SeasonData, refined_season
 from hsfuse.fusion.change.shadows import Shadows, find_shadows
 from hsfuse.fusion.scene_model.contradiction import DISPLACED_PX, Contradiction, misfit
 from hsfuse.fusion.scene_model.pair import CoarsePair, GuideRelation
@@ -20,6 +22,8 @@ from hsfuse.fusion.scene_model.relation import first_weights, relate, some_block
 from hsfuse.parallel import together
 
 FloatArray = NDArray[np.float64]
+Refine = Callable[[SeasonData, int], NDArray[np.float32]]
+"""See :func:`~hsfuse.fusion.change.season.refined_season`."""
 
 _CORRECTIONS = 3
 _FIELD_GAIN = 0.85
@@ -83,7 +87,7 @@ class Evidence:
 
 def gather_evidence(
     pair: CoarsePair, msi: NDArray[np.float32], response: Response, *, correct: bool = True, threads: int = 1,
-    overwrite: bool = False,
+    overwrite: bool = False, refine: Refine = refined_season,
 ) -> tuple[Evidence, NDArray[np.float32]]:  # fmt: skip
     """Relate both images and correct what differs smoothly.
 
@@ -101,6 +105,8 @@ def gather_evidence(
         How many work side by side.
     overwrite
         Whether the corrected guide may take the place of ``msi``.
+    refine
+        What refines a guide that was corrected all over.
 
     Returns
     -------
@@ -150,7 +156,9 @@ def gather_evidence(
     del corrected, blurred, relation
     first_misfit = misfit(state.blurred, state.relation.seen, pair.valid)
     if correct:
-        state = _locally_corrected(pair, state, response, of_field=of_field, displaced=displaced, threads=threads)
+        state = _locally_corrected(
+            pair, state, response, refine, of_field=of_field, displaced=displaced, threads=threads
+        )  # fmt: skip
     if shadows is not None or state.count:
         found = contradiction(state, None if state.count else apart_px)
     if correct and not displaced and pair.predicted is not None:
@@ -234,20 +242,34 @@ def _out_of_shadow(
 
 
 def _locally_corrected(
-    pair: CoarsePair, state: _Corrected, response: Response, *, of_field: bool, displaced: bool, threads: int
+    pair: CoarsePair, state: _Corrected, response: Response, refine: Refine, *, of_field: bool, displaced: bool,
+    threads: int,
 ) -> _Corrected:  # fmt: skip
-    """Correct a guide as long as it gains."""
+    """Correct a guide as long as it gains, and refine what was corrected."""
+    before, candidates = state, None
     for count in range(1, _CORRECTIONS + 1):
         more = _local_correction(
             pair, state, response, first=count == 1, further=of_field or count > 1, displaced=displaced
         )
         if more is None:
             break
-        guide = more.apply(state.guide, response)
+        candidates = more.candidates if count == 1 else candidates
+        guide, error = more.apply(state.guide, response), more.error
+        # An image of the whole scene, before the next ones are made.
+        del more
         blurred = response.down(guide)
         relation = _keep_field(relate(pair, blurred, threads=threads), state.relation)
-        state = _Corrected(guide, blurred, relation, count, more.error)
-    return state
+        state = _Corrected(guide, blurred, relation, count, error)
+    if candidates is None or pair.predicted is None:
+        return state
+    relation = state.relation
+    data = SeasonData(
+        before.guide, state.guide, before.blurred, state.blurred, relation.seen,
+        np.where(pair.valid, relation.distance, UNKNOWN), _noise(relation, pair.valid), candidates, response,
+    )  # fmt: skip
+    guide = refine(data, threads)
+    # Related anew, a few pixels would stand out as foreign ground only because all others agree better.
+    return replace(state, guide=guide, blurred=response.down(guide))
 
 
 def _correction_of_places(
@@ -291,7 +313,7 @@ def _local_correction(
     ) -> Correction | None:
         seen, blurred, weight, judged = images
         return best_correction(
-            seen, blurred, noise, weight, least, judged, small=not displaced, pattern=pattern
+            seen, blurred, noise, weight, least, judged, small=not displaced, pattern=pattern, keep=first
         )  # fmt: skip
 
     whole = (seen, blurred, weight, judged)

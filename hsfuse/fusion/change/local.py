@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
+from hsfuse.fusion.change.candidates import Candidates
 from hsfuse.fusion.change.pattern import ScenePattern
 from hsfuse.fusion.change.response import Response
 from hsfuse.native import affine
@@ -60,11 +61,14 @@ class Correction:
         That of the scene, with its share and its share times its amplitude, shape (row, col); None without one.
     error
         Mean square of the leave-one-out errors by band on judged ground, shape (msi band,).
+    candidates
+        What it was chosen from; None where nobody asks.
     """
 
     matrix: FloatCube
     pattern: tuple[ScenePattern, FloatArray, FloatArray] | None
     error: FloatArray
+    candidates: Candidates | None = None
 
     def apply(self, guide: FloatCube, response: Response) -> FloatCube:
         """Return a corrected guide, shape (msi band, row, col)."""
@@ -90,6 +94,7 @@ def best_correction(
     *,
     small: bool,
     pattern: tuple[ScenePattern, FloatCube] | None = None,
+    keep: bool = False,
 ) -> Correction | None:
     """Return the correction of a guide at low resolution, or None where none is clearly better.
 
@@ -111,6 +116,8 @@ def best_correction(
         Whether small windows are tried too.
     pattern
         That of the scene, which is tried too, with its functions as the HSI blurs them, shape (function, row, col).
+    keep
+        Whether to return :class:`Candidates` where there is a pattern.
     """
     scale = noise[:, None, None]
 
@@ -143,7 +150,25 @@ def best_correction(
     linear = share[1 : len(corrections) + 1]
     matrix = sum(part.astype(np.float32) * each for part, each in zip(linear, corrections, strict=True))
     chosen = None if pattern is None else (pattern[0], share[-1], share[-1] * amplitude)
-    return Correction(np.asarray(matrix), chosen, (blended**2 * judged).sum(axis=(1, 2)) / judged.sum())
+    candidates = None
+    if keep and pattern is not None:
+        # The residuals are left out ones: what they lack of the difference is what the correction adds, nearly.
+        direction = _main_direction((before - blended) / np.sqrt(scale), weight) / np.sqrt(noise)
+        for place, each in enumerate(corrections):  # each in place of what it follows from: images of the whole scene
+            corrections[place] = np.tensordot(direction, each, axes=1).astype(np.float32)
+        along = pattern[0].along(direction)
+        candidates = Candidates(
+            direction * np.sqrt(noise), np.stack(corrections), (along, amplitude.astype(np.float32))
+        )
+    error = (blended**2 * judged).sum(axis=(1, 2)) / judged.sum()
+    return Correction(np.asarray(matrix), chosen, error, candidates)
+
+
+def _main_direction(x: FloatArray, weight: FloatArray) -> FloatArray:
+    """Direction in which vectors (msi band, row, col) are largest, shape (msi band,); towards their mean."""
+    flat, trust = x.reshape(len(x), -1), weight.ravel()
+    direction = np.linalg.eigh((flat * trust) @ flat.T)[1][:, -1]
+    return np.asarray(direction if float(direction @ flat @ trust) >= 0.0 else -direction)
 
 
 def shares_by_error(

@@ -184,13 +184,17 @@ class ScenePattern:
         lost = min(2.0 * len(images) / max(float(weight.sum()), 1.0), _MOST_LOST)
         return above / below, (left - others * whole) / (1.0 - lost)
 
+    def along(self, direction: FloatArray) -> ScenePattern:
+        """Return the pattern of the sum of the bands with factors, shape (msi band,), as one band."""
+        return ScenePattern(self.functions, self.base @ direction[:, None], self.change @ direction[:, None])
+
     def add_to(self, corrected: FloatCube, guide: FloatCube, share: FloatCube, amplitude: FloatCube) -> None:
         """Add the correction to a guide, in place.
 
         Parameters
         ----------
         corrected, guide
-            What is added to, and the guide that it follows from, shape (msi band, row, col).
+            What is added to, shape (band, row, col), and the guide that it follows from, shape (msi band, row, col).
         share, amplitude
             How much of the correction is wanted, and that times its amplitude, shape (row, col) on the fine grid.
         """
