@@ -65,19 +65,19 @@ class Fused:
 
 def fused_pair(
     scene: ReferenceScene, pair: WaldPair, quality: str | None, method: str = "glp", *, blind: bool = False,
-    partners: Sequence[FloatCube] = (),
+    partners: Sequence[FloatCube] = (), ratio: int = RATIO,
 ) -> Fused:  # fmt: skip
     """Fuse a pair, and further dates of its MSI, as the package does; None: the method alone."""
     start = time.perf_counter()
     whole = array_scene(
-        pair.hsi, pair.msi, scene.bands, None if blind else scene.responses or None, RATIO, Psf(1.0),
+        pair.hsi, pair.msi, scene.bands, None if blind else scene.responses or None, ratio, Psf(1.0),
         partners=partners,
     )  # fmt: skip
     context = pipeline.scene_context(whole, "cpu", 0)
     repair = None if quality is None else repair_scene(whole, context)
     name, _, options = method.partition(":")
     inner = create_method(name, **({"adaptive": False} if options else {}))
-    made = refined(inner, quality, ratio=RATIO)  # type: ignore[arg-type]
+    made = refined(inner, quality, ratio=ratio)  # type: ignore[arg-type]
     cube = pipeline.fuse_to_array(made, whole if repair is None else repair.scene, resolved(None))
     record = getattr(made, "refinement", None)
     return Fused(cube, repair, record.used if record else "none", time.perf_counter() - start)
@@ -99,16 +99,18 @@ def split_scenes(split: str, data: Path, wanted: Sequence[str] = ()) -> Iterator
             yield site, ReferenceScene.make(name, cube, own, responses, target=target, file=name)
 
 
-def make_pair(scene: ReferenceScene, setting: str, change: str, seed: int) -> tuple[WaldPair, BoolArray]:
+def make_pair(
+    scene: ReferenceScene, setting: str, change: str, seed: int, *, ratio: int = RATIO
+) -> tuple[WaldPair, BoolArray]:
     """A pair and where its guide shows something else."""
     if change == "none":
         guide, mask = scene.msi, np.zeros(scene.msi.shape[1:], bool)
     else:
         guide, mask = changed_guide(scene.msi, change, seed)
     if setting == "real":
-        pair = real_pair(scene, guide, RATIO, seed)
+        pair = real_pair(scene, guide, ratio, seed)
     else:
-        pair = reduce_scene(scene.cube, guide, RATIO, CONDITIONS[setting], name=scene.name, seed=seed)
+        pair = reduce_scene(scene.cube, guide, ratio, CONDITIONS[setting], name=scene.name, seed=seed)
     rows, cols = pair.msi.shape[1:]
     return pair, mask[:rows, :cols]
 
