@@ -11,7 +11,7 @@ from pair_support import RATIO, coarse_of, make_pair, repaired_guide, rms
 from scipy.ndimage import binary_dilation, gaussian_filter, map_coordinates
 
 from hsfuse.degrade import Psf
-from hsfuse.fusion.change import blocks, evidence, local, repair
+from hsfuse.fusion.change import blocks, choice, evidence, repair
 from hsfuse.fusion.change.illumination import common_light
 from hsfuse.fusion.change.repair import repair_guide
 from hsfuse.fusion.change.response import Response
@@ -184,7 +184,7 @@ def test_little_ground_tells_no_season_where_images_are_displaced(monkeypatch: p
         raise AssertionError("small windows")
 
     pair = make_pair(COARSE, change=_season_of_few_plants)
-    monkeypatch.setattr(local, "local_gain", tried)
+    monkeypatch.setattr(choice, "local_gain", tried)
     with pytest.raises(AssertionError, match="small windows"):
         repaired_guide(pair)
     monkeypatch.setattr(contradiction, "displacement_px", lambda *_: 0.1)
@@ -416,6 +416,20 @@ def test_sparse_response_is_the_response() -> None:
     image[image <= 0.2] = 0.0
     found = response.sparse((7, 9), looked, known) @ image.ravel()[known]
     assert np.allclose(found, response.down(image[None])[0].ravel()[looked], atol=2e-3)
+
+
+def test_separable_response_is_the_response_and_has_its_transpose() -> None:
+    response, rng = Response(RATIO, Psf(1.1), (0.1, -0.2)), np.random.default_rng(0)
+    separable, image = response.separable((7, 9)), rng.random((2, 21, 27), np.float32)
+    coarse = rng.random((9, 7, 2), np.float32)
+    found = separable.down(np.ascontiguousarray(image.transpose(1, 0, 2)))
+    np.testing.assert_allclose(found.transpose(2, 1, 0), response.down(image), atol=2e-3)
+    sparse = response.sparse((7, 9), np.arange(63), np.arange(21 * 27))
+    np.testing.assert_allclose(found[..., 1].T.ravel(), sparse @ image[1].ravel(), atol=1e-6)
+    back = separable.back(coarse)
+    assert float((back * image.transpose(1, 0, 2)).sum()) == pytest.approx(float((coarse * found).sum()), rel=1e-5)
+    squared = separable.squared().back(coarse)[:, 0]
+    np.testing.assert_allclose(squared.ravel(), sparse.power(2).T @ coarse[..., 0].T.ravel(), atol=1e-6)
 
 
 def test_parcels_are_told_to_their_borders() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from pair_support import RATIO, make_pair, patchy_season
 
 from hsfuse.degrade import Psf
-from hsfuse.fusion.change import evidence
+from hsfuse.fusion.change import choice, evidence
 from hsfuse.fusion.change.evidence import gather_evidence
 from hsfuse.fusion.change.pattern import ColourFunctions, ScenePattern
 from hsfuse.fusion.change.response import Response
@@ -38,7 +39,9 @@ def test_aSEASON_is_corrected_better_by_its_pattern(monkeypatch: pytest.MonkeyPa
 
     with_pattern = left()
     tried = evidence.best_correction
-    monkeypatch.setattr(evidence, "best_correction", lambda *args, pattern=None, **kwargs: tried(*args, **kwargs))
+    monkeypatch.setattr(
+        evidence, "best_correction", lambda data, *args, **kwargs: tried(replace(data, pattern=None), *args, **kwargs)
+    )
     assert with_pattern < 0.96 * left()
 
 
@@ -59,6 +62,22 @@ def test_what_a_correction_leaves_is_told(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(contradiction, "displacement_px", lambda *_: 0.1)
     displaced, _ = gather_evidence(coarse, pair.msi, Response(RATIO, Psf(1.0)))
     assert not displaced.correction_error.any()
+
+
+@pytest.mark.parametrize("rows", [10, 13])
+def test_large_scenes_are_corrected_some_rows_at_a_time(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All at once, the candidates of a whole scene with a season took 3.1 GB."""
+    pair = make_pair((60, 30), noise=0.002, change=SEASON)
+    space = signal_subspace(gather(pair.strips()))
+    coarse = coarse_pair(pair.hsi, np.ones((60, 30), bool), space, pair.srf)
+    whole, guide = gather_evidence(coarse, pair.msi, Response(RATIO, Psf(1.0)))
+    assert whole.corrections > 0
+    monkeypatch.setattr(choice, "_SOME_PIXELS", 100)
+    monkeypatch.setattr(choice, "_ROWS", rows)
+    parts, same = gather_evidence(coarse, pair.msi, Response(RATIO, Psf(1.0)))
+    assert parts.corrections == whole.corrections
+    np.testing.assert_allclose(same, guide, atol=2e-6)
+    np.testing.assert_allclose(parts.correction_error, whole.correction_error, rtol=1e-6)
 
 
 @pytest.mark.parametrize("bands", [1, 4, 6])

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse.allocator import release_freed_memory
-from hsfuse.fusion.change.local import LEAST_BLIND_GAIN, LEAST_GAIN, Correction, best_correction
+from hsfuse.fusion.change.choice import LEAST_BLIND_GAIN, LEAST_GAIN, CorrectionData, best_correction
+from hsfuse.fusion.change.local import Correction
 from hsfuse.fusion.change.pattern import ColourFunctions, ScenePattern
 from hsfuse.fusion.change.places import correct_places, correction_of_places
 from hsfuse.fusion.change.response import Response
@@ -130,11 +131,11 @@ def gather_evidence(
     if field is not None:
         relation = field
         # Band by band: the fine images of a whole scene are large.
-        corrected = np.empty(msi.shape, np.float32)
-        for band in range(len(msi)):
-            offset, gain = (response.up(image[band][None])[0] for image in (relation.offset, relation.gain))
-            corrected[band] = (msi[band] - offset) / gain
-    of_field = corrected is not msi
+        corrected = msi if overwrite else np.empty(msi.shape, np.float32)
+        for band, image in enumerate(corrected):
+            np.subtract(msi[band], response.up_single(relation.offset[band][None])[0], out=image)
+            image /= response.up_single(relation.gain[band][None])[0]
+    of_field = field is not None
     blurred = response.down(corrected) if of_field else low
     # All are images of the whole scene, and what follows needs its memory.
     del plain, field, low, start
@@ -157,7 +158,8 @@ def gather_evidence(
     first_misfit = misfit(state.blurred, state.relation.seen, pair.valid)
     if correct:
         state = _locally_corrected(
-            pair, state, response, refine, of_field=of_field, displaced=displaced, threads=threads
+            pair, state, response, refine, of_field=of_field, displaced=displaced, threads=threads,
+            overwrite=overwrite or state.guide is not msi,
         )  # fmt: skip
     if shadows is not None or state.count:
         found = contradiction(state, None if state.count else apart_px)
@@ -243,10 +245,11 @@ def _out_of_shadow(
 
 def _locally_corrected(
     pair: CoarsePair, state: _Corrected, response: Response, refine: Refine, *, of_field: bool, displaced: bool,
-    threads: int,
+    threads: int, overwrite: bool,
 ) -> _Corrected:  # fmt: skip
-    """Correct a guide as long as it gains, and refine what was corrected."""
+    """Correct a guide, which may be overwritten or not, as long as it gains, and refine what was corrected."""
     before, candidates = state, None
+    refined = pair.predicted is not None and not displaced
     for count in range(1, _CORRECTIONS + 1):
         more = _local_correction(
             pair, state, response, first=count == 1, further=of_field or count > 1, displaced=displaced
@@ -254,22 +257,29 @@ def _locally_corrected(
         if more is None:
             break
         candidates = more.candidates if count == 1 else candidates
-        guide, error = more.apply(state.guide, response), more.error
+        # What a refinement asks for as it was is kept.
+        in_place = count > 1 or (overwrite and not refined)
+        guide, error = more.apply(state.guide, response, overwrite=in_place), more.error
         # An image of the whole scene, before the next ones are made.
         del more
         blurred = response.down(guide)
         relation = _keep_field(relate(pair, blurred, threads=threads), state.relation)
         state = _Corrected(guide, blurred, relation, count, error)
-    if candidates is None or pair.predicted is None:
-        return state
-    relation = state.relation
-    data = SeasonData(
-        before.guide, state.guide, before.blurred, state.blurred, relation.seen,
-        np.where(pair.valid, relation.distance, UNKNOWN), _noise(relation, pair.valid), candidates, response,
-    )  # fmt: skip
-    guide = refine(data, threads)
-    # Related anew, a few pixels would stand out as foreign ground only because all others agree better.
-    return replace(state, guide=guide, blurred=response.down(guide))
+    if candidates is not None and refined:
+        relation = state.relation
+        data = SeasonData(
+            before.guide, state.guide, before.blurred, state.blurred, relation.seen,
+            np.where(pair.valid, relation.distance, UNKNOWN), _noise(relation, pair.valid), candidates, response,
+        )  # fmt: skip
+        guide = refine(data, threads)
+        # Related anew, a few pixels would stand out as foreign ground only because all others agree better.
+        state = replace(state, guide=guide, blurred=response.down(guide))
+        del guide, data
+    if overwrite and state.guide is not before.guide:
+        # Whoever gave the guide may still hold it.
+        before.guide[...] = state.guide
+        state = replace(state, guide=before.guide)
+    return state
 
 
 def _correction_of_places(
@@ -309,18 +319,20 @@ def _local_correction(
     least = LEAST_BLIND_GAIN if uncertain else _FURTHER_GAIN if further else LEAST_GAIN
 
     def best(
-        images: tuple[FloatArray, ...], pattern: tuple[ScenePattern, NDArray[np.float32]] | None = None
-    ) -> Correction | None:
-        seen, blurred, weight, judged = images
+        data: CorrectionData, pattern: tuple[ScenePattern, NDArray[np.float32]] | None = None,
+        direction: FloatArray | None = None, *, keep: bool = first,
+    ) -> Correction | None:  # fmt: skip
         return best_correction(
-            seen, blurred, noise, weight, least, judged, small=not displaced, pattern=pattern, keep=first
+            replace(data, pattern=pattern), least, small=not displaced, keep=keep, direction=direction
         )  # fmt: skip
 
-    whole = (seen, blurred, weight, judged)
+    whole = CorrectionData(seen, blurred, noise, weight, judged)
     # Seasons and sensors differ all over a scene: of a large one a part says whether all of it is worth while.
-    part = None if stacked is None else (stacked(seen), stacked(blurred), stacked(weight), stacked(judged))
-    if part is not None and first and best(part) is None:
-        return None
+    part = None
+    if stacked is not None:
+        part = CorrectionData(stacked(seen), stacked(blurred), noise, stacked(weight), stacked(judged))
+        if first and best(part) is None:
+            return None
     if displaced:
         return best(whole)
     functions = ColourFunctions.of(guide)
@@ -328,10 +340,12 @@ def _local_correction(
     if stacked is None or part is None:
         return best(whole, (ScenePattern.learn(functions, images, seen - blurred, noise, weight), images))
     some = stacked(images)
-    pattern = ScenePattern.learn(functions, some, part[0] - part[1], noise, part[2])
-    if not first and best(part, (pattern, some)) is None:
+    pattern = ScenePattern.learn(functions, some, part.seen - part.guide, noise, part.weight)
+    of_part = best(part, (pattern, some))
+    if of_part is None and not first:
         return None
-    return best(whole, (pattern, images))
+    told = None if of_part is None or of_part.candidates is None else of_part.candidates.direction
+    return best(whole, (pattern, images), told, keep=told is not None)
 
 
 def _loss(relation: GuideRelation, msi: FloatArray, valid: NDArray[np.bool_]) -> float:

@@ -8,7 +8,7 @@ clear gain nothing is corrected.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -16,37 +16,23 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
+from hsfuse.degrade.windows import row_parts, rows_around, rows_inside
 from hsfuse.fusion.change.candidates import Candidates
 from hsfuse.fusion.change.pattern import ScenePattern
 from hsfuse.fusion.change.response import Response
 from hsfuse.native import affine
-from hsfuse.parallel import side_by_side, threads_for
 
 FloatArray = NDArray[np.float64]
 FloatCube = NDArray[np.float32]
 
-CANDIDATES = ((2.0, 0.03), (2.0, 0.3), (4.0, 0.1))
-"""Width of the window (standard deviation, HSI pixels) and ridge in pseudo-pixels."""
-GAIN_CANDIDATE = (0.9, 0.1)
-"""The same for a gain of each band alone, of which a smaller window tells enough."""
-LEAST_GAIN, LEAST_BLIND_GAIN = 0.8, 0.6
-"""The leave-one-out error must fall to this share of what it was, with the MSI's responses and without: then windows
-correct the relation rather than the guide. The latter also where images are displaced locally."""
-_CHOICE_PX, _DECISIVENESS = 2.0, 4.0
-"""Width of the window that errors are compared in, and how much the better candidate is preferred there: their errors
-are partly independent, so a mean of good ones is better than the best. On fourteen tuning cubes (two seeds) mixes of
-changes gain 0.04 to 0.06 dB outside over 8, seasons 0.01 to 0.02 dB."""
+_APPLIED_ROWS, _INTERPOLATION_PX = 32, 3
+"""HSI rows that a correction is applied to at a time, and those beside them that interpolation looks at."""
 _MOST_OWN = 0.95
 """Of a pixel's own part in what is fitted to it, at most."""
 _AT_ONCE = 65_536
 """Pixels that are solved for together."""
 _REACH = 4.0
 """Of the windows, in standard deviations."""
-_SOME_PIXELS = 200_000
-"""Of images that candidates are tried on side by side."""
-
-Regression = Callable[[FloatArray, FloatArray, FloatArray, float, float], tuple[FloatArray, FloatArray]]
-"""See :func:`local_affine`."""
 
 
 @dataclass(frozen=True)
@@ -70,109 +56,33 @@ class Correction:
     error: FloatArray
     candidates: Candidates | None = None
 
-    def apply(self, guide: FloatCube, response: Response) -> FloatCube:
-        """Return a corrected guide, shape (msi band, row, col)."""
-        bands = len(guide)
-        corrected = guide.copy()
-        for band in range(bands):
-            corrected[band] += response.up_single(self.matrix[band, bands][None])[0]
-            for other in range(bands):
-                corrected[band] += response.up_single(self.matrix[band, other][None])[0] * guide[other]
-        if self.pattern is not None:
-            pattern, *images = self.pattern
-            pattern.add_to(corrected, guide, *(response.up_single(image[None])[0] for image in images))
+    def apply(self, guide: FloatCube, response: Response, *, overwrite: bool = False) -> FloatCube:
+        """Return a corrected guide, shape (msi band, row, col), which takes the place of ``guide`` if that may be."""
+        ratio, height = response.ratio, self.matrix.shape[2]
+        corrected = guide if overwrite else np.empty_like(guide)
+        for rows in row_parts(height, _APPLIED_ROWS):
+            read = rows_around(rows, _INTERPOLATION_PX, height)
+            inner, fine = (
+                slice(part.start * ratio, part.stop * ratio) for part in (rows_inside(rows, read), rows)
+            )  # fmt: skip
+            before = guide[:, fine]
+            after = before.copy()
+            for band, matrix in enumerate(self.matrix[:, :, read]):
+                *factors, constant = response.up_single(matrix)[:, inner]
+                after[band] += constant
+                for factor, other in zip(factors, before, strict=True):
+                    after[band] += factor * other
+            if self.pattern is not None:
+                pattern, *images = self.pattern
+                pattern.add_to(
+                    after, before, *(response.up_single(image[None, read])[0, inner] for image in images)
+                )  # fmt: skip
+            corrected[:, fine] = after
         return corrected
 
 
-def best_correction(
-    seen: FloatArray,
-    guide: FloatArray,
-    noise: FloatArray,
-    weight: FloatArray,
-    least_gain: float,
-    judged: FloatArray,
-    *,
-    small: bool,
-    pattern: tuple[ScenePattern, FloatCube] | None = None,
-    keep: bool = False,
-) -> Correction | None:
-    """Return the correction of a guide at low resolution, or None where none is clearly better.
-
-    Parameters
-    ----------
-    seen
-        What the HSI shows of the MSI bands, shape (msi band, row, col).
-    guide
-        The MSI at low resolution, the same shape.
-    noise
-        Variance that differences are measured in, shape (msi band,).
-    weight
-        Trust in each pixel, shape (row, col).
-    least_gain
-        Share of the error that must not be exceeded.
-    judged
-        Weight of each pixel in that comparison, shape (row, col).
-    small
-        Whether small windows are tried too.
-    pattern
-        That of the scene, which is tried too, with its functions as the HSI blurs them, shape (function, row, col).
-    keep
-        Whether to return :class:`Candidates` where there is a pattern.
-    """
-    scale = noise[:, None, None]
-
-    def loss(error: FloatArray) -> FloatArray:
-        return np.asarray((error**2 / scale).mean(axis=0))
-
-    before = seen - guide
-    errors, corrections = [before], []
-    tried: list[tuple[Regression, float, float]] = [(local_affine, *candidate) for candidate in CANDIDATES]
-    if small:
-        tried.append((local_gain, *GAIN_CANDIDATE))
-
-    def found(candidate: tuple[Regression, float, float]) -> tuple[FloatCube, FloatArray]:
-        regress, sigma, ridge = candidate
-        correction, error = regress(seen, guide, weight, sigma, ridge)
-        return correction.astype(np.float32), error
-
-    # Of whole scenes, one at a time: they are large.
-    beside = threads_for(len(tried)) if weight.size <= _SOME_PIXELS else 1
-    for correction, error in side_by_side(found, tried, beside):
-        errors.append(error)
-        corrections.append(correction)
-    if pattern is not None:
-        amplitude, error = pattern[0].amplitude(pattern[1], before, noise, weight)
-        errors.append(error)
-    share = shares_by_error([loss(error) for error in errors], weight, _CHOICE_PX, _DECISIVENESS)
-    blended = np.asarray(sum(part * error for part, error in zip(share, errors, strict=True)))
-    if (loss(blended) * judged).sum() >= least_gain * (loss(before) * judged).sum():
-        return None
-    linear = share[1 : len(corrections) + 1]
-    matrix = sum(part.astype(np.float32) * each for part, each in zip(linear, corrections, strict=True))
-    chosen = None if pattern is None else (pattern[0], share[-1], share[-1] * amplitude)
-    candidates = None
-    if keep and pattern is not None:
-        # The residuals are left out ones: what they lack of the difference is what the correction adds, nearly.
-        direction = _main_direction((before - blended) / np.sqrt(scale), weight) / np.sqrt(noise)
-        for place, each in enumerate(corrections):  # each in place of what it follows from: images of the whole scene
-            corrections[place] = np.tensordot(direction, each, axes=1).astype(np.float32)
-        along = pattern[0].along(direction)
-        candidates = Candidates(
-            direction * np.sqrt(noise), np.stack(corrections), (along, amplitude.astype(np.float32))
-        )
-    error = (blended**2 * judged).sum(axis=(1, 2)) / judged.sum()
-    return Correction(np.asarray(matrix), chosen, error, candidates)
-
-
-def _main_direction(x: FloatArray, weight: FloatArray) -> FloatArray:
-    """Direction in which vectors (msi band, row, col) are largest, shape (msi band,); towards their mean."""
-    flat, trust = x.reshape(len(x), -1), weight.ravel()
-    direction = np.linalg.eigh((flat * trust) @ flat.T)[1][:, -1]
-    return np.asarray(direction if float(direction @ flat @ trust) >= 0.0 else -direction)
-
-
 def shares_by_error(
-    losses: Sequence[FloatArray], weight: FloatArray, width_px: float, decisiveness: float
+    losses: Sequence[FloatArray], weight: FloatArray, width_px: float, decisiveness: float, level: float | None = None
 ) -> FloatArray:  # fmt: skip
     """Weigh candidates place by place by their errors.
 
@@ -186,6 +96,8 @@ def shares_by_error(
         Width of the window that errors are compared in.
     decisiveness
         How much the better candidate is preferred: the exponent of the errors' ratio.
+    level
+        Mean of the first error in its windows, of all of an image that this is a part of; None: this is all.
 
     Returns
     -------
@@ -193,15 +105,35 @@ def shares_by_error(
         Shares, of sum 1, shape (candidate, row, col).
     """
     local = np.stack([window_mean(loss * weight, width_px) for loss in losses])
-    share = (local + 1e-3 * local[0].mean()) ** -decisiveness
+    share = (local + 1e-3 * (local[0].mean() if level is None else level)) ** -decisiveness
     return np.asarray(share / share.sum(axis=0))
+
+
+def guide_scale(guide: FloatArray, weight: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Mean and standard deviation of a guide's bands (msi band, row, col), each of shape (msi band,)."""
+    total = weight.sum()
+    mean = np.array([(band * weight).sum() for band in guide]) / total
+    square = [((band - level) ** 2 * weight).sum() / total for band, level in zip(guide, mean, strict=True)]
+    return mean, np.sqrt(np.maximum(square, 1e-20))
+
+
+def gain_power(guide: FloatArray, weight: FloatArray) -> FloatArray:
+    """Mean square of a guide's bands (msi band, row, col), shape (msi band,)."""
+    return np.maximum([float((band**2 * weight).sum() / weight.sum()) for band in guide], 1e-20)
+
+
+def reach_px(sigma: float) -> int:
+    """How far a Gaussian window looks, pixels."""
+    return _kernel(sigma).size - 1
 
 
 def local_affine(
     seen: FloatArray, guide: FloatArray, weight: FloatArray, sigma: float, ridge: float,
-    where: NDArray[np.bool_] | None = None,
+    where: NDArray[np.bool_] | None = None, *, scale: tuple[FloatArray, FloatArray] | None = None,
 ) -> tuple[FloatArray, FloatArray]:  # fmt: skip
     """Regress ``seen - guide`` on the guide's bands and 1 in Gaussian windows; elsewhere than ``where``, nothing.
+
+    ``scale`` is :func:`guide_scale` of all of an image that this is a part of; None: this is all.
 
     Returns
     -------
@@ -211,9 +143,7 @@ def local_affine(
         Leave-one-out residuals, shape (msi band, row, col).
     """
     bands, rows, cols = guide.shape
-    total = weight.sum()
-    mean = (guide * weight).sum(axis=(1, 2)) / total
-    spread = np.sqrt(np.maximum(((guide - mean[:, None, None]) ** 2 * weight).sum(axis=(1, 2)) / total, 1e-20))
+    mean, spread = guide_scale(guide, weight) if scale is None else scale
     z = np.concatenate([(guide - mean[:, None, None]) / spread[:, None, None], np.ones((1, rows, cols))])
     target = np.ascontiguousarray(seen - guide)
     correction, error = np.zeros((bands, bands + 1, rows, cols)), target.copy()
@@ -259,15 +189,18 @@ def _plain_affine(
 
 
 def local_gain(
-    seen: FloatArray, guide: FloatArray, weight: FloatArray, sigma: float, ridge: float
+    seen: FloatArray, guide: FloatArray, weight: FloatArray, sigma: float, ridge: float, powers: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """Regress ``seen - guide`` on the same band of the guide in Gaussian windows; as :func:`local_affine`."""
+    """Regress ``seen - guide`` on the same band of the guide in Gaussian windows; as :func:`local_affine`.
+
+    ``powers`` is :func:`gain_power` of all of the image.
+    """
     bands = len(guide)
     own = _centre_weight(sigma)
     correction = np.zeros((bands, bands + 1, *guide.shape[1:]))
     error = np.empty_like(guide)
     for band, (image, wanted) in enumerate(zip(guide, seen - guide, strict=True)):
-        loading = ridge / (2.0 * np.pi * sigma**2) * max(float((image**2 * weight).sum() / weight.sum()), 1e-20)
+        loading = ridge / (2.0 * np.pi * sigma**2) * powers[band]
         power = window_mean(image**2 * weight, sigma) + loading
         gain = window_mean(image * wanted * weight, sigma) / power
         hat = np.minimum(own * weight * image**2 / power, _MOST_OWN)

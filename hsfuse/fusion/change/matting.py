@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, gaussian_filter
 
@@ -21,6 +20,7 @@ from hsfuse.fusion.scene_model.relation import smoothed
 from hsfuse.masks import expand
 
 FloatArray = NDArray[np.float64]
+FloatImage = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 
 _SMOOTHNESS, _SPARSITY = 0.6, 0.17
@@ -31,6 +31,12 @@ _ROUNDS, _STEPS = 6, 20
 NEAR_PX, _DATA_PX = 2, 3
 """Growth of the candidates, HSI pixels: where shares are unknown, and where the data are looked at."""
 _START_DISTANCE = 240.0
+_ALL, _FIRST, _LAST = slice(None), slice(None, -1), slice(1, None)
+_PAIRS = (
+    ((_ALL, _FIRST), (_ALL, _LAST), 1.0), ((_FIRST, _ALL), (_LAST, _ALL), 1.0),
+    ((_FIRST, _FIRST), (_LAST, _LAST), 0.7), ((_FIRST, _LAST), (_LAST, _FIRST), 0.7),
+)  # fmt: skip
+"""Neighbours: where the first and the second ones lie in an image, and what their differences count."""
 
 
 @dataclass(frozen=True)
@@ -65,53 +71,72 @@ class MattingData:
 
 
 def foreign_share(data: MattingData, response: Response) -> FloatArray:
-    """Return the foreign share of every fine pixel of the block, shape (row, col)."""
-    bands, rows, cols = data.guide.shape
-    ratio = response.ratio
-    near = expand(grown(data.candidates, NEAR_PX), ratio)
-    ids = np.flatnonzero(near)
-    share = np.zeros(rows * cols)
-    if ids.size == 0:
-        return share.reshape(rows, cols)
-    looked = np.flatnonzero(grown(data.candidates, _DATA_PX))
-    blur = response.sparse((rows // ratio, cols // ratio), looked, ids)
-    blur_t = blur.T.tocsr()
-    square_t = blur_t.power(2)
+    """Return the foreign share of every fine pixel of the block, shape (row, col).
 
-    def coarse(image: FloatArray) -> FloatArray:
-        return np.asarray(image.reshape(bands, -1)[:, looked])
+    In single precision: the time goes into reading memory.
+    """
+    rows, cols = data.guide.shape[1:]
+    near = expand(grown(data.candidates, NEAR_PX), response.ratio)
+    if not near.any():
+        return np.zeros((rows, cols))
+    looked = grown(data.candidates, _DATA_PX).T[:, :, None].astype(np.float32)
+    blur = response.separable((rows // response.ratio, cols // response.ratio))
+    squares = blur.squared()
 
-    floor = coarse(_RESIDUAL_SHARE * data.variance) + _MODEL_ERROR**2 * data.power[:, None]
+    def coarse(image: FloatArray) -> FloatImage:
+        """In the response's layout, (col, row, band)."""
+        return np.ascontiguousarray(image.transpose(2, 1, 0), np.float32)
+
+    floor = coarse(_RESIDUAL_SHARE * data.variance + _MODEL_ERROR**2 * data.power[:, None, None])
     detail = (data.seen - smoothed(data.seen, 1.0)) ** 2
     texture = _TEXTURE_WEIGHT * coarse(np.asarray(gaussian_filter(detail, (0, 1.0, 1.0), mode="constant")))
-    amplitude = (data.guide - data.expected).reshape(bands, -1)[:, ids]
+    amplitude = np.ascontiguousarray(((data.guide - data.expected) * near).transpose(1, 0, 2), np.float32)
     wanted = coarse(data.blurred - data.seen)
-    gradient, edge = _gradient(data, ids)
-    gradient_t = gradient.T.tocsr()
+    edges = _edges(data)
+    # Written to again and again: new memory for each step would cost as much as the arithmetic.
+    out, moved, steps = (
+        np.empty((rows, cols), np.float32),
+        np.empty_like(amplitude),
+        [np.empty_like(edge) for edge in edges],
+    )
     start = np.minimum(data.distance / _START_DISTANCE, 1.0)
-    found = np.clip(response.up(start[None])[0], 0.0, 1.0).ravel()[ids]
+    found = np.clip(response.up_single(start[None])[0], 0.0, 1.0) * near
     for _ in range(_ROUNDS):
-        covered = np.clip(blur @ found, 0.0, 1.0)
+        covered = np.clip(blur.down(found[:, None]), 0.0, 1.0)
         variance = floor + texture * 4.0 * covered * (1.0 - covered)
-        fit = np.stack([wanted[k] - blur @ (amplitude[k] * found) for k in range(bands)])
-        precision = 1.0 / (1.0 + (fit**2 / variance).mean(axis=0) / 4.0) / variance
-        smooth = _SMOOTHNESS * edge / np.sqrt((gradient @ found) ** 2 + _EPSILON**2)
+        fit = wanted - blur.down(amplitude * found[:, None])
+        precision = 1.0 / (1.0 + (fit**2 / variance).mean(axis=2, keepdims=True) / 4.0) / variance * looked
+        smooth = [
+            _SMOOTHNESS * edge / np.sqrt((found[a] - found[b]) ** 2 + _EPSILON**2)
+            for edge, (a, b, _) in zip(edges, _PAIRS, strict=True)
+        ]
         sparse = _SPARSITY / np.sqrt(found**2 + _EPSILON**2)
 
         def normal(
-            x: FloatArray, precision: FloatArray = precision, smooth: FloatArray = smooth, sparse: FloatArray = sparse
-        ) -> FloatArray:
-            out = gradient_t @ (smooth * (gradient @ x)) + sparse * x
-            for k in range(bands):
-                out += amplitude[k] * (blur_t @ (precision[k] * (blur @ (amplitude[k] * x))))
-            return np.asarray(out)
+            x: FloatImage, precision: FloatImage = precision, smooth: list[FloatImage] = smooth,
+            sparse: FloatImage = sparse,
+        ) -> FloatImage:  # fmt: skip
+            np.multiply(sparse, x, out=out)
+            for weight, (a, b, _), step in zip(smooth, _PAIRS, steps, strict=True):
+                np.subtract(x[a], x[b], out=step)
+                step *= weight
+                out[a] += step
+                out[b] -= step
+            low = blur.down(np.multiply(amplitude, x[:, None], out=moved))
+            low *= precision
+            back = blur.back(low)
+            back *= amplitude
+            for band in range(back.shape[1]):
+                out[:] += back[:, band]
+            return np.multiply(out, near, out=out)
 
-        right = sum(amplitude[k] * (blur_t @ (precision[k] * wanted[k])) for k in range(bands))
-        diagonal = gradient_t.power(2) @ smooth + sparse
-        diagonal = diagonal + sum(amplitude[k] ** 2 * (square_t @ precision[k]) for k in range(bands))
-        found = np.clip(_conjugate_gradients(normal, np.asarray(right), found, 1.0 / diagonal), 0.0, 1.0)
-    share[ids] = found
-    return share.reshape(rows, cols)
+        right = (amplitude * blur.back(precision * wanted)).sum(axis=1)
+        diagonal = sparse + (amplitude**2 * squares.back(precision)).sum(axis=1)
+        for weight, (a, b, _) in zip(smooth, _PAIRS, strict=True):
+            diagonal[a] += weight
+            diagonal[b] += weight
+        found = np.clip(_conjugate_gradients(normal, right, found, 1.0 / diagonal), 0.0, 1.0)
+    return np.asarray(found, np.float64)
 
 
 def neighbour_contrast(guide: NDArray[np.floating], power: FloatArray) -> FloatArray:
@@ -119,53 +144,30 @@ def neighbour_contrast(guide: NDArray[np.floating], power: FloatArray) -> FloatA
     return np.asarray(((guide[:, :, 1:] - guide[:, :, :-1]) ** 2 / power[:, None, None]).mean(axis=0))
 
 
-def _gradient(data: MattingData, ids: NDArray[np.int64]) -> tuple[sp.csr_matrix, FloatArray]:
-    """Differences between neighbours of which one is unknown, and how much each should be suppressed."""
-    bands, rows, cols = data.guide.shape
-    index = np.arange(rows * cols).reshape(rows, cols)
-    pairs = [
-        (index[:, :-1], index[:, 1:], 1.0), (index[:-1], index[1:], 1.0),
-        (index[:-1, :-1], index[1:, 1:], 0.7), (index[:-1, 1:], index[1:, :-1], 0.7),
-    ]  # fmt: skip
-    first = np.concatenate([a.ravel() for a, _, _ in pairs])
-    second = np.concatenate([b.ravel() for _, b, _ in pairs])
-    weight = np.concatenate([np.full(a.size, w) for a, _, w in pairs])
-    position = np.full(rows * cols, -1)
-    position[ids] = np.arange(ids.size)
-    kept = (position[first] >= 0) | (position[second] >= 0)
-    first, second, weight = first[kept], second[kept], weight[kept]
-    flat = data.guide.reshape(bands, -1)
-    contrast = ((flat[:, first] - flat[:, second]) ** 2 / data.power[:, None]).mean(axis=0)
-    weight = weight * (0.15 + 0.85 * np.exp(-contrast / (4.0 * _EDGE_CONTRAST * (data.contrast + 1e-9))))
-    edges = np.arange(first.size)
-    inside_first, inside_second = position[first] >= 0, position[second] >= 0
-    matrix = sp.csr_matrix(
-        (
-            np.concatenate([np.ones(inside_first.sum()), -np.ones(inside_second.sum())]),
-            (
-                np.concatenate([edges[inside_first], edges[inside_second]]),
-                np.concatenate([position[first][inside_first], position[second][inside_second]]),
-            ),
-        ),
-        shape=(first.size, ids.size),
-    )
-    return matrix, weight
+def _edges(data: MattingData) -> list[FloatImage]:
+    """How much each difference between neighbours should be suppressed, for each of :data:`_PAIRS`."""
+    found, scale = [], data.power[:, None, None]
+    for a, b, weight in _PAIRS:
+        contrast = ((data.guide[:, *a] - data.guide[:, *b]) ** 2 / scale).mean(axis=0)
+        suppressed = 0.15 + 0.85 * np.exp(-contrast / (4.0 * _EDGE_CONTRAST * (data.contrast + 1e-9)))
+        found.append((weight * suppressed).astype(np.float32))
+    return found
 
 
 def _conjugate_gradients(
-    apply: Callable[[FloatArray], FloatArray], right: FloatArray, start: FloatArray, precondition: FloatArray
-) -> FloatArray:
-    x = start
-    residual = right - apply(x)
-    z = residual * precondition
-    direction, product = z, float(residual @ z)
+    apply: Callable[[FloatImage], FloatImage], right: FloatImage, start: FloatImage, precondition: FloatImage
+) -> FloatImage:
+    x, residual = start.copy(), right - apply(start)
+    direction = z = residual * precondition
+    product = float(np.vdot(residual, z))
     for _ in range(_STEPS):
         image = apply(direction)
-        step = product / max(float(direction @ image), 1e-30)
-        x = x + step * direction
-        residual = residual - step * image
+        step = product / max(float(np.vdot(direction, image)), 1e-30)
+        x += step * direction
+        image *= step
+        residual -= image
         z = residual * precondition
-        following = float(residual @ z)
+        following = float(np.vdot(residual, z))
         direction = z + following / max(product, 1e-30) * direction
         product = following
     return x

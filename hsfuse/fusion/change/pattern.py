@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from hsfuse.degrade.windows import row_parts
 from hsfuse.fusion.change.response import Response
 
 FloatArray = NDArray[np.float64]
@@ -35,6 +36,7 @@ _MOST_LOST = 0.5
 """Share of the pixels that coefficients may take from the degrees of freedom."""
 _SAMPLE = 200_000
 """Fine pixels that means and spreads of the bands are taken from, at least."""
+_SCALE_ROWS = 96
 _BLOCK_PX, _CONTEXT_PX = 64, 8
 """Rows of the coarse grid that are worked on at a time, and rows beside them that their blur looks at."""
 
@@ -92,6 +94,32 @@ class ColourFunctions:
             products = np.stack([z[i] * z[j] for i, j in self.pairs])
             out[lead:, top:end] = response.down(products)[:, top - first : end - first]
         return out
+
+
+@dataclass(frozen=True)
+class AmplitudeScale:
+    """What amplitudes have in common all over an image.
+
+    Attributes
+    ----------
+    ridge
+        Power that counts beside that of a window.
+    mean
+        The scene's own amplitude, which they are drawn towards.
+    lost
+        Share of the pixels that the coefficients take from the degrees of freedom.
+    """
+
+    ridge: float
+    mean: float
+    lost: float
+
+    @classmethod
+    def of(cls, power: float, product: float, weight: FloatArray, functions: int) -> AmplitudeScale:
+        """Return it by sums of the power and of the products that :meth:`ScenePattern.amplitude` windows."""
+        total = float(weight.sum())
+        ridge = _RIDGE / (2.0 * np.pi * _WINDOW_PX**2) * max(power / total, 1e-20)
+        return cls(ridge, product / max(power, 1e-20), min(2.0 * functions / max(total, 1.0), _MOST_LOST))
 
 
 @dataclass(frozen=True)
@@ -156,10 +184,29 @@ class ScenePattern:
             amplitude = pattern.amplitude(images, wanted, noise, weight)[0].ravel()
         return pattern
 
+    def amplitude_scale(
+        self, images: FloatCube, seen: FloatArray, guide: FloatArray, noise: FloatArray, weight: FloatArray
+    ) -> AmplitudeScale:
+        """Look at all of an image, some rows at a time; what the HSI shows and the guide, else as :meth:`learn`."""
+        power = product = 0.0
+        for rows in row_parts(len(weight), _SCALE_ROWS):
+            left, whole = self._parts(images[:, rows], seen[:, rows] - guide[:, rows])
+            some = whole / noise[:, None, None] * weight[rows]
+            power, product = power + float((some * whole).sum()), product + float((some * left).sum())
+        return AmplitudeScale.of(power, product, weight, len(images))
+
+    def _parts(self, images: FloatCube, wanted: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """What the base leaves, and what an amplitude of 1 adds, shape (msi band, row, col)."""
+        left = wanted - np.tensordot(self.base.T, images, axes=1)
+        return left, np.tensordot(self.change.T, images, axes=1)
+
     def amplitude(
-        self, images: FloatCube, wanted: FloatArray, noise: FloatArray, weight: FloatArray
-    ) -> tuple[FloatArray, FloatArray]:
+        self, images: FloatCube, wanted: FloatArray, noise: FloatArray, weight: FloatArray,
+        scale: AmplitudeScale | None = None,
+    ) -> tuple[FloatArray, FloatArray]:  # fmt: skip
         """Find how far the change has gone; parameters as in :meth:`learn`.
+
+        ``scale`` is that of all of an image that this is a part of; None: this is all.
 
         Returns
         -------
@@ -168,21 +215,19 @@ class ScenePattern:
         error : numpy.ndarray
             Leave-one-out residuals, shape (msi band, row, col).
         """
-        left = wanted - np.tensordot(self.base.T, images, axes=1)
-        whole = np.tensordot(self.change.T, images, axes=1)
+        left, whole = self._parts(images, wanted)
         power = (whole**2 / noise[:, None, None]).sum(axis=0) * weight
         product = (whole * left / noise[:, None, None]).sum(axis=0) * weight
-        ridge = _RIDGE / (2.0 * np.pi * _WINDOW_PX**2) * max(float(power.sum() / weight.sum()), 1e-20)
-        # Drawn towards the scene's own amplitude.
-        mean = float(product.sum() / max(float(power.sum()), 1e-20))
+        if scale is None:
+            scale = AmplitudeScale.of(float(power.sum()), float(product.sum()), weight, len(images))
+        ridge = scale.ridge
         below = gaussian_filter(power, _WINDOW_PX, mode="constant") + ridge
-        above = gaussian_filter(product, _WINDOW_PX, mode="constant") + ridge * mean
+        above = gaussian_filter(product, _WINDOW_PX, mode="constant") + ridge * scale.mean
         impulse = np.zeros((25, 25))
         impulse[12, 12] = 1.0
         own = float(gaussian_filter(impulse, _WINDOW_PX, mode="constant")[12, 12])
         others = (above - own * product) / np.maximum(below - own * power, ridge)
-        lost = min(2.0 * len(images) / max(float(weight.sum()), 1.0), _MOST_LOST)
-        return above / below, (left - others * whole) / (1.0 - lost)
+        return above / below, (left - others * whole) / (1.0 - scale.lost)
 
     def along(self, direction: FloatArray) -> ScenePattern:
         """Return the pattern of the sum of the bands with factors, shape (msi band,), as one band."""

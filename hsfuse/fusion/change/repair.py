@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from hsfuse.allocator import release_freed_memory
 from hsfuse.degrade import windows
 from hsfuse.fusion.change.blocks import BLOCK_PX, places_around, written
 from hsfuse.fusion.change.decision import DecisionData, decide
@@ -135,6 +136,8 @@ def repair_guide(
     evidence, corrected = gather_evidence(
         pair, msi, response, correct=correct, threads=threads, overwrite=overwrite
     )  # fmt: skip
+    # Of the relations that went before; the blocks need some of their own.
+    release_freed_memory()
     foreign, change, own = np.zeros((3, *msi.shape[1:]), np.float32)
     shadow = None if evidence.shadows is None else evidence.shadows.share
     if shadow is not None:

@@ -12,9 +12,10 @@ from hsfuse.degrade import NO_OFFSET, Offset, Psf, decimate_separable, displaced
 from hsfuse.fusion.map.blur import decimation_matrix
 
 FloatArray = NDArray[np.float64]
+FloatImage = NDArray[np.float32]
 
 _LEAST_WEIGHT = 1e-4
-"""Weights of the blur along an axis that are left out of the sparse matrix."""
+"""Weights of the blur along an axis that are left out of matrices."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,16 @@ class Response:
         fine: NDArray[np.float32] = upsample(coarse, self.ratio, self.offset_px)[0].numpy()
         return fine
 
+    def separable(self, shape: tuple[int, int]) -> SeparableResponse:
+        """Blur and decimation of an image of so many coarse pixels, with its transpose, in single precision."""
+        rows, cols = (
+            sp.csr_matrix(
+                _without_tails(decimation_matrix(size * self.ratio, self.ratio, self.psf, offset)), dtype=np.float32
+            )
+            for size, offset in zip(shape, self.offset_px, strict=True)
+        )
+        return SeparableResponse(rows, cols, rows.T.tocsr(), cols.T.tocsr())
+
     def sparse(self, shape: tuple[int, int], looked: NDArray[np.int64], known: NDArray[np.int64]) -> sp.csr_matrix:
         """Blur and decimation as a sparse matrix.
 
@@ -79,9 +90,51 @@ class Response:
         return sp.csr_matrix((weight[used], found[used], ends), shape=(looked.size, known.size))
 
 
+@dataclass(frozen=True)
+class SeparableResponse:
+    """The response as one banded matrix for each axis.
+
+    Its images are laid out as it reads them: fine ones (row, band, col), coarse ones (col, row, band).
+
+    Attributes
+    ----------
+    rows, cols
+        Shapes (coarse row, row) and (coarse col, col).
+    rows_back, cols_back
+        Their transposes.
+    """
+
+    rows: sp.csr_matrix
+    cols: sp.csr_matrix
+    rows_back: sp.csr_matrix
+    cols_back: sp.csr_matrix
+
+    def down(self, x: FloatImage) -> FloatImage:
+        """Blur and decimate."""
+        bands = x.shape[1]
+        across = (self.rows @ x.reshape(len(x), -1)).reshape(-1, x.shape[2])
+        return np.asarray(self.cols @ np.ascontiguousarray(across.T)).reshape(self.cols.shape[0], -1, bands)
+
+    def back(self, y: FloatImage) -> FloatImage:
+        """Apply the transpose of :meth:`down`."""
+        bands = y.shape[2]
+        across = np.ascontiguousarray((self.cols_back @ y.reshape(len(y), -1)).T)
+        return np.asarray(self.rows_back @ across.reshape(y.shape[1], -1)).reshape(self.rows.shape[1], bands, -1)
+
+    def squared(self) -> SeparableResponse:
+        """Return the response with the squares of all weights."""
+        return SeparableResponse(*(
+            matrix.power(2) for matrix in (self.rows, self.cols, self.rows_back, self.cols_back)
+        ))  # fmt: skip
+
+
+def _without_tails(matrix: FloatArray) -> FloatArray:
+    return np.where(matrix > _LEAST_WEIGHT, matrix, 0.0)
+
+
 def _taps(matrix: FloatArray) -> tuple[NDArray[np.int64], FloatArray]:
     """Columns that each row of a banded matrix looks at, and their weights, shape (row, tap); small ones are 0."""
-    kept = np.where(matrix > _LEAST_WEIGHT, matrix, 0.0)
+    kept = _without_tails(matrix)
     used = kept > 0.0
     taps = int(used.sum(axis=1).max())
     first = np.minimum(used.argmax(axis=1), matrix.shape[1] - taps)
