@@ -85,12 +85,13 @@ class Contradiction:
 
         ``rim`` are pixels beside gaps, as in :class:`~hsfuse.fusion.scene_model.pair.CoarsePair`; ``blind`` tells that
         the relation was fitted without the MSI's responses; ``displaced_px`` is the displacement that was found before,
-        where that is known.
+        where that is known. Without responses nothing is left out of the displacement and nothing bounds what it
+        explains: a relation that was learned from the pair errs by as much at the edges of rare materials.
         """
         apart = displacement_px(relation, msi, valid) if displaced_px is None else displaced_px
         found = cls._beyond(apart, relation, msi, valid, rim, blind=blind)
         for _ in range(_ROUNDS):
-            if found.displacement_px <= DISPLACED_PX or not found.candidates.any():
+            if blind or found.displacement_px <= DISPLACED_PX or not found.candidates.any():
                 break
             # Ground that no displacement explains tells none.
             unchanged = valid & ~binary_dilation(found.candidates, np.ones((3, 3), bool))
@@ -120,7 +121,9 @@ class Contradiction:
             contrast = _relative_square(over_neighbours(seen[:, part]), power)
             soft_misfit, soft_contrast = (gaussian_filter(x, _SOFT_PX, mode="constant") for x in (misfit, contrast))
             square[rows], rivalry[rows] = misfit[inside], (soft_misfit / (soft_contrast + _LEAST_CONTRAST))[inside]
-            unexplained = _unexplained_share(residual, _slopes(seen[:, part]), relation.variance[:, part], found)
+            unexplained = _unexplained_share(
+                residual, _slopes(seen[:, part]), relation.variance[:, part], found, np.inf if blind else _FARTHEST
+            )
             left[rows] = (relation.distance[part] * unexplained / np.maximum(remoteness[part] / _REMOTE, 1.0))[inside]
 
         _by_rows(look, valid.shape[0])
@@ -198,9 +201,11 @@ def _slopes(seen: FloatArray) -> FloatArray:
 
 
 def _unexplained_share(
-    residual: FloatArray, slopes: FloatArray, variance: FloatArray, displacement_px: float
+    residual: FloatArray, slopes: FloatArray, variance: FloatArray, displacement_px: float, farthest: float
 ) -> FloatArray:
     """Share of the squared distance of every residual that such displacements leave, shape (row, col).
+
+    None goes farther than ``farthest`` deviations.
 
     ``r' (V + d^2 G G')^-1 r`` over ``r' V^-1 r``, by the matrix inversion lemma with the two slopes G.
     """
@@ -216,5 +221,5 @@ def _unexplained_share(
     along_rows, along_cols = (c * down - b * across) / (a * c - b**2), (a * across - b * down) / (a * c - b**2)
     explained = down * along_rows + across * along_cols
     # A pixel that would have to lie farther off than pixels do lies as far as they do at most.
-    farther = np.maximum(np.hypot(along_rows, along_cols) / (_FARTHEST * displacement_px), 1.0)
+    farther = np.maximum(np.hypot(along_rows, along_cols) / (farthest * displacement_px), 1.0)
     return np.asarray(np.clip(1.0 - explained * (2.0 / farther - farther**-2) / total, 0.0, 1.0))
