@@ -14,22 +14,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from fit_networks import step_down, surveyed, weights_of
 from pair_changes import changed_guide
 from quality_scenes import ReferenceScene
 from real_pairs import RATIO, SHARP, make_pair, split_scenes
 from scipy.ndimage import find_objects
 
-from hsfuse.degrade import Psf
 from hsfuse.fusion.change.decision import LARGEST_FEATURE, RESIDUAL_LAYERS, convolved, decision_features
 from hsfuse.fusion.change.evidence import gather_evidence
 from hsfuse.fusion.change.illumination import common_light
 from hsfuse.fusion.change.matting import NEAR_PX, grown, neighbour_contrast
 from hsfuse.fusion.change.repair import decision_data
-from hsfuse.fusion.change.response import Response
-from hsfuse.inference import pipeline
-from hsfuse.inference.scene_survey import align_survey, survey_scene
 from hsfuse.masks import expand
-from hsfuse.workflows.steps.array_scene import array_scene
 
 LEFT_OUT = ("emit_jpl_10x10",)
 """Too small to tell anything from."""
@@ -95,25 +91,15 @@ class Network(torch.nn.Module):
         layers |= {"last": torch.nn.Conv2d(HIDDEN, HIDDEN, 1), "answer": torch.nn.Conv2d(HIDDEN, 4, 1)}
         self.layers = torch.nn.ModuleDict(layers)
 
-    def weights(self) -> dict[str, torch.Tensor]:
-        """As they are stored."""
-        return {
-            f"{kind}_{name}": getattr(layer, kind) for name, layer in self.layers.items() for kind in ("weight", "bias")
-        }
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Of (feature, row, col) make (answer, row, col)."""
-        return convolved(self.weights(), x)
+        return convolved(weights_of(self.layers), x)
 
 
 def sample(scene: ReferenceScene, setting: str, change: str, seed: int) -> Sample | None:
     """Everything about a pair that the training needs; None where it has no candidates."""
     pair, mask = make_pair(scene, setting, change, seed)
-    whole = array_scene(pair.hsi, pair.msi, scene.bands, scene.responses, RATIO, Psf(1.0))
-    context = pipeline.scene_context(whole, "cpu", 0)
-    survey = survey_scene(whole, context)
-    found = align_survey(survey, context)
-    response = Response(RATIO, context.psf) if found is None else Response(RATIO, found.psf, found.offset_px)
+    survey, response = surveyed(scene, pair, RATIO)
     evidence, guide = gather_evidence(survey.pair, survey.msi, response)
     candidates, power = evidence.contradiction.candidates, evidence.contradiction.power
     if not candidates.any():
@@ -198,14 +184,10 @@ def train(parts: Sequence[Sequence[Sample]], steps: int) -> dict[str, np.ndarray
             answer = model(mirrored(pair.inputs(mean, spread), axes, turned=turned))
             answer = mirrored(answer.transpose(-1, -2) if turned else answer, axes, turned=False)
             total = total + loss(answer[:, pair.near], pair) / BATCH
-        optimizer.zero_grad()
-        total.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        step_down(total, model, optimizer, schedule)
         if step % 100 == 0:
             print(step, round(total.item(), 3), flush=True)
-    stored = {"mean": mean, "spread": spread} | model.weights()
+    stored = {"mean": mean, "spread": spread} | weights_of(model.layers)
     return {name: value.detach().numpy() for name, value in stored.items()}
 
 

@@ -13,20 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from fit_networks import step_down, surveyed, weights_of
 from numpy.typing import NDArray
 from quality_scenes import ReferenceScene
 from scipy.ndimage import gaussian_filter1d
 from season_changes import random_guide
 from season_scenes import other_sensor, training_scenes
 
-from hsfuse.degrade import Psf
 from hsfuse.fusion.change.evidence import gather_evidence
-from hsfuse.fusion.change.response import Response
 from hsfuse.fusion.change.season import DILATIONS, SeasonData, SeasonFrame, convolved
-from hsfuse.inference import pipeline
-from hsfuse.inference.scene_survey import align_survey, survey_scene
 from hsfuse.simulate.wald import CONDITIONS, Condition, reduce_scene
-from hsfuse.workflows.steps.array_scene import array_scene
 
 FloatCube = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
@@ -103,11 +99,7 @@ def sample(scene: ReferenceScene, rng: np.random.Generator) -> Sample | None:
     rows, cols = pair.msi.shape[1:]
     if min(rows, cols) < LEAST_SIDE_PX:
         return None
-    whole = array_scene(pair.hsi, pair.msi, used.bands, used.responses, ratio, Psf(1.0))
-    context = pipeline.scene_context(whole, "cpu", 0)
-    survey = survey_scene(whole, context)
-    found = align_survey(survey, context)
-    response = Response(ratio, context.psf) if found is None else Response(ratio, found.psf, found.offset_px)
+    survey, response = surveyed(used, pair, ratio)
     asked: list[SeasonData] = []
 
     def keep(data: SeasonData, _: int) -> FloatCube:
@@ -153,15 +145,9 @@ class Network(torch.nn.Module):
             layers["answer"].bias[1] = 2.0
         self.layers = torch.nn.ModuleDict(layers)
 
-    def weights(self) -> dict[str, torch.Tensor]:
-        """As they are stored."""
-        return {
-            f"{kind}_{name}": getattr(layer, kind) for name, layer in self.layers.items() for kind in ("weight", "bias")
-        }
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Of (n, feature, row, col) make (n, row, col)."""
-        return convolved(self.weights(), x)
+        return convolved(weights_of(self.layers), x)
 
 
 def part(pair: Sample, rng: np.random.Generator) -> tuple[torch.Tensor, ...]:
@@ -248,14 +234,10 @@ def train(sites: Sequence[Sequence[Sample]], steps: int) -> dict[str, np.ndarray
         size = torch.tensor([pair.size for pair in pairs])
         smooth = torch.stack([smoother(LEAST_SIDE_PX, pair.ratio) for pair in pairs])
         total = loss(model(x.to(memory_format=torch.channels_last)), wanted, (turned, same), size, smooth)
-        optimizer.zero_grad()
-        total.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        step_down(total, model, optimizer, schedule)
         if step % 100 == 0:
             print(step, round(total.item(), 3), flush=True)
-    return {name: value.detach().numpy() for name, value in model.weights().items()}
+    return {name: value.detach().numpy() for name, value in weights_of(model.layers).items()}
 
 
 def main() -> None:

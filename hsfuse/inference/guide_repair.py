@@ -30,7 +30,7 @@ from hsfuse.inference.scene_survey import (
     exchanged_bands,
     misfit_of_place,
     show_another_place,
-    shows_this_place,
+    show_this_place,
     survey_scene,
 )
 from hsfuse.inference.spilled import SpilledImages
@@ -216,7 +216,7 @@ def _repaired(scene: FusionScene, context: FusionContext, survey: Survey, *, ove
     guide = repair_guide(survey.pair, survey.msi, response, threads=context.threads, overwrite=overwrite)
     if place is not None:
         unexplained = guide.evidence.unexplained
-        guide = replace(guide, here=shows_this_place(place), elsewhere=show_another_place(place, unexplained))
+        guide = replace(guide, here=show_this_place(place), elsewhere=show_another_place(place, unexplained))
     if partnership is not None and guide.trusted:
         seen = int(np.count_nonzero(~survey.gaps & survey.seen))
         guide, partnership = show_partners(guide, survey.msi, response, partnership, seen)

@@ -206,7 +206,7 @@ def show_another_place(misfit: PlaceMisfit, unexplained: float) -> bool:
     return unexplained > _SOME_UNEXPLAINED and misfit.here > min(_NOTHING, max(misfit.elsewhere, _HARDLY_ANY))
 
 
-def shows_this_place(misfit: PlaceMisfit) -> bool:
+def show_this_place(misfit: PlaceMisfit) -> bool:
     """Whether the fine structure of both images is the same beyond doubt, however little else is."""
     return misfit.here < _MUCH
 

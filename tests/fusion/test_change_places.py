@@ -112,6 +112,7 @@ def test_places_are_corrected_the_same_in_blocks_of_any_size(monkeypatch: pytest
     correct_places(whole, matrix, *facts, concentrate=True)
     for module in (blocks, places):
         monkeypatch.setattr(module, "BLOCK_PX", 20)
+    assert len(list(blocks.blocks(COARSE))) == 9
     correct_places(parts, matrix, *facts, concentrate=True, threads=2)
     assert np.abs(whole - pair.msi).max() > 0.05
     np.testing.assert_allclose(parts, whole, atol=1e-5)

@@ -69,11 +69,11 @@ def test_a_guide_is_repaired_in_its_place_as_in_a_copy(monkeypatch: pytest.Monke
     pair = make_pair((40, 16), change=_clouds)
     for module in (blocks, repair):
         monkeypatch.setattr(module, "BLOCK_PX", 17)
+    assert len(list(blocks.blocks((40, 16)))) == 3
     pieces, response, place = coarse_of(pair), Response(RATIO, Psf(1.0)), pair.msi.copy()
     found = repair_guide(pieces, place, response, threads=2, overwrite=True)
-    written = blocks.written
     monkeypatch.setattr(
-        repair, "written", lambda image, blocks, above: blocks if above < 120 else written(image, blocks, above)
+        repair, "write_blocks", lambda image, found, side_px: blocks.write_blocks(image, list(found), side_px)
     )
     before = pair.msi.copy()
     at_the_end = repair_guide(pieces, pair.msi, response)

@@ -6,7 +6,7 @@ one, each with its own context, where that is less than the block.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +26,10 @@ _APART_PX = 8
 
 
 def blocks(
-    shape: tuple[int, int], context_px: int = CONTEXT_PX, side_px: int = BLOCK_PX
+    shape: tuple[int, int], context_px: int = CONTEXT_PX, side_px: int | None = None
 ) -> Iterator[tuple[Window, Window]]:
-    """Blocks of an image of ``shape`` with context, and without."""
+    """Blocks of an image of ``shape`` with context, and without; of :data:`BLOCK_PX` unless told otherwise."""
+    side_px = side_px or BLOCK_PX
     for top in range(0, shape[0], side_px):
         for left in range(0, shape[1], side_px):
             core = slice(top, min(top + side_px, shape[0])), slice(left, min(left + side_px, shape[1]))
@@ -55,14 +56,24 @@ def places_around(candidates: BoolArray) -> Iterator[tuple[Window, Window]]:
         yield from parts if area < windows.size(read) else [(read, core)]
 
 
-def written(
-    image: NDArray[np.float32], waiting: list[tuple[Window, NDArray[np.float32]]], above: int
-) -> list[tuple[Window, NDArray[np.float32]]]:
-    """Write the blocks that begin above a row into an image; return the others."""
-    for place, pixels in waiting:
-        if place[0].start < above:
+def write_blocks(
+    image: NDArray[np.float32], found: Iterable[tuple[Window, NDArray[np.float32]] | None], side_px: int
+) -> None:
+    """Write blocks of so many pixels a side into an image, as they are made from its top on; None stays as it was.
+
+    Every block looks at its neighbours as they were: one is written when all that look at it are made.
+    """
+    waiting: list[tuple[Window, NDArray[np.float32]]] = []
+    for block in found:
+        if block is None:
+            continue
+        waiting.append(block)
+        above = (block[0][0].start // side_px - 1) * side_px
+        while waiting[0][0][0].start < above:
+            place, pixels = waiting.pop(0)
             image[:, *place] = pixels
-    return [block for block in waiting if block[0][0].start >= above]
+    for place, pixels in waiting:
+        image[:, *place] = pixels
 
 
 def _groups(candidates: BoolArray, core: Window) -> Iterator[tuple[Window, Window]]:

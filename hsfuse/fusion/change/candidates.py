@@ -14,6 +14,17 @@ FloatArray = NDArray[np.float64]
 FloatCube = NDArray[np.float32]
 
 
+def add_affine(out: FloatCube, coefficients: FloatCube, guide: FloatCube) -> None:
+    """Add a weighted sum of a guide's bands and a constant to an image (row, col), in place.
+
+    ``coefficients`` are the bands' weights and, last, the constant, shape (msi band + 1, row, col).
+    """
+    *factors, constant = coefficients
+    out += constant
+    for factor, band in zip(factors, guide, strict=True):
+        out += factor * band
+
+
 @dataclass(frozen=True)
 class Candidates:
     """What every candidate of a correction adds to a guide along the direction in which the chosen one adds most.
@@ -44,10 +55,8 @@ class Candidates:
     def amounts(self, guide: FloatCube, response: Response) -> FloatCube:
         """Return what each adds to a guide (msi band, row, col), shape (candidate, row, col) on the fine grid."""
         out = np.zeros((self.count, *guide.shape[1:]), np.float32)
-        for amount, factors in zip(out, self.factors, strict=False):
-            amount += response.up_single(factors[-1][None])[0]
-            for factor, band in zip(factors, guide, strict=False):
-                amount += response.up_single(factor[None])[0] * band
+        for amount, coefficients in zip(out, self.factors, strict=False):
+            add_affine(amount, response.up_single(coefficients), guide)
         pattern, amplitude = self.pattern
         images = (response.up_single(image[None])[0] for image in (np.ones_like(amplitude), amplitude))
         pattern.add_to(out[-1:], guide, *images)

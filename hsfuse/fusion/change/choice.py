@@ -230,9 +230,7 @@ def _corrected_rows(
     if small:
         tried.append((gain, *GAIN_CANDIDATE))
 
-    def found(
-        candidate: tuple[Callable[..., tuple[FloatArray, FloatArray]], float, float],
-    ) -> tuple[FloatCube, FloatArray]:
+    def found(candidate: tuple[_Regression, float, float]) -> tuple[FloatCube, FloatArray]:
         regress, sigma, ridge = candidate
         correction, error = regress(sigma, ridge)
         return correction[:, :, inner].astype(np.float32), error

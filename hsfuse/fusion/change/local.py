@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from hsfuse.degrade.windows import row_parts, rows_around, rows_inside
-from hsfuse.fusion.change.candidates import Candidates
+from hsfuse.fusion.change.candidates import Candidates, add_affine
 from hsfuse.fusion.change.pattern import ScenePattern
-from hsfuse.fusion.change.response import Response
+from hsfuse.fusion.change.response import INTERPOLATION_PX, Response
 from hsfuse.native import affine
 
 FloatArray = NDArray[np.float64]
 FloatCube = NDArray[np.float32]
 
-_APPLIED_ROWS, _INTERPOLATION_PX = 32, 3
-"""HSI rows that a correction is applied to at a time, and those beside them that interpolation looks at."""
+_APPLIED_ROWS = 32
+"""HSI rows that a correction is applied to at a time."""
 _MOST_OWN = 0.95
 """Of a pixel's own part in what is fitted to it, at most."""
 _AT_ONCE = 65_536
@@ -61,17 +61,14 @@ class Correction:
         ratio, height = response.ratio, self.matrix.shape[2]
         corrected = guide if overwrite else np.empty_like(guide)
         for rows in row_parts(height, _APPLIED_ROWS):
-            read = rows_around(rows, _INTERPOLATION_PX, height)
+            read = rows_around(rows, INTERPOLATION_PX, height)
             inner, fine = (
                 slice(part.start * ratio, part.stop * ratio) for part in (rows_inside(rows, read), rows)
             )  # fmt: skip
             before = guide[:, fine]
             after = before.copy()
             for band, matrix in enumerate(self.matrix[:, :, read]):
-                *factors, constant = response.up_single(matrix)[:, inner]
-                after[band] += constant
-                for factor, other in zip(factors, before, strict=True):
-                    after[band] += factor * other
+                add_affine(after[band], response.up_single(matrix)[:, inner], before)
             if self.pattern is not None:
                 pattern, *images = self.pattern
                 pattern.add_to(

@@ -127,7 +127,7 @@ def foreign_share(data: MattingData, response: Response) -> FloatArray:
             back = blur.back(low)
             back *= amplitude
             for band in range(back.shape[1]):
-                out[:] += back[:, band]
+                np.add(out, back[:, band], out=out)
             return np.multiply(out, near, out=out)
 
         right = (amplitude * blur.back(precision * wanted)).sum(axis=1)

@@ -36,7 +36,6 @@ _MOST_LOST = 0.5
 """Share of the pixels that coefficients may take from the degrees of freedom."""
 _SAMPLE = 200_000
 """Fine pixels that means and spreads of the bands are taken from, at least."""
-_SCALE_ROWS = 96
 _BLOCK_PX, _CONTEXT_PX = 64, 8
 """Rows of the coarse grid that are worked on at a time, and rows beside them that their blur looks at."""
 
@@ -189,7 +188,7 @@ class ScenePattern:
     ) -> AmplitudeScale:
         """Look at all of an image, some rows at a time; what the HSI shows and the guide, else as :meth:`learn`."""
         power = product = 0.0
-        for rows in row_parts(len(weight), _SCALE_ROWS):
+        for rows in row_parts(len(weight), _BLOCK_PX):
             left, whole = self._parts(images[:, rows], seen[:, rows] - guide[:, rows])
             some = whole / noise[:, None, None] * weight[rows]
             power, product = power + float((some * whole).sum()), product + float((some * left).sum())

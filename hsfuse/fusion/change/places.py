@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, gaussian_filter
 
 from hsfuse.degrade import windows
-from hsfuse.fusion.change.blocks import BLOCK_PX, blocks, places_around, written
+from hsfuse.fusion.change.blocks import BLOCK_PX, blocks, places_around, write_blocks
 from hsfuse.fusion.change.local import Correction, local_affine, shares_by_error, window_mean
 from hsfuse.fusion.change.response import Response
 from hsfuse.parallel import side_by_side
@@ -146,7 +146,6 @@ def correct_places(
         How many blocks are worked on side by side.
     """
     level = np.sqrt(noise).astype(np.float32)[:, None, None]
-    side = BLOCK_PX * response.ratio
 
     def correct(place: tuple[windows.Window, windows.Window]) -> tuple[windows.Window, FloatCube] | None:
         read, core = place
@@ -160,13 +159,8 @@ def correct_places(
             amount = level * _concentrated(amount / level, (seen[:, *read] - low[:, *read]) / level, response)
         return fine_core, (before + amount)[:, *windows.inside(fine_core, fine_read)]
 
-    waiting: list[tuple[windows.Window, FloatCube]] = []
-    for found in side_by_side(correct, blocks(matrix.shape[2:], _SHARE_CONTEXT_PX), threads):
-        if found is not None:
-            waiting.append(found)
-            # Every block looks at its neighbours as they were: all that look at those so far above are done.
-            waiting = written(guide, waiting, (found[0][0].start // side - 1) * side)
-    written(guide, waiting, guide.shape[1])
+    found = side_by_side(correct, blocks(matrix.shape[2:], _SHARE_CONTEXT_PX), threads)
+    write_blocks(guide, found, BLOCK_PX * response.ratio)
 
 
 def _concentrated(amount: FloatCube, wanted: FloatArray, response: Response) -> FloatCube:

@@ -14,6 +14,7 @@ nothing depends on how a fusion cuts its tiles.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +24,7 @@ from scipy.ndimage import gaussian_filter
 
 from hsfuse.allocator import release_freed_memory
 from hsfuse.degrade import windows
-from hsfuse.fusion.change.blocks import BLOCK_PX, places_around, written
+from hsfuse.fusion.change.blocks import BLOCK_PX, places_around, write_blocks
 from hsfuse.fusion.change.decision import DecisionData, decide
 from hsfuse.fusion.change.evidence import Evidence, gather_evidence
 from hsfuse.fusion.change.illumination import CommonLight, common_light
@@ -146,11 +147,9 @@ def repair_guide(
     # Without responses it may have to stay as it is after all.
     apart = pair.predicted is None or (corrected is msi and not overwrite)
     repaired = corrected.copy() if apart and candidates.any() else corrected
-    waiting: list[tuple[tuple[slice, slice], FloatCube]] = []
     if candidates.any():
         contrast = float(np.median(neighbour_contrast(corrected[:, ::7], evidence.contradiction.power)))
         light = common_light(evidence.relation.seen, evidence.blurred, evidence.contradiction)
-        side = BLOCK_PX * response.ratio
 
         def one(place: tuple[tuple[slice, slice], tuple[slice, slice]]) -> tuple[tuple[slice, slice], _Block]:
             read, core = place
@@ -159,22 +158,23 @@ def repair_guide(
             found = _repair_block(evidence, guide, read, response, contrast, light)
             return fine_core, found.cut(windows.inside(fine_core, fine_read))
 
-        for where, block in side_by_side(one, places_around(candidates), threads):
-            waiting.append((where, block.guide))
-            # Every block looks at its neighbours as they were: all that look at those so far above are done.
-            waiting = written(repaired, waiting, (where[0].start // side - 1) * side)
-            if shadow is not None:
-                block = block.beside(shadow[where])
-            foreign[where], change[where], own[where] = block.foreign, block.change, block.own
+        def guides() -> Iterator[tuple[tuple[slice, slice], FloatCube]]:
+            for where, block in side_by_side(one, places_around(candidates), threads):
+                guide = block.guide
+                if shadow is not None:
+                    block = block.beside(shadow[where])
+                foreign[where], change[where], own[where] = block.foreign, block.change, block.own
+                yield where, guide
+
+        write_blocks(repaired, guides(), BLOCK_PX * response.ratio)
     valid = expand(pair.valid, response.ratio)
     foreign_ground = (change > FOREIGN) & valid
     changed = _share(foreign_ground, valid)
     if pair.predicted is None and changed < _LEAST_BLIND_SHARE:
         # Told by the matting's share, not acted upon; shadows are sure.
-        waiting, repaired, changed = [], corrected, 0.0
+        repaired, changed = corrected, 0.0
         change[:] = 0.0 if shadow is None else shadow
         own[:] = change > 0
-    written(repaired, waiting, msi.shape[1])
     unlit = changed if shadow is None or not changed else _share(foreign_ground & (shadow <= FOREIGN), valid)
     return RepairedGuide(repaired, change, own, evidence, foreign, changed, unlit)
 

@@ -16,6 +16,8 @@ FloatImage = NDArray[np.float32]
 
 _LEAST_WEIGHT = 1e-4
 """Weights of the blur along an axis that are left out of matrices."""
+INTERPOLATION_PX = 3
+"""HSI pixels around one that interpolation to the fine grid looks at."""
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from hsfuse.degrade import windows
-from hsfuse.fusion.change.blocks import blocks, written
+from hsfuse.fusion.change.blocks import blocks, write_blocks
 from hsfuse.fusion.change.candidates import Candidates
-from hsfuse.fusion.change.response import Response
+from hsfuse.fusion.change.response import INTERPOLATION_PX, Response
 from hsfuse.parallel import side_by_side
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ _MOST = 2.0
 """Of a refinement, in sizes of the correction: of 1,000 pixels of validation sites one gets more than 0.5."""
 _BLOCK_PX = 288
 """Side of a block, fine pixels."""
-_REACH_PX, _INTERPOLATION_PX = 8, 3
-"""What the network looks at around a pixel, fine pixels, and interpolation around that, HSI pixels."""
+_REACH_PX = 8
+"""What the network looks at around a pixel, fine pixels."""
 _TRUST_DISTANCE = 50.0
 """Squared distance to the HSI at which a pixel counts a quarter in what is learned of the scene."""
 UNKNOWN, _KNOWN = 1e9, 1e-12
@@ -259,7 +259,7 @@ def refined_season(data: SeasonData, threads: int = 1) -> FloatCube:
         return data.guide
     step = frame.step.astype(np.float32)[:, None, None]
     ratio = data.response.ratio
-    side, context = max(_BLOCK_PX // ratio, 1), -(-_REACH_PX // ratio) + _INTERPOLATION_PX
+    side, context = max(_BLOCK_PX // ratio, 1), -(-_REACH_PX // ratio) + INTERPOLATION_PX
 
     def one(place: tuple[windows.Window, windows.Window]) -> tuple[windows.Window, FloatCube]:
         read, core = place
@@ -267,12 +267,8 @@ def refined_season(data: SeasonData, threads: int = 1) -> FloatCube:
         amount = _answer(frame.features(data, read))[windows.inside(fine_core, fine_read)]
         return fine_core, data.guide[:, *fine_core] + step * amount
 
-    waiting: list[tuple[windows.Window, FloatCube]] = []
-    for where, block in side_by_side(one, blocks(data.distance.shape, context, side), threads):
-        waiting.append((where, block))
-        # Every block looks at its neighbours as they were: all that look at those so far above are done.
-        waiting = written(data.guide, waiting, where[0].start - side * ratio)
-    written(data.guide, waiting, data.guide.shape[1])
+    found = side_by_side(one, blocks(data.distance.shape, context, side), threads)
+    write_blocks(data.guide, found, side * ratio)
     return data.guide
 
 
