@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import threading
-import time
 from types import FrameType
 
 from hsfuse.progress import Progress, say_above
 
 _shown: list[Progress] = []
+_acknowledged = threading.Event()
 _SECONDS_UNTIL_WOKEN = 1.0
+_LONGEST_FOR_AN_ANSWER_S = 2.0
 _ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
@@ -66,25 +68,41 @@ def tell_also(progress: Progress) -> None:
 
 
 def _acknowledge(reader: int, watched: frozenset[int]) -> None:
-    while received := os.read(reader, 1):
-        if received[0] in watched:
-            name = signal.Signals(received[0]).name
-            text = f"stopping ({name}): work in progress is made safe first; a second signal ends at once"
-            with contextlib.suppress(OSError):
-                if not any(say_above(progress, text) for progress in _shown):
-                    os.write(2, f"{text}\n".encode("ascii"))
-            _wake_main_thread(received[0])
-            return
-
-
-def _wake_main_thread(number: int) -> None:
-    """Let the main thread obey a signal that it has not noticed.
+    """Answer signals while the main thread computes, and see that they are obeyed.
 
     A signal that another thread receives, or that comes just before the main thread begins to wait, does not interrupt
-    that wait, and Python's handler would run when it is over, perhaps never.
+    that wait, and Python's handler would run when it is over, perhaps never: such a wait is interrupted from here.
     """
-    while hasattr(signal, "SIGURG") and signal.getsignal(number) is _stop:
-        time.sleep(_SECONDS_UNTIL_WOKEN)
+    first = None
+    while first is None or _is_still_to_be_obeyed(first):
+        if not select.select([reader], [], [], None if first is None else _SECONDS_UNTIL_WOKEN)[0]:
+            _wake_main_thread()
+            continue
+        number = os.read(reader, 1)[0]
+        if number not in watched:
+            continue
+        if first is not None:
+            os._exit(128 + number)  # As the default action does, which the main thread has not come to restore.
+        first = number
+        _say_that_it_stops(number)
+        _acknowledged.set()
+
+
+def _say_that_it_stops(number: int) -> None:
+    text = (
+        f"stopping ({signal.Signals(number).name}): work in progress is made safe first; a second signal ends at once"
+    )
+    with contextlib.suppress(OSError):
+        if not any(say_above(progress, text) for progress in _shown):
+            os.write(2, f"{text}\n".encode("ascii"))
+
+
+def _is_still_to_be_obeyed(number: int) -> bool:
+    return signal.getsignal(number) is _stop
+
+
+def _wake_main_thread() -> None:
+    if hasattr(signal, "SIGURG"):
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGURG)
 
 
@@ -94,6 +112,8 @@ def _wake(_number: int, _frame: FrameType | None) -> None:
 
 def _stop(number: int, _frame: FrameType | None) -> None:
     die_at_signals()
+    # What the command says at its end comes after the answer, which may want a display that this thread holds.
+    _acknowledged.wait(_LONGEST_FOR_AN_ANSWER_S)
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise Stopped(number)
