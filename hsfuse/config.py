@@ -167,7 +167,8 @@ class _PairConfig(CoregisterConfig):
     nodata: float | None = Field(None, description="of an HSI raster: stored number of samples without data")
     guide: Guide = Field(
         "s2",
-        description="s2: the MSI given; pan: the product's own panchromatic image; pan+s2: both in turn",
+        description="s2: the MSI given; pan: the product's own panchromatic image; pan+s2: both in turn, with "
+        "--quality plain",
     )
     s2_bands: Literal["10m", "all"] = Field("10m", description="MSI bands: 10 m only, or the 20 m bands too")
     allow_radiometry_mismatch: bool = Field(

@@ -48,6 +48,19 @@ def test_a_slow_machine_shows_in_what_is_to_come() -> None:
     assert 60.0 < (tracker.state().left or 0.0) < 120.0
 
 
+def test_a_step_that_hangs_on_the_images_says_nothing_about_the_machine() -> None:
+    # A season between the images makes the search for changes many times as long; nothing else takes longer for it.
+    steps = [step for step in foreseen(RunConfig(), planned=dict.fromkeys(("changes", "learn", "fuse", "finish"), 5.0))
+             if step.name in ("find changes", "fuse", "judge")]  # fmt: skip
+    clock = Clock()
+    tracker = ProgressTracker(clock)
+    tracker.expect(steps)
+    tracker.begin("find changes", 1.0)
+    clock.now = 60.0
+    tracker.end("find changes")
+    assert tracker.state().left == pytest.approx(10.0)
+
+
 def test_what_a_step_reports_counts_the_more_the_more_is_done() -> None:
     tracker, clock = tracker_of(100.0)
     tracker.begin("s1", 10.0)

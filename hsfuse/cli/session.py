@@ -32,7 +32,8 @@ AsJson = Annotated[
 ]
 NoProgress = Annotated[bool, typer.Option("--no-progress", help="no progress display", rich_help_panel=_PANEL)]
 LogFormat = Annotated[
-    Literal["text", "json"] | None, typer.Option("--log-format", help="text or json lines", rich_help_panel=_PANEL)
+    Literal["text", "json"] | None,
+    typer.Option("--log-format", help="text, or json lines without progress", rich_help_panel=_PANEL),
 ]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file with the same names as the flags")]
 LogFile = Annotated[Path | None, typer.Option("--log-file", help="write the log there too", rich_help_panel=_PANEL)]
@@ -69,7 +70,9 @@ class Session:
     def progress(self) -> Progress:
         """Progress display for this session."""
         if self._progress is None:
-            self._progress = default_progress(quiet=self.quiet, enabled=not self.no_progress)
+            # Who reads the log as JSON lines gets nothing else among them.
+            shown = not self.no_progress and self.log_format != "json"
+            self._progress = default_progress(quiet=self.quiet, enabled=shown)
             # Something is seen while libraries are loaded and the inputs are looked at.
             open_display(self._progress)
             tell_also(self._progress)

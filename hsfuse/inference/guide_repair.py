@@ -280,7 +280,7 @@ def _told(
     return SceneRepair(
         repaired, facts, guide.share, guide.trusted, confidence, hsi_only, fine,
         ~survey.gaps & survey.seen, survey.traits.brightness, bound, alignment, response,
-        _pictures(guide, survey.valid),
+        _pictures(guide, survey),
     )  # fmt: skip
 
 
@@ -295,7 +295,8 @@ def _gross_outliers(guide: RepairedGuide) -> BoolArray:
     return np.asarray(evidence.contradiction.candidates & (evidence.relation.distance > _GROSS_DISTANCE), np.bool_)
 
 
-def _pictures(guide: RepairedGuide, valid: BoolArray) -> FloatCube:
-    step = max(-(-max(valid.shape) // _PICTURE_PX), 1)
+def _pictures(guide: RepairedGuide, survey: Survey) -> FloatCube:
+    measured = survey.valid if survey.pair.rim is None else survey.valid | survey.pair.rim
+    step = max(-(-max(measured.shape) // _PICTURE_PX), 1)
     both = np.stack([guide.evidence.relation.seen[:, ::step, ::step], guide.evidence.blurred[:, ::step, ::step]])
-    return np.where(valid[::step, ::step], both, np.nan).astype(np.float32)
+    return np.where(measured[::step, ::step], both, np.nan).astype(np.float32)

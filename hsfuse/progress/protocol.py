@@ -41,6 +41,8 @@ class Step:
     measured
         The seconds rest on a measurement of the machine as it is; the pace of steps that were only guessed says
         nothing about them.
+    telling
+        How long it takes tells how fast the machine is; not so where that hangs on what the images show.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Step:
     seconds: float = 1.0
     timed: bool = False
     measured: bool = False
+    telling: bool = True
 
 
 @runtime_checkable

@@ -194,7 +194,7 @@ class ProgressTracker:
     def _pace(self, measured: bool) -> float:
         """Times as long as foreseen that this machine takes, for steps that were measured and for others."""
         done = [run for run in self._runs if run.took is not None and run.step.measured is measured]
-        done = [run for run in done if not run.step.timed]
+        done = [run for run in done if run.step.telling and not run.step.timed]
         took = sum(run.took or 0.0 for run in done) + _TRUST_S
         foreseen = sum(run.step.seconds for run in done) + _TRUST_S
         return min(max(took / foreseen, _PACE[0]), _PACE[1])

@@ -11,6 +11,7 @@ not seen here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -23,7 +24,11 @@ from hsfuse.grid import Slice2D
 SEGMENT_PX = 24
 """Length of the pieces of a border whose median step is taken."""
 MIN_SEGMENTS = 8
-"""A border with fewer valid segments (over all bands) is not judged."""
+"""A border with fewer valid segments is not judged. Bands see the same edges of the ground: they do not count anew."""
+USUAL_RATIO = 1.25
+"""Ratio up to which a border is not told from its surroundings."""
+_BEYOND_CHANCE = 3.0
+"""Standard deviations above half of the segments, from which it is no chance that so many step at the border."""
 CHUNK_PX = 40 * SEGMENT_PX
 """A border is read in pieces of this length, so that memory does not follow the scene."""
 
@@ -64,18 +69,29 @@ class SeamReport:
         Step across all borders together over the step beside them; NaN when no border has enough valid pixels.
     worst
         Largest ratio of a border.
+    told
+        Whether the borders stand out of chance: in clearly more than half of the segments the step across them is
+        larger than is usual beside them.
     """
 
     lines: tuple[SeamLine, ...]
     profile: NDArray[np.float64]
     ratio: float
     worst: float
+    told: bool
+
+    @property
+    def score(self) -> float | None:
+        """The ratio to judge; None where too little of the borders is clear to tell a seam from steps of the ground."""
+        plain = self.ratio <= USUAL_RATIO  # not where it is NaN
+        return self.ratio if plain or (self.told and math.isfinite(self.ratio)) else None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
         return {
             "ratio": self.ratio,
             "worst": self.worst,
+            "told": self.told,
             "profile": [float(v) for v in self.profile],
             "lines": [vars(line) for line in self.lines],
         }
@@ -125,21 +141,20 @@ def measure_seams(
             block = Slice2D(first, last, start, stop) if axis == "row" else Slice2D(start, stop, first, last)
             cube = np.asarray(read_block(block), dtype=np.float64)
             pieces.append(_segment_steps(cube if axis == "row" else cube.swapaxes(1, 2)))
-        steps = np.concatenate(pieces, axis=1)
+        steps = np.concatenate(pieces, axis=2)
         everything.append(steps)
         lines.append(SeamLine(axis, position, _summary(steps, beside)[1]))
-    profile, together = _summary(
-        np.concatenate(everything, axis=1) if everything else np.zeros((offset.size, 0)), beside
-    )
+    steps = np.concatenate(everything, axis=2) if everything else np.zeros((offset.size, 1, 0))
+    profile, together = _summary(steps, beside)
     worst = max((line.ratio for line in lines if not np.isnan(line.ratio)), default=float("nan"))
-    return SeamReport(tuple(lines), profile, together, worst)
+    return SeamReport(tuple(lines), profile, together, worst, _stands_out(steps, beside))
 
 
 def _segment_steps(cube: NDArray[np.float64]) -> NDArray[np.float64]:
     """Size of the median step of each segment.
 
-    ``cube`` has shape (band, across, along); the result has shape (across - 3, segment of some band), because a
-    step needs two pixels on each side; NaN where a segment has too few valid pixels.
+    ``cube`` has shape (band, across, along); the result has shape (across - 3, band, segment), because a step needs
+    two pixels on each side; NaN where a segment has too few valid pixels.
     """
     step = np.diff(cube, axis=1)
     bent = step[:, 1:-1] - 0.5 * (step[:, :-2] + step[:, 2:])
@@ -148,7 +163,7 @@ def _segment_steps(cube: NDArray[np.float64]) -> NDArray[np.float64]:
     enough = np.isfinite(pieces).sum(axis=-1) >= SEGMENT_PX * 2 // 3
     size = np.full(enough.shape, np.nan)
     size[enough] = np.abs(np.nanmedian(pieces[enough], axis=-1))
-    return size.swapaxes(0, 1).reshape(bent.shape[1], -1)
+    return size.swapaxes(0, 1)
 
 
 def _summary(steps: NDArray[np.float64], beside: NDArray[np.bool_]) -> tuple[NDArray[np.float64], float]:
@@ -158,7 +173,7 @@ def _summary(steps: NDArray[np.float64], beside: NDArray[np.bool_]) -> tuple[NDA
     while does not count as a seam.
     """
     whole = np.isfinite(steps).all(axis=0)
-    if whole.sum() < MIN_SEGMENTS:
+    if whole.any(axis=0).sum() < MIN_SEGMENTS:
         return np.full(beside.size, np.nan), float("nan")
     typical = np.median(steps[:, whole], axis=1)
     border, usual = float(typical[typical.size // 2]), float(typical[beside].mean())
@@ -166,3 +181,12 @@ def _summary(steps: NDArray[np.float64], beside: NDArray[np.bool_]) -> tuple[NDA
         # Constant ground: any step at all is a seam.
         return np.ones(beside.size), 1.0 if border == 0.0 else float("inf")
     return typical / usual, border / usual
+
+
+def _stands_out(steps: NDArray[np.float64], beside: NDArray[np.bool_]) -> bool:
+    """Whether more segments than chance explains step more across the border than beside it (sign test)."""
+    each = steps.mean(axis=1)
+    each = each[:, np.isfinite(each).all(axis=0)]
+    count = each.shape[1]
+    larger = int((each[beside.size // 2] > np.median(each[beside], axis=0)).sum())
+    return bool(larger - 0.5 * count > _BEYOND_CHANCE * 0.5 * math.sqrt(count))

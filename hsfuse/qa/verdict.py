@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from hsfuse.metrics import all_metrics
 from hsfuse.qa.coregistration import CoregistrationDiagnostics
+from hsfuse.qa.seams import USUAL_RATIO
 from hsfuse.qa.surfaces import SurfaceCheck
 
 Level = Literal["good", "usable with care", "failed"]
@@ -42,6 +43,8 @@ class Threshold:
         What a bad value means to somebody who has to decide whether to use the cube.
     decimals
         Decimals in print.
+    scale
+        Number in print over the value: 100 for shares in per cent.
     """
 
     key: str
@@ -52,6 +55,7 @@ class Threshold:
     plain: str
     unit: str = ""
     decimals: int = 3
+    scale: float = 1.0
 
     def grade(self, value: float) -> Level:
         """Grade one value; NaN asks for care."""
@@ -66,19 +70,20 @@ class Threshold:
 
     def show(self, value: float) -> str:
         """Return the value with its unit."""
-        return "not computable" if math.isnan(value) else f"{value:.{self.decimals}f}{self.unit}"
+        return "not computable" if math.isnan(value) else f"{self.scale * value:.{self.decimals}f}{self.unit}"
 
     def limit(self) -> str:
         """Return the limit of "good" in words."""
         if self.care is None:
             return ""
-        return f"{'at most' if self.better == 'lower' else 'at least'} {self.care:.{self.decimals}f}{self.unit}"
+        bound = "at most" if self.better == "lower" else "at least"
+        return f"{bound} {self.scale * self.care:.{self.decimals}f}{self.unit}"
 
 
 THRESHOLDS: tuple[Threshold, ...] = (
     Threshold(
         "coverage", "Valid share of the output", "higher", 0.30, 0.001,
-        "much of the area is nodata (outside a footprint or under cloud)", "", 3,
+        "much of the area is nodata (outside a footprint or under cloud)", " %", 1, 100.0,
     ),
     Threshold(
         "coregistration_rmse_m", "Co-registration error (RMSE)", "lower", 7.5, 20.0,
@@ -90,14 +95,14 @@ THRESHOLDS: tuple[Threshold, ...] = (
     ),
     Threshold(
         "coregistration_extrapolated", "Share of the scene beyond the tie points", "lower", 0.30, None,
-        "the displacement there is extrapolated, not measured", "", 3,
+        "the displacement there is extrapolated, not measured", " %", 1, 100.0,
     ),
     Threshold(
         "change_share", "Share of the ground that differs between the images", "lower", 0.10, None,
-        "there the cube follows the HSI alone; the confidence layer says where", "", 3,
+        "there the cube follows the HSI alone; the confidence layer says where", " %", 1, 100.0,
     ),
     Threshold(
-        "seam_ratio", "Seams between tiles", "lower", 1.25, 2.00,
+        "seam_ratio", "Seams between tiles", "lower", USUAL_RATIO, 2.00,
         "tile borders can be seen in the cube", "", 3,
     ),
 )  # fmt: skip

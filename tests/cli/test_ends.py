@@ -108,6 +108,14 @@ def test_errors_are_json_where_json_is_wanted(
         assert (entries[-1]["exit_code"], entries[-1]["level"]) == (done.exit_code, "error")
 
 
+def test_nothing_stands_among_the_json_lines_of_a_log(capsys: pytest.CaptureFixture[str]) -> None:
+    session = Session(log_format="json")
+    with session.progress.stage("open") as stage:
+        stage.advance()
+    get_logger("hsfuse.x").warning("a word")
+    assert [json.loads(line)["message"] for line in capsys.readouterr().err.splitlines()] == ["a word"]
+
+
 SLOW = """
 import sys, tempfile, time, types
 import hsfuse.__main__ as process

@@ -480,18 +480,29 @@ def test_changes_between_the_images_are_mapped_and_judged(tmp_path):
     view = ChangeView(change, np.full((20, 30), 0.01), change > 0.5, np.ones((20, 30), bool), 1 / 3, 12.4, pictures)
     verdict = judge({"qnr": 0.9}, change_share=view.share)
     assert verdict.level == "usable with care"
-    assert "differs between the images: 0.333, good is at most 0.100" in verdict.reasons[0]
+    assert "differs between the images: 33.3 %, good is at most 10.0 %" in verdict.reasons[0]
     report = replace(full_report(), changes=view, verdict=verdict)
     before = dict(mpl.rcParams)
     (figure,) = change_figures(view)
     assert dict(mpl.rcParams) == before
     words = words_of(write_report(tmp_path / "x.html", report, [figure]))
     assert "33.3 % of the ground differs between the images. The images were taken 12.4 days apart." in words
-    assert "both images in the same colours, changed ground outlined in both" in words
+    assert "both images at the same sharpness; haze and season are taken out" in words
+    assert "Outlined: changed ground" in words
     titles = [axes.get_title(loc="left") for axes in figure.drawing.axes]
     assert titles[:2] == ["Hyperspectral image", "Multispectral image, as blurred"]
     (alone,) = change_figures(replace(view, pictures=None))
-    assert "outlined in both" not in alone.caption
+    assert "Outlined" not in alone.caption
+    (placed,) = change_figures(replace(view, bounds=(723900.0, 4963920.0, 724200.0, 4964120.0)))
+    for axes in placed.drawing.axes[:4]:
+        assert (*axes.get_xlim(), *axes.get_ylim()) == pytest.approx((723.9, 724.2, 4963.92, 4964.12))
+    assert placed.drawing.axes[2].get_xlabel() == "Easting (km)"
+    assert placed.drawing.axes[0].get_ylabel() == "Northing (km)"
+    # The changed ground lies where it is: rows are counted from the north.
+    (outline,) = placed.drawing.axes[0].collections
+    east, north = outline.get_paths()[0].vertices.T
+    assert (east.min(), east.max()) == pytest.approx((723.945, 724.155), abs=0.006)
+    assert (north.min(), north.max()) == pytest.approx((4963.965, 4964.075), abs=0.006)
     data = json.loads(write_json(tmp_path / "x.json", report).read_text())
     assert data["changes"] == {"share": pytest.approx(1 / 3), "days": 12.4, "hsi_only_share": pytest.approx(1 / 3)}
     assert "changes" in {f.key for f in make_figures(report)}

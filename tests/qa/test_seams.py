@@ -7,7 +7,7 @@ import pytest
 
 from hsfuse.qa.plain import to_plain
 from hsfuse.qa.plots import seam_figure
-from hsfuse.qa.seams import measure_seams
+from hsfuse.qa.seams import USUAL_RATIO, measure_seams
 
 BORDERS = [96, 192]
 
@@ -27,6 +27,8 @@ def test_a_cube_without_seams_shows_none():
     report = measure(scene())
     assert len(report.lines) == 4
     assert report.ratio == pytest.approx(1.0, abs=0.25)
+    assert not report.told
+    assert report.score == report.ratio
     assert report.profile.size % 2 == 1
     assert report.profile.mean() == pytest.approx(1.0, abs=0.15)
 
@@ -40,6 +42,32 @@ def test_a_step_of_two_percent_is_seen_on_its_border():
     assert max(value for key, value in ratios.items() if key != ("col", 192)) < 2.0
     assert report.worst == ratios["col", 192]
     assert report.profile.argmax() == report.profile.size // 2
+
+
+def test_a_little_clear_ground_along_the_borders_tells_no_seam():
+    # Bands show the same edges of the ground: many of them are no more evidence than one.
+    alarms, judged = 0, []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        cube = np.repeat(scene(seed)[:1] + rng.normal(0, 0.02, (1, 288, 300)), 3, axis=0)
+        cube[:, 130:, :] = np.nan
+        cube[:, :, 120:] = np.nan
+        report = measure(cube)
+        alarms += report.score is not None and report.score > USUAL_RATIO
+        judged += [line.ratio for line in report.lines if np.isfinite(line.ratio)]
+    assert alarms <= 1
+    assert judged == [], "five pieces of a border are too few"
+
+
+def test_a_seam_in_a_cube_is_told():
+    cube = scene()
+    cube[:, 96:] *= 1.02
+    cube[:, 192:] *= 1.02
+    cube[:, :, 96:] *= 1.02
+    cube[:, :, 192:] *= 1.02
+    report = measure(cube)
+    assert report.told
+    assert report.score == report.ratio > 2.0
 
 
 def test_an_edge_of_the_ground_along_part_of_a_border_is_no_seam():

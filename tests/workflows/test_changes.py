@@ -17,7 +17,7 @@ from hsfuse.resources import Resources
 from hsfuse.spectral import BandTable
 from hsfuse.workflows.steps import confidence
 from hsfuse.workflows.steps.array_scene import array_scene
-from hsfuse.workflows.steps.changes import repaired_scene
+from hsfuse.workflows.steps.changes import change_view, repaired_scene
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "fusion"))
 from pair_support import RATIO, make_pair
@@ -54,3 +54,18 @@ def test_confidence_layer_does_not_depend_on_how_many_rows_are_made_at_a_time(mo
     np.testing.assert_allclose(whole[1, seen], relative[seen] / confidence.ERROR_STEP, atol=0.51)
     np.testing.assert_array_equal(whole[2] == 3, seen & extrapolated & ~repair.hsi_only)
     np.testing.assert_array_equal(whole[2] == 0, ~seen)
+
+
+def test_the_report_shows_changes_wherever_the_cube_has_data() -> None:
+    pair = make_pair((16, 18))
+    msi = pair.msi.copy()
+    # Single clouded pixels leave little ground that is clear for all that the HSI's blur looks at.
+    msi[:, 4::18, 4::18] = np.nan
+    scene = array_scene(pair.hsi, msi, BandTable.make(pair.centre_nm), None, RATIO, Psf(1.0), pair.srf)
+    repair = repaired_scene(scene, RunConfig(), Resources(threads=1))
+    view = change_view(repair, [f"B{i}" for i in range(len(msi))])
+    np.testing.assert_array_equal(view.seen, ~np.isnan(msi).any(axis=0))
+    assert view.pictures is not None
+    measured = view.seen.reshape(16, RATIO, 18, RATIO).all(axis=(1, 3))
+    np.testing.assert_array_equal(np.isfinite(view.pictures).all(axis=(0, 1)), measured)
+    assert view.bounds == repair.scene.fine_grid.bounds

@@ -105,11 +105,11 @@ def days_apart(scene: FusionScene) -> float | None:
 
 def change_view(repair: SceneRepair, names: Sequence[str], days: float | None = None) -> ChangeView:
     """Thin out what is known about every pixel to the size of a picture; ``names`` are those of the guide's bands."""
-    step = max(-(-max(repair.valid.shape) // _VIEW_PX), 1)
+    step = max(-(-max(repair.seen.shape) // _VIEW_PX), 1)
     part = (slice(None, None, step), slice(None, None, step))
     return ChangeView(
-        repair.change[part], repair.expected_error[part], repair.hsi_only[part], repair.valid[part],
-        repair.share, days, repair.pictures[:, _shown_bands(names)],
+        repair.change[part], repair.expected_error[part], repair.hsi_only[part], repair.seen[part],
+        repair.share, days, repair.pictures[:, _shown_bands(names)], repair.scene.fine_grid.bounds,
     )  # fmt: skip
 
 

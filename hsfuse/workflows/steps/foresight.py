@@ -104,7 +104,7 @@ def foreseen(
     turns = _share_of_turns()
     return [
         Step(name, TEXTS[name], value if name in measured or name == "train" else value / turns,
-             timed=name == "train", measured=name in measured)
+             timed=name == "train", measured=name in measured, telling=name != CHANGES)
         for name, value in seconds.items()
     ]  # fmt: skip
 

@@ -132,11 +132,12 @@ def _automatic(config: RunConfig, device: str) -> ChosenMethod:
     doubts: list[str] = []
     names = _worth_trying(config)
     if not names and automatic_methods("network"):
+        plain = "--guide pan+s2" if config.guide == "pan+s2" else "--quality plain"
         reason = (
             f"{_spare_name()}, because with --quality {config.quality} no network gains enough over it to be worth its "
             "time (docs/choosing.md)."
             if config.quality != "plain"
-            else f"{_spare_name()}, because networks refine what it makes, and --quality plain leaves that out."
+            else f"{_spare_name()}, because networks refine what it makes, and {plain} leaves that out."
         )
         return _fall_back(reason, config, automatic=False)
     for name in names:
@@ -326,7 +327,7 @@ def fit_method(
         return chosen
     name = chosen.method.spec.name
     if validation is None or validation.windows == 0:
-        doubt = "cannot be tested on so small a scene"
+        doubt = "cannot be tested: too little of the scene is clear, unchanged ground"
     else:
         # The test sees what an adapted network was trained on; the strips that it did not see are the stricter judge.
         gain = validation.gain_db

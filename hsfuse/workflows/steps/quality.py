@@ -73,6 +73,7 @@ _STRIP_ROWS, _MOST_THREADS = 64, 4
 _MAX_BORDERS = 8
 _LEAST_SCORE = 0.2
 """Bands of a lower quality do not help to tell surfaces apart."""
+_SEAMS_NOT_TOLD = "too little of the tile borders is free of nodata"
 _SEAM_NM = (560.0, 860.0, 1650.0)
 
 
@@ -197,11 +198,11 @@ def assess(
     scores = dict(windows.scores)
     scores["pure_pixel_sam_deg"] = pure_pixel_sam_deg(spectra)
     if seams is not None:
-        scores["seam_ratio"] = float(seams.ratio) if np.isfinite(seams.ratio) else None
+        scores["seam_ratio"] = seams.score
     verdict = judge(
         scores, coregistration=aligned, coverage=coverage, change_share=None if changes is None else changes.share,
         surfaces=check_surfaces(spectra, pure.shares),
-        not_made=windows.not_made, warnings=prepared.warnings,
+        not_made=windows.not_made | {"seam_ratio": _SEAMS_NOT_TOLD}, warnings=prepared.warnings,
         thresholds=thresholds_for(scene.hsi.grid.pixel_m), min_qnr=config.min_quality,
     )  # fmt: skip
     report = ReportData(
