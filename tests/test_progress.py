@@ -118,6 +118,17 @@ def test_lines_stand_for_every_twentieth_of_the_run() -> None:
     assert all(value % 5 == 0 for value in percent)
 
 
+def test_stages_beside_a_plan_are_not_told() -> None:
+    out = io.StringIO()
+    progress = LineProgress(out)
+    expect(progress, [Step("fuse", "inject", 1.0)])
+    with progress.stage("fuse") as stage, progress.stage("judge"):
+        stage.advance()
+    with progress.stage("judge"):
+        pass
+    assert "judge" not in out.getvalue()
+
+
 def test_without_a_plan_lines_are_of_the_stage() -> None:
     out = io.StringIO()
     with LineProgress(out).stage("draw", 100) as stage:

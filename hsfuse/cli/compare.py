@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,7 +60,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def table_text(summary: dict[str, Any]) -> str:
-    """Return the scores as a table; the best of each column carries a star."""
+    """Return the scores as a table, in parts that fit a terminal; the best of each column carries a star."""
     from hsfuse.qa.scores import score_text
 
     methods = summary["methods"]
@@ -78,14 +81,24 @@ def table_text(summary: dict[str, Any]) -> str:
             cells.append(text + ("*" if value is not None and value == best.get(key) else " "))
         rows.append(cells)
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    lines = [summary["title"]]
-    for row in [head, *rows]:
-        first, *others = row
-        lines.append(
-            "  ".join([first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(others, widths[1:], strict=True))])
-        )
+    lines = [summary["title"] + (" (*: best of its column)" if best else "")]
+    for part in _parts(widths):
+        for first, *others in [head, *rows]:
+            lines.append("  ".join([first.ljust(widths[0]), *(others[i].rjust(widths[i + 1]) for i in part)]))
     lines += [f"note: {note}" for note in summary["notes"]]
     return "\n".join([*(line.rstrip() for line in lines), f"report: {summary['report']}"])
+
+
+def _parts(widths: Sequence[int]) -> list[list[int]]:
+    """Columns beside the first one, in parts that are no wider than the terminal; in one where there is none."""
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else sum(widths) + 2 * len(widths)
+    parts: list[list[int]] = [[]]
+    for column, width in enumerate(widths[1:]):
+        taken = widths[0] + sum(widths[i + 1] + 2 for i in parts[-1])
+        if parts[-1] and taken + width + 2 > room:
+            parts.append([])
+        parts[-1].append(column)
+    return parts
 
 
 def _short(key: str) -> str:

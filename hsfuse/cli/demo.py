@@ -46,7 +46,7 @@ def demo_text(facts: dict[str, Any]) -> str:
     lines += [
         *_where_not_to_believe(facts),
         f"co-registration error against the truth: {error['rmse']:.2f} m RMSE (was {error['before_rmse']:.0f} m);"
-        f" stated as {facts['coregistration']['rmse_m']} m",
+        f" stated as {facts['coregistration']['rmse_m']:.2f} m",
         f"cube    {facts['output']}",
         f"report  {facts['report']}",
         f"took {facts['seconds']:.0f} s for the main job, peak memory {facts['peak_memory_bytes'] / 1e9:.2f} GB",

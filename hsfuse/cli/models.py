@@ -48,7 +48,9 @@ def list_text(entries: list[dict[str, Any]]) -> str:
         lines.append(f"  {entry['name']:<18} {entry['description']}")
         lines.append(" " * 21 + _weights(entry))
         if entry.get("training_scenes"):
-            lines.append(" " * 21 + "trained on " + ", ".join(entry["training_scenes"]))
+            # Variants of a scene (halved, other bands) are named after a comma.
+            sites = dict.fromkeys(str(name).split(", ")[0] for name in entry["training_scenes"])
+            lines.append(" " * 21 + "trained on " + ", ".join(sites))
         if "threads" in entry:
             lines.append(" " * 21 + _speed(entry))
     return "\n".join(lines) or "There are no networks."
@@ -75,7 +77,7 @@ def model_text(entry: dict[str, Any]) -> str:
             lines.append(f"  {label:<11} {training[key]}")
     if training.get("scenes"):
         scenes = training["scenes"]
-        lines.append(f"  scenes      {len(scenes)}: {', '.join(scenes[:4])}{', ...' if len(scenes) > 4 else ''}")
+        lines.append(f"  scenes      {len(scenes)}: {'; '.join(scenes[:4])}{'; ...' if len(scenes) > 4 else ''}")
     if entry.get("card"):
         lines.append(f"  card        {entry['card']}")
     lines.append("  settings    " + ", ".join(f"{key}={value}" for key, value in entry["config"].items()))

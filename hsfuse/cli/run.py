@@ -91,11 +91,11 @@ def plan_text(summary: dict[str, Any]) -> str:
     grid, plan, bands = summary["grid"], summary["plan"], summary["bands"]
     return "\n".join(
         [
-            f"method        {summary['method']['name']} ({summary['method']['reason']})",
+            f"method        {summary['method']['name']}: {summary['method']['reason']}",
             f"result        {grid['height']} x {grid['width']} pixels of {grid['pixel_m']:g} m, {bands['count']} bands,"
             f" {grid['crs']}",
             *([f"dates         {used_dates(summary['dates'])}"] if "dates" in summary else []),
-            f"alignment     {summary['coregistration']['verdict']}: {summary['coregistration']['reason']}",
+            f"alignment     {_alignment(summary['coregistration'])}",
             f"tiles         {plan['tiles']} of {plan['tile_px']} px, overlap {plan['overlap_px']}, on {plan['device']}",
             f"peak memory   {plan['peak_memory_bytes'] / 1e9:.2f} GB"
             + (f", GPU {plan['peak_vram_bytes'] / 1e9:.2f} GB" if plan["peak_vram_bytes"] else ""),
@@ -105,7 +105,12 @@ def plan_text(summary: dict[str, Any]) -> str:
     )
 
 
-def used_dates(dates: list[dict[str, Any]]) -> str:
+def _alignment(coregistration: dict[str, Any]) -> str:
+    verdict, reason = coregistration["verdict"], str(coregistration["reason"])
+    return reason if verdict == "off" else f"{verdict}: {reason}"
+
+
+def used_dates(dates: list[dict[str, Any]], *, partners: bool = True) -> str:
     """Say of which dates the multispectral image is composed, how much comes from each, and which are partners."""
 
     def day(date: dict[str, Any]) -> str:
@@ -113,8 +118,8 @@ def used_dates(dates: list[dict[str, Any]]) -> str:
 
     used = [date for date in dates if date["used"] > 0]
     text = f"{len(used)} of {len(dates)}: " + ", ".join(f"{day(date)} ({100 * date['used']:.0f} %)" for date in used)
-    partners = [day(date) for date in dates if date["partner"]]
-    return f"{text}; combined with {' and '.join(partners)}" if partners else text
+    others = [day(date) for date in dates if date["partner"]] if partners else []
+    return f"{text}; combined with {' and '.join(others)}" if others else text
 
 
 def result_text(summary: dict[str, Any]) -> str:
@@ -131,9 +136,11 @@ def result_text(summary: dict[str, Any]) -> str:
         from hsfuse.workflows.steps.adapted import short_adaptation_text
 
         lines.insert(2, f"  adapted     {short_adaptation_text(summary['adaptation'])}")
+    tried = bool((summary.get("changes") or {}).get("partners"))
     if "dates" in summary:
-        lines.append(f"  dates       {used_dates(summary['dates'])}")
-    if (summary.get("changes") or {}).get("partners"):
+        # Which of the partners were combined with it is said below, where that was tried.
+        lines.append(f"  dates       {used_dates(summary['dates'], partners=not tried)}")
+    if tried:
         from hsfuse.workflows.steps.changes import partners_text
 
         lines.append(f"  partners    {partners_text(summary['changes']['partners'])}")

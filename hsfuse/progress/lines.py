@@ -41,13 +41,16 @@ class LineProgress:
         tracker = self._tracker
         tracker.begin(name, total)
         start, state = time.monotonic(), tracker.state()
-        planned = state.fraction is not None and state.name == name
+        planned = tracker.label(name) != name
+        # Beside the steps of a plan others are too short to be told.
+        told = planned or state.left is None
         if planned:
             left = f"; about {format_seconds(state.left)} left" if state.left else ""
             self._write(f"{tracker.label(name)}: {state.text or name}{left}")
         yield _LineStage(self, name, total, planned)
         tracker.end(name)
-        self._write(f"{tracker.label(name)}: done in {format_seconds(time.monotonic() - start)}")
+        if told:
+            self._write(f"{tracker.label(name)}: done in {format_seconds(time.monotonic() - start)}")
 
     def advanced(self, name: str, amount: float) -> None:
         """Count what a stage did, and write a line where the run got on by 5 %."""

@@ -63,7 +63,9 @@ class RichProgress:
         yield TrackedStage(tracker, name)
         took = tracker.end(name)
         spent = time.monotonic() - start if took is None else took
-        self._console.print(f"{tracker.label(name)}: {format_seconds(spent)}", style="dim", markup=False)
+        # Beside the steps of a plan others are too short to be told.
+        if tracker.label(name) != name or tracker.state().left is None:
+            self._console.print(f"{tracker.label(name)}: {format_seconds(spent)}", style="dim", markup=False)
 
     def say(self, text: str) -> None:
         """Print a line above the display."""

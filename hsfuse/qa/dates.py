@@ -27,10 +27,13 @@ class DatesView:
         Number of the date, counted from 1, of each pixel of the picture, shape (row, col); 0: none is clear there.
     dates
         All dates, the used ones first.
+    refused
+        Days from the hyperspectral image of partners that were not combined with the first date.
     """
 
     numbers: NDArray[np.uint8]
     dates: Sequence[SourceDate]
+    refused: tuple[float, ...] = ()
 
     @property
     def used(self) -> tuple[SourceDate, ...]:
@@ -50,17 +53,18 @@ class DatesView:
                 "days": "" if source.days_apart is None else f"{source.days_apart:+.1f}".replace("-", "−"),
                 "cloud": f"{100 * source.cloudy:.1f} %",
                 "clear": f"{100 * source.clear:.1f} %",
-                "used": _use(source),
+                "used": self._use(source),
                 "gain": _span(source.gain, "{:.3f}") if source.joined_cells else "",
                 "offset": _span(source.offset, "{:+.4f}").replace("-", "−") if source.joined_cells else "",
             }
             for source in self.dates
         ]
 
-
-def _use(source: SourceDate) -> str:
-    shown = f"{100 * source.used:.1f} %" if source.used else ""
-    return ", ".join(filter(None, (shown, "partner" if source.partner else ""))) or "not needed"
+    def _use(self, source: SourceDate) -> str:
+        shown = f"{100 * source.used:.1f} %" if source.used else ""
+        refused = source.days_apart is not None and round(source.days_apart, 2) in self.refused
+        partner = ("partner, refused" if refused else "partner") if source.partner else ""
+        return ", ".join(filter(None, (shown, partner))) or "not needed"
 
 
 def _span(values: Sequence[float], form: str) -> str:

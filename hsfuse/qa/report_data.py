@@ -39,6 +39,8 @@ class ReportData:
         Verdict of the run.
     method, method_reason, method_reference
         What made the cube, why this method was used, and where it is described.
+    method_sentences
+        What was done around the method, for a paper.
     grid
         Grid of the cube.
     psf
@@ -92,6 +94,7 @@ class ReportData:
     method: str
     method_reason: str = ""
     method_reference: str = ""
+    method_sentences: Sequence[str] = ()
     grid: Grid | None = None
     psf: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
@@ -201,6 +204,7 @@ def methods_paragraph(report: ReportData) -> str:
     sentences.append(
         f"Fusion{size} was done with the method {report.method}{reference} of hsfuse {version}".rstrip() + "."
     )
+    sentences += report.method_sentences
     return " ".join(sentences)
 
 

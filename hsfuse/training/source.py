@@ -190,7 +190,8 @@ class PatchSource:
                 pairs.append(pair.middle(2 * self._patch))
         if not pairs:
             raise OverlapError(
-                "The validation strips hold too few valid pixels.", hint="Use scenes with fewer clouds and gaps."
+                "The validation strips hold too few valid pixels.",
+                hint="Use larger scenes, or some with fewer clouds and gaps.",
             )
         return pairs
 

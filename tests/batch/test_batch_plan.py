@@ -46,6 +46,10 @@ def test_folders_globs_and_files_are_the_same(archive: SceneArchive, tmp_path: P
     text = plan_text(whole, "2 scenes at a time")
     assert "12 scenes: 10 run, 1 unreadable, 1 unpaired" in text
     assert "--max-days 60" in text
+    narrow = plan_text(whole, "2 scenes at a time", width=60).splitlines()
+    partner = archive.partner(0).name
+    assert narrow[:3] == ["scene_00", f"  {partner}", "  2.0 days, 0 % cloud, 100 % covered: run"]
+    assert narrow[-2:] == text.splitlines()[-2:]
 
 
 def test_a_dry_run_writes_nothing_and_reads_headers_only(archive: SceneArchive, tmp_path: Path) -> None:

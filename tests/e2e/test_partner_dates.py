@@ -14,7 +14,7 @@ import rasterio
 from typer.testing import CliRunner
 
 from hsfuse.cli.app import app
-from hsfuse.cli.run import plan_text
+from hsfuse.cli.run import plan_text, result_text
 from hsfuse.simulate.products import SimulatedPair
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "readers"))
@@ -132,6 +132,9 @@ def test_a_damaged_partner_costs_what_it_would_bring_and_not_the_run(
     assert [date["partner"] for date in summary["dates"]] == [False, damage != "missing", True]
     if damage != "missing":
         assert "B03" in summary["changes"]["partners"][0]["refused"]
+        told = result_text(summary)
+        assert "combined with" not in told, "what became of a partner is said in its own line"
+        assert "takes" in next(line for line in told.splitlines() if line.startswith("  partners"))
     whole = _run(scene, [dates[0], dates[2]], tmp_path / "whole.tif", "--no-report")
     assert whole["changes"]["partners"][0]["used"]
     np.testing.assert_array_equal(_pixels(tmp_path / "out.tif"), _pixels(tmp_path / "whole.tif"))

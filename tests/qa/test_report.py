@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from hsfuse.qa.change import ChangeView, change_figures
 from hsfuse.qa.compare_report import CompareData, MethodResult, score_rows, write_compare_report
 from hsfuse.qa.coregistration import diagnose
 from hsfuse.qa.coregistration_plots import vector_figure
+from hsfuse.qa.dates import DatesView
 from hsfuse.qa.figures import (
     FigureQueue,
     alignment_figures,
@@ -51,6 +52,7 @@ from hsfuse.qa.sources import ArraySource
 from hsfuse.qa.spectra import compare_pixels, compare_spectrum
 from hsfuse.qa.surfaces import check_surfaces
 from hsfuse.qa.verdict import judge
+from hsfuse.readers.source_dates import SourceDate
 
 HOSTILE = '"><script>alert(1)</script><img src="https://evil.example/x.png" onerror=alert(2)> $\\frac{ \' {{ 7*7 }} 方'
 
@@ -423,13 +425,17 @@ def test_pictures_of_an_earlier_report_go_and_files_of_others_stay(tmp_path):
 
 
 def test_the_methods_paragraph_holds_what_a_paper_needs(tmp_path):
-    report = replace(full_report(), method_reference="Aiazzi 2006", psf="1.20 HSI pixels wide (FWHM), estimated")
+    report = replace(
+        full_report(), method_reference="Aiazzi 2006", psf="1.20 HSI pixels wide (FWHM), estimated",
+        method_sentences=("The result was refined: in closed form.",),
+    )  # fmt: skip
     words = words_of(write_report(tmp_path / "x.html", report, []))
     result = report.coregistration.result
     for expected in (
         "PRISMA 2D of 2024-04-02 10:28 UTC (PRS_L2D.he5) was fused with Sentinel-2B 2A", "acquired 3.5 days apart",
         f"RMSE {result.rmse_m:.1f} m, CE90 {result.ce90_m:.1f} m, tested on {result.count} check points",
         "bands between 430 and", "1.20 HSI pixels wide (FWHM), estimated", "glp (Aiazzi 2006) of hsfuse 0.1.",
+        "The result was refined: in closed form.",
     ):  # fmt: skip
         assert expected in words
     assert "Days between the images3.5" in words
@@ -507,3 +513,16 @@ def test_changes_between_the_images_are_mapped_and_judged(tmp_path):
     assert data["changes"] == {"share": pytest.approx(1 / 3), "days": 12.4, "hsi_only_share": pytest.approx(1 / 3)}
     assert "changes" in {f.key for f in make_figures(report)}
     assert change_figures(None) == []
+
+
+def test_a_partner_that_was_refused_is_no_partner_in_the_table_of_dates():
+    def date(days, used, partner):
+        start = datetime(2024, 6, 21, tzinfo=UTC) + timedelta(days=days)
+        return SourceDate(
+            start, "Sentinel-2A", (f"S2_{days}",), days_apart=float(days), sun_zenith_deg=None,
+            covered=1.0, cloudy=0.0, clear=1.0, used=used, partner=partner,
+        )  # fmt: skip
+
+    dates = (date(1, 1.0, False), date(4, 0.0, True), date(9, 0.0, True), date(30, 0.0, False))
+    view = DatesView(np.ones((4, 5), np.uint8), dates, (9.0,))
+    assert [row["used"] for row in view.rows()] == ["100.0 %", "partner", "partner, refused", "not needed"]

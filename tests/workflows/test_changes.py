@@ -17,7 +17,7 @@ from hsfuse.resources import Resources
 from hsfuse.spectral import BandTable
 from hsfuse.workflows.steps import confidence
 from hsfuse.workflows.steps.array_scene import array_scene
-from hsfuse.workflows.steps.changes import change_view, repaired_scene
+from hsfuse.workflows.steps.changes import change_view, method_sentences, repaired_scene
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "fusion"))
 from pair_support import RATIO, make_pair
@@ -69,3 +69,18 @@ def test_the_report_shows_changes_wherever_the_cube_has_data() -> None:
     measured = view.seen.reshape(16, RATIO, 18, RATIO).all(axis=(1, 3))
     np.testing.assert_array_equal(np.isfinite(view.pictures).all(axis=(0, 1)), measured)
     assert view.bounds == repair.scene.fine_grid.bounds
+
+
+def test_a_paper_hears_of_all_that_was_done() -> None:
+    changes: dict[str, Any] = {"trusted": True, "changed_share": 0.0803, "local_corrections": 1, "partners": [
+        {"name": "S2A", "used": True}, {"name": "S2B", "used": False}]}  # fmt: skip
+    method: dict[str, Any] = {"refinement": {"used": "clean"}}
+    told = " ".join(method_sentences({"changes": changes, "method": method}))
+    assert "combined with S2A where the ground did not change" in told
+    assert "S2B" not in told
+    assert "ground that differs between the images (8.0 %) was found and repaired" in told
+    assert "its colours were corrected for season and sun" in told
+    assert "refined: multispectral image denoised by non-local Bayes, maximum a posteriori estimate." in told
+    another = method_sentences({"changes": changes | {"trusted": False, "partners": []}, "method": {}})
+    assert another == ["The images differ on most of the ground, so the multispectral image had no part in it."]
+    assert method_sentences({"method": {"refinement": {"used": "none"}}}) == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -245,7 +247,8 @@ def _note_unrunnable(entries: Sequence[PlanEntry], state: BatchState, batch: str
 def result_text(result: BatchResult) -> str:
     """Describe how a batch ended in a few lines."""
     if result.dry_run:
-        return plan_text(result.entries, result.shares, result.seconds)
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        return plan_text(result.entries, result.shares, result.seconds, width=width)
     counts = result.to_json()["counts"]
     before = f", {counts['done_before']} done before" if counts["done_before"] else ""
     lines = [f"{counts['scenes']} scenes: {counts['finished']} finished{before}, {counts['not_done']} not done"]

@@ -202,8 +202,13 @@ def seconds_per_pixel(state: BatchState) -> float | None:
     return sum(float(e["record"]["seconds"]) for e in known) / pixels if pixels else None
 
 
-def plan_text(entries: Sequence[PlanEntry], shares: str, seconds: float | None = None) -> str:
-    """Lay out a plan for reading: a table of scenes, then how many and how."""
+def plan_text(
+    entries: Sequence[PlanEntry], shares: str, seconds: float | None = None, *, width: int | None = None
+) -> str:
+    """Lay out a plan for reading: a table of scenes, then how many and how.
+
+    Where a line would be longer than ``width``, each scene has lines of its own instead.
+    """
     head = ["scene", "Sentinel-2", "days", "cloud %", "covered %", "action"]
     rows = [head, *(_row(entry) for entry in entries)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
@@ -212,6 +217,8 @@ def plan_text(entries: Sequence[PlanEntry], shares: str, seconds: float | None =
         "  ".join(c.rjust(w) if i in numeric else c.ljust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True)))
         for r in rows
     ]
+    if width is not None and max(map(len, lines)) > width:
+        lines = [line for row in rows[1:] for line in _block(row)]
     counts: dict[str, int] = {}
     for entry in entries:
         counts[entry.action] = counts.get(entry.action, 0) + 1
@@ -219,6 +226,15 @@ def plan_text(entries: Sequence[PlanEntry], shares: str, seconds: float | None =
     if counts.get("run"):
         lines.append(shares + (f"; about {format_seconds(seconds)}" if seconds else ""))
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _block(row: Sequence[str]) -> list[str]:
+    scene, partner, days, cloud, covered, action = row
+    if partner == "-":
+        return [scene, f"  {action}"]
+    facts = ((days, "days"), (cloud, "% cloud"), (covered, "% covered"))
+    known = ", ".join(f"{value} {unit}" for value, unit in facts if value != "-")
+    return [scene, f"  {partner}", f"  {known}: {action}" if known else f"  {action}"]
 
 
 def _row(entry: PlanEntry) -> list[str]:

@@ -23,6 +23,13 @@ from hsfuse.workflows.steps.behind_method import may_calibrate
 from hsfuse.workflows.steps.prepare import PreparedScene
 
 _VIEW_PX = 900
+_REFINEMENTS = {
+    "none": "not used: it does not gain on this scene at reduced resolution",
+    "map": "maximum a posteriori estimate in closed form",
+    "filter": "multispectral image denoised by a local Wiener filter, maximum a posteriori estimate",
+    "clean": "multispectral image denoised by non-local Bayes, maximum a posteriori estimate",
+    "nonlocal": "maximum a posteriori estimate and non-local Bayes",
+}
 
 
 def find_changes(
@@ -152,12 +159,27 @@ def partners_text(partners: Sequence[Mapping[str, Any]]) -> str:
 
 def refinement_text(refinement: Mapping[str, Any]) -> str:
     """One line about the step behind the method."""
-    names = {
-        "none": "not used: it does not gain on this scene at reduced resolution",
-        "map": "maximum a posteriori estimate in closed form",
-        "filter": "multispectral image denoised by a local Wiener filter, maximum a posteriori estimate",
-        "clean": "multispectral image denoised by non-local Bayes, maximum a posteriori estimate",
-        "nonlocal": "maximum a posteriori estimate and non-local Bayes",
-    }
     gain = refinement["gain_db"].get(refinement["used"])
-    return names[refinement["used"]] + ("" if gain is None else f"; {gain:+.2f} dB at reduced resolution")
+    return _REFINEMENTS[refinement["used"]] + ("" if gain is None else f"; {gain:+.2f} dB at reduced resolution")
+
+
+def method_sentences(summary: Mapping[str, Any]) -> list[str]:
+    """What was done around the method, for a paper."""
+    sentences = []
+    changes = summary.get("changes") or {}
+    partners = [partner for partner in changes.get("partners") or () if partner["used"]]
+    if partners:
+        names = " and ".join(str(partner["name"]) for partner in partners)
+        sentences.append(f"The multispectral image was combined with {names} where the ground did not change.")
+    if changes and not changes["trusted"]:
+        sentences.append("The images differ on most of the ground, so the multispectral image had no part in it.")
+    elif changes:
+        corrected = ", and its colours were corrected for season and sun" if changes["local_corrections"] else ""
+        sentences.append(
+            f"Before it, ground that differs between the images ({100 * changes['changed_share']:.1f} %) was found and "
+            f"repaired in the multispectral image{corrected}."
+        )
+    refinement = summary["method"].get("refinement")
+    if refinement and refinement["used"] != "none":
+        sentences.append(f"The result was refined: {_REFINEMENTS[refinement['used']]}.")
+    return sentences

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -39,14 +39,15 @@ def dates_summary(msi: MultispectralProduct) -> dict[str, Any]:
     return {"dates": [source.to_json() for source in msi.dates]} if _composed(msi) else {}
 
 
-def dates_view(scene: FusionScene) -> DatesView | None:
-    """Thin the date map out to the size of a picture; None for one date."""
+def dates_view(scene: FusionScene, partners: Sequence[Mapping[str, Any]] = ()) -> DatesView | None:
+    """Thin the date map out to the size of a picture; None for one date. ``partners`` tell what became of them."""
     if not _composed(scene.msi):
         return None
     fine = scene.fine_grid
     step = max(-(-max(fine.shape) // _VIEW_PX), 1)
     rows = [_numbers(scene, Slice2D(row, row + 1, 0, fine.width))[0, ::step] for row in range(0, fine.height, step)]
-    return DatesView(np.stack(rows), scene.msi.dates)
+    refused = tuple(p["days_apart"] for p in partners if not p["used"] and p["days_apart"] is not None)
+    return DatesView(np.stack(rows), scene.msi.dates, refused)
 
 
 def _composed(msi: MultispectralProduct) -> bool:

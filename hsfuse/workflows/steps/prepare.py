@@ -210,7 +210,8 @@ def claim_scene(pair: Pair, config: RunConfig, *, network_nm: Sequence[float] | 
     bands, notes = _claimed_bands(pair.hsi, wanted, network_nm)
     claimed = CoregistrationResult.off()
     if config.coregister != "off":
-        claimed = replace(claimed, reason="positions as claimed; a run, and --dry-run=full, measure them.")
+        reason = "not measured yet: positions as claimed; a run, and --dry-run=full, measure them."
+        claimed = replace(claimed, reason=reason)
     scene = _scene_of(pair, claimed, bands, psf, config)
     if not scene.expected_pixels().any():
         raise nothing_valid()

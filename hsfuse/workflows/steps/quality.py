@@ -57,7 +57,7 @@ from hsfuse.qa.sources import FunctionSource, ImageSource, ProductSource
 from hsfuse.qa.spectra import SpectrumComparison, compare_pixels
 from hsfuse.qa.surfaces import check_surfaces, pure_pixel_sam_deg
 from hsfuse.qa.verdict import judge, thresholds_for
-from hsfuse.workflows.steps.changes import change_view, days_apart
+from hsfuse.workflows.steps.changes import change_view, days_apart, method_sentences
 from hsfuse.workflows.steps.clock import StageClock
 from hsfuse.workflows.steps.dates import dates_view
 from hsfuse.workflows.steps.methods import ChosenMethod
@@ -156,7 +156,7 @@ def assess(
     queue.draw(band_figures, prepared.selection.table)
     changes = None if repair is None else change_view(repair, list(scene.msi.band_names), days_apart(scene))
     queue.draw(change_figures, changes)
-    dates = dates_view(scene)
+    dates = dates_view(scene, () if repair is None else repair.facts.get("partners", ()))
     queue.draw(date_figures, dates)
     hsi = FunctionSource(scene.grid.shape, centre, lambda block, bands: _read_block(scene, block, bands))
     many = threads_for(_MOST_THREADS) >= _MOST_THREADS
@@ -207,7 +207,7 @@ def assess(
     )  # fmt: skip
     report = ReportData(
         product=output.name, verdict=verdict, method=chosen.method.spec.name, method_reason=chosen.reason,
-        method_reference=chosen.method.spec.reference, grid=scene.fine_grid,
+        method_reference=chosen.method.spec.reference, method_sentences=method_sentences(facts), grid=scene.fine_grid,
         psf=f"{facts['psf_fwhm_px']:.2f} HSI pixels wide (FWHM), {facts['psf_source']}",
         facts=report_facts(facts, finished(), coverage, dates),
         inputs={"HSI": scene.hsi.info, "MSI": scene.msi.info},
