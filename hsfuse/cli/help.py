@@ -22,7 +22,16 @@ _ARGUMENTS, _OPTIONS = "Arguments", "Options"
 _WIDEST, _NARROWEST = 110, 60
 _NAMES_SHARE = 0.42
 _ALL = "--help-all"
-_VALUE_NAMES = {"int": "N", "float": "NUMBER", "str": "TEXT"}
+_VALUE_NAMES = {
+    "int": "N",
+    "int range": "N",
+    "float": "NUMBER",
+    "float range": "NUMBER",
+    "float,float": "NUMBER NUMBER",
+    "str": "TEXT",
+    "list[str]": "TEXT",
+    "list[path]": "PATH",
+}
 
 
 class HelpCommand(TyperCommand):
@@ -115,12 +124,19 @@ def _kind(parameter: Any, context: Any) -> str:
 
 def _value_name(parameter: Any, context: Any) -> str:
     kind = _kind(parameter, context)
-    return "WORD" if "|" in kind else _VALUE_NAMES.get(kind, kind.upper())
+    return "WORD" if "|" in kind else _VALUE_NAMES.get(kind.lower(), kind.upper())
 
 
 def _about(parameter: Any, context: Any) -> str:
-    """The help text; choices that it does not name stand behind it."""
+    """The help text with the default; choices that it does not name stand behind it."""
     text = parameter.help or ""
+    # Options that are made of a configuration name their defaults themselves.
+    if (
+        parameter.default not in (None, "")
+        and isinstance(parameter.default, int | float | str)
+        and not parameter.is_flag
+    ):
+        text += f" [default: {parameter.default}]"
     kind = _kind(parameter, context)
     choices = kind.split("|") if "|" in kind else []
     if not all(each in text for each in choices):

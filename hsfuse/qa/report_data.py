@@ -41,6 +41,8 @@ class ReportData:
         What made the cube, why this method was used, and where it is described.
     method_sentences
         What was done around the method, for a paper.
+    fused
+        Whether the images were fused; else one was aligned to the other.
     grid
         Grid of the cube.
     psf
@@ -95,6 +97,7 @@ class ReportData:
     method_reason: str = ""
     method_reference: str = ""
     method_sentences: Sequence[str] = ()
+    fused: bool = True
     grid: Grid | None = None
     psf: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
@@ -173,7 +176,8 @@ def methods_paragraph(report: ReportData) -> str:
     if len(inputs) < 2:
         return ""
     hsi, msi = inputs[0], inputs[1]
-    sentences = [f"{_product(hsi)} was fused with {_product(msi)}{_gap(report.inputs)}."]
+    done = "fused with" if report.fused else "aligned to"
+    sentences = [f"{_product(hsi)} was {done} {_product(msi)}{_gap(report.inputs)}."]
     if report.dates is not None and len(report.dates.used) > 1:
         sentences.append(
             f"The multispectral image was composed of the clear pixels of {len(report.dates.used)} dates ("
@@ -200,6 +204,8 @@ def methods_paragraph(report: ReportData) -> str:
         sentences.append(f"The point spread function of the hyperspectral image was {report.psf}.")
     reference = f" ({report.method_reference})" if report.method_reference else ""
     version = report.versions.get("hsfuse", "")
+    if not report.fused:
+        return " ".join([*sentences, f"This was done with hsfuse {version}".rstrip() + "."])
     size = "" if report.grid is None else f" to a pixel size of {report.grid.pixel_m:g} m"
     sentences.append(
         f"Fusion{size} was done with the method {report.method}{reference} of hsfuse {version}".rstrip() + "."

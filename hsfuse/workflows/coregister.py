@@ -207,7 +207,8 @@ def _write_report(
             "Model of the field": result.field.model if result.trusted else "none",
         }
         data = ReportData(
-            product=output.name, verdict=verdict, method="co-registration", method_reason=result.reason, facts=facts,
+            product=output.name, verdict=verdict, method="co-registration", method_reason=result.reason, fused=False,
+            facts=facts,
             inputs={"target": target.info, "reference": reference.info}, coregistration=found,
             alignment=detail_view(target, reference, result), seconds=clock.seconds,
             peak_memory_bytes=clock.memory.bytes, configuration=config.model_dump(mode="json"),

@@ -144,3 +144,17 @@ def test_help_shows_what_matters_first_and_all_on_demand(command: str) -> None:
     assert full.output.index("--method") < full.output.index("--search-m")
     for shown in (brief, full):
         assert max(map(len, shown.output.splitlines())) <= 80
+
+
+def test_help_says_what_is_wanted_and_what_holds_without_it() -> None:
+    shown = {command: " ".join(runner.invoke(app, [command, "--help"], env={"COLUMNS": "110"}).output.split())
+             for command in ("simulate", "demo", "view", "batch")}  # fmt: skip
+    for text in shown.values():
+        assert "RANGE" not in text
+        assert "LIST[" not in text
+    # Two numbers, not one word with a comma between them.
+    assert "--swir-shift NUMBER NUMBER " in shown["simulate"]
+    assert "--rows N height in HSI pixels (30 m) [default: 200]" in shown["simulate"]
+    assert "[default: 0.03]" in shown["simulate"]
+    assert "--msi PATH " in shown["view"]
+    assert "--s2 TEXT " in shown["batch"]

@@ -41,7 +41,11 @@ def test_product_field_points_and_report(pair: SimulatedPair, tmp_path: Path) ->
         assert aligned.transform.almost_equals(product.grid.transform)
         assert aligned.count == len(product.bands)
     assert len(json.loads(points.read_text())["features"]) >= 12
-    assert "data:image/png" in report.read_text()
+    page = report.read_text()
+    assert "data:image/png" in page
+    assert " was aligned to Sentinel-2" in page
+    assert "fused with" not in page
+    assert "Fusion was done" not in page
     assert "exists already" in call(pair.prisma, pair.sentinel2, "-o", out, code=7)
 
 
