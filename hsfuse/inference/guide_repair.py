@@ -20,6 +20,7 @@ from hsfuse.fusion.change.response import Response
 from hsfuse.fusion.diagnostics import Calibration
 from hsfuse.fusion.guide_noise import GuideSample, guide_noise
 from hsfuse.inference.confidence import confidence_images
+from hsfuse.inference.few_bands import images_differ
 from hsfuse.inference.partner_detail import show_partners
 from hsfuse.inference.partners import Partnership, combine_partners
 from hsfuse.inference.repaired_msi import RepairedMsi
@@ -175,10 +176,32 @@ def repair_scene(scene: FusionScene, context: FusionContext) -> SceneRepair:
         # The repaired guide has taken its place.
         survey = replace(survey, msi=survey.msi[:, :0].copy())
         release_freed_memory()
+        if not found.guide.trusted:
+            why = images_differ(len(scene.bands))
+            _log.warning("%s: the hyperspectral image is interpolated without its guide.", why[:1].upper() + why[1:])
         repair = _told(scene, context, survey, found, ErrorModel.load())
     del survey, found
     release_freed_memory()
     return repair
+
+
+def told_without_guide(repair: SceneRepair, scene: FusionScene, context: FusionContext) -> SceneRepair:
+    """Return what a repair says of a result in which the guide has no part, whatever was found out about it.
+
+    Parameters
+    ----------
+    repair
+        What was found.
+    scene, context
+        As they were repaired.
+    """
+    survey = survey_scene(scene, context)
+    found = _repaired(scene, context, survey)
+    alone = _told(scene, context, survey, found._replace(guide=replace(found.guide, elsewhere=True)), ErrorModel.load())
+    told = np.stack([repair.change, alone.expected_error])
+    return replace(
+        repair, confidence=SpilledImages(told), hsi_only=np.ones_like(repair.hsi_only), error_bound=alone.error_bound
+    )  # fmt: skip
 
 
 def repair_surveyed(
@@ -240,9 +263,6 @@ def _told(
     guide, alignment, response, noise, partnership = found
     pixels = guide.msi if guide.trusted else response.up(guide.evidence.relation.seen).astype(np.float32)
     if not guide.trusted:
-        _log.warning(
-            "The images differ on most of the ground: the hyperspectral image is interpolated without its guide."
-        )
         # All of the detail is replaced, whatever the repair made of it.
         shape = guide.change.shape
         everywhere, nowhere = (np.broadcast_to(np.float32(value), shape) for value in (1.0, 0.0))

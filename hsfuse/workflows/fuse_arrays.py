@@ -13,12 +13,15 @@ from numpy.typing import ArrayLike, NDArray
 from hsfuse.degrade import Psf
 from hsfuse.degrade.whole_offset import moved, whole_pixel_offset
 from hsfuse.errors import OverlapError, UsageError
+from hsfuse.fusion.base import FusionContext, FusionMethod
 from hsfuse.fusion.create import create_method
 from hsfuse.fusion.map.method import Quality, refined
 from hsfuse.fusion.registry import uses_guide
 from hsfuse.inference import pipeline
 from hsfuse.inference.fallback import INTERPOLATION, dependable
-from hsfuse.inference.guide_repair import SceneRepair, repair_scene
+from hsfuse.inference.few_bands import few_bands_note
+from hsfuse.inference.guide_repair import SceneRepair, repair_scene, told_without_guide
+from hsfuse.inference.scene import FusionScene
 from hsfuse.log import get_logger
 from hsfuse.progress import Progress, progress_here
 from hsfuse.resources import Resources
@@ -205,8 +208,10 @@ def fuse(
     scene = array_scene(low, high, bands, responses, nested, Psf(psf_width(psf_fwhm) or 1.0), weights, dates)
     options: dict[str, Any] = dict(method_options) | ({"model": model} if model is not None else {})
     create_method(method, **options)  # a mistake in its options is said before anything else
+    _warn_of_few_bands(len(bands), method)
     given = resolved(resources)
     repair: SceneRepair | None = None
+    as_given = scene
     if spent is not None:
         try:
             repair = repair_scene(scene, pipeline.run_context(scene, given, random_seed, calibrate=free))
@@ -232,12 +237,26 @@ def fuse(
     named = labels.cube(cube, centre_nm, fwhm_nm) if labels.labelled else None
     if repair is None or not full_output:
         return cube if named is None else named
-    record = repair.to_json() | {"moved_px": list(offset), "method": fusion.diagnostics.to_json()}
+    repair = _told_of(repair, fusion, as_given, pipeline.run_context(as_given, given, random_seed, calibrate=free))
+    method_record = {"name": fusion.spec.name} | fusion.diagnostics.to_json()
+    record = repair.to_json() | {"moved_px": list(offset), "method": method_record}
     if named is None:
         return FusedArrays(cube, repair.change, repair.expected_error, repair.error_bound, record)
     return labels.dataset(
         named, repair.error_bound, record, change_probability=repair.change, expected_error=repair.expected_error
     )  # fmt: skip
+
+
+def _warn_of_few_bands(bands: int, method: str) -> None:
+    note = few_bands_note(bands) if uses_guide(method) else ""
+    if note:
+        _log.warning("%s", note)
+
+
+def _told_of(repair: SceneRepair, fusion: FusionMethod, scene: FusionScene, context: FusionContext) -> SceneRepair:
+    """What is told of a result, in which the guide may have no part though it was trusted."""
+    alone = repair.trusted and fusion.spec.name == INTERPOLATION
+    return told_without_guide(repair, scene, context) if alone else repair
 
 
 def _quality(quality: str | None, method: str, *, full_output: bool) -> Quality | None:

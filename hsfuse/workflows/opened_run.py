@@ -24,7 +24,7 @@ from hsfuse.threads import torch_threads
 from hsfuse.workflows.run_result import RunResult
 from hsfuse.workflows.steps.adapted import adapt_to_scene, adapted_path, remove_unpublished, unpublished_path
 from hsfuse.workflows.steps.behind_method import may_calibrate
-from hsfuse.workflows.steps.changes import find_changes, held_by_changes, taken_by_changes
+from hsfuse.workflows.steps.changes import find_changes, held_by_changes, interpolated_instead, taken_by_changes
 from hsfuse.workflows.steps.clock import StageClock
 from hsfuse.workflows.steps.dates import dates_summary
 from hsfuse.workflows.steps.inputs import Pair, used_sources
@@ -132,7 +132,7 @@ def run_opened(
         return RunResult(None, chosen.method.spec.name, chosen.reason, planned)
     repair, prepared, changes = find_changes(prepared, config, given, clock)
     if repair is not None and not repair.trusted:
-        chosen = without_guide(chosen)
+        chosen = without_guide(chosen, len(scene.bands))
     if works_beside(config, given) and not config.resume:
         source = prepared.scene if repair is None else repair.scene
         reading = stack.enter_context(reading_first_rows(source, rows_of(estimate.plan, 0)))
@@ -143,6 +143,8 @@ def run_opened(
     repaired = prepared if repair is None else replace(prepared, scene=repair.scene)
     learned, adaptation = _learn(repaired, chosen, output, inputs, config, given, clock)
     release_freed_memory()
+    if learned.doubt:
+        repair, prepared, changes = interpolated_instead(prepared, repair, changes, learned.doubt, config, given)
     if unpublished_path(output).exists() and adaptation:
         options = replace(options, beside=((unpublished_path(output), adapted_path(output)),))
     about = planned | adaptation | changes | {"method": method_summary(learned)}

@@ -311,7 +311,8 @@ def _detail_gain(
         return np.asarray(gaussian_filter(x, (0,) * (x.ndim - 2) + (_GAIN_WIDTH_PX,) * 2, mode="constant"))
 
     upper, lower = window(weight * seen * blurred), window(weight * blurred**2)
-    others = np.maximum(lower - own * weight * blurred**2, 1e-12)
+    least = min(1e-12, 1e-10 * float((blurred**2).max()))
+    others = np.maximum(lower - own * weight * blurred**2, least)
     left_out = seen - (upper - own * weight * seen * blurred) / others * blurred
     norm = window(weight)
     scale = power[:, None, None]
@@ -320,4 +321,4 @@ def _detail_gain(
     )
     better = np.clip(1.0 - 0.5 * by_gain / (by_neighbours + 1e-9), 0.0, 1.0)
     belongs = np.clip(response.up((better * (norm - own * weight > 0.12))[None])[0], 0.0, 1.0)
-    return response.up(upper / np.maximum(lower, 1e-12)), belongs
+    return response.up(upper / np.maximum(lower, least)), belongs

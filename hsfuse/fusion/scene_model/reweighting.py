@@ -26,6 +26,10 @@ MOST_SAMPLES = 40_000
 """Pixels that coefficients are fitted on."""
 STUDENT_SCALE, _TUKEY = 8.0, 20.0
 _START_MODEL_ERROR = 0.03
+_OWN_RIDGE = 1e-5
+"""Ridge of what a band has of its own, relative to its mean square."""
+_MOST_LEAD_RIDGE = 1e-4
+"""The same of what the responses predict, at most."""
 _WINDOW_PX, _WINDOW_PRIOR = 8.0, 0.1
 _PART_PX, _PART_SAMPLES = 1 << 14, 8192
 """Pixels, and pixels that coefficients are fitted on, that are worked on at a time."""
@@ -86,9 +90,11 @@ class Reweighted:
         if prediction is None:
             return np.ones(self.count)
         y, q, ok = self.msi.reshape(self.bands, -1), prediction, self.valid
-        q = q * np.median(y[:, ok] / np.maximum(q[:, ok], 1e-4), axis=1)[:, None]
+        size = np.sqrt((q[:, ok] ** 2).mean(axis=1))[:, None]
+        q = q * np.median(y[:, ok] / np.maximum(q[:, ok], np.minimum(1e-4, 1e-2 * size)), axis=1)[:, None]
         spread = 1.48 * np.median(np.abs(y - q)[:, ok], axis=1)[:, None]
-        distance = ((y - q) ** 2 / (spread**2 + (_START_MODEL_ERROR * q) ** 2 + 1e-12)).sum(axis=0)
+        least = np.minimum(1e-12, 1e-8 * size**2)
+        distance = ((y - q) ** 2 / (spread**2 + (_START_MODEL_ERROR * q) ** 2 + least)).sum(axis=0)
         scale = max(float(np.quantile(distance[ok], 0.25)) / self.quartile, 1e-12)
         return np.asarray(1.0 / (1.0 + distance / scale / STUDENT_SCALE) ** 2)
 
@@ -105,7 +111,11 @@ class Reweighted:
             whole = np.block([[gram, across.T], [across, own]])
             ridge = np.full(len(whole), 1e-9)
             ridge[: self.rank] = 1.0 + 1e-6 * np.trace(gram[:-1, :-1])
-            ridge[size + lead :] = 1e-5 * np.diag(whole)[size + lead :] + 1e-12
+            own_power = np.diag(whole)[size:]
+            if lead and ridge[size] > _MOST_LEAD_RIDGE * own_power[0]:
+                # Images in other units than reflectance.
+                ridge[size] = _OWN_RIDGE * own_power[0]
+            ridge[size + lead :] = _OWN_RIDGE * own_power[lead:] + np.minimum(1e-12, 1e-6 * own_power[lead:])
             loading = np.diag(ridge)
             loading[: self.rank, : self.rank] += self.level
             found = np.linalg.solve(whole + loading, np.concatenate([right[:, band], own_right]))

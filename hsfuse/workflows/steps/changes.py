@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 from hsfuse.config import CompareConfig, RunConfig
 from hsfuse.errors import OverlapError
 from hsfuse.inference import pipeline
-from hsfuse.inference.guide_repair import HELD_BYTES_PER_PIXEL, SceneRepair, bytes_to_repair, repair_scene
+from hsfuse.inference.few_bands import images_differ
+from hsfuse.inference.guide_repair import (
+    HELD_BYTES_PER_PIXEL,
+    SceneRepair,
+    bytes_to_repair,
+    repair_scene,
+    told_without_guide,
+)
 from hsfuse.inference.scene import FusionScene
 from hsfuse.progress import Progress
 from hsfuse.qa.change import ChangeView
@@ -56,11 +63,41 @@ def find_changes(
     apart = "" if days is None else f" (taken {days:.1f} days apart)"
     warnings = list(prepared.warnings)
     if not repair.trusted:
+        said = images_differ(len(prepared.scene.bands))
         warnings.append(
-            f"The images differ on most of the ground{apart}: the cube follows the hyperspectral image alone and is "
+            f"{said[:1].upper()}{said[1:]}{apart}: the cube follows the hyperspectral image alone and is "
             "no sharper than it."
         )
     return repair, replace(prepared, warnings=tuple(warnings)), {"changes": facts, "warnings": warnings}
+
+
+def interpolated_instead(
+    prepared: PreparedScene,
+    repair: SceneRepair | None,
+    changes: dict[str, Any],
+    said: str,
+    config: RunConfig,
+    resources: Resources,
+) -> tuple[SceneRepair | None, PreparedScene, dict[str, Any]]:
+    """Tell that the scene is interpolated, though its guide was not found to show other ground.
+
+    Parameters
+    ----------
+    prepared, repair, changes
+        From :func:`find_changes`.
+    said
+        Why, a sentence.
+    config, resources
+        Of the run.
+    """
+    warnings = [*prepared.warnings, said]
+    prepared, changes = replace(prepared, warnings=tuple(warnings)), changes | {"warnings": warnings}
+    if repair is None:
+        return None, prepared, changes
+    context = pipeline.run_context(prepared.scene, resources, config.seed, calibrate=may_calibrate(config))
+    with single_threaded():
+        repair = told_without_guide(repair, prepared.scene, context)
+    return repair, prepared, changes | {"changes": changes["changes"] | repair.to_json()}
 
 
 def held_by_changes(scene: FusionScene, config: RunConfig) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,12 +11,14 @@ from hsfuse.errors import HsfuseError, UsageError
 from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip
 from hsfuse.fusion.create import create_method
 from hsfuse.fusion.diagnostics import MethodDiagnostics
+from hsfuse.fusion.map.prior import fresh_copy
 from hsfuse.fusion.nets.band_matching import match_bands
 from hsfuse.fusion.nets.header import NetworkHeader
 from hsfuse.fusion.nets.zoo import find_model
 from hsfuse.fusion.registry import METHODS, automatic_methods, fallback_method, is_network, uses_guide
 from hsfuse.fusion.two_step import TwoGuides, TwoStepMethod
-from hsfuse.inference.fallback import INTERPOLATION
+from hsfuse.inference.fallback import INTERPOLATION, doubt_of
+from hsfuse.inference.few_bands import images_differ
 from hsfuse.inference.joined_guide import JoinedGuide
 from hsfuse.inference.scene import FusionScene
 from hsfuse.log import get_logger
@@ -52,6 +54,8 @@ class ChosenMethod:
         on.
     name
         In the registry of methods; weights may carry another one.
+    doubt
+        Why the scene is interpolated instead of fused by the method that was wanted; a sentence, or empty.
     """
 
     method: FusionMethod
@@ -60,6 +64,7 @@ class ChosenMethod:
     header: NetworkHeader | None = None
     adapted_gain_db: float | None = None
     name: str = ""
+    doubt: str = ""
 
     @property
     def network(self) -> bool:
@@ -294,11 +299,11 @@ def in_steps(chosen: ChosenMethod, pair: Pair) -> ChosenMethod:
     return replace(chosen, method=TwoStepMethod(chosen.method, create_method(second), guides), reason=reason)
 
 
-def without_guide(chosen: ChosenMethod) -> ChosenMethod:
-    """Return the interpolation, in place of a method whose guide shows something else."""
+def without_guide(chosen: ChosenMethod, bands: int) -> ChosenMethod:
+    """Return the interpolation, in place of a method whose guide shows something else than the HSI's ``bands``."""
     if not uses_guide(chosen.name):
         return chosen
-    reason = f"Interpolation, not '{chosen.name}', because the images differ on most of the ground."
+    reason = f"Interpolation, not '{chosen.name}', because {images_differ(bands)}."
     _log.info("%s", reason)
     return ChosenMethod(create_method(INTERPOLATION), reason, name=INTERPOLATION)
 
@@ -309,12 +314,16 @@ def with_guards(chosen: ChosenMethod, config: RunConfig, scene: FusionScene) -> 
 
 
 def fit_method(
-    chosen: ChosenMethod, config: RunConfig, context: FusionContext, strips: Iterable[LowResolutionStrip]
+    chosen: ChosenMethod, config: RunConfig, context: FusionContext, strips: Sequence[LowResolutionStrip]
 ) -> ChosenMethod:
     """Fit the method; an automatic network gives way to the classical fallback when it gains nothing on the scene.
 
-    ``strips`` are iterated more than once.
+    Where the scene has so few pixels or bands that no method is sure to be better, it is interpolated.
     """
+    if uses_guide(chosen.name):
+        why = doubt_of(lambda: fresh_copy(chosen.method), lambda: create_method(INTERPOLATION), context, strips)
+        if why:
+            return _interpolated(chosen, why, context, strips)
     chosen.method.fit(context, strips)
     found = chosen.diagnostics.calibration
     if found is not None:
@@ -345,3 +354,15 @@ def fit_method(
     spare = replace(spare, method=in_place_of(chosen.method, spare.method, config, context.ratio))
     spare.method.fit(context, strips)
     return spare
+
+
+def _interpolated(
+    chosen: ChosenMethod, why: str, context: FusionContext, strips: Sequence[LowResolutionStrip]
+) -> ChosenMethod:
+    """Return the fitted interpolation in place of a method."""
+    said = f"The HSI is interpolated, not fused by '{chosen.name}': {why}."
+    _log.warning("%s", said)
+    method = create_method(INTERPOLATION)
+    method.fit(context, strips)
+    reason = f"Interpolation, not '{chosen.name}': {why}."
+    return ChosenMethod(method, reason, name=INTERPOLATION, doubt=said)

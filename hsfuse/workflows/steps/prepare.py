@@ -20,7 +20,9 @@ from hsfuse.degrade.psf_estimation import Pair as ArrayPair
 from hsfuse.degrade.psf_estimation import estimate_psf
 from hsfuse.degrade.whole_offset import whole_pixel_offset
 from hsfuse.errors import CoregistrationError
+from hsfuse.fusion.registry import uses_guide
 from hsfuse.grid import Slice2D
+from hsfuse.inference.few_bands import few_bands_note
 from hsfuse.inference.joined_guide import JoinedGuide
 from hsfuse.inference.scene import FusionScene, alive_bands, nothing_valid
 from hsfuse.log import get_logger
@@ -162,7 +164,9 @@ def _prepare(
     else:
         scene.check_not_empty()
     scene, response = with_measured_response(scene)
-    warnings = pair.warnings + (_taken_as_aligned(middle(), scene.ratio) if config.coregister == "off" else ())
+    warnings = pair.warnings + _few_bands(scene, config)
+    if config.coregister == "off":
+        warnings += _taken_as_aligned(middle(), scene.ratio)
     return PreparedScene(
         scene, result, selection, warnings, found is not None, source, response, resampled=pair.resampled
     )
@@ -217,7 +221,8 @@ def claim_scene(pair: Pair, config: RunConfig, *, network_nm: Sequence[float] | 
         raise nothing_valid()
     selection = BandSelection(bands, pair.hsi.bands.take(bands), (), notes)
     source = "given" if config.psf_fwhm != "auto" else "not estimated yet"
-    return PreparedScene(scene, claimed, selection, pair.warnings, False, source, resampled=pair.resampled)
+    warnings = pair.warnings + _few_bands(scene, config)
+    return PreparedScene(scene, claimed, selection, warnings, False, source, resampled=pair.resampled)
 
 
 def _claimed_bands(
@@ -302,6 +307,15 @@ def estimate_scene_psf(strip: Callable[[], ArrayPair | None], ratio: int) -> tup
     if found is None:
         return None, "assumed, because the pair has too few clear pixels or too little texture in common to tell"
     return Psf(found.fwhm_px), "estimated from the pair"
+
+
+def _few_bands(scene: FusionScene, config: RunConfig) -> tuple[str, ...]:
+    """Sentences about a scene of few bands that a method is to fuse."""
+    note = few_bands_note(len(scene.bands)) if uses_guide(config.method) else ""
+    if not note:
+        return ()
+    _log.warning("%s", note)
+    return (note,)
 
 
 def _taken_as_aligned(middle: ArrayPair | None, ratio: int) -> tuple[str, ...]:
