@@ -266,7 +266,7 @@ def _told(
         # All of the detail is replaced, whatever the repair made of it.
         shape = guide.change.shape
         everywhere, nowhere = (np.broadcast_to(np.float32(value), shape) for value in (1.0, 0.0))
-        guide = replace(guide, change=everywhere, own_detail=nowhere)
+        guide = replace(guide, change=everywhere, own_detail=nowhere, share=1.0)
     if model is None:
         told = np.zeros((2, *pixels.shape[1:]), np.float32)
     else:

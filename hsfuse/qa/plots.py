@@ -234,6 +234,8 @@ def seam_figure(report: SeamReport) -> Figure | None:
         left.set_title("Step between neighbouring pixels")
         for axis, colour, marker in (("row", style.BLUE, "o"), ("col", style.ORANGE, "s")):
             chosen = [line for line in lines if line.axis == axis]
+            if not chosen:
+                continue
             name = "horizontal borders" if axis == "row" else "vertical borders"
             right.plot([c.position for c in chosen], [c.ratio for c in chosen], marker, color=colour, ms=4, label=name)
         right.axhline(1.0, color=style.INK, linewidth=0.8, linestyle="--")

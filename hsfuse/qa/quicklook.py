@@ -332,9 +332,25 @@ def alignment_view(
     Notes
     -----
     The two hyperspectral views share one stretch; the reference has its own, because two sensors on two days
-    differ in brightness and the eye should compare shapes only.
+    differ in brightness and the eye should compare shapes only. A cloud that only the reference shows may be white: it
+    does not leave the ground in the dark.
     """
     if not reference.shape == before.shape == after.shape:
         raise UsageError("The three views of the alignment differ in shape.")
     shared = stretch_limits(np.concatenate([before, after], axis=1))
-    return AlignmentView(to_rgba(reference), to_rgba(before, shared), to_rgba(after, shared), caption)
+    own = tuple(
+        (low, max(min(top, _same_reach(band, hsi, limit[1])), low + 1e-6))
+        for (low, top), band, hsi, limit in zip(stretch_limits(reference), reference, after, shared, strict=True)
+    )
+    return AlignmentView(to_rgba(reference, own), to_rgba(before, shared), to_rgba(after, shared), caption)
+
+
+def _same_reach(band: NDArray[np.floating[Any]], other: NDArray[np.floating[Any]], top: float) -> float:
+    """Value of a band that lies as far above its median as ``top`` does in another one, in units of their quartiles."""
+    quartiles = [np.percentile(x[np.isfinite(x)], [25, 50, 75]) for x in (band, other) if np.isfinite(x).any()]
+    if len(quartiles) < 2:
+        return float("inf")
+    (low, middle, high), (other_low, other_middle, other_high) = quartiles
+    if other_high <= other_low:
+        return float("inf")
+    return float(middle + (top - other_middle) * (high - low) / (other_high - other_low))

@@ -162,6 +162,7 @@ def test_another_place_is_not_believed(cloudy: Pair) -> None:
     bicubic = pipeline.fuse_to_array(create_method("bicubic"), _scene(cloudy), ONE_THREAD)
     assert psnr(cloudy.truth, cube) > psnr(cloudy.truth, bicubic) - 0.5
     assert found.hsi_only.all()
+    assert found.share == found.to_json()["changed_share"] == 1.0, "nothing of the guide is believed"
 
 
 @pytest.mark.parametrize("side", [16, 22])

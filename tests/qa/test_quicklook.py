@@ -184,6 +184,17 @@ def test_png_keeps_the_pixels():
     np.testing.assert_array_equal(np.round(back[::2, ::2] * 255).astype(np.uint8), rgba)
 
 
+def test_a_cloud_of_the_reference_does_not_leave_the_ground_in_the_dark():
+    rng = np.random.default_rng(1)
+    ground = rng.normal(0.2, 0.05, (3, 48, 48)).clip(0.02)
+    clouded = ground.copy()
+    clouded[:, :9, :12] = 0.9
+    clear, shown = (alignment_view(x, ground, ground).reference for x in (ground, clouded))
+    below = (slice(12, None), slice(None), slice(0, 3))
+    assert shown[below].mean() > 0.9 * clear[below].mean()
+    assert (shown[:9, :12, :3] == 255).all()
+
+
 def test_alignment_views_share_a_stretch_before_and_after():
     cube = np.random.default_rng(0).uniform(0.1, 0.4, (3, 30, 30))
     view = alignment_view(cube * 2, cube, cube)

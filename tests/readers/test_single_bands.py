@@ -12,6 +12,8 @@ import package_samples as samples
 import pytest
 from pyproj import Transformer
 from rasterio.crs import CRS
+from safe_samples import GRID as SAFE_GRID
+from safe_samples import make_safe
 from scipy.ndimage import binary_erosion
 
 from hsfuse.config import RunConfig
@@ -343,6 +345,18 @@ def test_the_top_of_the_atmosphere_beside_the_surface(tmp_path: Path) -> None:
     with ExitStack() as stack:
         pair = open_pair(hsi, [msi], RunConfig(allow_radiometry_mismatch=True), stack)
         assert any("top of the atmosphere" in text for text in pair.warnings)
+
+
+@pytest.mark.parametrize(("level", "warned"), [("L1C", False), ("L2A", True)])
+def test_a_guide_above_the_atmosphere_is_told_where_the_other_image_is_below(
+    tmp_path: Path, level: str, warned: bool
+) -> None:
+    grid = Grid.from_origin(SAFE_GRID.crs, 600_000.0, 5_000_040.0, 30.0, 8, 10)
+    hsi = tmp_path / "hsi"
+    samples.make_enmap(hsi, np.full((224, 8, 10), 900, np.uint16), grid, level=level, gain=np.full(224, 5e-5))
+    with ExitStack() as stack:
+        pair = open_pair(hsi, [make_safe(tmp_path, level="L1C")], RunConfig(), stack)
+        assert any("L2A fits better" in text for text in pair.warnings) is warned
 
 
 @pytest.mark.parametrize(

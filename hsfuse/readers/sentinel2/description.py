@@ -36,11 +36,6 @@ def describe(
     warnings: list[str],
 ) -> ProductInfo:
     """Gather the facts about a tile that was opened with the bands of ``responses``."""
-    if metadata.level == "L1C":
-        warnings.append(
-            f"{metadata.name} is L1C: its reflectance is that of the top of the atmosphere, not of the surface as in "
-            "the hyperspectral image; L2A fits better."
-        )
     if cloud_mask is None:
         warnings.append(f"{metadata.name} has no cloud mask: clouds in it are taken for ground.")
     bands = [response.name for response in responses]

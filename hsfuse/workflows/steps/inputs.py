@@ -143,6 +143,9 @@ def date_wish(moving: HyperspectralProduct | MultispectralProduct, config: Coreg
 def _radiometry(hsi: ProductInfo, msi: ProductInfo, *, allow: bool) -> list[str]:
     """Compare what both images measure; what the atmosphere adds to one of them would end in the spectra."""
     kinds = hsi.attributes.get("radiometry"), msi.attributes.get("radiometry")
+    if kinds[1] == "top of atmosphere" != kinds[0]:
+        unlike = " as in the hyperspectral image; L2A fits better." if kinds[0] == "surface" else "."
+        return [f"{msi.name}: its reflectance is that of the top of the atmosphere, not of the surface{unlike}"]
     if kinds != ("top of atmosphere", "surface"):
         return []
     if not allow:
