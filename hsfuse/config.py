@@ -155,7 +155,10 @@ class _MethodConfig(_Config):
 class _PairConfig(CoregisterConfig):
     """How a pair is opened: its bands, blur and clouds."""
 
-    bands: str = Field("100", description="number of bands, 'all', or a text file with wavelengths in nm")
+    bands: str = Field(
+        "100",
+        description="number of bands, 'good' (all that pass), 'all', or a text file with wavelengths in nm",
+    )
     vnir_swir_cut_nm: float = Field(
         950.0, gt=800.0, lt=1100.0, description="VNIR bands below, SWIR bands above this wavelength"
     )

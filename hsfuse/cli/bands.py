@@ -21,7 +21,8 @@ def add_to(app: typer.Typer) -> None:
             str | None,
             typer.Option(
                 "--bands",
-                help="a number, 'all', or a text file with wavelengths (default: 100, all of a product with fewer)",
+                help="a number, 'good' (all that pass), 'all', or a text file with wavelengths (default: 100, all of a "
+                "product with fewer)",
             ),
         ] = None,
         cut_nm: Annotated[float, typer.Option("--vnir-swir-cut-nm", help="VNIR below, SWIR above")] = 950.0,

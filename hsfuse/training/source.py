@@ -234,7 +234,8 @@ class PatchSource:
             if pair is not None:
                 return pair
         raise OverlapError(
-            "The training strips hold too few valid pixels.", hint="Use scenes with fewer clouds and gaps."
+            "The training strips hold too few valid pixels.",
+            hint="Use larger scenes, or some with fewer clouds and gaps.",
         )
 
     def _draw(

@@ -162,8 +162,10 @@ def products_text(facts: dict[str, Any]) -> str:
         )
         if "clear_percent" in pair:
             share = pair["contributes_percent"]
-            gives = f"gives {share:.1f} %" if share else "is not needed"
-            parts.append(f"  brings    {pair['clear_percent']:.1f} % of the image clear; in a run with all it {gives}")
+            gives = f"would give {share:.1f} %" if share else "would not be needed"
+            alone = sum(other["hsi"] == pair["hsi"] for other in facts["pairs"]) == 1
+            with_all = "" if alone else f"; in a run with all of these dates it {gives}"
+            parts.append(f"  shows     {pair['clear_percent']:.1f} % of the image clear{with_all}")
     if not facts["pairs"]:
         parts.append("No hyperspectral product lies on a multispectral one.")
     return "\n".join(parts)

@@ -458,3 +458,20 @@ def test_parcels_are_told_to_their_borders() -> None:
         outside.append(float((found.change[~mask] > 0.5).mean()))
     assert np.mean(inside) < 0.64
     assert np.mean(outside) < 2e-4
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_guide_band_that_no_kept_band_lies_under_is_related_to_the_others() -> None:
+    pair = make_pair(COARSE)
+    coarse = coarse_of(pair)
+    blurred = Response(RATIO, Psf(1.0), (0.0, 0.0)).down(pair.msi)
+    assert coarse.predicted is not None
+    predicted = coarse.predicted.copy()
+    predicted[2] = 0.0
+    whole = relate(coarse, blurred)
+    found = relate(replace(coarse, predicted=predicted), blurred)
+    assert np.isfinite(found.seen).all()
+    assert rms(found.seen[2] - whole.seen[2]) < 0.1 * float(blurred[2].std())
+    assert rms(found.seen[[0, 1, 3]] - whole.seen[[0, 1, 3]]) < 0.001
+    nothing = relate(replace(coarse, predicted=np.zeros_like(predicted)), blurred)
+    assert rms(nothing.seen - whole.seen) < 0.1 * float(blurred.std())

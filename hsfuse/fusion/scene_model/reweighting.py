@@ -91,6 +91,12 @@ class Reweighted:
             return np.ones(self.count)
         y, q, ok = self.msi.reshape(self.bands, -1), prediction, self.valid
         size = np.sqrt((q[:, ok] ** 2).mean(axis=1))[:, None]
+        # A band of the guide under which no band of the HSI was kept is predicted as nothing: it tells nothing here.
+        told = size[:, 0] > 0.0
+        if not told.any():
+            return np.ones(self.count)
+        if not told.all():
+            y, q, size = y[told], q[told], size[told]
         q = q * np.median(y[:, ok] / np.maximum(q[:, ok], np.minimum(1e-4, 1e-2 * size)), axis=1)[:, None]
         spread = 1.48 * np.median(np.abs(y - q)[:, ok], axis=1)[:, None]
         least = np.minimum(1e-12, 1e-8 * size**2)
@@ -112,7 +118,7 @@ class Reweighted:
             ridge = np.full(len(whole), 1e-9)
             ridge[: self.rank] = 1.0 + 1e-6 * np.trace(gram[:-1, :-1])
             own_power = np.diag(whole)[size:]
-            if lead and ridge[size] > _MOST_LEAD_RIDGE * own_power[0]:
+            if lead and own_power[0] > 0.0 and ridge[size] > _MOST_LEAD_RIDGE * own_power[0]:
                 # Images in other units than reflectance.
                 ridge[size] = _OWN_RIDGE * own_power[0]
             ridge[size + lead :] = _OWN_RIDGE * own_power[lead:] + np.minimum(1e-12, 1e-6 * own_power[lead:])
