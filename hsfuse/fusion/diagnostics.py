@@ -66,6 +66,16 @@ class CorrectionValidation:
         }
 
 
+REFINEMENTS = {
+    "none": "not used: it does not gain on this scene at reduced resolution",
+    "map": "maximum a posteriori estimate in closed form",
+    "filter": "multispectral image denoised by a local Wiener filter, maximum a posteriori estimate",
+    "clean": "multispectral image denoised by non-local Bayes, maximum a posteriori estimate",
+    "nonlocal": "maximum a posteriori estimate and non-local Bayes",
+}
+"""What stands behind a method, by its name in :class:`RefinementRecord`."""
+
+
 @dataclass(frozen=True)
 class RefinementRecord:
     """What was decided on the scene.

@@ -22,7 +22,7 @@ from hsfuse.fusion.base import (
     Quality,
 )
 from hsfuse.fusion.classical.statistics import FloatMatrix
-from hsfuse.fusion.diagnostics import Calibration, MethodDiagnostics, RefinementRecord
+from hsfuse.fusion.diagnostics import REFINEMENTS, Calibration, MethodDiagnostics, RefinementRecord
 from hsfuse.fusion.map.component_statistics import component_power, slope_covariance, slope_covariance_low
 from hsfuse.fusion.map.degraded import DegradedWindow, degraded_windows
 from hsfuse.fusion.map.held_out import HeldOutBands
@@ -214,8 +214,9 @@ class RefinedMethod(FusionMethod):
             self._method.fit(replace(context, guide_noise_left=NOISE_LEFT[step.kind]), strips)
         if step is not None:
             self._inside = self._method.components_of(step.mean, step.forward, step.back)
-        gains = ", ".join(f"{kind} {gain:+.2f} dB" for kind, gain in self._record.gain_db.items())
-        _log.info("Refinement: %s%s.", self._record.used, f" (gains: {gains})" if gains else "")
+        gain = self._record.gain_db.get(self._record.used)
+        told = "" if gain is None else f"; {gain:+.2f} dB at reduced resolution"
+        _log.info("Refinement: %s%s.", REFINEMENTS[self._record.used], told)
 
     def _decide(
         self, fresh: FusionMethod, strips: list[LowResolutionStrip], context: FusionContext, model: SceneModel

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hsfuse.config import CompareConfig, RunConfig
 from hsfuse.errors import OverlapError
+from hsfuse.fusion.diagnostics import REFINEMENTS
 from hsfuse.inference import pipeline
 from hsfuse.inference.few_bands import images_differ
 from hsfuse.inference.guide_repair import (
@@ -30,13 +31,6 @@ from hsfuse.workflows.steps.behind_method import may_calibrate
 from hsfuse.workflows.steps.prepare import PreparedScene
 
 _VIEW_PX = 900
-_REFINEMENTS = {
-    "none": "not used: it does not gain on this scene at reduced resolution",
-    "map": "maximum a posteriori estimate in closed form",
-    "filter": "multispectral image denoised by a local Wiener filter, maximum a posteriori estimate",
-    "clean": "multispectral image denoised by non-local Bayes, maximum a posteriori estimate",
-    "nonlocal": "maximum a posteriori estimate and non-local Bayes",
-}
 
 
 def find_changes(
@@ -197,7 +191,7 @@ def partners_text(partners: Sequence[Mapping[str, Any]]) -> str:
 def refinement_text(refinement: Mapping[str, Any]) -> str:
     """One line about the step behind the method."""
     gain = refinement["gain_db"].get(refinement["used"])
-    return _REFINEMENTS[refinement["used"]] + ("" if gain is None else f"; {gain:+.2f} dB at reduced resolution")
+    return REFINEMENTS[refinement["used"]] + ("" if gain is None else f"; {gain:+.2f} dB at reduced resolution")
 
 
 def method_sentences(summary: Mapping[str, Any]) -> list[str]:
@@ -218,5 +212,5 @@ def method_sentences(summary: Mapping[str, Any]) -> list[str]:
         )
     refinement = summary["method"].get("refinement")
     if refinement and refinement["used"] != "none":
-        sentences.append(f"The result was refined: {_REFINEMENTS[refinement['used']]}.")
+        sentences.append(f"The result was refined: {REFINEMENTS[refinement['used']]}.")
     return sentences

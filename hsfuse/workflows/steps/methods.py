@@ -328,8 +328,8 @@ def fit_method(
     found = chosen.diagnostics.calibration
     if found is not None:
         _log.info(
-            "The HSI's PSF is %.2f pixels wide (given: %.2f); what is left of its shift is %.3f rows, %.3f columns.",
-            found.psf.fwhm_px, context.psf.fwhm_px, *found.offset_px,
+            "The method itself finds a PSF of %.2f HSI pixels and a shift of %.3f rows, %.3f columns that is left.",
+            found.psf.fwhm_px, *found.offset_px,
         )  # fmt: skip
     validation = chosen.diagnostics.validation
     if not (chosen.automatic and chosen.network):
