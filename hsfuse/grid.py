@@ -77,6 +77,11 @@ class Slice2D:
     col0: int
     col1: int
 
+    @classmethod
+    def of(cls, rows: slice, cols: slice) -> Slice2D:
+        """Return the block that :attr:`slices` would give as these."""
+        return cls(rows.start, rows.stop, cols.start, cols.stop)
+
     @property
     def shape(self) -> tuple[int, int]:
         """(rows, cols)."""

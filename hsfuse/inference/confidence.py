@@ -23,8 +23,10 @@ from hsfuse.fusion.change.confidence import (
 )
 from hsfuse.fusion.change.repair import RepairedGuide
 from hsfuse.fusion.change.response import Response
+from hsfuse.grid import Slice2D
 from hsfuse.inference.scene_survey import Survey
 from hsfuse.parallel import side_by_side, threads_for, together
+from hsfuse.spilled import SpilledImages
 
 FloatCube = NDArray[np.float32]
 Result = TypeVar("Result")
@@ -50,10 +52,12 @@ def confidence_features(
 
 
 def confidence_images(
-    survey: Survey, guide: RepairedGuide, pixels: FloatCube, response: Response, model: ErrorModel, threads: int
-) -> FloatCube:
-    """Probability of change and expected error, shape (2, row, col)."""
-    told = np.zeros((2, *pixels.shape[1:]), np.float32)
+    survey: Survey, guide: RepairedGuide, pixels: FloatCube, response: Response, model: ErrorModel | None, threads: int
+) -> SpilledImages:
+    """Probability of change and expected error, shape (2, row, col); zeros without a model."""
+    told = SpilledImages.to_be_written((2, *guide.change.shape))
+    if model is None:
+        return told
     traits, coarse = _of_scene(survey, guide, pixels, response)
     # One image to interpolate instead of several: both are linear.
     coarse, model = coarse.combined(model)
@@ -62,7 +66,7 @@ def confidence_images(
         return apply_change(model, of_change), apply_error(model, of_error)
 
     for where, found in _in_blocks(survey, guide, pixels, response, threads, traits, coarse, applied):
-        told[:, *where] = found
+        told.write(Slice2D.of(*where), np.stack(found))
     return told
 
 

@@ -34,9 +34,9 @@ from hsfuse.inference.scene_survey import (
     show_this_place,
     survey_scene,
 )
-from hsfuse.inference.spilled import SpilledImages
 from hsfuse.log import get_logger
 from hsfuse.masks import expand
+from hsfuse.spilled import SpilledImages
 
 FloatCube = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
@@ -59,7 +59,11 @@ on nine tuning cubes with seasons."""
 HELD_BYTES_PER_PIXEL = 5
 """What a repair holds in memory per fine pixel once it is made: masks."""
 _PEAK_BYTES, _PEAK_BAND_BYTES = 38, 15
-"""What it takes at its peak per fine pixel, and per pixel and band of the guide: measured with 4 and 10 bands."""
+"""What it takes at its peak per fine pixel, and per pixel and band of the guide: measured with 4 and 10 bands. A season
+is counted always: nobody knows before whether the guide must be corrected for one, and who runs out of memory has
+nothing."""
+_THREADS, _THREAD_BYTES = 2, 90_000_000
+"""Threads that this was measured with, and what a block of a changed scene takes in each further one."""
 _PARTNER_BYTES, _PARTNER_BAND_BYTES = 4, 1
 """The same, of what joining and combining partners adds, however many there are: one is read at a time."""
 
@@ -143,14 +147,14 @@ class SceneRepair:
         }
 
 
-def bytes_to_repair(scene: FusionScene) -> int:
-    """Memory that :func:`repair_scene` takes at its peak, bytes."""
+def bytes_to_repair(scene: FusionScene, threads: int = 1) -> int:
+    """Memory that :func:`repair_scene` takes at its peak with so many threads, bytes."""
     height, width = scene.fine_grid.shape
     bands = len(scene.msi.band_names)
     each = _PEAK_BYTES + _PEAK_BAND_BYTES * bands
     if scene.partners:
         each += _PARTNER_BYTES + _PARTNER_BAND_BYTES * bands
-    return each * height * width
+    return each * height * width + _THREAD_BYTES * max(threads - _THREADS, 0)
 
 
 def repair_scene(scene: FusionScene, context: FusionContext) -> SceneRepair:
@@ -267,14 +271,11 @@ def _told(
         shape = guide.change.shape
         everywhere, nowhere = (np.broadcast_to(np.float32(value), shape) for value in (1.0, 0.0))
         guide = replace(guide, change=everywhere, own_detail=nowhere, share=1.0)
-    if model is None:
-        told = np.zeros((2, *pixels.shape[1:]), np.float32)
-    else:
-        told = confidence_images(survey, guide, pixels, response, model, context.threads)
+    confidence = confidence_images(survey, guide, pixels, response, model, context.threads)
     if not guide.trusted:
-        told[0] = 1.0
-    confidence = SpilledImages(told)
-    del told
+        error = confidence.image(1)
+        confidence = SpilledImages(np.stack([np.ones_like(error), error]))
+        del error
     fine = expand(survey.valid, scene.ratio)
     hsi_only = guide.change * (1.0 - guide.own_detail) > _HSI_ONLY
     pixels[:, survey.gaps] = np.nan

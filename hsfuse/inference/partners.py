@@ -18,10 +18,10 @@ from hsfuse.fusion.temporal.partner import JoinedPartner, combine_partner, displ
 from hsfuse.grid import Slice2D
 from hsfuse.inference.scene import FusionScene
 from hsfuse.inference.scene_survey import Survey
-from hsfuse.inference.spilled import SpilledImages
 from hsfuse.log import get_logger
 from hsfuse.masks import dilate
 from hsfuse.readers.base import MultispectralProduct
+from hsfuse.spilled import SpilledImages
 
 FloatCube = NDArray[np.float32]
 FloatArray = NDArray[np.float64]

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsfuse.grid import Slice2D
-from hsfuse.inference.spilled import SpilledImages
 from hsfuse.readers.base import MultispectralProduct
 from hsfuse.readers.decorator import MultispectralDecorator
+from hsfuse.spilled import SpilledImages
 
 FloatCube = NDArray[np.float32]
 

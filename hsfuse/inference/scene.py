@@ -18,10 +18,10 @@ from hsfuse.fusion.base import LowResolutionStrip
 from hsfuse.grid import Grid, Slice2D
 from hsfuse.inference.fill import fill_missing
 from hsfuse.inference.scene_strips import RawStrip, SceneStrip
-from hsfuse.inference.spilled import SpilledImages
 from hsfuse.masks import dilate, expand
 from hsfuse.parallel import do_all, side_by_side, threads_for
 from hsfuse.readers.base import HyperspectralProduct, MultispectralProduct
+from hsfuse.spilled import SpilledImages
 
 FloatCube = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from hsfuse.fusion.base import CHANGE_IMAGES, FusionMethod
 from hsfuse.grid import Slice2D
 from hsfuse.inference.scene import FusionScene
-from hsfuse.inference.spilled import SpilledImages
 from hsfuse.readers.base import MultispectralProduct
 from hsfuse.readers.decorator import MultispectralDecorator
+from hsfuse.spilled import SpilledImages
 
 FloatCube = NDArray[np.float32]
 

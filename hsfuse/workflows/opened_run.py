@@ -121,7 +121,7 @@ def run_opened(
     estimate = pipeline.plan(
         scene, guarded.method.spec, given, tile=config.tile, overlap=config.overlap,
         sample_bytes=SAMPLE_BYTES[config.dtype], later_bytes=held_by_changes(scene, config),
-        earlier_bytes=taken_by_changes(scene, config),
+        earlier_bytes=taken_by_changes(scene, config, given.threads),
     )  # fmt: skip
     planned = plan_summary(prepared, guarded, estimate, config, given, speed())
     planned_at = clock.total

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pair_support import make_pair, repaired_guide
 from scipy.ndimage import gaussian_filter
 
-from hsfuse.fusion.change import quick_estimate
+from hsfuse import spilled
+from hsfuse.fusion.change import decision, quick_estimate
 from hsfuse.fusion.change.quick_estimate import QuickEstimate
 from hsfuse.fusion.change.typical_spectra import TypicalSpectra
 from hsfuse.fusion.classical.statistics import Subspace
@@ -16,10 +18,9 @@ from hsfuse.fusion.scene_model import contradiction, relation
 from hsfuse.fusion.scene_model.contradiction import Contradiction, displacement_px
 from hsfuse.fusion.scene_model.pair import CoarsePair, GuideRelation
 from hsfuse.fusion.scene_model.relation import first_weights, relate
-from hsfuse.inference import spilled
-from hsfuse.inference.spilled import SpilledImages
 from hsfuse.native import spectra
 from hsfuse.native.build import OVERRIDE
+from hsfuse.spilled import SpilledImages
 
 _SHAPE = (67, 45)
 
@@ -106,3 +107,14 @@ def test_images_that_are_spilled_side_by_side_come_back_in_their_places(
     images = SpilledImages(pixels)
     for index, wanted in enumerate(pixels):
         np.testing.assert_array_equal(images.image(index), wanted)
+
+
+def test_the_network_looks_at_some_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of a block's images were 170 MB in every thread."""
+    pair = make_pair((30, 36), change=lambda clean: np.where(np.arange(108) < 40, clean[:, ::-1], clean))
+    whole = repaired_guide(pair)
+    assert whole.share > 0.05
+    monkeypatch.setattr(decision, "_ROWS", 7)
+    parts = repaired_guide(pair)
+    np.testing.assert_allclose(parts.msi, whole.msi, atol=1e-5)
+    np.testing.assert_allclose(parts.change, whole.change, atol=1e-4)

@@ -10,7 +10,7 @@ import pytest
 from pair_support import RATIO, make_pair, patchy_season
 
 from hsfuse.degrade import Psf
-from hsfuse.fusion.change import choice, evidence
+from hsfuse.fusion.change import choice, corrections
 from hsfuse.fusion.change.evidence import gather_evidence
 from hsfuse.fusion.change.pattern import ColourFunctions, ScenePattern
 from hsfuse.fusion.change.response import Response
@@ -38,9 +38,11 @@ def test_aSEASON_is_corrected_better_by_its_pattern(monkeypatch: pytest.MonkeyPa
         return float(np.sqrt(((guide - straight)[2:] ** 2).mean()))
 
     with_pattern = left()
-    tried = evidence.best_correction
+    tried = corrections.best_correction
     monkeypatch.setattr(
-        evidence, "best_correction", lambda data, *args, **kwargs: tried(replace(data, pattern=None), *args, **kwargs)
+        corrections,
+        "best_correction",
+        lambda data, *args, **kwargs: tried(replace(data, pattern=None), *args, **kwargs),
     )
     assert with_pattern < 0.96 * left()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from functools import partial
 
@@ -10,14 +11,16 @@ import pytest
 from numpy.typing import NDArray
 from pair_support import RATIO, Pair, coarse_of, make_pair, patchy_season, repaired_guide, rms
 
+from hsfuse import spilled
 from hsfuse.degrade import Psf
-from hsfuse.fusion.change import season
+from hsfuse.fusion.change import choice, pattern, season
 from hsfuse.fusion.change.candidates import Candidates
 from hsfuse.fusion.change.evidence import gather_evidence
 from hsfuse.fusion.change.pattern import ColourFunctions, ScenePattern
 from hsfuse.fusion.change.response import Response
 from hsfuse.fusion.change.season import SeasonData, SeasonFrame, refined_season
-from hsfuse.fusion.scene_model import contradiction
+from hsfuse.fusion.scene_model import contradiction, relation
+from hsfuse.spilled import SpilledImages
 
 COARSE = (44, 50)
 RESPONSE = Response(RATIO, Psf(1.0))
@@ -124,12 +127,67 @@ def test_any_number_of_bands_and_ratio(bands: int, ratio: int) -> None:
     functions = ColourFunctions.of(before)
     zeros = np.zeros((functions.count, 1))
     candidates = Candidates(
-        np.full(bands, bands**-0.5), np.zeros((4, bands + 1, *shape), np.float32),
+        np.full(bands, bands**-0.5), SpilledImages(np.zeros((4 * (bands + 1), *shape), np.float32)),
         (ScenePattern(functions, zeros, zeros), np.zeros(shape, np.float32)),
     )  # fmt: skip
     low, blurred = response.down(before), response.down(guide)
-    data = SeasonData(before, guide, low, blurred, blurred, np.ones(shape), np.full(bands, 1e-5), candidates, response)
+    data = SeasonData(
+        SpilledImages(before), guide, low, blurred, blurred, np.ones(shape), np.full(bands, 1e-5), candidates, response
+    )
     features = SeasonFrame.of(data).features(data, (slice(0, 20), slice(0, 22)))
     assert features.shape[1:] == before.shape[1:]
     assert np.isfinite(features).all()
     assert np.isfinite(refined_season(data)).all()
+
+
+def _some_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work on a small scene as on a large one."""
+    monkeypatch.setattr(relation, "_LARGE_PX", 10_000)
+    monkeypatch.setattr(relation, "_BLOCK_PX", 32)
+    monkeypatch.setattr(relation, "_BLOCK_PIXELS", 8192)
+    monkeypatch.setattr(choice, "_SOME_PIXELS", 100)
+    monkeypatch.setattr(choice, "_ROWS", 24)
+    monkeypatch.setattr(season, "_SAMPLE", 5000)
+    monkeypatch.setattr(season, "_BLOCK_PX", 60)
+    monkeypatch.setattr(pattern, "_SAMPLE", 5000)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_is_spilled_is_the_same(overwrite: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = _turned()
+    kept = gather_evidence(coarse_of(pair), pair.msi.copy(), RESPONSE, overwrite=overwrite)
+    monkeypatch.setattr(choice, "_SOME_PIXELS", 100)
+    rows = gather_evidence(coarse_of(pair), pair.msi.copy(), RESPONSE, overwrite=overwrite)
+    monkeypatch.setattr(spilled, "_WORTH_BYTES", 0)
+    found = gather_evidence(coarse_of(pair), pair.msi.copy(), RESPONSE, overwrite=overwrite)
+    assert found[0].corrections > 0
+    np.testing.assert_array_equal(found[1], rows[1])
+    np.testing.assert_array_equal(found[0].blurred, rows[0].blurred)
+    np.testing.assert_allclose(found[1], kept[1], atol=2e-6)
+
+
+def test_a_guide_that_must_not_be_written_to_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spilled, "_WORTH_BYTES", 0)
+    pair = _turned()
+    given, taken = pair.msi.copy(), pair.msi.copy()
+    _, guide = gather_evidence(coarse_of(pair), given, RESPONSE)
+    np.testing.assert_array_equal(given, pair.msi)
+    _, other = gather_evidence(coarse_of(pair), taken, RESPONSE, overwrite=True)
+    assert other is taken
+    np.testing.assert_array_equal(other, guide)
+
+
+def test_a_large_scene_with_a_season_takes_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guide as it was, candidates and relations that nobody needed any more took half as much once more."""
+    _some_rows_at_a_time(monkeypatch)
+    monkeypatch.setattr(spilled, "_WORTH_BYTES", 0)
+    pair = make_pair((240, 180), noise=0.002, change=SEASON)
+    coarse, guide = coarse_of(pair), pair.msi.copy()
+    tracemalloc.start()
+    try:
+        found, _ = gather_evidence(coarse, guide, RESPONSE, overwrite=True)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found.corrections > 0
+    assert peak < 90 * guide[0].size

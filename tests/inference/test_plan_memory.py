@@ -46,3 +46,9 @@ def test_a_limit_below_it_is_warned_of(caplog: pytest.LogCaptureFixture) -> None
     limit = held_bytes() + 850_000_000
     _foretold(_scene(10, 1), replace(Resources(device="cpu", threads=1), memory=limit))
     assert f"more than the {limit / 1e9:.1f} GB that may be used" in caplog.text
+
+
+def test_further_threads_are_counted() -> None:
+    """Every thread works on a block of its own."""
+    scene = _scene(4, 0)
+    assert bytes_to_repair(scene, 8) - bytes_to_repair(scene, 2) > 6 * 80_000_000

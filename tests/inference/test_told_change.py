@@ -18,10 +18,10 @@ from hsfuse.fusion.methods.ssrfn.method import GateMethod
 from hsfuse.fusion.methods.ssrfn.network import Gate
 from hsfuse.inference import pipeline
 from hsfuse.inference.scene import FusionScene
-from hsfuse.inference.spilled import SpilledImages
 from hsfuse.inference.told_change import tell_change
 from hsfuse.resources import Resources
 from hsfuse.spectral import BandTable
+from hsfuse.spilled import SpilledImages
 from hsfuse.workflows.steps.array_scene import array_scene
 from hsfuse.workflows.steps.resources import resolved
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,11 +26,12 @@ from hsfuse.fusion.change.local import (
     window_mean,
 )
 from hsfuse.fusion.change.pattern import AmplitudeScale, ScenePattern
+from hsfuse.grid import Slice2D
 from hsfuse.parallel import side_by_side, threads_for
+from hsfuse.spilled import SpilledImages
 
 FloatArray = NDArray[np.float64]
 FloatCube = NDArray[np.float32]
-_Float = TypeVar("_Float", np.float32, np.float64)
 _Regression = Callable[[float, float], tuple[FloatArray, FloatArray]]
 
 CANDIDATES = ((2.0, 0.03), (2.0, 0.3), (4.0, 0.1))
@@ -122,9 +122,10 @@ class _Rows:
     Attributes
     ----------
     matrix, share, amplitude
-        As of :class:`Correction`: matrix, the pattern's share, and its amplitude; None without a pattern.
+        As of :class:`Correction`: matrix, shape (msi band, msi band + 1, row, col), the pattern's share, and its
+        amplitude; None without a pattern.
     factors
-        As of :class:`Candidates`; None where nobody asks.
+        As of :class:`Candidates`, shape (candidate, msi band + 1, row, col); None where nobody asks.
     direction
         That these are along.
     moments
@@ -173,17 +174,18 @@ def best_correction(
     if keep and direction is None and not at_once:
         moments = [_corrected_rows(data, scale, rows, small, keep=False, direction=None).moments for rows in parts]
         direction = _main_direction(np.sum(moments, axis=0))
-    matrix = share = amplitude = factors = None
+    matrix = factors = None
+    share = amplitude = None
     losses, error = np.zeros(2), np.zeros(len(data.noise))
     # One part after another: candidates work side by side.
     for rows in parts:
         part = _corrected_rows(data, scale, rows, small, keep, direction)
         losses, error, direction = losses + part.losses, error + part.error, part.direction
-        matrix, share = _put(matrix, part.matrix, rows, height), _put(share, part.share, rows, height)
+        matrix, share = _spilled(matrix, part.matrix, rows, height), _put(share, part.share, rows, height)
         if part.amplitude is not None:
             amplitude = _put(amplitude, part.amplitude, rows, height)
         if part.factors is not None:
-            factors = _put(factors, part.factors, rows, height)
+            factors = _spilled(factors, part.factors, rows, height)
     if matrix is None or losses[1] >= least_gain * losses[0]:
         return None
     told, candidates = None, None
@@ -196,13 +198,24 @@ def best_correction(
     return Correction(matrix, told, error / data.judged.sum(), candidates)
 
 
-def _put(whole: NDArray[_Float] | None, part: NDArray[_Float], rows: slice, height: int) -> NDArray[_Float]:
-    """Write some rows of (..., row, col) into an image of so many, which is made for the first."""
-    if part.shape[-2] == height:
+def _put(whole: FloatArray | None, part: FloatArray, rows: slice, height: int) -> FloatArray:
+    """Write some rows into an image of so many, which is made for the first."""
+    if len(part) == height:
         return part
     if whole is None:
-        whole = np.empty((*part.shape[:-2], height, part.shape[-1]), part.dtype)
-    whole[..., rows, :] = part
+        whole = np.empty((height, part.shape[1]))
+    whole[rows] = part
+    return whole
+
+
+def _spilled(whole: SpilledImages | None, part: FloatCube, rows: slice, height: int) -> SpilledImages:
+    """Write some rows of (..., row, col) into images of so many, one after the other, which are made for the first."""
+    images = part.reshape(-1, *part.shape[-2:])
+    if len(images[0]) == height:
+        return SpilledImages(images)
+    if whole is None:
+        whole = SpilledImages.to_be_written((len(images), height, images.shape[2]))
+    whole.write(Slice2D.of(rows, slice(0, images.shape[2])), images)
     return whole
 
 

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import find_objects, maximum_filter, minimum_filter
 from scipy.special import expit, softmax
 
+from hsfuse.degrade.windows import row_parts, rows_around, rows_inside
+from hsfuse.fusion.change.layers import activated, added
 from hsfuse.fusion.change.response import Response
 from hsfuse.fusion.neighbours import over_neighbours
 from hsfuse.fusion.scene_model.relation import smoothed
@@ -31,7 +33,9 @@ if TYPE_CHECKING:
 FloatArray = NDArray[np.float64]
 
 RESIDUAL_LAYERS = tuple(f"residual_{number}" for number in range(1, 5))
-"""Names of the layers that look at neighbours, in their order."""
+"""Names of the layers that look at neighbours, one pixel far, in their order."""
+_ROWS = 96
+"""Fine rows that the network looks at at a time: of a block its images would be 130 MB in every thread."""
 _TINY = 1e-3
 _REACH_PX = 4
 _DENSE = 0.3
@@ -127,19 +131,29 @@ def decide(data: DecisionData, near: NDArray[np.bool_], response: Response) -> D
 
 
 def _answers(features: FloatArray, inside: NDArray[np.bool_]) -> FloatArray:
-    """Ask the network about the pixels in ``inside`` (row, col), shapes (feature, pixel) and (answer, pixel)."""
+    """Ask the network about the pixels in ``inside`` (row, col), shapes (feature, pixel) and (answer, pixel).
+
+    The features are written to: of a block they are as large as the network's own images.
+    """
     import torch
 
     net = _network()
-    x = (features - net["mean"][:, None]) / net["spread"][:, None]
+    features -= net["mean"][:, None]
+    features /= net["spread"][:, None]
     box = find_objects(inside.astype(np.int8))[0]
     known = inside[box]
-    image = np.zeros((len(x) + 1, *known.shape), np.float32)
-    image[:-1, known] = np.clip(x, -LARGEST_FEATURE, LARGEST_FEATURE)
+    image = np.zeros((len(features) + 1, *known.shape), np.float32)
+    image[:-1, known] = np.clip(features, -LARGEST_FEATURE, LARGEST_FEATURE, out=features)
+    del features
     image[-1] = known  # Elsewhere nothing is known, which is not what features of 0 say.
+    weights, height = {name: torch.from_numpy(array) for name, array in net.items()}, len(known)
+    answers = []
     with torch.no_grad():
-        answer = convolved({name: torch.from_numpy(array) for name, array in net.items()}, torch.from_numpy(image))
-    return np.asarray(answer.numpy()[:, known], np.float64)
+        for rows in row_parts(height, _ROWS):
+            read = rows_around(rows, len(RESIDUAL_LAYERS), height)
+            answer = convolved(weights, torch.from_numpy(image[:, read])).numpy()
+            answers.append(answer[:, rows_inside(rows, read)][:, known[rows]])
+    return np.concatenate(answers, axis=1).astype(np.float64)
 
 
 def convolved(weights: Mapping[str, torch.Tensor], image: torch.Tensor) -> torch.Tensor:
@@ -158,16 +172,16 @@ def convolved(weights: Mapping[str, torch.Tensor], image: torch.Tensor) -> torch
         Log odds of the guide as it is, the guide in other light and what the HSI says, and that of the probability,
         shape (answer, row, col).
     """
-    from torch.nn.functional import conv2d, silu
+    from torch.nn.functional import conv2d
 
     def layer(image: torch.Tensor, name: str) -> torch.Tensor:
         weight = weights["weight_" + name]
         return conv2d(image, weight, weights["bias_" + name], padding=weight.shape[-1] // 2)
 
-    hidden = silu(layer(image[None], "first"))
+    hidden = activated(layer(image[None], "first"))
     for name in RESIDUAL_LAYERS:
-        hidden = hidden + silu(layer(hidden, name))
-    return layer(silu(layer(hidden, "last")), "answer")[0]
+        hidden = added(hidden, activated(layer(hidden, name)))
+    return layer(activated(layer(hidden, "last")), "answer")[0]
 
 
 @cache

@@ -20,7 +20,9 @@ from hsfuse.degrade.windows import row_parts, rows_around, rows_inside
 from hsfuse.fusion.change.candidates import Candidates, add_affine
 from hsfuse.fusion.change.pattern import ScenePattern
 from hsfuse.fusion.change.response import INTERPOLATION_PX, Response
+from hsfuse.grid import Slice2D
 from hsfuse.native import affine
+from hsfuse.spilled import SpilledImages
 
 FloatArray = NDArray[np.float64]
 FloatCube = NDArray[np.float32]
@@ -42,7 +44,8 @@ class Correction:
     Attributes
     ----------
     matrix
-        Matrix and constant at each pixel, shape (msi band, msi band + 1, row, col) on the coarse grid.
+        Matrix and constant at each pixel, of one band after the other, shape (msi band * (msi band + 1), row, col) on
+        the coarse grid.
     pattern
         That of the scene, with its share and its share times its amplitude, shape (row, col); None without one.
     error
@@ -51,14 +54,14 @@ class Correction:
         What it was chosen from; None where nobody asks.
     """
 
-    matrix: FloatCube
+    matrix: SpilledImages
     pattern: tuple[ScenePattern, FloatArray, FloatArray] | None
     error: FloatArray
     candidates: Candidates | None = None
 
     def apply(self, guide: FloatCube, response: Response, *, overwrite: bool = False) -> FloatCube:
         """Return a corrected guide, shape (msi band, row, col), which takes the place of ``guide`` if that may be."""
-        ratio, height = response.ratio, self.matrix.shape[2]
+        ratio, (_, height, width) = response.ratio, self.matrix.shape
         corrected = guide if overwrite else np.empty_like(guide)
         for rows in row_parts(height, _APPLIED_ROWS):
             read = rows_around(rows, INTERPOLATION_PX, height)
@@ -67,7 +70,8 @@ class Correction:
             )  # fmt: skip
             before = guide[:, fine]
             after = before.copy()
-            for band, matrix in enumerate(self.matrix[:, :, read]):
+            factors = self.matrix.read(Slice2D.of(read, slice(0, width)))
+            for band, matrix in enumerate(factors.reshape(len(guide), -1, *factors.shape[1:])):
                 add_affine(after[band], response.up_single(matrix)[:, inner], before)
             if self.pattern is not None:
                 pattern, *images = self.pattern

@@ -17,6 +17,7 @@ from hsfuse.fusion.change.blocks import BLOCK_PX, blocks, places_around, write_b
 from hsfuse.fusion.change.local import Correction, local_affine, shares_by_error, window_mean
 from hsfuse.fusion.change.response import Response
 from hsfuse.parallel import side_by_side
+from hsfuse.spilled import SpilledImages
 
 FloatArray = NDArray[np.float64]
 FloatCube = NDArray[np.float32]
@@ -73,7 +74,8 @@ def correction_of_places(
     Returns
     -------
     numpy.ndarray or None
-        As :attr:`~hsfuse.fusion.change.local.Correction.matrix`, zeros elsewhere; None where nothing is clearly better.
+        Matrix and constant at each pixel, shape (msi band, msi band + 1, row, col), zeros elsewhere; None where nothing
+        is clearly better.
     """
     scale = noise[:, None, None]
     loss = ((seen - guide) ** 2 / scale).mean(axis=0)
@@ -154,7 +156,8 @@ def correct_places(
             return None
         fine_read, fine_core = windows.finer(read, response.ratio), windows.finer(core, response.ratio)
         before = guide[:, *fine_read]
-        amount = Correction(part, None, np.zeros(len(guide))).apply(before, response) - before
+        images = SpilledImages(part.reshape(-1, *part.shape[2:]))
+        amount = Correction(images, None, np.zeros(len(guide))).apply(before, response) - before
         if concentrate:
             amount = level * _concentrated(amount / level, (seen[:, *read] - low[:, *read]) / level, response)
         return fine_core, (before + amount)[:, *windows.inside(fine_core, fine_read)]

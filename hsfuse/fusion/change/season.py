@@ -25,8 +25,11 @@ from scipy.ndimage import gaussian_filter
 from hsfuse.degrade import windows
 from hsfuse.fusion.change.blocks import blocks, write_blocks
 from hsfuse.fusion.change.candidates import Candidates
+from hsfuse.fusion.change.layers import activated, added
 from hsfuse.fusion.change.response import INTERPOLATION_PX, Response
+from hsfuse.grid import Slice2D
 from hsfuse.parallel import side_by_side
+from hsfuse.spilled import SpilledImages
 
 if TYPE_CHECKING:
     import torch
@@ -68,10 +71,12 @@ class SeasonData:
 
     Attributes
     ----------
-    before, guide
-        The guide before and after the correction, shape (msi band, row, col), fine grid.
+    before
+        The guide before the correction, shape (msi band, row, col), fine grid.
+    guide
+        The same after it.
     low, blurred
-        The same at low resolution, coarse grid.
+        Both at low resolution, coarse grid.
     seen
         What the HSI shows, the same shape.
     distance
@@ -85,7 +90,7 @@ class SeasonData:
         The HSI's response.
     """
 
-    before: FloatCube
+    before: SpilledImages
     guide: FloatCube
     low: FloatArray
     blurred: FloatArray
@@ -144,7 +149,8 @@ class SeasonFrame:
         ratio, bands = data.response.ratio, len(data.guide)
         every = max(int(np.sqrt(data.guide[0].size / _SAMPLE)), 1)
         part = (slice(None, None, every), slice(None, None, every))
-        before, after = (image[:, *part].reshape(bands, -1).astype(np.float64) for image in (data.before, data.guide))
+        some = np.stack([data.before.image(band)[part].copy() for band in range(bands)])
+        before, after = (image.reshape(bands, -1).astype(np.float64) for image in (some, data.guide[:, *part]))
         trust = 1.0 / (1.0 + data.distance / _TRUST_DISTANCE) ** 2
         weight = trust[np.ix_(*(np.arange(0, size, every) // ratio for size in data.guide.shape[1:]))].ravel()
         known = weight > _KNOWN
@@ -193,7 +199,7 @@ class SeasonFrame:
         The last are what each candidate would change, in steps along the direction.
         """
         fine = windows.finer(where, data.response.ratio)
-        before, guide = data.before[:, *fine], data.guide[:, *fine]
+        before, guide = data.before.read(Slice2D.of(*fine)), data.guide[:, *fine]
         along = self.along.astype(np.float32)
         seen, left, shown, lacked, amplitude, apart = data.response.up_single(self.images[:, *where])
         amount = np.tensordot(along, guide - before, axes=1)
@@ -204,7 +210,7 @@ class SeasonFrame:
         )
         others = np.tensordot(self.others[:, :-1].astype(np.float32), logs, axes=1) + self.others[:, -1:, None]
         by_after, by_before = (np.interp(image, *self.curve) for image in (after, index))
-        candidates = data.candidates.part(where).amounts(before, data.response) / self.size
+        candidates = data.candidates.amounts(before, where, data.response) / self.size
         images = [
             amount, np.tensordot(along, before, axes=1) - seen, left, index, after, *others,
             *(np.full(amount.shape, fact) for fact in self.facts),
@@ -292,16 +298,16 @@ def convolved(weights: Mapping[str, torch.Tensor], features: torch.Tensor) -> to
     features
         Shape (n, feature, row, col); the last are what the candidates would change.
     """
-    from torch.nn.functional import conv2d, silu
+    from torch.nn.functional import conv2d
 
     def layer(image: torch.Tensor, name: str, dilation: int = 1) -> torch.Tensor:
         weight = weights["weight_" + name]
         around = weight.shape[-1] // 2 * dilation
         return conv2d(image, weight, weights["bias_" + name], padding=around, dilation=dilation)
 
-    hidden = silu(layer(features, "first"))
+    hidden = activated(layer(features, "first"))
     for number, dilation in enumerate(DILATIONS, 1):
-        hidden = hidden + silu(layer(hidden, f"residual_{number}", dilation))
+        hidden = added(hidden, activated(layer(hidden, f"residual_{number}", dilation)))
     # An amount of its own, and shares of the guide as it is and of each candidate.
     answer = layer(hidden, "answer")
     shares = answer[:, 1:].softmax(dim=1)[:, 1:]

@@ -64,8 +64,8 @@ class GuideRelation:
     """
 
     seen: FloatArray
-    gain: FloatArray
-    offset: FloatArray
+    gain: NDArray[np.floating]
+    offset: NDArray[np.floating]
     distance: FloatArray
     variance: FloatArray
     synthesis: FloatArray

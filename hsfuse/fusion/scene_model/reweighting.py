@@ -50,23 +50,22 @@ class Reweighted:
         self.measured = self.valid if pair.rim is None else self.valid | pair.rim.ravel()
         rank = len(pair.components)
         u = pair.components.reshape(rank, -1)
-        known = pair.predicted is not None
-        prediction = np.asarray(pair.predicted, np.float64).reshape(self.bands, -1) if known else None
-        self.known, self.centred = known, None
+        prediction = None if pair.predicted is None else pair.predicted.reshape(self.bands, -1)
+        self.known, self.prediction = prediction is not None, prediction
+        self.predicted_mean = np.zeros((self.bands, 1))
         if prediction is not None:
-            self.centred = prediction - prediction[:, self.valid].mean(axis=1, keepdims=True)
+            self.predicted_mean = prediction[:, self.valid].mean(axis=1, keepdims=True, dtype=np.float64)
         self.u, self.rank = u, rank
-        self.level = RIDGE * pair.level if known else np.zeros_like(pair.level)
+        self.level = RIDGE * pair.level if self.known else np.zeros_like(pair.level)
         self.msi = msi
         self.nuisance = None if nuisance is None else nuisance.reshape(self.bands, -1, self.count)
-        rows, cols = (np.linspace(-1.0, 1.0, size) for size in self.shape)
-        self.position = np.stack(np.meshgrid(rows, cols, indexing="ij")).reshape(2, -1)
+        self.position = np.empty((2, 0))
         where = np.flatnonzero(self.valid)
         self.sample = pick = where[:: max(len(where) // MOST_SAMPLES, 1)]
         self.sample_parts = [slice(first, first + _PART_SAMPLES) for first in range(0, len(pick), _PART_SAMPLES)]
         # What all bands share: the components and the constant, last.
         self.common = np.concatenate([u[:, pick].astype(np.float64), np.ones((1, len(pick)))])
-        self.led = None if self.centred is None else self.centred[:, pick]
+        self.led = self._centred(pick)
         # What the responses' prediction is in component space, for the synthesis.
         self.shared = None
         if self.led is not None:
@@ -78,18 +77,18 @@ class Reweighted:
         self.sampled_msi = self._target(pick)
         self.seen: FloatArray | None = None
         # Written anew in every step, in place, some pixels after the others: they stay in the cache.
-        self.residual, self.variance = np.empty((2, self.bands, self.count))
+        self.residual = np.empty((self.bands, self.count))
         self.texture: NDArray[np.float32] | None = None
         self.parts = [slice(start, start + _PART_PX) for start in range(0, self.count, _PART_PX)]
         self.quartile = 2.0 * float(gammaincinv(self.bands / 2.0, 0.25))
         self.weight = (self._start(prediction) if start is None else start.ravel()) * self.valid
         self.first = True
-        self.scale = 1.0
+        self.scale, self.share = 1.0, np.empty((self.bands, 2))
 
-    def _start(self, prediction: FloatArray | None) -> FloatArray:
+    def _start(self, prediction: NDArray[np.floating] | None) -> FloatArray:
         if prediction is None:
             return np.ones(self.count)
-        y, q, ok = self.msi.reshape(self.bands, -1), prediction, self.valid
+        y, q, ok = self.msi.reshape(self.bands, -1), np.asarray(prediction, np.float64), self.valid
         size = np.sqrt((q[:, ok] ** 2).mean(axis=1))[:, None]
         # A band of the guide under which no band of the HSI was kept is predicted as nothing: it tells nothing here.
         told = size[:, 0] > 0.0
@@ -104,8 +103,15 @@ class Reweighted:
         scale = max(float(np.quantile(distance[ok], 0.25)) / self.quartile, 1e-12)
         return np.asarray(1.0 / (1.0 + distance / scale / STUDENT_SCALE) ** 2)
 
+    def _centred(self, pick: NDArray[np.int64] | slice) -> FloatArray | None:
+        """What the responses predict of some pixels, less its mean, shape (msi band, pixel); None without responses."""
+        return None if self.prediction is None else self.prediction[:, pick] - self.predicted_mean
+
     def fit(self, *, polynomial: bool) -> None:
         """Solve every band's weighted ridge regression."""
+        if polynomial and not self.position.size:
+            rows, cols = (np.linspace(-1.0, 1.0, size) for size in self.shape)
+            self.position = np.stack(np.meshgrid(rows, cols, indexing="ij")).reshape(2, -1)
         centre = np.zeros(self.bands)
         if polynomial and self.seen is not None:
             centre = np.array([image.ravel()[self.valid].mean() for image in self.seen])
@@ -133,8 +139,9 @@ class Reweighted:
 
         def explain(part: slice) -> None:
             found_seen = (inside @ self.u[:, part]).astype(np.float64) + constant[:, None]
-            if self.centred is not None:
-                found_seen += response[:, None] * self.centred[:, part]
+            led = self._centred(part)
+            if led is not None:
+                found_seen += response[:, None] * led
             residual = np.subtract(self._target(part), found_seen, out=self.residual[:, part])
             for band, found in enumerate(others):
                 images = itertools.chain(*self._extra(band, polynomial, part, centre))
@@ -238,7 +245,7 @@ class Reweighted:
             ])  # fmt: skip
 
         sums = sum(self._each_part(moments))
-        share = np.empty((self.bands, 2))
+        share = self.share
         for band, (ones, rough, rougher, square, both) in enumerate(np.asarray(sums).T):
             gram = np.array([[ones, rough], [rough, rougher]])
             share[band] = np.linalg.solve(
@@ -252,7 +259,7 @@ class Reweighted:
                 share[band] = (floor, 0.0) if share[band, 1] < 0 else (0.1 * floor, 0.9 * floor / mean)
 
         def scatter(part: slice) -> FloatArray:
-            variance = np.maximum(share[:, :1] + share[:, 1:] * texture[:, part], 1e-12, out=self.variance[:, part])
+            variance = self._variance(texture, part)
             # Nobody asks for the residual itself any more.
             standard = np.divide(self.residual[:, part], np.sqrt(variance), out=self.residual[:, part])
             return np.asarray((standard * w[part]) @ standard.T)
@@ -273,6 +280,10 @@ class Reweighted:
         else:
             new = 1.0 / (1.0 + self.distance / STUDENT_SCALE) ** 2
         self.weight = new * ok
+
+    def _variance(self, texture: NDArray[np.float32], part: slice) -> FloatArray:
+        """Of the residuals of some pixels, but for a factor of all, shape (msi band, pixel)."""
+        return np.maximum(self.share[:, :1] + self.share[:, 1:] * texture[:, part], 1e-12)
 
     def _texture(self, seen: FloatArray) -> NDArray[np.float32]:
         """Local variance of what is seen over its mean, shape (msi band, pixel)."""
@@ -331,11 +342,18 @@ class Reweighted:
 
     def result(self) -> GuideRelation:
         """Collect what was found."""
-        if self.seen is None:
-            raise RuntimeError("result() before fit()")
+        texture = self.texture
+        if self.seen is None or texture is None:
+            raise RuntimeError("result() before fit() and reweight()")
+        variance = self.residual  # Written over: an image of the whole scene.
+
+        def scale(part: slice) -> None:
+            np.multiply(self._variance(texture, part), self.scale, out=variance[:, part])
+
+        self._each_part(scale)
         return GuideRelation(
             self.seen, self.gain, self.offset, (self.distance * self.measured).reshape(self.shape),
-            (self.variance * self.scale).reshape(self.bands, *self.shape), self.synthesis,
+            variance.reshape(self.bands, *self.shape), self.synthesis,
             self.weight.reshape(self.shape), self.nuisance_found, self._remoteness(),
         )  # fmt: skip
 

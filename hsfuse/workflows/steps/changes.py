@@ -100,9 +100,9 @@ def held_by_changes(scene: FusionScene, config: RunConfig) -> int:
     return 0 if config.quality == "plain" else HELD_BYTES_PER_PIXEL * height * width
 
 
-def taken_by_changes(scene: FusionScene, config: RunConfig) -> int:
-    """Bytes of memory that :func:`find_changes` takes at its peak."""
-    return 0 if config.quality == "plain" else bytes_to_repair(scene)
+def taken_by_changes(scene: FusionScene, config: RunConfig, threads: int) -> int:
+    """Bytes of memory that :func:`find_changes` takes at its peak with so many threads."""
+    return 0 if config.quality == "plain" else bytes_to_repair(scene, threads)
 
 
 def repaired_scene(
