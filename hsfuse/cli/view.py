@@ -37,14 +37,14 @@ def add_to(app: typer.Typer) -> None:
             from hsfuse.workflows.view.server import ViewServer
 
             with Explored(cube, hsi=hsi, msi=msi or []) as explored, ViewServer(explored, port) as server:
-                deliver(server.address)
-                if not quiet:
-                    deliver("Only this computer can open it. Ctrl-C ends.")
-                if browser:
-                    webbrowser.open(server.address)
                 # There is no work to be made safe.
                 signal.set_wakeup_fd(-1)
                 try:
+                    deliver(server.address)
+                    if not quiet:
+                        deliver("Only this computer can open it. Ctrl-C ends.")
+                    if browser:
+                        webbrowser.open(server.address)
                     server.serve_forever(poll_interval=0.2)
                 except KeyboardInterrupt:
                     deliver("closed")

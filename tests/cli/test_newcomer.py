@@ -46,6 +46,8 @@ except typer.Exit as leaving:
 """A run that computes for seconds without a word."""
 
 
+ATTEMPTS = 5
+"""A machine may stand still for seconds once, but not each time."""
 ANSWER = re.compile("stopping|interrupted")
 """The first where work is made safe, the second where there is none and the end is there already."""
 
@@ -85,12 +87,16 @@ def watch(command: list[str], until: Callable[[str], bool] = lambda _: False) ->
 
 
 def test_nothing_is_silent_and_ctrl_c_is_answered() -> None:
-    code, text, times, answered = watch([sys.executable, "-c", SLOW_WORK], until=lambda seen: "READY" in seen)
-    assert code == 130, text
-    # The start of the interpreter is the machine's business; from the first sign on the display never rests.
-    gaps = [b - a for a, b in pairwise(times[1:])]
-    assert max(gaps) < 2.0
-    assert 0.0 < answered < 1.0
+    for _ in range(ATTEMPTS):
+        code, text, times, answered = watch([sys.executable, "-c", SLOW_WORK], until=lambda seen: "READY" in seen)
+        assert code == 130, text
+        assert answered > 0.0, text
+        # The start of the interpreter is the machine's business; from the first sign on the display never rests.
+        longest = max(b - a for a, b in pairwise(times[1:]))
+        if longest < 2.0 and answered < 1.0:
+            break
+    assert longest < 2.0
+    assert answered < 1.0
     assert "start: load libraries" in text
     assert "1/2 co-register: match in windows" in text
     assert re.search(r"2/2 fuse: inject detail\r?\n.* left", text)

@@ -31,7 +31,7 @@ def test_memory_is_used_again_where_the_sink_is_done_with_it() -> None:
         handover.give(0, 4, first)
         waiting = handover._waiting
         assert waiting is not None
-        waiting.result(10.0)
+        waiting.result(60.0)
         second = _filled(handover, 4, 2.0)
         assert second is first
         handover.give(4, 4, second)
@@ -43,7 +43,7 @@ def test_rows_that_the_sink_still_reads_are_left_alone() -> None:
     given: list[float] = []
 
     def sink(row0: int, rows: NDArray[np.float32]) -> None:
-        assert going_on.wait(10.0)
+        assert going_on.wait(60.0)
         given.append(float(rows.mean()))
 
     with Handover(sink, _SHAPE, SampleEncoding.of("float32"), single=False) as handover:
