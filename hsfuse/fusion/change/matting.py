@@ -10,14 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, gaussian_filter
 
-from hsfuse.fusion.change.response import Response
+from hsfuse.fusion.change.response import Response, SeparableResponse
 from hsfuse.fusion.scene_model.relation import smoothed
 from hsfuse.masks import expand
+from hsfuse.native import matting as native
 
 FloatArray = NDArray[np.float64]
 FloatImage = NDArray[np.float32]
@@ -76,9 +78,10 @@ def foreign_share(data: MattingData, response: Response) -> FloatArray:
     In single precision: the time goes into reading memory.
     """
     rows, cols = data.guide.shape[1:]
-    near = expand(grown(data.candidates, NEAR_PX), response.ratio)
-    if not near.any():
+    asked = expand(grown(data.candidates, NEAR_PX), response.ratio)
+    if not asked.any():
         return np.zeros((rows, cols))
+    near = asked.astype(np.float32)
     looked = grown(data.candidates, _DATA_PX).T[:, :, None].astype(np.float32)
     blur = response.separable((rows // response.ratio, cols // response.ratio))
     squares = blur.squared()
@@ -93,12 +96,7 @@ def foreign_share(data: MattingData, response: Response) -> FloatArray:
     amplitude = np.ascontiguousarray(((data.guide - data.expected) * near).transpose(1, 0, 2), np.float32)
     wanted = coarse(data.blurred - data.seen)
     edges = _edges(data)
-    # Written to again and again: new memory for each step would cost as much as the arithmetic.
-    out, moved, steps = (
-        np.empty((rows, cols), np.float32),
-        np.empty_like(amplitude),
-        [np.empty_like(edge) for edge in edges],
-    )
+    equations = NormalEquations(near, amplitude, blur)
     start = np.minimum(data.distance / _START_DISTANCE, 1.0)
     found = np.clip(response.up_single(start[None])[0], 0.0, 1.0) * near
     for _ in range(_ROUNDS):
@@ -112,31 +110,68 @@ def foreign_share(data: MattingData, response: Response) -> FloatArray:
         ]
         sparse = _SPARSITY / np.sqrt(found**2 + _EPSILON**2)
 
-        def normal(
-            x: FloatImage, precision: FloatImage = precision, smooth: list[FloatImage] = smooth,
-            sparse: FloatImage = sparse,
-        ) -> FloatImage:  # fmt: skip
-            np.multiply(sparse, x, out=out)
-            for weight, (a, b, _), step in zip(smooth, _PAIRS, steps, strict=True):
-                np.subtract(x[a], x[b], out=step)
-                step *= weight
-                out[a] += step
-                out[b] -= step
-            low = blur.down(np.multiply(amplitude, x[:, None], out=moved))
-            low *= precision
-            back = blur.back(low)
-            back *= amplitude
-            for band in range(back.shape[1]):
-                np.add(out, back[:, band], out=out)
-            return np.multiply(out, near, out=out)
-
         right = (amplitude * blur.back(precision * wanted)).sum(axis=1)
         diagonal = sparse + (amplitude**2 * squares.back(precision)).sum(axis=1)
         for weight, (a, b, _) in zip(smooth, _PAIRS, strict=True):
             diagonal[a] += weight
             diagonal[b] += weight
+        normal = partial(equations.applied, sparse, smooth, precision)
         found = np.clip(_conjugate_gradients(normal, right, found, 1.0 / diagonal), 0.0, 1.0)
     return np.asarray(found, np.float64)
+
+
+class NormalEquations:
+    """The normal equations of a block: by a compiled kernel where there is one, else by NumPy with the same bits.
+
+    Parameters
+    ----------
+    near
+        1 where shares are unknown, 0 elsewhere, shape (row, col).
+    amplitude
+        What a share of 1 changes, shape (row, msi band, col).
+    response
+        The HSI's.
+    """
+
+    def __init__(self, near: FloatImage, amplitude: FloatImage, response: SeparableResponse) -> None:
+        self._near, self._amplitude, self._response = near, amplitude, response
+        # Written to again and again: new memory for each step would cost as much as the arithmetic.
+        self._out, self._moved = np.empty_like(near), np.empty_like(amplitude)
+        self._steps = [np.empty_like(near[a]) for a, _, _ in _PAIRS]
+
+    def applied(
+        self, sparse: FloatImage, smooth: list[FloatImage], precision: FloatImage, x: FloatImage
+    ) -> FloatImage:  # fmt: skip
+        """Apply them to ``x`` (row, col); the result is written over by the next call.
+
+        Parameters
+        ----------
+        sparse
+            Weights of the shares, shape (row, col).
+        smooth
+            Weights of the differences, for each of :data:`_PAIRS`.
+        precision
+            Of the data, shape (coarse col, coarse row, msi band).
+        x
+            Shares.
+        """
+        out, response, amplitude = self._out, self._response, self._amplitude
+        matrices = response.cols, response.rows_back, response.cols_back
+        if native.normal_equations(x, self._near, sparse, smooth, amplitude, precision, matrices, out):
+            return out
+        np.multiply(sparse, x, out=out)
+        for weight, (a, b, _), step in zip(smooth, _PAIRS, self._steps, strict=True):
+            np.subtract(x[a], x[b], out=step)
+            step *= weight
+            out[a] += step
+            out[b] -= step
+        low = response.down(np.multiply(amplitude, x[:, None], out=self._moved))
+        low *= precision
+        back = response.back(low)
+        back *= amplitude
+        for band in range(back.shape[1]):
+            np.add(out, back[:, band], out=out)
+        return np.multiply(out, self._near, out=out)
 
 
 def neighbour_contrast(guide: NDArray[np.floating], power: FloatArray) -> FloatArray:
