@@ -6,16 +6,34 @@ import contextlib
 import json
 import logging
 import sys
+from collections.abc import Iterator
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, TextIO
 
 LOGGER_NAME = "hsfuse"
+_IN_DETAIL = ContextVar("in_detail", default=False)
 
 
 def get_logger(name: str) -> logging.Logger:
     """Return the logger of a module (pass ``__name__``)."""
     return logging.getLogger(name if name.startswith(LOGGER_NAME) else f"{LOGGER_NAME}.{name}")
+
+
+@contextlib.contextmanager
+def as_details() -> Iterator[None]:
+    """What is told inside, by this thread, is a detail: of one of a thousand windows, not of a scene."""
+    before = _IN_DETAIL.set(True)
+    try:
+        yield
+    finally:
+        _IN_DETAIL.reset(before)
+
+
+class _WithoutDetails(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno > logging.INFO or not _IN_DETAIL.get()
 
 
 class JsonFormatter(logging.Formatter):
@@ -125,6 +143,8 @@ def configure(
     as_json = log_format == "json"
     stream = _StderrHandler()
     stream.setLevel(level)
+    if level > logging.DEBUG:
+        stream.addFilter(_WithoutDetails())
     stream.setFormatter(JsonFormatter() if as_json else TextFormatter(dated=False))
     root.addHandler(stream)
     if log_file is not None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import TextIO
 
 from hsfuse.progress.protocol import Stage, Step, format_seconds
-from hsfuse.progress.tracker import ProgressTracker
+from hsfuse.progress.tracker import TOLD_S, ProgressTracker
 
 _EVERY = 5
 """Percent between lines."""
@@ -42,15 +42,15 @@ class LineProgress:
         tracker.begin(name, total)
         start, state = time.monotonic(), tracker.state()
         planned = tracker.label(name) != name
-        # Beside the steps of a plan others are too short to be told.
-        told = planned or state.left is None
+        known = planned or state.left is None
         if planned:
             left = f"; about {format_seconds(state.left)} left" if state.left else ""
             self._write(f"{tracker.label(name)}: {state.text or name}{left}")
         yield _LineStage(self, name, total, planned)
         tracker.end(name)
-        if told:
-            self._write(f"{tracker.label(name)}: done in {format_seconds(time.monotonic() - start)}")
+        took = time.monotonic() - start
+        if known or took >= TOLD_S:
+            self._write(f"{tracker.label(name)}: done in {format_seconds(took)}")
 
     def advanced(self, name: str, amount: float) -> None:
         """Count what a stage did, and write a line where the run got on by 5 %."""

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from hsfuse.progress.protocol import Stage, Step, format_seconds
-from hsfuse.progress.tracker import ProgressTracker, SmoothedEstimate, State, TrackedStage
+from hsfuse.progress.tracker import TOLD_S, ProgressTracker, SmoothedEstimate, State, TrackedStage
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -63,8 +63,7 @@ class RichProgress:
         yield TrackedStage(tracker, name)
         took = tracker.end(name)
         spent = time.monotonic() - start if took is None else took
-        # Beside the steps of a plan others are too short to be told.
-        if tracker.label(name) != name or tracker.state().left is None:
+        if tracker.label(name) != name or tracker.state().left is None or spent >= TOLD_S:
             self._console.print(f"{tracker.label(name)}: {format_seconds(spent)}", style="dim", markup=False)
 
     def say(self, text: str) -> None:

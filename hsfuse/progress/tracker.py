@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 
 from hsfuse.progress.protocol import Step
 
+TOLD_S = 2.0
+"""Seconds from which the end of a stage beside the steps of a plan is told."""
 _TRUST_S = 1.5
 """Expected seconds that must have passed until the machine's own pace counts as much as what was foreseen."""
 _PACE = (0.2, 20.0)

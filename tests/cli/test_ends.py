@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from hsfuse.cli.app import app
 from hsfuse.cli.session import Session
-from hsfuse.log import configure, get_logger
+from hsfuse.log import as_details, configure, get_logger
 
 runner = CliRunner()
 COMMAND = f"{sys.executable} -m hsfuse"
@@ -114,6 +114,23 @@ def test_nothing_stands_among_the_json_lines_of_a_log(capsys: pytest.CaptureFixt
         stage.advance()
     get_logger("hsfuse.x").warning("a word")
     assert [json.loads(line)["message"] for line in capsys.readouterr().err.splitlines()] == ["a word"]
+
+
+def test_details_of_windows_are_told_where_details_are_wanted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for verbosity, told in ((0, False), (1, True)):
+        configure(verbosity=verbosity, log_file=tmp_path / f"log{verbosity}")
+        with as_details():
+            get_logger("hsfuse.x").info("a window")
+            get_logger("hsfuse.x").warning("a warning")
+        get_logger("hsfuse.x").info("the scene")
+        shown = capsys.readouterr().err
+        assert "a warning" in shown
+        assert "the scene" in shown
+        assert ("a window" in shown) is told
+        assert "a window" in (tmp_path / f"log{verbosity}").read_text()
+    configure()
 
 
 SLOW = """

@@ -26,6 +26,7 @@ from hsfuse.fusion.methods.ssrfn.objective import (
     with_tensors,
 )
 from hsfuse.fusion.mixing import mix
+from hsfuse.log import as_details
 from hsfuse.outputs import part_name
 from hsfuse.training.distributed import Team
 from hsfuse.training.fusion_task import PatchTask, TaskSetup, low_resolution_strip
@@ -98,7 +99,8 @@ class GateTask(PatchTask):
         context = FusionContext(
             pair.ratio, facts.centre_nm, facts.fwhm_nm, facts.srf, facts.psf, device, facts.seed
         )  # fmt: skip
-        method.fit(context, [low_resolution_strip(pair)])
+        with as_details():
+            method.fit(context, [low_resolution_strip(pair)])
         found = method.expert_outputs(pair.hsi[None], pair.msi[None])
         if found is None:
             raise OverlapError("The window is too small for experts.")
