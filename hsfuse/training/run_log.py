@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -104,11 +105,27 @@ def _rows_until(path: Path, step: int, names: Sequence[str]) -> list[dict[str, s
     return [{name: row.get(name) or "" for name in names} for row in rows if int(row["step"]) <= step]
 
 
+def check_board() -> None:
+    """Find out before any work whether a TensorBoard log can be written.
+
+    Raises
+    ------
+    UsageError
+        TensorBoard is not installed.
+    """
+    if find_spec("tensorboard") is None:
+        raise _no_board()
+
+
+def _no_board() -> UsageError:
+    return UsageError(
+        "TensorBoard is not installed.", hint="pip install 'hsfuse[tensorboard]', or leave out --tensorboard."
+    )
+
+
 def _open_board(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise UsageError(
-            "TensorBoard is not installed.", hint="pip install 'hsfuse[tensorboard]', or leave out --tensorboard."
-        ) from error
+        raise _no_board() from error
     return SummaryWriter(str(folder))

@@ -24,6 +24,7 @@ from hsfuse.config import TrainConfig
 from hsfuse.fusion.nets.weights import load_weights
 from hsfuse.simulate.training_scene import training_scene
 from hsfuse.spectral import BandTable
+from hsfuse.training import run_log
 from hsfuse.training.checkpoint import save_checkpoint
 
 pytestmark = pytest.mark.usefixtures("torch_threads_as_they_were")
@@ -331,3 +332,14 @@ def test_a_training_scored_in_what_it_gains_is_described() -> None:
         "validation": {"gain_db": 0.25, "worst_gain_db": -0.1, "gain_without_db": 0.2},
     }  # fmt: skip
     assert "gain +0.25 dB, at worst -0.10 dB, over the estimate without network" in result_text(summary)
+
+
+def test_a_missing_tensorboard_is_found_before_any_scene_is_read(
+    cube: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_log, "find_spec", lambda name: None)
+    call = ["train-reduced", str(cube), "-o", str(tmp_path / "x.safetensors"), *QUICK, "--tensorboard"]
+    done = runner.invoke(app, call)
+    assert done.exit_code == 2
+    assert "TensorBoard is not installed" in done.output
+    assert "start weights: done" not in done.output

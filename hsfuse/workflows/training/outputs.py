@@ -8,7 +8,7 @@ from pathlib import Path
 from hsfuse.config import TrainConfig
 from hsfuse.errors import InputError, OutputError
 from hsfuse.outputs import check_paths, part_name, refuse_inputs, refuse_same
-from hsfuse.training.run_log import COLUMNS
+from hsfuse.training.run_log import COLUMNS, check_board
 from hsfuse.training.settings import TrainingFiles
 from hsfuse.workflows.training.training_inputs import TrainingInput
 
@@ -31,7 +31,11 @@ def check_training_outputs(
     ------
     OutputError
         An output touches an input, or another file is where the checkpoint or the log is to be.
+    UsageError
+        A TensorBoard log is wanted, and TensorBoard is not installed.
     """
+    if files.tensorboard is not None:
+        check_board()
     outputs = [path for path in (output, files.checkpoint, files.log, files.tensorboard) if path is not None]
     read = [*given, *(path for scene in scenes for path in (scene.hsi, *scene.msi))]
     read += [Path(text) for text in (config.init, config.structure, config.bands) if text and Path(text).exists()]
