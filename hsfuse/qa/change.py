@@ -124,7 +124,8 @@ def _draw_map(axes: Axes, view: ChangeView, image: NDArray[np.floating[Any]], co
         np.ma.masked_where(~view.seen, image), cmap=colours, vmin=0.0, vmax=top, extent=_extent(view),
         interpolation="nearest",
     )  # fmt: skip
-    axes.figure.colorbar(shown, ax=axes, location="bottom", shrink=0.8, aspect=35, pad=0.02)
+    bar = axes.figure.colorbar(shown, ax=axes, location="bottom", shrink=0.8, aspect=35, pad=0.02)
+    bar.ax.locator_params(nbins=6)
 
 
 def _draw_pictures(drawn: Sequence[Axes], view: ChangeView, pictures: NDArray[np.floating[Any]]) -> None:
