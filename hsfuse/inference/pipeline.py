@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, ModelSpec
 from hsfuse.inference.accelerator import Accelerator, bounded_vram
 from hsfuse.inference.backing_off import fuse_backing_off
-from hsfuse.inference.budget import CACHE_BYTES, Estimate, choose_plan, make_budget
+from hsfuse.inference.budget import CACHE_BYTES, LOADED_BYTES, Estimate, choose_plan, make_budget
 from hsfuse.inference.engine import count_finished, fuse_scene_tiles
 from hsfuse.inference.filtered_guide import filter_guide
 from hsfuse.inference.handover import RowEncoder, Sink
@@ -120,7 +120,8 @@ def plan(
     # Tiles are cut to fit what is valid, so how much is computed depends on it.
     wanted = None if resources.on_gpu else scene.expected_pixels()
     budget = make_budget(resources)
-    earlier = budget.base + CACHE_BYTES + earlier_bytes if earlier_bytes else 0
+    # A dry run plans before everything is loaded and the images are co-registered.
+    earlier = max(budget.base, LOADED_BYTES) + CACHE_BYTES + earlier_bytes if earlier_bytes else 0
     budget = replace(budget, base=budget.base + later_bytes)
     if resources.memory is not None and earlier > resources.memory:
         _log.warning(
