@@ -22,8 +22,8 @@ _BASE_BYTES = 380 * 2**20
 """Interpreter, libraries and open files: what is assumed where the process itself is not looked at."""
 CACHE_BYTES = 40 * 2**20
 """What libraries still take once they work: GDAL's blocks, code that is loaded later."""
-LOADED_BYTES = 560_000_000
-"""What a process holds when changes are looked for: libraries, and what a large scene's co-registration leaves."""
+LOADED_BYTES, LOADED_PIXEL_BYTES = 410_000_000, 11
+"""What a process holds when changes are looked for: libraries, and per fine pixel what co-registration leaves."""
 _NETWORK_BYTES = 128 * 2**20
 """Weights in the forms that kernels want, and what torch keeps for its convolutions."""
 _RESULTS_UNDERWAY = 2

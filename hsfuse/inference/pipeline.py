@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from hsfuse.fusion.base import FusionContext, FusionMethod, LowResolutionStrip, ModelSpec
 from hsfuse.inference.accelerator import Accelerator, bounded_vram
 from hsfuse.inference.backing_off import fuse_backing_off
-from hsfuse.inference.budget import CACHE_BYTES, LOADED_BYTES, Estimate, choose_plan, make_budget
+from hsfuse.inference.budget import CACHE_BYTES, LOADED_BYTES, LOADED_PIXEL_BYTES, Estimate, choose_plan, make_budget
 from hsfuse.inference.engine import count_finished, fuse_scene_tiles
 from hsfuse.inference.filtered_guide import filter_guide
 from hsfuse.inference.handover import RowEncoder, Sink
@@ -121,7 +121,8 @@ def plan(
     wanted = None if resources.on_gpu else scene.expected_pixels()
     budget = make_budget(resources)
     # A dry run plans before everything is loaded and the images are co-registered.
-    earlier = max(budget.base, LOADED_BYTES) + CACHE_BYTES + earlier_bytes if earlier_bytes else 0
+    loaded = LOADED_BYTES + LOADED_PIXEL_BYTES * scene.fine_grid.height * scene.fine_grid.width
+    earlier = max(budget.base, loaded) + CACHE_BYTES + earlier_bytes if earlier_bytes else 0
     budget = replace(budget, base=budget.base + later_bytes)
     if resources.memory is not None and earlier > resources.memory:
         _log.warning(
