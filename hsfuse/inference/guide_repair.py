@@ -21,6 +21,7 @@ from hsfuse.fusion.diagnostics import Calibration
 from hsfuse.fusion.guide_noise import GuideSample, guide_noise
 from hsfuse.inference.confidence import confidence_images
 from hsfuse.inference.few_bands import images_differ
+from hsfuse.inference.guide_notes import guide_notes
 from hsfuse.inference.partner_detail import show_partners
 from hsfuse.inference.partners import Partnership, combine_partners
 from hsfuse.inference.repaired_msi import RepairedMsi
@@ -28,7 +29,6 @@ from hsfuse.inference.scene import FusionScene
 from hsfuse.inference.scene_survey import (
     Survey,
     align_survey,
-    exchanged_bands,
     misfit_of_place,
     show_another_place,
     show_this_place,
@@ -101,6 +101,8 @@ class SceneRepair:
     pictures
         What the HSI and the guide (its colours corrected) show of the guide's bands, NaN where not measured, shape
         (image, msi band, row, col) on the HSI's grid, thinned out.
+    notes
+        Sentences about a guide that contradicts its description.
     """
 
     scene: FusionScene
@@ -116,6 +118,7 @@ class SceneRepair:
     alignment: Calibration | None
     response: Response
     pictures: FloatCube
+    notes: tuple[str, ...] = ()
 
     @property
     def change(self) -> FloatCube:
@@ -180,6 +183,8 @@ def repair_scene(scene: FusionScene, context: FusionContext) -> SceneRepair:
         # The repaired guide has taken its place.
         survey = replace(survey, msi=survey.msi[:, :0].copy())
         release_freed_memory()
+        for note in found.notes:
+            _log.warning("%s", note)
         if not found.guide.trusted:
             why = images_differ(len(scene.bands))
             _log.warning("%s: the hyperspectral image is interpolated without its guide.", why[:1].upper() + why[1:])
@@ -227,6 +232,7 @@ class _Found(NamedTuple):
     response: Response
     noise: NDArray[np.float64] | None
     partnership: Partnership | None
+    notes: tuple[str, ...]
 
 
 def _repaired(scene: FusionScene, context: FusionContext, survey: Survey, *, overwrite: bool = False) -> _Found:
@@ -247,24 +253,19 @@ def _repaired(scene: FusionScene, context: FusionContext, survey: Survey, *, ove
     if partnership is not None and guide.trusted:
         seen = int(np.count_nonzero(~survey.gaps & survey.seen))
         guide, partnership = show_partners(guide, survey.msi, response, partnership, seen)
-    exchanged = exchanged_bands(survey, guide.evidence.blurred)
-    if exchanged:
-        _log.warning(
-            "The multispectral bands %s look exchanged: each is like what the hyperspectral image shows of the other; "
-            "check their order and wavelengths.", ", ".join(f"{j + 1} and {i + 1}" for i, j in exchanged),
-        )  # fmt: skip
+    notes = guide_notes(survey, guide.evidence.blurred)
     noise = None
     if guide.trusted and _is_left_out(guide):
         # What is left to learn from may be too little to tell the noise, which change has nothing to do with.
         noise = guide_noise([sample])
-    return _Found(guide, alignment, response, noise, partnership)
+    return _Found(guide, alignment, response, noise, partnership, notes)
 
 
 def _told(
     scene: FusionScene, context: FusionContext, survey: Survey, found: _Found, model: ErrorModel | None
 ) -> SceneRepair:
     """Tell how sure the result will be; the guide as it came is not looked at."""
-    guide, alignment, response, noise, partnership = found
+    guide, alignment, response, noise, partnership, notes = found
     pixels = guide.msi if guide.trusted else response.up(guide.evidence.relation.seen).astype(np.float32)
     if not guide.trusted:
         # All of the detail is replaced, whatever the repair made of it.
@@ -301,7 +302,7 @@ def _told(
     return SceneRepair(
         repaired, facts, guide.share, guide.trusted, confidence, hsi_only, fine,
         ~survey.gaps & survey.seen, survey.traits.brightness, bound, alignment, response,
-        _pictures(guide, survey),
+        _pictures(guide, survey), notes,
     )  # fmt: skip
 
 

@@ -31,9 +31,6 @@ BoolArray = NDArray[np.bool_]
 _NO_VARIANCE = 1e-12
 """Share of the mean square that rounding leaves of equal spectra."""
 _EMPTY = "Leave out what is empty, or use --quality plain, which does not compare both images."
-_ORDER_PIXELS, _ORDER_GAIN, _ORDER_LEAST = 10_000, 0.2, 0.8
-"""Pixels that are compared, about, and how much better both of two bands must correlate with each other's prediction,
-and how well: neighbours in the visible differ less, and a season does not exchange bands."""
 _SMALL_PIXELS, _PLACE_BANDS, _ABOVE_NOISE = 16_000, 24, 3.0
 """HSI pixels of a small scene; bands that are looked at, and the variance of fine structure over the noise's from which
 a band tells whether both images show one place."""
@@ -157,29 +154,6 @@ def _refuse_flat(names: Sequence[str], msi: FloatCube, seen: BoolArray) -> None:
             f"The multispectral image shows nothing in the {which} {', '.join(flat)}: one number on all of the ground.",
             hint=_EMPTY,
         )
-
-
-def exchanged_bands(survey: Survey, blurred: NDArray[np.floating]) -> list[tuple[int, int]]:
-    """Pairs of guide bands each of which looks like what the HSI shows of the other; none without responses.
-
-    Parameters
-    ----------
-    survey
-        The scene.
-    blurred
-        The guide as the HSI would see it, shape (msi band, row, col).
-    """
-    predicted, places = survey.pair.predicted, np.flatnonzero(survey.pair.valid)
-    if predicted is None or places.size < MIN_PIXELS:
-        return []
-    places = places[:: max(places.size // _ORDER_PIXELS, 1)]
-    bands = len(predicted)
-    seen, told = (np.asarray(x.reshape(bands, -1)[:, places], np.float64) for x in (blurred, predicted))
-    if min(float(x.std(axis=1).min()) for x in (seen, told)) == 0.0:
-        return []
-    alike = np.corrcoef(seen, told)[:bands, bands:]
-    better = (alike - np.diag(alike)[:, None] > _ORDER_GAIN) & (alike > _ORDER_LEAST)
-    return [(i, j) for i in range(bands) for j in range(i) if better[i, j] and better[j, i]]
 
 
 def misfit_of_place(survey: Survey, ratio: int) -> PlaceMisfit | None:

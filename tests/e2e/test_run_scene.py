@@ -25,6 +25,7 @@ from hsfuse.simulate.scene import Truth
 from hsfuse.workflows import opened_run
 from hsfuse.workflows.demo import read_cube
 from hsfuse.workflows.run import RunResult
+from hsfuse.workflows.steps import prepare
 from hsfuse.writers import journal_folder
 from hsfuse.writers.journal import Journal
 
@@ -138,6 +139,26 @@ def test_dry_run_writes_nothing_and_tells_what_the_run_does(
     assert full["grid"] == fused.summary["grid"]
     assert quick["bands"]["count"] == full["bands"]["count"] == 100
     assert quick["plan"]["disk_bytes"] == pytest.approx(full["plan"]["disk_bytes"], rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("area", "code", "text"),
+    [
+        ("1,2,3", 3, "does not exist"),
+        ("0,0,0,0", 2, "is empty"),
+        ("0,0,100,100", 4, "outside both"),
+    ],
+)
+def test_an_area_that_cannot_be_meant_is_told_before_anything_is_matched(
+    pair: SimulatedPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, area: str, code: int, text: str
+) -> None:
+    def matched(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(prepare, "align", matched)
+    given = ["run", str(pair.prisma), str(pair.sentinel2), "-o", str(tmp_path / "o.tif"), "-q", "--aoi", area]
+    result = runner.invoke(app, given)
+    assert (result.exit_code, text in " ".join(result.output.split())) == (code, True), result.output
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from hsfuse.fusion.scene_model import reweighting
 from hsfuse.grid import Slice2D
 from hsfuse.inference import pipeline
 from hsfuse.inference.confidence import confidence_features
+from hsfuse.inference.guide_notes import exchanged_bands
 from hsfuse.inference.guide_repair import SceneRepair, repair_scene, repair_surveyed
 from hsfuse.inference.scene import FusionScene
 from hsfuse.inference.scene_survey import show_another_place, survey_scene
@@ -396,6 +397,28 @@ def test_bands_in_another_order_than_their_responses_are_told(
         _repair(_scene(pair, pair.msi[order]))
     assert exchanged in caplog.text
     assert ("look exchanged" in caplog.text) is bool(exchanged)
+
+
+@pytest.mark.parametrize(("haze", "exchanged"), [(0.0, True), (1.0, True), (3.0, False)])
+def test_exchanged_bands_are_told_under_haze_too(haze: float, exchanged: bool) -> None:
+    rng = np.random.default_rng(0)
+    told = rng.standard_normal((4, 900))
+    seen = told[[3, 1, 2, 0]]
+    seen[3] += haze * rng.standard_normal(900)
+    assert exchanged_bands(seen, told) == ([(0, 3)] if exchanged else [])
+    assert exchanged_bands(seen[[3, 1, 2, 0]], told) == []
+
+
+@pytest.mark.parametrize(("factor", "told"), [(0.1, "0.1 times"), (10.0, "10 times"), (0.5, ""), (2.0, "")])
+def test_a_guide_of_another_scale_is_told_and_fused_alike(
+    factor: float, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    pair = make_pair((26, 28))
+    found = _repair(_scene(pair, pair.msi * np.float32(factor)))
+    assert told in " ".join(found.notes)
+    assert ("check the scale" in caplog.text) is bool(found.notes) is bool(told)
+    assert found.trusted
+    assert found.share < 0.01
 
 
 def test_the_error_of_a_result_without_its_guide_is_that_of_the_hsi_alone(cloudy: Pair) -> None:

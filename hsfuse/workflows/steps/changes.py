@@ -55,7 +55,7 @@ def find_changes(
     days = days_apart(prepared.scene)
     facts = repair.to_json() | {"days_apart": None if days is None else round(days, 2)}
     apart = "" if days is None else f" (taken {days:.1f} days apart)"
-    warnings = list(prepared.warnings)
+    warnings = [*prepared.warnings, *repair.notes]
     if not repair.trusted:
         said = images_differ(len(prepared.scene.bands))
         warnings.append(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from hsfuse.band_selection import BandSelection, check_request, parse_bands, select_bands
 from hsfuse.config import RunConfig
+from hsfuse.coregister.field import DisplacementField
 from hsfuse.coregister.result import CoregistrationResult
 from hsfuse.coregister.warp import Resampler
 from hsfuse.degrade import Psf
@@ -30,7 +31,7 @@ from hsfuse.parallel import do_all, parts_of, threads_for, together
 from hsfuse.progress import Progress
 from hsfuse.readers.base import HyperspectralProduct
 from hsfuse.threads import single_threaded, torch_threads
-from hsfuse.workflows.steps.aoi import parse_aoi
+from hsfuse.workflows.steps.aoi import AreaOfInterest, parse_aoi
 from hsfuse.workflows.steps.clock import hidden
 from hsfuse.workflows.steps.guide import (
     GuideResponse,
@@ -111,6 +112,10 @@ def prepare_scene(
     # A request that cannot be met fails before minutes of matching; the bands themselves are examined beside it.
     wanted = band_request(pair.hsi, config.bands, asked="bands" in config.model_fields_set)
     check_bands(pair.hsi, wanted, network_nm)
+    area = _area(pair, config)
+    if area is not None and pair.msi.grid.bounds.intersect(area.bounds.buffer(pair.hsi.grid.pixel_m)) is None:
+        # Off the guide, wherever the HSI is found to lie.
+        common_grid(pair, DisplacementField.zero(), area)
     with ThreadPoolExecutor(1, thread_name_prefix="hsfuse-bands") as beside:
         examining = beside.submit(select_scene_bands, pair.hsi, wanted, hidden(progress), network_nm)
         result = align(pair, config, matching, progress)
@@ -172,11 +177,15 @@ def _prepare(
     )
 
 
+def _area(pair: Pair, config: RunConfig) -> AreaOfInterest | None:
+    return parse_aoi(config.aoi, pair.msi.grid.crs, config.aoi_crs) if config.aoi else None
+
+
 def _scene_of(
     pair: Pair, result: CoregistrationResult, bands: NDArray[np.int64], psf: Psf, config: RunConfig
 ) -> FusionScene:
     """Put both products on the grid that they share."""
-    area = parse_aoi(config.aoi, pair.msi.grid.crs, config.aoi_crs) if config.aoi else None
+    area = _area(pair, config)
     grid = common_grid(pair, result.field, area)
     scene = FusionScene(
         pair.hsi,
