@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal, TextIO
 
 LOGGER_NAME = "hsfuse"
-_IN_DETAIL = ContextVar("in_detail", default=False)
+_DETAIL_LEVEL = ContextVar("detail_level", default=logging.NOTSET)
 
 
 def get_logger(name: str) -> logging.Logger:
@@ -22,18 +22,18 @@ def get_logger(name: str) -> logging.Logger:
 
 
 @contextlib.contextmanager
-def as_details() -> Iterator[None]:
-    """What is told inside, by this thread, is a detail: of one of a thousand windows, not of a scene."""
-    before = _IN_DETAIL.set(True)
+def as_details(level: int = logging.INFO) -> Iterator[None]:
+    """What is told inside up to a level, by this thread, is a detail: of a window or a trial, not of a scene."""
+    before = _DETAIL_LEVEL.set(level)
     try:
         yield
     finally:
-        _IN_DETAIL.reset(before)
+        _DETAIL_LEVEL.reset(before)
 
 
 class _WithoutDetails(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        return record.levelno > logging.INFO or not _IN_DETAIL.get()
+        return record.levelno > _DETAIL_LEVEL.get()
 
 
 class JsonFormatter(logging.Formatter):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -15,7 +16,7 @@ from hsfuse.inference import pipeline
 from hsfuse.inference.explained_detail import explained_detail_db
 from hsfuse.inference.few_bands import FEW_BANDS
 from hsfuse.inference.scene import FusionScene
-from hsfuse.log import get_logger
+from hsfuse.log import as_details, get_logger
 
 _log = get_logger(__name__)
 
@@ -163,7 +164,9 @@ def _reduced_error(method: FusionMethod, context: FusionContext, strips: Sequenc
         reduced.append((LowResolutionStrip(coarse, guide, seen, fine), hsi, valid, np.ascontiguousarray(msi)))
     try:
         if reduced:
-            method.fit(context, [entry[0] for entry in reduced])
+            # What the trial is told of itself would be taken for what is said of the result.
+            with as_details(logging.WARNING):
+                method.fit(context, [entry[0] for entry in reduced])
             fitted = True
     except HsfuseError:
         return None

@@ -112,6 +112,7 @@ def test_a_run_says_what_it_made_of_a_sparse_scene(
     assert made.exit_code == 0, made.output
     summary = json.loads(made.stdout.strip().splitlines()[-1])
     assert summary["method"]["name"] == method
+    assert made.stderr.count("Refinement:") == (method != "bicubic"), "of the result, not of its trial"
     assert any(said in warning for warning in summary["warnings"])
     assert summary["verdict"]["level"] != "good"
     assert said in (tmp_path / "o.report.html").read_text(encoding="utf-8")
