@@ -204,9 +204,16 @@ def told_without_guide(repair: SceneRepair, scene: FusionScene, context: FusionC
     scene, context
         As they were repaired.
     """
-    survey = survey_scene(scene, context)
-    found = _repaired(scene, context, survey)
-    alone = _told(scene, context, survey, found._replace(guide=replace(found.guide, elsewhere=True)), ErrorModel.load())
+    scene = replace(scene, partners=())
+    with large_arrays_apart():
+        survey = survey_scene(scene, context)
+        found = _repaired(scene, context, survey, overwrite=True)
+        survey = replace(survey, msi=survey.msi[:, :0].copy())
+        release_freed_memory()
+        refused = found._replace(guide=replace(found.guide, elsewhere=True))
+        alone = _told(scene, context, survey, refused, ErrorModel.load())
+    del survey, found, refused
+    release_freed_memory()
     told = np.stack([repair.change, alone.expected_error])
     return replace(
         repair, confidence=SpilledImages(told), hsi_only=np.ones_like(repair.hsi_only), error_bound=alone.error_bound
