@@ -105,6 +105,8 @@ def loaded_gates(paths: Sequence[Path]) -> dict[str, Gate]:
         network = load_weights(file).network
         if not isinstance(network, Gate):
             raise SystemExit(f"{path} holds no gate.")
+        if name in networks:
+            raise SystemExit(f"Two of the weights are called {name}: give one of their folders another name.")
         networks[name] = network.eval()
     return networks
 
