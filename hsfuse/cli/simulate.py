@@ -32,6 +32,10 @@ def add_to(app: typer.Typer) -> None:
         days_apart: Annotated[
             int | None, typer.Option(help="Sentinel-2 so many days later: harvest, season, sun, haze, missed clouds")
         ] = None,
+        overflight: Annotated[
+            int,
+            typer.Option(help="Sentinel-2 on another day of its own: other noise, clouds and haze, same ground", min=0),
+        ] = 0,
         relief: Annotated[
             float, typer.Option(help="relief in metres: slopes, cast shadows and parallax", min=0.0, max=4000.0)
         ] = 0.0,
@@ -51,7 +55,7 @@ def add_to(app: typer.Typer) -> None:
 
             facts = simulate_products(
                 folder, sensor=sensor, rows=rows, cols=cols, seed=seed, clouds=clouds, full_tile=full_tile,
-                s2_bands=s2_bands, vnir_swir_shift_m=swir_shift, days_apart=days_apart, relief_m=relief,
-                strong_smile=smile, fine_truth=fine, progress=session.progress,
+                s2_bands=s2_bands, vnir_swir_shift_m=swir_shift, days_apart=days_apart, overflight=overflight,
+                relief_m=relief, strong_smile=smile, fine_truth=fine, progress=session.progress,
             )  # fmt: skip
             session.show(facts, lambda: "\n".join(f"{name:<11} {value}" for name, value in facts.items()))

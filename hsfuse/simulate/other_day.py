@@ -84,8 +84,9 @@ def relief_height(grid: Grid, *, seed: int, relief_m: float) -> FloatArray:
 
 
 def make_other_day(
-    truth: Truth, *, days: int, seed: int, when: tuple[datetime, datetime], height_m: FloatArray | None
-) -> OtherDay:
+    truth: Truth, *, days: int, seed: int, when: tuple[datetime, datetime], height_m: FloatArray | None,
+    weather_seed: int | None = None,
+) -> OtherDay:  # fmt: skip
     """Age a scene by some days, and light both days as their sun stands.
 
     Parameters
@@ -95,13 +96,15 @@ def make_other_day(
     days
         Days between the images; the sign does not matter.
     seed
-        Of what changes; the scene's own seed.
+        Of what changes on the ground; the scene's own seed.
     when
         Times (UTC) of the hyperspectral image and of the guide.
     height_m
         Heights for the light on slopes and for cast shadows, shape (row, col); None: flat.
+    weather_seed
+        Of haze and missed clouds; None: ``seed``.
     """
-    rng = np.random.default_rng([seed, 0x0DA7])
+    rng = np.random.default_rng([seed if weather_seed is None else weather_seed, 0x0DA7])
     parcels = _changed_parcels(truth, abs(days), seed)
     guide = _aged(_with_other_crops(truth, parcels, seed), abs(days))
     change = np.where(parcels, np.uint8(CHANGED_PARCEL), np.uint8(0))

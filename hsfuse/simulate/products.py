@@ -210,15 +210,16 @@ def _other_day(config: SimulationConfig, truth: Truth) -> tuple[Truth, Truth, tu
     if config.relief_m > 0.0:
         height = relief_height(truth.grid, seed=config.seed, relief_m=config.relief_m)
     both = make_other_day(
-        truth, days=config.days_apart or 0, seed=config.seed, when=(config.start, config.guide_start), height_m=height
-    )
+        truth, days=config.days_apart or 0, seed=config.seed, weather_seed=config.overflight_seed,
+        when=(config.start, config.guide_start), height_m=height,
+    )  # fmt: skip
     field = None if truth.field is None else truth.field.over(truth.grid, height)
     return dataclasses.replace(both.hsi, field=field), both.guide, both.unmasked
 
 
 def _sentinel2(config: SimulationConfig, truth: Truth, grid: Grid, unmasked: tuple[Cover, ...] = ()) -> Sentinel2Sensor:
     """Set up the Sentinel-2 product."""
-    rng = np.random.default_rng([config.seed, 0xC52])
+    rng = np.random.default_rng([config.overflight_seed, 0xC52])
     shape = truth.grid.coarsened(round(MSI_PIXEL_M / truth.grid.pixel_m)).shape
     clouds = Clouds.random(shape, rng, fraction=config.cloud_fraction, pixel_m=MSI_PIXEL_M, shadow_m=1100.0)
     return Sentinel2Sensor(
@@ -228,7 +229,7 @@ def _sentinel2(config: SimulationConfig, truth: Truth, grid: Grid, unmasked: tup
         psf_fwhm=config.s2_psf_fwhm,
         snr_scale=config.snr_scale,
         clouds=clouds,
-        seed=config.seed,
+        seed=config.overflight_seed,
         unmasked=unmasked,
         above_air=config.sees_through_air,
     )

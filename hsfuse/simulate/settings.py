@@ -6,6 +6,7 @@ import math
 from datetime import UTC, datetime, timedelta
 from typing import ClassVar, Literal, Self
 
+import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from hsfuse.config import _Config
@@ -72,6 +73,9 @@ class SimulationConfig(_Config):
     days_apart: int | None = Field(
         None, ge=-400, le=400, description="Sentinel-2 so many days later: harvest, season, sun, haze, missed clouds"
     )
+    overflight: int = Field(
+        0, ge=0, description="Sentinel-2's noise, clouds and haze of so many other draws over the same ground"
+    )
     relief_m: float = Field(
         0.0, ge=0.0, le=4_000.0, description="relief (5 to 95 % of heights): slopes, cast shadows, parallax"
     )
@@ -105,6 +109,13 @@ class SimulationConfig(_Config):
         if self.days_apart is None:
             return self.s2_start
         return datetime.combine(self.start.date() + timedelta(days=self.days_apart), self.s2_start.timetz())
+
+    @property
+    def overflight_seed(self) -> int:
+        """Seed of what is another with every overflight of Sentinel-2: noise, clouds and haze."""
+        if not self.overflight:
+            return self.seed
+        return int(np.random.SeedSequence([self.seed, 0x0F17, self.overflight]).generate_state(1)[0])
 
     @property
     def coarsening(self) -> int:

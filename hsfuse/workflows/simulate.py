@@ -36,6 +36,7 @@ def simulate_products(
     s2_bands: str = "10m",
     vnir_swir_shift_m: tuple[float, float] = (0.0, 0.0),
     days_apart: int | None = None,
+    overflight: int = 0,
     relief_m: float = 0.0,
     strong_smile: bool = False,
     fine_truth: bool = False,
@@ -62,8 +63,7 @@ def simulate_products(
     smile: dict[str, Any] = {"smile_nm": _STRONG_SMILE_NM} if strong_smile else {}
     pair: SimulatedPair = simulate_pair(
         folder, sensor=sensor, size_px=(rows, cols), seed=seed, cloud_fraction=clouds, full_tile=full_tile,
-        s2_bands=s2_bands, vnir_swir_shift_m=vnir_swir_shift_m, days_apart=days_apart, relief_m=relief_m, **smile,
-        scene_pixel_m=_FINE_M if fine_truth else _USUAL_M,
-        progress=progress,
+        s2_bands=s2_bands, vnir_swir_shift_m=vnir_swir_shift_m, days_apart=days_apart, overflight=overflight,
+        relief_m=relief_m, scene_pixel_m=_FINE_M if fine_truth else _USUAL_M, progress=progress, **smile,
     )  # fmt: skip
     return {"hsi": str(pair.hsi), "sentinel2": str(pair.sentinel2), "truth": str(pair.truth)}

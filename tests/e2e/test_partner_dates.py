@@ -146,3 +146,20 @@ def test_a_copy_of_the_first_date_is_no_partner(scene: SimulatedPair, dates: lis
     shutil.copytree(dates[0], copy)
     summary = _run(scene, [dates[0], copy], tmp_path / "out.tif", "--no-report")
     assert not any(partner["used"] for partner in summary["changes"].get("partners", []))
+
+
+def test_another_overflight_of_a_simulated_scene_is_a_partner(tmp_path: Path) -> None:
+    """Noise of its own is what a partner brings; equal draws would repeat the first date's."""
+    rasters = ["--rows", "90", "--cols", "90", "--clouds", "0", "--seed", "3", "--no-progress", "--json"]
+    pairs = []
+    for name, flags in (("first", ["--days-apart", "2"]), ("second", ["--days-apart", "7", "--overflight", "1"])):
+        done = runner.invoke(app, ["simulate", str(tmp_path / name), *rasters, *flags])
+        assert done.exit_code == 0, done.output
+        pairs.append(json.loads(done.stdout.strip().splitlines()[-1]))
+    images = [pair["sentinel2"] for pair in pairs]
+    given = ["--method", "glp", "--bands", "20", "--no-progress", "--json"]
+    done = runner.invoke(app, ["run", pairs[0]["hsi"], *images, "-o", str(tmp_path / "out.tif"), *given])
+    assert done.exit_code == 0, done.output
+    (partner,) = json.loads(done.stdout.strip().splitlines()[-1])["changes"]["partners"]
+    assert partner["used"], partner
+    assert partner["noise_left"] < 0.75
