@@ -169,6 +169,17 @@ class TestIncomplete:
             open_hsi(other)
         assert "EMIT_L2A_RFL" in caught.value.hint
 
+    @pytest.mark.parametrize("name", [NAME.replace("_RFL_", "_MASK_"), "renamed.nc"])
+    def test_another_file_of_the_same_scene(self, tmp_path: Path, name: str) -> None:
+        mask = tmp_path / name
+        with h5py.File(mask, "w") as file:
+            file["mask"] = np.zeros((4, 4, 8), np.float32)
+            file["sensor_band_parameters/mask_bands"] = np.array(["Cloud flag"] * 8, dtype="S20")
+            file["location/lon"], file["location/lat"] = np.zeros((2, 4, 4))
+        with pytest.raises(InputError, match="EMIT product holds no reflectance") as caught:
+            open_hsi(mask)
+        assert "EMIT_L2A_RFL" in caught.value.hint
+
     def test_lists_and_positions_of_another_size(self, path: Path, tmp_path: Path) -> None:
         for number, (name, values, words) in enumerate((
             ("sensor_band_parameters/fwhm", WIDTHS[:-1], "has 284 entries for 285 bands"),

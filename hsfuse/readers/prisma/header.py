@@ -42,9 +42,15 @@ def read_level(file: He5File) -> str:
     """
     swaths = [name for name in file.groups(SWATHS) if name.startswith("PRS_")]
     if not swaths and not file.has_attribute("Processing_Level"):
+        if file.has("sensor_band_parameters"):
+            # EMIT delivers a scene in several files.
+            raise InputError(
+                f"{file.path}: this file of an EMIT product holds no reflectance.",
+                hint="Pass the file EMIT_L2A_RFL_*.nc of the same scene; its mask is read from beside it.",
+            )
         raise InputError(
             f"{file.path}: this HDF5 file is not a PRISMA product (no PRS_* swath and no 'Processing_Level').",
-            hint="Pass a PRISMA L2D .he5 file, or a GeoTIFF or ENVI cube with wavelengths.",
+            hint="Pass a PRISMA .he5 file, EMIT_L2A_RFL_*.nc, or a GeoTIFF or ENVI cube with wavelengths.",
         )
     level = str(file.attribute("Processing_Level")).strip().upper().removeprefix("L")
     if level not in LEVELS:
