@@ -204,13 +204,20 @@ def _tile(scene: Grid) -> Grid:
     return Grid.from_origin(scene.crs, *TILE_ORIGIN_M, MSI_PIXEL_M, TILE_PX, TILE_PX)
 
 
+def _overflight_seed(config: SimulationConfig) -> int:
+    """Seed of what is another with every overflight of Sentinel-2: noise, clouds and haze."""
+    if not config.overflight:
+        return config.seed
+    return int(np.random.SeedSequence([config.seed, 0x0F17, config.overflight]).generate_state(1)[0])
+
+
 def _other_day(config: SimulationConfig, truth: Truth) -> tuple[Truth, Truth, tuple[Cover, ...]]:
     """The scene on both days, and what hides the guide's ground unknown to its classes."""
     height = None
     if config.relief_m > 0.0:
         height = relief_height(truth.grid, seed=config.seed, relief_m=config.relief_m)
     both = make_other_day(
-        truth, days=config.days_apart or 0, seed=config.seed, weather_seed=config.overflight_seed,
+        truth, days=config.days_apart or 0, seed=config.seed, weather_seed=_overflight_seed(config),
         when=(config.start, config.guide_start), height_m=height,
     )  # fmt: skip
     field = None if truth.field is None else truth.field.over(truth.grid, height)
@@ -219,7 +226,7 @@ def _other_day(config: SimulationConfig, truth: Truth) -> tuple[Truth, Truth, tu
 
 def _sentinel2(config: SimulationConfig, truth: Truth, grid: Grid, unmasked: tuple[Cover, ...] = ()) -> Sentinel2Sensor:
     """Set up the Sentinel-2 product."""
-    rng = np.random.default_rng([config.overflight_seed, 0xC52])
+    rng = np.random.default_rng([_overflight_seed(config), 0xC52])
     shape = truth.grid.coarsened(round(MSI_PIXEL_M / truth.grid.pixel_m)).shape
     clouds = Clouds.random(shape, rng, fraction=config.cloud_fraction, pixel_m=MSI_PIXEL_M, shadow_m=1100.0)
     return Sentinel2Sensor(
@@ -229,7 +236,7 @@ def _sentinel2(config: SimulationConfig, truth: Truth, grid: Grid, unmasked: tup
         psf_fwhm=config.s2_psf_fwhm,
         snr_scale=config.snr_scale,
         clouds=clouds,
-        seed=config.overflight_seed,
+        seed=_overflight_seed(config),
         unmasked=unmasked,
         above_air=config.sees_through_air,
     )

@@ -6,7 +6,6 @@ import math
 from datetime import UTC, datetime, timedelta
 from typing import ClassVar, Literal, Self
 
-import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from hsfuse.config import _Config
@@ -109,13 +108,6 @@ class SimulationConfig(_Config):
         if self.days_apart is None:
             return self.s2_start
         return datetime.combine(self.start.date() + timedelta(days=self.days_apart), self.s2_start.timetz())
-
-    @property
-    def overflight_seed(self) -> int:
-        """Seed of what is another with every overflight of Sentinel-2: noise, clouds and haze."""
-        if not self.overflight:
-            return self.seed
-        return int(np.random.SeedSequence([self.seed, 0x0F17, self.overflight]).generate_state(1)[0])
 
     @property
     def coarsening(self) -> int:
