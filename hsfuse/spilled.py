@@ -72,7 +72,7 @@ class SpilledImages:
         self._close = None if descriptor is None else weakref.finalize(self, os.close, descriptor)
 
     def write(self, block: Slice2D, pixels: NDArray[np.floating]) -> None:
-        """Set a block of all images, shape (image, row, col)."""
+        """Set a block of all images, shape (image, row, col); by one thread at a time."""
         if self._descriptor is not None:
             try:
                 self._write_at(self._descriptor, block, pixels)
