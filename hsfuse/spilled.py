@@ -136,14 +136,13 @@ class SpilledImages:
             raise OSError("a temporary file was cut short")
 
 
-def _room(fill: Callable[[int], None] | None = None) -> int | None:
+def _room(fill: Callable[[int], None]) -> int | None:
     """Descriptor of an unlinked temporary file that ``fill`` has written to; None where there cannot be one."""
     if not hasattr(os, "preadv"):  # Windows
         return None
     try:
         with tempfile.TemporaryFile(prefix="hsfuse-", buffering=0) as file:
-            if fill is not None:
-                fill(file.fileno())
+            fill(file.fileno())
             return os.dup(file.fileno())
     except OSError as error:
         # A full disk costs memory, not the run.

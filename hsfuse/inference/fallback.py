@@ -84,8 +84,13 @@ def _dependable(
             why = error.message.rstrip(".")
     spare = interpolate()
     spare.fit(context, strips)
-    _log.warning("The HSI is interpolated, not fused by '%s': %s.", method.spec.name, why)
+    _log.warning("%s", interpolated_because(method.spec.name, why))
     return spare
+
+
+def interpolated_because(method: str, why: str) -> str:
+    """Return a sentence that tells of interpolation in place of a method; ``why`` is the end of a sentence."""
+    return f"The HSI is interpolated, not fused by '{method}': {why}."
 
 
 def doubt_of(

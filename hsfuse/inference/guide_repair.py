@@ -186,8 +186,8 @@ def repair_scene(scene: FusionScene, context: FusionContext) -> SceneRepair:
         for note in found.notes:
             _log.warning("%s", note)
         if not found.guide.trusted:
-            why = images_differ(len(scene.bands))
-            _log.warning("%s: the hyperspectral image is interpolated without its guide.", why[:1].upper() + why[1:])
+            why = images_differ(len(scene.bands)).capitalize()
+            _log.warning("%s: the hyperspectral image is interpolated without its guide.", why)
         repair = _told(scene, context, survey, found, ErrorModel.load())
     del survey, found
     release_freed_memory()

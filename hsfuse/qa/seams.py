@@ -69,29 +69,29 @@ class SeamReport:
         Step across all borders together over the step beside them; NaN when no border has enough valid pixels.
     worst
         Largest ratio of a border.
-    told
-        Whether the borders stand out of chance: in clearly more than half of the segments the step across them is
-        larger than is usual beside them.
+    significant
+        Whether the borders stand out of chance (sign test): in clearly more than half of the segments the step across
+        them is larger than is usual beside them.
     """
 
     lines: tuple[SeamLine, ...]
     profile: NDArray[np.float64]
     ratio: float
     worst: float
-    told: bool
+    significant: bool
 
     @property
     def score(self) -> float | None:
         """The ratio to judge; None where too little of the borders is clear to tell a seam from steps of the ground."""
         plain = self.ratio <= USUAL_RATIO  # not where it is NaN
-        return self.ratio if plain or (self.told and math.isfinite(self.ratio)) else None
+        return self.ratio if plain or (self.significant and math.isfinite(self.ratio)) else None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
         return {
             "ratio": self.ratio,
             "worst": self.worst,
-            "told": self.told,
+            "significant": self.significant,
             "profile": [float(v) for v in self.profile],
             "lines": [vars(line) for line in self.lines],
         }

@@ -27,7 +27,7 @@ def test_a_cube_without_seams_shows_none():
     report = measure(scene())
     assert len(report.lines) == 4
     assert report.ratio == pytest.approx(1.0, abs=0.25)
-    assert not report.told
+    assert not report.significant
     assert report.score == report.ratio
     assert report.profile.size % 2 == 1
     assert report.profile.mean() == pytest.approx(1.0, abs=0.15)
@@ -66,7 +66,7 @@ def test_a_seam_in_a_cube_is_told():
     cube[:, :, 96:] *= 1.02
     cube[:, :, 192:] *= 1.02
     report = measure(cube)
-    assert report.told
+    assert report.significant
     assert report.score == report.ratio > 2.0
 
 

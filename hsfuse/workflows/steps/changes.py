@@ -57,11 +57,8 @@ def find_changes(
     apart = "" if days is None else f" (taken {days:.1f} days apart)"
     warnings = [*prepared.warnings, *repair.notes]
     if not repair.trusted:
-        said = images_differ(len(prepared.scene.bands))
-        warnings.append(
-            f"{said[:1].upper()}{said[1:]}{apart}: the cube follows the hyperspectral image alone and is "
-            "no sharper than it."
-        )
+        said = images_differ(len(prepared.scene.bands)).capitalize()
+        warnings.append(f"{said}{apart}: the cube follows the hyperspectral image alone and is no sharper than it.")
     return repair, replace(prepared, warnings=tuple(warnings)), {"changes": facts, "warnings": warnings}
 
 

@@ -17,7 +17,7 @@ from hsfuse.fusion.nets.header import NetworkHeader
 from hsfuse.fusion.nets.zoo import find_model
 from hsfuse.fusion.registry import METHODS, automatic_methods, fallback_method, is_network, uses_guide
 from hsfuse.fusion.two_step import TwoGuides, TwoStepMethod
-from hsfuse.inference.fallback import INTERPOLATION, doubt_of
+from hsfuse.inference.fallback import INTERPOLATION, doubt_of, interpolated_because
 from hsfuse.inference.few_bands import images_differ
 from hsfuse.inference.joined_guide import JoinedGuide
 from hsfuse.inference.scene import FusionScene
@@ -360,7 +360,7 @@ def _interpolated(
     chosen: ChosenMethod, why: str, context: FusionContext, strips: Sequence[LowResolutionStrip]
 ) -> ChosenMethod:
     """Return the fitted interpolation in place of a method."""
-    said = f"The HSI is interpolated, not fused by '{chosen.name}': {why}."
+    said = interpolated_because(chosen.name, why)
     _log.warning("%s", said)
     method = create_method(INTERPOLATION)
     method.fit(context, strips)
